@@ -1,0 +1,61 @@
+"""TensorFlow and Keras, imported when first needed: the import takes seconds and half a gigabyte.
+
+Their chatter is kept to warnings unless the logger `tensorflow` is at DEBUG.
+"""
+
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from types import ModuleType
+
+_CHATTER = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*failed call to cuInit)")
+
+
+@cache
+def load_tensorflow() -> ModuleType:
+    """The `tensorflow` module, with `keras` behind it."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # The networks are tiny, and results are to be the same, to the bit, with and without a graphics card.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    chatty = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if chatty else "2")
+    with nullcontext() if chatty else _without_chatter():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()  # looks for graphics cards, and complains where there is none
+    return tensorflow  # type: ignore[no-any-return]  # TensorFlow ships no types
+
+
+def load_keras() -> ModuleType:
+    """The `keras` module on the TensorFlow backend."""
+    load_tensorflow()
+    import keras
+
+    return keras  # type: ignore[no-any-return]  # Keras ships no types
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Drop lines of level INFO, and the complaint about a missing graphics card, from stderr, and nothing else.
+
+    TensorFlow 2.21 writes them from C++ while it is imported, before it reads TF_CPP_MIN_LOG_LEVEL.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            caught.seek(0)
+            for line in caught:
+                if not _CHATTER.match(line):
+                    os.write(2, line)

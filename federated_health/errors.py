@@ -1,0 +1,32 @@
+"""What a user can get wrong. Each error is one clear line; a door prints it and exits with its code.
+
+A message says what is wrong, where, what was expected and what came. It never holds a patient's value.
+"""
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can put right."""
+
+    exit_code = 1
+
+
+class SettingsError(UserError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    exit_code = 2  # argparse's code for the same kind of mistake
+
+
+class DataError(UserError):
+    """A CSV, or a folder of them, is not what the task needs."""
+
+
+class AddressError(UserError):
+    """An address cannot be used: badly formed, taken, or not allowed without encryption."""
+
+
+class JoinError(UserError):
+    """A hospital could not join, or the server is gone."""
+
+
+class RunError(UserError):
+    """A run could not start or go on."""

@@ -1,0 +1,270 @@
+"""The server's side of a run: hospitals gather, share statistics, and train and evaluate in rounds.
+
+The loop over rounds is ours, over the configure and aggregate methods of Flower's strategies: `Strategy.start` can
+neither repeat a round, resume, nor order replies so that the result does not depend on who answers first.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from federated_health import messages
+from federated_health.errors import RunError
+from federated_health.messages import Evaluation, Instructions, Introduction, Update
+from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
+from federated_health.model import Weights, initial_weights, weight_shapes
+from federated_health.settings import Settings
+from federated_health.statistics import Normalisation, merge_sums, normalisation_from
+from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
+
+logger = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+
+REPLY_TIMEOUT = 600.0
+"""Seconds after which a hospital that has not answered is left out of a round."""
+
+WORDS_INTERVAL = 15.0
+"""Seconds after which a server that waits says so again."""
+
+GATHER_INTERVAL = 0.1
+"""Seconds between looks at who is connected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HospitalRound:
+    """One hospital in one round.
+
+    Attributes:
+        train_loss: mean over its training rows, in nats; None where its update did not arrive.
+        counts: of its held-out rows under the round's new weights; None where its evaluation did not arrive.
+    """
+
+    train_examples: int
+    train_loss: float | None
+    counts: Counts | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round gave. `hospitals` is ordered by name; `federation` is merged from the same counts."""
+
+    number: int
+    hospitals: Mapping[str, HospitalRound]
+    federation: HospitalRound
+
+
+class Federation:
+    """One run of one federation over any Flower grid.
+
+    Use: `gather`, then iterate over `rounds`, then `evaluate_finally`. After an interruption between two rounds,
+    `weights`, `last_round` and `normalisation` are those of the last finished round.
+    """
+
+    def __init__(self, grid: Grid, settings: Settings) -> None:
+        self.settings = settings
+        self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
+        self.normalisation: Normalisation | None = None
+        self.last_round: Round | None = None
+        self.introductions: dict[int, Introduction] = {}
+        self._declined: set[int] = set()
+        self._grid = grid
+        self._strategy = STRATEGIES[settings.strategy]()
+        self._shapes = weight_shapes(settings.task_declaration, settings.model)
+
+    def gather(self, announce: Callable[[str], None]) -> None:
+        """Wait for the hospitals, and merge their statistics into the normalisation of this run.
+
+        Args:
+            announce: told, in words, who is awaited and how many are there.
+
+        Raises:
+            RunError: too few hospitals joined within the wait, or too few could take part.
+        """
+        needed, wait = self.settings.hospitals, self.settings.wait
+        deadline = time.monotonic() + wait
+        next_words = 0.0
+        while len(self.introductions) < needed:
+            nodes = self._connected()
+            if time.monotonic() >= next_words:
+                left = max(0.0, deadline - time.monotonic())
+                announce(f"waiting for hospitals: {len(nodes)} of {needed} are connected, {left:.0f} s left")
+                next_words = time.monotonic() + WORDS_INTERVAL
+            if len(nodes) >= needed:
+                self._introduce(nodes)
+            if len(self.introductions) < needed:
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{len(nodes)} of {needed} hospitals were connected and {len(self.introductions)} could take "
+                        f"part within {wait:g} s; see --wait and --hospitals"
+                    )
+                time.sleep(GATHER_INTERVAL)
+        ordered = sorted(self.introductions.values(), key=lambda hospital: hospital.name)
+        self.normalisation = normalisation_from(merge_sums(hospital.sums for hospital in ordered))
+        announce(f"training with {', '.join(hospital.name for hospital in ordered)}")
+
+    def rounds(self) -> Iterator[Round]:
+        """Train, average and evaluate, round after round.
+
+        Raises:
+            RunError: no hospital is left, or none sent an update that can be used.
+        """
+        for number in range(1, self.settings.rounds + 1):
+            nodes = self._participants()
+            weights, trained = self._train(number, nodes)
+            evaluated = self._evaluate(number, nodes, weights)
+            self.weights, self.last_round = weights, self._summarise(number, trained, evaluated)
+            yield self.last_round
+
+    def evaluate_finally(self) -> dict[str, Any]:
+        """Each hospital evaluates the final weights once more, with the figures that need its scores.
+
+        Returns:
+            `hospitals` and `federation` as in metrics.json; None for a figure that is not defined.
+        """
+        content = RecordDict(
+            {
+                messages.ARRAYS: messages.weights_to_record(self.weights),
+                messages.CONFIG: self.instructions().to_record(),
+            }
+        )
+        nodes = self._participants()
+        replies = self._ask([Message(content, node, messages.FINAL) for node in nodes], Evaluation.from_content)
+        return self._figures({reply.hospital: reply.content for reply in replies})
+
+    def figures_of_last_round(self) -> dict[str, Any]:
+        """The figures that the last finished round's counts give, where there was no final evaluation."""
+        rounds = self.last_round.hospitals if self.last_round else {}
+        return self._figures({name: Evaluation(counts=one.counts) for name, one in rounds.items() if one.counts})
+
+    def instructions(self) -> Instructions:
+        """What hospitals are told beside the weights; `rounds` counts those that are finished."""
+        assert self.normalisation is not None, "gather comes first"
+        settings = self.settings
+        return Instructions(
+            task=settings.task,
+            schema=settings.task_declaration.schema_hash,
+            model=settings.model,
+            strategy=settings.strategy,
+            rounds=self.last_round.number if self.last_round else 0,
+            local_epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            l2=settings.l2,
+            seed=settings.seed,
+            normalisation=self.normalisation,
+        )
+
+    def _connected(self) -> list[int]:
+        return sorted(self._grid.get_node_ids())
+
+    def _participants(self) -> list[int]:
+        """Connected hospitals that have introduced themselves; waits a while when none is connected."""
+        deadline = time.monotonic() + self.settings.wait
+        while True:
+            nodes = self._connected()
+            self._introduce(nodes)
+            if known := [node for node in nodes if node in self.introductions]:
+                return known
+            if time.monotonic() > deadline:
+                raise RunError(f"no hospital was connected for {self.settings.wait:g} s")
+            time.sleep(GATHER_INTERVAL)
+
+    def _introduce(self, nodes: Iterable[int]) -> None:
+        """Ask hospitals that are new for their names, row counts and statistics; each once while it is connected."""
+        task = self.settings.task_declaration
+        config = ConfigRecord({"task": task.name, "schema": task.schema_hash})
+        self._declined &= set(nodes)
+        new = [node for node in nodes if node not in self.introductions and node not in self._declined]
+        replies = self._ask(
+            [Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS) for node in new],
+            lambda content: Introduction.from_content(content, len(task.measurements)),
+        )
+        self._declined |= set(new)
+        for reply in replies:
+            if reply.content.name in self._names().values():
+                logger.warning("a second hospital called %s is left out", reply.content.name)
+            else:
+                self.introductions[reply.message.metadata.src_node_id] = reply.content
+
+    def _names(self) -> dict[int, str]:
+        return {node: hospital.name for node, hospital in self.introductions.items()}
+
+    def _ask(self, questions: Iterable[Message], read: Callable[[RecordDict], Read]) -> list[Accepted[Read]]:
+        questions = list(questions)
+        if not questions:
+            return []
+        replies = self._grid.send_and_receive(questions, timeout=REPLY_TIMEOUT)
+        accepted, rejected = accept_replies(replies, self._names(), read)
+        for reply in rejected:
+            logger.warning("%s is left out: %s", reply.hospital, reply.reason)
+        return accepted
+
+    def _train(self, number: int, nodes: list[int]) -> tuple[Weights, list[Accepted[Update]]]:
+        questions = self._strategy.configure_train(
+            number,
+            messages.weights_to_record(self.weights),
+            self.instructions().to_record(),
+            Participants(nodes).as_grid(),
+        )
+        trained = self._ask(questions, lambda content: Update.from_content(content, self._shapes))
+        arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
+        if arrays is None:
+            raise RunError(f"round {number}: no hospital sent an update that can be used")
+        return {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}, trained
+
+    def _evaluate(self, number: int, nodes: list[int], weights: Weights) -> list[Accepted[Evaluation]]:
+        questions = self._strategy.configure_evaluate(
+            number,
+            messages.weights_to_record(weights),
+            self.instructions().to_record(),
+            Participants(nodes).as_grid(),
+        )
+        evaluated = self._ask(questions, Evaluation.from_content)
+        self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
+        return evaluated
+
+    def _summarise(self, number: int, trained: list[Accepted[Update]], evaluated: list[Accepted[Evaluation]]) -> Round:
+        updates = {reply.hospital: reply.content for reply in trained}
+        counts = {reply.hospital: reply.content.counts for reply in evaluated}
+        hospitals = {
+            name: HospitalRound(
+                train_examples=updates[name].examples if name in updates else 0,
+                train_loss=updates[name].loss if name in updates else None,
+                counts=counts.get(name),
+            )
+            for name in sorted(updates.keys() | counts.keys())
+        }
+        rows = sum(update.examples for update in updates.values())
+        federation = HospitalRound(
+            train_examples=rows,
+            train_loss=sum(update.loss * update.examples for update in updates.values()) / rows,
+            counts=merge_counts(counts.values()) if counts else None,
+        )
+        return Round(number=number, hospitals=hospitals, federation=federation)
+
+    def _figures(self, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+        rows = {hospital.name: hospital for hospital in self.introductions.values()}
+        hospitals = {
+            name: figures_of(evaluation.counts, rows[name].train_examples, evaluation.roc_auc)
+            for name, evaluation in sorted(evaluations.items())
+        }
+        if not hospitals:
+            return {"hospitals": {}, "federation": None}
+        positives = [one.positives for one in evaluations.values() if one.positives is not None]
+        negatives = [one.negatives for one in evaluations.values() if one.negatives is not None]
+        pooled = roc_auc_from_cells(np.concatenate(positives), np.concatenate(negatives)) if positives else None
+        within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
+        federation = figures_of(
+            merge_counts(evaluation.counts for evaluation in evaluations.values()),
+            sum(figures["train_examples"] for figures in hospitals.values()),
+            pooled,
+        )
+        federation["mean_roc_auc"] = float(np.mean(within)) if within else None
+        return {"hospitals": hospitals, "federation": federation}

@@ -1,0 +1,150 @@
+"""One canonical table -> the rows of each hospital -> a folder of CSVs with a manifest.
+
+Every row lands in exactly one hospital. The folder is written whole or not at all, and what is not ours in it is not
+overwritten.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from federated_health.errors import DataError
+from federated_health.sources import HOSPITAL_COLUMN, Source
+
+MANIFEST = "manifest.json"
+
+
+def partition_by_hospital(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The natural partition: hospitals in order of first appearance, each with its rows in order.
+
+    Args:
+        table: canonical table with a `hospital` column.
+
+    Returns:
+        Hospital name -> its rows, without the `hospital` column.
+    """
+    return {
+        str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
+        for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
+    }
+
+
+def write_hospitals(
+    folder: Path,
+    source: Source,
+    hospitals: Mapping[str, pd.DataFrame],
+    *,
+    partition: Mapping[str, Any],
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write client_1.csv, client_2.csv, ... and manifest.json; files of an earlier split do not survive.
+
+    Args:
+        hospitals: hospital name -> its rows, in the order of their numbers.
+        partition: how the rows were divided, for the manifest.
+        force: overwrite files that this function did not write, or that were changed since.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: a file is in the way, or the folder cannot be written to.
+    """
+    label = source.task.label.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = _check_earlier(folder, force=force)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+    try:
+        listed = []
+        for number, (name, rows) in enumerate(hospitals.items(), start=1):
+            file = partial / f"client_{number}.csv"
+            rows.to_csv(file, index=False, float_format="%.15g", lineterminator="\n")
+            counts = rows[label].value_counts()
+            listed.append(
+                {
+                    "file": file.name,
+                    "name": name,
+                    "rows": len(rows),
+                    "labels": {value: int(counts.get(int(value), 0)) for value in ("0", "1")},
+                    "sha256": _hash_of(file),
+                }
+            )
+        manifest = {
+            "task": source.task.name,
+            "source": {"name": source.name, "file": source.file, "sha256": source.sha256},
+            "partition": dict(partition),
+            "hospitals": listed,
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for old in earlier:
+            old.unlink()
+        for file in partial.iterdir():
+            file.replace(folder / file.name)
+        return manifest
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
+    """The CSV and the name of a hospital by its number, from 1, in a folder that `write_hospitals` wrote.
+
+    Raises:
+        DataError: there is no such folder or hospital.
+    """
+    hospitals = _read_manifest(folder)["hospitals"]
+    if not 1 <= number <= len(hospitals):
+        raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")
+    entry = hospitals[number - 1]
+    return folder / entry["file"], entry["name"]
+
+
+def _check_earlier(folder: Path, *, force: bool) -> list[Path]:
+    """Files of an earlier split, to be removed; refuses where one is not ours, unless forced."""
+    present = sorted(folder.glob("client_[0-9]*.csv"))
+    if (folder / MANIFEST).exists():
+        present.append(folder / MANIFEST)
+    if force or not present:
+        return present
+    try:
+        ours = {entry["file"]: entry["sha256"] for entry in _read_manifest(folder)["hospitals"]}
+    except DataError:
+        ours = {}
+    for file in present:
+        if file.name == MANIFEST and ours:
+            continue
+        if ours.get(file.name) != _hash_of(file):
+            raise DataError(
+                f"{file}: was not written by create_dataset.py, or was changed since; move it away, or overwrite it "
+                "with --force"
+            )
+    return present
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        for entry in manifest["hospitals"]:
+            entry["file"], entry["name"], entry["sha256"]
+        return manifest
+    except FileNotFoundError:
+        raise DataError(f"{path}: is not there; run: python create_dataset.py") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: is not a manifest that create_dataset.py wrote") from None
+
+
+def _hash_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,138 @@
+"""A run's folder: settings.json, rounds.csv, metrics.json and model.keras. Each file is whole or not there."""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from federated_health import __version__
+from federated_health.errors import RunError
+from federated_health.federation import Federation, HospitalRound, Round
+from federated_health.messages import FEDERATION, Instructions
+from federated_health.model import Weights, build_model, save_model, weights_hash
+from federated_health.settings import Settings
+from federated_health.tasks import get_task
+
+SETTINGS, ROUNDS, METRICS, MODEL = "settings.json", "rounds.csv", "metrics.json", "model.keras"
+_FILES = (SETTINGS, ROUNDS, METRICS, MODEL)
+_ROUND_COLUMNS = (
+    "round",
+    "hospital",
+    "train_examples",
+    "train_loss",
+    "test_examples",
+    "test_loss",
+    "test_accuracy",
+)
+
+
+class RunFolder:
+    """Where a run's results go. Nothing is written before the first round is finished.
+
+    Args:
+        settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
+            files to be replaced.
+
+    Raises:
+        RunError: the folder holds a run already, or cannot be made.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = Path(settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+        self._settings = settings
+        present = [name for name in _FILES if (self.path / name).exists()]
+        if present and not settings.force:
+            raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
+        make_folder(self.path)
+
+    def append_round(self, record: Round) -> None:
+        """Add a finished round to rounds.csv, on disk when this returns."""
+        first = record.number == 1
+        if first:
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
+            write_json(self.path / SETTINGS, self._settings.to_config())
+        with (self.path / ROUNDS).open("a", newline="") as file:
+            writer = csv.writer(file)
+            if first:
+                writer.writerow(_ROUND_COLUMNS)
+            for name, one in [*record.hospitals.items(), (FEDERATION, record.federation)]:
+                writer.writerow([record.number, name, *_round_cells(one)])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
+        """Write metrics.json and model.keras.
+
+        Args:
+            figures: `hospitals` and `federation`.
+            stopped: whether the run ended before its last round.
+        """
+        settings, instructions = self._settings, federation.instructions()
+        write_json(
+            self.path / METRICS,
+            {
+                "task": settings.task,
+                "strategy": settings.strategy,
+                "model": settings.model,
+                "rounds": instructions.rounds,
+                "seed": settings.seed,
+                **({"stopped": True} if stopped else {}),
+                **figures,
+            },
+        )
+        save_final_model(self.path / MODEL, instructions, federation.weights)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, or find it, and make sure that files can be written there.
+
+    Raises:
+        RunError: they cannot.
+    """
+    probe = path / ".writable"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written to ({error.strerror})") from None
+
+
+def save_final_model(path: Path, instructions: Instructions, weights: Weights) -> None:
+    """The self-contained Keras model of a federation's weights, with a description of how it came to be."""
+    model = build_model(get_task(instructions.task), instructions.model, instructions.normalisation, weights)
+    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(instructions)}
+    save_model(path, model, description)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _round_cells(one: HospitalRound) -> list[int | str]:
+    counts = one.counts
+    figures = [one.train_loss, counts.loss if counts else None, counts.accuracy if counts else None]
+    train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
+    return [one.train_examples, train_loss, counts.examples if counts else 0, test_loss, accuracy]

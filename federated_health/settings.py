@@ -1,0 +1,126 @@
+"""One frozen, validated set of settings: [tool.flwr.app.config] in pyproject.toml, then flags or run config."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from federated_health.errors import SettingsError
+from federated_health.model import MODELS
+from federated_health.strategies import STRATEGIES
+from federated_health.tasks import TASKS, Task, get_task
+
+PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
+
+Value = str | int | float | bool
+
+
+def _setting(
+    help: str, *, minimum: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    return field(metadata={"help": help, "minimum": minimum, "above": above, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of a run. Names are the flags' and the run config's, with _ for -.
+
+    Raises:
+        SettingsError: a value is of the wrong type or out of range.
+    """
+
+    task: str = _setting("what is predicted", choices=tuple(TASKS))
+    hospitals: int = _setting("hospitals to wait for before the first round", minimum=1)
+    rounds: int = _setting("rounds of training and averaging", minimum=1)
+    local_epochs: int = _setting("passes over its rows that a hospital makes in a round", minimum=1)
+    batch_size: int = _setting("rows in a step of local training; 0 takes all rows in one step", minimum=0)
+    learning_rate: float = _setting("step size of local stochastic gradient descent", above=0)
+    l2: float = _setting("weight of the squared kernels in the local loss", minimum=0)
+    model: str = _setting("mlp (one hidden layer) or logistic (regression)", choices=MODELS)
+    strategy: str = _setting(
+        "how weights are averaged: fedavg (by rows) or average (plain mean)", choices=tuple(STRATEGIES)
+    )
+    seed: int = _setting("seed of initial weights and of batches; it does not move any hospital's split", minimum=0)
+    address: str = _setting("where the server listens, HOST:PORT")
+    wait: float = _setting("seconds to wait for hospitals", above=0)
+    out: str = _setting("folder of the run's results; empty for runs/ and the date")
+    force: bool = _setting("overwrite the results of an earlier run in --out")
+    insecure: bool = _setting("allow an address that is not loopback, without encryption")
+    verbose: bool = _setting("show what Flower and TensorFlow say")
+    data: str = _setting("simulation only: folder of client_1.csv, client_2.csv, ...")
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            _check(setting, getattr(self, setting.name))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Value]) -> Self:
+        """Settings from names with dashes, such as Flower's run config.
+
+        Raises:
+            SettingsError: a name is unknown or lacking, or a value is not allowed.
+        """
+        known = {flag_of(setting): setting for setting in fields(cls)}
+        if unknown := sorted(set(config) - set(known)):
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
+        if lacking := sorted(set(known) - set(config)):
+            raise SettingsError(f"lacks the setting {', '.join(lacking)}")
+        values: dict[str, Any] = {
+            setting.name: float(config[flag]) if _is_whole_for(setting, config[flag]) else config[flag]
+            for flag, setting in known.items()
+        }
+        return cls(**values)
+
+    @cached_property
+    def task_declaration(self) -> Task:
+        return get_task(self.task)
+
+    def to_config(self) -> dict[str, Value]:
+        """The inverse of `from_config`."""
+        return {flag_of(setting): getattr(self, setting.name) for setting in fields(self)}
+
+
+def flag_of(setting: "Field[Any]") -> str:
+    """A setting's name with dashes, as flags and the run config spell it."""
+    return setting.name.replace("_", "-")
+
+
+def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
+    """[tool.flwr.app.config] of a pyproject.toml.
+
+    Raises:
+        SettingsError: the file or the table is not there.
+    """
+    try:
+        defaults: dict[str, Value] = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
+        return defaults
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not TOML ({error})") from None
+    except KeyError:
+        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]") from None
+
+
+def _is_whole_for(setting: "Field[Any]", value: Value) -> bool:
+    """Whether a whole number was given where a float is meant, as in TOML's `wait = 300`."""
+    return setting.type is float and type(value) is int
+
+
+def _check(setting: "Field[Any]", value: object) -> None:
+    name, rules = flag_of(setting), setting.metadata
+    assert setting.default is MISSING  # every default stands in pyproject.toml
+    if type(value) is not setting.type:
+        raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")
+    if rules["choices"] and value not in rules["choices"]:
+        raise SettingsError(f"{name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
+    if isinstance(value, int | float):
+        if rules["minimum"] is not None and not rules["minimum"] <= value < float("inf"):
+            raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
+        if rules["above"] is not None and not rules["above"] < value < float("inf"):
+            raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
+
+
+_words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

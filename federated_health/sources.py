@@ -1,0 +1,52 @@
+"""Data sets as people have them -> one canonical table: a `hospital` column, the task's columns, the label."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from federated_health.errors import DataError
+from federated_health.tasks import HEART_DISEASE, Task
+
+HOSPITAL_COLUMN = "hospital"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A canonical table and where it comes from.
+
+    Attributes:
+        table: a row a patient; `hospital`, then the task's columns as numbers (NaN for missing), then the label 0 or 1.
+    """
+
+    name: str
+    task: Task
+    file: str
+    sha256: str
+    table: pd.DataFrame
+
+
+def read_uci(path: Path) -> Source:
+    """The UCI Heart Disease table that the project carries (see data/README.md); disease is num > 0.
+
+    Raises:
+        DataError: the file is not there or is not that table.
+    """
+    task = HEART_DISEASE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); it comes with the project") from None
+    table = pd.read_csv(path)
+    expected = [HOSPITAL_COLUMN, *task.column_names, "num"]
+    if list(table.columns) != expected:
+        raise DataError(f"{path}: expected the columns {', '.join(expected)}; got {', '.join(table.columns)}")
+    label = (table.pop("num") > 0).astype("int64")
+    return Source(
+        name="uci",
+        task=task,
+        file=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        table=table.assign(**{task.label.name: label}),
+    )

@@ -1,0 +1,99 @@
+"""Names -> Flower strategies, and which replies reach the average, in an order that depends on names alone."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from federated_health.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, Evaluation, MalformedMessageError
+from federated_health.metrics import merge_counts
+
+Read = TypeVar("Read")
+
+EQUAL_WEIGHT = "equal-weight"
+"""Key that the server itself adds to each accepted reply, so that no hospital can weigh itself."""
+
+
+def _fedavg(weighted_by: str) -> Strategy:
+    return FedAvg(
+        # Who takes part is the federation's to decide (see `Participants`); for a larger minimum Flower waits without
+        # end.
+        min_train_nodes=1,
+        min_evaluate_nodes=1,
+        min_available_nodes=1,
+        weighted_by_key=weighted_by,
+        arrayrecord_key=ARRAYS,
+        configrecord_key=CONFIG,
+        evaluate_metrics_aggr_fn=_merge_evaluations,
+    )
+
+
+STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
+    "fedavg": lambda: _fedavg(NUM_EXAMPLES),  # weighted by training rows (McMahan et al. 2017)
+    "average": lambda: _fedavg(EQUAL_WEIGHT),  # every hospital counts the same
+}
+
+
+class Participants:
+    """The part of a grid that a strategy's configure methods look at: who is asked in this round."""
+
+    def __init__(self, node_ids: Iterable[int]) -> None:
+        self._node_ids = list(node_ids)
+
+    def get_node_ids(self) -> list[int]:
+        return self._node_ids
+
+    def as_grid(self) -> Grid:
+        """This object, where a strategy's signature asks for a whole grid."""
+        return cast(Grid, self)
+
+
+@dataclass(frozen=True)
+class Accepted(Generic[Read]):
+    """A reply that may be aggregated, and what was read from it."""
+
+    hospital: str
+    message: Message
+    content: Read
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A reply that may not, or none at all, and why, in words without values."""
+
+    hospital: str
+    reason: str
+
+
+def accept_replies(
+    replies: Iterable[Message], names: Mapping[int, str], read: Callable[[RecordDict], Read]
+) -> tuple[list[Accepted[Read]], list[Rejected]]:
+    """Read replies, and sort those that can be read by hospital, so that sums do not depend on who answered first.
+
+    Args:
+        names: node id -> hospital.
+        read: the content's meaning; raises MalformedMessageError.
+    """
+    accepted: list[Accepted[Read]] = []
+    rejected: list[Rejected] = []
+    for reply in replies:
+        name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
+        if reply.has_error():
+            rejected.append(Rejected(name, reply.error.reason or "it gave no reason"))
+            continue
+        try:
+            accepted.append(Accepted(name, reply, read(reply.content)))
+        except MalformedMessageError as error:
+            rejected.append(Rejected(name, str(error)))
+            continue
+        reply.content.metric_records[METRICS][EQUAL_WEIGHT] = 1.0
+    return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
+
+
+def _merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
+    """Flower's hook for evaluation metrics: counts are added up, where Flower's own would average averages."""
+    merged = Evaluation(counts=merge_counts(Evaluation.from_content(content).counts for content in contents))
+    return merged.to_content().metric_records[METRICS]

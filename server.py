@@ -1,0 +1,87 @@
+"""The federation's server: gathers hospitals, averages their weights round by round, and saves one model.
+
+`python server.py --hospitals 4 --rounds 30 --out runs/first`
+
+`app` is an ordinary Flower ServerApp, so `flwr run .` runs it, too. Settings: [tool.flwr.app.config] in pyproject.toml.
+"""
+
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+import utils
+from federated_health.errors import RunError
+from federated_health.federation import Federation
+from federated_health.messages import FEDERATION
+from federated_health.runs import RunFolder
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import RUN_ID, SERVER_NODE_ID, check_address, serve_streams
+
+AUC_NOTE = (
+    "The federation's roc auc is over all held-out patients, from coarse cells of scores. It flatters, since knowing a "
+    "patient's hospital alone predicts much; the mean of the AUCs within hospitals stands below it."
+)
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
+    settings = Settings.from_config(context.run_config)
+    folder = RunFolder(settings)
+    federation = Federation(grid, settings)
+    federation.gather(utils.say)
+    stop: BaseException | None = None
+    try:
+        with utils.round_progress(settings.rounds) as show:
+            for record in federation.rounds():
+                folder.append_round(record)
+                counts = record.federation.counts
+                show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
+        figures = federation.evaluate_finally()
+    except (KeyboardInterrupt, RunError) as error:
+        if federation.last_round is None:
+            raise
+        stop = error
+        utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
+        figures = federation.figures_of_last_round()
+    folder.finish(federation, figures, stopped=stop is not None)
+    show_figures(figures)
+    utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
+    if stop is not None:
+        raise stop
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """The final table: hospitals, the federation, and the mean of the AUCs within hospitals."""
+    federation = dict(figures["federation"] or {})
+    mean = federation.pop("mean_roc_auc", None)
+    rows = {**figures["hospitals"], FEDERATION: federation}
+    utils.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, AUC_NOTE)
+
+
+def serve() -> None:
+    """Parse the flags, listen, and run `app` over the hospitals' streams."""
+    parser = utils.make_parser("Gathers hospitals, averages their weights round by round, and saves one model.")
+    utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
+    flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
+    settings = Settings.from_config({**defaults, **flags})
+    utils.configure_logging(verbose=settings.verbose)
+    check_address(settings.address, insecure=settings.insecure)
+    task = settings.task_declaration
+    with serve_streams(settings.address, {"task": task.name, "schema": task.schema_hash}, utils.say) as grid:
+        utils.say(f"listening on {settings.address}")
+        context = Context(
+            run_id=RUN_ID,
+            node_id=SERVER_NODE_ID,
+            node_config={},
+            state=RecordDict(),
+            run_config=settings.to_config(),
+        )
+        app(grid, context)
+
+
+if __name__ == "__main__":
+    utils.run_door(serve)

@@ -1,0 +1,168 @@
+"""What the doors share: arguments, logging, the console. Nothing of medicine, Keras or Flower."""
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def run_door(main: Callable[[], None]) -> NoReturn:
+    """Run a command's `main`, and turn what a user can cause into one line and an exit code.
+
+    An exception with an `exit_code` is the user's to put right; Ctrl-C and SIGTERM end with 130; a pipe that was closed
+    at the other end is no error.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        _print_error("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # else Python complains about the pipe once more at exit
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        _print_error(f"error: {error}", error.exit_code)
+    sys.exit(0)
+
+
+def _interrupt(_signal: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print_error(line: str, code: int) -> NoReturn:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def make_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser that knows no abbreviated flags, since these change meaning when a flag is added."""
+    return argparse.ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: set[str]
+) -> None:
+    """A flag for every field of a settings dataclass, with the help text of its metadata."""
+    for setting in fields(settings):
+        flag = setting.name.replace("_", "-")
+        if flag in leave_out:
+            continue
+        default = defaults.get(flag)
+        text = setting.metadata["help"]
+        if setting.type is bool:
+            parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            parser.add_argument(
+                f"--{flag}",
+                type=setting.type,
+                choices=setting.metadata["choices"] or None,
+                default=default,
+                metavar=None if setting.metadata["choices"] else flag.upper(),
+                help=f"{text} (default: {default if default != '' else 'empty'})",
+            )
+
+
+PACKAGE = "federated_health"
+CHATTY = ("flwr", "grpc", "tensorflow")
+
+
+def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
+    """Show the package's messages as lines with the time; keep chatty libraries to warnings unless verbose.
+
+    Args:
+        file: a log that gets everything of the package, too.
+    """
+    logger = logging.getLogger(PACKAGE)
+    logger.setLevel(logging.DEBUG if verbose or file else logging.INFO)
+    logger.propagate = False
+    screen = logging.StreamHandler(_ConsoleStream())
+    screen.setLevel(logging.DEBUG if verbose else logging.INFO)
+    screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(screen)
+    if file is not None:
+        handler = logging.FileHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+class _ConsoleStream:
+    """Writes through the console, so that lines and a live progress bar do not overwrite each other."""
+
+    def write(self, text: str) -> None:
+        if line := text.rstrip("\n"):
+            console.print(escape(line), soft_wrap=True)
+
+    def flush(self) -> None:
+        """The console flushes by itself."""
+
+
+def say(line: str) -> None:
+    """One line with the time."""
+    console.print(escape(f"{time.strftime('%H:%M:%S')} {line}"), soft_wrap=True)
+
+
+@contextmanager
+def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | None], None]]:
+    """A bar over rounds with loss and accuracy; some ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call after each round with its number, the federation's loss and accuracy.
+    """
+    columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("round", total=total, text="")
+        started = first_done = time.monotonic()
+
+        def update(number: int, loss: float | None, accuracy: float | None) -> None:
+            nonlocal first_done
+            if number == 1:
+                first_done = time.monotonic()
+            text = f"loss {figure(loss)}  accuracy {figure(accuracy)}"
+            progress.update(bar, completed=number, text=text)
+            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (1, total)):
+                say(f"round {number}/{total}: {text}")
+            if number == total:
+                after_first = (total - 1) / max(time.monotonic() - first_done, 1e-9)
+                line = f"{total} rounds in {time.monotonic() - started:.1f} s"
+                say(line + (f"; {after_first:.1f} rounds a second after the first" if total > 1 else ""))
+
+        yield update
+
+
+def figure(value: float | None) -> str:
+    """A figure with three decimals; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
+    """A table with a row a name and a column a figure; whole numbers as they are, others with three decimals."""
+    columns = list(dict.fromkeys(key for row in figures.values() for key in row))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column.removesuffix("_examples").replace("_", " "), justify="right")
+    for name, row in figures.items():
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(name, *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
+    console.print(f"\n[bold]{escape(title)}[/bold]")
+    console.print(table)
+    if note:
+        console.print(escape(note), "")
