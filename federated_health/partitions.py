@@ -132,7 +132,7 @@ def _check_earlier(folder: Path, *, force: bool) -> list[Path]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
+    path = (folder / MANIFEST).absolute()
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
         for entry in manifest["hospitals"]:

@@ -1,0 +1,46 @@
+"""Shared fixtures. Fast tests run first; those marked slow import TensorFlow or start processes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from federated_health.partitions import partition_by_hospital, write_hospitals
+from federated_health.settings import PROJECT_FILE
+from federated_health.sources import Source, read_uci
+
+PROJECT = PROJECT_FILE.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def uci() -> Source:
+    return read_uci(PROJECT / "data" / "full_dataset.csv")
+
+
+@pytest.fixture(scope="session")
+def hospitals_folder(uci: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """client_1.csv ... client_4.csv and manifest.json of the four real hospitals."""
+    folder = tmp_path_factory.mktemp("data")
+    write_hospitals(folder, uci, partition_by_hospital(uci.table), partition={"by": "hospital", "seed": 42})
+    return folder
+
+
+@pytest.fixture
+def patients(hospitals_folder: Path) -> pd.DataFrame:
+    """Cleveland's rows as text, to be spoiled by a test."""
+    return pd.read_csv(hospitals_folder / "client_1.csv", dtype=str, keep_default_na=False)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path) -> Iterator[Path]:
+    """A test that runs in a folder of its own."""
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)
