@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
 import utils
@@ -23,7 +23,7 @@ from federated_health.partitions import find_hospital
 from federated_health.runs import make_folder, save_final_model
 from federated_health.settings import read_defaults
 from federated_health.statistics import column_sums
-from federated_health.streaming import RUN_ID, check_address, join_federation, node_id_of
+from federated_health.streaming import check_address, hospital_context, join_federation
 from federated_health.tasks import TASKS, get_task
 
 logger = logging.getLogger("federated_health.client")
@@ -118,13 +118,12 @@ def join() -> None:
     name, task = flags.name, get_task(flags.task)
     check_address(flags.server, insecure=flags.insecure)
     hospital = load_hospital(flags.data, task, name, flags.split_seed)
-    node_config = {"data": str(flags.data), "name": name, "split-seed": flags.split_seed}
+    context = hospital_context(name, {"data": str(flags.data), "split-seed": flags.split_seed})
     if flags.out is not None:
         make_folder(flags.out)
-        node_config["out"] = str(flags.out)
+        context.node_config["out"] = str(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     logger.info("%s: %d patients to train on, %d held out", name, len(hospital.train), len(hospital.test))
-    context = Context(RUN_ID, node_id_of(name), node_config, state=RecordDict(), run_config={})
     join_federation(
         app,
         context,

@@ -7,7 +7,7 @@
 
 from typing import Any
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import utils
@@ -16,7 +16,7 @@ from federated_health.federation import Federation
 from federated_health.messages import FEDERATION
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import RUN_ID, SERVER_NODE_ID, check_address, serve_streams
+from federated_health.streaming import check_address, serve_streams, server_context
 
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. It flatters, since knowing a "
@@ -30,24 +30,24 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
     settings = Settings.from_config(context.run_config)
-    folder = RunFolder(settings)
     federation = Federation(grid, settings)
-    federation.gather(utils.say)
-    stop: BaseException | None = None
-    try:
-        with utils.round_progress(settings.rounds) as show:
-            for record in federation.rounds():
-                folder.append_round(record)
-                counts = record.federation.counts
-                show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
-        figures = federation.evaluate_finally()
-    except (KeyboardInterrupt, RunError) as error:
-        if federation.last_round is None:
-            raise
-        stop = error
-        utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
-        figures = federation.figures_of_last_round()
-    folder.finish(federation, figures, stopped=stop is not None)
+    with RunFolder(settings) as folder:
+        federation.gather(utils.say)
+        stop: BaseException | None = None
+        try:
+            with utils.round_progress(settings.rounds) as show:
+                for record in federation.rounds():
+                    folder.append_round(record)
+                    counts = record.federation.counts
+                    show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
+            figures = federation.evaluate_finally()
+        except (KeyboardInterrupt, RunError) as error:
+            if federation.last_round is None:
+                raise
+            stop = error
+            utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
+            figures = federation.figures_of_last_round()
+        folder.finish(federation, figures, stopped=stop is not None)
     show_figures(figures)
     utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
     if stop is not None:
@@ -73,14 +73,7 @@ def serve() -> None:
     task = settings.task_declaration
     with serve_streams(settings.address, {"task": task.name, "schema": task.schema_hash}, utils.say) as grid:
         utils.say(f"listening on {settings.address}")
-        context = Context(
-            run_id=RUN_ID,
-            node_id=SERVER_NODE_ID,
-            node_config={},
-            state=RecordDict(),
-            run_config=settings.to_config(),
-        )
-        app(grid, context)
+        app(grid, server_context(settings.to_config()))
 
 
 if __name__ == "__main__":

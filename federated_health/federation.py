@@ -78,7 +78,14 @@ class Federation:
         self._strategy = STRATEGIES[settings.strategy]()
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 
-    def gather(self, announce: Callable[[str], None]) -> None:
+    def run(self) -> dict[str, Any]:
+        """All of it, from gathering to the final figures (see `evaluate_finally`), in silence."""
+        self.gather()
+        for _ in self.rounds():
+            pass
+        return self.evaluate_finally()
+
+    def gather(self, announce: Callable[[str], None] = lambda _: None) -> None:
         """Wait for the hospitals, and merge their statistics into the normalisation of this run.
 
         Args:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.errors import RunError
@@ -33,6 +33,8 @@ _ROUND_COLUMNS = (
 class RunFolder:
     """Where a run's results go. Nothing is written before the first round is finished.
 
+    Use it as a context: a folder that it made and that is still empty at the end is removed.
+
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
             files to be replaced.
@@ -47,7 +49,15 @@ class RunFolder:
         present = [name for name in _FILES if (self.path / name).exists()]
         if present and not settings.force:
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
+        self._is_new = not self.path.exists()
         make_folder(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_new and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def append_round(self, record: Round) -> None:
         """Add a finished round to rounds.csv, on disk when this returns."""

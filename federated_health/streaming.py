@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import threading
 import time
+import traceback
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from typing import Any
 
 import grpc
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -70,6 +72,16 @@ _SERVER_OPTIONS = [*_CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]  # else two serv
 def node_id_of(name: str) -> int:
     """A hospital's node id: a function of its name, so that it is the same in every run."""
     return int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 1 | 2
+
+
+def server_context(run_config: UserConfig) -> Context:
+    """The context that a ServerApp is called with outside Flower's own runtimes."""
+    return Context(RUN_ID, SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=run_config)
+
+
+def hospital_context(name: str, node_config: UserConfig) -> Context:
+    """The context that a hospital's ClientApp is called with outside Flower's own runtimes."""
+    return Context(RUN_ID, node_id_of(name), {"name": name, **node_config}, state=RecordDict(), run_config={})
 
 
 def check_address(address: str, *, insecure: bool) -> None:
@@ -181,7 +193,9 @@ def call_app(app: ClientApp, message: Message, context: Context) -> Message:
     except UserError as error:
         return _error_reply(message, str(error), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
     except Exception as error:
-        logger.exception("%s failed", message.metadata.message_type)
+        # Where it happened, without the exception's words: they may hold values, and a log is a file.
+        logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
+        logger.debug("".join(traceback.format_tb(error.__traceback__)))
         return _error_reply(message, f"{type(error).__name__} at the hospital", ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
 

@@ -1,0 +1,53 @@
+"""How the default settings were chosen: by cross-validation inside training rows; prints JSON, the best first.
+
+Of each hospital only the rows that it trains on under the default split seed are used; its held-out rows are not looked
+at. These rows are split again, ten times, by inner seeds (Monte-Carlo cross-validation), and each setting is judged by
+the Brier score over all inner held-out rows, a proper score.
+"""
+
+import itertools
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from common import measure, quieten, summarise, write_uci
+
+from federated_health.hospital import DEFAULT_SPLIT_SEED, read_patients, split_rows
+from federated_health.settings import Settings, read_defaults
+from federated_health.tasks import Task
+
+INNER_SEEDS = range(10)
+LEARNING_RATES = (0.02, 0.05, 0.1)
+L2 = (0.003, 0.01, 0.03)
+BATCH_SIZES = (16, 32)
+
+
+def keep_training_rows(hospitals: dict[str, Path], task: Task) -> None:
+    """Rewrite each CSV with its training rows alone."""
+    for path in hospitals.values():
+        _, numbers = read_patients(path, task, labelled=True)
+        train, _ = split_rows(numbers, task.label.name, DEFAULT_SPLIT_SEED)
+        pd.read_csv(path).iloc[train].to_csv(path, index=False)
+
+
+def main() -> None:
+    quieten()
+    defaults = Settings.from_config(read_defaults())
+    tried: list[tuple[float, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        hospitals = write_uci(Path(folder))
+        keep_training_rows(hospitals, defaults.task_declaration)
+        for rate, l2, batch in itertools.product(LEARNING_RATES, L2, BATCH_SIZES):
+            settings = replace(defaults, learning_rate=rate, l2=l2, batch_size=batch)
+            figures = summarise([measure(hospitals, settings, seed) for seed in INNER_SEEDS])
+            setting = {"learning-rate": rate, "l2": l2, "batch-size": batch, **figures}
+            tried.append((figures["brier"]["mean"], setting))
+    tried.sort(key=lambda one: one[0])
+    print(json.dumps([setting for _, setting in tried], indent=2))
+
+
+if __name__ == "__main__":
+    main()

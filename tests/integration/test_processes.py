@@ -1,0 +1,191 @@
+"""Server and four hospitals as processes of their own, over gRPC, with the real model and data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import client
+from federated_health.demo import PROJECT, door, free_port, process
+from federated_health.federation import Federation
+from federated_health.model import read_description, weights_hash
+from federated_health.partitions import find_hospital
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import InProcessGrid, hospital_context
+
+pytestmark = pytest.mark.slow
+
+NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
+FIGURES = {"train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier"}
+ROUNDS = 5
+
+
+def path_of(folder: Path, name: str) -> Path:
+    return find_hospital(folder, NAMES.index(name) + 1)[0]
+
+
+@contextmanager
+def federation_of(
+    data: Path, out: Path, names: list[str], *server_flags: object
+) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, "subprocess.Popen[bytes]"]]]:
+    """A server and hospitals, started in the order of the names; what they print is in out/NAME.txt."""
+    address = f"127.0.0.1:{free_port()}"
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        command = door("server.py", "--address", address, "--out", out / "run", *server_flags)
+        server = stack.enter_context(process(command, log=out / "server.txt"))
+        hospitals = {}
+        for name in names:
+            own = ("--data", path_of(data, name), "--name", name, "--server", address, "--out", out / name)
+            hospitals[name] = stack.enter_context(process(door("client.py", *own), log=out / f"{name}.txt"))
+        yield server, hospitals
+
+
+def wait_for_round(out: Path, number: int, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    table = out / "run" / "rounds.csv"
+    while not table.exists() or f"\n{number},federation" not in table.read_text():
+        assert time.monotonic() < deadline, (out / "server.txt").read_text()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def finished(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a federation that ran to its end, hospitals started in reverse."""
+    out = tmp_path_factory.mktemp("finished")
+    with federation_of(hospitals_folder, out, NAMES[::-1], "--rounds", ROUNDS) as (server, hospitals):
+        assert server.wait(180) == 0, (out / "server.txt").read_text()
+        assert [hospital.wait(30) for hospital in hospitals.values()] == [0, 0, 0, 0]
+    return out
+
+
+def test_metrics_hold_every_figure_of_every_hospital(finished: Path) -> None:
+    metrics: dict[str, Any] = json.loads((finished / "run" / "metrics.json").read_text())
+    head = {key: metrics[key] for key in ("task", "strategy", "model", "rounds", "seed")}
+    assert head == {"task": "heart-disease", "strategy": "fedavg", "model": "mlp", "rounds": ROUNDS, "seed": 42}
+    assert "stopped" not in metrics
+    assert list(metrics["hospitals"]) == NAMES
+    assert all(set(figures) == FIGURES for figures in metrics["hospitals"].values())
+    assert set(metrics["federation"]) == FIGURES | {"mean_roc_auc"}
+    assert sum(one["test_examples"] for one in metrics["hospitals"].values()) == metrics["federation"]["test_examples"]
+    assert metrics["federation"]["train_examples"] + metrics["federation"]["test_examples"] == 920
+    within = [one["roc_auc"] for one in metrics["hospitals"].values()]
+    assert metrics["federation"]["mean_roc_auc"] == pytest.approx(sum(within) / 4)
+    assert metrics["federation"]["roc_auc"] > 0.8
+
+
+def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Path) -> None:
+    with (finished / "run" / "rounds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["round"], row["hospital"]) for row in rows] == [
+        (str(number), name) for number in range(1, ROUNDS + 1) for name in [*NAMES, "federation"]
+    ]
+    losses = [float(row["test_loss"]) for row in rows if row["hospital"] == "federation"]
+    assert losses[-1] < losses[0]
+
+
+def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
+    settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
+    contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
+    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    figures = federation.run()
+    description = read_description(finished / "run" / "model.keras")
+    assert description["weights_sha256"] == weights_hash(federation.weights)
+    metrics = json.loads((finished / "run" / "metrics.json").read_text())
+    assert {key: metrics[key] for key in figures} == figures
+
+
+def test_hospitals_keep_the_same_model_and_see_their_own_figures(finished: Path) -> None:
+    expected = read_description(finished / "run" / "model.keras")["weights_sha256"]
+    for name in NAMES:
+        assert read_description(finished / name / "model.keras")["weights_sha256"] == expected
+        assert "joined 127.0.0.1:" in (finished / name / f"{name}.log").read_text()
+        said = (finished / f"{name}.txt").read_text()
+        assert "The federation's model on this hospital's held-out patients" in said
+        assert "the run is over" in said
+
+
+def test_the_console_has_the_table_and_no_chatter(finished: Path) -> None:
+    said = (finished / "server.txt").read_text()
+    assert all(f"{name} joined" in said for name in NAMES)
+    assert "hospital mean" in said
+    assert "rounds a second after the first" in said
+    everything = said + "".join((finished / f"{name}.txt").read_text() for name in NAMES)
+    for chatter in ("DEPRECATED", "Deprecat", "oneDNN", "cuInit", "INFO", "WARNING", "Traceback"):
+        assert chatter not in everything
+
+
+def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: Path, tmp_path: Path) -> None:
+    risks = tmp_path / "risk.csv"
+    model, patients = finished / "run" / "model.keras", PROJECT / "data" / "example_patients.csv"
+    subprocess.run(door("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=60)
+    scored = pd.read_csv(risks, dtype={"patient": str})
+    given = pd.read_csv(patients, dtype={"patient": str})
+    pd.testing.assert_frame_equal(scored.drop(columns="risk"), given)
+    assert scored["risk"].between(0, 1).all()
+    assert scored["risk"].iloc[0] < 0.5 < scored["risk"].iloc[1]
+
+
+def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) -> None:
+    patients = tmp_path / "patients.csv"
+    pd.read_csv(PROJECT / "data" / "example_patients.csv").drop(columns="thalach").to_csv(patients, index=False)
+    command = door("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "lacks the column thalach" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "risk.csv").exists()
+
+
+def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
+    hospitals_folder: Path, tmp_path: Path
+) -> None:
+    with federation_of(hospitals_folder, tmp_path, NAMES, "--rounds", 100_000) as (server, hospitals):
+        wait_for_round(tmp_path, 3)
+        hospitals["hungary"].kill()
+        hospitals["hungary"].wait()
+        text = (tmp_path / "run" / "rounds.csv").read_text()
+        wait_for_round(tmp_path, int(text.rstrip().rsplit("\n", 1)[1].split(",")[0]) + 5)
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait(60) == 130
+        others = [name for name in NAMES if name != "hungary"]
+        assert [hospitals[name].wait(30) for name in others] == [1, 1, 1]
+    said = (tmp_path / "server.txt").read_text()
+    assert "Traceback" not in said
+    assert "hungary left" in said
+    assert said.rstrip().endswith("stopped")
+    for name in others:
+        words = (tmp_path / f"{name}.txt").read_text()
+        assert "the server stopped before the end of the run" in words
+        assert "Traceback" not in words
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["stopped"] is True
+    assert list(metrics["hospitals"]) == others
+    assert metrics["federation"]["roc_auc"] is None
+    last = (tmp_path / "run" / "rounds.csv").read_text().rstrip().rsplit("\n", 1)[1].split(",")
+    assert last[:2] == [str(metrics["rounds"]), "federation"]
+    assert read_description(tmp_path / "run" / "model.keras")["rounds"] == metrics["rounds"]
+
+
+def test_ctrl_c_at_a_hospital_that_waits_is_one_line(hospitals_folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    own = ("--data", path_of(hospitals_folder, "cleveland"), "--name", "a", "--server", f"127.0.0.1:{free_port()}")
+    with process(door("client.py", *own), log=log) as hospital:
+        deadline = time.monotonic() + 60
+        while "waiting up to" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(hospital.pid, signal.SIGINT)
+        assert hospital.wait(20) == 130
+    assert log.read_text().endswith("stopped\n")
+    assert "Traceback" not in log.read_text()

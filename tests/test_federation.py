@@ -1,0 +1,217 @@
+"""The loop over rounds, with light hospitals whose weights and counts are known; the real ones are in integration/."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from federated_health import federation as federation_module
+from federated_health.errors import RunError
+from federated_health.federation import Federation
+from federated_health.messages import Evaluation, Introduction, Update
+from federated_health.metrics import Counts
+from federated_health.model import initial_weights
+from federated_health.settings import Settings, read_defaults
+from federated_health.statistics import ColumnSums
+from federated_health.streaming import InProcessGrid, hospital_context
+
+ROWS = {"a": 30, "b": 10, "c": 5}
+MEASUREMENTS = 5
+
+
+@dataclass
+class LightHospital:
+    """Adds its own constant to the weights it is sent; its counts are its number of rows, all rightly positive."""
+
+    name: str
+    shift: float
+    spoil: Callable[[Update], Update] = lambda update: update
+    fails: bool = False
+
+
+def settings_of(strategy: str) -> Settings:
+    return replace(Settings.from_config(read_defaults()), hospitals=3, rounds=3, wait=0.3, strategy=strategy)
+
+
+def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
+    app = ClientApp()
+
+    def of(context: Context) -> tuple[LightHospital, int]:
+        name = str(context.node_config["name"])
+        if hospitals[name].fails:
+            raise OSError("the disk of this hospital is gone")
+        return hospitals[name], ROWS[name]
+
+    @app.query("statistics")
+    def introduce(message: Message, context: Context) -> Message:
+        hospital, rows = of(context)
+        ones = np.ones(MEASUREMENTS)
+        sums = ColumnSums(count=rows * ones, total=rows * hospital.shift * ones, squares=rows * 100.0 * ones)
+        introduction = Introduction(name=hospital.name, train_examples=rows, test_examples=rows, sums=sums)
+        return Message(introduction.to_content(), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        hospital, rows = of(context)
+        arrays = message.content.array_records["arrays"]
+        weights = {key: (array.numpy() + hospital.shift).astype(np.float32) for key, array in arrays.items()}
+        update = hospital.spoil(Update(weights=weights, examples=rows, loss=1.0))
+        return Message(update.to_content(), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        _, rows = of(context)
+        return Message(
+            Evaluation(counts=Counts(true_positives=rows, loss_sum=2.0 * rows)).to_content(), reply_to=message
+        )
+
+    @app.evaluate("final")
+    def finish(message: Message, context: Context) -> Message:
+        hospital, rows = of(context)
+        cells = np.array([[rows, hospital.shift, 0.0]])
+        counts = Counts(true_positives=rows - 1, false_positives=1, squared_error_sum=1.0)
+        evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=cells)
+        return Message(evaluation.to_content(), reply_to=message)
+
+    return app
+
+
+def federation_of(hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg") -> Federation:
+    app = app_of({hospital.name: hospital for hospital in hospitals})
+    names = [name for name in order if name in {hospital.name for hospital in hospitals}]
+    return Federation(InProcessGrid(app, {name: hospital_context(name, {}) for name in names}), settings_of(strategy))
+
+
+def three() -> list[LightHospital]:
+    return [LightHospital("a", 0.1), LightHospital("b", 0.2), LightHospital("c", 0.7)]
+
+
+def shift_of(federation: Federation) -> float:
+    """How far the weights moved from where they began; the same in every weight."""
+    start = initial_weights(federation.settings.task_declaration, federation.settings.model, federation.settings.seed)
+    moves = np.concatenate([(federation.weights[name] - start[name]).ravel() for name in start])
+    assert np.ptp(moves) < 1e-5
+    return float(moves.mean())
+
+
+def test_three_rounds_of_fedavg_move_by_the_row_weighted_mean() -> None:
+    federation = federation_of(three())
+    federation.run()
+    assert shift_of(federation) == pytest.approx(3 * (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45, abs=1e-5)
+
+
+def test_three_rounds_of_plain_average_move_by_the_plain_mean() -> None:
+    federation = federation_of(three(), strategy="average")
+    federation.run()
+    assert shift_of(federation) == pytest.approx(3 * (0.1 + 0.2 + 0.7) / 3, abs=1e-5)
+
+
+def test_final_weights_do_not_depend_to_the_bit_on_the_order_of_joining() -> None:
+    finals = []
+    for order in ("abc", "cab"):
+        federation = federation_of(three(), order)
+        federation.run()
+        finals.append(federation.weights)
+    assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
+
+
+def test_normalisation_is_that_of_all_rows_together() -> None:
+    federation = federation_of(three())
+    federation.gather()
+    mean = (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45
+    assert federation.normalisation is not None
+    assert federation.normalisation.mean == pytest.approx([mean] * MEASUREMENTS)
+    assert federation.normalisation.variance == pytest.approx([100.0 - mean**2] * MEASUREMENTS)
+
+
+def test_rounds_report_merged_counts() -> None:
+    federation = federation_of(three())
+    federation.gather()
+    first = next(federation.rounds())
+    assert list(first.hospitals) == ["a", "b", "c"]
+    assert first.federation.train_examples == 45
+    assert first.federation.train_loss == pytest.approx(1.0)
+    assert first.federation.counts is not None
+    assert first.federation.counts.examples == 45
+    assert first.federation.counts.loss == pytest.approx(2.0)
+
+
+def test_final_figures_are_pooled_and_beside_the_mean_of_hospitals() -> None:
+    figures = federation_of(three()).run()
+    assert figures["hospitals"]["c"]["precision"] == pytest.approx(4 / 5)
+    assert figures["federation"]["precision"] == pytest.approx(42 / 45)  # the mean of the three would be 0.889
+    assert figures["federation"]["train_examples"] == 45
+    assert figures["federation"]["mean_roc_auc"] == 0.5
+    assert figures["federation"]["roc_auc"] == pytest.approx(0.5)
+    assert figures["federation"]["brier"] == pytest.approx(3 / 45)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_does_not_reach_the_average(value: float) -> None:
+    def spoil(update: Update) -> Update:
+        return replace(update, weights={name: np.full_like(array, value) for name, array in update.weights.items()})
+
+    hospitals = three()
+    hospitals[1].spoil = spoil
+    federation = federation_of(hospitals)
+    federation.gather()
+    first = next(federation.rounds())
+    assert shift_of(federation) == pytest.approx((30 * 0.1 + 5 * 0.7) / 35, abs=1e-5)
+    assert first.hospitals["b"].train_loss is None
+
+
+def test_a_hospital_that_fails_costs_its_own_contribution_only(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three()
+    federation = federation_of(hospitals)
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    hospitals[2].fails = True
+    second = next(rounds)
+    assert list(second.hospitals) == ["a", "b"]
+    assert "c is left out: OSError at the hospital" in caplog.text
+    assert "disk" not in "".join(record.getMessage() for record in caplog.records if record.levelname != "DEBUG")
+
+
+def test_a_run_in_which_every_hospital_fails_ends_and_keeps_the_rounds_before() -> None:
+    hospitals = three()
+    federation = federation_of(hospitals)
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    kept = dict(federation.weights)
+    for hospital in hospitals:
+        hospital.fails = True
+    with pytest.raises(RunError, match="round 2: no hospital sent an update"):
+        next(rounds)
+    assert federation.weights == kept
+    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
+    assert federation.figures_of_last_round()["federation"]["roc_auc"] is None
+
+
+def test_too_few_hospitals_within_the_wait_is_one_line_that_counts_them() -> None:
+    with pytest.raises(RunError, match="2 of 3 hospitals were connected"):
+        federation_of(three()[:2]).gather()
+
+
+def test_a_hospital_that_declines_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(federation_module, "GATHER_INTERVAL", 0.01)
+    hospitals = three()
+    hospitals[0].fails = True
+    with pytest.raises(RunError, match="2 could take part"):
+        federation_of(hospitals).gather()
+    assert caplog.text.count("left out") == 1
+
+
+def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(federation_module, "WORDS_INTERVAL", 0.05)
+    words: list[str] = []
+    with pytest.raises(RunError):
+        federation_of(three()[:1]).gather(words.append)
+    assert len(words) >= 3
+    assert words[0].startswith("waiting for hospitals: 1 of 3 are connected")
