@@ -83,14 +83,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: Sequence[str], log: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def process(
+    command: Sequence[str], log: Path | None = None, folder: Path | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that does not outlive the block: asked to end, given some time, then killed."""
     with ExitStack() as stack:
         output = None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             output = stack.enter_context(log.open("wb"))
-        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None)
+        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None, cwd=folder)
         try:
             yield running
         except KeyboardInterrupt:

@@ -1,0 +1,48 @@
+"""The README says what is so: its tables equal the declarations, and its links lead somewhere."""
+
+import re
+from dataclasses import fields
+
+from federated_health.settings import Settings, flag_of, read_defaults
+from federated_health.tasks import HEART_DISEASE, Category, Measurement
+from tests.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+
+
+def table_under(heading: str) -> dict[str, list[str]]:
+    """First cell -> the other cells of the first table under a heading."""
+    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_columns_are_those_of_the_task() -> None:
+    table = table_under("Bring your own hospital")
+    assert list(table) == [*HEART_DISEASE.column_names, HEART_DISEASE.label.name]
+    for column in HEART_DISEASE.columns:
+        what, values = table[column.name]
+        assert what == column.meaning
+        match column:
+            case Measurement():
+                zero = "; 0 is read as missing" if column.zero_is_missing else ""
+                assert values == f"{column.unit}, {column.low:g} to {column.high:g}{zero}"
+            case Category():
+                assert values == ", ".join(f"{code} {word}" for code, word in column.codes.items())
+
+
+def test_the_settings_are_all_there_with_their_defaults() -> None:
+    table = table_under("Settings")
+    defaults = read_defaults()
+    flags = {flag_of(setting): setting for setting in fields(Settings)}
+    assert set(table) == {f"--{flag}" for flag in flags if flag != "data"}
+    for name, (default, _) in table.items():
+        value = defaults[name.removeprefix("--")]
+        words = "empty" if value == "" else "no" if value is False else f"{value:g}" if type(value) is float else value
+        assert default == str(words)
+
+
+def test_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not link.startswith("https://") and not (PROJECT / link).exists()] == []
