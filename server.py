@@ -47,8 +47,8 @@ def main(grid: Grid, context: Context) -> None:
             stop = error
             utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
             figures = federation.figures_of_last_round()
+        show_figures(figures)
         folder.finish(federation, figures, stopped=stop is not None)
-    show_figures(figures)
     utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
     if stop is not None:
         raise stop

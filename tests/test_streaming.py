@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ class LightHospital:
     def __init__(self, name: str, address: str, answer: Answer = echo, terms: dict[str, str] = TERMS) -> None:
         self.error: BaseException | None = None
         self.words: list[str] = []
-        self._run = lambda: join_federation(
+        self._run = partial(
+            join_federation,
             app_of(answer),
             hospital_context(name, {}),
             name=name,

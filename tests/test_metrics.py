@@ -1,0 +1,273 @@
+"""Counts against scikit-learn and by hand; cells of scores that are coarse and still tell the pooled AUC."""
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from federated_health.metrics import (
+    CELL_STEP,
+    MINIMUM_CELL,
+    MOST_CELLS,
+    Counts,
+    count_outcomes,
+    figures_of,
+    merge_counts,
+    probability,
+    roc_auc,
+    roc_auc_from_cells,
+    score_cells,
+)
+
+Scores = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.float32]
+
+SCORES = np.array([0.9, 0.8, 0.5, 0.4, 0.3, 0.1])
+LABELS = np.array([1, 0, 1, 1, 0, 0], dtype=np.float32)
+
+
+def hospital(seed: int, rows: int, diseased: float, shift: float = 0.0) -> tuple[Scores, Labels]:
+    """Log-odds as a trained model gives them, and labels."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(rows) < diseased).astype(np.float32)
+    return generator.normal(np.where(labels > 0.5, 1.5, -1.0) + shift, 1.6), labels
+
+
+def test_counts_worked_by_hand() -> None:
+    counts = count_outcomes(SCORES, LABELS)
+
+    # 0.9 and 0.5 are rightly positive, 0.8 wrongly; 0.4 is wrongly negative, 0.3 and 0.1 rightly.
+    assert (counts.true_positives, counts.false_positives) == (2, 1)
+    assert (counts.true_negatives, counts.false_negatives) == (2, 1)
+    assert counts.examples == 6
+    assert counts.accuracy == pytest.approx(4 / 6)
+    assert counts.precision == pytest.approx(2 / 3)
+    assert counts.recall == pytest.approx(2 / 3)
+    assert counts.f1 == pytest.approx(2 / 3)
+    assert counts.loss_sum == pytest.approx(-np.log([0.9, 0.2, 0.5, 0.4, 0.7, 0.9]).sum())
+    assert counts.squared_error_sum == pytest.approx(0.01 + 0.64 + 0.25 + 0.36 + 0.09 + 0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_are_scikit_learn_s(seed: int) -> None:
+    log_odds, labels = hospital(seed, 137, 0.4, shift=0.7)
+    scores = 1 / (1 + np.exp(-log_odds))
+    predicted = scores >= 0.5
+
+    counts = count_outcomes(scores, labels)
+
+    assert [
+        counts.true_negatives,
+        counts.false_positives,
+        counts.false_negatives,
+        counts.true_positives,
+    ] == reference.confusion_matrix(labels, predicted).ravel().tolist()
+    assert counts.accuracy == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert counts.precision == pytest.approx(reference.precision_score(labels, predicted))
+    assert counts.recall == pytest.approx(reference.recall_score(labels, predicted))
+    assert counts.f1 == pytest.approx(reference.f1_score(labels, predicted))
+    assert counts.loss == pytest.approx(reference.log_loss(labels, scores))
+    assert counts.brier == pytest.approx(reference.brier_score_loss(labels, scores))
+    assert roc_auc(log_odds, labels) == pytest.approx(reference.roc_auc_score(labels, scores))
+
+
+def test_precision_and_recall_are_not_each_other() -> None:
+    counts = Counts(true_positives=6, false_positives=2, true_negatives=1, false_negatives=6)
+
+    assert (counts.precision, counts.recall) == (0.75, 0.5)
+    assert counts.f1 == pytest.approx(0.6)
+
+
+def test_a_score_at_the_threshold_is_positive() -> None:
+    labels = np.ones(3, dtype=np.float32)
+
+    assert count_outcomes(np.array([0.2, 0.3, 0.4]), labels, threshold=0.3).true_positives == 2
+
+
+def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
+    counts = count_outcomes(np.array([0.0, 1.0]), np.array([1, 0], dtype=np.float32))
+
+    assert counts.loss_sum == pytest.approx(2 * 12 * np.log(10))
+    assert counts.squared_error_sum == 2
+
+
+def test_counts_are_plain_numbers() -> None:
+    counts = count_outcomes(SCORES, LABELS)
+
+    assert [type(value) for value in vars(counts).values()] == [int, int, int, int, float, float]
+
+
+def test_figures_without_patients_are_not_defined() -> None:
+    counts = count_outcomes(np.array([]), np.array([], dtype=np.float32))
+
+    assert counts == Counts()
+    assert figures_of(counts, 5, None) == {
+        "train_examples": 5,
+        "test_examples": 0,
+        "accuracy": None,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "roc_auc": None,
+        "brier": None,
+    }
+    assert counts.loss is None
+
+
+def test_precision_without_a_positive_prediction_is_not_defined_and_recall_is_zero() -> None:
+    counts = Counts(true_negatives=3, false_negatives=2)
+
+    assert (counts.precision, counts.recall, counts.f1) == (None, 0.0, 0.0)
+
+
+def test_recall_without_a_diseased_patient_is_not_defined_and_precision_is_zero() -> None:
+    counts = Counts(true_negatives=3, false_positives=2)
+
+    assert (counts.precision, counts.recall, counts.f1) == (0.0, None, 0.0)
+
+
+def test_figures_hold_the_numbers_of_the_counts() -> None:
+    figures = figures_of(count_outcomes(SCORES, LABELS), 20, 0.75)
+
+    assert (figures["train_examples"], figures["test_examples"], figures["roc_auc"]) == (20, 6, 0.75)
+    assert figures["accuracy"] == pytest.approx(4 / 6)
+    assert figures["brier"] == pytest.approx(1.36 / 6)
+
+
+def test_probabilities_of_log_odds() -> None:
+    np.testing.assert_allclose(
+        probability(np.array([0.0, np.log(3.0), -np.log(3.0), 80.0, -80.0], dtype=np.float32)),
+        [0.5, 0.75, 0.25, 1.0, np.exp(-80.0)],
+        rtol=1e-6,
+    )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    parts=st.lists(
+        st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), max_size=20), min_size=1, max_size=5
+    )
+)
+def test_merged_counts_are_those_of_the_pooled_patients(parts: list[list[tuple[float, float]]]) -> None:
+    def count(rows: list[tuple[float, float]]) -> Counts:
+        return count_outcomes(
+            np.array([score for score, _ in rows]), np.array([label for _, label in rows], dtype=np.float32)
+        )
+
+    merged, pooled = merge_counts(count(rows) for rows in parts), count(list(itertools.chain(*parts)))
+
+    names = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+    assert [getattr(merged, name) for name in names] == [getattr(pooled, name) for name in names]
+    assert merged.loss_sum == pytest.approx(pooled.loss_sum)
+    assert merged.squared_error_sum == pytest.approx(pooled.squared_error_sum)
+
+
+def test_the_federation_s_accuracy_is_not_the_mean_of_accuracies() -> None:
+    large, small = Counts(true_positives=90, false_positives=10), Counts(false_positives=10)
+
+    assert merge_counts([large, small]).accuracy == pytest.approx(90 / 110)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
+def test_the_auc_of_a_single_class_is_not_defined(labels: list[int]) -> None:
+    assert roc_auc(np.array([0.1, 0.2, 0.3]), np.array(labels, dtype=np.float32)) is None
+
+
+def test_the_auc_worked_by_hand_counts_a_tie_as_half() -> None:
+    scores, labels = np.array([3.0, 2.0, 2.0, 1.0]), np.array([1, 1, 0, 0], dtype=np.float32)
+
+    assert roc_auc(scores, labels) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+
+
+# Cells
+
+
+def test_cells_worked_by_hand() -> None:
+    log_odds = np.array([2.0, -1.0, -1.5, -2.5, -2.0, -3.0, 1.0, 1.0, 1.0, 1.0, 4.0])
+
+    cells = score_cells(log_odds)
+
+    # Sorted: -3, -2.5, -2, -1.5, -1, 1 | 1, 1, 1, 2, 4; means -1.5 and 1.8; deviations 1.29 and 1.17
+    np.testing.assert_allclose(cells, [[6, -1.5, 1.3], [5, 1.8, 1.2]], atol=1e-12)
+
+
+@pytest.mark.parametrize("number", range(MINIMUM_CELL))
+def test_fewer_scores_than_a_cell_needs_release_nothing(number: int) -> None:
+    assert score_cells(np.ones(number)).shape == (0, 3)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(number=st.integers(0, 2000), seed=st.integers(0, 1000))
+def test_cells_are_few_and_never_small_and_lose_no_patient(number: int, seed: int) -> None:
+    log_odds = np.random.default_rng(seed).normal(0, 3, number)
+
+    cells = score_cells(log_odds)
+
+    assert len(cells) <= MOST_CELLS
+    if number < MINIMUM_CELL:
+        assert len(cells) == 0
+        return
+    assert cells[:, 0].min() >= MINIMUM_CELL == 5
+    assert cells[:, 0].max() - cells[:, 0].min() <= 1
+    assert cells[:, 0].sum() == number
+    np.testing.assert_allclose(cells[:, 1:] / CELL_STEP, np.round(cells[:, 1:] / CELL_STEP), atol=1e-9)
+    assert (cells[:, 2] >= 0).all()
+    mean = (cells[:, 0] * cells[:, 1]).sum() / number
+    assert mean == pytest.approx(log_odds.mean(), abs=CELL_STEP / 2 + 1e-9)
+
+
+def test_cells_do_not_depend_on_the_order_of_patients() -> None:
+    log_odds, _ = hospital(3, 100, 0.5)
+
+    np.testing.assert_array_equal(score_cells(log_odds), score_cells(log_odds[::-1]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_auc_from_cells_is_near_the_exact_one_over_the_same_patients(seed: int) -> None:
+    hospitals = [
+        hospital(seed, 303, 0.46),
+        hospital(seed + 100, 294, 0.36, shift=-0.4),
+        hospital(seed + 200, 123, 0.9, shift=0.8),
+        hospital(seed + 300, 200, 0.75, shift=0.3),
+    ]
+    log_odds, labels = (np.concatenate(side) for side in zip(*hospitals, strict=True))
+    positives = np.concatenate([score_cells(scores[truth == 1]) for scores, truth in hospitals])
+    negatives = np.concatenate([score_cells(scores[truth == 0]) for scores, truth in hospitals])
+
+    from_cells = roc_auc_from_cells(positives, negatives)
+
+    assert positives[:, 0].sum() + negatives[:, 0].sum() == len(labels)  # no class was too small to be released
+    assert from_cells == pytest.approx(reference.roc_auc_score(labels, log_odds), abs=0.002)
+
+
+def test_the_auc_from_cells_worked_by_hand() -> None:
+    low, high = np.array([[5.0, -2.0, 0.0]]), np.array([[5.0, 2.0, 0.0]])
+
+    assert roc_auc_from_cells(high, low) == pytest.approx(1.0)
+    assert roc_auc_from_cells(low, high) == pytest.approx(0.0)
+    assert roc_auc_from_cells(low, low) == pytest.approx(0.5)
+    # Three quarters of the positives are above all negatives, a quarter beneath.
+    split, between = np.array([[15.0, 2.0, 0.1], [5.0, -2.0, 0.1]]), np.array([[7.0, 0.0, 0.1]])
+    assert roc_auc_from_cells(split, between) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("deviation", [0.8, 1.0, 2.0])
+def test_a_cell_s_patients_are_taken_as_spread_as_its_deviation_says(deviation: float) -> None:
+    """An even spread of that deviation reaches sqrt(3) deviations from its mean, here 1, to either side."""
+    reach = np.sqrt(3) * deviation
+    above_zero = (1 + reach) / (2 * reach)
+
+    from_cells = roc_auc_from_cells(np.array([[5.0, 1.0, deviation]]), np.array([[5.0, 0.0, 0.0]]))
+
+    assert from_cells == pytest.approx(above_zero, abs=1 / 30 + 1e-9)  # fifteen points a cell
+
+
+def test_the_auc_from_cells_of_a_class_that_nobody_released_is_not_defined() -> None:
+    cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
+
+    assert roc_auc_from_cells(cells, nothing) is None
+    assert roc_auc_from_cells(nothing, cells) is None

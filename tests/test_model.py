@@ -1,0 +1,408 @@
+"""The model file takes raw values, missing ones too, and gives what an independent encoding in NumPy gives."""
+
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from federated_health.backend import load_keras
+from federated_health.errors import DataError
+from federated_health.model import (
+    MODELS,
+    Weights,
+    build_encoder,
+    build_head,
+    build_model,
+    encode,
+    initial_weights,
+    load_model,
+    predict_risk,
+    read_description,
+    save_model,
+    weight_shapes,
+    weights_hash,
+)
+from federated_health.statistics import Normalisation
+from federated_health.tasks import HEART_DISEASE, Category, Label, Measurement, Task
+from tests.conftest import PROJECT
+
+pytestmark = pytest.mark.slow
+
+NAN = math.nan
+TINY = Task(
+    name="tiny-task",
+    columns=(
+        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
+        Measurement(name="chol", meaning="cholesterol", unit="mg/dl", low=50, high=1000, zero_is_missing=True),
+        Category(name="thal", meaning="thal", codes={3: "normal", 6: "fixed", 7: "reversible"}),
+    ),
+    label=Label(name="ill", meaning="is ill"),
+)
+TINY_SCALE = Normalisation(mean=(50.0, 200.0), variance=(4.0, 100.0))
+HEART_SCALE = Normalisation(mean=(54.4, 131.7, 246.7, 149.6, 1.04), variance=(81.0, 309.0, 2682.0, 523.0, 1.35))
+
+Values = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def keras() -> ModuleType:
+    return load_keras()
+
+
+def heart_patients(rows: int = 50) -> Values:
+    """Rows over the whole range of every column, a third of the cells missing, zeros and unknown codes among them."""
+    generator = np.random.default_rng(5)
+    values = np.empty((rows, len(HEART_DISEASE.columns)))
+    for i, column in enumerate(HEART_DISEASE.columns):
+        if isinstance(column, Measurement):
+            values[:, i] = generator.uniform(column.low, column.high, rows)
+            values[generator.random(rows) < 0.15, i] = 0.0
+        else:
+            values[:, i] = generator.choice([*column.codes, 9], rows)
+    values[generator.random(values.shape) < 0.33] = NAN
+    return values
+
+
+def features_of(task: Task, scale: Normalisation, values: Values) -> Values:
+    """What the encoder is to give, patient by patient, in float64 and without Keras."""
+    table = []
+    for patient in values:
+        scales = zip(scale.mean, scale.variance, strict=True)
+        row: list[float] = []
+        for column, value in zip(task.columns, patient, strict=True):
+            if isinstance(column, Measurement):
+                mean, variance = next(scales)
+                missing = math.isnan(value) or (column.zero_is_missing and value == 0)
+                row += [0.0 if missing else (value - mean) / math.sqrt(variance), float(missing)]
+            else:
+                known = [float(value == code) for code in column.codes]
+                row += [*known, 0.0 if any(known) else 1.0]
+        table.append(row)
+    return np.array(table)
+
+
+def risk_of(task: Task, model: str, scale: Normalisation, weights: Weights, values: Values) -> Values:
+    hidden = features_of(task, scale, values)
+    if model == "mlp":
+        hidden = np.maximum(hidden @ weights["hidden/kernel"] + weights["hidden/bias"], 0)
+    risk: Values = 1 / (1 + np.exp(-(hidden @ weights["logit/kernel"] + weights["logit/bias"])))
+    return risk[:, 0]
+
+
+def some_weights(task: Task, model: str) -> Weights:
+    """Weights without zeros, biases included."""
+    generator = np.random.default_rng(8)
+    return {
+        name: generator.normal(0, 0.4, shape).astype(np.float32) for name, shape in weight_shapes(task, model).items()
+    }
+
+
+# Weights
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("task", [TINY, HEART_DISEASE], ids=lambda task: task.name)
+def test_names_and_shapes_of_weights_are_keras_s_own_in_its_order(task: Task, model: str) -> None:
+    head = build_head(task, model)
+
+    assert [(array.path.removeprefix("head/"), tuple(array.shape)) for array in head.trainable_variables] == list(
+        weight_shapes(task, model).items()
+    )
+    assert head.non_trainable_variables == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_initial_weights_are_those_of_their_seed(model: str) -> None:
+    first, again, other = (initial_weights(HEART_DISEASE, model, seed) for seed in (1, 1, 2))
+
+    assert weights_hash(first) == weights_hash(again)
+    assert weights_hash(first) != weights_hash(other)
+    assert {name: array.shape for name, array in first.items()} == weight_shapes(HEART_DISEASE, model)
+
+
+def test_initial_weights_are_glorot_s_and_biases_zero() -> None:
+    weights = initial_weights(HEART_DISEASE, "mlp", 3)
+    limit = math.sqrt(6 / (41 + 16))
+
+    assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
+    assert 0.95 * limit < np.abs(weights["hidden/kernel"]).max() <= limit
+    assert weights["hidden/kernel"].var() == pytest.approx(limit**2 / 3, rel=0.1)
+    assert np.abs(weights["logit/kernel"]).max() <= math.sqrt(6 / 17)
+    assert not weights["hidden/bias"].any()
+    assert not weights["logit/bias"].any()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": np.array([1, 2], np.float64)},
+        {"a": np.array([[1, 2]], np.float32)},
+        {"b": np.array([1, 2], np.float32)},
+        {"a": np.array([1, np.nextafter(np.float32(2), np.float32(3))], np.float32)},
+    ],
+    ids=["type", "shape", "name", "a bit"],
+)
+def test_the_hash_of_weights_tells_names_types_shapes_and_bits(other: Weights) -> None:
+    assert weights_hash(other) != weights_hash({"a": np.array([1, 2], np.float32)})
+
+
+# Encoder
+
+
+def test_features_worked_by_hand() -> None:
+    values = np.array(
+        [
+            [1, 54, 230, 6],
+            [0, NAN, 0, 3],
+            [NAN, 0, NAN, NAN],
+            [2, 50, 200, 4],
+        ],
+        dtype=np.float64,
+    )
+
+    features = encode(build_encoder(TINY, TINY_SCALE), TINY, values)
+
+    assert features.tolist() == [
+        # female, male, missing | age, missing | chol, missing | normal, fixed, reversible, missing
+        [0, 1, 0, 2, 0, 3, 0, 0, 1, 0, 0],
+        [1, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0],
+        [0, 0, 1, -25, 0, 0, 1, 0, 0, 0, 1],
+        [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
+    ]
+    assert features.dtype == np.float32
+
+
+def test_features_are_those_of_an_independent_encoding() -> None:
+    values = heart_patients()
+
+    features = encode(build_encoder(HEART_DISEASE, HEART_SCALE), HEART_DISEASE, values)
+
+    assert features.shape == (50, HEART_DISEASE.feature_width)
+    np.testing.assert_allclose(
+        features, features_of(HEART_DISEASE, HEART_SCALE, values.astype(np.float32).astype(np.float64)), atol=1e-5
+    )
+
+
+def test_the_encoder_has_no_weights_that_could_be_trained() -> None:
+    assert build_encoder(HEART_DISEASE, HEART_SCALE).variables == []
+
+
+# The whole model
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> None:
+    weights, values = some_weights(HEART_DISEASE, model), heart_patients()
+    whole = build_model(HEART_DISEASE, model, HEART_SCALE, weights)
+
+    risk = predict_risk(whole, HEART_DISEASE, values)
+
+    assert risk.shape == (50,)
+    np.testing.assert_allclose(risk, risk_of(HEART_DISEASE, model, HEART_SCALE, weights, values), atol=1e-5)
+    assert np.ptp(risk) > 0.1
+
+
+@pytest.mark.parametrize("missing", [*range(13), None])
+def test_a_missing_value_is_accepted_in_every_column_and_in_all(missing: int | None) -> None:
+    whole = build_model(HEART_DISEASE, "mlp", HEART_SCALE, some_weights(HEART_DISEASE, "mlp"))
+    patient = np.array([[63, 1, 1, 145, 233, 1, 2, 150, 0, 2.3, 3, 0, 6]], dtype=np.float64)
+    before = predict_risk(whole, HEART_DISEASE, patient)[0]
+    patient[0, slice(None) if missing is None else missing] = NAN
+
+    risk = predict_risk(whole, HEART_DISEASE, patient)[0]
+
+    assert 0 < risk < 1
+    assert risk != before
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_saved_model_loads_in_plain_keras_and_predicts_the_same(
+    tmp_path: Path, keras: ModuleType, model: str
+) -> None:
+    weights, values = some_weights(HEART_DISEASE, model), heart_patients()
+    whole = build_model(HEART_DISEASE, model, HEART_SCALE, weights)
+    path = tmp_path / "model.keras"
+
+    save_model(path, whole, {"task": "heart-disease"})
+    loaded = keras.saving.load_model(path)
+
+    inputs = {name: values[:, [i]].astype(np.float32) for i, name in enumerate(HEART_DISEASE.column_names)}
+    np.testing.assert_allclose(
+        np.asarray(loaded(inputs))[:, 0], predict_risk(whole, HEART_DISEASE, values), rtol=0, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        predict_risk(load_model(path), HEART_DISEASE, values),
+        predict_risk(whole, HEART_DISEASE, values),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+LOADER = """
+import sys, numpy as np, keras
+model = keras.saving.load_model(sys.argv[1])
+inputs = {tensor.name: np.array([[np.nan]], dtype="float32") for tensor in model.inputs}
+print(repr(float(np.asarray(model(inputs))[0, 0])), "federated_health" in sys.modules)
+"""
+
+
+def test_a_saved_model_needs_nothing_of_this_project(tmp_path: Path) -> None:
+    weights = some_weights(TINY, "mlp")
+    save_model(tmp_path / "model.keras", build_model(TINY, "mlp", TINY_SCALE, weights), {"task": "tiny-task"})
+
+    run = subprocess.run(
+        [sys.executable, "-c", LOADER, "model.keras"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    risk, imported = run.stdout.split()
+    expected = risk_of(TINY, "mlp", TINY_SCALE, weights, np.full((1, 4), NAN))[0]
+    assert float(risk) == pytest.approx(expected, abs=1e-6)
+    assert imported == "False"
+
+
+# Files
+
+
+@pytest.fixture
+def tiny_model() -> Any:
+    return build_model(TINY, "logistic", TINY_SCALE, some_weights(TINY, "logistic"))
+
+
+def test_a_model_file_describes_itself(tmp_path: Path, tiny_model: Any) -> None:
+    description = {"task": "tiny-task", "round": 3, "hospitals": ["zürich"], "nested": {"mean": [1 / 3]}}
+
+    save_model(tmp_path / "model.keras", tiny_model, description)
+
+    assert read_description(tmp_path / "model.keras") == description
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_the_description_is_read_without_keras(tmp_path: Path, tiny_model: Any) -> None:
+    save_model(tmp_path / "model.keras", tiny_model, {"task": "tiny-task"})
+    code = (
+        "import sys; from pathlib import Path; from federated_health.model import read_description; "
+        f"print(read_description(Path({str(tmp_path / 'model.keras')!r}))['task'], 'keras' in sys.modules, "
+        "'tensorflow' in sys.modules)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == ["tiny-task", "False", "False"]
+
+
+class FullDisk:
+    """A model whose saving stops half-way."""
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"half a model")
+        raise OSError(28, "No space left on device")
+
+
+def unwritable(_tiny: Any) -> tuple[Any, Mapping[str, Any], type[Exception]]:
+    return FullDisk(), {}, OSError
+
+
+def undescribable(tiny: Any) -> tuple[Any, Mapping[str, Any], type[Exception]]:
+    return tiny, {"task": object()}, TypeError
+
+
+@pytest.mark.parametrize("failing", [unwritable, undescribable])
+def test_a_failed_save_leaves_the_earlier_model_and_nothing_else(tmp_path: Path, tiny_model: Any, failing: Any) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"the earlier model")
+    model, description, error = failing(tiny_model)
+
+    with pytest.raises(error):
+        save_model(path, model, description)
+
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"model.keras": b"the earlier model"}
+
+
+def foreign_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no model")
+
+
+def foreign_bytes(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 not really")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def broken_description(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("federated_health.json", "{")
+
+
+@pytest.mark.parametrize("make", [foreign_zip, foreign_bytes, empty, broken_description])
+def test_a_file_that_is_no_model_of_ours_is_a_data_error(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "model.keras"
+    make(path)
+
+    with pytest.raises(DataError, match=r"model\.keras: is not a model that server\.py saved$"):
+        read_description(path)
+    with pytest.raises(DataError, match=r"model\.keras: is damaged; Keras cannot load it$"):
+        load_model(path)
+
+
+def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model\.keras: cannot be read \(No such file or directory\)$"):
+        read_description(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_model_is_a_data_error(tmp_path: Path, tiny_model: Any, share: float) -> None:
+    path = tmp_path / "model.keras"
+    save_model(path, tiny_model, {"task": "tiny-task"})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+    with pytest.raises(DataError):
+        read_description(path)
+    with pytest.raises(DataError):
+        load_model(path)
+
+
+def rewrite(path: Path, **members: bytes | None) -> None:
+    """Replace members of a zip by others, or by nothing."""
+    with zipfile.ZipFile(path) as archive:
+        content: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
+    content |= {name.replace("__", "."): data for name, data in members.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            if data is not None:
+                archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"config__json": None}, id="no config"),
+        pytest.param({"config__json": b"{"}, id="broken config"),
+        pytest.param({"config__json": b"{}"}, id="empty config"),
+        pytest.param({"config__json": json.dumps({"class_name": "Evil", "config": {}}).encode()}, id="unknown class"),
+        pytest.param({"model__weights__h5": None}, id="no weights"),
+        pytest.param({"model__weights__h5": b"not HDF5"}, id="broken weights"),
+    ],
+)
+def test_a_model_with_a_damaged_part_is_a_data_error(
+    tmp_path: Path, tiny_model: Any, members: dict[str, bytes | None]
+) -> None:
+    path = tmp_path / "model.keras"
+    save_model(path, tiny_model, {"task": "tiny-task"})
+    rewrite(path, **members)
+
+    with pytest.raises(DataError, match=r"model\.keras: is damaged; Keras cannot load it$"):
+        load_model(path)

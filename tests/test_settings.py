@@ -1,0 +1,175 @@
+"""One frozen set of settings: what pyproject.toml says is valid, and what is not valid is told by name."""
+
+import math
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federated_health.errors import SettingsError
+from federated_health.settings import Settings, Value, read_defaults
+from federated_health.tasks import HEART_DISEASE
+
+
+@pytest.fixture
+def defaults() -> dict[str, Value]:
+    return read_defaults()
+
+
+def refusal(config: dict[str, Value]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_config(config)
+    return str(caught.value)
+
+
+def test_the_defaults_of_the_project_are_valid(defaults: dict[str, Value]) -> None:
+    loaded = Settings.from_config(defaults)
+
+    assert (loaded.task, loaded.model, loaded.strategy, loaded.hospitals) == ("heart-disease", "mlp", "fedavg", 4)
+    assert loaded.task_declaration is HEART_DISEASE
+    assert loaded.local_epochs == defaults["local-epochs"]
+
+
+def test_to_config_is_the_inverse_of_from_config(defaults: dict[str, Value]) -> None:
+    changed: dict[str, Value] = {**defaults, "rounds": 7, "learning-rate": 0.125, "insecure": True, "out": "runs/x"}
+
+    for config in (defaults, changed):
+        assert Settings.from_config(config).to_config() == config
+    loaded = Settings.from_config(changed)
+    assert Settings.from_config(loaded.to_config()) == loaded
+
+
+def test_unknown_settings_are_refused_and_the_known_ones_listed(defaults: dict[str, Value]) -> None:
+    message = refusal({**defaults, "epochs": 3, "bach-size": 3})
+
+    assert message.startswith("unknown setting bach-size, epochs; known are: task, hospitals, rounds, local-epochs, ")
+
+
+def test_a_setting_with_an_underscore_is_unknown(defaults: dict[str, Value]) -> None:
+    assert refusal({**defaults, "batch_size": 3}).startswith("unknown setting batch_size;")
+
+
+def test_lacking_settings_are_named(defaults: dict[str, Value]) -> None:
+    del defaults["rounds"], defaults["l2"]
+
+    assert refusal(defaults) == "lacks the setting l2, rounds"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rounds", True, "a whole number"),
+        ("rounds", 3.0, "a whole number"),
+        ("rounds", "3", "a whole number"),
+        ("seed", False, "a whole number"),
+        ("wait", True, "a number"),
+        ("wait", "300", "a number"),
+        ("learning-rate", False, "a number"),
+        ("force", 1, "true or false"),
+        ("verbose", "true", "true or false"),
+        ("out", False, "text"),
+        ("address", 8080, "text"),
+        ("task", 1, "text"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(
+    defaults: dict[str, Value], name: str, value: Value, expected: str
+) -> None:
+    assert refusal({**defaults, name: value}) == f"{name}: expected {expected}, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("hospitals", 0, "at least 1"),
+        ("rounds", 0, "at least 1"),
+        ("rounds", -1, "at least 1"),
+        ("local-epochs", 0, "at least 1"),
+        ("batch-size", -1, "at least 0"),
+        ("seed", -1, "at least 0"),
+        ("learning-rate", 0.0, "more than 0"),
+        ("learning-rate", -0.1, "more than 0"),
+        ("learning-rate", math.nan, "more than 0"),
+        ("learning-rate", math.inf, "more than 0"),
+        ("l2", -0.001, "at least 0"),
+        ("l2", math.nan, "at least 0"),
+        ("l2", math.inf, "at least 0"),
+        ("wait", 0, "more than 0"),
+        ("wait", math.nan, "more than 0"),
+        ("wait", math.inf, "more than 0"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(defaults: dict[str, Value], name: str, value: Value, expected: str) -> None:
+    assert refusal({**defaults, name: value}).startswith(f"{name}: expected {expected}, got ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "choices"),
+    [
+        ("task", "heart", "heart-disease"),
+        ("model", "MLP", "mlp, logistic"),
+        ("model", "", "mlp, logistic"),
+        ("strategy", "fedprox", "fedavg, average"),
+    ],
+)
+def test_a_value_that_is_not_among_the_choices_is_refused(
+    defaults: dict[str, Value], name: str, value: str, choices: str
+) -> None:
+    message = refusal({**defaults, name: value})
+
+    assert message.startswith(f"{name}: expected one of {choices}")
+    assert message.endswith(f", got {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hospitals", 1), ("batch-size", 0), ("seed", 0), ("l2", 0.0), ("learning-rate", 1e-9), ("rounds", 1)],
+)
+def test_the_bounds_themselves_are_allowed(defaults: dict[str, Value], name: str, value: Value) -> None:
+    assert Settings.from_config({**defaults, name: value}).to_config()[name] == value
+
+
+def test_a_whole_number_may_be_given_where_a_number_is_meant(defaults: dict[str, Value]) -> None:
+    loaded = Settings.from_config({**defaults, "wait": 300, "l2": 0})
+
+    assert (loaded.wait, loaded.l2) == (300.0, 0.0)
+    assert (type(loaded.wait), type(loaded.l2)) == (float, float)
+
+
+def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Value]) -> None:
+    loaded = Settings.from_config(defaults)
+
+    with pytest.raises(FrozenInstanceError):
+        loaded.rounds = 3  # type: ignore[misc]
+    build: Any = Settings
+    with pytest.raises(TypeError):
+        build("heart-disease", 4, 30)
+
+
+def test_a_lacking_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"pyproject\.toml: cannot be read \(No such file or directory\)$"):
+        read_defaults(tmp_path / "pyproject.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[tool.flwr\n", r"is not TOML \("),
+        ("", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("[tool.flwr.app]\npublisher = 'x'\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+    ],
+)
+def test_a_file_without_the_table_is_told(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(text)
+
+    with pytest.raises(SettingsError, match=rf"pyproject\.toml: {words}"):
+        read_defaults(path)
+
+
+def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text("[tool.flwr.app.config]\nrounds = 3\nwait = 1.5\nforce = true\nout = ''\n")
+
+    assert read_defaults(path) == {"rounds": 3, "wait": 1.5, "force": True, "out": ""}

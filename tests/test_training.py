@@ -1,0 +1,364 @@
+"""Compiled local training against plain NumPy, and one averaged step against one step on the pooled rows."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from federated_health.backend import load_tensorflow
+from federated_health.hospital import Hospital, load_hospital
+from federated_health.model import MODELS, Weights, build_encoder, build_head, encode, initial_weights, weight_shapes
+from federated_health.statistics import Normalisation, column_sums, merge_sums, normalisation_from
+from federated_health.tasks import HEART_DISEASE, Category, Label, Measurement, Task
+
+pytestmark = pytest.mark.slow
+
+Array = npt.NDArray[np.float32]
+Exact = npt.NDArray[np.float64]
+
+TINY = Task(
+    name="tiny",
+    columns=(
+        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
+        Measurement(name="chol", meaning="cholesterol", unit="mg/dl", low=50, high=1000),
+        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+    ),
+    label=Label(name="ill", meaning="is ill"),
+)  # seven features
+
+
+@pytest.fixture(scope="module")
+def training() -> ModuleType:
+    load_tensorflow()
+    from federated_health import training
+
+    return training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int = 42
+    local_epochs: int = 3
+    batch_size: int = 8
+    learning_rate: float = 0.1
+    l2: float = 0.0
+
+
+# An independent implementation, in float64
+
+
+def forward(weights: list[Exact], features: Exact) -> tuple[Exact, Exact]:
+    """Hidden activations (the features themselves for logistic regression) and log-odds."""
+    hidden = features if len(weights) == 2 else np.maximum(features @ weights[0] + weights[1], 0)
+    return hidden, (hidden @ weights[-2] + weights[-1])[:, 0]
+
+
+def step(weights: list[Exact], features: Exact, labels: Exact, rate: float, l2: float) -> tuple[list[Exact], float]:
+    """One gradient step on mean cross-entropy + l2 / 2 * squared kernels; and the sum of the cross-entropies."""
+    hidden, logits = forward(weights, features)
+    risk = 1 / (1 + np.exp(-logits))
+    loss = float(-np.log(np.where(labels > 0.5, risk, 1 - risk)).sum())
+    slope = ((risk - labels) / len(labels))[:, None]
+    gradients = [hidden.T @ slope, slope.sum(axis=0)]
+    if len(weights) == 4:
+        back = (slope @ weights[2].T) * (hidden > 0)
+        gradients = [features.T @ back, back.sum(axis=0), *gradients]
+    penalised = [gradient + l2 * array * (array.ndim > 1) for gradient, array in zip(gradients, weights, strict=True)]
+    return [array - rate * gradient for array, gradient in zip(weights, penalised, strict=True)], loss
+
+
+def descend(
+    weights: list[Array], features: Array, labels: Array, order: npt.NDArray[np.int32], rate: float, l2: float
+) -> tuple[list[Exact], float]:
+    moved, total = [array.astype(np.float64) for array in weights], 0.0
+    for batch in order:
+        rows = batch[batch >= 0]
+        moved, loss = step(moved, features[rows].astype(np.float64), labels[rows].astype(np.float64), rate, l2)
+        total += loss
+    return moved, total / int((order >= 0).sum())
+
+
+def rows_of(number: int, seed: int = 0) -> tuple[Array, Array]:
+    """Features and labels that have something to do with each other."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(0, 1, (number, TINY.feature_width)).astype(np.float32)
+    labels = (features[:, 0] - features[:, 1] + generator.normal(0, 1, number) > 0).astype(np.float32)
+    return features, labels
+
+
+def some_weights(model: str, task: Task = TINY) -> list[Array]:
+    generator = np.random.default_rng(3)
+    return [generator.normal(0, 0.4, shape).astype(np.float32) for shape in weight_shapes(task, model).values()]
+
+
+def order_of(training: ModuleType, **changes: Any) -> npt.NDArray[np.int32]:
+    told: dict[str, Any] = {
+        "seed": 42,
+        "hospital": "cleveland",
+        "round_number": 1,
+        "rows": 10,
+        "epochs": 3,
+        "batch_size": 4,
+    }
+    order: npt.NDArray[np.int32] = training.batch_order(**(told | changes))
+    return order
+
+
+@pytest.fixture(scope="module")
+def trainers(training: ModuleType) -> dict[str, Any]:
+    return {model: training.LocalTrainer(build_head(TINY, model)) for model in MODELS}
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "shape"),
+    [(10, 4, (9, 4)), (8, 4, (6, 4)), (3, 4, (3, 4)), (1, 1, (3, 1)), (10, 0, (3, 10)), (10, 10, (3, 10))],
+)
+def test_every_epoch_has_every_row_once_and_padding_in_its_last_batch_only(
+    training: ModuleType, rows: int, batch_size: int, shape: tuple[int, int]
+) -> None:
+    order = order_of(training, rows=rows, batch_size=batch_size)
+
+    assert order.shape == shape
+    for epoch in np.split(order, 3):
+        flat = epoch.ravel()
+        assert sorted(flat[:rows]) == list(range(rows))
+        assert (flat[rows:] == -1).all()
+        assert len(flat) - rows < shape[1]
+
+
+def test_the_order_is_a_function_of_seed_hospital_and_round(training: ModuleType) -> None:
+    reference = order_of(training, rows=50)
+
+    np.testing.assert_array_equal(order_of(training, rows=50), reference)
+    for change in ({"seed": 43}, {"hospital": "hungary"}, {"round_number": 2}):
+        assert not np.array_equal(order_of(training, rows=50, **change), reference)
+
+
+def test_the_order_is_the_same_in_every_process(training: ModuleType) -> None:
+    name = int(hashlib.sha256(b"cleveland").hexdigest()[:16], 16)  # Python's own hash differs from process to process
+    generator = np.random.default_rng([42, name, 1])
+
+    order = order_of(training, rows=10, epochs=2, batch_size=0)
+
+    assert order.tolist() == [generator.permutation(10).tolist(), generator.permutation(10).tolist()]
+
+
+def test_each_epoch_is_shuffled_anew(training: ModuleType) -> None:
+    first, second, third = np.split(order_of(training, rows=50, batch_size=0), 3)
+
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+    assert not np.array_equal(first[0], np.arange(50))
+
+
+def test_a_longer_run_begins_like_a_shorter_one(training: ModuleType) -> None:
+    np.testing.assert_array_equal(order_of(training, epochs=5)[:9], order_of(training, epochs=3))
+
+
+# Local training
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("rows", "batch_size"), [(45, 8), (48, 8), (45, 0), (5, 8)], ids=["short last batch", "even", "all rows", "few"]
+)
+def test_local_training_is_plain_gradient_descent(
+    training: ModuleType, trainers: dict[str, Any], model: str, l2: float, rows: int, batch_size: int
+) -> None:
+    features, labels = rows_of(rows)
+    order = order_of(training, rows=rows, batch_size=batch_size, epochs=4)
+
+    trained, loss = trainers[model].train(some_weights(model), features, labels, order, learning_rate=0.2, l2=l2)
+
+    expected, expected_loss = descend(some_weights(model), features, labels, order, 0.2, l2)
+    for got, wanted in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+        assert got.dtype == np.float32
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+
+
+def test_a_step_worked_by_hand(trainers: dict[str, Any]) -> None:
+    """Weights of zero give a risk of 1/2: the slope of the bias is the mean of 1/2 - label."""
+    features = np.zeros((4, 7), dtype=np.float32)
+    features[:, 0] = [1, 2, 3, 4]
+    labels = np.array([1, 1, 1, 0], dtype=np.float32)
+    weights = [np.zeros((7, 1), np.float32), np.zeros(1, np.float32)]
+
+    (kernel, bias), loss = trainers["logistic"].train(
+        weights, features, labels, np.array([[0, 1, 2, 3]], np.int32), learning_rate=1.0, l2=5.0
+    )
+
+    assert bias[0] == pytest.approx(0.25)
+    assert kernel[:, 0] == pytest.approx([(0.5 * (1 + 2 + 3) - 0.5 * 4) / 4, *[0] * 6])
+    assert loss == pytest.approx(np.log(2))
+
+
+def test_the_penalty_spares_biases(trainers: dict[str, Any]) -> None:
+    """Rows without features at a bias whose risk is the share of the diseased: only the penalty moves anything."""
+    features, labels = np.zeros((4, 7), np.float32), np.array([1, 1, 1, 0], np.float32)
+    weights = [np.full((7, 1), 2.0, np.float32), np.array([np.log(3)], np.float32)]
+    order = np.array([[0, 1, 2, 3]], np.int32)
+
+    (kernel, bias), _ = trainers["logistic"].train(weights, features, labels, order, learning_rate=0.1, l2=0.5)
+
+    np.testing.assert_allclose(kernel, 2.0 - 0.1 * 0.5 * 2.0, rtol=1e-6)
+    np.testing.assert_allclose(bias, np.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_are_log_odds_of_an_independent_forward_pass(trainers: dict[str, Any], model: str) -> None:
+    features, _ = rows_of(70)
+
+    scores = trainers[model].score(some_weights(model), features)
+
+    expected = forward([array.astype(np.float64) for array in some_weights(model)], features.astype(np.float64))[1]
+    assert scores.shape == (70,)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_padding_does_not_change_results(training: ModuleType, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    features, labels = rows_of(45)
+    order = order_of(training, rows=45, batch_size=8)
+    results = []
+    for bucket in (1, 64, 200):
+        monkeypatch.setattr(training, "ROW_BUCKET", bucket)
+        trainer = training.LocalTrainer(build_head(TINY, model))
+        trained, loss = trainer.train(some_weights(model), features, labels, order, learning_rate=0.2, l2=0.1)
+        results.append([*trained, np.array(loss), trainer.score(trained, features)])
+
+    for padded in results[1:]:
+        for got, wanted in zip(padded, results[0], strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_call_twice_is_identical_to_the_bit(
+    training: ModuleType, trainers: dict[str, Any], model: str
+) -> None:
+    features, labels = rows_of(45)
+    order = order_of(training, rows=45, batch_size=8, epochs=10)
+    fresh = training.LocalTrainer(build_head(TINY, model))
+
+    runs = [
+        trainer.train(some_weights(model), features, labels, order, learning_rate=0.2, l2=0.01)
+        for trainer in (trainers[model], trainers[model], fresh)
+    ]
+
+    for trained, loss in runs[1:]:
+        assert loss == runs[0][1]
+        assert [array.tobytes() for array in trained] == [array.tobytes() for array in runs[0][0]]
+
+
+def test_training_does_not_change_what_it_was_given(training: ModuleType, trainers: dict[str, Any]) -> None:
+    features, labels = rows_of(45)
+    weights, order = some_weights("mlp"), order_of(training, rows=45)
+    before = [array.copy() for array in (*weights, features, labels, order)]
+
+    trainers["mlp"].train(weights, features, labels, order, learning_rate=0.2, l2=0.1)
+
+    for array, copy in zip((*weights, features, labels, order), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_hospitals_of_one_bucket_share_one_compilation_over_all_rounds(training: ModuleType) -> None:
+    trainer = training.LocalTrainer(build_head(TINY, "mlp"))
+    weights = some_weights("mlp")
+    for round_number in range(3):
+        for rows in (40, 50, 64):
+            features, labels = rows_of(rows)
+            order = order_of(training, rows=rows, round_number=round_number, batch_size=8)
+            rate = 0.1 + round_number / 100
+            weights, _ = trainer.train(weights, features, labels, order, learning_rate=rate, l2=0.01 * round_number)
+            trainer.score(weights, features)
+
+    assert trainer._train.experimental_get_tracing_count() == 1
+    assert trainer._score.experimental_get_tracing_count() == 1
+
+
+# Real hospitals
+
+
+@pytest.fixture(scope="module")
+def hospitals(hospitals_folder: Path) -> list[Hospital]:
+    names = ("cleveland", "hungary", "switzerland", "va-long-beach")
+    return [
+        load_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE, name, 42)
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def normalisation(hospitals: list[Hospital]) -> Normalisation:
+    positions = list(HEART_DISEASE.measurement_positions)
+    return normalisation_from(merge_sums(column_sums(hospital.train.values[:, positions]) for hospital in hospitals))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_one_full_step_at_each_hospital_averaged_by_rows_is_one_step_on_the_pooled_rows(
+    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str, l2: float
+) -> None:
+    start = initial_weights(HEART_DISEASE, model, 42)
+    recipe = Recipe(local_epochs=1, batch_size=0, learning_rate=0.5, l2=l2)
+    rows = [len(hospital.train) for hospital in hospitals]
+    assert len(set(rows)) == 4  # the mean by rows is not the plain one
+
+    updates = [training.LocalModel(hospital, model, normalisation).train(start, recipe, 1)[0] for hospital in hospitals]
+
+    encoder = build_encoder(HEART_DISEASE, normalisation)
+    pooled = np.concatenate([encode(encoder, HEART_DISEASE, hospital.train.values) for hospital in hospitals])
+    labels = np.concatenate([hospital.train.labels for hospital in hospitals])
+    first = [array.astype(np.float64) for array in start.values()]
+    expected, _ = step(first, pooled.astype(np.float64), labels.astype(np.float64), 0.5, l2)
+    for name, wanted, before in zip(start, expected, first, strict=True):
+        averaged = np.average([update[name].astype(np.float64) for update in updates], axis=0, weights=rows)
+        np.testing.assert_allclose(averaged, wanted, rtol=0, atol=1e-5)
+        assert np.abs(wanted - before).max() > 1e-3  # the step went somewhere
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
+    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str
+) -> None:
+    hospital, recipe = hospitals[2], Recipe(local_epochs=2, batch_size=32, l2=0.01)
+    local = training.LocalModel(hospital, model, normalisation)
+    start: Weights = initial_weights(HEART_DISEASE, model, 1)
+
+    trained, loss = local.train(start, recipe, 5)
+    scores = local.score(trained)
+
+    encoder = build_encoder(HEART_DISEASE, normalisation)
+    order = order_of(
+        training, seed=42, hospital="switzerland", round_number=5, rows=len(hospital.train), epochs=2, batch_size=32
+    )
+    features = encode(encoder, HEART_DISEASE, hospital.train.values)
+    expected, expected_loss = descend(list(start.values()), features, hospital.train.labels, order, 0.1, 0.01)
+    assert list(trained) == list(weight_shapes(HEART_DISEASE, model))
+    for got, wanted in zip(trained.values(), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    held_out = encode(encoder, HEART_DISEASE, hospital.test.values).astype(np.float64)
+    np.testing.assert_allclose(scores, forward(expected, held_out)[1], atol=1e-4)
+
+
+def test_a_round_is_the_same_to_the_bit_whoever_trained_before(
+    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation
+) -> None:
+    start, recipe = initial_weights(HEART_DISEASE, "mlp", 1), Recipe()
+    alone, _ = training.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+    for hospital in hospitals[1:]:
+        training.LocalModel(hospital, "mlp", normalisation).train(start, recipe, 1)
+
+    again, _ = training.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+
+    assert [array.tobytes() for array in again.values()] == [array.tobytes() for array in alone.values()]
