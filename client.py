@@ -16,8 +16,9 @@ from flwr.clientapp import ClientApp
 import utils
 from federated_health.backend import load_tensorflow
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
-from federated_health.messages import FEDERATION, Evaluation, Introduction, Update, is_hospital_name
+from federated_health.messages import Evaluation, Introduction, Update
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
+from federated_health.names import FEDERATION, is_hospital_name
 from federated_health.participation import hospital_of, open_message
 from federated_health.partitions import find_hospital
 from federated_health.runs import make_folder, save_final_model
@@ -91,7 +92,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", help="this hospital's name: lower-case letters, digits and hyphens")
     parser.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help="default: %(default)s")
     parser.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument("--wait", type=float, default=defaults["wait"], metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument(
+        "--wait", type=utils.seconds, default=defaults["wait"], metavar="SECONDS", help="default: %(default)s"
+    )
     parser.add_argument(
         "--split-seed",
         type=int,

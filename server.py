@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 import utils
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.messages import FEDERATION
+from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import check_address, serve_streams, server_context
@@ -47,8 +47,12 @@ def main(grid: Grid, context: Context) -> None:
             stop = error
             utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
             figures = federation.figures_of_last_round()
-        show_figures(figures)
-        folder.finish(federation, figures, stopped=stop is not None)
+        with utils.interrupts_deferred():
+            try:
+                show_figures(figures)
+                utils.say("saving the model, which takes some seconds")
+            finally:  # whether or not anyone is there to read them
+                folder.finish(federation, figures, stopped=stop is not None)
     utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
     if stop is not None:
         raise stop

@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,23 @@ def run_door(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block is over, such as while a result is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, or gets signals
+        yield
+        return
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -53,6 +71,14 @@ def _print_error(line: str, code: int) -> NoReturn:
 def make_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser that knows no abbreviated flags, since these change meaning when a flag is added."""
     return argparse.ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
+
+
+def seconds(text: str) -> float:
+    """A positive, finite number, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 def add_settings(

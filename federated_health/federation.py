@@ -16,12 +16,14 @@ from flwr.serverapp import Grid
 
 from federated_health import messages
 from federated_health.errors import RunError
-from federated_health.messages import Evaluation, Instructions, Introduction, Update
+from federated_health.messages import Evaluation, Instructions, Introduction, MalformedMessageError, Update
 from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
 from federated_health.model import Weights, initial_weights, weight_shapes
+from federated_health.names import node_id_of
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
+from federated_health.streaming.grids import FutureGrid
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,10 @@ class Federation:
             }
         )
         nodes = self._participants()
-        replies = self._ask([Message(content, node, messages.FINAL) for node in nodes], Evaluation.from_content)
+        replies = self._ask(
+            [Message(content, node, messages.FINAL) for node in nodes],
+            lambda node, content: Evaluation.from_content(content, self.introductions[node].test_examples, final=True),
+        )
         return self._figures({reply.hospital: reply.content for reply in replies})
 
     def figures_of_last_round(self) -> dict[str, Any]:
@@ -191,7 +196,7 @@ class Federation:
         new = [node for node in nodes if node not in self.introductions and node not in self._declined]
         replies = self._ask(
             [Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS) for node in new],
-            lambda content: Introduction.from_content(content, len(task.measurements)),
+            self._read_introduction,
         )
         self._declined |= set(new)
         for reply in replies:
@@ -200,15 +205,23 @@ class Federation:
             else:
                 self.introductions[reply.message.metadata.src_node_id] = reply.content
 
+    def _read_introduction(self, node: int, content: RecordDict) -> Introduction:
+        introduction = Introduction.from_content(content, self.settings.task_declaration.measurements)
+        if isinstance(self._grid, FutureGrid) and node != node_id_of(introduction.name):
+            raise MalformedMessageError("it introduces itself under another name than it joined with")
+        return introduction
+
     def _names(self) -> dict[int, str]:
         return {node: hospital.name for node, hospital in self.introductions.items()}
 
-    def _ask(self, questions: Iterable[Message], read: Callable[[RecordDict], Read]) -> list[Accepted[Read]]:
+    def _ask(self, questions: Iterable[Message], read: Callable[[int, RecordDict], Read]) -> list[Accepted[Read]]:
         questions = list(questions)
         if not questions:
             return []
+        asked = {question.metadata.dst_node_id for question in questions}
         replies = self._grid.send_and_receive(questions, timeout=REPLY_TIMEOUT)
-        accepted, rejected = accept_replies(replies, self._names(), read)
+        expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
+        accepted, rejected = accept_replies(expected, self._names(), read)
         for reply in rejected:
             logger.warning("%s is left out: %s", reply.hospital, reply.reason)
         return accepted
@@ -220,7 +233,10 @@ class Federation:
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
-        trained = self._ask(questions, lambda content: Update.from_content(content, self._shapes))
+        trained = self._ask(
+            questions,
+            lambda node, content: Update.from_content(content, self._shapes, self.introductions[node].train_examples),
+        )
         arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
         if arrays is None:
             raise RunError(f"round {number}: no hospital sent an update that can be used")
@@ -233,7 +249,10 @@ class Federation:
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
-        evaluated = self._ask(questions, Evaluation.from_content)
+        evaluated = self._ask(
+            questions,
+            lambda node, content: Evaluation.from_content(content, self.introductions[node].test_examples),
+        )
         self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
         return evaluated
 

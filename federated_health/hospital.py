@@ -4,6 +4,7 @@ import csv
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from federated_health.tasks import Category, Label, Measurement, Task
 
 DEFAULT_SPLIT_SEED = 42
 TEST_FRACTION = 0.25
-MINIMUM_TRAINING_ROWS = 5
+MINIMUM_PATIENTS = 8
+"""So that at least five are trained on, below which no sum over them may leave, and one of each class is held out."""
+
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 
 
@@ -101,30 +104,27 @@ def describe_rule(column: Measurement | Category | Label) -> str:
 def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Positions of training and of held-out rows, each ascending.
 
-    A quarter is held out, stratified by label where both classes allow it. Equal rows land on the same side, so that
-    a patient who was recorded twice is never trained on and tested with.
+    A quarter is held out, of each class where it has more than one patient. Which ones is a matter of a keyed hash of
+    each row's own content: the order of the file moves no patient from one side to the other, and a row that is added
+    moves at most one. Rows that are equal but for the label land on the same side, so that a patient who was recorded
+    twice is never trained on and tested with.
 
     Args:
         numbers: all rows of one hospital, label included.
         seed: the hospital's own split seed.
     """
-    # scikit-learn takes a second to import, and a wrong CSV should be told at once.
-    from sklearn.model_selection import train_test_split
-
-    groups = numbers.groupby(list(numbers.columns), sort=False, dropna=False).ngroup().to_numpy()
-    _, first = np.unique(groups, return_index=True)
-    group_labels = numbers[label].to_numpy()[first]
-    held_out = int(np.ceil(TEST_FRACTION * len(first)))
-    classes, sizes = np.unique(group_labels, return_counts=True)
-    can_stratify = len(classes) > 1 and sizes.min() >= 2 and min(held_out, len(first) - held_out) >= len(classes)
-    train_groups, _ = train_test_split(
-        np.arange(len(first)),
-        test_size=held_out,
-        random_state=seed,
-        stratify=group_labels if can_stratify else None,
-    )
-    in_train = np.isin(groups, train_groups)
-    return np.flatnonzero(in_train), np.flatnonzero(~in_train)
+    content = numbers.drop(columns=label).to_numpy(dtype=np.float64) + 0.0  # makes -0.0 the 0.0 that it equals
+    key = seed.to_bytes(16, "big", signed=True)
+    draws = np.array([blake2b(row.tobytes(), digest_size=8, key=key).hexdigest() for row in content])
+    patients, members = np.unique(draws, return_inverse=True)  # sorted by draw
+    positive = np.zeros(len(patients), dtype=bool)
+    np.logical_or.at(positive, members, numbers[label].to_numpy() == 1)
+    held_out = np.zeros(len(patients), dtype=bool)
+    for of_class in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        wanted = int(len(of_class) * TEST_FRACTION + 0.5)
+        held_out[of_class[: max(wanted, 1) if len(of_class) > 1 else 0]] = True
+    in_test = held_out[members]
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
 @lru_cache(maxsize=1024)
@@ -135,13 +135,9 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospita
         DataError: the CSV is not what the task needs, or too small to be split.
     """
     _, numbers = read_patients(path, task, labelled=True)
-    needed = int(np.ceil(MINIMUM_TRAINING_ROWS / (1 - TEST_FRACTION)))
-    different = len(numbers.drop_duplicates())
-    if different < needed:
-        raise DataError(
-            f"{path}: has {different} different patients; at least {needed} are needed, "
-            f"so that {MINIMUM_TRAINING_ROWS} can be trained on and the others held out"
-        )
+    different = len(numbers.drop_duplicates(list(task.column_names)))
+    if different < MINIMUM_PATIENTS:
+        raise DataError(f"{path}: has {different} different patients; at least {MINIMUM_PATIENTS} are needed")
     values = numbers[list(task.column_names)].to_numpy(dtype=np.float64)
     labels = numbers[task.label.name].to_numpy(dtype=np.float32)
     train, test = split_rows(numbers, task.label.name, split_seed)
@@ -154,22 +150,34 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospita
 
 
 def _read_text(path: Path) -> pd.DataFrame:
+    """All cells as text. Blank lines are no rows; every row must be as long as the header."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-            table = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, names=range(len(header)))
+            lines = [line for line in csv.reader(file) if line]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text") from None
-    except (pd.errors.ParserError, csv.Error):
-        raise DataError(f"{path}: is not a well-formed CSV; expected {len(header)} cells in every row") from None
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame(columns=range(len(header)), dtype=str)
-    if not header:
+    except csv.Error:
+        raise DataError(f"{path}: is not a well-formed CSV") from None
+    if not lines:
         raise DataError(f"{path}: is empty")
-    table.columns = pd.Index([name.strip() for name in header])
-    return table.fillna("")
+    header, *rows = lines
+    # A file without a header begins with a patient, whom no message may quote.
+    if any(_is_number(name) for name in header):
+        raise DataError(f"{path}: its first line holds numbers; expected a header with the names of the columns")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}, as in the header")
+    return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=str)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _to_numbers(cells: "pd.Series[str]", column: Measurement | Category | Label, path: Path) -> "pd.Series[float]":

@@ -12,9 +12,10 @@ This is the one list of what leaves a hospital:
 What comes from the other side is checked when it is read; what is wrong raises MalformedMessageError, without values.
 """
 
-import re
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.metrics import MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights
-from federated_health.statistics import ColumnSums, Normalisation
+from federated_health.names import is_hospital_name
+from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
+from federated_health.tasks import Measurement
 
 STATISTICS = "query.statistics"
 TRAIN = "train"
@@ -33,10 +36,6 @@ FINAL = "evaluate.final"
 ARRAYS, CONFIG, METRICS, HOSPITAL = "arrays", "config", "metrics", "hospital"
 NUM_EXAMPLES = "num-examples"
 ROUND = "server-round"  # Flower's own name; its strategies set it
-
-HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-FEDERATION = "federation"
-"""Stands for all hospitals together in tables and files, so no hospital may be called so."""
 
 
 class MalformedMessageError(ValueError):
@@ -76,8 +75,11 @@ class Instructions:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Instructions":
-        normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
-        plain = {field.name: record[field.name] for field in fields(cls) if field.name != "normalisation"}
+        try:
+            normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
+            plain = {field.name: record[field.name] for field in fields(cls) if field.name != "normalisation"}
+        except (KeyError, TypeError):
+            raise MalformedMessageError("the server's instructions lack something") from None
         return cls(normalisation=normalisation, **plain)
 
 
@@ -102,18 +104,20 @@ class Introduction:
         )
 
     @classmethod
-    def from_content(cls, content: RecordDict, measurements: int) -> "Introduction":
+    def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Introduction":
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
-        metrics = _metrics(content)
-        sums = {key: _floats(metrics, key, measurements) for key in ("count", "total", "squares")}
+        metrics = _metrics(content, {"train-examples", "test-examples", "count", "total", "squares"})
+        train_examples = _whole(metrics, "train-examples", 1)
+        sums = ColumnSums(**{key: _floats(metrics, key, len(measurements)) for key in ("count", "total", "squares")})
+        _check_sums(sums, train_examples, measurements)
         return cls(
             name=name,
-            train_examples=_whole(metrics, "train-examples", 1),
+            train_examples=train_examples,
             test_examples=_whole(metrics, "test-examples", 0),
-            sums=ColumnSums(**sums),
+            sums=sums,
         )
 
 
@@ -135,13 +139,16 @@ class Update:
         return RecordDict({ARRAYS: weights_to_record(self.weights), METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, shapes: Mapping[str, tuple[int, ...]]) -> "Update":
+    def from_content(cls, content: RecordDict, shapes: Mapping[str, tuple[int, ...]], declared: int) -> "Update":
+        """Read an update from a hospital that declared so many training rows when it introduced itself."""
         if set(content.array_records) != {ARRAYS}:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
-        metrics = _metrics(content)
+        metrics = _metrics(content, {NUM_EXAMPLES, "train-loss"})
+        if _whole(metrics, NUM_EXAMPLES, 1) != declared:
+            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
         return cls(
             weights=weights_from_record(content.array_records[ARRAYS], shapes),
-            examples=_whole(metrics, NUM_EXAMPLES, 1),
+            examples=declared,
             loss=_number(metrics, "train-loss"),
         )
 
@@ -170,25 +177,29 @@ class Evaluation:
         return RecordDict({METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> "Evaluation":
-        metrics = _metrics(content)
+    def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
+        """Read an evaluation by a hospital that declared so many held-out rows when it introduced itself."""
+        keys = {NUM_EXAMPLES, *(field.name for field in fields(Counts))}
+        optional = {"roc_auc", "positives", "negatives"} if final else set()
+        metrics = _metrics(content, keys, optional)
         values = {
             field.name: _whole(metrics, field.name, 0) if field.type is int else _number(metrics, field.name)
             for field in fields(Counts)
         }
         counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
-        if counts.examples != _whole(metrics, NUM_EXAMPLES, 0):
-            raise MalformedMessageError("its outcome counts do not add up to its examples")
+        if counts.examples != declared or counts.examples != _whole(metrics, NUM_EXAMPLES, 0):
+            raise MalformedMessageError("its outcome counts do not add up to the held-out rows that it declared")
+        if counts.loss_sum < 0 or not 0 <= counts.squared_error_sum <= declared:
+            raise MalformedMessageError("its sums of losses or of squared errors are out of range")
         auc = _number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
         return cls(
-            counts=counts, roc_auc=auc, positives=_cells(metrics, "positives"), negatives=_cells(metrics, "negatives")
+            counts=counts,
+            roc_auc=auc,
+            positives=_cells(metrics, "positives", counts.true_positives + counts.false_negatives),
+            negatives=_cells(metrics, "negatives", counts.true_negatives + counts.false_positives),
         )
-
-
-def is_hospital_name(name: str) -> bool:
-    return name != FEDERATION and HOSPITAL_NAME.fullmatch(name) is not None
 
 
 def weights_to_record(weights: Weights) -> ArrayRecord:
@@ -205,22 +216,52 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
         raise MalformedMessageError("its weights have other names")
     weights: Weights = {}
     for name, shape in shapes.items():
-        try:
-            array = record[name].numpy()
-        except (ValueError, TypeError, OSError, EOFError):
-            raise MalformedMessageError(f"its weights {name} cannot be read") from None
-        if array.dtype != np.float32 or array.shape != shape:
-            raise MalformedMessageError(f"its weights {name} have another type or shape")
+        array = _decode(record[name], name, shape)
         if not np.isfinite(array).all():
             raise MalformedMessageError(f"its weights {name} are not all finite")
         weights[name] = array
     return weights
 
 
-def _metrics(content: RecordDict) -> MetricRecord:
+def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The array in Flower's bytes, which are NumPy's own format; its claims are checked before any is believed."""
+    buffer = BytesIO(array.data)
+    try:
+        version = np.lib.format.read_magic(buffer)
+        claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+    except Exception:  # whatever a stranger's bytes make NumPy's parser raise
+        raise MalformedMessageError(f"its weights {name} cannot be read") from None
+    if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
+        raise MalformedMessageError(f"its weights {name} have another type or shape")
+    content = array.data[buffer.tell() :]
+    if len(content) != 4 * math.prod(shape):
+        raise MalformedMessageError(f"its weights {name} are cut off or too long")
+    return np.frombuffer(content, dtype=np.float32).reshape(shape)
+
+
+def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
+    """Sums that no rows of plausible values can have are refused."""
+    count, total, squares = sums.count, sums.total, sums.squares
+    low = np.array([one.low for one in measurements])
+    high = np.array([one.high for one in measurements])
+    if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MINIMUM_OBSERVED)).any():
+        raise MalformedMessageError("its counts of observed rows are impossible")
+    slack = 1e-6 * np.maximum(squares, 1.0)
+    outside = (total < count * low - slack) | (total > count * high + slack)
+    if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
+        raise MalformedMessageError("its sums are outside what plausible values can add up to")
+    if (squares * count < total**2 - slack * np.maximum(count, 1.0)).any():
+        raise MalformedMessageError("its sums of squares are smaller than its sums allow")
+
+
+def _metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
+    """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
     if set(content.metric_records) != {METRICS}:
         raise MalformedMessageError("its reply does not hold exactly one set of metrics")
-    return content.metric_records[METRICS]
+    metrics = content.metric_records[METRICS]
+    if not keys <= set(metrics) <= keys | (optional or set()):
+        raise MalformedMessageError(f"its metrics are not: {', '.join(sorted(keys))}")
+    return metrics
 
 
 def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
@@ -244,7 +285,7 @@ def _floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.floa
     return array
 
 
-def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64] | None:
+def _cells(metrics: MetricRecord, key: str, patients: int) -> npt.NDArray[np.float64] | None:
     if key not in metrics:
         return None
     flat = np.array(metrics[key], dtype=np.float64)
@@ -253,4 +294,6 @@ def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64] | None:
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
         raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
+    if cells.size and cells[:, 0].sum() != patients:
+        raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
     return cells

@@ -3,8 +3,10 @@
 Nothing here averages averages: pooled figures come from merged counts. A figure that is not defined is None.
 """
 
+import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,9 @@ class Counts:
     loss_sum: float = 0.0
     squared_error_sum: float = 0.0
 
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{key: value + getattr(other, key) for key, value in asdict(self).items()})
+
     @property
     def examples(self) -> int:
         return self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
@@ -76,7 +81,7 @@ class Counts:
 
 def probability(logits: npt.NDArray[np.float32]) -> Scores:
     """Probabilities, [patients], of log-odds."""
-    return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    return 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))  # the logistic function, which cannot overflow so
 
 
 def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = THRESHOLD) -> Counts:
@@ -100,8 +105,7 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
 
 def merge_counts(parts: Iterable[Counts]) -> Counts:
     """The counts of all patients together."""
-    parts = list(parts)
-    return Counts(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(Counts)})
+    return reduce(operator.add, parts, Counts())
 
 
 def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:

@@ -152,12 +152,14 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            description: dict[str, Any] = json.loads(archive.read(DESCRIPTION_MEMBER))
-            return description
+            description = json.loads(archive.read(DESCRIPTION_MEMBER))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (zipfile.BadZipFile, KeyError, ValueError):
-        raise DataError(f"{path}: is not a model that server.py saved") from None
+        description = None
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: is not a model that server.py saved")
+    return description
 
 
 def load_model(path: Path) -> Any:

@@ -6,6 +6,7 @@ overwritten.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -85,10 +86,7 @@ def write_hospitals(
             "hospitals": listed,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        for old in earlier:
-            old.unlink()
-        for file in partial.iterdir():
-            file.replace(folder / file.name)
+        _exchange(folder, earlier, sorted(partial.iterdir()), partial)
         return manifest
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
@@ -109,9 +107,27 @@ def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
     return folder / entry["file"], entry["name"]
 
 
+def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> None:
+    """Put new files in the place of old ones; where that fails, the old ones are there again."""
+    kept = partial / "old"
+    kept.mkdir()
+    placed: list[Path] = []
+    try:
+        for file in old:
+            file.replace(kept / file.name)
+        for file in new:
+            placed.append(file.replace(folder / file.name))
+    except OSError:
+        for file in placed:
+            file.unlink()
+        for file in kept.iterdir():
+            file.replace(folder / file.name)
+        raise
+
+
 def _check_earlier(folder: Path, *, force: bool) -> list[Path]:
     """Files of an earlier split, to be removed; refuses where one is not ours, unless forced."""
-    present = sorted(folder.glob("client_[0-9]*.csv"))
+    present = sorted(file for file in folder.glob("client_*.csv") if re.fullmatch(r"client_\d+\.csv", file.name))
     if (folder / MANIFEST).exists():
         present.append(folder / MANIFEST)
     if force or not present:

@@ -12,8 +12,9 @@ from typing import Any, Self
 from federated_health import __version__
 from federated_health.errors import RunError
 from federated_health.federation import Federation, HospitalRound, Round
-from federated_health.messages import FEDERATION, Instructions
+from federated_health.messages import Instructions
 from federated_health.model import Weights, build_model, save_model, weights_hash
+from federated_health.names import FEDERATION
 from federated_health.settings import Settings
 from federated_health.tasks import get_task
 

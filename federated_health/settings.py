@@ -14,6 +14,9 @@ from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
+LARGEST = 2**31 - 1
+"""Of any whole number."""
+
 Value = str | int | float | bool
 
 
@@ -94,19 +97,21 @@ def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
         SettingsError: the file or the table is not there.
     """
     try:
-        defaults: dict[str, Value] = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
-        return defaults
+        defaults = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own errors, and bytes that are not UTF-8
         raise SettingsError(f"{path}: is not TOML ({error})") from None
-    except KeyError:
-        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]") from None
+    except (KeyError, TypeError):
+        defaults = None
+    if not isinstance(defaults, dict):
+        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]")
+    return defaults
 
 
 def _is_whole_for(setting: "Field[Any]", value: Value) -> bool:
     """Whether a whole number was given where a float is meant, as in TOML's `wait = 300`."""
-    return setting.type is float and type(value) is int
+    return setting.type is float and type(value) is int and abs(value) <= LARGEST
 
 
 def _check(setting: "Field[Any]", value: object) -> None:
@@ -119,6 +124,8 @@ def _check(setting: "Field[Any]", value: object) -> None:
     if isinstance(value, int | float):
         if rules["minimum"] is not None and not rules["minimum"] <= value < float("inf"):
             raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
+        if type(value) is int and value > LARGEST:
+            raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
         if rules["above"] is not None and not rules["above"] < value < float("inf"):
             raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
 

@@ -38,10 +38,16 @@ def read_uci(path: Path) -> Source:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); it comes with the project") from None
-    table = pd.read_csv(path)
     expected = [HOSPITAL_COLUMN, *task.column_names, "num"]
+    numeric = dict.fromkeys(expected[1:], "float64")
+    try:
+        table = pd.read_csv(path, dtype={HOSPITAL_COLUMN: "str", **numeric}, encoding="utf-8")
+    except ValueError:  # pandas' own errors, text in a number, and bytes that are not UTF-8
+        raise DataError(f"{path}: is not the table that comes with the project") from None
     if list(table.columns) != expected:
         raise DataError(f"{path}: expected the columns {', '.join(expected)}; got {', '.join(table.columns)}")
+    if not table["num"].isin(range(5)).all() or table[HOSPITAL_COLUMN].isna().any():
+        raise DataError(f"{path}: column num must hold 0 to 4, and column {HOSPITAL_COLUMN} a name, in every row")
     label = (table.pop("num") > 0).astype("int64")
     return Source(
         name="uci",

@@ -1,15 +1,16 @@
 """Names -> Flower strategies, and which replies reach the average, in an order that depends on names alone."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar, cast
 
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from federated_health.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, Evaluation, MalformedMessageError
-from federated_health.metrics import merge_counts
+from federated_health.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, MalformedMessageError
+from federated_health.metrics import Counts
+from federated_health.names import printable
 
 Read = TypeVar("Read")
 
@@ -69,23 +70,23 @@ class Rejected:
 
 
 def accept_replies(
-    replies: Iterable[Message], names: Mapping[int, str], read: Callable[[RecordDict], Read]
+    replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
 ) -> tuple[list[Accepted[Read]], list[Rejected]]:
     """Read replies, and sort those that can be read by hospital, so that sums do not depend on who answered first.
 
     Args:
         names: node id -> hospital.
-        read: the content's meaning; raises MalformedMessageError.
+        read: what the content of that node's reply means; raises MalformedMessageError.
     """
     accepted: list[Accepted[Read]] = []
     rejected: list[Rejected] = []
     for reply in replies:
         name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
         if reply.has_error():
-            rejected.append(Rejected(name, reply.error.reason or "it gave no reason"))
+            rejected.append(Rejected(name, printable(reply.error.reason or "it gave no reason")))
             continue
         try:
-            accepted.append(Accepted(name, reply, read(reply.content)))
+            accepted.append(Accepted(name, reply, read(reply.metadata.src_node_id, reply.content)))
         except MalformedMessageError as error:
             rejected.append(Rejected(name, str(error)))
             continue
@@ -95,5 +96,6 @@ def accept_replies(
 
 def _merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
     """Flower's hook for evaluation metrics: counts are added up, where Flower's own would average averages."""
-    merged = Evaluation(counts=merge_counts(Evaluation.from_content(content).counts for content in contents))
-    return merged.to_content().metric_records[METRICS]
+    keys = [field.name for field in fields(Counts)]
+    metrics = [content.metric_records[METRICS] for content in contents]
+    return MetricRecord({key: sum(cast(float, one[key]) for one in metrics) for key in keys})

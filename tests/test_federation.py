@@ -20,6 +20,7 @@ from federated_health.streaming import InProcessGrid, hospital_context
 
 ROWS = {"a": 30, "b": 10, "c": 5}
 MEASUREMENTS = 5
+CENTRES = np.array([60.0, 100.0, 200.0, 150.0, 0.0])  # plausible age, pressure, cholesterol, heart rate, oldpeak
 
 
 @dataclass
@@ -48,9 +49,9 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     @app.query("statistics")
     def introduce(message: Message, context: Context) -> Message:
         hospital, rows = of(context)
-        ones = np.ones(MEASUREMENTS)
-        sums = ColumnSums(count=rows * ones, total=rows * hospital.shift * ones, squares=rows * 100.0 * ones)
-        introduction = Introduction(name=hospital.name, train_examples=rows, test_examples=rows, sums=sums)
+        values = CENTRES + hospital.shift  # of every row, so that no variance is between rows of one hospital
+        sums = ColumnSums(count=np.full(MEASUREMENTS, float(rows)), total=rows * values, squares=rows * values**2)
+        introduction = Introduction(name=hospital.name, train_examples=rows, test_examples=2 * rows, sums=sums)
         return Message(introduction.to_content(), reply_to=message)
 
     @app.train()
@@ -64,15 +65,14 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         _, rows = of(context)
-        return Message(
-            Evaluation(counts=Counts(true_positives=rows, loss_sum=2.0 * rows)).to_content(), reply_to=message
-        )
+        evaluation = Evaluation(counts=Counts(true_positives=2 * rows, loss_sum=4.0 * rows))
+        return Message(evaluation.to_content(), reply_to=message)
 
     @app.evaluate("final")
     def finish(message: Message, context: Context) -> Message:
         hospital, rows = of(context)
         cells = np.array([[rows, hospital.shift, 0.0]])
-        counts = Counts(true_positives=rows - 1, false_positives=1, squared_error_sum=1.0)
+        counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
         evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=cells)
         return Message(evaluation.to_content(), reply_to=message)
 
@@ -121,10 +121,10 @@ def test_final_weights_do_not_depend_to_the_bit_on_the_order_of_joining() -> Non
 def test_normalisation_is_that_of_all_rows_together() -> None:
     federation = federation_of(three())
     federation.gather()
-    mean = (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45
+    shifts = np.repeat([0.1, 0.2, 0.7], [30, 10, 5])
     assert federation.normalisation is not None
-    assert federation.normalisation.mean == pytest.approx([mean] * MEASUREMENTS)
-    assert federation.normalisation.variance == pytest.approx([100.0 - mean**2] * MEASUREMENTS)
+    assert federation.normalisation.mean == pytest.approx(CENTRES + shifts.mean())
+    assert federation.normalisation.variance == pytest.approx([shifts.var()] * MEASUREMENTS, rel=1e-4)
 
 
 def test_rounds_report_merged_counts() -> None:
@@ -135,18 +135,18 @@ def test_rounds_report_merged_counts() -> None:
     assert first.federation.train_examples == 45
     assert first.federation.train_loss == pytest.approx(1.0)
     assert first.federation.counts is not None
-    assert first.federation.counts.examples == 45
+    assert first.federation.counts.examples == 90
     assert first.federation.counts.loss == pytest.approx(2.0)
 
 
 def test_final_figures_are_pooled_and_beside_the_mean_of_hospitals() -> None:
     figures = federation_of(three()).run()
-    assert figures["hospitals"]["c"]["precision"] == pytest.approx(4 / 5)
-    assert figures["federation"]["precision"] == pytest.approx(42 / 45)  # the mean of the three would be 0.889
+    assert figures["hospitals"]["c"]["precision"] == pytest.approx(5 / 6)
+    assert figures["federation"]["precision"] == pytest.approx(45 / 48)  # the mean of the three would be 0.903
     assert figures["federation"]["train_examples"] == 45
     assert figures["federation"]["mean_roc_auc"] == 0.5
     assert figures["federation"]["roc_auc"] == pytest.approx(0.5)
-    assert figures["federation"]["brier"] == pytest.approx(3 / 45)
+    assert figures["federation"]["brier"] == pytest.approx(3 / 90)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -215,3 +215,13 @@ def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         federation_of(three()[:1]).gather(words.append)
     assert len(words) >= 3
     assert words[0].startswith("waiting for hospitals: 1 of 3 are connected")
+
+
+def test_a_hospital_cannot_weigh_more_than_it_declared(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three()
+    hospitals[2].spoil = lambda update: replace(update, examples=10**12)
+    federation = federation_of(hospitals)
+    federation.gather()
+    next(federation.rounds())
+    assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
+    assert "c is left out: its num-examples is not the number of training rows that it declared" in caplog.text

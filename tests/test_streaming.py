@@ -4,25 +4,31 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
+import grpc
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.transport_pb2 import ClientMessage
+from grpc._cython import cygrpc
 
 from federated_health.demo import free_port
 from federated_health.errors import AddressError, DataError, JoinError
+from federated_health.names import node_id_of
 from federated_health.streaming import (
     InProcessGrid,
     StreamGrid,
+    channels,
     check_address,
     hospital_context,
     join_federation,
-    node_id_of,
     serve_streams,
 )
+from federated_health.streaming import server as streaming_server
 
 TERMS = {"task": "heart-disease", "schema": "abc"}
 Answer = Callable[[Message, Context], Message]
@@ -60,7 +66,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 class LightHospital:
     """A hospital in a thread. `error` is what its side of the stream ended in."""
 
-    def __init__(self, name: str, address: str, answer: Answer = echo, terms: dict[str, str] = TERMS) -> None:
+    def __init__(
+        self, name: str, address: str, answer: Answer = echo, terms: dict[str, str] = TERMS, wait: float = 5.0
+    ) -> None:
         self.error: BaseException | None = None
         self.words: list[str] = []
         self._run = partial(
@@ -70,7 +78,7 @@ class LightHospital:
             name=name,
             address=address,
             terms=terms,
-            wait=5.0,
+            wait=wait,
             announce=self.words.append,
             prepare=lambda: None,
         )
@@ -87,6 +95,58 @@ class LightHospital:
         self._thread.join(10.0)
         assert not self._thread.is_alive()
         return self.error
+
+
+class Proxy:
+    """Forwards bytes between hospitals and a server on loopback, until it is cut."""
+
+    def __init__(self, target: str) -> None:
+        self._target = ("127.0.0.1", int(target.rpartition(":")[2]))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait in accept, where closing does not
+        self._accepting.join(10)
+        self._listener.close()
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
+
+    def cut(self, *, tell_server: bool = True) -> None:
+        """Close the hospitals' ends; the server's ends stay open and silent unless it is told."""
+        for hospital, server in self._pairs:
+            hospital.shutdown(socket.SHUT_RDWR)
+            if tell_server:
+                server.shutdown(socket.SHUT_RDWR)
+        if tell_server:
+            self._listener.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                hospital, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:
+                    hospital.close()
+                    continue
+                self._pairs.append((hospital, server))
+                threading.Thread(target=self._forward, args=(hospital, server), daemon=True).start()
+                threading.Thread(target=self._forward, args=(server, hospital), daemon=True).start()
+
+    @staticmethod
+    def _forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(65536):
+                target.sendall(content)
 
 
 @contextmanager
@@ -263,12 +323,128 @@ def test_node_ids_are_functions_of_names_and_fit_flowers_type() -> None:
     assert node_id_of("cleveland") == node_id_of("cleveland")
 
 
+def test_the_names_of_all_channel_options_are_known_to_grpc() -> None:
+    """A misspelt option is ignored without a word, and a hospital that is silent for a minute would be cut off."""
+    core = Path(cygrpc.__file__).read_bytes()
+    assert [name for name, _ in channels.SERVER_OPTIONS if name.encode() not in core] == []
+
+
+def test_many_messages_at_once_to_one_hospital_are_all_answered() -> None:
+    with server() as (grid, address):
+        LightHospital("a", address)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        replies = grid.send_and_receive([question("a", number) for number in range(50)], timeout=10)
+        assert [answer_of(reply) for reply in replies] == [("a", number) for number in range(50)]
+
+
+def test_a_message_at_the_moment_of_joining_is_not_lost() -> None:
+    with server() as (grid, address):
+        for number in range(40):
+            LightHospital(name := f"a{number}", address)
+            while node_id_of(name) not in grid.get_node_ids():
+                pass
+            assert answer_of(grid.send_and_receive([question(name, number)], timeout=5)[0]) == (name, number)
+
+
+def test_a_hospital_waits_anew_when_it_loses_its_server_however_long_ago_it_joined() -> None:
+    with server() as (grid, address), Proxy(address) as proxy:
+        hospital = LightHospital("a", proxy.address, wait=1.5)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        time.sleep(2.0)
+        proxy.cut()
+        wait_until(lambda: len(hospital.words) >= 2)
+        assert "waiting up to 1.5 s" in hospital.words[1]
+
+
+def test_a_hospital_comes_back_after_a_cut_that_the_server_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {"grpc.keepalive_time_ms": 2000, "grpc.keepalive_timeout_ms": 2000, "grpc.http2.ping_timeout_ms": 2000}
+    options = [(name, quick.get(name, value)) for name, value in channels.SERVER_OPTIONS]
+    monkeypatch.setattr(streaming_server, "SERVER_OPTIONS", options)
+    words: list[str] = []
+    with server(words) as (grid, address), Proxy(address) as proxy:
+        hospital = LightHospital("a", proxy.address, wait=30.0)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        proxy.cut(tell_server=False)
+        wait_until(lambda: words.count("a joined") == 2, seconds=30)
+        assert [word for word in words if word.startswith("refused")] == [
+            "refused a: a hospital called a is connected already"
+        ]
+        assert answer_of(grid.send_and_receive([question("a", 9)], timeout=5)[0]) == ("a", 9)
+        assert hospital.error is None
+
+
+@pytest.mark.parametrize("name", ["", "federation", "Upper", "with space", "a" * 64, "[red]a[/red]", "-a"])
+def test_a_stranger_with_a_name_that_no_hospital_has_is_refused(name: str) -> None:
+    with server() as (grid, address):
+        error = LightHospital(name, address).end()
+        assert isinstance(error, JoinError)
+        assert "lower-case letters, digits and hyphens" in str(error)
+        assert grid.get_node_ids() == []
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff\xff", ClientMessage().SerializeToString(), b"x" * 100_000])
+def test_bytes_that_are_no_reply_end_the_wait_and_nothing_else(
+    content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server() as (grid, address), grpc.insecure_channel(address) as channel:
+        good = LightHospital("good", address)
+        join = channel.stream_stream("/flwr.proto.FlowerService/Join")
+        outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        call = join(iter(outbox.get, None), metadata=(("hospital", "bad"), ("protocol", "1"), *TERMS.items()))
+        wait_until(lambda: len(grid.get_node_ids()) == 2)
+        threading.Timer(0.3, outbox.put, [content]).start()
+        started = time.monotonic()
+        bad, fine = grid.send_and_receive([question("bad"), question("good", 5)], timeout=10)
+        assert bad.has_error()
+        assert time.monotonic() - started < 5
+        assert answer_of(fine) == ("good", 5)
+        outbox.put(None)
+        call.cancel()
+    assert good.end() is None
+    assert "Traceback" not in caplog.text
+
+
+def test_a_listener_that_fails_does_not_leave_a_ghost() -> None:
+    def fail(_: str) -> None:
+        raise BrokenPipeError
+
+    address = f"127.0.0.1:{free_port()}"
+    with serve_streams(address, TERMS, fail) as grid:
+        LightHospital("a", address, wait=0.5).end()
+        assert grid.get_node_ids() == []
+
+
+def test_localhost_and_127_0_0_1_are_one_port() -> None:
+    with (
+        server() as (_, address),
+        pytest.raises(AddressError),
+        serve_streams(address.replace("127.0.0.1", "localhost"), TERMS, lambda _: None),
+    ):
+        pass
+
+
+def test_a_port_that_accepts_and_says_nothing_does_not_outlast_the_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        error = LightHospital("a", f"127.0.0.1:{silent.getsockname()[1]}", wait=1.0).end()
+        assert time.monotonic() - started < 5
+    assert "no server within 1 s" in str(error)
+
+
+def test_an_app_that_returns_no_message_is_an_error_reply() -> None:
+    def nothing(_message: Message, _context: Context) -> Message:
+        return None  # type: ignore[return-value]  # that is the point
+
+    grid = InProcessGrid(app_of(nothing), {"a": hospital_context("a", {})})
+    assert grid.send_and_receive([question("a")])[0].error.reason == "TypeError at the hospital"
+
+
 def test_only_this_module_touches_flowers_internals() -> None:
     package = Path(__file__).parent.parent / "federated_health"
     internals = ("flwr.proto", "flwr.supercore", "flwr.common", "flwr.server.", "flwr.compat")
     guilty = [
-        path.name
-        for path in package.glob("*.py")
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
         if any(f"from {name}" in path.read_text() or f"import {name}" in path.read_text() for name in internals)
     ]
-    assert guilty == ["streaming.py"]
+    assert set(guilty) == {"streaming"}

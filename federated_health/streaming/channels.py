@@ -1,0 +1,102 @@
+"""Addresses, channel options, credentials, and how a Flower message is wrapped: what both ends of a stream share."""
+
+import ipaddress
+import re
+import socket
+
+import grpc
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.transport_pb2 import Parameters
+
+from federated_health.errors import AddressError
+
+PROTOCOL = "1"
+MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+
+KEEPALIVE_SECONDS = 20
+"""Of silence, after which either end asks whether the other is there; as many later it is given up."""
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_SECONDS * 1000),  # else gRPC waits for a minute
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server counts more frequent questions as an attack, and a hospital that trains for long asks often.
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
+    ("grpc.max_reconnect_backoff_ms", 5000),
+]
+SERVER_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]  # else two servers share a port, and its hospitals
+
+
+def check_address(address: str, *, insecure: bool) -> None:
+    """Refuse what is not HOST:PORT, and what would carry messages unencrypted past this machine.
+
+    Raises:
+        AddressError: says what is wrong.
+    """
+    host, _ = split_address(address)
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host.lower() == "localhost"
+    if not loopback and not insecure:
+        raise AddressError(
+            f"address {address}: is not loopback, and messages are not encrypted yet: anyone on the way could read and "
+            "change them; --insecure allows it all the same"
+        )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without the brackets of IPv6, and port.
+
+    Raises:
+        AddressError: it is not HOST:PORT.
+    """
+    parts = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", address, re.ASCII)
+    if parts is None or not 1 <= int(parts[2]) <= 65535:
+        raise AddressError(f"address: expected HOST:PORT with a port from 1 to 65535, got {address[:80]!r}")
+    return parts[1].strip("[]"), int(parts[2])
+
+
+# The two places where credentials are made. Both are without encryption until mutual TLS joins.
+
+
+def listen(server: grpc.aio.Server, address: str) -> None:
+    """Open the server's port.
+
+    Raises:
+        AddressError: it is taken, or the host is not this machine's.
+    """
+    host, port = split_address(address)
+    # `localhost` has two addresses, and gRPC is content with either: a second server could take the other one.
+    host = "127.0.0.1" if host.lower() == "localhost" else host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # gRPC does not say why it cannot listen, other than in a line of its own on stderr.
+        socket.create_server((host, port), family=family).close()
+        opened = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except (OSError, RuntimeError):
+        opened = 0
+    if not opened:
+        raise AddressError(f"address {address}: cannot be listened on; another server may be using the port")
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A hospital's connection to its server; it is made when it is first used."""
+    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def wrap(proto: ProtoMessage) -> Parameters:
+    """A Flower message as the one tensor of Flower's `Parameters`."""
+    return Parameters(tensors=[proto.SerializeToString()], tensor_type="flwr.proto.Message")
+
+
+def unwrap(parameters: Parameters) -> ProtoMessage:
+    """The inverse of `wrap`; raises ValueError or protobuf's DecodeError on other content."""
+    (content,) = parameters.tensors
+    return ProtoMessage.FromString(content)

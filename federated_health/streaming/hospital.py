@@ -1,0 +1,91 @@
+"""The hospital's side of a stream: joins, answers with its app, and comes back when the connection was lost."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+
+import grpc
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
+
+from federated_health.errors import JoinError
+from federated_health.streaming.channels import PROTOCOL, open_channel, unwrap, wrap
+from federated_health.streaming.grids import call_app
+
+JOIN_INTERVAL = 1.0
+"""Seconds between attempts to reach the server."""
+
+
+def join_federation(
+    app: ClientApp,
+    context: Context,
+    *,
+    name: str,
+    address: str,
+    terms: Mapping[str, str],
+    wait: float,
+    announce: Callable[[str], None],
+    prepare: Callable[[], object],
+) -> None:
+    """Join the server, answer its messages with the app, and return when the run is over.
+
+    A server that is not up yet, or goes away, is waited for.
+
+    Args:
+        app: answers messages; its process and memory stay from message to message.
+        terms: what the server must agree to, such as task and schema.
+        wait: seconds to wait for a server that cannot be reached, anew each time that it was lost.
+        announce: told, in words, what happens.
+        prepare: called once the server has accepted the hospital, before the first message is answered.
+
+    Raises:
+        JoinError: no server within the wait, or it refused or stopped.
+    """
+    metadata = (("hospital", name), ("protocol", PROTOCOL), *terms.items())
+    deadline = time.monotonic() + wait
+    was_accepted = said = False
+    while True:
+        with open_channel(address) as channel:
+            outbox: SimpleQueue[ClientMessage | None] = SimpleQueue()
+            call = FlowerServiceStub(channel).Join(iter(outbox.get, None), metadata=metadata)
+            # What accepts connections and says nothing must not hold a hospital past its wait.
+            patience = threading.Timer(max(0.0, deadline - time.monotonic()), call.cancel)
+            patience.start()
+            is_accepted = False
+            try:
+                call.initial_metadata()  # blocks until the server accepts; refused or unreachable, the call is done
+                patience.cancel()
+                if not call.done():
+                    was_accepted = is_accepted = True
+                    announce(f"joined {address} as {name}; loading Keras")
+                    prepare()
+                for wrapped in call:
+                    outbox.put(_answer(app, context, wrapped))
+                return
+            except grpc.RpcError:
+                code, reason = call.code(), call.details()
+            finally:
+                patience.cancel()
+                outbox.put(None)
+        if is_accepted:
+            deadline, said = time.monotonic() + wait, False
+        # After a cut the server may hold this hospital's old stream until keep-alive ends it.
+        held = was_accepted and code is grpc.StatusCode.ALREADY_EXISTS
+        if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not held:
+            raise JoinError(f"{address}: {reason}")
+        if time.monotonic() >= deadline:
+            raise JoinError(f"{address}: no server within {wait:g} s")
+        if not said:
+            announce(f"waiting up to {wait:g} s for the server at {address}")
+            said = True
+        time.sleep(min(JOIN_INTERVAL, max(0.0, deadline - time.monotonic())))
+
+
+def _answer(app: ClientApp, context: Context, wrapped: ServerMessage) -> ClientMessage:
+    message = message_from_proto(unwrap(wrapped.fit_ins.parameters))
+    reply = call_app(app, message, context)
+    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(message_to_proto(reply))))

@@ -1,0 +1,239 @@
+"""The server's side of the streams: accepts or refuses hospitals, and carries messages to them.
+
+It runs in an event loop in a thread of its own, so that a stream costs no thread.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from flwr.app import Message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
+from flwr.proto.transport_pb2_grpc import FlowerServiceServicer, add_FlowerServiceServicer_to_server
+
+from federated_health.names import is_hospital_name, node_id_of, printable
+from federated_health.streaming.channels import PROTOCOL, SERVER_OPTIONS, listen, unwrap, wrap
+from federated_health.streaming.grids import FutureGrid, error_reply
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 2.0
+"""For calls to end by themselves when the server stops."""
+
+
+@dataclass(eq=False)
+class _Stream:
+    """The server's end of one hospital's stream; touched by the event loop's thread only."""
+
+    name: str
+    context: grpc.aio.ServicerContext
+    awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
+    complained: bool = False
+
+    async def accept(self) -> None:
+        """Tell the hospital that it is in."""
+        async with self.writing:
+            await self.context.send_initial_metadata(())
+
+    async def exchange(self, key: str, message: Message) -> Message:
+        """Send a message and return its reply, or an error reply where the stream ends first."""
+        proto = message_to_proto(message)
+        proto.metadata.message_id = key
+        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(proto)))
+        self.awaited[key] = asyncio.get_running_loop().create_future()
+        try:
+            # A write that was begun ends, even when its reply is awaited no longer: gRPC cannot take it back.
+            if await asyncio.shield(asyncio.ensure_future(self._write(wrapped))):
+                return await self.awaited[key]
+            return error_reply(message, "its connection was lost")
+        except _StreamEndedError as error:
+            return error_reply(message, str(error))
+        finally:
+            self.awaited.pop(key, None)
+
+    def deliver(self, wrapped: ClientMessage) -> None:
+        """Hand a reply to whoever awaits it; what nobody awaits, such as a late reply, is dropped."""
+        try:
+            reply = message_from_proto(unwrap(wrapped.fit_res.parameters))
+        except Exception as error:  # whatever a stranger's bytes make protobuf or Flower raise
+            self._complain(f"sent bytes that are not a message ({type(error).__name__})")
+            self.fail("it sent bytes that are not a message")
+            return
+        waiter = self.awaited.get(reply.metadata.reply_to_message_id)
+        if waiter is None or waiter.done() or reply.metadata.src_node_id != node_id_of(self.name):
+            self._complain("sent a reply that nobody awaits")
+        else:
+            waiter.set_result(reply)
+
+    def fail(self, reason: str) -> None:
+        """End the wait for every reply of this stream."""
+        for waiter in self.awaited.values():
+            if not waiter.done():
+                waiter.set_exception(_StreamEndedError(reason))
+                waiter.exception()  # counts as seen, even where its message is still being written
+
+    async def _write(self, wrapped: ServerMessage) -> bool:
+        async with self.writing:
+            try:
+                await self.context.write(wrapped)
+            except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+                logger.debug("%s: writing failed: %s", self.name, error)
+                return False
+        return True
+
+    def _complain(self, words: str) -> None:
+        """Say it once a stream: a stranger could fill the log."""
+        logger.log(logging.DEBUG if self.complained else logging.WARNING, "%s %s", self.name, words)
+        self.complained = True
+
+
+class _StreamEndedError(Exception):
+    """There will be no reply, and why."""
+
+
+class _Servicer(FlowerServiceServicer):
+    """Accepts or refuses hospitals, and reads their streams."""
+
+    def __init__(self, terms: Mapping[str, str], on_change: Callable[[str], None]) -> None:
+        self.streams: dict[int, _Stream] = {}
+        self.ending: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._terms = terms
+        self._on_change = on_change
+        self._last_refusal = ""
+
+    async def Join(  # type: ignore[override]  # the generated stub knows iterators only, not reading and writing
+        self, _requests: Any, context: grpc.aio.ServicerContext
+    ) -> None:
+        """One hospital's stream, from joining to its end."""
+        said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        name = said.get("hospital", "")
+        if refusal := self._refuse(name, said):
+            code, reason = refusal
+            words = f"refused {printable(name, 63) or 'a stranger'}: {reason}"
+            if words != self._last_refusal:  # it may try again every second
+                self._on_change(words)
+            self._last_refusal = words
+            await context.abort(code, reason)
+        node = node_id_of(name)
+        stream = self.streams[node] = _Stream(name, context)
+        try:
+            self._last_refusal = ""
+            self._on_change(f"{name} joined")
+            await stream.accept()
+            await self._read(stream)
+        finally:
+            del self.streams[node]
+            stream.fail("its connection was lost")
+            if not self.ending.done():
+                self._on_change(f"{name} left")
+        if self.ending.done() and (stopped := self.ending.result()):
+            await context.abort(grpc.StatusCode.ABORTED, stopped)
+
+    def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
+        if not is_hospital_name(name):
+            return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
+        if node_id_of(name) in self.streams:
+            return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
+        for term, ours in self._terms.items():
+            if said.get(term) != ours:
+                theirs = printable(said.get(term, "nothing"), 64)
+                return grpc.StatusCode.FAILED_PRECONDITION, f"its {term} is {theirs}, the server's is {ours}"
+        return None
+
+    async def _read(self, stream: _Stream) -> None:
+        """Deliver replies until the hospital leaves or the server ends."""
+        while True:
+            reading = asyncio.ensure_future(stream.context.read())
+            await asyncio.wait({reading, self.ending}, return_when=asyncio.FIRST_COMPLETED)
+            if self.ending.done():
+                reading.cancel()
+                return
+            try:
+                wrapped = reading.result()
+            except Exception as error:  # whatever a stranger's bytes make protobuf raise
+                logger.warning("%s sent bytes that are not Flower's (%s)", stream.name, type(error).__name__)
+                return
+            if wrapped is grpc.aio.EOF:
+                return
+            stream.deliver(wrapped)
+
+
+class StreamGrid(FutureGrid):
+    """Hospitals over gRPC streams; made by `serve_streams`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, servicer: _Servicer) -> None:
+        super().__init__()
+        self._loop = loop
+        self._servicer = servicer
+
+    def get_node_ids(self) -> list[int]:
+        return list(self._servicer.streams)
+
+    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        return {
+            key: asyncio.run_coroutine_threadsafe(self._deliver(key, message), self._loop)
+            for key, message in messages.items()
+        }
+
+    async def _deliver(self, key: str, message: Message) -> Message:
+        stream = self._servicer.streams.get(message.metadata.dst_node_id)
+        if stream is None:
+            return error_reply(message, "it is not connected")
+        return await stream.exchange(key, message)
+
+
+@contextmanager
+def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[str], None]) -> Iterator[StreamGrid]:
+    """A gRPC server that hospitals join, as a grid.
+
+    When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped.
+
+    Args:
+        address: HOST:PORT.
+        terms: what a hospital must agree to when it joins, such as task and schema.
+        on_change: told, in words and from another thread, who joined, left or was refused.
+
+    Raises:
+        AddressError: the address is taken or cannot be listened on.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)
+    thread.start()
+
+    async def start() -> tuple[grpc.aio.Server, _Servicer]:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change)
+        add_FlowerServiceServicer_to_server(servicer, server)
+        listen(server, address)
+        await server.start()
+        return server, servicer
+
+    async def stop(server: grpc.aio.Server, servicer: _Servicer, reason: str | None) -> None:
+        servicer.ending.set_result(reason)
+        await server.stop(grace=GRACE_SECONDS)
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=GRACE_SECONDS)  # cancelled calls end, else asyncio complains about them
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    try:
+        server, servicer = run(start())
+        try:
+            yield StreamGrid(loop, servicer)
+        except BaseException:
+            run(stop(server, servicer, "the server stopped before the end of the run"))
+            raise
+        run(stop(server, servicer, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
