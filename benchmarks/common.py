@@ -42,10 +42,12 @@ def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> 
         local = LocalModel(hospital, settings.model, federation.instructions().normalisation)
         scores.append(local.score(federation.weights))
         labels.append(hospital.test.labels)
+    exact = roc_auc(np.concatenate(scores), np.concatenate(labels)) or float("nan")
     return {
         "mean_accuracy": statistics.mean(one["accuracy"] for one in figures["hospitals"].values()),
-        "roc_auc_all": roc_auc(np.concatenate(scores), np.concatenate(labels)) or float("nan"),
+        "roc_auc_all": exact,
         "roc_auc_from_cells": figures["federation"]["roc_auc"],
+        "roc_auc_from_cells_minus_all": figures["federation"]["roc_auc"] - exact,
         "mean_roc_auc": figures["federation"]["mean_roc_auc"],
         "brier": figures["federation"]["brier"],
     }
@@ -60,11 +62,13 @@ def write_uci(folder: Path) -> dict[str, Path]:
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of each figure."""
+    """Mean, standard deviation and range of each figure."""
     return {
         key: {
             "mean": round(statistics.mean(run[key] for run in runs), 4),
             "sd": round(statistics.stdev(run[key] for run in runs), 4),
+            "min": round(min(run[key] for run in runs), 4),
+            "max": round(max(run[key] for run in runs), 4),
         }
         for key in runs[0]
     }

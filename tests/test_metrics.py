@@ -1,6 +1,7 @@
 """Counts against scikit-learn and by hand; cells of scores that are coarse and still tell the pooled AUC."""
 
 import itertools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -141,9 +142,33 @@ def test_figures_hold_the_numbers_of_the_counts() -> None:
 def test_probabilities_of_log_odds() -> None:
     np.testing.assert_allclose(
         probability(np.array([0.0, np.log(3.0), -np.log(3.0), 80.0, -80.0], dtype=np.float32)),
-        [0.5, 0.75, 0.25, 1.0, np.exp(-80.0)],
+        [0.5, 0.75, 0.25, 1.0, 0.0],
         rtol=1e-6,
+        atol=1e-15,
     )
+
+
+def test_probabilities_do_not_overflow_and_stay_within_0_and_1() -> None:
+    largest = np.finfo(np.float32).max
+    log_odds = np.array([-largest, -1e4, -745.0, 745.0, 1e4, largest], dtype=np.float32)
+
+    # Warnings are errors here.
+    assert probability(log_odds).tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("log_odds", [-25.0, -10.0, -1.0, 1.0, 10.0, 25.0])
+def test_probabilities_are_precise_where_the_loss_needs_them(log_odds: float) -> None:
+    found = probability(np.array([log_odds], dtype=np.float32))
+
+    assert found[0] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-4, abs=0)
+
+
+def test_counts_merged_from_none_are_nothing_of_the_right_type() -> None:
+    merged = merge_counts([])
+
+    assert merged == Counts()
+    assert (type(merged.loss_sum), type(merged.squared_error_sum)) == (float, float)
+    assert (type(merged.true_positives), type(merged.false_negatives)) == (int, int)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)

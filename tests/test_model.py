@@ -346,7 +346,19 @@ def broken_description(path: Path) -> None:
         archive.writestr("federated_health.json", "{")
 
 
-@pytest.mark.parametrize("make", [foreign_zip, foreign_bytes, empty, broken_description])
+def other_description(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("federated_health.json", '["task", "heart-disease"]')
+
+
+def null_description(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("federated_health.json", "null")
+
+
+@pytest.mark.parametrize(
+    "make", [foreign_zip, foreign_bytes, empty, broken_description, other_description, null_description]
+)
 def test_a_file_that_is_no_model_of_ours_is_a_data_error(tmp_path: Path, make: Any) -> None:
     path = tmp_path / "model.keras"
     make(path)

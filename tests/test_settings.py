@@ -98,6 +98,10 @@ def test_a_value_of_the_wrong_type_is_refused(
         ("wait", 0, "more than 0"),
         ("wait", math.nan, "more than 0"),
         ("wait", math.inf, "more than 0"),
+        ("rounds", 2**31, "at most 2147483647"),
+        ("batch-size", 2**31, "at most 2147483647"),
+        ("seed", 2**31, "at most 2147483647"),
+        ("seed", 10**400, "at most 2147483647"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(defaults: dict[str, Value], name: str, value: Value, expected: str) -> None:
@@ -124,7 +128,17 @@ def test_a_value_that_is_not_among_the_choices_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("hospitals", 1), ("batch-size", 0), ("seed", 0), ("l2", 0.0), ("learning-rate", 1e-9), ("rounds", 1)],
+    [
+        ("hospitals", 1),
+        ("batch-size", 0),
+        ("seed", 0),
+        ("l2", 0.0),
+        ("learning-rate", 1e-9),
+        ("rounds", 1),
+        ("rounds", 2**31 - 1),
+        ("seed", 2**31 - 1),
+        ("wait", 1e300),
+    ],
 )
 def test_the_bounds_themselves_are_allowed(defaults: dict[str, Value], name: str, value: Value) -> None:
     assert Settings.from_config({**defaults, name: value}).to_config()[name] == value
@@ -135,6 +149,11 @@ def test_a_whole_number_may_be_given_where_a_number_is_meant(defaults: dict[str,
 
     assert (loaded.wait, loaded.l2) == (300.0, 0.0)
     assert (type(loaded.wait), type(loaded.l2)) == (float, float)
+
+
+@pytest.mark.parametrize("value", [2**31, 10**400, -(10**400)])
+def test_a_whole_number_that_is_too_large_for_a_number_is_refused(defaults: dict[str, Value], value: int) -> None:
+    assert refusal({**defaults, "wait": value}) == f"wait: expected a number, got {value!r}"
 
 
 def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Value]) -> None:
@@ -158,6 +177,11 @@ def test_a_lacking_file_is_told(tmp_path: Path) -> None:
         ("[tool.flwr\n", r"is not TOML \("),
         ("", r"lacks the table \[tool\.flwr\.app\.config\]"),
         ("[tool.flwr.app]\npublisher = 'x'\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("[tool.flwr.app]\nconfig = 3\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("[[tool.flwr.app.config]]\nrounds = 3\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("[tool]\nflwr = 'x'\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("[[tool.flwr]]\napp = {}\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
+        ("tool = true\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
     ],
 )
 def test_a_file_without_the_table_is_told(tmp_path: Path, text: str, words: str) -> None:
@@ -168,8 +192,16 @@ def test_a_file_without_the_table_is_told(tmp_path: Path, text: str, words: str)
         read_defaults(path)
 
 
+def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_bytes("[tool.flwr.app.config]\nout = 'zürich'\n".encode("latin-1"))
+
+    with pytest.raises(SettingsError, match=r"pyproject\.toml: is not TOML \("):
+        read_defaults(path)
+
+
 def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
-    path.write_text("[tool.flwr.app.config]\nrounds = 3\nwait = 1.5\nforce = true\nout = ''\n")
+    path.write_text("[tool.flwr.app.config]\nrounds = 3\nwait = 1.5\nforce = true\nout = 'zürich'\n", "utf-8")
 
-    assert read_defaults(path) == {"rounds": 3, "wait": 1.5, "force": True, "out": ""}
+    assert read_defaults(path) == {"rounds": 3, "wait": 1.5, "force": True, "out": "zürich"}

@@ -150,3 +150,65 @@ def test_another_table_is_refused_with_the_columns_that_were_expected(tmp_path: 
 
     with pytest.raises(DataError, match=r"heart\.csv: expected the columns hospital, age, .*, num; got age, sex"):
         read_uci(table)
+
+
+CARRIED = TABLE.read_text().splitlines()
+
+
+def damaged(folder: Path, *lines: str) -> Path:
+    table = folder / "full_dataset.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\n\n", id="blank lines"),
+        pytest.param(
+            "\n".join([*CARRIED[:3], CARRIED[3].replace("cleveland", "zürich")]).encode("latin-1"), id="Latin-1"
+        ),
+        pytest.param("\n".join(CARRIED[:3]).encode("utf-16"), id="UTF-16"),
+        pytest.param(b"\x1f\x8b\x08\x00\xff\xfe\x00", id="compressed"),
+        pytest.param("\n".join([*CARRIED[:3], CARRIED[3] + ",1"]).encode(), id="a long row"),
+        pytest.param("\n".join([*CARRIED[:3], '"' + CARRIED[3]]).encode(), id="open quote"),
+        pytest.param("\n".join([*CARRIED[:3], CARRIED[3].replace(",", ",old,", 1)[:-2]]).encode(), id="text"),
+    ],
+)
+def test_a_file_that_is_not_the_table_is_a_data_error(tmp_path: Path, content: bytes) -> None:
+    table = tmp_path / "full_dataset.csv"
+    table.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"full_dataset\.csv: is not the table that comes with the project$"):
+        read_uci(table)
+
+
+@pytest.mark.parametrize("cut", range(1, 14))
+def test_a_row_that_is_cut_off_is_a_data_error(tmp_path: Path, cut: int) -> None:
+    table = damaged(tmp_path, *CARRIED[:3], ",".join(CARRIED[3].split(",")[:-cut]))
+
+    with pytest.raises(DataError, match=r"column num must hold 0 to 4, and column hospital a name, in every row$"):
+        read_uci(table)
+
+
+@pytest.mark.parametrize("num", ["", "-1", "5", "0.5", "inf", "nan"])
+def test_a_diagnosis_is_0_to_4_in_every_row(tmp_path: Path, num: str) -> None:
+    table = damaged(tmp_path, *CARRIED[:3], f"{CARRIED[3].rpartition(',')[0]},{num}", *CARRIED[4:6])
+
+    with pytest.raises(DataError, match=r"column num must hold 0 to 4"):
+        read_uci(table)
+
+
+def test_a_row_without_a_hospital_is_a_data_error(tmp_path: Path) -> None:
+    table = damaged(tmp_path, *CARRIED[:3], CARRIED[3].removeprefix("cleveland"))
+
+    with pytest.raises(DataError, match=r"column hospital a name, in every row$"):
+        read_uci(table)
+
+
+def test_columns_in_another_order_are_refused(tmp_path: Path) -> None:
+    turned = [",".join([*line.split(",")[::-1]]) for line in CARRIED[:3]]
+
+    with pytest.raises(DataError, match=r"expected the columns hospital, age, .*, num; got num, thal"):
+        read_uci(damaged(tmp_path, *turned))

@@ -53,7 +53,10 @@ def updates() -> list[Message]:
 
 
 def accept(replies: list[Message]) -> tuple[list[Accepted[Update]], list[Rejected]]:
-    return accept_replies(replies, NAMES, lambda content: Update.from_content(content, SHAPES))
+    def read(node: int, content: RecordDict) -> Update:
+        return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
+
+    return accept_replies(replies, NAMES, read)
 
 
 def average(strategy: str, replies: list[Message]) -> Weights:
@@ -89,8 +92,9 @@ def test_average_is_the_plain_mean_and_not_fedavg_s(name: str) -> None:
 def test_the_average_does_not_depend_on_who_answers_first(strategy: str) -> None:
     reference = average(strategy, updates())
 
-    for order in itertools.permutations(updates()):
-        averaged = average(strategy, list(order))
+    for order in itertools.permutations(range(len(NAMES))):
+        replies = updates()  # anew, since a reply is marked when it is accepted
+        averaged = average(strategy, [replies[i] for i in order])
         assert all(averaged[name].tobytes() == reference[name].tobytes() for name in SHAPES)
 
 
@@ -129,7 +133,7 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
 
 def test_what_is_rejected_does_not_reach_the_average() -> None:
     poisoned = update_of("hungary")
-    poisoned["metrics"] = MetricRecord({"num-examples": 0, "train-loss": 0.5})
+    poisoned["metrics"] = MetricRecord({"num-examples": 10**9, "train-loss": 0.5})  # not what it declared
     replies = [reply(11, poisoned), *updates()[1:3], error_reply(14, "gone")]
 
     averaged = average("fedavg", replies)
@@ -143,24 +147,45 @@ def test_no_replies_give_no_average() -> None:
     assert STRATEGIES["fedavg"]().aggregate_train(1, [])[0] is None
 
 
-@pytest.mark.parametrize("claimed", [1e9, -1.0, 0.0])
-def test_no_hospital_can_weigh_itself_in_the_plain_mean(claimed: float) -> None:
-    replies = updates()
-    replies[0].content.metric_records["metrics"][EQUAL_WEIGHT] = claimed
+def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
+    seen: list[tuple[int, RecordDict]] = []
 
-    averaged = average("average", replies)
+    def read(node: int, content: RecordDict) -> str:
+        seen.append((node, content))
+        return f"read from {node}"
 
-    expected = mean("hidden/kernel", dict.fromkeys(ROWS, 1.0))
-    np.testing.assert_allclose(averaged["hidden/kernel"], expected, rtol=0, atol=1e-6)
+    replies = [reply(13, update_of("va-long-beach")), error_reply(14, "gone"), reply(12, update_of("cleveland"))]
+    accepted, _ = accept_replies(replies, NAMES, read)
+
+    assert seen == [(13, replies[0].content), (12, replies[2].content)]
+    assert [one.content for one in accepted] == ["read from 12", "read from 13"]
 
 
-@pytest.mark.xfail(strict=True, reason="metrics that nobody asked for pass, and Flower then refuses to average at all")
+def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
+    content = update_of("hungary")
+    content.metric_records["metrics"]["num-examples"] = ROWS["cleveland"]
+
+    accepted, rejected = accept([reply(12, update_of("cleveland")), reply(11, content)])
+
+    assert [one.hospital for one in accepted] == ["cleveland"]
+    assert rejected == [Rejected("hungary", "its num-examples is not the number of training rows that it declared")]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_hospital_that_adds_a_metric_does_not_stop_the_others(strategy: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [(EQUAL_WEIGHT, 1e9), (EQUAL_WEIGHT, 0.0), ("age-of-first-patient", 63.0)])
+def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
+    strategy: str, key: str, value: float
+) -> None:
     replies = updates()
-    replies[0].content.metric_records["metrics"]["age-of-first-patient"] = 63.0
+    replies[0].content.metric_records["metrics"][key] = value
 
-    assert set(average(strategy, replies)) == set(SHAPES)
+    averaged = average(strategy, replies)
+
+    left = {name: float(rows) if strategy == "fedavg" else 1.0 for name, rows in ROWS.items() if name != "hungary"}
+    for name in SHAPES:
+        np.testing.assert_allclose(averaged[name], mean(name, left), rtol=0, atol=1e-6)
+    assert accept(updates()[1:])[1] == []
+    assert accept(replies[:1]) == ([], [Rejected("hungary", "its metrics are not: num-examples, train-loss")])
 
 
 def evaluation(node: int, counts: Counts, **more: float) -> Message:
@@ -170,17 +195,22 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
     return reply(node, content, "evaluate")
 
 
+def accept_evaluations(
+    replies: list[Message], declared: dict[int, int]
+) -> tuple[list[Accepted[Evaluation]], list[Rejected]]:
+    return accept_replies(replies, NAMES, lambda node, content: Evaluation.from_content(content, declared[node]))
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
     large = Counts(true_positives=60, true_negatives=30, false_positives=10, loss_sum=40.0, squared_error_sum=12.5)
     small = Counts(false_negatives=10, loss_sum=30.0, squared_error_sum=7.5)
-    accepted, _ = accept_replies([evaluation(11, large), evaluation(12, small)], NAMES, Evaluation.from_content)
+    accepted, _ = accept_evaluations([evaluation(11, large), evaluation(12, small)], {11: 100, 12: 10})
 
     metrics = STRATEGIES[strategy]().aggregate_evaluate(1, [one.message for one in accepted])
 
     assert metrics is not None
     assert dict(metrics) == {
-        "num-examples": 110,
         "true_positives": 60,
         "false_positives": 10,
         "true_negatives": 30,
@@ -190,12 +220,15 @@ def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
     }
 
 
-@pytest.mark.xfail(strict=True, reason="an ROC-AUC out of turn passes, and Flower then refuses to aggregate at all")
 def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() -> None:
     replies = [evaluation(11, Counts(true_positives=5), roc_auc=0.5), evaluation(12, Counts(true_negatives=5))]
-    accepted, _ = accept_replies(replies, NAMES, Evaluation.from_content)
+    accepted, rejected = accept_evaluations(replies, {11: 5, 12: 5})
 
-    assert STRATEGIES["fedavg"]().aggregate_evaluate(1, [one.message for one in accepted]) is not None
+    metrics = STRATEGIES["fedavg"]().aggregate_evaluate(1, [one.message for one in accepted])
+
+    assert [one.hospital for one in rejected] == ["hungary"]
+    assert metrics is not None
+    assert (metrics["true_positives"], metrics["true_negatives"]) == (0, 5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

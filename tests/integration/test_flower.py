@@ -54,5 +54,5 @@ def test_flwr_run_trains_the_same_apps_for_two_rounds(flower: dict[str, str], tm
     metrics = json.loads(metrics_file.read_text())
     assert metrics["rounds"] == 2
     assert list(metrics["hospitals"]) == ["cleveland", "hungary", "switzerland", "va-long-beach"]
-    assert metrics["federation"]["test_examples"] == 232
+    assert metrics["federation"]["test_examples"] == 231
     assert (checkout / "runs" / "simulated" / "model.keras").exists()
