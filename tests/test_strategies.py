@@ -131,6 +131,12 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
     ]
 
 
+def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
+    _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
+
+    assert rejected == [Rejected("va-long-beach", "no??[31mround 3 ?done" + "!" * 179)]
+
+
 def test_what_is_rejected_does_not_reach_the_average() -> None:
     poisoned = update_of("hungary")
     poisoned["metrics"] = MetricRecord({"num-examples": 10**9, "train-loss": 0.5})  # not what it declared
