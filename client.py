@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--split-seed",
-        type=int,
+        type=utils.seed,
         default=DEFAULT_SPLIT_SEED,
         metavar="N",
         help="which patients are held out, for good; no server setting moves it (default: %(default)s)",

@@ -21,7 +21,9 @@ def create() -> None:
         help="uci: 920 patients of four hospitals, UCI Heart Disease, which comes with the project (default)",
     )
     parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=defaults["seed"], help="of a random split (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=utils.seed, default=defaults["seed"], help="of a random split (default: %(default)s)"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite CSVs that are not ours, or were changed")
     flags = parser.parse_args()
     source = read_uci(FULL_DATASET)

@@ -81,6 +81,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**31 - 1, for argparse."""
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise ValueError
+    return value
+
+
 def add_settings(
     parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: set[str]
 ) -> None:

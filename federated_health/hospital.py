@@ -1,6 +1,5 @@
 """One hospital's CSV: read, validated against the task, and split into training and held-out patients once."""
 
-import csv
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from federated_health.errors import DataError
+from federated_health.tables import read_table
 from federated_health.tasks import Category, Label, Measurement, Task
 
 DEFAULT_SPLIT_SEED = 42
@@ -66,7 +66,7 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
         DataError: names the file and, where there is one, the column, the row (1 is the first below the header) and
             the rule; never a value.
     """
-    text = _read_text(path)
+    text = read_table(path)
     declared: list[Measurement | Category | Label] = [*task.columns, *([task.label] if labelled else [])]
     header = list(text.columns)
     if lacking := [column.name for column in declared if column.name not in header]:
@@ -105,9 +105,9 @@ def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[npt.NDArra
     """Positions of training and of held-out rows, each ascending.
 
     A quarter is held out, of each class where it has more than one patient. Which ones is a matter of a keyed hash of
-    each row's own content: the order of the file moves no patient from one side to the other, and a row that is added
-    moves at most one. Rows that are equal but for the label land on the same side, so that a patient who was recorded
-    twice is never trained on and tested with.
+    each row's own content: the order of the file moves no patient from one side to the other, and a patient who is
+    added moves at most one. Rows that are equal but for the label land on the same side, so that a patient who was
+    recorded twice is never trained on and tested with.
 
     Args:
         numbers: all rows of one hospital, label included.
@@ -121,8 +121,7 @@ def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[npt.NDArra
     np.logical_or.at(positive, members, numbers[label].to_numpy() == 1)
     held_out = np.zeros(len(patients), dtype=bool)
     for of_class in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        wanted = int(len(of_class) * TEST_FRACTION + 0.5)
-        held_out[of_class[: max(wanted, 1) if len(of_class) > 1 else 0]] = True
+        held_out[of_class[: int(len(of_class) * TEST_FRACTION + 0.5)]] = True  # none of one, one of two to five
     in_test = held_out[members]
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
@@ -147,37 +146,6 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospita
         train=Patients(values[train], labels[train]),
         test=Patients(values[test], labels[test]),
     )
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    """All cells as text. Blank lines are no rows; every row must be as long as the header."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text") from None
-    except csv.Error:
-        raise DataError(f"{path}: is not a well-formed CSV") from None
-    if not lines:
-        raise DataError(f"{path}: is empty")
-    header, *rows = lines
-    # A file without a header begins with a patient, whom no message may quote.
-    if any(_is_number(name) for name in header):
-        raise DataError(f"{path}: its first line holds numbers; expected a header with the names of the columns")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}, as in the header")
-    return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=str)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _to_numbers(cells: "pd.Series[str]", column: Measurement | Category | Label, path: Path) -> "pd.Series[float]":

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from federated_health.metrics import MINIMUM_CELL, MOST_CELLS, Counts
+from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights
 from federated_health.names import is_hospital_name
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
@@ -189,7 +189,7 @@ class Evaluation:
         counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
         if counts.examples != declared or counts.examples != _whole(metrics, NUM_EXAMPLES, 0):
             raise MalformedMessageError("its outcome counts do not add up to the held-out rows that it declared")
-        if counts.loss_sum < 0 or not 0 <= counts.squared_error_sum <= declared:
+        if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
             raise MalformedMessageError("its sums of losses or of squared errors are out of range")
         auc = _number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
@@ -225,6 +225,8 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
 
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The array in Flower's bytes, which are NumPy's own format; its claims are checked before any is believed."""
+    if array.stype != "numpy.ndarray":  # Flower would refuse to read it, later and for all
+        raise MalformedMessageError(f"its weights {name} are not a NumPy array")
     buffer = BytesIO(array.data)
     try:
         version = np.lib.format.read_magic(buffer)
@@ -252,6 +254,8 @@ def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]
         raise MalformedMessageError("its sums are outside what plausible values can add up to")
     if (squares * count < total**2 - slack * np.maximum(count, 1.0)).any():
         raise MalformedMessageError("its sums of squares are smaller than its sums allow")
+    if (squares < 0).any() or ((count == 0) & ((total != 0) | (squares != 0))).any():
+        raise MalformedMessageError("its sums over no rows, or of squares, are impossible")
 
 
 def _metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:

@@ -25,6 +25,9 @@ _POINTS_A_CELL = 15
 SMALLEST_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
 
+LARGEST_LOSS = 28.0
+"""Of one patient, in nats: no less than -log(SMALLEST_PROBABILITY)."""
+
 Scores = npt.NDArray[np.float64]
 
 

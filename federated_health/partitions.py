@@ -117,7 +117,7 @@ def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> 
             file.replace(kept / file.name)
         for file in new:
             placed.append(file.replace(folder / file.name))
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         for file in placed:
             file.unlink()
         for file in kept.iterdir():

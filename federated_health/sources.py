@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from federated_health.errors import DataError
+from federated_health.tables import read_table
 from federated_health.tasks import HEART_DISEASE, Task
 
 HOSPITAL_COLUMN = "hospital"
@@ -34,25 +35,22 @@ def read_uci(path: Path) -> Source:
         DataError: the file is not there or is not that table.
     """
     task = HEART_DISEASE
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); it comes with the project") from None
+    text = read_table(path)
     expected = [HOSPITAL_COLUMN, *task.column_names, "num"]
-    numeric = dict.fromkeys(expected[1:], "float64")
+    if list(text.columns) != expected:
+        raise DataError(f"{path}: expected the columns {', '.join(expected)}; got {', '.join(text.columns)}")
     try:
-        table = pd.read_csv(path, dtype={HOSPITAL_COLUMN: "str", **numeric}, encoding="utf-8")
-    except ValueError:  # pandas' own errors, text in a number, and bytes that are not UTF-8
-        raise DataError(f"{path}: is not the table that comes with the project") from None
-    if list(table.columns) != expected:
-        raise DataError(f"{path}: expected the columns {', '.join(expected)}; got {', '.join(table.columns)}")
-    if not table["num"].isin(range(5)).all() or table[HOSPITAL_COLUMN].isna().any():
+        numbers = text[expected[1:]].replace("", None).apply(pd.to_numeric)
+    except ValueError:
+        raise DataError(f"{path}: is not the table that comes with the project: it has text in a number") from None
+    table = pd.concat([text[[HOSPITAL_COLUMN]], numbers], axis=1)
+    if table.empty or not table["num"].isin(range(5)).all() or (table[HOSPITAL_COLUMN] == "").any():
         raise DataError(f"{path}: column num must hold 0 to 4, and column {HOSPITAL_COLUMN} a name, in every row")
     label = (table.pop("num") > 0).astype("int64")
     return Source(
         name="uci",
         task=task,
         file=path.name,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         table=table.assign(**{task.label.name: label}),
     )

@@ -547,3 +547,10 @@ def test_a_spoiled_real_file_is_no_hospital(
 
     with pytest.raises(DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more cells"):
         load(tmp_path / "patients.csv")
+
+
+def test_an_open_quote_loses_no_patient_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text(f'{HEADER},note\n{FIRST},"open\n{SECOND},x\n{SECOND},y\n')
+    with pytest.raises(DataError, match="is not a well-formed CSV"):
+        read_patients(path, HEART_DISEASE, labelled=True)

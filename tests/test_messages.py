@@ -22,7 +22,7 @@ from federated_health.messages import (
 from federated_health.metrics import MOST_CELLS, Counts, merge_counts, score_cells
 from federated_health.names import is_hospital_name
 from federated_health.statistics import ColumnSums, Normalisation, column_sums
-from federated_health.tasks import Measurement
+from federated_health.tasks import HEART_DISEASE, Measurement
 
 SHAPES: dict[str, tuple[int, ...]] = {"logit/kernel": (3, 1), "logit/bias": (1,)}
 KERNEL = np.array([[0.25], [-1.5], [3.0e-8]], dtype=np.float32)
@@ -612,3 +612,19 @@ def test_an_evaluation_merged_from_none_survives() -> None:
     content = over_the_wire(Evaluation(counts=merge_counts([])).to_content())
 
     assert Evaluation.from_content(content, 0) == Evaluation(counts=Counts())
+
+
+def test_squares_over_no_rows_cannot_be_negative() -> None:
+    zeros = np.zeros(5)
+    introduction = Introduction(
+        name="a", train_examples=9, test_examples=3, sums=ColumnSums(count=zeros, total=zeros, squares=zeros - 1e12)
+    )
+    with pytest.raises(MalformedMessageError):
+        Introduction.from_content(introduction.to_content(), HEART_DISEASE.measurements)
+
+
+def test_weights_that_flower_could_not_read_are_refused() -> None:
+    good = Array(np.zeros((2, 1), dtype=np.float32))
+    record = ArrayRecord({"logit/kernel": Array(good.dtype, good.shape, "torch.tensor", good.data)})
+    with pytest.raises(MalformedMessageError):
+        weights_from_record(record, {"logit/kernel": (2, 1)})

@@ -298,3 +298,23 @@ def test_a_broken_manifest_is_a_data_error(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(DataError, match=r"is not a manifest that create_dataset\.py wrote"):
         find_hospital(tmp_path, 1)
+
+
+def test_ctrl_c_while_files_are_exchanged_leaves_the_old_ones(
+    tmp_path: Path, uci: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospitals = partition_by_hospital(uci.table)
+    write_hospitals(tmp_path, uci, hospitals, partition={"by": "hospital"})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    replace, calls = Path.replace, iter(range(100))
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_hospitals(tmp_path, uci, dict(list(hospitals.items())[:2]), partition={"by": "hospital"})
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
