@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+from uuid import uuid4
 
 import grpc
 from flwr.app import Context
@@ -45,9 +46,10 @@ def join_federation(
     Raises:
         JoinError: no server within the wait, or it refused or stopped.
     """
-    metadata = (("hospital", name), ("protocol", PROTOCOL), *terms.items())
+    # The token lets this process, and no other, take the place of a stream of its own that was cut.
+    metadata = (("hospital", name), ("process", uuid4().hex), ("protocol", PROTOCOL), *terms.items())
     deadline = time.monotonic() + wait
-    was_accepted = said = False
+    said = False
     while True:
         with open_channel(address) as channel:
             outbox: SimpleQueue[ClientMessage | None] = SimpleQueue()
@@ -60,7 +62,7 @@ def join_federation(
                 call.initial_metadata()  # blocks until the server accepts; refused or unreachable, the call is done
                 patience.cancel()
                 if not call.done():
-                    was_accepted = is_accepted = True
+                    is_accepted = True
                     announce(f"joined {address} as {name}; loading Keras")
                     prepare()
                 for wrapped in call:
@@ -73,9 +75,7 @@ def join_federation(
                 outbox.put(None)
         if is_accepted:
             deadline, said = time.monotonic() + wait, False
-        # After a cut the server may hold this hospital's old stream until keep-alive ends it.
-        held = was_accepted and code is grpc.StatusCode.ALREADY_EXISTS
-        if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and not held:
+        if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             raise JoinError(f"{address}: {reason}")
         if time.monotonic() >= deadline:
             raise JoinError(f"{address}: no server within {wait:g} s")

@@ -33,7 +33,9 @@ class _Stream:
     """The server's end of one hospital's stream; touched by the event loop's thread only."""
 
     name: str
+    process: str
     context: grpc.aio.ServicerContext
+    replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
     complained: bool = False
@@ -123,24 +125,30 @@ class _Servicer(FlowerServiceServicer):
             self._last_refusal = words
             await context.abort(code, reason)
         node = node_id_of(name)
-        stream = self.streams[node] = _Stream(name, context)
+        before = self.streams.get(node)
+        stream = self.streams[node] = _Stream(name, said.get("process", ""), context)
         try:
+            if before is not None:
+                before.replaced.set_result(None)
             self._last_refusal = ""
-            self._on_change(f"{name} joined")
+            self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
         finally:
-            del self.streams[node]
             stream.fail("its connection was lost")
-            if not self.ending.done():
-                self._on_change(f"{name} left")
+            if self.streams.get(node) is stream:
+                del self.streams[node]
+                if not self.ending.done():
+                    self._on_change(f"{name} left")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(grpc.StatusCode.ABORTED, stopped)
 
     def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
             return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
-        if node_id_of(name) in self.streams:
+        connected = self.streams.get(node_id_of(name))
+        # The same process comes back from a cut of which the server knows nothing yet; only it can know its token.
+        if connected is not None and (not connected.process or connected.process != said.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
         for term, ours in self._terms.items():
             if said.get(term) != ours:
@@ -149,11 +157,11 @@ class _Servicer(FlowerServiceServicer):
         return None
 
     async def _read(self, stream: _Stream) -> None:
-        """Deliver replies until the hospital leaves or the server ends."""
+        """Deliver replies until the hospital leaves, comes back on another stream, or the server ends."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
-            await asyncio.wait({reading, self.ending}, return_when=asyncio.FIRST_COMPLETED)
-            if self.ending.done():
+            await asyncio.wait({reading, self.ending, stream.replaced}, return_when=asyncio.FIRST_COMPLETED)
+            if self.ending.done() or stream.replaced.done():
                 reading.cancel()
                 return
             try:

@@ -1,0 +1,36 @@
+"""`make demo`: one command from nothing to a model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from federated_health import demo
+from federated_health.demo import run_demo
+from federated_health.errors import RunError
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for rounds in (1, 2):
+        run_demo(tmp_path / "demo", ["--rounds", str(rounds)])
+        metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+        assert metrics["rounds"] == rounds
+        assert (tmp_path / "demo" / "model.keras").exists()
+    said = capfd.readouterr().out
+    assert "hospital mean" in said
+    for name in ("cleveland", "hungary", "switzerland", "va-long-beach"):
+        assert f"{name} joined" in said
+        assert "the run is over" in (tmp_path / "demo" / "hospitals" / name / "console.log").read_text()
+
+
+def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = demo.door
+    monkeypatch.setattr(
+        demo, "door", lambda name, *rest: real(name, *rest, *(["--task", "none"] if name == "client.py" else []))
+    )
+    with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
+        run_demo(tmp_path / "demo", ["--wait", "60"])
