@@ -1,6 +1,7 @@
 """The doors as a user meets them: what they print and how they end. Called in this process, which is faster."""
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -225,6 +226,21 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         utils.run_door(interrupt)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_ctrl_c_while_a_result_is_saved_is_heard_afterwards() -> None:
+    done = []
+
+    def save() -> None:
+        with utils.interrupts_deferred():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            done.append("saved")
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    assert done == ["saved"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ class LightHospital:
     shift: float
     spoil: Callable[[Update], Update] = lambda update: update
     fails: bool = False
+    alias: str = ""
 
 
 def settings_of(strategy: str) -> Settings:
@@ -51,7 +52,9 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         hospital, rows = of(context)
         values = CENTRES + hospital.shift  # of every row, so that no variance is between rows of one hospital
         sums = ColumnSums(count=np.full(MEASUREMENTS, float(rows)), total=rows * values, squares=rows * values**2)
-        introduction = Introduction(name=hospital.name, train_examples=rows, test_examples=2 * rows, sums=sums)
+        introduction = Introduction(
+            name=hospital.alias or hospital.name, train_examples=rows, test_examples=2 * rows, sums=sums
+        )
         return Message(introduction.to_content(), reply_to=message)
 
     @app.train()
@@ -174,6 +177,7 @@ def test_a_hospital_that_fails_costs_its_own_contribution_only(caplog: pytest.Lo
     assert list(second.hospitals) == ["a", "b"]
     assert "c is left out: OSError at the hospital" in caplog.text
     assert "disk" not in "".join(record.getMessage() for record in caplog.records if record.levelname != "DEBUG")
+    assert all(record.exc_info is None for record in caplog.records)
 
 
 def test_a_run_in_which_every_hospital_fails_ends_and_keeps_the_rounds_before() -> None:
@@ -225,3 +229,11 @@ def test_a_hospital_cannot_weigh_more_than_it_declared(caplog: pytest.LogCapture
     next(federation.rounds())
     assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
     assert "c is left out: its num-examples is not the number of training rows that it declared" in caplog.text
+
+
+def test_a_hospital_cannot_introduce_itself_as_another_one(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three()
+    hospitals[2].alias = "b"
+    with pytest.raises(RunError, match="2 could take part"):
+        federation_of(hospitals).gather()
+    assert "it introduces itself under another name than it joined with" in caplog.text

@@ -1,5 +1,6 @@
 """The stream with light hospitals: threads in this process instead of processes, and apps without Keras."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from federated_health.streaming import (
     join_federation,
     serve_streams,
 )
+from federated_health.streaming import server as streaming_server
 
 TERMS = {"task": "heart-disease", "schema": "abc"}
 Answer = Callable[[Message, Context], Message]
@@ -334,6 +336,64 @@ def test_many_messages_at_once_to_one_hospital_are_all_answered() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         replies = grid.send_and_receive([question("a", number) for number in range(50)], timeout=10)
         assert [answer_of(reply) for reply in replies] == [("a", number) for number in range(50)]
+
+
+def test_a_message_that_was_given_up_while_it_was_written_does_not_spoil_the_next() -> None:
+    busy = threading.Event()
+
+    def answer(message: Message, context: Context) -> Message:
+        if message.content.config_records["question"]["number"] == 1:
+            busy.wait(10)  # meanwhile the hospital reads nothing
+        return echo(message, context)
+
+    with server() as (grid, address):
+        LightHospital("a", address, answer)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        grid.push_messages([question("a", 1)])
+        large = question("a", 2)
+        large.content.config_records["question"]["padding"] = bytes(32 * 1024 * 1024)
+        assert grid.send_and_receive([large], timeout=0.5)[0].has_error()
+        threading.Timer(0.3, busy.set).start()
+        assert answer_of(grid.send_and_receive([question("a", 3)], timeout=10)[0]) == ("a", 3)
+
+
+def test_nothing_is_written_before_the_hospital_was_told_that_it_is_in() -> None:
+    """gRPC loses a message that is written while initial metadata is being sent."""
+    events: list[str] = []
+
+    class SlowContext:
+        async def send_initial_metadata(self, _: object) -> None:
+            await asyncio.sleep(0.05)
+            events.append("told")
+
+        async def write(self, _: object) -> None:
+            events.append("written")
+
+    async def join() -> None:
+        stream = streaming_server._Stream("a", "", SlowContext())
+        telling = asyncio.ensure_future(stream.accept())
+        await asyncio.sleep(0.01)
+        asking = asyncio.ensure_future(stream.exchange("1", question("a")))
+        await telling
+        await asyncio.sleep(0.01)
+        stream.fail("enough")
+        await asking
+
+    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    asyncio.run(join())
+    assert events == ["told", "written"]
+
+
+def test_a_reply_in_another_hospitals_name_is_dropped() -> None:
+    def pretend(message: Message, context: Context) -> Message:
+        reply = echo(message, context)
+        reply.metadata.__dict__["_src_node_id"] = node_id_of("b")
+        return reply
+
+    with server() as (grid, address):
+        LightHospital("a", address, pretend)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        assert grid.send_and_receive([question("a")], timeout=0.5)[0].has_error()
 
 
 def test_a_message_at_the_moment_of_joining_is_not_lost() -> None:
