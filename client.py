@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from flwr.app import Context, Message, MetricRecord
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import utils
@@ -19,7 +19,7 @@ from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.messages import Evaluation, Introduction, Update
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.names import FEDERATION, is_hospital_name
-from federated_health.participation import hospital_of, open_message
+from federated_health.participation import hospital_of, open_message, remember_final, remembered_model
 from federated_health.partitions import find_hospital
 from federated_health.runs import make_folder, save_final_model
 from federated_health.settings import read_defaults
@@ -66,7 +66,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.evaluate("final")
 def evaluate_finally(message: Message, context: Context) -> Message:
-    """Counts, own ROC-AUC and coarse cells of the final scores; keeps the figures and a copy of the model."""
+    """Counts, own ROC-AUC and coarse cells of the final scores; what is kept at the hospital stays in the context."""
     asked = open_message(message, context)
     hospital, log_odds = asked.local.hospital, asked.local.score(asked.weights)
     labels = hospital.test.labels
@@ -77,9 +77,7 @@ def evaluate_finally(message: Message, context: Context) -> Message:
         negatives=score_cells(log_odds[labels == 0]),
     )
     figures = figures_of(evaluation.counts, len(hospital.train), evaluation.roc_auc)
-    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
-    if out := context.node_config.get("out"):
-        save_final_model(Path(str(out)) / "model.keras", asked.instructions, asked.weights)
+    remember_final(context, asked, figures)
     return Message(evaluation.to_content(), reply_to=message)
 
 
@@ -124,7 +122,6 @@ def join() -> None:
     context = hospital_context(name, {"data": str(flags.data), "split-seed": flags.split_seed})
     if flags.out is not None:
         make_folder(flags.out)
-        context.node_config["out"] = str(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     logger.info("%s: %d patients to train on, %d held out", name, len(hospital.train), len(hospital.test))
     join_federation(
@@ -140,6 +137,8 @@ def join() -> None:
     if "figures" in context.state:
         own = {name: context.state["figures"]}
         utils.print_figures("The federation's model on this hospital's held-out patients", own)
+    if flags.out is not None and (kept := remembered_model(context)):
+        save_final_model(flags.out / "model.keras", *kept)
     logger.info("the run is over")
 
 

@@ -22,7 +22,10 @@ def create() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
     parser.add_argument(
-        "--seed", type=utils.seed, default=defaults["seed"], help="of a random split (default: %(default)s)"
+        "--seed",
+        type=utils.seed,
+        default=defaults["seed"],
+        help="recorded; the natural split draws nothing",
     )
     parser.add_argument("--force", action="store_true", help="overwrite CSVs that are not ours, or were changed")
     flags = parser.parse_args()

@@ -19,8 +19,8 @@ from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import check_address, serve_streams, server_context
 
 AUC_NOTE = (
-    "The federation's roc auc is over all held-out patients, from coarse cells of scores. It flatters, since knowing a "
-    "patient's hospital alone predicts much; the mean of the AUCs within hospitals stands below it."
+    "The federation's roc auc is over all held-out patients, from coarse cells of scores. It tends to flatter, since "
+    "knowing a patient's hospital alone predicts much; the mean of the AUCs within hospitals stands below it."
 )
 
 app = ServerApp()
@@ -47,15 +47,20 @@ def main(grid: Grid, context: Context) -> None:
             stop = error
             utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
             figures = federation.figures_of_last_round()
-        with utils.interrupts_deferred():
-            try:
-                show_figures(figures)
-                utils.say("saving the model, which takes some seconds")
-            finally:  # whether or not anyone is there to read them
-                folder.finish(federation, figures, stopped=stop is not None)
-    utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
+        save(folder, federation, figures, stopped=stop is not None)
     if stop is not None:
         raise stop
+
+
+def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, stopped: bool) -> None:
+    """Show the figures and save the run, undisturbed by Ctrl-C and whether or not anyone is there to read."""
+    with utils.interrupts_deferred():
+        try:
+            show_figures(figures)
+            utils.say("saving the model, which takes some seconds")
+        finally:
+            folder.finish(federation, figures, stopped=stopped)
+        utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
 
 
 def show_figures(figures: dict[str, Any]) -> None:
@@ -63,7 +68,8 @@ def show_figures(figures: dict[str, Any]) -> None:
     federation = dict(figures["federation"] or {})
     mean = federation.pop("mean_roc_auc", None)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    utils.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, AUC_NOTE)
+    note = AUC_NOTE if federation.get("roc_auc") is not None else ""
+    utils.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 
 def serve() -> None:

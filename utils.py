@@ -1,4 +1,4 @@
-"""What the doors share: arguments, logging, the console. Nothing of medicine, Keras or Flower."""
+"""What the doors share: arguments, logging, the console. Nothing of medicine; of libraries only loggers' names."""
 
 import argparse
 import logging
@@ -19,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 console = Console(highlight=False)
+
+PACKAGE = "federated_health"
+CHATTY = ("flwr", "grpc", "tensorflow")
 
 
 def run_door(main: Callable[[], None]) -> NoReturn:
@@ -110,10 +113,6 @@ def add_settings(
                 metavar=None if setting.metadata["choices"] else flag.upper(),
                 help=f"{text} (default: {default if default != '' else 'empty'})",
             )
-
-
-PACKAGE = "federated_health"
-CHATTY = ("flwr", "grpc", "tensorflow")
 
 
 def configure_logging(*, verbose: bool, file: Path | None = None) -> None:

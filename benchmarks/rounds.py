@@ -16,8 +16,8 @@ from pathlib import Path
 from common import quieten, write_uci
 
 import client
-from federated_health.demo import door, free_port, process
 from federated_health.federation import Federation
+from federated_health.processes import door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context, serve_streams
 

@@ -9,10 +9,12 @@ from federated_health.demo import run_demo
 
 def main() -> None:
     """Parse the verb and its flags, and call it."""
-    parser = argparse.ArgumentParser(prog="python -m federated_health", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m federated_health", description="What is not for every day.", allow_abbrev=False
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     demo = verbs.add_parser("demo", help="a server and four hospitals as processes on this machine")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; overwritten")
     demo.add_argument("--rounds", type=int, help="rounds (default: the server's)")
     flags = parser.parse_args()
     run_demo(flags.out, ["--rounds", str(flags.rounds)] if flags.rounds is not None else [])

@@ -19,7 +19,6 @@ from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, Introduction, MalformedMessageError, Update
 from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
 from federated_health.model import Weights, initial_weights, weight_shapes
-from federated_health.names import node_id_of
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
@@ -207,9 +206,13 @@ class Federation:
 
     def _read_introduction(self, node: int, content: RecordDict) -> Introduction:
         introduction = Introduction.from_content(content, self.settings.task_declaration.measurements)
-        if isinstance(self._grid, FutureGrid) and node != node_id_of(introduction.name):
+        if self._joined_names().get(node, introduction.name) != introduction.name:
             raise MalformedMessageError("it introduces itself under another name than it joined with")
         return introduction
+
+    def _joined_names(self) -> dict[int, str]:
+        """Names that our own grids know from joining; Flower's grids know none."""
+        return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
 
     def _names(self) -> dict[int, str]:
         return {node: hospital.name for node, hospital in self.introductions.items()}
@@ -218,10 +221,11 @@ class Federation:
         questions = list(questions)
         if not questions:
             return []
+        names = self._names()
         asked = {question.metadata.dst_node_id for question in questions}
         replies = self._grid.send_and_receive(questions, timeout=REPLY_TIMEOUT)
         expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
-        accepted, rejected = accept_replies(expected, self._names(), read)
+        accepted, rejected = accept_replies(expected, {**self._joined_names(), **names}, read)
         for reply in rejected:
             logger.warning("%s is left out: %s", reply.hospital, reply.reason)
         return accepted
@@ -283,9 +287,11 @@ class Federation:
         }
         if not hospitals:
             return {"hospitals": {}, "federation": None}
-        positives = [one.positives for one in evaluations.values() if one.positives is not None]
-        negatives = [one.negatives for one in evaluations.values() if one.negatives is not None]
-        pooled = roc_auc_from_cells(np.concatenate(positives), np.concatenate(negatives)) if positives else None
+        cells = [
+            [part for part in parts if part is not None]
+            for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
+        ]
+        pooled = roc_auc_from_cells(*map(np.concatenate, cells)) if all(cells) else None
         within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
         federation = figures_of(
             merge_counts(evaluation.counts for evaluation in evaluations.values()),

@@ -1,5 +1,6 @@
 """One hospital's CSV: read, validated against the task, and split into training and held-out patients once."""
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,7 +71,12 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
     declared: list[Measurement | Category | Label] = [*task.columns, *([task.label] if labelled else [])]
     header = list(text.columns)
     if lacking := [column.name for column in declared if column.name not in header]:
-        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; its header is: {', '.join(header)}")
+        # Names only: what looks otherwise may be a patient's cell, where a file has no header.
+        names = (
+            ", ".join(name for name in header if re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name)) or "nothing like names"
+        )
+        noun = "column" if len(lacking) == 1 else "columns"
+        raise DataError(f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: {names}")
     if repeated := [column.name for column in declared if header.count(column.name) > 1]:
         raise DataError(f"{path}: has the column {', '.join(repeated)} more than once")
     if text.empty:

@@ -2,12 +2,14 @@
 
 This is the one list of what leaves a hospital:
 
+- when it joins: its name, the task's name and hash, and a random token of its process;
 - `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
   squares over its training rows (nothing where fewer than five were observed);
 - `train`: weights, the number of training rows, the mean training loss;
 - `evaluate`: outcome counts and loss sums over its held-out rows;
 - `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
-  patients (see `metrics.score_cells`).
+  patients (see `metrics.score_cells`);
+- in place of any of these, why not: the words of an error of ours, such as a file's name, or an exception's type.
 
 What comes from the other side is checked when it is read; what is wrong raises MalformedMessageError, without values.
 """

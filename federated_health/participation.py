@@ -3,16 +3,17 @@
 A hospital's rows and compiled training stay in its process from message to message.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MetricRecord
 
 from federated_health.errors import JoinError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
-from federated_health.messages import ARRAYS, CONFIG, ROUND, Instructions, weights_from_record
+from federated_health.messages import ARRAYS, CONFIG, ROUND, Instructions, weights_from_record, weights_to_record
 from federated_health.model import Weights, weight_shapes
 from federated_health.partitions import find_hospital
 from federated_health.statistics import Normalisation
@@ -72,6 +73,22 @@ def open_message(message: Message, context: Context) -> Assignment:
         local=_local_model(hospital, instructions.model, instructions.normalisation),
         weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
     )
+
+
+def remember_final(context: Context, asked: Assignment, figures: Mapping[str, float | None]) -> None:
+    """Keep the final weights and this hospital's own figures in its context, which does not leave it."""
+    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
+    context.state[ARRAYS] = weights_to_record(asked.weights)
+    context.state[CONFIG] = asked.instructions.to_record()
+
+
+def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
+    """What `remember_final` kept, once a run has come to its end."""
+    if CONFIG not in context.state:
+        return None
+    told = Instructions.from_record(context.state.config_records[CONFIG])
+    shapes = weight_shapes(get_task(told.task), told.model)
+    return told, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)

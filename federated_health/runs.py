@@ -62,19 +62,20 @@ class RunFolder:
 
     def append_round(self, record: Round) -> None:
         """Add a finished round to rounds.csv, on disk when this returns."""
-        first = record.number == 1
-        if first:
-            for name in _FILES:
-                (self.path / name).unlink(missing_ok=True)
-            write_json(self.path / SETTINGS, self._settings.to_config())
-        with (self.path / ROUNDS).open("a", newline="") as file:
-            writer = csv.writer(file)
-            if first:
-                writer.writerow(_ROUND_COLUMNS)
-            for name, one in [*record.hospitals.items(), (FEDERATION, record.federation)]:
-                writer.writerow([record.number, name, *_round_cells(one)])
-            file.flush()
-            os.fsync(file.fileno())
+        rows = [[record.number, name, *_round_cells(one)] for name, one in record.hospitals.items()]
+        rows.append([record.number, FEDERATION, *_round_cells(record.federation)])
+        try:
+            if record.number == 1:
+                for name in _FILES:
+                    (self.path / name).unlink(missing_ok=True)
+                write_json(self.path / SETTINGS, self._settings.to_config())
+                rows.insert(0, list(_ROUND_COLUMNS))
+            with (self.path / ROUNDS).open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
 
     def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write metrics.json and model.keras.
@@ -115,10 +116,17 @@ def make_folder(path: Path) -> None:
 
 
 def save_final_model(path: Path, instructions: Instructions, weights: Weights) -> None:
-    """The self-contained Keras model of a federation's weights, with a description of how it came to be."""
+    """The self-contained Keras model of a federation's weights, with a description of how it came to be.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     model = build_model(get_task(instructions.task), instructions.model, instructions.normalisation, weights)
     description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(instructions)}
-    save_model(path, model, description)
+    try:
+        save_model(path, model, description)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -132,14 +140,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    path = path.resolve()  # what a link names is written, and the link stays
     try:
-        partial.write_text(text)
-        partial.replace(path)
+        if path.exists() and not path.is_file():  # a device or a pipe, or a folder, which refuses
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _round_cells(one: HospitalRound) -> list[int | str]:

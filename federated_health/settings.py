@@ -66,10 +66,7 @@ class Settings:
             SettingsError: a name is unknown or lacking, or a value is not allowed.
         """
         known = {flag_of(setting): setting for setting in fields(cls)}
-        if unknown := sorted(set(config) - set(known)):
-            raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
-        if lacking := sorted(set(known) - set(config)):
-            raise SettingsError(f"lacks the setting {', '.join(lacking)}")
+        _check_names(config)
         values: dict[str, Any] = {
             setting.name: float(config[flag]) if _is_whole_for(setting, config[flag]) else config[flag]
             for flag, setting in known.items()
@@ -94,7 +91,7 @@ def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
     """[tool.flwr.app.config] of a pyproject.toml.
 
     Raises:
-        SettingsError: the file or the table is not there.
+        SettingsError: the file or the table is not there, or a name in it is unknown or lacking.
     """
     try:
         defaults = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
@@ -106,7 +103,16 @@ def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
         defaults = None
     if not isinstance(defaults, dict):
         raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]")
+    _check_names(defaults)
     return defaults
+
+
+def _check_names(config: Mapping[str, Value]) -> None:
+    known = [flag_of(setting) for setting in fields(Settings)]
+    if unknown := sorted(set(config) - set(known)):
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
+    if lacking := sorted(set(known) - set(config)):
+        raise SettingsError(f"lacks the setting {', '.join(lacking)}")
 
 
 def _is_whole_for(setting: "Field[Any]", value: Value) -> bool:

@@ -74,6 +74,8 @@ def accept_replies(
 ) -> tuple[list[Accepted[Read]], list[Rejected]]:
     """Read replies, and sort those that can be read by hospital, so that sums do not depend on who answered first.
 
+    Each accepted reply gets the server's own EQUAL_WEIGHT beside what it holds.
+
     Args:
         names: node id -> hospital.
         read: what the content of that node's reply means; raises MalformedMessageError.

@@ -1,6 +1,7 @@
 """CSV files as people have them, read strictly: every cell as text, every row as long as the header."""
 
 import csv
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,8 @@ def read_table(path: Path) -> pd.DataFrame:
     if not lines:
         raise DataError(f"{path}: is empty")
     header, *rows = lines
+    if len(header) == 1 and re.search("[;\t|]", header[0]):
+        raise DataError(f"{path}: its cells are not separated by commas")
     # A file without a header begins with a patient, whom no message may quote.
     if any(_is_number(name) for name in header):
         raise DataError(f"{path}: its first line holds numbers; expected a header with the names of the columns")

@@ -16,8 +16,8 @@ import create_dataset
 import predict
 import server
 import utils
-from federated_health.demo import free_port
 from federated_health.errors import DataError
+from federated_health.processes import free_port
 
 DOORS = {
     "server.py": server.serve,

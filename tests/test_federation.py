@@ -32,6 +32,7 @@ class LightHospital:
     spoil: Callable[[Update], Update] = lambda update: update
     fails: bool = False
     alias: str = ""
+    silent: bool = False
 
 
 def settings_of(strategy: str) -> Settings:
@@ -76,7 +77,8 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         hospital, rows = of(context)
         cells = np.array([[rows, hospital.shift, 0.0]])
         counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
-        evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=cells)
+        negatives = None if hospital.silent else cells
+        evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=negatives)
         return Message(evaluation.to_content(), reply_to=message)
 
     return app
@@ -237,3 +239,12 @@ def test_a_hospital_cannot_introduce_itself_as_another_one(caplog: pytest.LogCap
     with pytest.raises(RunError, match="2 could take part"):
         federation_of(hospitals).gather()
     assert "it introduces itself under another name than it joined with" in caplog.text
+
+
+def test_a_pooled_auc_without_scores_of_a_class_is_not_defined() -> None:
+    hospitals = three()
+    for hospital in hospitals:
+        hospital.silent = True
+    figures = federation_of(hospitals).run()
+    assert figures["federation"]["roc_auc"] is None
+    assert figures["federation"]["mean_roc_auc"] == 0.5

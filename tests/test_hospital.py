@@ -261,7 +261,7 @@ def test_a_lacking_column_is_named_with_the_header_that_came(tmp_path: Path) -> 
 
     message = refusal(write(tmp_path, header, FIRST.removesuffix(",0,6,0") + ",6,0"))
 
-    assert message == f"lacks the column thalach, ca; its header is: {header.replace(',', ', ')}"
+    assert message == f"lacks the columns thalach, ca; its header is: {header.replace(',', ', ')}"
 
 
 def test_a_lacking_label_is_named(tmp_path: Path) -> None:
@@ -553,4 +553,19 @@ def test_an_open_quote_loses_no_patient_in_silence(tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
     path.write_text(f'{HEADER},note\n{FIRST},"open\n{SECOND},x\n{SECOND},y\n')
     with pytest.raises(DataError, match="is not a well-formed CSV"):
+        read_patients(path, HEART_DISEASE, labelled=True)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_told_without_quoting_a_patient(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text(FIRST.replace(",", separator) + "\n" + SECOND.replace(",", separator) + "\n")
+    with pytest.raises(DataError, match=r"its cells are not separated by commas$"):
+        read_patients(path, HEART_DISEASE, labelled=True)
+
+
+def test_a_header_is_quoted_only_where_it_looks_like_names(tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text("age,Mrs Smith (341),sex\n")
+    with pytest.raises(DataError, match=r"its header is: age, sex$"):
         read_patients(path, HEART_DISEASE, labelled=True)

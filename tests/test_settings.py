@@ -10,6 +10,7 @@ import pytest
 from federated_health.errors import SettingsError
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.tasks import HEART_DISEASE
+from tests.conftest import PROJECT
 
 
 @pytest.fixture
@@ -202,6 +203,18 @@ def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
-    path.write_text("[tool.flwr.app.config]\nrounds = 3\nwait = 1.5\nforce = true\nout = 'zürich'\n", "utf-8")
+    carried = (PROJECT / "pyproject.toml").read_text("utf-8")
+    path.write_text(carried.replace('out = ""', "out = 'zürich'").replace("force = false", "force = true"), "utf-8")
 
-    assert read_defaults(path) == {"rounds": 3, "wait": 1.5, "force": True, "out": "zürich"}
+    assert read_defaults(path) == {**read_defaults(), "out": "zürich", "force": True}
+
+
+def test_defaults_under_an_unknown_or_without_a_known_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    carried = (PROJECT / "pyproject.toml").read_text("utf-8")
+    path.write_text(carried.replace("\nrounds = ", "\nrownds = "), "utf-8")
+    with pytest.raises(SettingsError, match="unknown setting rownds; known are: task, hospitals"):
+        read_defaults(path)
+    path.write_text(carried.replace('\naddress = "127.0.0.1:8080"', ""), "utf-8")
+    with pytest.raises(SettingsError, match="lacks the setting address"):
+        read_defaults(path)

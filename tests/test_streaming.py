@@ -17,9 +17,9 @@ from flwr.clientapp import ClientApp
 from flwr.proto.transport_pb2 import ClientMessage
 from grpc._cython import cygrpc
 
-from federated_health.demo import free_port
 from federated_health.errors import AddressError, DataError, JoinError
 from federated_health.names import node_id_of
+from federated_health.processes import free_port
 from federated_health.streaming import (
     InProcessGrid,
     StreamGrid,

@@ -81,6 +81,13 @@ class FutureGrid(Grid):
         return replies
 
     @abstractmethod
+    def names(self) -> dict[int, str]:
+        """Node id -> the name under which that hospital is connected."""
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.names())
+
+    @abstractmethod
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         """Send messages, by id, and return futures that end in a reply or an error reply, never in an exception."""
 
@@ -97,9 +104,10 @@ class InProcessGrid(FutureGrid):
         super().__init__()
         self._app = app
         self._contexts = {node_id_of(name): context for name, context in contexts.items()}
+        self._names = {node_id_of(name): name for name in contexts}
 
-    def get_node_ids(self) -> list[int]:
-        return list(self._contexts)
+    def names(self) -> dict[int, str]:
+        return self._names
 
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         replies = {}

@@ -182,8 +182,8 @@ class StreamGrid(FutureGrid):
         self._loop = loop
         self._servicer = servicer
 
-    def get_node_ids(self) -> list[int]:
-        return list(self._servicer.streams)
+    def names(self) -> dict[int, str]:
+        return {node: stream.name for node, stream in list(self._servicer.streams.items())}
 
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         return {

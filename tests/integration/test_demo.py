@@ -8,6 +8,7 @@ import pytest
 from federated_health import demo
 from federated_health.demo import run_demo
 from federated_health.errors import RunError
+from federated_health.processes import door
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +29,9 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again(
 
 
 def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = demo.door
-    monkeypatch.setattr(
-        demo, "door", lambda name, *rest: real(name, *rest, *(["--task", "none"] if name == "client.py" else []))
-    )
+    def door_with_a_wrong_task(name: str, *rest: object) -> list[str]:
+        return door(name, *rest, *(["--task", "none"] if name == "client.py" else []))
+
+    monkeypatch.setattr(demo, "door", door_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
         run_demo(tmp_path / "demo", ["--wait", "60"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.demo import PROJECT, door, free_port
+from federated_health.processes import PROJECT, door, free_port
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 
 import client
-from federated_health.demo import PROJECT, door, free_port, process
 from federated_health.federation import Federation
 from federated_health.model import read_description, weights_hash
 from federated_health.partitions import find_hospital
+from federated_health.processes import PROJECT, door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from federated_health.demo import PROJECT, free_port, process
+from federated_health.processes import PROJECT, free_port, process
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +56,6 @@ def test_the_walkthrough_works_as_it_is_written(tmp_path: Path) -> None:
     printed = figures_in(said.split("Figures on held-out patients\n", 1)[1])
     for name, figures in figures_in(shown).items():
         assert printed[name] == pytest.approx(figures, abs=0.02), name  # another kind of processor rounds otherwise
-    risks = pd.read_csv(checkout / "risk.csv")["risk"]
+    risks = pd.read_csv(checkout / "runs" / "first" / "risk.csv")["risk"]
     rows = re.findall(r"^[ABC],.*,(0\.\d{6})$", readme, re.MULTILINE)
     assert risks.tolist() == pytest.approx([float(risk) for risk in rows], abs=1e-3)

@@ -1,0 +1,81 @@
+"""The project's doors as processes on this machine: for the demo, benchmarks and tests."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from federated_health.errors import RunError
+from federated_health.settings import PROJECT_FILE
+
+PROJECT = PROJECT_FILE.parent
+
+PATIENCE = 30.0
+"""Seconds that a process gets to end by itself."""
+
+
+def door(name: str, *arguments: object) -> list[str]:
+    """The command that runs one of the project's doors with this Python."""
+    return [sys.executable, str(PROJECT / name), *map(str, arguments)]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(
+    command: Sequence[str], log: Path | None = None, folder: Path | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that does not outlive the block: asked to end, given some time, then killed.
+
+    It has a process group of its own, so that Ctrl-C reaches it through `interrupt` and no other way.
+
+    Args:
+        log: gets what it prints; otherwise it writes where this process does.
+        folder: where it runs.
+
+    Raises:
+        RunError: the log cannot be written.
+    """
+    with ExitStack() as stack:
+        output = None
+        if log is not None:
+            try:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                output = stack.enter_context(log.open("wb"))
+            except OSError as error:
+                raise RunError(f"{log}: cannot be written ({error.strerror})") from None
+        running = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT if output else None, cwd=folder, process_group=0
+        )
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                running.terminate()
+            _wait_or(running, running.kill)
+
+
+def interrupt(running: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Pass Ctrl-C on to all of them at once, and wait until they have ended."""
+    for one in running:
+        if one.poll() is None:
+            one.send_signal(signal.SIGINT)
+    for one in running:
+        _wait_or(one, one.terminate)
+
+
+def _wait_or(running: "subprocess.Popen[bytes]", last_resort: Callable[[], None]) -> None:
+    try:
+        running.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        last_resort()
+        running.wait()

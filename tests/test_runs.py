@@ -1,0 +1,56 @@
+"""Files of a run are whole or not there, and what is not a file is written as such."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from federated_health.errors import RunError
+from federated_health.runs import make_folder, write_json, write_text
+
+
+def test_text_is_written_as_it_is_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.csv", "zürich\n1\n")
+    assert (tmp_path / "a.csv").read_bytes() == "zürich\n1\n".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(5)
+    assert got == ["through"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["", "missing/file", "folder"])
+def test_what_cannot_be_written_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunError, match="cannot be written"):
+        write_text(Path(name), "text")
+
+
+def test_a_figure_that_is_not_a_number_never_reaches_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "metrics.json", {"roc_auc": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be written to"):
+        make_folder(tmp_path / "file")
