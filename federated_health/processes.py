@@ -1,6 +1,5 @@
 """The project's doors as processes on this machine: for the demo, benchmarks and tests."""
 
-import signal
 import socket
 import subprocess
 import sys
@@ -65,12 +64,15 @@ def process(
 
 
 def interrupt(running: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Pass Ctrl-C on to all of them at once, and wait until they have ended."""
+    """Pass Ctrl-C on to all of them at once, and wait until they have ended.
+
+    As SIGTERM, which doors take for the same: SIGINT is ignored by what a shell script started in the background.
+    """
     for one in running:
         if one.poll() is None:
-            one.send_signal(signal.SIGINT)
+            one.terminate()
     for one in running:
-        _wait_or(one, one.terminate)
+        _wait_or(one, one.kill)
 
 
 def _wait_or(running: "subprocess.Popen[bytes]", last_resort: Callable[[], None]) -> None:
