@@ -129,7 +129,7 @@ def join() -> None:
         context,
         name=name,
         address=flags.server,
-        terms={"task": task.name, "schema": task.schema_hash},
+        terms=task.terms,
         wait=flags.wait,
         announce=logger.info,
         prepare=load_tensorflow,

@@ -80,8 +80,7 @@ def serve() -> None:
     settings = Settings.from_config({**defaults, **flags})
     utils.configure_logging(verbose=settings.verbose)
     check_address(settings.address, insecure=settings.insecure)
-    task = settings.task_declaration
-    with serve_streams(settings.address, {"task": task.name, "schema": task.schema_hash}, utils.say) as grid:
+    with serve_streams(settings.address, settings.task_declaration.terms, utils.say) as grid:
         utils.say(f"listening on {settings.address}")
         app(grid, server_context(settings.to_config()))
 

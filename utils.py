@@ -71,9 +71,9 @@ def _print_error(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def make_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
+def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser that knows no abbreviated flags, since these change meaning when a flag is added."""
-    return argparse.ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
+    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
 
 
 def seconds(text: str) -> float:

@@ -37,11 +37,8 @@ def time_rounds(federation: Federation) -> list[float]:
 def over_grpc(hospitals: dict[str, Path], settings: Settings) -> list[float]:
     """The server in this process, each hospital in one of its own."""
     address = f"127.0.0.1:{free_port()}"
-    task = settings.task_declaration
     with ExitStack() as stack:
-        grid = stack.enter_context(
-            serve_streams(address, {"task": task.name, "schema": task.schema_hash}, lambda _: None)
-        )
+        grid = stack.enter_context(serve_streams(address, settings.task_declaration.terms, lambda _: None))
         for name, path in hospitals.items():
             log = path.with_name(f"{name}.log")
             command = door("client.py", "--data", path, "--name", name, "--server", address)

@@ -1,6 +1,5 @@
 """`python -m federated_health VERB`: what is not for every day."""
 
-import argparse
 from pathlib import Path
 
 import utils
@@ -9,9 +8,7 @@ from federated_health.demo import run_demo
 
 def main() -> None:
     """Parse the verb and its flags, and call it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m federated_health", description="What is not for every day.", allow_abbrev=False
-    )
+    parser = utils.make_parser("What is not for every day.", prog="python -m federated_health")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     demo = verbs.add_parser("demo", help="a server and four hospitals as processes on this machine")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; overwritten")

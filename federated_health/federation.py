@@ -189,8 +189,7 @@ class Federation:
 
     def _introduce(self, nodes: Iterable[int]) -> None:
         """Ask hospitals that are new for their names, row counts and statistics; each once while it is connected."""
-        task = self.settings.task_declaration
-        config = ConfigRecord({"task": task.name, "schema": task.schema_hash})
+        config = ConfigRecord({**self.settings.task_declaration.terms})
         self._declined &= set(nodes)
         new = [node for node in nodes if node not in self.introductions and node not in self._declined]
         replies = self._ask(

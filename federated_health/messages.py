@@ -31,8 +31,6 @@ from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisat
 from federated_health.tasks import Measurement
 
 STATISTICS = "query.statistics"
-TRAIN = "train"
-EVALUATE = "evaluate"
 FINAL = "evaluate.final"
 
 ARRAYS, CONFIG, METRICS, HOSPITAL = "arrays", "config", "metrics", "hospital"

@@ -4,7 +4,6 @@ Every row lands in exactly one hospital. The folder is written whole or not at a
 overwritten.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ import pandas as pd
 
 from federated_health.errors import DataError
 from federated_health.sources import HOSPITAL_COLUMN, Source
+from federated_health.tables import hash_file
 
 MANIFEST = "manifest.json"
 
@@ -76,7 +76,7 @@ def write_hospitals(
                     "name": name,
                     "rows": len(rows),
                     "labels": {value: int(counts.get(int(value), 0)) for value in ("0", "1")},
-                    "sha256": _hash_of(file),
+                    "sha256": hash_file(file),
                 }
             )
         manifest = {
@@ -139,7 +139,7 @@ def _check_earlier(folder: Path, *, force: bool) -> list[Path]:
     for file in present:
         if file.name == MANIFEST and ours:
             continue
-        if ours.get(file.name) != _hash_of(file):
+        if ours.get(file.name) != hash_file(file):
             raise DataError(
                 f"{file}: was not written by create_dataset.py, or was changed since; move it away, or overwrite it "
                 "with --force"
@@ -160,7 +160,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: is not a manifest that create_dataset.py wrote") from None
-
-
-def _hash_of(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,13 +1,12 @@
 """Data sets as people have them -> one canonical table: a `hospital` column, the task's columns, the label."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from federated_health.errors import DataError
-from federated_health.tables import read_table
+from federated_health.tables import hash_file, read_table
 from federated_health.tasks import HEART_DISEASE, Task
 
 HOSPITAL_COLUMN = "hospital"
@@ -51,6 +50,6 @@ def read_uci(path: Path) -> Source:
         name="uci",
         task=task,
         file=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hash_file(path),
         table=table.assign(**{task.label.name: label}),
     )

@@ -1,6 +1,7 @@
 """CSV files as people have them, read strictly: every cell as text, every row as long as the header."""
 
 import csv
+import hashlib
 import re
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def read_table(path: Path) -> pd.DataFrame:
         if len(row) != len(header):
             raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}, as in the header")
     return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=str)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256, in hex, of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _is_number(text: str) -> bool:

@@ -89,6 +89,11 @@ class Task:
         }
         return hashlib.sha256(json.dumps(declaration, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def terms(self) -> dict[str, str]:
+        """What server and hospital must agree on, as either tells the other."""
+        return {"task": self.name, "schema": self.schema_hash}
+
 
 HEART_DISEASE = Task(
     name="heart-disease",
