@@ -23,6 +23,7 @@ from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
 from federated_health.streaming.grids import FutureGrid
+from federated_health.terms import write_terms
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,8 @@ class Federation:
 
     def _introduce(self, nodes: Iterable[int]) -> None:
         """Ask hospitals that are new for their names, row counts and statistics; each once while it is connected."""
-        config = ConfigRecord({**self.settings.task_declaration.terms})
+        task = self.settings.task_declaration
+        config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
         self._declined &= set(nodes)
         new = [node for node in nodes if node not in self.introductions and node not in self._declined]
         replies = self._ask(

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
+from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import DataError
 from federated_health.tables import read_table
-from federated_health.tasks import Category, Label, Measurement, Task
+from federated_health.tasks import Task
 
 DEFAULT_SPLIT_SEED = 42
 TEST_FRACTION = 0.25

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights
 from federated_health.names import is_hospital_name
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
-from federated_health.tasks import Measurement
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"

@@ -18,6 +18,7 @@ from federated_health.model import Weights, weight_shapes
 from federated_health.partitions import find_hospital
 from federated_health.statistics import Normalisation
 from federated_health.tasks import get_task
+from federated_health.terms import find_difference, read_terms
 
 if TYPE_CHECKING:
     from federated_health.training import LocalModel
@@ -49,7 +50,8 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     config, node = message.content.config_records[CONFIG], context.node_config
     task = get_task(str(config["task"]))
     if task.schema_hash != config["schema"]:
-        raise JoinError(f"the server's declaration of the task {task.name} is not this hospital's")
+        theirs = read_terms(str(config["terms"])) if "terms" in config else {}
+        raise JoinError(find_difference(task.terms, theirs) or "the server's terms are not this hospital's")
     if "data" in node:
         path, name = Path(str(node["data"])), str(node["name"])
     else:

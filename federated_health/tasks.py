@@ -7,44 +7,11 @@ statistics that hospitals share, the width of the network's input and the saved 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
+from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import SettingsError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A quantity with a unit, scaled by statistics that all hospitals share.
-
-    Attributes:
-        low, high: bounds of what is physically plausible, inclusive, in `unit`. Outside is a mistake in the file.
-        zero_is_missing: a recorded 0 stands for "not measured" and is read as missing.
-    """
-
-    name: str
-    meaning: str
-    unit: str
-    low: float
-    high: float
-    zero_is_missing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Category:
-    """A code out of a fixed list; "missing" is one more code of its own."""
-
-    name: str
-    meaning: str
-    codes: Mapping[int, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """What is predicted: 1 where it is so, 0 where it is not."""
-
-    name: str
-    meaning: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,26 +47,37 @@ class Task:
         return sum(2 if isinstance(column, Measurement) else len(column.codes) + 1 for column in self.columns)
 
     @cached_property
+    def terms(self) -> dict[str, str]:
+        """What server and hospital must agree on, in words, as either tells the other: see `terms.find_difference`."""
+        return {
+            "task": self.name,
+            "columns": ", ".join(self.column_names),
+            **{f"column {column.name}": column.summary for column in self.columns},
+            f"label {self.label.name}": self.label.summary,
+        }
+
+    @cached_property
     def schema_hash(self) -> str:
         """SHA-256, in hex, of all that makes two parties' rows mean the same."""
-        declaration = {
-            "name": self.name,
-            "columns": [{"kind": type(column).__name__, **asdict(column)} for column in self.columns],
-            "label": asdict(self.label),
-        }
-        return hashlib.sha256(json.dumps(declaration, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(list(self.terms.items())).encode()).hexdigest()
 
-    @property
-    def terms(self) -> dict[str, str]:
-        """What server and hospital must agree on, as either tells the other."""
-        return {"task": self.name, "schema": self.schema_hash}
 
+AGE = Measurement(
+    name="age",
+    meaning="age",
+    unit="years",
+    low=0,
+    high=120,
+    typical_median=(30, 90),
+    other_units={"months": (1 / 12, 0)},
+)
+SEX = Category(name="sex", meaning="sex", codes={0: "female", 1: "male"})
 
 HEART_DISEASE = Task(
     name="heart-disease",
     columns=(
-        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
-        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+        AGE,
+        SEX,
         Category(
             name="cp",
             meaning="chest pain",
@@ -112,8 +90,19 @@ HEART_DISEASE = Task(
             low=50,
             high=300,
             zero_is_missing=True,
+            typical_median=(100, 180),
+            other_units={"kPa": (7.50062, 0), "cm Hg": (10, 0)},
         ),
-        Measurement(name="chol", meaning="serum cholesterol", unit="mg/dl", low=50, high=1000, zero_is_missing=True),
+        Measurement(
+            name="chol",
+            meaning="serum cholesterol",
+            unit="mg/dl",
+            low=50,
+            high=1000,
+            zero_is_missing=True,
+            typical_median=(120, 350),
+            other_units={"mmol/l": (38.67, 0)},
+        ),
         Category(name="fbs", meaning="fasting blood sugar above 120 mg/dl", codes={0: "no", 1: "yes"}),
         Category(
             name="restecg",
@@ -127,10 +116,18 @@ HEART_DISEASE = Task(
             low=30,
             high=250,
             zero_is_missing=True,
+            typical_median=(90, 190),
+            other_units={"beats/s": (60, 0)},
         ),
         Category(name="exang", meaning="exercise-induced angina", codes={0: "no", 1: "yes"}),
         Measurement(
-            name="oldpeak", meaning="ST depression induced by exercise against rest", unit="mm", low=-10, high=10
+            name="oldpeak",
+            meaning="ST depression induced by exercise against rest",
+            unit="mm",
+            low=-10,
+            high=10,
+            typical_median=(0, 3),
+            other_units={"micrometres": (0.001, 0)},
         ),
         Category(name="slope", meaning="slope of the peak exercise ST segment", codes={1: "up", 2: "flat", 3: "down"}),
         Category(
@@ -147,7 +144,88 @@ HEART_DISEASE = Task(
     label=Label(name="disease", meaning="at least 50 % narrowing of a major coronary vessel (UCI's num > 0)"),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE,)}
+READMISSION = Task(
+    name="readmission",
+    columns=(
+        AGE,
+        SEX,
+        Category(
+            name="admission_type", meaning="kind of admission", codes={1: "emergency", 2: "urgent", 3: "elective"}
+        ),
+        Measurement(
+            name="days_in_hospital",
+            meaning="length of the stay",
+            unit="days",
+            low=0,
+            high=365,
+            typical_median=(1, 21),
+            other_units={"hours": (1 / 24, 0)},
+        ),
+        Measurement(
+            name="lab_procedures",
+            meaning="laboratory tests in the stay",
+            unit="tests",
+            low=0,
+            high=500,
+            typical_median=(5, 150),
+        ),
+        Measurement(
+            name="medications",
+            meaning="different drugs given in the stay",
+            unit="drugs",
+            low=0,
+            high=100,
+            typical_median=(2, 40),
+        ),
+        Measurement(name="diagnoses", meaning="diagnoses coded", unit="codes", low=1, high=50, typical_median=(2, 20)),
+        Measurement(
+            name="emergency_visits",
+            meaning="emergency visits in the year before",
+            unit="visits",
+            low=0,
+            high=100,
+            typical_median=(0, 5),
+        ),
+        Measurement(
+            name="inpatient_visits",
+            meaning="hospital stays in the year before",
+            unit="stays",
+            low=0,
+            high=100,
+            typical_median=(0, 5),
+        ),
+        Measurement(
+            name="hba1c",
+            meaning="glycated haemoglobin HbA1c",
+            unit="%",
+            low=3,
+            high=20,
+            zero_is_missing=True,
+            typical_median=(5, 11),
+            other_units={"mmol/mol": (0.09148, 2.152)},
+        ),
+        Measurement(
+            name="glucose",
+            meaning="blood glucose on admission",
+            unit="mg/dl",
+            low=20,
+            high=1500,
+            zero_is_missing=True,
+            typical_median=(80, 350),
+            other_units={"mmol/l": (18.016, 0)},
+        ),
+        Category(
+            name="insulin",
+            meaning="insulin dose, changed in the stay",
+            codes={0: "no insulin", 1: "unchanged", 2: "raised", 3: "lowered"},
+        ),
+        Category(name="diabetes_medication", meaning="any diabetes medication", codes={0: "no", 1: "yes"}),
+        Category(name="discharged_home", meaning="discharged to home", codes={0: "no", 1: "yes"}),
+    ),
+    label=Label(name="readmitted", meaning="readmitted to a hospital within 30 days of discharge"),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION)}
 
 
 def get_task(name: str) -> Task:

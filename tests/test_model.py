@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.backend import load_keras
+from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import DataError
 from federated_health.model import (
     MODELS,
@@ -32,7 +33,7 @@ from federated_health.model import (
     weights_hash,
 )
 from federated_health.statistics import Normalisation
-from federated_health.tasks import HEART_DISEASE, Category, Label, Measurement, Task
+from federated_health.tasks import HEART_DISEASE, Task
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.slow

@@ -3,8 +3,9 @@
 import re
 from dataclasses import fields
 
+from federated_health.columns import Category, Measurement
 from federated_health.settings import Settings, flag_of, read_defaults
-from federated_health.tasks import HEART_DISEASE, Category, Measurement
+from federated_health.tasks import HEART_DISEASE
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()

@@ -15,6 +15,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.transport_pb2 import ClientMessage
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from grpc._cython import cygrpc
 
 from federated_health.errors import AddressError, DataError, JoinError
@@ -30,8 +31,10 @@ from federated_health.streaming import (
     serve_streams,
 )
 from federated_health.streaming import server as streaming_server
+from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
+from federated_health.terms import write_terms
 
-TERMS = {"task": "heart-disease", "schema": "abc"}
+TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 Answer = Callable[[Message, Context], Message]
 
 
@@ -189,12 +192,35 @@ def test_a_second_hospital_under_a_connected_name_is_refused_and_the_first_goes_
     assert any("refused a" in line for line in words)
 
 
-@pytest.mark.parametrize("term", ["task", "schema"])
-def test_a_hospital_with_other_terms_is_refused_with_their_name(term: str) -> None:
-    with server() as (grid, address):
+@pytest.mark.parametrize("term", ["task", "column sex"])
+def test_a_hospital_with_other_terms_is_refused_with_the_difference_at_both_ends(term: str) -> None:
+    words: list[str] = []
+    with server(words) as (grid, address):
         error = LightHospital("a", address, terms={**TERMS, term: "other"}).end()
+        difference = f"the hospital's {term} is other; the server's is {TERMS[term]}"
         assert isinstance(error, JoinError)
-        assert f"its {term} is other, the server's is {TERMS[term]}" in str(error)
+        assert str(error) == f"{address}: {difference}"
+        assert words == [f"refused a: {difference}"]
+        assert grid.get_node_ids() == []
+
+
+def test_terms_of_a_task_with_hundreds_of_columns_arrive() -> None:
+    terms = {f"column {number}": "a measurement of something: 0 to 100 units" for number in range(500)}
+    address = f"127.0.0.1:{free_port()}"
+    with serve_streams(address, terms, lambda _: None) as grid:
+        hospital = LightHospital("a", address, terms=terms)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+    assert hospital.end() is None
+
+
+@pytest.mark.parametrize("terms", ["", "{", "[]", '{"task": 1}', "[" * 60_000, "x" * 70_000])
+def test_terms_that_cannot_be_read_are_refused(terms: str) -> None:
+    with server() as (grid, address), grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        call = FlowerServiceStub(channel).Join(iter(()), metadata=(("hospital", "a"), ("terms", terms)))
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details() == "the hospital's terms cannot be read"
         assert grid.get_node_ids() == []
 
 
@@ -462,7 +488,10 @@ def test_bytes_that_are_no_reply_end_the_wait_and_nothing_else(
         good = LightHospital("good", address)
         join = channel.stream_stream("/flwr.proto.FlowerService/Join")
         outbox: SimpleQueue[bytes | None] = SimpleQueue()
-        call = join(iter(outbox.get, None), metadata=(("hospital", "bad"), ("protocol", "1"), *TERMS.items()))
+        call = join(
+            iter(outbox.get, None),
+            metadata=(("hospital", "bad"), ("terms", write_terms({"protocol": PROTOCOL, **TERMS}))),
+        )
         wait_until(lambda: len(grid.get_node_ids()) == 2)
         threading.Timer(0.3, outbox.put, [content]).start()
         started = time.monotonic()

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.backend import load_tensorflow
+from federated_health.columns import Category, Label, Measurement
 from federated_health.hospital import Hospital, load_hospital
 from federated_health.model import MODELS, Weights, build_encoder, build_head, encode, initial_weights, weight_shapes
 from federated_health.statistics import Normalisation, column_sums, merge_sums, normalisation_from
-from federated_health.tasks import HEART_DISEASE, Category, Label, Measurement, Task
+from federated_health.tasks import HEART_DISEASE, Task
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
 
-PROTOCOL = "1"
+PROTOCOL = "2"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20
 """Of silence, after which either end asks whether the other is there; as many later it is given up."""
@@ -19,6 +20,8 @@ KEEPALIVE_SECONDS = 20
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_SECONDS * 1000),  # else gRPC waits for a minute

@@ -16,6 +16,7 @@ from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from federated_health.errors import JoinError
 from federated_health.streaming.channels import PROTOCOL, open_channel, unwrap, wrap
 from federated_health.streaming.grids import call_app
+from federated_health.terms import write_terms
 
 JOIN_INTERVAL = 1.0
 """Seconds between attempts to reach the server."""
@@ -47,7 +48,7 @@ def join_federation(
         JoinError: no server within the wait, or it refused or stopped.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
-    metadata = (("hospital", name), ("process", uuid4().hex), ("protocol", PROTOCOL), *terms.items())
+    metadata = (("hospital", name), ("process", uuid4().hex), ("terms", write_terms({"protocol": PROTOCOL, **terms})))
     deadline = time.monotonic() + wait
     said = False
     while True:

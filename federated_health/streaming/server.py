@@ -21,11 +21,15 @@ from flwr.proto.transport_pb2_grpc import FlowerServiceServicer, add_FlowerServi
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.streaming.channels import PROTOCOL, SERVER_OPTIONS, listen, unwrap, wrap
 from federated_health.streaming.grids import FutureGrid, error_reply
+from federated_health.terms import find_difference, read_terms
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 2.0
 """For calls to end by themselves when the server stops."""
+
+LONGEST_REFUSAL = 500
+"""Characters of a refusal, which names what differs."""
 
 
 @dataclass(eq=False)
@@ -150,10 +154,12 @@ class _Servicer(FlowerServiceServicer):
         # The same process comes back from a cut of which the server knows nothing yet; only it can know its token.
         if connected is not None and (not connected.process or connected.process != said.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
-        for term, ours in self._terms.items():
-            if said.get(term) != ours:
-                theirs = printable(said.get(term, "nothing"), 64)
-                return grpc.StatusCode.FAILED_PRECONDITION, f"its {term} is {theirs}, the server's is {ours}"
+        try:
+            theirs = read_terms(said.get("terms", "{}"))
+        except ValueError:
+            return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read"
+        if difference := find_difference(theirs, self._terms):
+            return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, LONGEST_REFUSAL)
         return None
 
     async def _read(self, stream: _Stream) -> None:
