@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo demo-readmission test check format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
+
+demo-readmission: .venv/installed
+	$(BIN)/python -m federated_health demo --task readmission
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -1,55 +1,104 @@
-"""Turn a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json."""
+"""Turn a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json.
 
+`python create_dataset.py`, or `python create_dataset.py --source heart.csv --by dirichlet --hospitals 5`.
+"""
+
+import argparse
 from pathlib import Path
 
 import utils
-from federated_health.partitions import MANIFEST, partition_by_hospital, write_hospitals
-from federated_health.settings import PROJECT_FILE, read_defaults
-from federated_health.sources import read_uci
+from federated_health.dataset_folder import MANIFEST, PICTURE, write_hospitals
+from federated_health.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
+from federated_health.quality import MINIMUM_PATIENTS
+from federated_health.settings import read_defaults
+from federated_health.sources import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 
-FULL_DATASET = PROJECT_FILE.parent / "data" / "full_dataset.csv"
+GENERATED = "readmission"
 
 
-def create() -> None:
-    """Parse the flags, read the source, partition it and write the hospitals' CSVs."""
+def parse() -> argparse.Namespace:
+    """The flags."""
     defaults = read_defaults()
     parser = utils.make_parser("Turns a data set into one CSV a hospital, and a manifest.")
     parser.add_argument(
         "--source",
-        choices=("uci",),
         default="uci",
-        help="uci: 920 patients of four hospitals, UCI Heart Disease, which comes with the project (default)",
+        help="uci (920 patients of four hospitals, which come with the project; default), readmission (generated), or "
+        "the path of a CSV, a zip, or a folder of UCI's processed.*.data",
     )
-    parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
     parser.add_argument(
-        "--seed",
-        type=utils.seed,
-        default=defaults["seed"],
-        help="recorded; the natural split draws nothing",
+        "--patients",
+        type=utils.count,
+        metavar="N",
+        help=f"patients to generate, with --source {GENERATED} (default: {DEFAULT_PATIENTS})",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite CSVs that are not ours, or were changed")
+    parser.add_argument("--drop-invalid", action="store_true", help="leave out rows that break a rule, and count them")
+    parser.add_argument(
+        "--by", choices=KINDS, help="how rows are divided (default: hospital, or iid where the data names no hospital)"
+    )
+    parser.add_argument(
+        "--hospitals",
+        type=utils.count,
+        metavar="N",
+        help=f"1 to {MOST_HOSPITALS}, with --by iid or dirichlet (default: {defaults['hospitals']})",
+    )
+    parser.add_argument("--alpha", type=float, help=f"--by dirichlet: small is skewed (default: {DEFAULT_ALPHA})")
+    parser.add_argument("--ratios", type=utils.numbers, metavar="A,B,...", help="--by size: such as 8,4,2,1")
+    parser.add_argument("--seed", type=utils.seed, default=defaults["seed"], help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
+    parser.add_argument("--plot", action="store_true", help=f"draw who holds what: {PICTURE}")
+    parser.add_argument("--force", action="store_true", help="overwrite files that are not ours, or were changed")
     flags = parser.parse_args()
-    source = read_uci(FULL_DATASET)
+    if flags.source in ("uci", GENERATED) and flags.drop_invalid:
+        parser.error("--drop-invalid goes with a file")
+    if flags.source != GENERATED and flags.patients is not None:
+        parser.error(f"--patients goes with --source {GENERATED}")
+    if flags.source not in ("uci", GENERATED) and not Path(flags.source).exists():
+        parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
+    if flags.by in ("iid", "dirichlet") and flags.hospitals is None:
+        flags.hospitals = defaults["hospitals"]
+    if flags.by == "dirichlet" and flags.alpha is None:
+        flags.alpha = DEFAULT_ALPHA
+    return flags
+
+
+def read(flags: argparse.Namespace) -> Source:
+    """The source that the flags name."""
+    if flags.source == "uci":
+        return read_uci()
+    if flags.source == GENERATED:
+        return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
+    return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
+
+
+def create() -> None:
+    """Read the source, partition it and write the hospitals' CSVs."""
+    flags = parse()
+    source = read(flags)
+    if flags.by is None:
+        flags.by = "hospital" if source.has_hospitals else "iid"
+        flags.hospitals = flags.hospitals or (None if source.has_hospitals else read_defaults()["hospitals"])
+    partition = Partition(
+        by=flags.by, seed=flags.seed, hospitals=flags.hospitals, alpha=flags.alpha, ratios=flags.ratios
+    )
+    hospitals = divide(source, partition)
     manifest = write_hospitals(
-        flags.out,
-        source,
-        partition_by_hospital(source.table),
-        partition={"by": "hospital", "seed": flags.seed},
-        force=flags.force,
+        flags.out, source, hospitals, partition=partition.describe(), plot=flags.plot, force=flags.force
     )
+    utils.print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
     label = source.task.label.name
-    utils.print_figures(
-        f"{source.task.name}: {len(source.table)} patients of {len(manifest['hospitals'])} hospitals",
-        {
-            f"{flags.out / entry['file']}  {entry['name']}": {
-                "patients": entry["rows"],
-                f"{label} = 1": entry["labels"]["1"],
-                f"{label} = 0": entry["labels"]["0"],
-            }
-            for entry in manifest["hospitals"]
-        },
-    )
-    utils.console.print(f"wrote {flags.out / MANIFEST}", soft_wrap=True)
+    entries = {
+        f"{flags.out / entry['file']}  {entry['name']}": {
+            "patients": entry["rows"],
+            f"{label} = 1": entry["labels"]["1"],
+            f"{label} = 0": entry["labels"]["0"],
+        }
+        for entry in manifest["hospitals"]
+    }
+    utils.print_figures(f"{source.task.name}: {len(entries)} hospitals, by {flags.by}", entries)
+    if small := sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"]):
+        utils.print_lines(f"{small} of them have fewer than {MINIMUM_PATIENTS} patients, and may not join", [])
+    utils.print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])
 
 
 if __name__ == "__main__":

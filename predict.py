@@ -1,4 +1,4 @@
-"""Score patients with a saved model: adds a column `risk`, the predicted probability, to a CSV.
+"""Score patients with a saved model: adds `risk`, the predicted probability, and `prediction`, 1 or 0, to a CSV.
 
 `python predict.py runs/first/model.keras patients.csv --out risk.csv`
 """
@@ -10,17 +10,22 @@ import numpy as np
 
 import utils
 from federated_health.errors import DataError
-from federated_health.hospital import read_patients
+from federated_health.metrics import THRESHOLD
 from federated_health.model import load_model, predict_risk, read_description
+from federated_health.patients import read_patients
 from federated_health.runs import write_text
 from federated_health.tasks import get_task
 
-RISK = "risk"
+RISK, PREDICTION = "risk", "prediction"
+DECIMALS = 6
 
 
 def predict() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
-    parser = utils.make_parser("Scores patients with a saved model: adds the column risk, a probability, to a CSV.")
+    parser = utils.make_parser(
+        "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
+        "risk reaches the model's threshold."
+    )
     parser.add_argument("model", type=Path, help="a model.keras that server.py or client.py saved")
     parser.add_argument("patients", type=Path, help="CSV with the task's columns, raw values, missing cells allowed")
     parser.add_argument("--out", type=Path, help="default: standard output")
@@ -30,12 +35,16 @@ def predict() -> None:
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
     table, numbers = read_patients(flags.patients, task, labelled=False)
-    if RISK in table.columns:
-        raise DataError(f"{flags.patients}: has a column {RISK} already")
+    for name in (RISK, PREDICTION):
+        if name in table.columns:
+            raise DataError(f"{flags.patients}: has a column {name} already")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the file of the patients; name another one")
-    table[RISK] = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
-    text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
+    table[RISK] = risk.astype(np.float64).round(DECIMALS)
+    # Of the risk as it is shown, so that the file agrees with itself.
+    table[PREDICTION] = (table[RISK] >= float(description.get("threshold", THRESHOLD))).astype(int)
+    text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)
     else:

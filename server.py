@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 import utils
 from federated_health.errors import RunError
 from federated_health.federation import Federation
+from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
@@ -22,6 +23,8 @@ AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. It tends to flatter, since "
     "knowing a patient's hospital alone predicts much; the mean of the AUCs within hospitals stands below it."
 )
+
+CHOSEN = ", at which F1 over all training rows is greatest."
 
 app = ServerApp()
 
@@ -56,19 +59,20 @@ def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, 
     """Show the figures and save the run, undisturbed by Ctrl-C and whether or not anyone is there to read."""
     with utils.interrupts_deferred():
         try:
-            show_figures(figures)
+            show_figures(figures, federation.threshold)
             utils.say("saving the model, which takes some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)
         utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
 
 
-def show_figures(figures: dict[str, Any]) -> None:
+def show_figures(figures: dict[str, Any], threshold: float) -> None:
     """The final table: hospitals, the federation, and the mean of the AUCs within hospitals."""
     federation = dict(figures["federation"] or {})
     mean = federation.pop("mean_roc_auc", None)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    note = AUC_NOTE if federation.get("roc_auc") is not None else ""
+    note = f"Predicted positive: a risk of at least {threshold}" + ("." if threshold == THRESHOLD else CHOSEN)
+    note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
     utils.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 

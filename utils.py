@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +22,8 @@ console = Console(highlight=False)
 
 PACKAGE = "federated_health"
 CHATTY = ("flwr", "grpc", "tensorflow")
+MOST_ROWS = 200
+"""Of a printed table."""
 
 
 def run_door(main: Callable[[], None]) -> NoReturn:
@@ -90,6 +92,18 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**31:
         raise ValueError
     return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 to 2**31 - 1, for argparse."""
+    if (value := seed(text)) == 0:
+        raise ValueError
+    return value
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers between commas, for argparse."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def add_settings(
@@ -180,13 +194,25 @@ def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | 
         yield update
 
 
+def print_lines(title: str, lines: Iterable[str]) -> None:
+    """A line, and others below it, indented."""
+    console.print(escape(title), soft_wrap=True)
+    for line in lines:
+        console.print(escape(f"  {line}"), soft_wrap=True)
+
+
 def figure(value: float | None) -> str:
     """A figure with three decimals; a dash where it is not defined."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
-    """A table with a row a name and a column a figure; whole numbers as they are, others with three decimals."""
+    """A table with a row a name and a column a figure; whole numbers as they are, others with three decimals.
+
+    Of many rows the first ones are shown.
+    """
+    more = max(0, len(figures) - MOST_ROWS)
+    figures = dict(list(figures.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -197,5 +223,7 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
         table.add_row(name, *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
     console.print(f"\n[bold]{escape(title)}[/bold]")
     console.print(table)
+    if more:
+        console.print(f"... and {more} more\n")
     if note:
         console.print(escape(note), "")

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from common import measure, quieten, summarise, write_uci
 
-from federated_health.hospital import DEFAULT_SPLIT_SEED, read_patients, split_rows
+from federated_health.hospital import DEFAULT_SPLIT_SEED, split_rows
+from federated_health.patients import read_patients
 from federated_health.settings import Settings, read_defaults
 from federated_health.tasks import Task
 

@@ -10,20 +10,22 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 import client
-from create_dataset import FULL_DATASET
+from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.federation import Federation
 from federated_health.hospital import load_hospital
 from federated_health.metrics import roc_auc
-from federated_health.partitions import find_hospital, partition_by_hospital, write_hospitals
+from federated_health.partitions import Partition, divide
 from federated_health.settings import Settings
-from federated_health.sources import read_uci
+from federated_health.sources import Source, read_uci
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.training import LocalModel
 
 
 def quieten() -> None:
-    """Keep Flower to warnings."""
+    """Keep Flower to warnings and TensorFlow to errors."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    # It warns of compiling anew for many shapes: here many hospitals, of different sizes, share one process.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> dict[str, float]:
@@ -49,14 +51,20 @@ def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> 
         "roc_auc_from_cells": figures["federation"]["roc_auc"],
         "roc_auc_from_cells_minus_all": figures["federation"]["roc_auc"] - exact,
         "mean_roc_auc": figures["federation"]["mean_roc_auc"],
+        "f1": figures["federation"]["f1"],
+        "threshold": federation.threshold,
         "brier": figures["federation"]["brier"],
     }
 
 
 def write_uci(folder: Path) -> dict[str, Path]:
     """The four hospitals' CSVs, by name."""
-    source = read_uci(FULL_DATASET)
-    manifest = write_hospitals(folder, source, partition_by_hospital(source.table), partition={"by": "hospital"})
+    return write_source(folder, read_uci(), Partition(by="hospital", seed=0))
+
+
+def write_source(folder: Path, source: Source, partition: Partition) -> dict[str, Path]:
+    """A source's hospitals as CSVs, by name."""
+    manifest = write_hospitals(folder, source, divide(source, partition), partition=partition.describe())
     paths = (find_hospital(folder, number + 1) for number in range(len(manifest["hospitals"])))
     return {name: path for path, name in paths}
 

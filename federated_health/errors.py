@@ -9,6 +9,11 @@ class UserError(Exception):
 
     exit_code = 1
 
+    @property
+    def reason(self) -> str:
+        """The words that another party may hear."""
+        return str(self)
+
 
 class SettingsError(UserError):
     """A setting is unknown, of the wrong type or out of range."""
@@ -17,7 +22,19 @@ class SettingsError(UserError):
 
 
 class DataError(UserError):
-    """A CSV, or a folder of them, is not what the task needs."""
+    """A CSV, or a folder of them, is not what the task needs.
+
+    Args:
+        reason: why, in words that a server may hear: without paths, rows and values.
+    """
+
+    def __init__(self, message: str, *, reason: str = "its CSV cannot be used") -> None:
+        super().__init__(message)
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class AddressError(UserError):

@@ -16,8 +16,15 @@ from flwr.serverapp import Grid
 
 from federated_health import messages
 from federated_health.errors import RunError
-from federated_health.messages import Evaluation, Instructions, Introduction, MalformedMessageError, Update
-from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
+from federated_health.messages import (
+    Evaluation,
+    Instructions,
+    Introduction,
+    MalformedMessageError,
+    TrainingScores,
+    Update,
+)
+from federated_health.metrics import THRESHOLD, Counts, choose_threshold, figures_of, merge_counts, roc_auc_from_cells
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
@@ -66,7 +73,8 @@ class Federation:
     """One run of one federation over any Flower grid.
 
     Use: `gather`, then iterate over `rounds`, then `evaluate_finally`. After an interruption between two rounds,
-    `weights`, `last_round` and `normalisation` are those of the last finished round.
+    `weights`, `last_round` and `normalisation` are those of the last finished round. `threshold` is 0.5 until one is
+    chosen at the end.
     """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
@@ -74,6 +82,7 @@ class Federation:
         self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
         self.last_round: Round | None = None
+        self.threshold = THRESHOLD
         self.introductions: dict[int, Introduction] = {}
         self._declined: set[int] = set()
         self._grid = grid
@@ -132,20 +141,14 @@ class Federation:
             yield self.last_round
 
     def evaluate_finally(self) -> dict[str, Any]:
-        """Each hospital evaluates the final weights once more, with the figures that need its scores.
+        """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
 
         Returns:
             `hospitals` and `federation` as in metrics.json; None for a figure that is not defined.
         """
-        content = RecordDict(
-            {
-                messages.ARRAYS: messages.weights_to_record(self.weights),
-                messages.CONFIG: self.instructions().to_record(),
-            }
-        )
-        nodes = self._participants()
+        self.threshold = self._choose_threshold()
         replies = self._ask(
-            [Message(content, node, messages.FINAL) for node in nodes],
+            self._questions(messages.FINAL),
             lambda node, content: Evaluation.from_content(content, self.introductions[node].test_examples, final=True),
         )
         return self._figures({reply.hospital: reply.content for reply in replies})
@@ -170,8 +173,33 @@ class Federation:
             learning_rate=settings.learning_rate,
             l2=settings.l2,
             seed=settings.seed,
+            threshold=self.threshold,
             normalisation=self.normalisation,
         )
+
+    def _choose_threshold(self) -> float:
+        """From all hospitals' scores of their training rows; 0.5 where these do not hold both classes."""
+        replies = self._ask(
+            self._questions(messages.THRESHOLD),
+            lambda node, content: TrainingScores.from_content(content, self.introductions[node].train_examples),
+        )
+        if not replies:
+            return THRESHOLD
+        chosen = choose_threshold(
+            np.concatenate([reply.content.positives for reply in replies]),
+            np.concatenate([reply.content.negatives for reply in replies]),
+        )
+        return THRESHOLD if chosen is None else chosen
+
+    def _questions(self, message_type: str) -> list[Message]:
+        """The final weights to every participant."""
+        content = RecordDict(
+            {
+                messages.ARRAYS: messages.weights_to_record(self.weights),
+                messages.CONFIG: self.instructions().to_record(),
+            }
+        )
+        return [Message(content, node, message_type) for node in self._participants()]
 
     def _connected(self) -> list[int]:
         return sorted(self._grid.get_node_ids())

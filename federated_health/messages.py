@@ -7,9 +7,12 @@ This is the one list of what leaves a hospital:
   squares over its training rows (nothing where fewer than five were observed);
 - `train`: weights, the number of training rows, the mean training loss;
 - `evaluate`: outcome counts and loss sums over its held-out rows;
+- `evaluate.threshold`, once: its scores of each class of its training rows, as coarse cells of at least five patients
+  (see `metrics.score_cells`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
   patients (see `metrics.score_cells`);
-- in place of any of these, why not: the words of an error of ours, such as a file's name, or an exception's type.
+- in place of any of these, or when it may not join, why not: the words of an error of ours, without paths, rows and
+  values, or an exception's type.
 
 What comes from the other side is checked when it is read; what is wrong raises MalformedMessageError, without values.
 """
@@ -32,6 +35,7 @@ from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisat
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"
+THRESHOLD = "evaluate.threshold"
 
 ARRAYS, CONFIG, METRICS, HOSPITAL = "arrays", "config", "metrics", "hospital"
 NUM_EXAMPLES = "num-examples"
@@ -49,6 +53,7 @@ class Instructions:
     Attributes:
         schema: the task's schema hash.
         rounds: rounds that are finished.
+        threshold: the probability from which on a patient is predicted positive.
     """
 
     task: str
@@ -61,6 +66,7 @@ class Instructions:
     learning_rate: float
     l2: float
     seed: int
+    threshold: float
     normalisation: Normalisation
 
     def to_record(self) -> ConfigRecord:
@@ -194,12 +200,36 @@ class Evaluation:
         auc = _number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
-        return cls(
-            counts=counts,
-            roc_auc=auc,
-            positives=_cells(metrics, "positives", counts.true_positives + counts.false_negatives),
-            negatives=_cells(metrics, "negatives", counts.true_negatives + counts.false_positives),
-        )
+        patients = {
+            "positives": counts.true_positives + counts.false_negatives,
+            "negatives": counts.true_negatives + counts.false_positives,
+        }
+        cells = {key: _cells(metrics, key) for key in patients if key in metrics}
+        for key, those in cells.items():
+            if those.size and those[:, 0].sum() != patients[key]:
+                raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
+        return cls(counts=counts, roc_auc=auc, **cells)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingScores:
+    """A hospital's scores of its training rows under the final weights, as cells (see `metrics.score_cells`)."""
+
+    positives: npt.NDArray[np.float64]
+    negatives: npt.NDArray[np.float64]
+
+    def to_content(self) -> RecordDict:
+        metrics = MetricRecord({key: getattr(self, key).ravel().tolist() for key in ("positives", "negatives")})
+        return RecordDict({METRICS: metrics})
+
+    @classmethod
+    def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
+        """Read the cells of a hospital that declared so many training rows when it introduced itself."""
+        metrics = _metrics(content, {"positives", "negatives"})
+        positives, negatives = _cells(metrics, "positives"), _cells(metrics, "negatives")
+        if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
+            raise MalformedMessageError("its cells hold more than the training rows that it declared")
+        return cls(positives=positives, negatives=negatives)
 
 
 def weights_to_record(weights: Weights) -> ArrayRecord:
@@ -289,15 +319,11 @@ def _floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.floa
     return array
 
 
-def _cells(metrics: MetricRecord, key: str, patients: int) -> npt.NDArray[np.float64] | None:
-    if key not in metrics:
-        return None
+def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not np.isfinite(flat).all():
         raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
         raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
-    if cells.size and cells[:, 0].sum() != patients:
-        raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
     return cells

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 THRESHOLD = 0.5
+"""From which probability on a patient is predicted positive, as long as none was chosen."""
+
 MINIMUM_CELL = 5
 """A hospital releases no cell of scores that counts fewer patients."""
 
@@ -82,9 +84,10 @@ class Counts:
         return _ratio(self.squared_error_sum, self.examples)
 
 
-def probability(logits: npt.NDArray[np.float32]) -> Scores:
-    """Probabilities, [patients], of log-odds."""
-    return 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))  # the logistic function, which cannot overflow so
+def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
+    """Probabilities of log-odds, of the same shape."""
+    # The logistic function, written so that it cannot overflow.
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
 
 
 def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = THRESHOLD) -> Counts:
@@ -174,6 +177,37 @@ def roc_auc_from_cells(positives: Scores, negatives: Scores) -> float | None:
     at_most = below[np.searchsorted(low[order], high, side="right")]
     pairs = high_weight.sum() * low_weight.sum()
     return float((high_weight * 0.5 * (less + at_most)).sum() / pairs)
+
+
+def choose_threshold(positives: Scores, negatives: Scores) -> float | None:
+    """The probability from which on a patient is predicted positive: where F1 is greatest.
+
+    F1 is 2 TP / (2 TP + FP + FN) of all rows together. Of thresholds between the same two scores the middle one is
+    taken, of others that do equally well the lowest.
+
+    Args:
+        positives, negatives: [cells, 3] as from `score_cells`, of all hospitals' training rows together.
+
+    Returns:
+        Between 0 and 1, with four decimals; None where a class has no cell.
+    """
+    if not len(positives) or not len(negatives):
+        return None
+    high, high_weight = _spread(positives)
+    low, low_weight = _spread(negatives)
+    points = np.unique(np.concatenate([high, low]))
+    thresholds = np.concatenate([points[:1] - CELL_STEP, (points[1:] + points[:-1]) / 2])
+    true_positives = _weight_above(thresholds, high, high_weight)
+    predicted = true_positives + _weight_above(thresholds, low, low_weight)
+    f1 = 2 * true_positives / (predicted + high_weight.sum())
+    return round(float(probability(thresholds[f1.argmax()])), 4)
+
+
+def _weight_above(thresholds: Scores, points: Scores, weights: Scores) -> Scores:
+    order = np.argsort(points)
+    above = np.concatenate([np.cumsum(weights[order][::-1])[::-1], [0.0]])
+    summed: Scores = above[np.searchsorted(points[order], thresholds)]
+    return summed
 
 
 def _spread(cells: Scores) -> tuple[Scores, Scores]:

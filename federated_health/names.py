@@ -1,6 +1,7 @@
 """What a hospital may be called, and the node id that follows from it."""
 
 import re
+import unicodedata
 from hashlib import sha256
 
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -12,6 +13,16 @@ FEDERATION = "federation"
 def is_hospital_name(name: str) -> bool:
     """Whether it is 1 to 63 lower-case ASCII letters, digits and hyphens, and not `federation`."""
     return name != FEDERATION and HOSPITAL_NAME.fullmatch(name) is not None
+
+
+def hospital_name_from(words: str) -> str:
+    """A hospital's name made of what people call it, such as va-long-beach of VA Long Beach; empty where there is none.
+
+    Letters lose their accents; whatever else is not a letter or a digit becomes a hyphen.
+    """
+    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:63].strip("-")
+    return name if is_hospital_name(name) else ""
 
 
 def node_id_of(name: str) -> int:

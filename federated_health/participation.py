@@ -1,9 +1,9 @@
-"""A hospital's side of a message: whose it is, what it asks, and the compiled model to answer with.
+"""A hospital's side of a message: whose it is, what it asks, and what is answered.
 
 A hospital's rows and compiled training stay in its process from message to message.
 """
 
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,17 +11,31 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message, MetricRecord
 
+from federated_health.dataset_folder import find_hospital
 from federated_health.errors import JoinError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
-from federated_health.messages import ARRAYS, CONFIG, ROUND, Instructions, weights_from_record, weights_to_record
+from federated_health.messages import (
+    ARRAYS,
+    CONFIG,
+    ROUND,
+    Evaluation,
+    Instructions,
+    Introduction,
+    TrainingScores,
+    Update,
+    weights_from_record,
+    weights_to_record,
+)
+from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
-from federated_health.partitions import find_hospital
-from federated_health.statistics import Normalisation
+from federated_health.statistics import Normalisation, column_sums
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
 
 if TYPE_CHECKING:
     from federated_health.training import LocalModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,15 +91,67 @@ def open_message(message: Message, context: Context) -> Assignment:
     )
 
 
-def remember_final(context: Context, asked: Assignment, figures: Mapping[str, float | None]) -> None:
-    """Keep the final weights and this hospital's own figures in its context, which does not leave it."""
+def introduce(message: Message, context: Context) -> Introduction:
+    """Name, row counts, and the sums from which the federation's one normalisation is made."""
+    hospital = hospital_of(message, context)
+    return Introduction(
+        name=hospital.name,
+        train_examples=len(hospital.train),
+        test_examples=len(hospital.test),
+        sums=column_sums(hospital.train.values[:, list(hospital.task.measurement_positions)]),
+    )
+
+
+def train_round(message: Message, context: Context) -> Update:
+    """The round's local epochs, from the federation's weights."""
+    asked = open_message(message, context)
+    weights, loss = asked.local.train(asked.weights, asked.instructions, asked.round_number)
+    rows = len(asked.local.hospital.train)
+    logger.debug("round %d: trained on %d rows, loss %.4f", asked.round_number, rows, loss)
+    return Update(weights=weights, examples=rows, loss=loss)
+
+
+def evaluate_round(message: Message, context: Context) -> Evaluation:
+    """Counts over the held-out rows under the round's new weights."""
+    asked = open_message(message, context)
+    scores = probability(asked.local.score(asked.weights))
+    counts = count_outcomes(scores, asked.local.hospital.test.labels, asked.instructions.threshold)
+    return Evaluation(counts=counts)
+
+
+def score_training_rows(message: Message, context: Context) -> TrainingScores:
+    """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
+    asked = open_message(message, context)
+    log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
+    return TrainingScores(
+        positives=score_cells(log_odds[labels == 1]),
+        negatives=score_cells(log_odds[labels == 0]),
+    )
+
+
+def evaluate_finally(message: Message, context: Context) -> Evaluation:
+    """Counts, own ROC-AUC and coarse cells of the final scores of the held-out rows.
+
+    The final weights and this hospital's own figures are kept in its context, which does not leave it.
+    """
+    asked = open_message(message, context)
+    hospital, log_odds = asked.local.hospital, asked.local.score(asked.weights)
+    labels = hospital.test.labels
+    evaluation = Evaluation(
+        counts=count_outcomes(probability(log_odds), labels, asked.instructions.threshold),
+        roc_auc=roc_auc(log_odds, labels),
+        positives=score_cells(log_odds[labels == 1]),
+        negatives=score_cells(log_odds[labels == 0]),
+    )
+    figures = figures_of(evaluation.counts, len(hospital.train), evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(asked.weights)
     context.state[CONFIG] = asked.instructions.to_record()
+    return evaluation
 
 
 def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
-    """What `remember_final` kept, once a run has come to its end."""
+    """The federation's final model as `evaluate_finally` kept it; None before the end of a run."""
     if CONFIG not in context.state:
         return None
     told = Instructions.from_record(context.state.config_records[CONFIG])

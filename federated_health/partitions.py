@@ -1,162 +1,209 @@
-"""One canonical table -> the rows of each hospital -> a folder of CSVs with a manifest.
+"""One canonical table -> the rows of each hospital. Every row lands in exactly one; the seed decides which.
 
-Every row lands in exactly one hospital. The folder is written whole or not at all, and what is not ours in it is not
-overwritten.
+Rows that are equal in all of the task's columns, if they are few, may be one patient, and stay together: at two
+hospitals one of them could be trained on while the other is held out.
 """
 
-import json
-import re
-import shutil
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from federated_health.errors import DataError
-from federated_health.sources import HOSPITAL_COLUMN, Source
-from federated_health.tables import hash_file
+from federated_health.errors import DataError, SettingsError
+from federated_health.layouts import HOSPITAL_COLUMN
+from federated_health.sources import Source
 
-MANIFEST = "manifest.json"
+MOST_HOSPITALS = 1000
+MOST_COPIES = 4
+"""Equal rows that may still be one patient; Kaggle's heart.csv repeats one up to four times."""
+
+MOST_DRAWS = 100
+"""Of proportions, until every hospital has a patient."""
+
+DEFAULT_ALPHA = 0.5
+ALPHA_RANGE = (1e-3, 1e6)
+
+Vector = npt.NDArray[np.int64]
+"""One number a row, or a hospital."""
 
 
-def partition_by_hospital(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The natural partition: hospitals in order of first appearance, each with its rows in order.
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How rows are divided; what does not belong to `by` is None.
 
-    Args:
-        table: canonical table with a `hospital` column.
+    Attributes:
+        by: one of KINDS.
+        alpha: concentration of the Dirichlet distribution; the smaller, the more skewed.
+        ratios: of the hospitals' sizes.
 
-    Returns:
-        Hospital name -> its rows, without the `hospital` column.
+    Raises:
+        SettingsError: a part is lacking, does not belong to `by`, or is out of range.
     """
+
+    by: str
+    seed: int
+    hospitals: int | None = None
+    alpha: float | None = None
+    ratios: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in KINDS:
+            raise SettingsError(f"--by: expected one of {', '.join(KINDS)}, got {self.by!r}")
+        _belongs("--alpha", self.alpha, self.by, "dirichlet")
+        _belongs("--ratios", self.ratios, self.by, "size")
+        low, high = ALPHA_RANGE
+        if self.alpha is not None and not low <= self.alpha <= high:
+            raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
+        if self.ratios is not None and not all(0 < ratio < float("inf") for ratio in self.ratios):
+            raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
+        if self.ratios is not None and self.hospitals not in (None, len(self.ratios)):
+            raise SettingsError(f"--hospitals: {self.hospitals} are not the {len(self.ratios)} of --ratios")
+        if self.by in ("iid", "dirichlet") and self.hospitals is None:
+            raise SettingsError(f"--hospitals: --by {self.by} needs their number")
+        count = len(self.ratios) if self.ratios is not None else self.hospitals
+        if count is not None and not 1 <= count <= MOST_HOSPITALS:
+            raise SettingsError(f"--hospitals: expected 1 to {MOST_HOSPITALS}, got {count}")
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        parts = {"hospitals": self.hospitals, "alpha": self.alpha, "ratios": self.ratios}
+        return {"by": self.by, "seed": self.seed, **{name: part for name, part in parts.items() if part is not None}}
+
+
+KINDS = ("hospital", "iid", "dirichlet", "size")
+
+
+def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
+    """Hospital name -> its rows in the table's order, without the `hospital` column, in the order of their numbers.
+
+    `hospital` takes what the data says. `iid` shuffles and deals out sizes that differ by one at most, `size` sizes in
+    the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the hospitals'
+    shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks), so that
+    both label balance and size are skewed.
+
+    Raises:
+        DataError: the partition cannot be made of these rows.
+    """
+    table = source.table
+    if partition.by == "hospital":
+        return _divide_as_the_data_says(table, partition.hospitals)
+    table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
+    count = len(partition.ratios) if partition.ratios is not None else partition.hospitals or 1
+    if count > len(table):
+        raise DataError(f"--hospitals: {count} are more than the {len(table)} patients")
+    generator = np.random.default_rng(partition.seed)
+    units = _group_copies(table[list(source.task.column_names)])
+    if partition.alpha is not None:
+        labels = table[source.task.label.name].to_numpy()
+        owners = _assign_by_label(units, labels, count, partition.alpha, generator)
+    else:
+        owners = _assign_sizes(units, _whole_sizes(partition.ratios or (1.0,) * count, len(table)), generator)
+    order = np.argsort(owners, kind="stable")
+    ends = np.cumsum(np.bincount(owners, minlength=count))
+    rows_of = np.split(order, ends[:-1])
+    width = len(str(count))
     return {
-        str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
-        for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
+        f"hospital-{number:0{width}}": table.iloc[rows].reset_index(drop=True)
+        for number, rows in enumerate(rows_of, start=1)
     }
 
 
-def write_hospitals(
-    folder: Path,
-    source: Source,
-    hospitals: Mapping[str, pd.DataFrame],
-    *,
-    partition: Mapping[str, Any],
-    force: bool = False,
-) -> dict[str, Any]:
-    """Write client_1.csv, client_2.csv, ... and manifest.json; files of an earlier split do not survive.
+def _belongs(flag: str, value: object, by: str, owner: str) -> None:
+    if by == owner and value is None:
+        raise SettingsError(f"{flag}: --by {owner} needs it")
+    if by != owner and value is not None:
+        raise SettingsError(f"{flag}: goes with --by {owner} only")
+
+
+def _divide_as_the_data_says(table: pd.DataFrame, count: int | None) -> dict[str, pd.DataFrame]:
+    """Hospitals in order of first appearance."""
+    if HOSPITAL_COLUMN not in table.columns:
+        raise DataError("--by hospital: the data does not say which hospital a patient is from")
+    hospitals = {
+        str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
+        for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
+    }
+    if count not in (None, len(hospitals)):
+        raise DataError(f"--hospitals: the data has {len(hospitals)} hospitals, not {count}; see --by")
+    if len(hospitals) > MOST_HOSPITALS:
+        raise DataError(
+            f"--by hospital: the data has {len(hospitals)} hospitals; at most {MOST_HOSPITALS} are possible"
+        )
+    return hospitals
+
+
+def _group_copies(columns: pd.DataFrame) -> Vector:
+    """A unit's number for each row, from 0: rows with one number stay together."""
+    content = pd.util.hash_pandas_object(columns + 0.0, index=False)  # + 0.0 makes -0.0 the 0.0 that it equals
+    groups = pd.factorize(content)[0]
+    too_many = np.bincount(groups)[groups] > MOST_COPIES
+    alone = groups.max() + 1 + np.arange(len(groups))
+    units: Vector = np.unique(np.where(too_many, alone, groups), return_inverse=True)[1]
+    return units
+
+
+def _whole_sizes(ratios: Sequence[float], rows: int) -> Vector:
+    """Whole sizes in these ratios that add up to `rows`: rounded down, and one more for the largest remainders."""
+    shares = np.asarray(ratios) / max(ratios)
+    exact = shares / shares.sum() * rows
+    sizes: Vector = np.floor(exact).astype(np.int64)
+    order = np.argsort(sizes - exact, kind="stable")
+    sizes[order[: rows - sizes.sum()]] += 1
+    if (sizes == 0).any():
+        raise DataError(f"--ratios: of {rows} patients a hospital would get none")
+    return sizes
+
+
+def _assign_sizes(units: Vector, sizes: Vector, generator: np.random.Generator) -> Vector:
+    """The hospital of each row, so that hospitals have exactly these sizes.
+
+    Units are shuffled and dealt out in turn. Where the last unit of a hospital is too large, rows go on to hospitals
+    that lack some: rows that stand alone first, so that a unit is torn apart only where nothing else is left.
+    """
+    members = np.bincount(units)
+    owners = _deal_out(members, np.cumsum(sizes), generator)[units]
+    surplus = np.bincount(owners, minlength=len(sizes)) - sizes
+    single_first = np.lexsort((generator.permutation(len(units)), members[units]))
+    moved = [single_first[owners[single_first] == one][: surplus[one]] for one in np.flatnonzero(surplus > 0)]
+    if moved:
+        owners[np.concatenate(moved)] = np.repeat(np.arange(len(sizes)), np.maximum(-surplus, 0))
+    return owners
+
+
+def _assign_by_label(
+    units: Vector, labels: Vector, hospitals: int, alpha: float, generator: np.random.Generator
+) -> Vector:
+    """The hospital of each row; a unit counts as its first row's label."""
+    members = np.bincount(units)
+    label_of_unit = labels[np.unique(units, return_index=True)[1]]
+    for _ in range(MOST_DRAWS):
+        owner_of_unit = np.zeros(len(members), dtype=np.int64)
+        for value in np.unique(label_of_unit):
+            of_label = np.flatnonzero(label_of_unit == value)
+            shares = generator.dirichlet(np.full(hospitals, alpha))
+            bounds = np.cumsum(shares) * members[of_label].sum()
+            owner_of_unit[of_label] = _deal_out(members[of_label], bounds, generator)
+        owners = owner_of_unit[units]
+        if np.bincount(owners, minlength=hospitals).min() > 0:
+            return owners
+    raise DataError(
+        f"--alpha {alpha:g}: in {MOST_DRAWS} draws a hospital was left without a patient each time; expected a larger "
+        f"alpha or fewer than {hospitals} hospitals"
+    )
+
+
+def _deal_out(members: Vector, bounds: npt.NDArray[Any], generator: np.random.Generator) -> Vector:
+    """A hospital for each unit: units are shuffled, and each goes to the hospital between whose bounds it begins.
 
     Args:
-        hospitals: hospital name -> its rows, in the order of their numbers.
-        partition: how the rows were divided, for the manifest.
-        force: overwrite files that this function did not write, or that were changed since.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: a file is in the way, or the folder cannot be written to.
+        members: [units], rows of each.
+        bounds: [hospitals], ascending; the last one is the number of rows.
     """
-    label = source.task.label.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = _check_earlier(folder, force=force)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
-    try:
-        listed = []
-        for number, (name, rows) in enumerate(hospitals.items(), start=1):
-            file = partial / f"client_{number}.csv"
-            rows.to_csv(file, index=False, float_format="%.15g", lineterminator="\n")
-            counts = rows[label].value_counts()
-            listed.append(
-                {
-                    "file": file.name,
-                    "name": name,
-                    "rows": len(rows),
-                    "labels": {value: int(counts.get(int(value), 0)) for value in ("0", "1")},
-                    "sha256": hash_file(file),
-                }
-            )
-        manifest = {
-            "task": source.task.name,
-            "source": {"name": source.name, "file": source.file, "sha256": source.sha256},
-            "partition": dict(partition),
-            "hospitals": listed,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        _exchange(folder, earlier, sorted(partial.iterdir()), partial)
-        return manifest
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
-    """The CSV and the name of a hospital by its number, from 1, in a folder that `write_hospitals` wrote.
-
-    Raises:
-        DataError: there is no such folder or hospital.
-    """
-    hospitals = _read_manifest(folder)["hospitals"]
-    if not 1 <= number <= len(hospitals):
-        raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")
-    entry = hospitals[number - 1]
-    return folder / entry["file"], entry["name"]
-
-
-def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> None:
-    """Put new files in the place of old ones; where that fails, the old ones are there again."""
-    kept = partial / "old"
-    kept.mkdir()
-    placed: list[Path] = []
-    try:
-        for file in old:
-            file.replace(kept / file.name)
-        for file in new:
-            placed.append(file.replace(folder / file.name))
-    except BaseException:  # Ctrl-C, too
-        for file in placed:
-            file.unlink()
-        for file in kept.iterdir():
-            file.replace(folder / file.name)
-        raise
-
-
-def _check_earlier(folder: Path, *, force: bool) -> list[Path]:
-    """Files of an earlier split, to be removed; refuses where one is not ours, unless forced."""
-    present = sorted(file for file in folder.glob("client_*.csv") if re.fullmatch(r"client_\d+\.csv", file.name))
-    if (folder / MANIFEST).exists():
-        present.append(folder / MANIFEST)
-    if force or not present:
-        return present
-    try:
-        ours = {entry["file"]: entry["sha256"] for entry in _read_manifest(folder)["hospitals"]}
-    except DataError:
-        ours = {}
-    for file in present:
-        if file.name == MANIFEST and ours:
-            continue
-        if ours.get(file.name) != hash_file(file):
-            raise DataError(
-                f"{file}: was not written by create_dataset.py, or was changed since; move it away, or overwrite it "
-                "with --force"
-            )
-    return present
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = (folder / MANIFEST).absolute()
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        for entry in manifest["hospitals"]:
-            entry["file"], entry["name"], entry["sha256"]
-        return manifest
-    except FileNotFoundError:
-        raise DataError(f"{path}: is not there; run: python create_dataset.py") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: is not a manifest that create_dataset.py wrote") from None
+    order = generator.permutation(len(members))
+    begins = np.cumsum(members[order]) - members[order]
+    owners = np.empty(len(members), dtype=np.int64)
+    owners[order] = np.minimum(np.searchsorted(bounds, begins, side="right"), len(bounds) - 1)
+    return owners

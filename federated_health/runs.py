@@ -93,6 +93,7 @@ class RunFolder:
                 "model": settings.model,
                 "rounds": instructions.rounds,
                 "seed": settings.seed,
+                "threshold": instructions.threshold,
                 **({"stopped": True} if stopped else {}),
                 **figures,
             },

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,37 +13,78 @@ from federated_health.errors import DataError
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """All cells of a UTF-8 CSV with a header, as text. Blank lines are no rows; a byte-order mark is dropped.
+    """All cells of a UTF-8 CSV with a header, as text; see `parse_table`.
 
     Raises:
         DataError: the file cannot be read or is not well-formed; never quotes a row.
     """
+    return parse_table(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [line for line in csv.reader(file, strict=True) if line]
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_table(content: bytes, name: str, header: Sequence[str] | None = None) -> pd.DataFrame:
+    """All cells of a UTF-8 CSV, as text. Blank lines are no rows; a byte-order mark is dropped.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+        header: names of the columns, for a file that has none of its own.
+
+    Raises:
+        DataError: it is not well-formed; never quotes a row.
+    """
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text") from None
+        raise DataError(f"{name}: is not UTF-8 text", reason="its file is not UTF-8 text") from None
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error:
-        raise DataError(f"{path}: is not a well-formed CSV") from None
-    if not lines:
-        raise DataError(f"{path}: is empty")
-    header, *rows = lines
-    if len(header) == 1 and re.search("[;\t|]", header[0]):
-        raise DataError(f"{path}: its cells are not separated by commas")
-    # A file without a header begins with a patient, whom no message may quote.
-    if any(_is_number(name) for name in header):
-        raise DataError(f"{path}: its first line holds numbers; expected a header with the names of the columns")
+        raise DataError(f"{name}: is not a well-formed CSV", reason="its file is not a well-formed CSV") from None
+    if not rows:
+        raise DataError(f"{name}: is empty", reason="its file is empty")
+    whose = ""
+    if header is None:
+        header, *rows = rows
+        _check_own_header(header, name)
+        whose = ", as in the header"
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} cells; expected {len(header)}, as in the header")
-    return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=str)
+            raise DataError(
+                f"{name}: row {number} has {len(row)} cells; expected {len(header)}{whose}",
+                reason="its file has a row that is longer or shorter than its header",
+            )
+    return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
 
 
 def hash_file(path: Path) -> str:
     """SHA-256, in hex, of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_own_header(header: Sequence[str], name: str) -> None:
+    if len(header) == 1 and re.search("[;\t|]", header[0]):
+        raise DataError(
+            f"{name}: its cells are not separated by commas", reason="its file's cells are not separated by commas"
+        )
+    # A file without a header begins with a patient, whom no message may quote.
+    if any(_is_number(column) for column in header):
+        raise DataError(
+            f"{name}: its first line holds numbers; expected a header with the names of the columns",
+            reason="its file has no header",
+        )
 
 
 def _is_number(text: str) -> bool:

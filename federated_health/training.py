@@ -183,6 +183,10 @@ class LocalModel:
         """Log-odds of the held-out rows, [rows]."""
         return self._trainer.score(list(weights.values()), self._test_features)
 
+    def score_training(self, weights: Weights) -> Array:
+        """Log-odds of the training rows, [rows]."""
+        return self._trainer.score(list(weights.values()), self._train_features)
+
 
 @cache
 def _trainer_of(task: Task, model: str) -> LocalTrainer:

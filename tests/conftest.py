@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
-from federated_health.partitions import partition_by_hospital, write_hospitals
+from federated_health.dataset_folder import write_hospitals
+from federated_health.partitions import Partition, divide
 from federated_health.settings import PROJECT_FILE
 from federated_health.sources import Source, read_uci
 
 PROJECT = PROJECT_FILE.parent
+
+# The same examples every time, and none fails because a machine is slow.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,14 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def uci() -> Source:
-    return read_uci(PROJECT / "data" / "full_dataset.csv")
+    return read_uci()
 
 
 @pytest.fixture(scope="session")
 def hospitals_folder(uci: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """client_1.csv ... client_4.csv and manifest.json of the four real hospitals."""
     folder = tmp_path_factory.mktemp("data")
-    write_hospitals(folder, uci, partition_by_hospital(uci.table), partition={"by": "hospital", "seed": 42})
+    partition = Partition(by="hospital", seed=42)
+    write_hospitals(folder, uci, divide(uci, partition), partition=partition.describe())
     return folder
 
 

@@ -21,7 +21,7 @@ from federated_health.processes import free_port
 
 DOORS = {
     "server.py": server.serve,
-    "client.py": client.join,
+    "client.py": client.main,
     "create_dataset.py": create_dataset.create,
     "predict.py": predict.predict,
 }

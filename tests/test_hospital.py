@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.errors import DataError
-from federated_health.hospital import Hospital, Patients, describe_rule, load_hospital, read_patients, split_rows
+from federated_health.hospital import Hospital, Patients, load_hospital, split_rows
+from federated_health.patients import read_patients
 from federated_health.tasks import HEART_DISEASE
 
 HEADER = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease"
@@ -188,7 +189,10 @@ def test_further_wrong_cells_are_counted(tmp_path: Path) -> None:
 
     message = refusal(write(tmp_path, HEADER, FIRST, wrong, with_cell("age", "272.25")))
 
-    assert message == "column age, row 2: expected a number from 0 to 120 (years), or empty (and 2 more cells like it)"
+    assert (
+        message
+        == "column age, row 2: expected a number from 0 to 120 (years), or empty (and 2 more cells that break a rule)"
+    )
 
 
 def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
@@ -307,8 +311,8 @@ def test_a_file_that_the_csv_module_refuses_is_a_data_error(tmp_path: Path) -> N
     ],
 )
 def test_a_rule_is_told_in_words(position: int, rule: str) -> None:
-    assert describe_rule(HEART_DISEASE.columns[position]) == rule
-    assert describe_rule(HEART_DISEASE.label) == "0 or 1"
+    assert HEART_DISEASE.columns[position].rule == rule
+    assert HEART_DISEASE.label.rule == "0 or 1"
 
 
 # How patients are split

@@ -214,6 +214,7 @@ INSTRUCTIONS = Instructions(
     learning_rate=0.05,
     l2=0.0,
     seed=42,
+    threshold=0.4375,
     normalisation=Normalisation(mean=(54.4, 1 / 3), variance=(81.0, 1e-9)),
 )
 

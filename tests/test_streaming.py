@@ -230,7 +230,7 @@ def test_an_exception_at_a_hospital_is_an_error_reply_without_its_words() -> Non
         if number == 1:
             raise ValueError("cholesterol of Mrs Smith is 341")
         if number == 2:
-            raise DataError("the file is gone")
+            raise DataError("/home/smith.csv: the file is gone", reason="the file is gone")
         return echo(message, context)
 
     with server() as (grid, address):

@@ -6,12 +6,12 @@ of a `FitIns` or `FitRes`. Only this package touches Flower's internals; apps an
 
 A stream begins with metadata: the hospital's name and the terms that both sides must share (task, schema). The server
 accepts by sending its initial metadata, or refuses with a status that says why. It ends the stream with OK when the run
-is over.
+is over. A hospital whose own check says that it may not join says so in the metadata, and is refused.
 """
 
 from federated_health.streaming.channels import check_address
 from federated_health.streaming.grids import InProcessGrid, hospital_context, server_context
-from federated_health.streaming.hospital import join_federation
+from federated_health.streaming.hospital import join_federation, report_unfit
 from federated_health.streaming.server import StreamGrid, serve_streams
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_address",
     "hospital_context",
     "join_federation",
+    "report_unfit",
     "serve_streams",
     "server_context",
 ]

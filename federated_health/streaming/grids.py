@@ -123,8 +123,8 @@ class InProcessGrid(FutureGrid):
 def call_app(app: ClientApp, message: Message, context: Context) -> Message:
     """The app's reply; an exception becomes an error reply.
 
-    The reason that travels is a UserError's own words or an exception's type, since another exception's words may hold
-    a patient's values.
+    The reason that travels is a UserError's `reason` or an exception's type, since another exception's words may hold a
+    patient's values.
     """
     try:
         reply = app(message, context)
@@ -132,7 +132,8 @@ def call_app(app: ClientApp, message: Message, context: Context) -> Message:
             raise TypeError
         return reply
     except UserError as error:
-        return error_reply(message, str(error), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+        logger.error("%s", error)
+        return error_reply(message, error.reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
     except Exception as error:
         # Where it happened, without the exception's words: they may hold values, and a log is a file.
         logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)

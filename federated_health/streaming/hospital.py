@@ -21,6 +21,9 @@ from federated_health.terms import write_terms
 JOIN_INTERVAL = 1.0
 """Seconds between attempts to reach the server."""
 
+UNFIT_SECONDS = 3.0
+"""For telling the server that a hospital may not join."""
+
 
 def join_federation(
     app: ClientApp,
@@ -84,6 +87,18 @@ def join_federation(
             announce(f"waiting up to {wait:g} s for the server at {address}")
             said = True
         time.sleep(min(JOIN_INTERVAL, max(0.0, deadline - time.monotonic())))
+
+
+def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str) -> None:
+    """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
+
+    Args:
+        reason: words without values.
+    """
+    metadata = (("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **terms})), ("unfit", reason))
+    with open_channel(address) as channel:
+        call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=UNFIT_SECONDS)
+        call.code()  # blocks until the server has refused; whether it is there at all does not matter
 
 
 def _answer(app: ClientApp, context: Context, wrapped: ServerMessage) -> ClientMessage:

@@ -17,7 +17,7 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for rounds in (1, 2):
-        run_demo(tmp_path / "demo", ["--rounds", str(rounds)])
+        run_demo(tmp_path / "demo", extra=["--rounds", str(rounds)])
         metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
         assert metrics["rounds"] == rounds
         assert (tmp_path / "demo" / "model.keras").exists()
@@ -34,4 +34,4 @@ def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, mo
 
     monkeypatch.setattr(demo, "door", door_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
-        run_demo(tmp_path / "demo", ["--wait", "60"])
+        run_demo(tmp_path / "demo", extra=["--wait", "60"])

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 import client
+from federated_health.dataset_folder import find_hospital
 from federated_health.federation import Federation
 from federated_health.model import read_description, weights_hash
-from federated_health.partitions import find_hospital
 from federated_health.processes import PROJECT, door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
@@ -111,7 +111,7 @@ def test_hospitals_keep_the_same_model_and_see_their_own_figures(finished: Path)
         assert read_description(finished / name / "model.keras")["weights_sha256"] == expected
         assert "joined 127.0.0.1:" in (finished / name / f"{name}.log").read_text()
         said = (finished / f"{name}.txt").read_text()
-        assert "The federation's model on this hospital's held-out patients" in said
+        assert "The final model on held-out patients" in said
         assert "the run is over" in said
 
 

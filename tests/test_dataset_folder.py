@@ -1,4 +1,4 @@
-"""Every row in exactly one hospital; the folder whole or not at all; nobody else's file overwritten."""
+"""The folder is written whole or not at all; nobody else's file is overwritten."""
 
 import csv
 import hashlib
@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.errors import DataError
-from federated_health.partitions import find_hospital, partition_by_hospital, write_hospitals
+from federated_health.partitions import Partition, divide
 from federated_health.sources import Source
 from federated_health.tasks import HEART_DISEASE
 
@@ -30,21 +31,6 @@ def write(folder: Path, source: Source, *names: str, force: bool = False) -> dic
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_hospitals_come_in_order_of_appearance_with_their_rows_in_order() -> None:
-    table = pd.DataFrame({"hospital": ["b", "a", "b", "c", "a"], "age": [1.0, 2.0, 3.0, 4.0, 5.0]})
-
-    hospitals = partition_by_hospital(table)
-
-    assert list(hospitals) == ["b", "a", "c"]
-    assert {name: rows["age"].tolist() for name, rows in hospitals.items()} == {
-        "b": [1.0, 3.0],
-        "a": [2.0, 5.0],
-        "c": [4.0],
-    }
-    assert all(list(rows.columns) == ["age"] for rows in hospitals.values())
-    assert hospitals["a"].index.tolist() == [0, 1]
 
 
 def test_every_row_of_the_table_is_in_exactly_one_written_file(uci: Source, hospitals_folder: Path) -> None:
@@ -69,7 +55,7 @@ def test_the_manifest_says_what_was_written(uci: Source, hospitals_folder: Path)
     manifest = json.loads((hospitals_folder / "manifest.json").read_text())
 
     assert manifest["task"] == "heart-disease"
-    assert manifest["source"] == {"name": "uci", "file": "full_dataset.csv", "sha256": uci.sha256}
+    assert manifest["source"] == uci.describe()
     assert manifest["partition"] == {"by": "hospital", "seed": 42}
     assert [(one["file"], one["name"], one["rows"], one["labels"]) for one in manifest["hospitals"]] == [
         ("client_1.csv", "cleveland", 303, {"0": 164, "1": 139}),
@@ -303,7 +289,7 @@ def test_a_broken_manifest_is_a_data_error(tmp_path: Path, text: str) -> None:
 def test_ctrl_c_while_files_are_exchanged_leaves_the_old_ones(
     tmp_path: Path, uci: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hospitals = partition_by_hospital(uci.table)
+    hospitals = divide(uci, Partition(by="hospital", seed=42))
     write_hospitals(tmp_path, uci, hospitals, partition={"by": "hospital"})
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     replace, calls = Path.replace, iter(range(100))

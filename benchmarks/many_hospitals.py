@@ -1,0 +1,37 @@
+"""How long create_dataset.py takes for a million generated patients of a hundred hospitals, and its memory: JSON.
+
+A process of its own, as a user starts it: seconds from start to end, and the largest resident memory.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import common  # noqa: F401  # finds the project
+
+from federated_health.processes import door
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, default=1_000_000)
+    parser.add_argument("--hospitals", type=int, default=100)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        how = ("--by", "dirichlet", "--alpha", "0.5", "--hospitals", flags.hospitals, "--out", folder)
+        command = door("create_dataset.py", "--source", "readmission", "--patients", flags.patients, *how)
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        written = sum(file.stat().st_size for file in Path(folder).iterdir())
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # in KiB on Linux
+    result = {"seconds": round(seconds, 1), "peak_mib": round(peak / 1024), "written_mib": round(written / 2**20)}
+    print(json.dumps({"patients": flags.patients, "hospitals": flags.hospitals, **result}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

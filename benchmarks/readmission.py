@@ -1,0 +1,105 @@
+"""How well two virtual hospitals' federations do on held-out patients, against pooled rows and Bayes; prints JSON.
+
+Over generator seeds, all with the default settings but strategy `average`. Every figure is the exact ROC AUC over the
+same held-out patients of both hospitals:
+
+federation_mlp, federation_logistic   the federation in process, through the same apps and strategies as over gRPC
+pooled_mlp                            one model, trained with the same recipe on both hospitals' training rows together
+bayes                                 the probabilities that the generator knows, with the labels that were drawn
+bayes_expected                        what they reach in expectation over labels
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import measure, quieten, summarise, write_source
+
+from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
+from federated_health.metrics import roc_auc
+from federated_health.model import initial_weights
+from federated_health.partitions import Partition
+from federated_health.readmission import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.settings import Settings, read_defaults
+from federated_health.sources import generate_readmission
+from federated_health.statistics import column_sums, merge_sums, normalisation_from
+from federated_health.tasks import READMISSION
+from federated_health.training import LocalModel
+
+
+def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Held-out scores of one model, trained on all training rows for as many rounds and epochs as a federation."""
+    sums = [column_sums(one.train.values[:, READMISSION.measurement_positions]) for one in hospitals]
+    everyone = Hospital(
+        name="pooled",
+        task=READMISSION,
+        train=concatenate([one.train for one in hospitals]),
+        test=concatenate([one.test for one in hospitals]),
+    )
+    local = LocalModel(everyone, settings.model, normalisation_from(merge_sums(sums)))
+    weights = initial_weights(READMISSION, settings.model, settings.seed)
+    for number in range(1, settings.rounds + 1):
+        weights, _ = local.train(weights, settings, number)
+    return local.score(weights)
+
+
+def concatenate(parts: list[Patients]) -> Patients:
+    return Patients(np.concatenate([part.values for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
+def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
+    """All figures of one draw of patients."""
+    records = generate_patients(patients, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_source(Path(folder), generate_readmission(patients, seed), Partition(by="hospital", seed=0))
+        hospitals = [load_hospital(path, READMISSION, name, DEFAULT_SPLIT_SEED) for name, path in paths.items()]
+        mlp, logistic = (
+            measure(paths, replace(settings, model=model), DEFAULT_SPLIT_SEED)["roc_auc_all"]
+            for model in ("mlp", "logistic")
+        )
+    labels = np.concatenate([one.test.labels for one in hospitals])
+    known, drawn = held_out_probability(records)
+    assert (drawn == labels).all()
+    pooled, bayes = (roc_auc(scores, labels) for scores in (score_pooled(hospitals, settings), known))
+    assert pooled is not None
+    assert bayes is not None
+    return {
+        "prevalence": float(records.table[READMISSION.label.name].mean()),
+        "federation_mlp": mlp,
+        "pooled_mlp": pooled,
+        "federation_logistic": logistic,
+        "bayes": bayes,
+        "bayes_expected": expected_roc_auc(known),
+        "federation_minus_pooled": mlp - pooled,
+        "mlp_minus_logistic": mlp - logistic,
+        "bayes_minus_mlp": bayes - mlp,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10, help="generator seeds (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--patients", type=int, default=4000, help="of both hospitals (default: %(default)s)")
+    flags = parser.parse_args()
+    quieten()
+    config = {**read_defaults(), "task": READMISSION.name, "hospitals": 2, "strategy": "average", "model": "mlp"}
+    settings = Settings.from_config(config)
+    seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
+    runs = [compare(flags.patients, seed, settings) for seed in seeds]
+    result: dict[str, Any] = {
+        "settings": settings.to_config(),
+        "patients": flags.patients,
+        "generator_seeds": list(seeds),
+        "seeds_within_0.01_of_pooled": sum(abs(run["federation_minus_pooled"]) <= 0.01 for run in runs),
+        **(summarise(runs) if len(runs) > 1 else runs[0]),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Cells as people write them -> numbers, checked against the task's rules by pandera. No message holds a value."""
+
+import re
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from federated_health.columns import Column, Label, Measurement
+from federated_health.errors import DataError
+from federated_health.tables import read_table
+from federated_health.tasks import Task
+
+MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Cells of declared columns, read.
+
+    Attributes:
+        columns: what was read, in order.
+        numbers: float64, a column each; NaN where a cell is missing or is no number.
+        text: where a cell holds what is neither a number nor a mark for missing.
+        outside: where a number breaks its column's rule, or a label is missing.
+    """
+
+    columns: tuple[Column, ...]
+    numbers: pd.DataFrame
+    text: pd.DataFrame
+    outside: pd.DataFrame
+
+    @property
+    def invalid(self) -> pd.DataFrame:
+        """Where a cell is not what its column allows."""
+        return self.text | self.outside
+
+    def raise_first(self, path: Path) -> None:
+        """Refuse a file in which any cell is invalid.
+
+        Raises:
+            DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
+        """
+        invalid = self.invalid
+        for column in self.columns:
+            if rows := np.flatnonzero(invalid[column.name]).tolist():
+                got = "; got text" if self.text[column.name].iloc[rows[0]] else ""
+                others = int(invalid.to_numpy().sum()) - 1
+                more = f" (and {others} more cells that break a rule)" if others else ""
+                raise DataError(
+                    f"{path}: column {column.name}, row {rows[0] + 1}: expected {column.rule}{got}{more}",
+                    reason=f"its column {column.name} holds what is not {column.rule}",
+                )
+
+
+def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A CSV of patients, as written and as numbers.
+
+    Args:
+        path: UTF-8 CSV with a header. Columns that the task does not know are left alone.
+        labelled: whether the label column is needed, too.
+
+    Returns:
+        The table as text, and float64 columns of the task (then the label) under the same index, NaN for missing.
+
+    Raises:
+        DataError: names the file and, where there is one, the column, the row (1 is the first below the header) and
+            the rule; never a value.
+    """
+    text = read_table(path)
+    columns = declared_columns(task, labelled=labelled)
+    check_header(path, list(text.columns), columns)
+    if text.empty:
+        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    reading = read_cells(text, columns)
+    reading.raise_first(path)
+    return text, reading.numbers
+
+
+def declared_columns(task: Task, *, labelled: bool) -> tuple[Column, ...]:
+    """The task's columns, and the label after them where it is needed."""
+    return (*task.columns, task.label) if labelled else task.columns
+
+
+def check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -> None:
+    """Refuse a header that lacks a declared column, or has it more than once.
+
+    Raises:
+        DataError: names the columns, and those that the file has.
+    """
+    if lacking := [column.name for column in columns if column.name not in header]:
+        noun = "column" if len(lacking) == 1 else "columns"
+        raise DataError(
+            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: {name_columns(header)}",
+            reason=f"its file lacks the {noun} {', '.join(lacking)}",
+        )
+    if repeated := [column.name for column in columns if list(header).count(column.name) > 1]:
+        raise DataError(
+            f"{path}: has the column {', '.join(repeated)} more than once",
+            reason=f"its file has the column {', '.join(repeated)} more than once",
+        )
+
+
+def name_columns(header: Sequence[str]) -> str:
+    """A header as a message may show it: what does not look like a name may be a patient's cell, and is left out."""
+    return ", ".join(name for name in header if re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name)) or "nothing like names"
+
+
+def read_cells(text: pd.DataFrame, columns: Sequence[Column], missing: Collection[str] = ()) -> Reading:
+    """Read the declared columns of a table of text, whatever is in it.
+
+    Missing cells may be empty or one of ?, NA, N/A, NaN, null, None; a 0 that stands for "not measured" is read as
+    missing.
+
+    Args:
+        text: has all of the columns, each once.
+        missing: further marks for missing, in lower case.
+    """
+    marks = MISSING_MARKS | set(missing)
+    numbers, no_number = {}, {}
+    for column in columns:
+        trimmed = text[column.name].str.strip()
+        is_missing = trimmed.str.lower().isin(marks)
+        cells = pd.to_numeric(trimmed.mask(is_missing), errors="coerce").astype(np.float64)
+        no_number[column.name] = cells.isna() & ~is_missing
+        if isinstance(column, Measurement) and column.zero_is_missing:
+            cells = cells.mask(cells == 0)
+        numbers[column.name] = cells
+    table, no_numbers = pd.DataFrame(numbers), pd.DataFrame(no_number)
+    outside = _break_rules(table, columns) & ~no_numbers
+    return Reading(columns=tuple(columns), numbers=table, text=no_numbers, outside=outside)
+
+
+def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Where pandera finds a number that its column does not allow."""
+    outside = np.zeros(numbers.shape, dtype=bool)
+    table = numbers.reset_index(drop=True)
+    try:
+        _schema(columns).validate(table, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        failures = error.failure_cases
+        outside[failures["index"].astype(int), table.columns.get_indexer(failures["column"])] = True
+    return pd.DataFrame(outside, index=numbers.index, columns=numbers.columns)
+
+
+def _schema(columns: Sequence[Column]) -> pa.DataFrameSchema:
+    schema: dict[Hashable, pa.Column] = {}
+    for column in columns:
+        if isinstance(column, Measurement):
+            check = pa.Check.in_range(column.low, column.high)
+        elif isinstance(column, Label):
+            check = pa.Check.isin([0.0, 1.0])
+        else:
+            check = pa.Check.isin([float(code) for code in column.codes])
+        schema[column.name] = pa.Column(float, check, nullable=not isinstance(column, Label))
+    return pa.DataFrameSchema(schema)

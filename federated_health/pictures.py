@@ -1,0 +1,49 @@
+"""Pictures, drawn with matplotlib into files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+POSITIVE, NEGATIVE = "#b3552f", "#8fb4d9"
+MOST_NAMES = 40
+"""Hospitals that are shown with their names."""
+
+
+def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]]) -> None:
+    """Who holds what: a stacked bar a hospital, of its patients with and without the label.
+
+    Args:
+        path: of the PNG.
+        hospitals: entries of a manifest: `name`, `rows`, and `labels` as rows of each label.
+    """
+    from matplotlib.figure import Figure  # takes a second to import, and most runs draw nothing
+    from matplotlib.ticker import MaxNLocator
+
+    count = len(hospitals)
+    named = count <= MOST_NAMES
+    positive = [entry["labels"]["1"] for entry in hospitals]
+    negative = [entry["labels"]["0"] for entry in hospitals]
+    places = list(range(1, count + 1))
+    figure = Figure(figsize=(8, 1.6 + 0.32 * count) if named else (10, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if named:
+        axes.barh(places, positive, color=POSITIVE, label="yes")
+        axes.barh(places, negative, left=positive, color=NEGATIVE, label="no")
+        axes.set_yticks(places, [entry["name"] for entry in hospitals])
+        axes.invert_yaxis()
+        axes.set_xlabel("patients")
+        for place, entry in zip(places, hospitals, strict=True):
+            share = f"{100 * entry['labels']['1'] / entry['rows']:.0f} % yes"
+            axes.annotate(share, (entry["rows"], place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.margins(x=0.12)
+    else:
+        axes.bar(places, positive, width=1.0, color=POSITIVE, label="yes")
+        axes.bar(places, negative, width=1.0, bottom=positive, color=NEGATIVE, label="no")
+        axes.set_xlabel("hospital")
+        axes.set_ylabel("patients")
+        axes.set_xlim(0.5, count + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

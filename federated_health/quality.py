@@ -1,0 +1,199 @@
+"""What is in one hospital's CSV, whether it may join with it, and what its data team should look at first.
+
+The page is for the hospital alone. A server learns only whether the hospital may join and, where not, the words of the
+first obstacle, which hold no value.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from federated_health.columns import Measurement
+from federated_health.errors import DataError
+from federated_health.patients import Reading, check_header, declared_columns, read_cells
+from federated_health.tables import read_table
+from federated_health.tasks import Task
+
+MINIMUM_PATIENTS = 8
+"""So that at least five are trained on, below which no sum over them may leave, and one of each class is held out."""
+
+FEW_PATIENTS = 50
+FEW_OF_A_CLASS = 20
+"""Below these a hospital is warned that its own figures will say little: of 20, five are held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnQuality:
+    """One column of a hospital's CSV, in numbers of rows.
+
+    Attributes:
+        missing: without a value, zeros that are read as missing included.
+        zeros: of them, those that are written as 0.
+        invalid: with what the column does not allow.
+    """
+
+    missing: int
+    zeros: int
+    invalid: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quality:
+    """The check of one hospital's CSV.
+
+    Attributes:
+        numbers: float64 columns of the task, then the label, NaN for missing.
+        labels: label -> rows.
+        columns: column -> what is in it; the label included.
+        obstacle: why the hospital may not join, with the words that the server may hear; None where it may.
+        warnings: what to look at, in words without values.
+    """
+
+    path: Path
+    task: Task
+    numbers: pd.DataFrame
+    labels: Mapping[int, int]
+    columns: Mapping[str, ColumnQuality]
+    obstacle: DataError | None
+    warnings: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+        label = self.task.label.name
+        return f"{self.path}: {len(self.numbers)} patients; {label} is 1 in {self.labels[1]} and 0 in {self.labels[0]}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the hospital may join."""
+        return "This hospital may join." if self.obstacle is None else "This hospital may not join."
+
+    def raise_obstacle(self) -> None:
+        """Raise the obstacle, if there is one.
+
+        Raises:
+            DataError: the hospital may not join.
+        """
+        if self.obstacle is not None:
+            raise self.obstacle
+
+    def table(self) -> dict[str, dict[str, object]]:
+        """The page's table: a row a column of the CSV."""
+        return {
+            name: {
+                "missing": one.missing,
+                "missing %": f"{100 * one.missing / len(self.numbers):.0f}",
+                "written as 0": one.zeros or "",
+                "not allowed": one.invalid or "",
+            }
+            for name, one in self.columns.items()
+        }
+
+    def findings(self) -> list[str]:
+        """What is not allowed, and what to look at, a line each."""
+        broken = [
+            f"{column.name} must be {column.rule}: {self.columns[column.name].invalid} not allowed"
+            for column in (*self.task.columns, self.task.label)
+            if self.columns[column.name].invalid
+        ]
+        return [*broken, *(f"look at this: {warning}" for warning in self.warnings)]
+
+
+def check_hospital(path: Path, task: Task) -> Quality:
+    """Check a hospital's CSV against the task, and look for what is allowed and still suspicious.
+
+    Raises:
+        DataError: the file cannot be read as a table of the task's columns at all, so that there is no page to show.
+    """
+    text = read_table(path)
+    columns = declared_columns(task, labelled=True)
+    check_header(path, list(text.columns), columns)
+    if text.empty:
+        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    reading = read_cells(text, columns)
+    invalid = reading.invalid
+    zeros = {column.name: _count_zeros(text[column.name]) for column in columns}
+    label = reading.numbers[task.label.name]
+    return Quality(
+        path=path,
+        task=task,
+        numbers=reading.numbers,
+        labels={value: int((label == value).sum()) for value in (1, 0)},
+        columns={
+            column.name: ColumnQuality(
+                missing=int((reading.numbers[column.name].isna() & ~invalid[column.name]).sum()),
+                zeros=zeros[column.name] if isinstance(column, Measurement) and column.zero_is_missing else 0,
+                invalid=int(invalid[column.name].sum()),
+            )
+            for column in columns
+        },
+        obstacle=_find_obstacle(path, task, reading),
+        warnings=(*_warn_of_rows(task, reading), *_warn_of_columns(task, reading, zeros)),
+    )
+
+
+def _count_zeros(cells: "pd.Series[str]") -> int:
+    return int((pd.to_numeric(cells.str.strip(), errors="coerce") == 0).sum())
+
+
+def _find_obstacle(path: Path, task: Task, reading: Reading) -> DataError | None:
+    try:
+        reading.raise_first(path)
+    except DataError as error:
+        return error
+    different = len(reading.numbers.drop_duplicates(list(task.column_names)))
+    if different < MINIMUM_PATIENTS:
+        return DataError(
+            f"{path}: has {different} different patients; at least {MINIMUM_PATIENTS} are needed",
+            reason=f"it has fewer than {MINIMUM_PATIENTS} different patients",
+        )
+    return None
+
+
+def _warn_of_rows(task: Task, reading: Reading) -> Iterator[str]:
+    label = task.label.name
+    rows, counts = len(reading.numbers), reading.numbers[label].value_counts()
+    repeats = int(reading.numbers.duplicated().sum())
+    if rows < FEW_PATIENTS:
+        yield f"few patients: figures on the quarter of {rows} that is held out will say little"
+    if len(counts) == 1:
+        yield f"every patient has the same {label}: no AUC can be computed here, and the model learns one class"
+    elif len(counts) and counts.min() < FEW_OF_A_CLASS:
+        yield f"one class of {label} is rare: this hospital's own AUC will say little"
+    if repeats:
+        rows_repeat = "row repeats another one" if repeats == 1 else "rows repeat another one each"
+        yield f"{repeats} {rows_repeat} exactly: is a patient in the file twice?"
+
+
+def _warn_of_columns(task: Task, reading: Reading, zeros: Mapping[str, int]) -> Iterator[str]:
+    for column in task.columns:
+        cells = reading.numbers[column.name][~reading.invalid[column.name]].dropna()
+        if reading.numbers[column.name].isna().all() and not reading.text[column.name].any():
+            yield f"{column.name} is missing in every row"
+        elif len(cells) > 1 and cells.nunique() == 1:
+            yield f"{column.name} is the same in every row that has it"
+        if isinstance(column, Measurement):
+            yield from _warn_of_measurement(column, reading, zeros[column.name])
+
+
+def _warn_of_measurement(column: Measurement, reading: Reading, zeros: int) -> Iterator[str]:
+    numbers = reading.numbers[column.name].dropna()
+    if numbers.empty or column.typical_median is None:
+        return
+    low, high = column.typical_median
+    if zeros and low > 0 and not column.zero_is_missing:
+        yield f"{column.name} is 0 in {zeros} {'row' if zeros == 1 else 'rows'}: does it stand for missing?"
+    median = numbers.median()
+    if low <= median <= high:
+        return
+    for unit, (factor, summand) in column.other_units.items():
+        if low <= median * factor + summand <= high:
+            yield f"{column.name} looks like {unit}; the task's unit is {column.unit}"
+            return
+    side = "below" if median < low else "above"
+    yield (
+        f"the median of {column.name} is {side} what hospitals usually have ({low:g} to {high:g} {column.unit}): "
+        "is it in that unit?"
+    )

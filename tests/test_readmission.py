@@ -1,0 +1,439 @@
+"""The generator against its statement: hand-worked log-odds, simulation of single records, calibration of many."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from federated_health.columns import Category, Measurement
+from federated_health.readmission import Records, expected_risk, expected_roc_auc, generate_patients
+from federated_health.readmission_model import (
+    Codes,
+    Columns,
+    Vector,
+    draw_record,
+    draw_truth,
+    glucose_level,
+    hba1c_level,
+    insulin_shares,
+    tablets_share,
+    true_risk,
+)
+from federated_health.tasks import READMISSION
+
+UNIVERSITY, COMMUNITY = "university", "community"
+
+
+@pytest.fixture(scope="module")
+def many() -> Records:
+    return generate_patients(200_000, 1)
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[Codes, Columns]:
+    """The hospital and the true values of 100,000 patients."""
+    house = (np.arange(100_000) % 2).astype(np.int64)
+    return house, draw_truth(house, np.random.default_rng(3))
+
+
+def hospital_rows(records: Records, name: str) -> pd.DataFrame:
+    return records.table[records.table["hospital"] == name]
+
+
+def complete(**changes: float) -> Columns:
+    """One patient whose log-odds are those of the intercept and home alone, but for what is changed."""
+    patient = {
+        "age": 65.0,
+        "sex": 0.0,
+        "admission_type": 2.0,
+        "days_in_hospital": 4.0,
+        "lab_procedures": 40.0,
+        "medications": 16.0,
+        "diagnoses": 6.0,
+        "emergency_visits": 0.0,
+        "inpatient_visits": 0.0,
+        "hba1c": 7.5,
+        "glucose": 140.0,
+        "insulin": 0.0,
+        "diabetes_medication": 0.0,
+        "discharged_home": 0.0,
+    }
+    return {name: np.array([value]) for name, value in {**patient, **changes}.items()}
+
+
+def test_same_arguments_same_patients() -> None:
+    once, again, other = (generate_patients(300, seed) for seed in (7, 7, 8))
+
+    pd.testing.assert_frame_equal(once.table, again.table)
+    assert np.array_equal(once.probability, again.probability)
+    assert not once.table.equals(other.table)
+    assert not np.array_equal(once.probability, other.probability)
+
+
+@pytest.mark.parametrize(("patients", "of_university"), [(1, 1), (2, 1), (10, 6), (4001, 2401)])
+def test_any_number_of_patients(patients: int, of_university: int) -> None:
+    records = generate_patients(patients, 0)
+
+    assert list(records.table["hospital"]) == [UNIVERSITY] * of_university + [COMMUNITY] * (patients - of_university)
+    assert records.probability.shape == (patients,)
+    assert ((records.probability > 0) & (records.probability < 1)).all()
+
+
+def test_table_is_the_task_s(many: Records) -> None:
+    table = many.table
+
+    assert list(table.columns) == ["hospital", *READMISSION.column_names, "readmitted"]
+    assert table["readmitted"].dtype == np.int64
+    assert set(table["readmitted"]) == {0, 1}
+    for column in READMISSION.columns:
+        recorded = table[column.name].dropna()
+        assert recorded.dtype == np.float64
+        match column:
+            case Measurement():
+                assert recorded.between(column.low, column.high).all(), column.name
+                assert column.typical_median is not None
+                for name in (UNIVERSITY, COMMUNITY):
+                    median = hospital_rows(many, name)[column.name].median()
+                    assert column.typical_median[0] <= median <= column.typical_median[1], column.name
+            case Category():
+                assert set(recorded) == set(column.codes), column.name
+        tenths = recorded * (10 if column.name == "hba1c" else 1)
+        assert np.allclose(tenths, np.rint(tenths), atol=1e-9), column.name
+
+
+def test_missing_cells_are_in_three_columns(many: Records) -> None:
+    empty = many.table.isna().any()
+
+    assert set(empty.index[empty]) == {"admission_type", "hba1c", "glucose"}
+
+
+def test_marginal_figures(many: Records) -> None:
+    means = many.table.mean(numeric_only=True)
+
+    assert 0.18 < means["readmitted"] < 0.22
+    for name, expected in {
+        "days_in_hospital": 4.4,
+        "lab_procedures": 43,
+        "medications": 16,
+        "diagnoses": 7.4,
+        "inpatient_visits": 0.6,
+        "emergency_visits": 0.2,
+    }.items():
+        assert means[name] == pytest.approx(expected, rel=0.03), name
+
+
+def test_values_go_together(many: Records) -> None:
+    table = many.table
+    rank = {name: table[name].rank() for name in READMISSION.column_names}
+
+    for one, other, least in (
+        ("hba1c", "glucose", 0.4),
+        ("days_in_hospital", "medications", 0.1),
+        ("days_in_hospital", "lab_procedures", 0.1),
+        ("days_in_hospital", "diagnoses", 0.05),
+        ("inpatient_visits", "emergency_visits", 0.05),
+    ):
+        assert rank[one].corr(rank[other]) > least, (one, other)
+    assert rank["age"].corr(rank["discharged_home"]) < -0.1
+    hba1c = table.groupby("insulin")["hba1c"].mean()
+    assert hba1c[2] > hba1c[1] > hba1c[0] > hba1c[3]
+    assert (table.loc[table["insulin"] > 0, "diabetes_medication"] == 1).all()
+
+
+def test_values_are_drawn_as_stated(truth: tuple[Codes, Columns]) -> None:
+    """Figures from the module's statement, not from its functions; standard errors are below a third of `abs`."""
+    _, values = truth
+    hba1c, age, visits = values["hba1c"], values["age"], values["emergency_visits"]
+
+    usual = np.log(values["glucose"]) - np.log(0.92 * (28.7 * hba1c - 46.7))
+    assert usual.mean() == pytest.approx(0, abs=0.005)
+    assert usual.std() == pytest.approx(0.38, abs=0.005)
+
+    level = np.log(hba1c - 4)
+    old, young = (level[(visits == 0) & (age >= low) & (age < low + 5)].mean() for low in (75, 50))
+    assert old - young == pytest.approx(-0.04 * 2.5, abs=0.03)
+    frequent, never = (level[visits == number].mean() for number in (1, 0))
+    assert frequent - never == pytest.approx(0.08, abs=0.015)
+    assert level[(visits == 0) & (age == 65)].mean() == pytest.approx(1.25, abs=0.03)
+
+    for low, poor in ((7.3, 0.0), (9.8, 2.5)):
+        around = (hba1c > low - 0.01) & (hba1c < low + 0.41)
+        insulin = values["insulin"][around]
+        odds = np.exp([0, -0.2 + 0.1 * poor, -0.3 + 0.15 * poor, -0.8 - 0.15 * poor])
+        assert np.bincount(insulin.astype(int)) / len(insulin) == pytest.approx(odds / odds.sum(), abs=0.03)
+        tablets = values["diabetes_medication"][around][insulin == 0]
+        assert tablets.mean() == pytest.approx(1 / (1 + math.exp(-0.8 - 0.3 * poor)), abs=0.05)
+
+
+def test_hospitals_differ(many: Records) -> None:
+    university, community = (hospital_rows(many, name) for name in (UNIVERSITY, COMMUNITY))
+
+    assert len(university) == 120_000
+    assert community["age"].mean() - university["age"].mean() > 4
+    assert community["hba1c"].isna().mean() - university["hba1c"].isna().mean() > 0.1
+    assert community["glucose"].isna().mean() - university["glucose"].isna().mean() > 0.05
+    assert community["admission_type"].isna().mean() - university["admission_type"].isna().mean() > 0.1
+    assert university["diagnoses"].min() == 3  # two house codes beside the least one
+    assert community["diagnoses"].min() == 1
+
+
+def test_habits_change_the_record_and_nothing_else() -> None:
+    patient = complete(lab_procedures=41.0, diagnoses=5.0)
+    generator = np.random.default_rng(0)
+
+    university, community = (draw_record(np.array([house]), patient, generator) for house in (0, 1))
+
+    assert (university["lab_procedures"].item(), community["lab_procedures"].item()) == (41, 33)  # 0.8 * 41 = 32.8
+    assert (university["diagnoses"].item(), community["diagnoses"].item()) == (7, 5)
+    for name in set(patient) - {"lab_procedures", "diagnoses", "hba1c", "glucose", "admission_type"}:
+        assert university[name] == community[name] == patient[name]
+
+
+def test_what_is_missing_depends_on_what_it_would_have_shown(truth: tuple[Codes, Columns]) -> None:
+    house, values = truth
+    record = draw_record(house, values, np.random.default_rng(4))
+    for number, steps in ((0, 0.1), (1, 0.2)):
+        here = house == number
+        empty = np.isnan(record["hba1c"])
+        tight, middling, loose = (
+            empty[here & (values["hba1c"] > low) & (values["hba1c"] <= high)].mean()
+            for low, high in ((0, 6.5), (6.5, 9), (9, 20))
+        )
+        assert tight > middling + steps / 3 > loose + steps
+        empty = np.isnan(record["glucose"])
+        low, usual, high = (
+            empty[here & (values["glucose"] >= least) & (values["glucose"] < most)].mean()
+            for least, most in ((0, 70), (110, 180), (270, 1000))
+        )
+        assert usual > 3 * max(low, high)
+        emergency = values["admission_type"] == 1
+        empty = np.isnan(record["admission_type"])
+        assert empty[here & emergency].mean() > 1.5 * empty[here & ~emergency].mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "log_odds"),
+    [
+        ({}, 0.0),
+        ({"age": 75}, 0.35),
+        ({"sex": 1, "diagnoses": 8}, 0.10 + 2 * 0.15),
+        ({"inpatient_visits": 6}, 4 * 0.50),
+        ({"inpatient_visits": 2, "discharged_home": 1}, 2 * 0.50 - 0.80 + 2 * 0.35),
+        ({"emergency_visits": 5}, 4 * 0.45),
+        ({"diabetes_medication": 1}, -0.20),
+        ({"days_in_hospital": 1}, 2 * 0.50),
+        ({"days_in_hospital": 14}, 8 * 0.25),
+        ({"hba1c": 5.5}, 2 * 1.20),
+        ({"hba1c": 9.5}, 2 * 0.40),
+        ({"hba1c": 14.5}, 5 * 0.40),
+        ({"glucose": 69}, 1.5),
+        ({"glucose": 70}, 0.5),
+        ({"glucose": 180}, 0.4),
+        ({"glucose": 270}, 1.0),
+        ({"hba1c": 6.5, "insulin": 2}, 1.20 + 0.90),
+        ({"hba1c": 6.5, "insulin": 3}, 1.20 - 0.90),
+        ({"hba1c": 10.5, "insulin": 2}, 3 * 0.40 - 1.5 * 0.90),
+        ({"hba1c": 10.5, "insulin": 3}, 3 * 0.40 + 1.5 * 0.90),
+        ({"hba1c": 10.5, "insulin": 1}, 3 * 0.40),
+        ({"age": 85, "medications": 22}, 2 * 0.35 + 2 * 1 * 0.40),
+        ({"age": 45, "medications": 22}, -2 * 0.35 - 2 * 1 * 0.40),
+        ({"age": 18, "medications": 60}, -4.7 * 0.35 - 3 * 3 * 0.40),
+        ({"age": 75, "medications": 1}, 0.35 - 2 * 0.40),
+        ({"admission_type": 1, "lab_procedures": 90}, 0.0),
+    ],
+)
+def test_log_odds_worked_by_hand(changes: dict[str, float], log_odds: float) -> None:
+    patient = complete(**changes)
+
+    risk = true_risk(patient).item()
+    assert math.log(risk / (1 - risk)) == pytest.approx(-3.28 + log_odds)
+    # A complete record tells the true risk in either hospital, two house diagnoses or none.
+    in_university = {**patient, "diagnoses": patient["diagnoses"] + 2}
+    assert expected_risk(np.array([0]), in_university).item() == pytest.approx(risk)
+    assert expected_risk(np.array([1]), patient).item() == pytest.approx(risk)
+
+
+def simulate(house: int, record: Columns, generator: np.random.Generator, draws: int) -> tuple[float, float]:
+    """Mean and standard error of the true risk of simulated patients whose record is this one.
+
+    HbA1c, glucose and treatment are drawn anew for a patient with the other cells, as the model states; those whose
+    record comes out as this one count. Glucose that is recorded is not drawn: its density weighs instead.
+    """
+    one = {name: cells.item() for name, cells in record.items()}
+    level = hba1c_level(record["age"], record["emergency_visits"]).item()
+    hba1c = np.clip(np.rint(10 * (4 + np.exp(generator.normal(level, 0.42, draws)))), 45, 150) / 10
+    mean = glucose_level(hba1c)
+    drawn = np.clip(np.rint(np.exp(generator.normal(mean, 0.38))), 40, 600)
+    if math.isnan(one["glucose"]):
+        weight = np.ones(draws)
+    else:
+        drawn = np.full(draws, one["glucose"])
+        weight = np.exp(-0.5 * ((math.log(one["glucose"]) - mean) / 0.38) ** 2)
+    if not math.isnan(one["hba1c"]):
+        hba1c = np.full(draws, one["hba1c"])
+        drawn = np.clip(np.rint(np.exp(generator.normal(glucose_level(hba1c), 0.38))), 40, 600)
+        weight = np.ones(draws)
+    shares = insulin_shares(hba1c)[:, int(one["insulin"])]
+    tablets = tablets_share(hba1c)
+    if one["insulin"] == 0:
+        shares = shares * (tablets if one["diabetes_medication"] == 1 else 1 - tablets)
+    values = {name: np.full(draws, cell) for name, cell in one.items()}
+    values |= {"hba1c": hba1c, "glucose": drawn, "diagnoses": values["diagnoses"] - (2 if house == 0 else 0)}
+    recorded = draw_record(np.full(draws, house), values, generator)
+    alike = np.isnan(recorded["hba1c"]) == math.isnan(one["hba1c"])
+    alike &= np.isnan(recorded["glucose"]) == math.isnan(one["glucose"])
+    weight = weight * shares * alike
+    weight /= weight.sum()
+    risk = true_risk(values)
+    estimate = float(weight @ risk)
+    return estimate, float(np.sqrt((weight**2) @ (risk - estimate) ** 2))
+
+
+@pytest.mark.parametrize("house", [0, 1])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hba1c": np.nan},
+        {"glucose": np.nan},
+        {"hba1c": np.nan, "glucose": np.nan},
+        {"hba1c": np.nan, "glucose": 62, "insulin": 3, "diabetes_medication": 1, "age": 81, "medications": 25},
+        {"hba1c": np.nan, "glucose": 330, "insulin": 2, "diabetes_medication": 1, "age": 40, "days_in_hospital": 1},
+        {"hba1c": np.nan, "glucose": np.nan, "emergency_visits": 7, "days_in_hospital": 12, "diabetes_medication": 1},
+        {"hba1c": 5.4, "glucose": np.nan, "insulin": 2, "diabetes_medication": 1},
+    ],
+)
+def test_probability_of_a_record_by_simulation(house: int, changes: dict[str, float]) -> None:
+    record = complete(**{"diagnoses": 8.0, **changes})
+
+    probability = expected_risk(np.array([house]), record).item()
+
+    estimate, error = simulate(house, record, np.random.default_rng(house), 500_000)
+    assert error < 0.0025
+    assert abs(probability - estimate) < 4 * error + 1e-4
+
+
+def gap(labels: Vector, probability: Vector) -> float:
+    """Of the positives that were drawn and those expected, in standard errors."""
+    return abs(float((labels - probability).sum() / np.sqrt((probability * (1 - probability)).sum())))
+
+
+def test_probability_is_calibrated(many: Records) -> None:
+    labels = many.table["readmitted"].to_numpy().astype(np.float64)
+    order = np.argsort(many.probability)
+
+    for rows in np.array_split(order, 20):
+        assert gap(labels[rows], many.probability[rows]) < 4
+
+
+def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: Records) -> None:
+    table = many.table
+    pattern = [table["hospital"], *(table[name].isna() for name in ("hba1c", "glucose", "admission_type"))]
+    groups = table.assign(probability=many.probability).groupby(pattern)
+
+    assert len(groups) == 16
+    for _, group in groups:
+        in_order = group.sort_values("probability")
+        parts = 5 if len(group) > 2000 else 1
+        for rows in np.array_split(np.arange(len(group)), parts):
+            part = in_order.iloc[rows]
+            assert gap(part["readmitted"].to_numpy(np.float64), part["probability"].to_numpy()) < 4
+
+
+def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(many: Records) -> None:
+    table = many.table.assign(probability=many.probability)[many.table["hba1c"].isna()]
+    cut = pd.cut(table["glucose"].fillna(0), [-1, 20, 100, 150, 200, 300, 601])
+    visits, days = table["emergency_visits"].clip(upper=3), table["days_in_hospital"]
+
+    for key in (cut, table["insulin"], table["diabetes_medication"], visits, days, table["age"] // 10):
+        for _, group in table.groupby([table["hospital"], key], observed=True):
+            assert gap(group["readmitted"].to_numpy(np.float64), group["probability"].to_numpy()) < 4.2
+
+
+def test_probability_ranks_better_than_what_ignores_the_hospital(many: Records) -> None:
+    """In Brier score: who takes one hospital's habits for the other's loses."""
+    record = {name: many.table[name].to_numpy() for name in READMISSION.column_names}
+    house = (many.table["hospital"] == COMMUNITY).to_numpy().astype(np.int64)
+    labels = many.table["readmitted"].to_numpy()
+
+    assert np.array_equal(expected_risk(house, record), many.probability)
+    assert ((many.probability - labels) ** 2).mean() < ((expected_risk(1 - house, record) - labels) ** 2).mean()
+
+
+def test_label_follows_the_same_risk_in_both_hospitals(truth: tuple[Codes, Columns]) -> None:
+    _, values = truth
+    assert expected_roc_auc(true_risk(values)) > 0.83
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_expected_roc_auc_is_the_sum_over_pairs(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probability = generator.choice([0.05, 0.2, 0.2, 0.6, 0.9, 1.0, 0.0], 40) if seed % 2 else generator.random(40)
+    won = pairs = 0.0
+    for i, p in enumerate(probability):
+        for j, q in enumerate(probability):
+            if i != j:
+                pairs += p * (1 - q)
+                won += p * (1 - q) * (1.0 if p > q else 0.5 if p == q else 0.0)
+
+    assert expected_roc_auc(probability) == pytest.approx(won / pairs, abs=1e-12)
+
+
+def test_expected_roc_auc_by_hand() -> None:
+    # Right with 0.8 * 0.6, wrong with 0.4 * 0.2.
+    assert expected_roc_auc(np.array([0.8, 0.4])) == pytest.approx(0.48 / 0.56)
+    assert expected_roc_auc(np.full(5, 0.3)) == pytest.approx(0.5)
+    assert expected_roc_auc(np.array([0.0, 1.0, 1.0])) == 1.0
+
+
+@pytest.mark.parametrize("probability", [[], [0.4], [0.0, 0.0], [1.0, 1.0, 1.0]])
+def test_expected_roc_auc_undefined(probability: list[float]) -> None:
+    with pytest.raises(ValueError, match="not defined"):
+        expected_roc_auc(np.array(probability))
+
+
+def test_expected_roc_auc_is_reached(many: Records) -> None:
+    expected = expected_roc_auc(many.probability)
+
+    assert 0.80 < expected < 0.85
+    # The standard error with 40,000 positives is near 0.0015.
+    assert roc_auc_score(many.table["readmitted"], many.probability) == pytest.approx(expected, abs=0.005)
+
+
+def features(table: pd.DataFrame) -> pd.DataFrame:
+    """As the project's own encoder sees a row: scaled values with flags for missing ones, and one-hot codes."""
+    columns = {}
+    for column in READMISSION.columns:
+        cells = table[column.name]
+        columns[f"{column.name} missing"] = cells.isna().astype(float)
+        if isinstance(column, Measurement):
+            columns[column.name] = cells.fillna(cells.mean())
+        else:
+            columns |= {f"{column.name} {code}": (cells == code).astype(float) for code in column.codes}
+    return pd.DataFrame(columns)
+
+
+def test_a_line_does_not_follow_the_risk(many: Records) -> None:
+    rows = np.random.default_rng(0).permutation(len(many.table))[:40_000]
+    table = many.table.iloc[rows].reset_index(drop=True)
+    inputs, labels, train = features(table), table["readmitted"].to_numpy(), np.arange(40_000) < 20_000
+
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(inputs[train], labels[train])
+    boosted = HistGradientBoostingClassifier(random_state=0).fit(inputs[train], labels[train])
+    scores = (
+        linear.predict_proba(inputs[~train])[:, 1],
+        boosted.predict_proba(inputs[~train])[:, 1],
+        many.probability[rows][~train],
+    )
+    line, trees, best = (roc_auc_score(labels[~train], score) for score in scores)
+
+    assert trees - line > 0.03
+    assert best - trees > 0.005
+    assert all(auc > 0.7 for auc in (line, trees, best))
+    assert all(one < other for one, other in pairwise((line, trees, best)))
