@@ -20,8 +20,8 @@ from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import check_address, serve_streams, server_context
 
 AUC_NOTE = (
-    "The federation's roc auc is over all held-out patients, from coarse cells of scores. It tends to flatter, since "
-    "knowing a patient's hospital alone predicts much; the mean of the AUCs within hospitals stands below it."
+    "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "
+    "how many patients are positive, it flatters; the mean of the AUCs within hospitals stands below it."
 )
 
 CHOSEN = ", at which F1 over all training rows is greatest."

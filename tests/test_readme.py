@@ -3,9 +3,12 @@
 import re
 from dataclasses import fields
 
+import pytest
+
 from federated_health.columns import Category, Measurement
+from federated_health.partitions import KINDS
 from federated_health.settings import Settings, flag_of, read_defaults
-from federated_health.tasks import HEART_DISEASE
+from federated_health.tasks import HEART_DISEASE, READMISSION, Task
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -13,15 +16,20 @@ README = (PROJECT / "README.md").read_text()
 
 def table_under(heading: str) -> dict[str, list[str]]:
     """First cell -> the other cells of the first table under a heading."""
-    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = README.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return {row[0]: row[1:] for row in rows[2:]}
 
 
-def test_the_columns_are_those_of_the_task() -> None:
-    table = table_under("Bring your own hospital")
-    assert list(table) == [*HEART_DISEASE.column_names, HEART_DISEASE.label.name]
-    for column in HEART_DISEASE.columns:
+@pytest.mark.parametrize(
+    ("heading", "task"),
+    [("Bring your own hospital", HEART_DISEASE), ("Columns of the second task", READMISSION)],
+)
+def test_the_columns_are_those_of_the_task(heading: str, task: Task) -> None:
+    table = table_under(heading)
+    assert list(table) == [*task.column_names, task.label.name]
+    assert table[task.label.name][1] == "0 or 1, never missing"
+    for column in task.columns:
         what, values = table[column.name]
         assert what == column.meaning
         match column:
@@ -41,6 +49,17 @@ def test_the_settings_are_all_there_with_their_defaults() -> None:
         value = defaults[name.removeprefix("--")]
         words = "empty" if value == "" else "no" if value is False else f"{value:g}" if type(value) is float else value
         assert default == str(words)
+
+
+def test_every_kind_of_partition_is_there() -> None:
+    assert list(table_under("Any split")) == list(KINDS)
+
+
+def test_the_modules_are_all_in_the_design() -> None:
+    section = README.split("## Design\n", 1)[1].split("Decisions, and why:")[0]
+    named = set(re.findall(r"\b(\w+)\.py\b", section)) | set(re.findall(r"\b(\w+)/ ", section))
+    modules = {path.stem for path in (PROJECT / "federated_health").iterdir() if not path.stem.startswith("__")}
+    assert modules - named == set()
 
 
 def test_links_lead_to_files() -> None:

@@ -1,5 +1,6 @@
-"""The README's walkthrough, command by command as it is written there, in a fresh copy of the project."""
+"""The README's walkthroughs, command by command as they are written there, in a fresh copy of the project."""
 
+import json
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,46 +18,111 @@ from federated_health.processes import PROJECT, free_port, process
 pytestmark = pytest.mark.slow
 
 
-def commands_of(readme: str) -> list[list[str]]:
-    """The commands of all blocks that are marked as the walkthrough's, with this Python for `python`."""
-    blocks = re.findall(r"<!-- walkthrough -->\n```sh\n(.*?)```", readme, re.DOTALL)
-    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+def blocks_of(readme: str, mark: str) -> list[str]:
+    """The code blocks that stand below a comment with that mark."""
+    return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", readme, re.DOTALL)
+
+
+def commands_of(readme: str, mark: str) -> list[list[str]]:
+    """The commands of all blocks with that mark, with this Python for `python`."""
+    lines = [shlex.split(line) for block in blocks_of(readme, mark) for line in block.splitlines()]
+    assert lines
     assert all(line[0] == "python" for line in lines)
     return [[sys.executable, *line[1:]] for line in lines]
 
 
-def figures_in(table: str) -> dict[str, list[float]]:
+def figures_in(table: str, rows: int) -> dict[str, list[float]]:
     """Name -> figures, of every line that ends in a figure."""
-    rows = re.findall(r"^ (\S.*?) {2,}([\d. ]+\d) *$", table, re.MULTILINE)
-    assert len(rows) == 6, table
-    return {name: [float(cell) for cell in cells.split()] for name, cells in rows}
+    found = re.findall(r"^ (\S.*?) {2,}([\d. ]+\d) *$", table, re.MULTILINE)
+    assert len(found) == rows, table
+    return {name: [float(cell) for cell in cells.split()] for name, cells in found}
 
 
-def test_the_walkthrough_works_as_it_is_written(tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A fresh copy of the project."""
+    folder = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(
-        ".venv", ".git", "runs", "client_*.csv", "manifest.json", "__pycache__", ".*_cache"
+        ".venv", ".git", "runs", "client_*.csv", "manifest.json", "partition.png", "__pycache__", ".*_cache"
     )
-    shutil.copytree(PROJECT, checkout, ignore=ignored)
-    create, serve, *joins, predict = commands_of((checkout / "README.md").read_text())
+    shutil.copytree(PROJECT, folder, ignore=ignored)
+    return folder
+
+
+def run_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> str:
+    """Run the server and its hospitals to their end; returns what the server printed."""
     address = f"127.0.0.1:{free_port()}"  # the default port may be in use where this test runs
-    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
     with ExitStack() as stack:
-        server = stack.enter_context(process([*serve, "--address", address], tmp_path / "server.txt", checkout))
+        log = checkout / "server.txt"
+        server = stack.enter_context(process([*serve, "--address", address], log, checkout))
         hospitals = [
-            stack.enter_context(process([*join, "--server", address], tmp_path / f"{number}.txt", checkout))
+            stack.enter_context(process([*join, "--server", address], checkout / f"{number}.txt", checkout))
             for number, join in enumerate(joins, start=1)
         ]
-        assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
-        assert [hospital.wait(30) for hospital in hospitals] == [0, 0, 0, 0]
+        assert server.wait(180) == 0, log.read_text()
+        assert [hospital.wait(30) for hospital in hospitals] == [0] * len(joins)
+    return log.read_text()
+
+
+def assert_as_shown(readme: str, said: str, mark: str, rows: int) -> None:
+    """The last table that was printed is the README's first one after a mark, but for another processor's rounding."""
+    shown = readme.split(mark, 1)[1].split("Figures on held-out patients\n", 1)[1].split("```", 1)[0]
+    printed = figures_in(said.split("Figures on held-out patients\n", 1)[1], rows)
+    for name, figures in figures_in(shown, rows).items():
+        assert printed[name] == pytest.approx(figures, abs=0.02), name
+
+
+def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
+    readme = (checkout / "README.md").read_text()
+    create, serve, *joins, predict = commands_of(readme, "walkthrough")
+    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
+    said = run_federation(checkout, serve, joins)
     subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
 
+    assert_as_shown(readme, said, "<!-- walkthrough -->", rows=6)
+    scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
+    rows = re.findall(r"^[ABC],.*,(0\.\d{6}),([01])$", readme, re.MULTILINE)
+    assert scored["risk"].tolist() == pytest.approx([float(risk) for risk, _ in rows], abs=1e-3)
+    assert scored["prediction"].tolist() == [int(prediction) for _, prediction in rows]
+
+
+def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
     readme = (checkout / "README.md").read_text()
-    said = (tmp_path / "server.txt").read_text()
-    shown = readme.split("Figures on held-out patients\n", 1)[1].split("```", 1)[0]
-    printed = figures_in(said.split("Figures on held-out patients\n", 1)[1])
-    for name, figures in figures_in(shown).items():
-        assert printed[name] == pytest.approx(figures, abs=0.02), name  # another kind of processor rounds otherwise
-    risks = pd.read_csv(checkout / "runs" / "first" / "risk.csv")["risk"]
-    rows = re.findall(r"^[ABC],.*,(0\.\d{6})$", readme, re.MULTILINE)
-    assert risks.tolist() == pytest.approx([float(risk) for risk in rows], abs=1e-3)
+    create, serve, *joins, predict = commands_of(readme, "readmission")
+    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
+    said = run_federation(checkout, serve, joins)
+    subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
+
+    assert_as_shown(readme, said, "<!-- readmission -->", rows=4)
+    scored = pd.read_csv(checkout / "runs" / "readmission" / "risk.csv")
+    threshold = json.loads((checkout / "runs" / "readmission" / "metrics.json").read_text())["threshold"]
+    assert 0.1 < threshold < 0.5
+    assert scored["prediction"].tolist() == (scored["risk"] >= threshold).astype(int).tolist()
+    assert scored["prediction"].nunique() == 2
+
+
+def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> None:
+    readme = (checkout / "README.md").read_text()
+    (declaration,) = blocks_of(readme, "third task")
+    tasks = checkout / "federated_health" / "tasks.py"
+    text, replaced = re.subn(r"^TASKS: .*$", lambda _: declaration, tasks.read_text(), flags=re.MULTILINE)
+    assert replaced == 1
+    tasks.write_text(text)
+    generator = np.random.default_rng(1)
+    age, systolic = generator.integers(30, 90, 400), generator.integers(100, 200, 400)
+    smoker = generator.choice(["0", "1", "2", ""], 400)
+    ill = (age + systolic + 30 * (smoker == "2") > 220 + generator.normal(0, 10, 400)).astype(int)
+    sex = generator.integers(0, 2, 400)
+    table = pd.DataFrame({"age": age, "sex": sex, "systolic": systolic, "smoker": smoker, "stroke": ill})
+    table.to_csv(checkout / "strokes.csv", index=False)
+
+    create, serve, *joins = commands_of(readme, "third task commands")
+    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
+    run_federation(checkout, [*serve, "--out", "runs/stroke"], joins)
+
+    metrics = json.loads((checkout / "runs" / "stroke" / "metrics.json").read_text())
+    assert metrics["task"] == "stroke"
+    assert metrics["federation"]["roc_auc"] > 0.9
+    predict = [sys.executable, "predict.py", "runs/stroke/model.keras", "strokes.csv", "--out", "risk.csv"]
+    subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
+    assert (pd.read_csv(checkout / "risk.csv")["prediction"] == ill).mean() > 0.8
