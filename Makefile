@@ -25,6 +25,8 @@ format: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/readmission.py
+	$(BIN)/python benchmarks/many_hospitals.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
@@ -122,16 +123,22 @@ def read_cells(text: pd.DataFrame, columns: Sequence[Column], missing: Collectio
     marks = MISSING_MARKS | set(missing)
     numbers, no_number = {}, {}
     for column in columns:
-        trimmed = text[column.name].str.strip()
-        is_missing = trimmed.str.lower().isin(marks)
-        cells = pd.to_numeric(trimmed.mask(is_missing), errors="coerce").astype(np.float64)
-        no_number[column.name] = cells.isna() & ~is_missing
+        places, distinct = distinct_cells(text[column.name])  # a column has few different cells
+        is_missing = distinct.isin(marks)
+        cells = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
+        no_number[column.name] = (cells.isna() & ~is_missing).to_numpy()[places]
         if isinstance(column, Measurement) and column.zero_is_missing:
             cells = cells.mask(cells == 0)
-        numbers[column.name] = cells
-    table, no_numbers = pd.DataFrame(numbers), pd.DataFrame(no_number)
+        numbers[column.name] = cells.to_numpy()[places]
+    table, no_numbers = (pd.DataFrame(read, index=text.index) for read in (numbers, no_number))
     outside = _break_rules(table, columns) & ~no_numbers
     return Reading(columns=tuple(columns), numbers=table, text=no_numbers, outside=outside)
+
+
+def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:
+    """The different cells of a column, trimmed and in lower case, and the position in them of each row's cell."""
+    places, distinct = pd.factorize(cells)
+    return places, pd.Series(distinct, dtype=str).str.strip().str.lower()
 
 
 def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from federated_health.columns import Measurement
 from federated_health.errors import DataError
-from federated_health.patients import Reading, check_header, declared_columns, read_cells
+from federated_health.patients import Reading, check_header, declared_columns, distinct_cells, read_cells
 from federated_health.tables import read_table
 from federated_health.tasks import Task
 
@@ -135,7 +135,8 @@ def check_hospital(path: Path, task: Task) -> Quality:
 
 
 def _count_zeros(cells: "pd.Series[str]") -> int:
-    return int((pd.to_numeric(cells.str.strip(), errors="coerce") == 0).sum())
+    places, distinct = distinct_cells(cells)
+    return int((pd.to_numeric(distinct, errors="coerce") == 0).to_numpy()[places].sum())
 
 
 def _find_obstacle(path: Path, task: Task, reading: Reading) -> DataError | None:

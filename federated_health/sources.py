@@ -16,7 +16,7 @@ from federated_health.columns import Category
 from federated_health.errors import DataError
 from federated_health.layouts import HOSPITAL_COLUMN, KAGGLE_HEART, LAYOUTS, UCI, UCI_FILES, UCI_HEADER, Layout
 from federated_health.names import hospital_name_from
-from federated_health.patients import MISSING_MARKS, name_columns, read_cells
+from federated_health.patients import MISSING_MARKS, distinct_cells, name_columns, read_cells
 from federated_health.readmission import expected_roc_auc, generate_patients
 from federated_health.tables import parse_table, read_bytes
 from federated_health.tasks import READMISSION, Task
@@ -286,8 +286,8 @@ def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> list[str]
 
 def _shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
     """Cells without surrounding space, in lower case, numbers in their shortest form: 63.0 and 063 are 63."""
-    plain = cells.str.strip().str.lower()
-    return plain.map({cell: _shortest(cell) for cell in plain.unique()})
+    places, distinct = distinct_cells(cells)
+    return pd.Series(distinct.map(_shortest).to_numpy()[places], index=cells.index, dtype=str)
 
 
 def _shortest(cell: str) -> str:
