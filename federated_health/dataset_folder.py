@@ -148,8 +148,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = (folder / MANIFEST).absolute()
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        for entry in manifest["hospitals"]:
-            entry["name"]
+        manifest["task"], manifest["source"]["name"], [entry["name"] for entry in manifest["hospitals"]]
         _written(manifest)
         return manifest
     except FileNotFoundError:

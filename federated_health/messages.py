@@ -2,7 +2,7 @@
 
 This is the one list of what leaves a hospital:
 
-- when it joins: its name, the task's name and hash, and a random token of its process;
+- when it joins: its name, its declaration of the task (see `Task.terms`), and a random token of its process;
 - `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
   squares over its training rows (nothing where fewer than five were observed);
 - `train`: weights, the number of training rows, the mean training loss;
