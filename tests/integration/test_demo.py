@@ -1,6 +1,7 @@
 """`make demo`: one command from nothing to a model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,21 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again(
     for name in ("cleveland", "hungary", "switzerland", "va-long-beach"):
         assert f"{name} joined" in said
         assert "the run is over" in (tmp_path / "demo" / "hospitals" / name / "console.log").read_text()
+
+
+def test_the_demo_of_the_second_scenario_shows_the_gap_to_the_best_figure(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_demo(tmp_path / "demo", "readmission", extra=["--rounds", "2"])
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert (metrics["task"], metrics["strategy"]) == ("readmission", "average")
+    assert list(metrics["hospitals"]) == ["community", "university"]
+    said = capfd.readouterr().out
+    line = r"held-out patients: (\d\.\d+)\. The federation's (\d\.\d+) leaves a gap of (\d\.\d+)\."
+    best, reached, gap = re.findall(line, said)[0]
+    assert float(reached) == pytest.approx(metrics["federation"]["roc_auc"], abs=5e-4)
+    assert float(best) - float(reached) == pytest.approx(float(gap), abs=2e-3)
+    assert float(best) == pytest.approx(0.817, abs=5e-4)  # of the default 4,000 patients, however long is trained
 
 
 def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,9 @@ def finished(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_metrics_hold_every_figure_of_every_hospital(finished: Path) -> None:
     metrics: dict[str, Any] = json.loads((finished / "run" / "metrics.json").read_text())
     head = {key: metrics[key] for key in ("task", "strategy", "model", "rounds", "seed")}
+    assert 0.2 < metrics["threshold"] < 0.8
+    assert metrics["threshold"] != 0.5
+    assert read_description(finished / "run" / "model.keras")["threshold"] == metrics["threshold"]
     assert head == {"task": "heart-disease", "strategy": "fedavg", "model": "mlp", "rounds": ROUNDS, "seed": 42}
     assert "stopped" not in metrics
     assert list(metrics["hospitals"]) == NAMES
@@ -131,7 +134,9 @@ def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: 
     subprocess.run(door("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=60)
     scored = pd.read_csv(risks, dtype={"patient": str})
     given = pd.read_csv(patients, dtype={"patient": str})
-    pd.testing.assert_frame_equal(scored.drop(columns="risk"), given)
+    pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), given)
+    threshold = json.loads((finished / "run" / "metrics.json").read_text())["threshold"]
+    assert scored["prediction"].tolist() == (scored["risk"] >= threshold).astype(int).tolist()
     assert scored["risk"].between(0, 1).all()
     assert scored["risk"].iloc[0] < 0.5 < scored["risk"].iloc[1]
 
