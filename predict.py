@@ -34,6 +34,9 @@ def predict() -> None:
     task = get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
+    threshold = description.get("threshold", THRESHOLD)  # what releases that stored none decided by
+    if not isinstance(threshold, float) or not 0 <= threshold <= 1:
+        raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
     table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:
@@ -43,7 +46,7 @@ def predict() -> None:
     risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
     table[RISK] = risk.astype(np.float64).round(DECIMALS)
     # Of the risk as it is shown, so that the file agrees with itself.
-    table[PREDICTION] = (table[RISK] >= float(description.get("threshold", THRESHOLD))).astype(int)
+    table[PREDICTION] = (table[RISK] >= threshold).astype(int)
     text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)

@@ -221,7 +221,7 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]
         table.add_row(name, *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
-    console.print(f"\n[bold]{escape(title)}[/bold]")
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     console.print(table)
     if more:
         console.print(f"... and {more} more\n")

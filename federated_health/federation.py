@@ -147,10 +147,16 @@ class Federation:
             `hospitals` and `federation` as in metrics.json; None for a figure that is not defined.
         """
         self.threshold = self._choose_threshold()
-        replies = self._ask(
-            self._questions(messages.FINAL),
-            lambda node, content: Evaluation.from_content(content, self.introductions[node].test_examples, final=True),
-        )
+        try:
+            replies = self._ask(
+                self._questions(messages.FINAL),
+                lambda node, content: Evaluation.from_content(
+                    content, self.introductions[node].test_examples, final=True
+                ),
+            )
+        except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
+            self.threshold = THRESHOLD
+            raise
         return self._figures({reply.hospital: reply.content for reply in replies})
 
     def figures_of_last_round(self) -> dict[str, Any]:

@@ -39,6 +39,9 @@ THRESHOLD = "evaluate.threshold"
 
 ARRAYS, CONFIG, METRICS, HOSPITAL = "arrays", "config", "metrics", "hospital"
 NUM_EXAMPLES = "num-examples"
+LARGEST_LOG_ODDS = 1e39
+"""Above every float32, and far enough below the largest float64 that cells can be added up."""
+
 ROUND = "server-round"  # Flower's own name; its strategies set it
 
 
@@ -86,6 +89,8 @@ class Instructions:
             plain = {field.name: record[field.name] for field in fields(cls) if field.name != "normalisation"}
         except (KeyError, TypeError):
             raise MalformedMessageError("the server's instructions lack something") from None
+        if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
+            raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, **plain)
 
 
@@ -321,7 +326,7 @@ def _floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.floa
 
 def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
     flat = np.array(metrics[key], dtype=np.float64)
-    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not np.isfinite(flat).all():
+    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not (np.abs(flat) < LARGEST_LOG_ODDS).all():
         raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():

@@ -196,11 +196,13 @@ def choose_threshold(positives: Scores, negatives: Scores) -> float | None:
     high, high_weight = _spread(positives)
     low, low_weight = _spread(negatives)
     points = np.unique(np.concatenate([high, low]))
-    thresholds = np.concatenate([points[:1] - CELL_STEP, (points[1:] + points[:-1]) / 2])
-    true_positives = _weight_above(thresholds, high, high_weight)
-    predicted = true_positives + _weight_above(thresholds, low, low_weight)
+    middles = np.concatenate([points[:1] - CELL_STEP, (points[1:] + points[:-1]) / 2])
+    # Judged as they are rounded: near 0 and 1 a rounded threshold may lie beyond all the scores that it stood between.
+    thresholds = np.unique(probability(middles).round(4))
+    true_positives = _weight_above(thresholds, probability(high), high_weight)
+    predicted = true_positives + _weight_above(thresholds, probability(low), low_weight)
     f1 = 2 * true_positives / (predicted + high_weight.sum())
-    return round(float(probability(thresholds[f1.argmax()])), 4)
+    return float(thresholds[f1.argmax()])
 
 
 def _weight_above(thresholds: Scores, points: Scores, weights: Scores) -> Scores:

@@ -94,8 +94,10 @@ def check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -
     """
     if lacking := [column.name for column in columns if column.name not in header]:
         noun = "column" if len(lacking) == 1 else "columns"
+        in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
+        hint = " (upper and lower case matter)" if in_other_case else ""
         raise DataError(
-            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: {name_columns(header)}",
+            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: {name_columns(header)}{hint}",
             reason=f"its file lacks the {noun} {', '.join(lacking)}",
         )
     if repeated := [column.name for column in columns if list(header).count(column.name) > 1]:
@@ -107,7 +109,12 @@ def check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -
 
 def name_columns(header: Sequence[str]) -> str:
     """A header as a message may show it: what does not look like a name may be a patient's cell, and is left out."""
-    return ", ".join(name for name in header if re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name)) or "nothing like names"
+    return ", ".join(name for name in header if looks_like_name(name)) or "nothing like names"
+
+
+def looks_like_name(name: str) -> bool:
+    """Whether a column's name may be one, and not a patient's cell in a file without a header."""
+    return re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name) is not None
 
 
 def read_cells(text: pd.DataFrame, columns: Sequence[Column], missing: Collection[str] = ()) -> Reading:

@@ -4,15 +4,23 @@ The page is for the hospital alone. A server learns only whether the hospital ma
 first obstacle, which hold no value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from federated_health.columns import Measurement
 from federated_health.errors import DataError
-from federated_health.patients import Reading, check_header, declared_columns, distinct_cells, read_cells
+from federated_health.patients import (
+    Reading,
+    check_header,
+    declared_columns,
+    distinct_cells,
+    looks_like_name,
+    read_cells,
+)
 from federated_health.tables import read_table
 from federated_health.tasks import Task
 
@@ -23,6 +31,12 @@ FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
 """Below these a hospital is warned that its own figures will say little: of 20, five are held out."""
 
+MOST_ROWS = 5
+"""That are named of a column whose cells are not allowed."""
+
+LARGEST_NUMBER = 1e12
+"""Larger ones, infinite ones too, are taken for it where a median is looked at, so that it is always a number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnQuality:
@@ -31,12 +45,12 @@ class ColumnQuality:
     Attributes:
         missing: without a value, zeros that are read as missing included.
         zeros: of them, those that are written as 0.
-        invalid: with what the column does not allow.
+        invalid: which ones hold what the column does not allow, from 1.
     """
 
     missing: int
     zeros: int
-    invalid: int
+    invalid: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +63,7 @@ class Quality:
         columns: column -> what is in it; the label included.
         obstacle: why the hospital may not join, with the words that the server may hear; None where it may.
         warnings: what to look at, in words without values.
+        unread: columns that the task does not know, as far as they look like names.
     """
 
     path: Path
@@ -58,17 +73,23 @@ class Quality:
     columns: Mapping[str, ColumnQuality]
     obstacle: DataError | None
     warnings: tuple[str, ...]
+    unread: tuple[str, ...]
 
     @property
     def title(self) -> str:
         """Of the page."""
-        label = self.task.label.name
-        return f"{self.path}: {len(self.numbers)} patients; {label} is 1 in {self.labels[1]} and 0 in {self.labels[0]}"
+        label, rows = self.task.label.name, len(self.numbers)
+        counts = [f"{self.labels[value]} with {label} = {value}" for value in (1, 0)]
+        if unlabelled := rows - sum(self.labels.values()):
+            counts.append(f"{unlabelled} without a label that is allowed")
+        return f"{self.path}, for the task {self.task.name}: {rows} patients, {', '.join(counts)}"
 
     @property
     def verdict(self) -> str:
         """Whether the hospital may join."""
-        return "This hospital may join." if self.obstacle is None else "This hospital may not join."
+        if self.obstacle is None:
+            return "This hospital may join."
+        return f"This hospital may not join: {self.obstacle.reason}."
 
     def raise_obstacle(self) -> None:
         """Raise the obstacle, if there is one.
@@ -84,9 +105,9 @@ class Quality:
         return {
             name: {
                 "missing": one.missing,
-                "missing %": f"{100 * one.missing / len(self.numbers):.0f}",
-                "written as 0": one.zeros or "",
-                "not allowed": one.invalid or "",
+                "missing %": _percent(one.missing, len(self.numbers)),
+                "of them 0": one.zeros or "",
+                "not allowed": len(one.invalid) or "",
             }
             for name, one in self.columns.items()
         }
@@ -94,11 +115,12 @@ class Quality:
     def findings(self) -> list[str]:
         """What is not allowed, and what to look at, a line each."""
         broken = [
-            f"{column.name} must be {column.rule}: {self.columns[column.name].invalid} not allowed"
-            for column in (*self.task.columns, self.task.label)
+            f"{column.name} must be {column.rule}; see {_name_rows(self.columns[column.name].invalid)}"
+            for column in declared_columns(self.task, labelled=True)
             if self.columns[column.name].invalid
         ]
-        return [*broken, *(f"look at this: {warning}" for warning in self.warnings)]
+        unread = [f"not read: {', '.join(self.unread)}"] if self.unread else []
+        return [*broken, *(f"look at this: {warning}" for warning in self.warnings), *unread]
 
 
 def check_hospital(path: Path, task: Task) -> Quality:
@@ -125,13 +147,28 @@ def check_hospital(path: Path, task: Task) -> Quality:
             column.name: ColumnQuality(
                 missing=int((reading.numbers[column.name].isna() & ~invalid[column.name]).sum()),
                 zeros=zeros[column.name] if isinstance(column, Measurement) and column.zero_is_missing else 0,
-                invalid=int(invalid[column.name].sum()),
+                invalid=tuple((np.flatnonzero(invalid[column.name]) + 1).tolist()),
             )
             for column in columns
         },
         obstacle=_find_obstacle(path, task, reading),
         warnings=(*_warn_of_rows(task, reading), *_warn_of_columns(task, reading, zeros)),
+        unread=tuple(name for name in text.columns if looks_like_name(name) and name not in reading.numbers.columns),
     )
+
+
+def _percent(part: int, whole: int) -> str:
+    """A whole number; "<1" and ">99" keep what is rare from looking like none, or all."""
+    if 0 < part < whole and not 0.5 <= 100 * part / whole < 99.5:
+        return "<1" if 2 * part < whole else ">99"
+    return f"{100 * part / whole:.0f}"
+
+
+def _name_rows(rows: Sequence[int]) -> str:
+    """Rows by their numbers, as far as a line can hold them."""
+    named = ", ".join(str(row) for row in rows[:MOST_ROWS])
+    more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
+    return f"row{'s' if len(rows) > 1 else ''} {named}{more} (1 is the first below the header)"
 
 
 def _count_zeros(cells: "pd.Series[str]") -> int:
@@ -155,17 +192,17 @@ def _find_obstacle(path: Path, task: Task, reading: Reading) -> DataError | None
 
 def _warn_of_rows(task: Task, reading: Reading) -> Iterator[str]:
     label = task.label.name
-    rows, counts = len(reading.numbers), reading.numbers[label].value_counts()
-    repeats = int(reading.numbers.duplicated().sum())
+    rows, counts = len(reading.numbers), reading.numbers[label][~reading.invalid[label]].value_counts()
+    repeats = int(reading.numbers[~reading.text.any(axis=1)].duplicated().sum())  # of text it is not known
     if rows < FEW_PATIENTS:
         yield f"few patients: figures on the quarter of {rows} that is held out will say little"
     if len(counts) == 1:
-        yield f"every patient has the same {label}: no AUC can be computed here, and the model learns one class"
+        yield f"{label} is {counts.index[0]:g} in every row: no AUC can be computed, and there is one class to learn"
     elif len(counts) and counts.min() < FEW_OF_A_CLASS:
         yield f"one class of {label} is rare: this hospital's own AUC will say little"
     if repeats:
-        rows_repeat = "row repeats another one" if repeats == 1 else "rows repeat another one each"
-        yield f"{repeats} {rows_repeat} exactly: is a patient in the file twice?"
+        equal = "row is equal to an earlier one" if repeats == 1 else "rows are equal to earlier ones"
+        yield f"{repeats} {equal} in every column that is read: is a patient in the file twice?"
 
 
 def _warn_of_columns(task: Task, reading: Reading, zeros: Mapping[str, int]) -> Iterator[str]:
@@ -186,13 +223,13 @@ def _warn_of_measurement(column: Measurement, reading: Reading, zeros: int) -> I
     low, high = column.typical_median
     if zeros and low > 0 and not column.zero_is_missing:
         yield f"{column.name} is 0 in {zeros} {'row' if zeros == 1 else 'rows'}: does it stand for missing?"
-    median = numbers.median()
+    median = numbers.clip(-LARGEST_NUMBER, LARGEST_NUMBER).median()
     if low <= median <= high:
         return
-    for unit, (factor, summand) in column.other_units.items():
-        if low <= median * factor + summand <= high:
-            yield f"{column.name} looks like {unit}; the task's unit is {column.unit}"
-            return
+    units = [unit for unit, (factor, summand) in column.other_units.items() if low <= median * factor + summand <= high]
+    if units:
+        yield f"{column.name} looks like {' or '.join(units)}; the task's unit is {column.unit}"
+        return
     side = "below" if median < low else "above"
     yield (
         f"the median of {column.name} is {side} what hospitals usually have ({low:g} to {high:g} {column.unit}): "

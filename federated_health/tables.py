@@ -47,7 +47,9 @@ def parse_table(content: bytes, name: str, header: Sequence[str] | None = None) 
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{name}: is not UTF-8 text", reason="its file is not UTF-8 text") from None
+        raise DataError(
+            f"{name}: is not UTF-8 text; save it as CSV UTF-8", reason="its file is not UTF-8 text"
+        ) from None
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error:

@@ -127,7 +127,7 @@ HEART_DISEASE = Task(
             low=-10,
             high=10,
             typical_median=(0, 3),
-            other_units={"micrometres": (0.001, 0)},
+            other_units={"microvolts": (0.01, 0)},
         ),
         Category(name="slope", meaning="slope of the peak exercise ST segment", codes={1: "up", 2: "flat", 3: "down"}),
         Category(

@@ -1,13 +1,18 @@
 """The doors as a user meets them: what they print and how they end. Called in this process, which is faster."""
 
+import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import time
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pandas as pd
 import pytest
 
@@ -16,8 +21,16 @@ import create_dataset
 import predict
 import server
 import utils
+from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import DataError
+from federated_health.model import build_model, initial_weights, load_model, predict_risk, save_model
+from federated_health.partitions import Partition, divide
+from federated_health.patients import read_patients
 from federated_health.processes import free_port
+from federated_health.sources import generate_readmission
+from federated_health.statistics import Normalisation
+from federated_health.streaming import serve_streams
+from federated_health.tasks import HEART_DISEASE
 
 DOORS = {
     "server.py": server.serve,
@@ -27,19 +40,31 @@ DOORS = {
 }
 
 Run = Callable[..., tuple[int, str]]
+Show = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Run:
-    """Runs a door with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
+def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Show:
+    """Runs a door with arguments in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
-    def call(name: str, *arguments: object) -> tuple[int, str]:
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             utils.run_door(DOORS[name])
-        return int(ended.value.code or 0), capsys.readouterr().err
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def run(show: Show) -> Run:
+    """Runs a door with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
+
+    def call(name: str, *arguments: object) -> tuple[int, str]:
+        code, _, said = show(name, *arguments)
+        return code, said
 
     return call
 
@@ -255,3 +280,227 @@ def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", DOORS)
 def test_a_door_is_short(name: str) -> None:
     assert len((Path(create_dataset.__file__).parent / name).read_text().splitlines()) <= 150
+
+
+# client.py --check
+
+
+@pytest.fixture
+def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address to which nobody may connect, by gRPC or otherwise."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a check opens no connection")
+
+    monkeypatch.setattr(grpc, "insecure_channel", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """The table's rows: column -> its cells. Findings are indented by more than one space."""
+    lines = [line.split() for line in page.splitlines() if re.match(r" \S", line)]
+    return {words[0]: words[1:] for words in lines}
+
+
+def test_a_check_of_a_numbered_hospital_shows_the_page_and_sends_nothing(show: Show, unheard: str) -> None:
+    show("create_dataset.py")
+    code, page, said = show("client.py", "--hospital", 3, "--check", "--server", unheard)
+    assert (code, said) == (0, "")
+    assert (
+        "data/client_3.csv, for the task heart-disease: 123 patients, 115 with disease = 1, 8 with disease = 0\n"
+        in page
+    )
+    rows = rows_of(page)
+    assert [rows[name] for name in ("age", "chol", "trestbps", "disease")] == [
+        ["0", "0"],
+        ["123", "100"],
+        ["2", "2"],
+        ["0", "0"],
+    ]
+    assert page.endswith(
+        "This hospital may join.\n"
+        "  look at this: one class of disease is rare: this hospital's own AUC will say little\n"
+        "  look at this: chol is missing in every row\n"
+    )
+
+
+def test_a_check_of_a_file_needs_no_name(show: Show, unheard: str, hospitals_folder: Path) -> None:
+    data = hospitals_folder / "client_1.csv"
+    code, page, said = show("client.py", "--data", data, "--check", "--server", unheard)
+    assert (code, said) == (0, "")
+    assert page.rstrip().endswith("This hospital may join.")
+    named = show("client.py", "--data", data, "--name", "mine", "--check", "--server", unheard)
+    assert named == (0, page, "")
+
+
+def test_a_check_of_a_file_that_may_not_join_shows_the_page_and_ends_in_one_line(
+    show: Show, unheard: str, patients: pd.DataFrame
+) -> None:
+    patients.loc[6:8, "age"] = "sixty-seven"
+    patients.loc[9, "chol"] = "0"
+    code, page, said = show("client.py", "--data", write(patients), "--check", "--server", unheard)
+    assert code == 1
+    assert said == (
+        "error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text "
+        "(and 2 more cells that break a rule)\n"
+    )
+    assert "sixty" not in page
+    assert rows_of(page)["age"] == ["0", "0", "3"]
+    assert rows_of(page)["chol"] == ["1", "<1", "1"]
+    rule = "a number from 0 to 120 (years), or empty"
+    assert page.endswith(
+        f"This hospital may not join: its column age holds what is not {rule}.\n"
+        f"  age must be {rule}; see rows 7, 8, 9 (1 is the first below the header)\n"
+    )
+
+
+def test_a_check_of_too_few_patients_ends_in_one_line(show: Show, unheard: str, patients: pd.DataFrame) -> None:
+    code, page, said = show("client.py", "--data", write(patients.head(7)), "--check", "--server", unheard)
+    assert (code, said) == (1, "error: mine.csv: has 7 different patients; at least 8 are needed\n")
+    assert "This hospital may not join: it has fewer than 8 different patients." in page
+
+
+def test_a_check_of_a_file_that_is_no_table_is_one_line_without_a_page(
+    show: Show, unheard: str, patients: pd.DataFrame
+) -> None:
+    path = write(patients.drop(columns="chol"))
+    for data, words in ((path, "lacks the column chol"), ("none.csv", "cannot be read")):
+        code, page, said = show("client.py", "--data", data, "--check", "--server", unheard)
+        assert_one_line((code, said), words)
+        assert page == ""
+
+
+def write_readmission() -> Path:
+    partition = Partition(by="hospital", seed=1)
+    source = generate_readmission(800, seed=1)
+    write_hospitals(Path("data"), source, divide(source, partition), partition=partition.describe())
+    return Path("data/client_1.csv")
+
+
+def test_a_check_takes_the_task_of_the_folder_and_a_file_that_of_the_flag(show: Show, unheard: str) -> None:
+    path = write_readmission()
+    code, page, said = show("client.py", "--hospital", 1, "--check", "--server", unheard)
+    assert (code, said) == (0, "")
+    assert "for the task readmission: 480 patients" in page
+    assert "hba1c" in rows_of(page)
+    flagged = show("client.py", "--data", path, "--task", "readmission", "--check", "--server", unheard)
+    assert flagged == (0, page, "")
+
+
+def test_a_check_for_another_task_than_the_data_s_says_what_is_lacking(show: Show, unheard: str) -> None:
+    path = write_readmission()
+    for own in (("--hospital", 1, "--task", "heart-disease"), ("--data", path)):
+        code, page, said = show("client.py", *own, "--check", "--server", unheard)
+        assert_one_line((code, said), "lacks the columns cp, trestbps, chol")
+        assert page == ""
+
+
+@pytest.mark.parametrize("task", [None, "measles"])
+def test_a_manifest_that_names_no_task_of_ours_is_one_line(run: Run, task: str | None) -> None:
+    write_readmission()
+    manifest = json.loads(Path("data/manifest.json").read_text())
+    del manifest["task"]
+    Path("data/manifest.json").write_text(json.dumps(manifest | ({"task": task} if task else {})))
+    words = "task: expected one of" if task else "is not a manifest that create_dataset.py wrote"
+    assert_one_line(run("client.py", "--hospital", 1, "--check"), words)
+
+
+@pytest.mark.parametrize("flags", [[], ["--hospital", 1, "--data", "a.csv"], ["--name", "a"]])
+def test_a_check_needs_to_know_whose_data_it_is(flags: list[object], run: Run) -> None:
+    code, said = run("client.py", "--check", *flags)
+    assert code == 2
+    assert "expected either --hospital N, or --data PATH and --name NAME" in said
+
+
+# Joining with data that may not join
+
+
+def test_a_client_that_may_not_join_tells_the_server_why_and_ends(show: Show, patients: pd.DataFrame) -> None:
+    patients.loc[6, "age"] = "sixty-seven"
+    words: list[str] = []
+    address = f"127.0.0.1:{free_port()}"
+    with serve_streams(address, HEART_DISEASE.terms, words.append) as grid:
+        code, page, said = show("client.py", "--data", write(patients), "--name", "mine", "--server", address)
+        assert grid.get_node_ids() == []
+    assert (code, page) == (1, "")
+    assert said == ("error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text\n")
+    assert words == [
+        "refused mine: its own check says no: its column age holds what is not a number from 0 to 120 (years), or empty"
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "age\n", None])
+def test_a_client_whose_file_cannot_be_read_tells_the_server_without_its_path(run: Run, content: str | None) -> None:
+    words: list[str] = []
+    address = f"127.0.0.1:{free_port()}"
+    if content is not None:
+        Path("secret-path.csv").write_text(content)
+    with serve_streams(address, HEART_DISEASE.terms, words.append):
+        assert_one_line(run("client.py", "--data", "secret-path.csv", "--name", "mine", "--server", address), "secret")
+    assert len(words) == 1
+    assert words[0].startswith("refused mine: its own check says no: its ")
+    assert "secret" not in words[0]
+
+
+def test_a_client_that_may_not_join_and_has_no_server_ends_at_once(run: Run, patients: pd.DataFrame) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    result = run("client.py", "--data", write(patients.head(7)), "--name", "mine", "--server", address)
+    assert time.monotonic() - started < 3
+    assert_one_line(result, "has 7 different patients; at least 8 are needed")
+
+
+# Thresholds and predictions
+
+NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))
+
+
+def save_some_model(path: Path, **description: object) -> None:
+    weights = initial_weights(HEART_DISEASE, "logistic", 3)
+    whole = build_model(HEART_DISEASE, "logistic", NORMALISATION, weights)
+    save_model(path, whole, {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **description})
+
+
+@pytest.mark.slow
+def test_a_prediction_is_of_the_risk_as_it_is_shown(show: Show, patients: pd.DataFrame) -> None:
+    path = write(patients.drop(columns="disease"))
+    model = Path("model.keras")
+    save_some_model(model)
+    values = read_patients(path, HEART_DISEASE, labelled=False)[1].to_numpy()
+    exact = predict_risk(load_model(model), HEART_DISEASE, values).astype(float)
+    rounded_up = next(risk for risk in sorted(exact) if 0.4 < risk < round(risk, 6))
+
+    for threshold, description in ((0.5, {}), (round(rounded_up, 6), {"threshold": round(rounded_up, 6)})):
+        save_some_model(model, **description)
+        code, page, said = show("predict.py", model, path)
+        assert (code, said) == (0, "")
+        table = pd.read_csv(io.StringIO(page), dtype=str, keep_default_na=False)
+        assert list(table.columns) == [*patients.columns[:-1], "risk", "prediction"]
+        risk = table["risk"].astype(float)
+        assert risk.tolist() == pytest.approx(exact.tolist(), abs=1.1e-6)
+        assert table["prediction"].tolist() == [str(int(one >= threshold)) for one in risk]
+        assert 0 < table["prediction"].astype(int).sum() < len(table)
+        pd.testing.assert_frame_equal(table[patients.columns[:-1]], patients[patients.columns[:-1]], check_dtype=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ["risk", "prediction"])
+def test_predict_does_not_overwrite_a_column(run: Run, patients: pd.DataFrame, column: str) -> None:
+    save_some_model(Path("model.keras"), threshold=0.4)
+    result = run("predict.py", "model.keras", write(patients.assign(**{column: "1"})), "--out", "risk.csv")
+    assert_one_line(result, f"mine.csv: has a column {column} already")
+    assert not Path("risk.csv").exists()
+
+
+@pytest.mark.parametrize("threshold", [None, "0.5", 2.0, -0.1])
+def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshold: object) -> None:
+    with zipfile.ZipFile("model.keras", "w") as archive:
+        description = {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, "threshold": threshold}
+        archive.writestr("federated_health.json", json.dumps(description))
+    result = run("predict.py", "model.keras", "none.csv")
+    assert_one_line(result, "model.keras: its threshold is not between 0 and 1")

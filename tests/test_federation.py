@@ -1,7 +1,7 @@
 """The loop over rounds, with light hospitals whose weights and counts are known; the real ones are in integration/."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from federated_health import federation as federation_module
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation, Introduction, Update
+from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
 from federated_health.metrics import Counts
 from federated_health.model import initial_weights
 from federated_health.settings import Settings, read_defaults
@@ -23,9 +23,18 @@ MEASUREMENTS = 5
 CENTRES = np.array([60.0, 100.0, 200.0, 150.0, 0.0])  # plausible age, pressure, cholesterol, heart rate, oldpeak
 
 
+Cells = tuple[tuple[float, float, float], ...]
+
+
 @dataclass
 class LightHospital:
-    """Adds its own constant to the weights it is sent; its counts are its number of rows, all rightly positive."""
+    """Adds its own constant to the weights it is sent; its counts are its number of rows, all rightly positive.
+
+    Attributes:
+        cells: of its training rows that are positive, and negative: patients, mean and deviation.
+        interrupted: Ctrl-C comes while it evaluates finally.
+        told: kinds of messages, and the threshold that each of them held.
+    """
 
     name: str
     shift: float
@@ -33,6 +42,9 @@ class LightHospital:
     fails: bool = False
     alias: str = ""
     silent: bool = False
+    cells: tuple[Cells, Cells] = ((), ())
+    interrupted: bool = False
+    told: list[tuple[str, float]] = field(default_factory=list)
 
 
 def settings_of(strategy: str) -> Settings:
@@ -42,15 +54,18 @@ def settings_of(strategy: str) -> Settings:
 def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     app = ClientApp()
 
-    def of(context: Context) -> tuple[LightHospital, int]:
+    def of(message: Message, context: Context) -> tuple[LightHospital, int]:
         name = str(context.node_config["name"])
+        record = message.content.config_records["config"]
+        if "threshold" in record:
+            hospitals[name].told.append((message.metadata.message_type, float(str(record["threshold"]))))
         if hospitals[name].fails:
             raise OSError("the disk of this hospital is gone")
         return hospitals[name], ROWS[name]
 
     @app.query("statistics")
     def introduce(message: Message, context: Context) -> Message:
-        hospital, rows = of(context)
+        hospital, rows = of(message, context)
         values = CENTRES + hospital.shift  # of every row, so that no variance is between rows of one hospital
         sums = ColumnSums(count=np.full(MEASUREMENTS, float(rows)), total=rows * values, squares=rows * values**2)
         introduction = Introduction(
@@ -60,7 +75,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        hospital, rows = of(context)
+        hospital, rows = of(message, context)
         arrays = message.content.array_records["arrays"]
         weights = {key: (array.numpy() + hospital.shift).astype(np.float32) for key, array in arrays.items()}
         update = hospital.spoil(Update(weights=weights, examples=rows, loss=1.0))
@@ -68,13 +83,21 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        _, rows = of(context)
+        _, rows = of(message, context)
         evaluation = Evaluation(counts=Counts(true_positives=2 * rows, loss_sum=4.0 * rows))
         return Message(evaluation.to_content(), reply_to=message)
 
+    @app.evaluate("threshold")
+    def score_training(message: Message, context: Context) -> Message:
+        hospital, _ = of(message, context)
+        positives, negatives = (np.array(cells).reshape(-1, 3) for cells in hospital.cells)
+        return Message(TrainingScores(positives=positives, negatives=negatives).to_content(), reply_to=message)
+
     @app.evaluate("final")
     def finish(message: Message, context: Context) -> Message:
-        hospital, rows = of(context)
+        hospital, rows = of(message, context)
+        if hospital.interrupted:
+            raise KeyboardInterrupt
         cells = np.array([[rows, hospital.shift, 0.0]])
         counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
         negatives = None if hospital.silent else cells
@@ -248,3 +271,97 @@ def test_a_pooled_auc_without_scores_of_a_class_is_not_defined() -> None:
     figures = federation_of(hospitals).run()
     assert figures["federation"]["roc_auc"] is None
     assert figures["federation"]["mean_roc_auc"] == 0.5
+
+
+# The threshold
+
+
+def three_with_scores() -> list[LightHospital]:
+    """Each hospital alone would choose another threshold than all together, whose best one parts 0.5 from 0.
+
+    From 0.25 on there are no alarms, and five of fifteen positives are missed: F1 is 20/25. From -2.5 on none is missed
+    and there are ten alarms: 30/40.
+    """
+    hospitals = three()
+    hospitals[0].cells = ((5, 2.0, 0.0), (5, -2.0, 0.0)), ((5, -1.0, 0.0),)
+    hospitals[1].cells = ((5, 0.5, 0.0),), ()
+    hospitals[2].cells = (), ((5, 0.0, 0.0),)
+    return hospitals
+
+
+CHOSEN = 0.5622  # 1 / (1 + exp(-0.25))
+
+
+def test_the_threshold_is_chosen_from_all_hospitals_cells_and_told_to_all() -> None:
+    hospitals = three_with_scores()
+    federation = federation_of(hospitals)
+    assert federation.threshold == 0.5
+    federation.run()
+    assert federation.threshold == CHOSEN
+    assert federation.instructions().threshold == CHOSEN
+    rounds = [("train", 0.5), ("evaluate", 0.5)] * 3
+    for hospital in hospitals:
+        assert hospital.told == [*rounds, ("evaluate.threshold", 0.5), ("evaluate.final", CHOSEN)]
+
+
+def test_the_threshold_does_not_depend_on_the_order_of_hospitals() -> None:
+    for order in ("cab", "bca"):
+        federation = federation_of(three_with_scores(), order)
+        federation.run()
+        assert federation.threshold == CHOSEN
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_without_both_classes_the_threshold_stays(keep: int) -> None:
+    hospitals = three_with_scores()
+    for hospital in hospitals:
+        hospital.cells = (hospital.cells[0], ()) if keep == 0 else ((), hospital.cells[1])
+    federation = federation_of(hospitals)
+    federation.run()
+    assert federation.threshold == 0.5
+    assert {hospital.told[-1] for hospital in hospitals} == {("evaluate.final", 0.5)}
+
+
+def test_without_an_answer_the_threshold_stays() -> None:
+    hospitals = three_with_scores()
+    federation = federation_of(hospitals)
+    federation.gather()
+    list(federation.rounds())
+    for hospital in hospitals:
+        hospital.fails = True
+    assert federation.evaluate_finally() == {"hospitals": {}, "federation": None}
+    assert federation.threshold == 0.5
+
+
+def test_cells_of_more_rows_than_a_hospital_declared_have_no_say(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three_with_scores()
+    hospitals[2].cells = ((6, 3.0, 0.0),), ()  # it declared five rows
+    hospitals[1].cells = ((5, 0.5, 0.0),), ((5, 0.0, 0.0),)
+    federation = federation_of(hospitals)
+    figures = federation.run()
+    assert federation.threshold == CHOSEN
+    assert "c is left out: its cells hold more than the training rows that it declared" in caplog.text
+    assert list(figures["hospitals"]) == ["a", "b", "c"]
+
+
+def test_a_run_that_is_stopped_between_rounds_keeps_the_threshold_of_its_counts() -> None:
+    hospitals = three_with_scores()
+    federation = federation_of(hospitals)
+    federation.gather()
+    next(federation.rounds())
+    federation.figures_of_last_round()
+    assert federation.threshold == 0.5
+    assert federation.instructions().threshold == 0.5
+
+
+def test_a_run_that_is_stopped_in_the_final_evaluation_keeps_the_threshold_of_its_counts() -> None:
+    """Its figures are those of the last round, which were counted at 0.5."""
+    hospitals = three_with_scores()
+    hospitals[1].interrupted = True
+    federation = federation_of(hospitals)
+    with pytest.raises(KeyboardInterrupt):
+        federation.run()
+    assert hospitals[1].told[-1] == ("evaluate.final", CHOSEN)
+    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
+    assert federation.threshold == 0.5
+    assert federation.instructions().threshold == 0.5

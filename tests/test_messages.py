@@ -16,11 +16,12 @@ from federated_health.messages import (
     Instructions,
     Introduction,
     MalformedMessageError,
+    TrainingScores,
     Update,
     weights_from_record,
     weights_to_record,
 )
-from federated_health.metrics import MOST_CELLS, Counts, merge_counts, score_cells
+from federated_health.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
 from federated_health.names import is_hospital_name
 from federated_health.statistics import ColumnSums, Normalisation, column_sums
 from federated_health.tasks import HEART_DISEASE
@@ -630,3 +631,93 @@ def test_weights_that_flower_could_not_read_are_refused() -> None:
     record = ArrayRecord({"logit/kernel": Array(good.dtype, good.shape, "torch.tensor", good.data)})
     with pytest.raises(MalformedMessageError):
         weights_from_record(record, {"logit/kernel": (2, 1)})
+
+
+# Scores of training rows
+
+
+def training_scores(**changes: Any) -> RecordDict:
+    metrics = {"positives": [6.0, 1.0, 0.5, 5.0, 2.0, 0.1], "negatives": [7.0, -1.0, 0.0], **changes}
+    return RecordDict({"metrics": MetricRecord({key: value for key, value in metrics.items() if value is not None})})
+
+
+def test_training_scores_survive_the_wire() -> None:
+    generator = np.random.default_rng(1)
+    positives, negatives = score_cells(generator.normal(1, 1, 137)), score_cells(generator.normal(-1, 1, 90))
+    content = over_the_wire(TrainingScores(positives=positives, negatives=negatives).to_content())
+
+    read = TrainingScores.from_content(content, 227)
+
+    np.testing.assert_array_equal(read.positives, positives)
+    np.testing.assert_array_equal(read.negatives, negatives)
+    assert list(content) == ["metrics"]
+    assert set(content.metric_records["metrics"]) == {"positives", "negatives"}
+
+
+def test_training_scores_of_a_class_without_cells_are_read() -> None:
+    nothing = np.zeros((0, 3))
+    original = TrainingScores(positives=nothing, negatives=nothing)
+
+    read = TrainingScores.from_content(over_the_wire(original.to_content()), 3)
+
+    assert (read.positives.shape, read.negatives.shape) == ((0, 3), (0, 3))
+
+
+@pytest.mark.parametrize("declared", [18, 22])  # four patients a class may be withheld
+def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int) -> None:
+    read = TrainingScores.from_content(over_the_wire(training_scores()), declared)
+
+    assert read.positives.tolist() == [[6, 1, 0.5], [5, 2, 0.1]]
+    assert read.negatives.tolist() == [[7, -1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"positives": None}, "its metrics are not: negatives, positives"),
+        ({"negatives": None}, "its metrics are not: negatives, positives"),
+        ({"num-examples": 18}, "its metrics are not: negatives, positives"),
+        ({"negatives": [8.0, 731.0, 0.0]}, "its cells hold more than the training rows that it declared"),
+        ({"positives": [19.0, 731.0, 0.0]}, "its cells hold more than the training rows that it declared"),
+        ({"positives": [1e30, 731.0, 0.0] * 64}, "its cells hold more than the training rows that it declared"),
+        ({"positives": [5.0, 731.0]}, "its cells of positives are not finite numbers in threes"),
+        ({"positives": 731.0}, "its cells of positives are not finite numbers in threes"),
+        ({"negatives": [5.0, math.nan, 731.0]}, "its cells of negatives are not finite numbers in threes"),
+        ({"negatives": [5.0, 731.0, math.inf]}, "its cells of negatives are not finite numbers in threes"),
+        ({"negatives": [5.0, 731.0, 1e308]}, "its cells of negatives are not finite numbers in threes"),
+        ({"negatives": [5.0, -1e308, 731.0]}, "its cells of negatives are not finite numbers in threes"),
+        ({"positives": [1e308, 731.0, 0.0] * 64}, "its cells of positives are not finite numbers in threes"),
+        ({"negatives": [5.0, 731.0, 1.0] * 65}, "its cells of negatives are not finite numbers in threes"),
+        ({"positives": [4.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
+        ({"positives": [0.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
+        ({"positives": [-5.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
+        ({"negatives": [5.5, 731.0, 1.0]}, "its cells of negatives are too small or have a negative deviation"),
+        ({"negatives": [5.0, 731.0, -0.1]}, "its cells of negatives are too small or have a negative deviation"),
+    ],
+)
+def test_malformed_training_scores_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(MalformedMessageError) as caught:
+        TrainingScores.from_content(over_the_wire(training_scores(**changes)), 18)
+
+    assert str(caught.value) == words
+    assert_no_value(caught.value, "731")
+
+
+def test_training_scores_without_metrics_are_refused() -> None:
+    twofold = training_scores()
+    twofold["more"] = MetricRecord({"positives": [5.0, 1.0, 1.0]})
+
+    for content in (RecordDict(), twofold):
+        with pytest.raises(MalformedMessageError, match=r"^its reply does not hold exactly one set of metrics$"):
+            TrainingScores.from_content(content, 18)
+
+
+def test_the_most_extreme_cells_that_are_read_give_a_threshold_without_overflow() -> None:
+    largest = float(np.finfo(np.float32).max)
+    extreme = training_scores(positives=[5.0, largest, largest], negatives=[5.0, -largest, largest])
+
+    read = TrainingScores.from_content(over_the_wire(extreme), 10)
+
+    chosen = choose_threshold(read.positives, read.negatives)  # warnings are errors here
+    assert chosen is not None
+    assert 0 <= chosen <= 1

@@ -15,6 +15,7 @@ from federated_health.metrics import (
     MINIMUM_CELL,
     MOST_CELLS,
     Counts,
+    choose_threshold,
     count_outcomes,
     figures_of,
     merge_counts,
@@ -296,3 +297,163 @@ def test_the_auc_from_cells_of_a_class_that_nobody_released_is_not_defined() -> 
 
     assert roc_auc_from_cells(cells, nothing) is None
     assert roc_auc_from_cells(nothing, cells) is None
+
+
+# The threshold
+
+Hospitals = list[tuple[Scores, Labels]]
+
+
+def pooled(hospitals: Hospitals) -> tuple[Scores, Labels]:
+    log_odds, labels = (np.concatenate(side) for side in zip(*hospitals, strict=True))
+    return log_odds, labels
+
+
+def threshold_of(hospitals: Hospitals) -> float | None:
+    """From what the hospitals release of each class."""
+    positives = np.concatenate([score_cells(log_odds[labels == 1]) for log_odds, labels in hospitals])
+    negatives = np.concatenate([score_cells(log_odds[labels == 0]) for log_odds, labels in hospitals])
+    return choose_threshold(positives, negatives)
+
+
+def f1_at(threshold: float, log_odds: Scores, labels: Labels) -> float:
+    return float(reference.f1_score(labels, 1 / (1 + np.exp(-log_odds)) >= threshold))
+
+
+def greatest_f1(log_odds: Scores, labels: Labels) -> float:
+    precision, recall, _ = reference.precision_recall_curve(labels, log_odds)
+    return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_threshold_from_cells_is_nearly_as_good_as_the_best_on_exact_scores(seed: int) -> None:
+    hospitals = [
+        hospital(seed, 227, 0.46),
+        hospital(seed + 100, 220, 0.36, shift=-0.4),
+        hospital(seed + 200, 92, 0.9, shift=0.8),
+        hospital(seed + 300, 150, 0.75, shift=0.3),
+    ]
+    log_odds, labels = pooled(hospitals)
+    chosen = threshold_of(hospitals)
+
+    assert chosen is not None
+    assert f1_at(chosen, log_odds, labels) >= greatest_f1(log_odds, labels) - 0.012
+
+
+@pytest.mark.parametrize(("diseased", "shift"), [(0.05, 0.0), (0.2, -2.0), (0.5, 3.0), (0.95, 0.0), (0.1, 6.0)])
+def test_the_threshold_is_nearly_the_best_whatever_the_prevalence_and_the_calibration(
+    diseased: float, shift: float
+) -> None:
+    hospitals = [hospital(seed, 2000, diseased, shift=shift) for seed in (1, 2, 3)]
+    log_odds, labels = pooled(hospitals)
+    chosen = threshold_of(hospitals)
+
+    assert chosen is not None
+    assert f1_at(chosen, log_odds, labels) >= greatest_f1(log_odds, labels) - 0.01
+    assert f1_at(chosen, log_odds, labels) >= f1_at(0.5, log_odds, labels) - 0.005
+
+
+def brute_force(positives: list[tuple[int, float]], negatives: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """F1 and thresholds in log-odds of cells without deviation: below all scores, and midway between neighbours."""
+    points = sorted({mean for _, mean in (*positives, *negatives)})
+    found = []
+    for threshold in [points[0] - 0.1, *((low + high) / 2 for low, high in itertools.pairwise(points))]:
+        hits = sum(patients for patients, mean in positives if mean >= threshold)
+        alarms = sum(patients for patients, mean in negatives if mean >= threshold)
+        misses = sum(patients for patients, _ in positives) - hits
+        found.append((2 * hits / (2 * hits + alarms + misses), threshold))
+    return found
+
+
+CELLS = st.lists(
+    st.tuples(st.integers(5, 40), st.integers(-40, 40).map(lambda mean: mean / 10)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=300)
+@given(CELLS, CELLS)
+def test_the_threshold_is_the_lowest_with_the_greatest_f1(
+    positives: list[tuple[int, float]], negatives: list[tuple[int, float]]
+) -> None:
+    tried = brute_force(positives, negatives)
+    greatest = max(f1 for f1, _ in tried)
+    lowest = min(threshold for f1, threshold in tried if f1 > greatest - 1e-9)
+
+    chosen = choose_threshold(
+        *(np.array([(patients, mean, 0.0) for patients, mean in cells]) for cells in (positives, negatives))
+    )
+
+    assert chosen == pytest.approx(1 / (1 + math.exp(-lowest)), abs=0.5001e-4)
+
+
+# From 0.5 on: 10 hits, 5 misses, F1 = 20/25. From -1.5 on: 15 hits, n alarms, 30/(30 + n). With all: 30/(50 + n).
+@pytest.mark.parametrize(("between", "best"), [(6, -1.5), (7, -1.5), (8, 0.5), (16, 0.5)])
+def test_a_threshold_worked_by_hand(between: int, best: float) -> None:
+    positives = np.array([[10.0, 1.0, 0.0], [5.0, -1.0, 0.0]])
+    negatives = np.array([[20.0, -2.0, 0.0], [between, 0.0, 0.0]])
+
+    assert choose_threshold(positives, negatives) == pytest.approx(1 / (1 + math.exp(-best)), abs=1e-4)
+
+
+def test_the_spread_of_a_cell_moves_the_threshold() -> None:
+    """Positives that reach from -0.73 to 2.73, and negatives at -2: the threshold is below the lowest of them."""
+    chosen = choose_threshold(np.array([[15.0, 1.0, 1.0]]), np.array([[100.0, -2.0, 0.0]]))
+
+    assert chosen is not None
+    lowest = 1 - math.sqrt(3) * 14 / 15
+    assert chosen == pytest.approx(1 / (1 + math.exp(-(lowest - 2) / 2)), abs=1e-4)
+
+
+def test_a_threshold_needs_both_classes() -> None:
+    cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
+
+    assert choose_threshold(cells, nothing) is None
+    assert choose_threshold(nothing, cells) is None
+    assert choose_threshold(nothing, nothing) is None
+
+
+@pytest.mark.parametrize("score", [-6.0, 0.0, 2.5, 7.0])
+def test_where_all_scores_are_equal_every_patient_is_predicted_positive(score: float) -> None:
+    chosen = choose_threshold(np.array([[5.0, score, 0.0]]), np.array([[500.0, score, 0.0]]))
+
+    assert chosen is not None
+    assert 0 <= chosen <= 1 / (1 + math.exp(-score))
+
+
+def test_a_threshold_is_a_plain_number_with_four_decimals() -> None:
+    chosen = threshold_of([hospital(4, 300, 0.3)])
+
+    assert type(chosen) is float
+    assert chosen == round(chosen, 4)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "worst"),
+    [
+        (12.0, 10.0, 2 / 3),  # both are above 0.9999: four decimals cannot part them, but can call all positive
+        (40.0, 38.0, 2 / 3),
+        (-10.0, -12.0, 2 / 3),
+        (30.0, -30.0, 1.0),
+        (9.0, -9.0, 1.0),
+        (1e30, -1e30, 1.0),
+        (-1e30, -2e30, 2 / 3),
+        (1e38, 1e37, 2 / 3),
+    ],
+)
+def test_extreme_scores_do_not_round_the_threshold_past_every_patient(
+    positive: float, negative: float, worst: float
+) -> None:
+    chosen = choose_threshold(np.array([[10.0, positive, 0.0]]), np.array([[10.0, negative, 0.0]]))
+
+    assert chosen is not None
+    assert 0 <= chosen <= 1
+    scores, labels = probability(np.repeat([positive, negative], 10)), np.repeat([1, 0], 10).astype(np.float32)
+    assert count_outcomes(scores, labels, chosen).f1 == pytest.approx(worst)
+
+
+def test_counts_depend_on_the_threshold_and_losses_do_not() -> None:
+    low, high = (count_outcomes(SCORES, LABELS, threshold) for threshold in (0.35, 0.85))
+
+    assert (low.true_positives, low.false_positives, low.true_negatives, low.false_negatives) == (3, 1, 2, 0)
+    assert (high.true_positives, high.false_positives, high.true_negatives, high.false_negatives) == (1, 0, 3, 2)
+    assert (low.loss_sum, low.squared_error_sum) == (high.loss_sum, high.squared_error_sum)

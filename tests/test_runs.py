@@ -1,13 +1,17 @@
 """Files of a run are whole or not there, and what is not a file is written as such."""
 
+import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from federated_health.errors import RunError
-from federated_health.runs import make_folder, write_json, write_text
+from federated_health.model import read_description
+from federated_health.runs import RunFolder, make_folder, write_json, write_text
+from tests.test_federation import CHOSEN, federation_of, three_with_scores
 
 
 def test_text_is_written_as_it_is_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -54,3 +58,18 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written to"):
         make_folder(tmp_path / "file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stopped", "threshold"), [(False, CHOSEN), (True, 0.5)])
+def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stopped: bool, threshold: float) -> None:
+    federation = federation_of(three_with_scores())
+    settings = replace(federation.settings, out=str(tmp_path / "run"))
+    with RunFolder(settings) as folder:
+        federation.gather()
+        for record in federation.rounds():
+            folder.append_round(record)
+        figures = federation.figures_of_last_round() if stopped else federation.evaluate_finally()
+        folder.finish(federation, figures, stopped=stopped)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["threshold"] == threshold
+    assert read_description(tmp_path / "run" / "model.keras")["threshold"] == threshold

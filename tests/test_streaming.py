@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,10 @@ from federated_health.streaming import (
     check_address,
     hospital_context,
     join_federation,
+    report_unfit,
     serve_streams,
 )
+from federated_health.streaming import hospital as streaming_hospital
 from federated_health.streaming import server as streaming_server
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.terms import write_terms
@@ -549,3 +551,215 @@ def test_only_this_module_touches_flowers_internals() -> None:
         if any(f"from {name}" in path.read_text() or f"import {name}" in path.read_text() for name in internals)
     ]
     assert set(guilty) == {"streaming"}
+
+
+# Hospitals that may not join
+
+REASON = "its column age holds what is not a number from 0 to 120 (years), or empty"
+
+
+def test_a_hospital_that_may_not_join_is_refused_in_its_own_words_and_never_connected() -> None:
+    words: list[str] = []
+    with server(words) as (grid, address):
+        started = time.monotonic()
+        report_unfit("a", address, TERMS, REASON)
+        assert time.monotonic() - started < 2
+        assert words == [f"refused a: its own check says no: {REASON}"]
+        assert grid.get_node_ids() == []
+
+
+def test_a_report_ends_when_the_server_has_heard_it_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_at_once = streaming_server._Servicer._refuse
+
+    def refuse_slowly(
+        servicer: streaming_server._Servicer, name: str, said: Mapping[str, str]
+    ) -> tuple[grpc.StatusCode, str] | None:
+        time.sleep(0.3)
+        return refuse_at_once(servicer, name, said)
+
+    monkeypatch.setattr(streaming_server._Servicer, "_refuse", refuse_slowly)
+    words: list[str] = []
+    with server(words) as (_, address):
+        started = time.monotonic()
+        report_unfit("a", address, TERMS, REASON)
+        assert time.monotonic() - started >= 0.3
+        assert words == [f"refused a: its own check says no: {REASON}"]
+
+
+def test_a_hospital_that_was_refused_joins_once_its_file_is_put_right() -> None:
+    words: list[str] = []
+    with server(words) as (grid, address):
+        report_unfit("a", address, TERMS, REASON)
+        hospital = LightHospital("a", address)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
+    assert hospital.end() is None
+    assert words[:2] == [f"refused a: its own check says no: {REASON}", "a joined"]
+
+
+def test_a_refusal_that_is_repeated_is_told_once() -> None:
+    words: list[str] = []
+    with server(words) as (_, address):
+        for reason in ("first", "first", "second", "second"):
+            report_unfit("a", address, TERMS, reason)
+    assert words == ["refused a: its own check says no: first", "refused a: its own check says no: second"]
+
+
+def test_a_report_under_a_connected_name_does_not_touch_the_hospital_that_has_it() -> None:
+    words: list[str] = []
+    with server(words) as (grid, address):
+        hospital = LightHospital("a", address)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        report_unfit("a", address, TERMS, REASON)
+        assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
+        assert words == ["a joined", "refused a: a hospital called a is connected already"]
+    assert hospital.end() is None
+
+
+def test_other_terms_are_told_before_what_the_check_says() -> None:
+    words: list[str] = []
+    with server(words) as (_, address):
+        report_unfit("a", address, {**TERMS, "task": "other"}, REASON)
+    assert words == ["refused a: the hospital's task is other; the server's is heart-disease"]
+
+
+def test_without_a_server_a_report_ends_at_once_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    report_unfit("a", f"127.0.0.1:{free_port()}", TERMS, REASON)
+    assert time.monotonic() - started < 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_port_that_says_nothing_holds_a_report_no_longer_than_three_seconds(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert streaming_hospital.UNFIT_SECONDS <= 3
+    monkeypatch.setattr(streaming_hospital, "UNFIT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        report_unfit("a", f"127.0.0.1:{silent.getsockname()[1]}", TERMS, REASON)
+        assert time.monotonic() - started < 2
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 No\r\n\r\n", b"\0" * 9000])
+def test_a_port_where_something_else_listens_ends_a_report_in_silence(
+    greeting: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(streaming_hospital, "UNFIT_SECONDS", 1.0)
+
+    def greet() -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = listener.accept()
+                with caller:
+                    caller.sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=greet, daemon=True)
+        answering.start()
+        started = time.monotonic()
+        report_unfit("a", f"127.0.0.1:{listener.getsockname()[1]}", TERMS, REASON)
+        assert time.monotonic() - started < 3
+        listener.shutdown(socket.SHUT_RDWR)
+        answering.join(5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_would_take_the_hospital_all_the_same_gets_nothing_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as one that knows of no check: it sees a hospital that joins and leaves."""
+    monkeypatch.setattr(streaming_server._Servicer, "_refuse", lambda *_: None)
+    words: list[str] = []
+    with server(words) as (grid, address):
+        started = time.monotonic()
+        report_unfit("a", address, TERMS, REASON)
+        assert time.monotonic() - started < 2
+        wait_until(lambda: words == ["a joined", "a left"])
+        assert grid.get_node_ids() == []
+
+
+def report(address: str, **said: str) -> tuple[grpc.StatusCode, str]:
+    """How a server refuses a stranger who says this."""
+    metadata = {"hospital": "a", "terms": write_terms({"protocol": PROTOCOL, **TERMS}), **said}
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        call = FlowerServiceStub(channel).Join(iter(()), metadata=tuple(metadata.items()), timeout=5)
+        return call.code(), call.details()
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("x" * 60_000, "x" * 500),
+        ("", ""),
+        ("[bold]a[/bold]", "[bold]a[/bold]"),
+        ("%41%0A", "%41%0A"),
+    ],
+    ids=["huge", "empty", "markup", "percent"],
+)
+def test_what_a_stranger_says_of_itself_is_shown_as_a_short_line(reason: str, shown: str) -> None:
+    words: list[str] = []
+    with server(words) as (grid, address):
+        code, details = report(address, unfit=reason)
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert details.strip() == f"its own check says no: {shown}".strip()
+        assert [line.strip() for line in words] == [f"refused a: its own check says no: {shown}".strip()]
+        assert grid.get_node_ids() == []
+
+
+def test_more_metadata_than_may_be_sent_ends_the_call_and_the_server_goes_on() -> None:
+    with server() as (grid, address):
+        code, _ = report(address, unfit="x" * 300_000)
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        wait_until(lambda: grid.get_node_ids() == [])  # gRPC drops what is too long, and then the call
+        hospital = LightHospital("a", address)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+    assert hospital.end() is None
+
+
+def refuse(**said: str) -> tuple[grpc.StatusCode, str] | None:
+    """How a server answers metadata that gRPC's own client would not send."""
+
+    async def ask() -> tuple[grpc.StatusCode, str] | None:
+        servicer = streaming_server._Servicer({"protocol": PROTOCOL, **TERMS}, lambda _: None)
+        return servicer._refuse(said.get("hospital", "a"), said)
+
+    return asyncio.run(ask())
+
+
+GOOD_TERMS = write_terms({"protocol": PROTOCOL, **TERMS})
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b[31m", "\u202e", "\x9b", "\ud800"])
+def test_control_characters_of_a_stranger_reach_no_console(character: str) -> None:
+    assert refuse(terms=GOOD_TERMS) is None
+    for said in (
+        {"unfit": f"a{character}b", "terms": GOOD_TERMS},
+        {"terms": write_terms({"protocol": PROTOCOL, **TERMS, "task": f"a{character}b"})},
+        {"terms": write_terms({"protocol": PROTOCOL, **TERMS, f"a{character}b": "c"})},
+    ):
+        refusal = refuse(**said)
+        assert refusal is not None
+        assert refusal[1].isprintable()
+        assert "a?" in refusal[1]
+        refusal[1].encode()
+
+
+@pytest.mark.parametrize("more", [{"column age": "age: 0 to 12"}, {"": ""}, {"task ": "heart-disease"}])
+def test_terms_that_add_to_the_server_s_are_others(more: dict[str, str]) -> None:
+    refusal = refuse(terms=write_terms({"protocol": PROTOCOL, **TERMS, **more}))
+    assert refusal is not None
+    assert refusal[0] == grpc.StatusCode.FAILED_PRECONDITION
+    assert refusal[1].endswith("the server's is not declared")
+
+
+def test_terms_with_a_huge_difference_are_refused_in_a_line() -> None:
+    refusal = refuse(terms=write_terms({"protocol": PROTOCOL, **TERMS, "task": "x" * 60_000}))
+    assert refusal is not None
+    assert len(refusal[1]) == 500
+
+
+def test_a_number_with_very_many_digits_is_no_term() -> None:
+    refusal = refuse(terms='{"task": ' + "1" * 60_000 + "}")
+    assert refusal == (grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read")

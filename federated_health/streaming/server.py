@@ -160,7 +160,7 @@ class _Servicer(FlowerServiceServicer):
             return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read"
         if difference := find_difference(theirs, self._terms):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, LONGEST_REFUSAL)
-        if reason := said.get("unfit"):
+        if (reason := said.get("unfit")) is not None:
             return grpc.StatusCode.FAILED_PRECONDITION, f"its own check says no: {printable(reason, LONGEST_REFUSAL)}"
         return None
 

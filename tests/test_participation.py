@@ -1,0 +1,183 @@
+"""A hospital's answers, with scores that are known instead of a network's."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from sklearn import metrics as reference
+
+from federated_health import participation
+from federated_health.errors import DataError, JoinError
+from federated_health.hospital import Hospital
+from federated_health.messages import Instructions, MalformedMessageError, weights_to_record
+from federated_health.model import initial_weights
+from federated_health.names import node_id_of
+from federated_health.statistics import Normalisation
+from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.tasks import HEART_DISEASE
+from federated_health.terms import write_terms
+
+TOLD = Instructions(
+    task="heart-disease",
+    schema=HEART_DISEASE.schema_hash,
+    model="logistic",
+    strategy="fedavg",
+    rounds=3,
+    local_epochs=1,
+    batch_size=0,
+    learning_rate=0.1,
+    l2=0.0,
+    seed=42,
+    threshold=0.3,
+    normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
+)
+WEIGHTS = initial_weights(HEART_DISEASE, "logistic", 1)
+
+
+@dataclass
+class KnownScores:
+    """Ages as log-odds: (age - 55) / 10."""
+
+    hospital: Hospital
+
+    def score(self, _: Any) -> npt.NDArray[np.float32]:
+        return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
+
+    def score_training(self, _: Any) -> npt.NDArray[np.float32]:
+        return ((self.hospital.train.values[:, 0] - 55) / 10).astype(np.float32)
+
+
+@pytest.fixture
+def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setattr(participation, "_local_model", lambda hospital, *_: KnownScores(hospital))
+    return hospital_context("cleveland", {"data": str(hospitals_folder / "client_1.csv")})
+
+
+def message_of(told: Instructions = TOLD, kind: str = "evaluate") -> Message:
+    InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    content = RecordDict({"arrays": weights_to_record(WEIGHTS), "config": told.to_record()})
+    return Message(content, node_id_of("cleveland"), kind)
+
+
+def known(context: Context) -> KnownScores:
+    return KnownScores(participation.hospital_of(message_of(), context))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7311, 1.0])
+@pytest.mark.parametrize("kind", ["round", "final"])
+def test_held_out_patients_are_counted_at_the_threshold_of_the_instructions(
+    context: Context, threshold: float, kind: str
+) -> None:
+    local = known(context)
+    risk, labels = 1 / (1 + np.exp(-local.score(None).astype(float))), local.hospital.test.labels
+    answer = participation.evaluate_round if kind == "round" else participation.evaluate_finally
+
+    counts = answer(message_of(replace(TOLD, threshold=threshold)), context).counts
+
+    assert [
+        [counts.true_negatives, counts.false_positives],
+        [counts.false_negatives, counts.true_positives],
+    ] == reference.confusion_matrix(labels, risk >= threshold).tolist()
+    assert counts.loss == pytest.approx(reference.log_loss(labels, risk), rel=1e-6)
+
+
+def test_cells_of_the_training_rows_are_of_each_class_and_of_no_held_out_row(context: Context) -> None:
+    local = known(context)
+    ages, labels = local.hospital.train.values[:, 0], local.hospital.train.labels
+
+    scores = participation.score_training_rows(message_of(), context)
+
+    for cells, label in ((scores.positives, 1), (scores.negatives, 0)):
+        of_class = (ages[labels == label] - 55) / 10
+        assert cells[:, 0].sum() == len(of_class)
+        assert (cells[:, 0] * cells[:, 1]).sum() / len(of_class) == pytest.approx(of_class.mean(), abs=0.051)
+        assert cells[:, 0].min() >= 5
+    assert scores.positives[:, 0].sum() + scores.negatives[:, 0].sum() == 227
+
+
+def test_only_the_final_evaluation_holds_an_auc_and_cells(context: Context) -> None:
+    local = known(context)
+    labels = local.hospital.test.labels
+
+    early, final = (answer(message_of(), context) for answer in ANSWERS)
+
+    assert (early.roc_auc, early.positives, early.negatives) == (None, None, None)
+    assert final.roc_auc == pytest.approx(reference.roc_auc_score(labels, local.score(None)))
+    assert final.positives is not None
+    assert final.negatives is not None
+    assert (final.positives[:, 0].sum(), final.negatives[:, 0].sum()) == ((labels == 1).sum(), (labels == 0).sum())
+
+
+ANSWERS = (participation.evaluate_round, participation.evaluate_finally)
+
+
+def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures(context: Context) -> None:
+    assert participation.remembered_model(context) is None
+    for answer in (participation.evaluate_round, participation.score_training_rows):
+        answer(message_of(), context)
+        assert participation.remembered_model(context) is None
+
+    told = replace(TOLD, threshold=0.4321)
+    counts = participation.evaluate_finally(message_of(told), context).counts
+
+    kept = participation.remembered_model(context)
+    assert kept is not None
+    assert kept[0] == told
+    assert all(np.array_equal(kept[1][name], WEIGHTS[name]) for name in WEIGHTS)
+    figures = context.state.metric_records["figures"]
+    assert figures["f1"] == counts.f1
+    assert (figures["train_examples"], figures["test_examples"]) == (227, 76)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf])
+def test_a_threshold_that_is_no_probability_is_refused(context: Context, threshold: float) -> None:
+    with pytest.raises(MalformedMessageError, match="threshold is not between 0 and 1"):
+        participation.evaluate_round(message_of(replace(TOLD, threshold=threshold)), context)
+
+
+# Whose task it is
+
+
+def introduction_of(**config: str) -> Message:
+    InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    record = ConfigRecord({"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **config})
+    return Message(RecordDict({"config": record}), node_id_of("cleveland"), "query.statistics")
+
+
+def test_a_server_with_another_schema_is_refused_with_what_differs(context: Context) -> None:
+    terms = write_terms({**HEART_DISEASE.terms, "column sex": "sex: 0 male, 1 female"})
+
+    with pytest.raises(JoinError) as caught:
+        participation.introduce(introduction_of(schema="another", terms=terms), context)
+
+    assert str(caught.value) == (
+        "the hospital's column sex is sex: 0 female, 1 male; the server's is sex: 0 male, 1 female"
+    )
+
+
+def test_a_server_whose_terms_say_otherwise_than_its_schema_is_refused(context: Context) -> None:
+    with pytest.raises(JoinError, match=r"^the server's terms are not this hospital's$"):
+        participation.introduce(introduction_of(schema="another", terms=write_terms(HEART_DISEASE.terms)), context)
+
+
+def test_a_server_that_tells_no_terms_is_refused(context: Context) -> None:
+    with pytest.raises(JoinError, match=r"^the hospital's task is heart-disease; the server's is not declared$"):
+        participation.introduce(introduction_of(schema="another"), context)
+
+
+def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
+    context: Context, patients: Any, tmp_path: Path
+) -> None:
+    patients.loc[4, "age"] = "old"
+    patients.to_csv(tmp_path / "mine.csv", index=False)
+    context.node_config["data"] = str(tmp_path / "mine.csv")
+
+    with pytest.raises(DataError) as caught:
+        participation.introduce(introduction_of(), context)
+
+    assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"

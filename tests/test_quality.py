@@ -1,0 +1,660 @@
+"""The check of a hospital's CSV: what it counts, what it warns of and what it never says."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federated_health.columns import Category, Label, Measurement
+from federated_health.errors import DataError
+from federated_health.hospital import load_hospital
+from federated_health.patients import read_patients
+from federated_health.quality import Quality, check_hospital
+from federated_health.sources import generate_readmission
+from federated_health.tasks import HEART_DISEASE, READMISSION, Task
+
+Spoil = Callable[[pd.DataFrame], pd.DataFrame]
+
+FEW = "few patients: figures on the quarter of {} that is held out will say little"
+RARE = "one class of disease is rare: this hospital's own AUC will say little"
+SAME = "disease is {:g} in every row: no AUC can be computed, and there is one class to learn"
+TWICE = "1 row is equal to an earlier one in every column that is read: is a patient in the file twice?"
+OFTEN = "{} rows are equal to earlier ones in every column that is read: is a patient in the file twice?"
+BELOW = "(1 is the first below the header)"
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    """Generated readmission records, as text."""
+    return generate_readmission(4000, seed=1).table.astype(str).replace("nan", "")
+
+
+def check(table: pd.DataFrame, folder: Path, task: Task = HEART_DISEASE) -> Quality:
+    path = folder / "patients.csv"
+    table.to_csv(path, index=False)
+    return check_hospital(path, task)
+
+
+def turn(cells: "pd.Series[str]", change: Callable[[float], float]) -> "pd.Series[str]":
+    """Numbers, changed, as text with one decimal; what is missing stays so."""
+    return cells.map(lambda cell: f"{change(float(cell)):.1f}" if cell else cell)
+
+
+def page_of(quality: Quality) -> str:
+    """All that may be shown, and all that may be sent."""
+    words = [quality.title, quality.verdict, str(quality.table()), *quality.findings(), *quality.warnings]
+    if quality.obstacle is not None:
+        words += [str(quality.obstacle), quality.obstacle.reason]
+    return "\n".join(words)
+
+
+# What is counted
+
+
+def test_a_spoiled_file_is_counted_by_hand(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients.loc[0:2, "chol"] = ["0", "0.0", " -0 "]
+    patients.loc[3:6, "chol"] = ["", "?", "n/a", " NULL "]
+    patients.loc[7:9, "chol"] = ["high", "49.5", "1000.5"]
+    patients.loc[0:1, "age"] = ["0", "0"]
+    patients.loc[0:2, "sex"] = ["2", "F", ""]
+    patients.loc[0:3, "disease"] = ["", "2", "no", "?"]
+    valid = patients["disease"].iloc[4:]
+
+    quality = check(patients, tmp_path)
+
+    assert vars(quality.columns["chol"]) == {"missing": 7, "zeros": 3, "invalid": (8, 9, 10)}
+    assert vars(quality.columns["age"]) == {"missing": 0, "zeros": 0, "invalid": ()}  # its zeros are ages
+    assert vars(quality.columns["sex"]) == {"missing": 1, "zeros": 0, "invalid": (1, 2)}
+    assert vars(quality.columns["oldpeak"]) == {"missing": 0, "zeros": 0, "invalid": ()}
+    assert vars(quality.columns["disease"]) == {"missing": 0, "zeros": 0, "invalid": (1, 2, 3, 4)}  # a label must be
+    assert quality.labels == {1: int((valid == "1").sum()), 0: int((valid == "0").sum())}
+    assert list(quality.columns) == [*HEART_DISEASE.column_names, "disease"]
+    assert quality.numbers.shape == (303, 14)
+    assert "age is 0 in 2 rows: does it stand for missing?" in quality.warnings
+    assert quality.findings()[:3] == [
+        f"sex must be one of 0 (female), 1 (male), or empty; see rows 1, 2 {BELOW}",
+        f"chol must be a number from 50 to 1000 (mg/dl), or empty; see rows 8, 9, 10 {BELOW}",
+        f"disease must be 0 or 1; see rows 1, 2, 3, 4 {BELOW}",
+    ]
+    assert quality.findings()[3:] == [f"look at this: {warning}" for warning in quality.warnings]
+
+
+@pytest.mark.parametrize(
+    ("number", "labels", "missing"),
+    [
+        (1, {1: 139, 0: 164}, {"ca": 4, "thal": 2}),
+        (3, {1: 115, 0: 8}, {"chol": 123, "fbs": 75, "trestbps": 2, "oldpeak": 6, "ca": 118, "thal": 52}),
+    ],
+)
+def test_counts_of_a_real_hospital(
+    hospitals_folder: Path, number: int, labels: dict[int, int], missing: dict[str, int]
+) -> None:
+    quality = check_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
+
+    assert quality.labels == labels
+    assert {name: quality.columns[name].missing for name in missing} == missing
+
+
+def test_the_page_says_rows_labels_counts_and_percentages(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients["chol"] = ["0"] * 50 + [""] * 51 + ["-5"] + patients["chol"].tolist()[102:]
+
+    quality = check(patients, tmp_path)
+
+    assert quality.title == (
+        f"{tmp_path}/patients.csv, for the task heart-disease: 303 patients, 139 with disease = 1, 164 with disease = 0"
+    )
+    rule = "a number from 50 to 1000 (mg/dl), or empty"
+    assert quality.verdict == f"This hospital may not join: its column chol holds what is not {rule}."
+    table = quality.table()
+    assert list(table) == [*HEART_DISEASE.column_names, "disease"]
+    assert table["chol"] == {"missing": 101, "missing %": "33", "of them 0": 50, "not allowed": 1}
+    assert table["age"] == {"missing": 0, "missing %": "0", "of them 0": "", "not allowed": ""}
+
+
+def test_the_numbers_are_those_that_the_hospital_trains_on(hospitals_folder: Path) -> None:
+    for number in range(1, 5):
+        path = hospitals_folder / f"client_{number}.csv"
+        pd.testing.assert_frame_equal(
+            check_hospital(path, HEART_DISEASE).numbers, read_patients(path, HEART_DISEASE, labelled=True)[1]
+        )
+
+
+# An independent count, in plain Python
+
+SMALL = Task(
+    name="small",
+    columns=(
+        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
+        Measurement(name="chol", meaning="cholesterol", unit="mg/dl", low=50, high=1000, zero_is_missing=True),
+        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+    ),
+    label=Label(name="disease", meaning="is ill"),
+)
+ALLOWED: dict[str, Callable[[float], bool]] = {
+    "age": lambda number: 0 <= number <= 120,
+    "chol": lambda number: 50 <= number <= 1000,
+    "sex": lambda number: number in (0, 1),
+    "disease": lambda number: number in (0, 1),
+}
+MARKS = ["", "?", "NA", "n/a", "NaN", "null", "None", " ", " na "]
+GOOD = {
+    "age": ["0", "7", "63.5", "120", "-0", "6.35e1"],
+    "chol": ["0", "0.0", " 0", "50", "233", "1000", "-0.0"],
+    "sex": ["0", "1", "1.0", " 0 "],
+    "disease": ["0", "1", "1.0"],
+}
+BAD = ["-1", "1e9", "inf", "-inf", "word", "1,5", "0.5x", "49.9", "2", "-9", "yes"]
+
+
+def cells_of(column: str) -> st.SearchStrategy[str]:
+    good = st.sampled_from(GOOD[column])
+    return st.one_of(good, good, good, st.sampled_from(MARKS), st.sampled_from(BAD))
+
+
+ROW = st.tuples(*(cells_of(name) for name in ALLOWED))
+CLEAN_ROW = st.tuples(*(st.sampled_from(GOOD[name] + ([] if name == "disease" else MARKS)) for name in ALLOWED))
+TABLE = st.one_of(st.lists(ROW, min_size=1, max_size=30), st.lists(CLEAN_ROW, min_size=1, max_size=60))
+
+MISSING, TEXT = None, "text"
+
+
+def read_cell(column: str, cell: str) -> float | str | None:
+    if cell.strip().lower() in ("", "?", "na", "n/a", "nan", "null", "none"):
+        return MISSING
+    try:
+        number = float(cell)
+    except ValueError:
+        return TEXT
+    return MISSING if column == "chol" and number == 0 else number
+
+
+def is_invalid(column: str, cell: float | str | None) -> bool:
+    if isinstance(cell, float):
+        return not ALLOWED[column](cell)
+    return cell == TEXT or column == "disease"
+
+
+def expected_warnings(rows: list[dict[str, float | str | None]]) -> list[str]:
+    found = [FEW.format(len(rows))] if len(rows) < 50 else []
+    labels = [row["disease"] for row in rows if not is_invalid("disease", row["disease"])]
+    if len(set(labels)) == 1:
+        found.append(SAME.format(labels[0]))
+    elif labels and min(labels.count(0.0), labels.count(1.0)) < 20:
+        found.append(RARE)
+    readable = [tuple(row.values()) for row in rows if TEXT not in row.values()]
+    if repeats := len(readable) - len(set(readable)):
+        found.append(TWICE if repeats == 1 else OFTEN.format(repeats))
+    for name in ("age", "chol", "sex"):
+        cells = [row[name] for row in rows]
+        valid = [cell for cell in cells if cell is not MISSING and not is_invalid(name, cell)]
+        if set(cells) == {MISSING}:
+            found.append(f"{name} is missing in every row")
+        elif len(valid) > 1 and len(set(valid)) == 1:
+            found.append(f"{name} is the same in every row that has it")
+    return found
+
+
+@settings(max_examples=120)
+@given(TABLE)
+def test_a_random_table_is_counted_as_plain_python_counts_it(table: list[tuple[str, ...]]) -> None:
+    rows = [{name: read_cell(name, cell) for name, cell in zip(ALLOWED, row, strict=True)} for row in table]
+    with tempfile.TemporaryDirectory() as folder:
+        quality = check(pd.DataFrame(table, columns=list(ALLOWED)), Path(folder), SMALL)
+
+    for name in ALLOWED:
+        column = quality.columns[name]
+        assert list(column.invalid) == [number for number, row in enumerate(rows, 1) if is_invalid(name, row[name])]
+        assert column.missing == (0 if name == "disease" else sum(row[name] is MISSING for row in rows))
+    zeros = [row[1].strip() in ("0", "0.0", "-0.0") for row in table]
+    assert [quality.columns[name].zeros for name in ALLOWED] == [0, sum(zeros), 0, 0]
+    assert quality.labels == {value: sum(row["disease"] == value for row in rows) for value in (1, 0)}
+    assert list(quality.warnings) == expected_warnings(rows)
+
+    broken = [name for name in ALLOWED if any(is_invalid(name, row[name]) for row in rows)]
+    different = len({(row["age"], row["chol"], row["sex"]) for row in rows})
+    if broken:
+        assert quality.obstacle is not None
+        first = next(i for i, row in enumerate(rows, start=1) if is_invalid(broken[0], row[broken[0]]))
+        assert f": column {broken[0]}, row {first}: expected " in str(quality.obstacle)
+        assert quality.obstacle.reason.startswith(f"its column {broken[0]} holds what is not ")
+    elif different < 8:
+        assert quality.obstacle is not None
+        assert quality.obstacle.reason == "it has fewer than 8 different patients"
+    else:
+        assert quality.obstacle is None
+    rules = {column.name: column.rule for column in (*SMALL.columns, SMALL.label)}
+    found = [line.split("; see row")[0] for line in quality.findings() if "look at this" not in line]
+    assert found == [f"{name} must be {rules[name]}" for name in broken]
+
+
+# What is warned of, and what is not
+
+
+@pytest.mark.parametrize(
+    ("number", "warnings"),
+    [
+        (1, ()),
+        (2, (TWICE, "ca is the same in every row that has it")),
+        (3, (RARE, "chol is missing in every row")),
+        (4, (TWICE, "ca is the same in every row that has it")),
+    ],
+)
+def test_a_real_hospital_is_warned_of_what_is_true_and_of_nothing_else(
+    hospitals_folder: Path, number: int, warnings: tuple[str, ...]
+) -> None:
+    quality = check_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
+
+    assert quality.warnings == warnings
+    assert quality.verdict == "This hospital may join."
+    quality.raise_obstacle()
+
+
+@pytest.mark.parametrize("rows", [4000, 400])
+def test_generated_records_raise_no_alarm(tmp_path: Path, records: pd.DataFrame, rows: int) -> None:
+    quality = check(records.head(rows), tmp_path, READMISSION)
+
+    assert (quality.warnings, quality.obstacle) == ((), None)
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(49, True), (50, False)])
+def test_few_patients_are_fewer_than_fifty(tmp_path: Path, patients: pd.DataFrame, rows: int, warned: bool) -> None:
+    assert (FEW.format(rows) in check(patients.head(rows), tmp_path).warnings) is warned
+
+
+@pytest.mark.parametrize(("diseased", "warned"), [(0, False), (1, True), (19, True), (20, False), (139, False)])
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_rare_class_has_fewer_than_twenty_patients(
+    tmp_path: Path, patients: pd.DataFrame, diseased: int, warned: bool, swap: bool
+) -> None:
+    table = pd.concat([patients[patients["disease"] == "0"].head(130), patients[patients["disease"] == "1"][:diseased]])
+    if swap:
+        table = table.assign(disease=table["disease"].map({"0": "1", "1": "0"}))
+
+    warnings = check(table, tmp_path).warnings
+
+    assert (RARE in warnings) is warned
+    assert any("in every row: no AUC" in warning for warning in warnings) is (diseased == 0)
+
+
+def test_labels_that_are_not_allowed_are_no_classes(tmp_path: Path, patients: pd.DataFrame) -> None:
+    """UCI's own label goes from 0 to 4: its rare 4 is no rare class."""
+    diseased = patients.index[patients["disease"] == "1"]
+    patients.loc[diseased[:10], "disease"] = "4"
+
+    quality = check(patients, tmp_path)
+
+    assert quality.labels == {1: 129, 0: 164}
+    assert len(quality.columns["disease"].invalid) == 10
+    assert quality.warnings == ()
+    assert check(patients.assign(disease="2"), tmp_path).warnings == ()
+
+
+def test_repeated_rows_are_counted_without_the_first_of_them(tmp_path: Path, patients: pd.DataFrame) -> None:
+    table = pd.concat([patients, patients.iloc[[5, 5, 7]]])
+
+    warnings = check(table.sample(frac=1, random_state=1), tmp_path).warnings
+
+    assert warnings == (OFTEN.format(3),)
+
+
+def test_rows_that_differ_in_a_cell_or_in_the_label_do_not_repeat(tmp_path: Path, patients: pd.DataFrame) -> None:
+    other = patients.iloc[[0, 1]].copy()
+    other.loc[0, "oldpeak"] = "0.05"
+    other.loc[1, "disease"] = "0"  # of a patient who is diseased
+
+    assert patients["disease"][1] == "1"
+
+    assert check(pd.concat([patients, other]), tmp_path).warnings == ()
+
+
+def test_rows_whose_difference_cannot_be_read_do_not_repeat(tmp_path: Path, patients: pd.DataFrame) -> None:
+    women, men = (patients.assign(sex=letter) for letter in "FM")
+
+    assert check(pd.concat([women, men]), tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize("mark", ["", "?", "0"])
+def test_a_column_without_any_value_is_told(tmp_path: Path, patients: pd.DataFrame, mark: str) -> None:
+    quality = check(patients.assign(chol=mark), tmp_path)
+
+    assert quality.warnings == ("chol is missing in every row",)
+    assert quality.obstacle is None
+
+
+def test_a_column_of_words_is_not_called_missing(tmp_path: Path, patients: pd.DataFrame) -> None:
+    quality = check(patients.assign(chol="unknown"), tmp_path)
+
+    assert quality.warnings == ()
+    assert vars(quality.columns["chol"]) == {"missing": 0, "zeros": 0, "invalid": tuple(range(1, 304))}
+
+
+@pytest.mark.parametrize("column", ["sex", "age", "chol"])
+def test_a_constant_column_is_told(tmp_path: Path, patients: pd.DataFrame, column: str) -> None:
+    patients[column] = [""] * 5 + [patients[column][0]] * (len(patients) - 5)
+
+    assert check(patients, tmp_path).warnings == (f"{column} is the same in every row that has it",)
+
+
+def test_a_single_value_is_not_called_constant(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients.loc[1:, "chol"] = ""
+
+    assert check(patients, tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(("rows", "words"), [(1, "1 row"), (2, "2 rows")])
+def test_zeros_that_may_stand_for_missing_are_told(
+    tmp_path: Path, patients: pd.DataFrame, rows: int, words: str
+) -> None:
+    for column in ("age", "oldpeak", "chol", "ca"):
+        patients[column] = ["0"] * rows + patients[column].tolist()[rows:]
+
+    assert check(patients, tmp_path).warnings == (f"age is 0 in {words}: does it stand for missing?",)
+
+
+UNITS: list[tuple[Task, str, Callable[[float], float], str, str]] = [
+    (HEART_DISEASE, "chol", lambda mg_dl: mg_dl / 38.67, "mmol/l", "mg/dl"),
+    (HEART_DISEASE, "age", lambda years: years * 12, "months", "years"),
+    (HEART_DISEASE, "thalach", lambda a_minute: a_minute / 60, "beats/s", "beats/min"),
+    (READMISSION, "glucose", lambda mg_dl: mg_dl / 18.016, "mmol/l", "mg/dl"),
+    # IFCC's master equation: NGSP = 0.09148 IFCC + 2.152
+    (READMISSION, "hba1c", lambda percent: (percent - 2.152) / 0.09148, "mmol/mol", "%"),
+    (READMISSION, "days_in_hospital", lambda days: days * 24, "hours", "days"),
+    (READMISSION, "age", lambda years: years * 12, "months", "years"),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "change", "unit", "own"), UNITS, ids=[f"{row[1]} in {row[3]}" for row in UNITS]
+)
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_a_column_in_another_unit_is_told_with_both_units(
+    tmp_path: Path,
+    patients: pd.DataFrame,
+    records: pd.DataFrame,
+    task: Task,
+    column: str,
+    change: Callable[[float], float],
+    unit: str,
+    own: str,
+    share: float,
+) -> None:
+    table = (patients if task is HEART_DISEASE else records.head(400)).copy()
+    wrong = table.sample(frac=share, random_state=2).index
+    table.loc[wrong, column] = turn(table.loc[wrong, column], change)
+
+    assert check(table, tmp_path, task).warnings == (f"{column} looks like {unit}; the task's unit is {own}",)
+
+
+@pytest.mark.parametrize(
+    ("median", "words"),
+    [
+        (11.0, "cm Hg"),  # 110 mm Hg; in kPa it would be 83
+        (13.0, "cm Hg"),
+        (14.0, "kPa or cm Hg"),  # 105 or 140 mm Hg: nobody can tell
+        (17.3, "kPa or cm Hg"),  # 130 or 173 mm Hg
+        (19.0, "kPa"),  # 143 mm Hg; in cm Hg it would be 190
+    ],
+)
+def test_a_blood_pressure_names_every_unit_that_it_may_be_in(
+    tmp_path: Path, patients: pd.DataFrame, median: float, words: str
+) -> None:
+    pressure = [f"{median + (row % 5 - 2) / 10:.1f}" for row in range(len(patients))]
+
+    warnings = check(patients.assign(trestbps=pressure), tmp_path).warnings
+
+    assert warnings == (f"trestbps looks like {words}; the task's unit is mm Hg",)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("31", "the median of hba1c is above what hospitals usually have (5 to 11 %): is it in that unit?"),  # 4.99 %
+        ("32", "hba1c looks like mmol/mol; the task's unit is %"),  # 5.08 %
+        ("35", "hba1c looks like mmol/mol; the task's unit is %"),  # 5.35 %
+        ("96", "hba1c looks like mmol/mol; the task's unit is %"),  # 10.93 %
+        ("98", "the median of hba1c is above what hospitals usually have (5 to 11 %): is it in that unit?"),  # 11.1 %
+    ],
+)
+def test_a_unit_with_an_offset_is_converted_with_it(
+    tmp_path: Path, records: pd.DataFrame, cell: str, words: str
+) -> None:
+    table = records.head(400).copy()
+    table["hba1c"] = [cell] * 399 + ["99"]
+
+    assert check(table, tmp_path, READMISSION).warnings == (words,)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "side", "usual"),
+    [
+        ("chol", "60", "below", "120 to 350 mg/dl"),
+        ("chol", "900", "above", "120 to 350 mg/dl"),
+        ("chol", "1e308", "above", "120 to 350 mg/dl"),
+        ("chol", "inf", "above", "120 to 350 mg/dl"),
+        ("age", "12", "below", "30 to 90 years"),
+        ("oldpeak", "-5", "below", "0 to 3 mm"),
+    ],
+)
+def test_an_unusual_median_is_told_with_its_side(
+    tmp_path: Path, patients: pd.DataFrame, column: str, cell: str, side: str, usual: str
+) -> None:
+    patients.loc[:199, column] = cell
+
+    assert check(patients, tmp_path).warnings == (
+        f"the median of {column} is {side} what hospitals usually have ({usual}): is it in that unit?",
+    )
+
+
+def test_infinite_cells_of_both_signs_are_checked_without_a_word_of_numpy(
+    tmp_path: Path, patients: pd.DataFrame
+) -> None:
+    quality = check(patients.assign(chol=["inf", "-inf"] + [""] * 301), tmp_path)  # warnings are errors here
+
+    assert quality.columns["chol"].invalid == (1, 2)
+
+
+@pytest.mark.parametrize("task", [HEART_DISEASE, READMISSION], ids=lambda task: task.name)
+def test_no_other_unit_s_usual_values_are_usual_in_the_task_s_unit(task: Task) -> None:
+    """Else a column in that unit would raise no alarm."""
+    for column in task.measurements:
+        assert column.typical_median is not None
+        low, high = column.typical_median
+        assert column.low <= low < high <= column.high
+        for unit, (factor, summand) in column.other_units.items():
+            middle = ((low + high) / 2 - summand) / factor
+            assert not low <= middle <= high, f"{column.name} in {unit}"
+
+
+# What stands in the way
+
+
+@pytest.mark.parametrize(("rows", "may_join"), [(7, False), (8, True)])
+def test_eight_different_patients_are_needed(tmp_path: Path, patients: pd.DataFrame, rows: int, may_join: bool) -> None:
+    table = pd.concat([patients.head(rows)] * 9)
+
+    quality = check(table, tmp_path)
+
+    if may_join:
+        assert quality.verdict == "This hospital may join."
+        quality.raise_obstacle()
+        return
+    assert quality.verdict == "This hospital may not join: it has fewer than 8 different patients."
+    with pytest.raises(DataError, match="has 7 different patients; at least 8 are needed") as caught:
+        quality.raise_obstacle()
+    assert caught.value.reason == "it has fewer than 8 different patients"
+
+
+def test_what_may_not_join_does_not_load(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients.loc[4, "age"] = "old"
+    quality = check(patients, tmp_path)
+
+    with pytest.raises(DataError) as caught:
+        load_hospital(tmp_path / "patients.csv", HEART_DISEASE, "a", 42)
+
+    assert quality.obstacle is not None
+    assert (str(caught.value), caught.value.reason) == (str(quality.obstacle), quality.obstacle.reason)
+
+
+def test_a_hospital_reads_its_warnings_when_it_joins(hospitals_folder: Path) -> None:
+    hospital = load_hospital(hospitals_folder / "client_3.csv", HEART_DISEASE, "switzerland", 42)
+
+    assert hospital.remarks() == [
+        "switzerland: 92 patients to train on, 31 held out",
+        f"look at this: {RARE}",
+        "look at this: chol is missing in every row",
+    ]
+
+
+NO_TABLES: dict[str, tuple[Callable[[pd.DataFrame], str | bytes | None], str]] = {
+    "nowhere": (lambda _: None, "its CSV cannot be used"),
+    "empty": (lambda _: "", "its file is empty"),
+    "header only": (lambda table: table.head(0).to_csv(index=False), "its file has no patients"),
+    "Latin-1": (lambda _: "é".encode("latin-1"), "its file is not UTF-8 text"),
+    "semicolons": (
+        lambda table: table.to_csv(index=False, sep=";"),
+        "its file's cells are not separated by commas",
+    ),
+    "no header": (lambda table: table.to_csv(index=False, header=False), "its file has no header"),
+    "lacking": (
+        lambda table: table.drop(columns=["chol", "disease"]).to_csv(index=False),
+        "its file lacks the columns chol, disease",
+    ),
+    "twice": (
+        lambda table: table.assign(again="8").rename(columns={"again": "sex"}).to_csv(index=False),
+        "its file has the column sex more than once",
+    ),
+    "ragged": (
+        lambda table: table.head(9).to_csv(index=False) + "1,2\n",
+        "its file has a row that is longer or shorter than its header",
+    ),
+    "open quote": (
+        lambda table: table.head(9).to_csv(index=False) + '"1,2\n',
+        "its file is not a well-formed CSV",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_TABLES)
+def test_a_file_without_a_page_says_why_in_words_that_a_server_may_hear(
+    tmp_path: Path, patients: pd.DataFrame, kind: str
+) -> None:
+    spoil, reason = NO_TABLES[kind]
+    path, content = tmp_path / "patients.csv", spoil(patients)
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(DataError) as caught:
+        check_hospital(path, HEART_DISEASE)
+
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+# What is never said
+
+
+@pytest.mark.parametrize("secret", ["Brzęczyszczykiewicz", "-84713.90625"])
+@pytest.mark.parametrize("rows", [1, 303])
+@pytest.mark.parametrize("column", [*HEART_DISEASE.column_names, "disease", "note"])
+def test_no_cell_that_is_not_allowed_is_quoted(
+    tmp_path: Path, patients: pd.DataFrame, column: str, rows: int, secret: str
+) -> None:
+    patients["note"] = "a note"
+    patients.loc[: rows - 1, column] = secret
+
+    quality = check(patients, tmp_path)
+
+    for part in ("Brz", "84713", "90625"):
+        assert part not in page_of(quality)
+    verdict = (
+        "This hospital may join." if column == "note" else f"This hospital may not join: its column {column} holds"
+    )
+    assert quality.verdict.startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("age", "73.8125"),
+        ("chol", "73.8125"),
+        ("trestbps", "73.8125"),
+        ("thalach", "73.8125"),
+        ("oldpeak", "7.38125"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 200, 303])
+def test_no_cell_that_is_allowed_is_quoted(
+    tmp_path: Path, patients: pd.DataFrame, column: str, cell: str, rows: int
+) -> None:
+    patients.loc[: rows - 1, column] = cell
+
+    words = page_of(check(patients, tmp_path))
+
+    assert "73.8" not in words
+    assert "7.38" not in words
+
+
+@pytest.mark.parametrize("task", [HEART_DISEASE, READMISSION], ids=lambda task: task.name)
+@pytest.mark.parametrize("position", range(15))
+def test_what_a_server_may_hear_of_a_cell_is_its_column_s_rule(
+    tmp_path: Path, patients: pd.DataFrame, records: pd.DataFrame, task: Task, position: int
+) -> None:
+    table = (patients if task is HEART_DISEASE else records.head(60)).copy()
+    columns = (*task.columns, task.label)
+    if position >= len(columns):
+        return
+    column = columns[position]
+    table.loc[41:43, column.name] = "84713.90625"
+
+    obstacle = check(table, tmp_path, task).obstacle
+
+    assert obstacle is not None
+    assert obstacle.reason == f"its column {column.name} holds what is not {column.rule}"
+    assert "row 42" in str(obstacle)
+    assert "42" not in obstacle.reason
+    assert str(tmp_path) not in obstacle.reason
+    assert obstacle.reason.isascii()  # else gRPC would not carry it
+
+
+UNUSUAL = st.floats(allow_nan=False).map(repr).filter(lambda cell: len(re.sub(r"\D", "", cell).strip("0")) > 5)
+
+
+@settings(max_examples=40)
+@given(st.lists(UNUSUAL, min_size=9, max_size=12), st.sampled_from(["age", "chol", "sex", "disease"]))
+def test_no_unusual_number_is_ever_quoted(cells: list[str], column: str) -> None:
+    table = pd.DataFrame({"age": "63", "chol": "233", "sex": "1", "disease": "0"}, index=range(len(cells)))
+    with tempfile.TemporaryDirectory() as folder:
+        quality = check(table.assign(**{column: cells}), Path(folder), SMALL)
+
+    words = page_of(quality).replace(str(quality.path), "")
+    assert not any(cell.lstrip("-") in words for cell in cells)
+
+
+def test_rare_cells_are_neither_none_nor_all_in_percent(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients["chol"] = [""] * 302 + ["200"]
+    patients.loc[0, "age"] = ""
+
+    table = check(patients, tmp_path).table()
+
+    assert (table["chol"]["missing %"], table["age"]["missing %"], table["sex"]["missing %"]) == (">99", "<1", "0")
+
+
+def test_columns_that_are_not_read_are_named_and_many_rows_are_not(tmp_path: Path, patients: pd.DataFrame) -> None:
+    patients = patients.assign(patient_id="7", **{"12 Main Street": "x"})
+    patients.loc[10:16, "age"] = "200"
+
+    findings = check(patients, tmp_path).findings()
+
+    rule = "age must be a number from 0 to 120 (years), or empty"
+    assert findings == [f"{rule}; see rows 11, 12, 13, 14, 15 and 2 more {BELOW}", "not read: patient_id"]
+
+
+def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients: pd.DataFrame) -> None:
+    title = check(patients.assign(disease="2"), tmp_path).title
+
+    assert title.endswith("303 patients, 0 with disease = 1, 0 with disease = 0, 303 without a label that is allowed")
