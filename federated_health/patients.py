@@ -71,11 +71,8 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
         DataError: names the file and, where there is one, the column, the row (1 is the first below the header) and
             the rule; never a value.
     """
-    text = read_table(path)
     columns = declared_columns(task, labelled=labelled)
-    check_header(path, list(text.columns), columns)
-    if text.empty:
-        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    text = read_columns(path, columns)
     reading = read_cells(text, columns)
     reading.raise_first(path)
     return text, reading.numbers
@@ -86,12 +83,20 @@ def declared_columns(task: Task, *, labelled: bool) -> tuple[Column, ...]:
     return (*task.columns, task.label) if labelled else task.columns
 
 
-def check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -> None:
-    """Refuse a header that lacks a declared column, or has it more than once.
+def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
+    """A CSV with at least one patient and each of these columns once, all of its cells as text.
 
     Raises:
-        DataError: names the columns, and those that the file has.
+        DataError: it is not.
     """
+    text = read_table(path)
+    _check_header(path, list(text.columns), columns)
+    if text.empty:
+        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    return text
+
+
+def _check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -> None:
     if lacking := [column.name for column in columns if column.name not in header]:
         noun = "column" if len(lacking) == 1 else "columns"
         in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}

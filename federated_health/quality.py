@@ -15,13 +15,12 @@ from federated_health.columns import Measurement
 from federated_health.errors import DataError
 from federated_health.patients import (
     Reading,
-    check_header,
     declared_columns,
     distinct_cells,
     looks_like_name,
     read_cells,
+    read_columns,
 )
-from federated_health.tables import read_table
 from federated_health.tasks import Task
 
 MINIMUM_PATIENTS = 8
@@ -129,11 +128,8 @@ def check_hospital(path: Path, task: Task) -> Quality:
     Raises:
         DataError: the file cannot be read as a table of the task's columns at all, so that there is no page to show.
     """
-    text = read_table(path)
     columns = declared_columns(task, labelled=True)
-    check_header(path, list(text.columns), columns)
-    if text.empty:
-        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    text = read_columns(path, columns)
     reading = read_cells(text, columns)
     invalid = reading.invalid
     zeros = {column.name: _count_zeros(text[column.name]) for column in columns}
