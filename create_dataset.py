@@ -53,13 +53,21 @@ def parse() -> argparse.Namespace:
         parser.error("--drop-invalid goes with a file")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients goes with --source {GENERATED}")
-    if flags.source not in ("uci", GENERATED) and not Path(flags.source).exists():
+    if flags.source not in ("uci", GENERATED) and not is_there(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
     if flags.by in ("iid", "dirichlet") and flags.hospitals is None:
         flags.hospitals = defaults["hospitals"]
     if flags.by == "dirichlet" and flags.alpha is None:
         flags.alpha = DEFAULT_ALPHA
     return flags
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; there is none whose name is too long for the system."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read(flags: argparse.Namespace) -> Source:
@@ -71,16 +79,21 @@ def read(flags: argparse.Namespace) -> Source:
     return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
 
 
+def partition_of(flags: argparse.Namespace) -> Partition:
+    """How the flags say to divide the rows."""
+    return Partition(by=flags.by, seed=flags.seed, hospitals=flags.hospitals, alpha=flags.alpha, ratios=flags.ratios)
+
+
 def create() -> None:
     """Read the source, partition it and write the hospitals' CSVs."""
     flags = parse()
+    if flags.by is not None:
+        partition_of(flags)  # refuses wrong flags before anything is read
     source = read(flags)
     if flags.by is None:
         flags.by = "hospital" if source.has_hospitals else "iid"
         flags.hospitals = flags.hospitals or (None if source.has_hospitals else read_defaults()["hospitals"])
-    partition = Partition(
-        by=flags.by, seed=flags.seed, hospitals=flags.hospitals, alpha=flags.alpha, ratios=flags.ratios
-    )
+    partition = partition_of(flags)
     hospitals = divide(source, partition)
     manifest = write_hospitals(
         flags.out, source, hospitals, partition=partition.describe(), plot=flags.plot, force=flags.force
@@ -88,16 +101,18 @@ def create() -> None:
     utils.print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
     label = source.task.label.name
     entries = {
-        f"{flags.out / entry['file']}  {entry['name']}": {
+        f"{entry['file']}  {entry['name']}": {
             "patients": entry["rows"],
             f"{label} = 1": entry["labels"]["1"],
             f"{label} = 0": entry["labels"]["0"],
         }
         for entry in manifest["hospitals"]
     }
-    utils.print_figures(f"{source.task.name}: {len(entries)} hospitals, by {flags.by}", entries)
+    noun = "hospital" if len(entries) == 1 else "hospitals"
+    utils.print_figures(f"{source.task.name}: {len(entries)} {noun}, by {flags.by}", entries)
     if small := sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"]):
-        utils.print_lines(f"{small} of them have fewer than {MINIMUM_PATIENTS} patients, and may not join", [])
+        have = "has" if small == 1 else "have"
+        utils.print_lines(f"{small} of them {have} fewer than {MINIMUM_PATIENTS} patients, and may not join", [])
     utils.print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])
 
 

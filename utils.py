@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,10 +18,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 PACKAGE = "federated_health"
 CHATTY = ("flwr", "grpc", "tensorflow")
+Number = TypeVar("Number", int, float)
+
 MOST_ROWS = 200
 """Of a printed table."""
 
@@ -73,37 +75,47 @@ def _print_error(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of every flag above it."""
+
+    def error(self, message: str) -> NoReturn:
+        _print_error(f"error: {message}; see {self.prog} --help", 2)
+
+
 def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser that knows no abbreviated flags, since these change meaning when a flag is added."""
-    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    return _Parser(prog=prog, description=description, allow_abbrev=False)
 
 
 def seconds(text: str) -> float:
     """A positive, finite number, for argparse."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
+    return _within(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def seed(text: str) -> int:
     """A whole number from 0 to 2**31 - 1, for argparse."""
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise ValueError
-    return value
+    return _within(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
 
 
 def count(text: str) -> int:
     """A whole number from 1 to 2**31 - 1, for argparse."""
-    if (value := seed(text)) == 0:
-        raise ValueError
-    return value
+    return _within(text, int, lambda value: 1 <= value < 2**31, "a whole number from 1")
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Numbers between commas, for argparse."""
-    return tuple(float(part) for part in text.split(","))
+    """Numbers above 0 between commas, for argparse."""
+    rule = "numbers above 0 between commas, such as 8,4,2,1"
+    return tuple(_within(part, float, lambda value: 0 < value < float("inf"), rule) for part in text.split(","))
+
+
+def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number], bool], rule: str) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
+        raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
+    return value
 
 
 def add_settings(
@@ -215,12 +227,12 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
     figures = dict(list(figures.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # gives way where a terminal is narrow, so that no figure does
     for column in columns:
-        table.add_column(column.removesuffix("_examples").replace("_", " "), justify="right")
+        table.add_column(column.removesuffix("_examples").replace("_", " "), justify="right", no_wrap=True)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]
-        table.add_row(name, *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
+        table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
     console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     console.print(table)
     if more:

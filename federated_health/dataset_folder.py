@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from federated_health import __version__
 from federated_health.errors import DataError
 from federated_health.pictures import draw_partition
 from federated_health.sources import Source
@@ -47,7 +48,7 @@ def write_hospitals(
     label = source.task.label.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = _check_earlier(folder, plot=plot, force=force)
+        _check_earlier(folder, source, plot=plot, force=force)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
@@ -67,7 +68,9 @@ def write_hospitals(
                 }
             )
         manifest: dict[str, Any] = {
+            "version": __version__,
             "task": source.task.name,
+            "schema": source.task.schema_hash,
             "source": source.describe(),
             "partition": dict(partition),
             "hospitals": listed,
@@ -76,6 +79,7 @@ def write_hospitals(
             draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", listed)
             manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        earlier = _check_earlier(folder, source, plot=plot, force=force)  # another run may have been here meanwhile
         _exchange(folder, earlier, sorted(partial.iterdir()), partial)
         return manifest
     except OSError as error:
@@ -115,7 +119,7 @@ def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> 
         raise
 
 
-def _check_earlier(folder: Path, *, plot: bool, force: bool) -> list[Path]:
+def _check_earlier(folder: Path, source: Source, *, plot: bool, force: bool) -> list[Path]:
     """Files of an earlier split, to be removed; refuses where one is not ours, unless forced."""
     present = sorted(file for file in folder.glob("client_*.csv") if re.fullmatch(r"client_\d+\.csv", file.name))
     try:
@@ -126,6 +130,10 @@ def _check_earlier(folder: Path, *, plot: bool, force: bool) -> list[Path]:
         present.append(folder / PICTURE)
     if (folder / MANIFEST).exists():
         present.append(folder / MANIFEST)
+    for file in present:
+        if file.is_dir() or (source.path is not None and file.resolve() == source.path.resolve()):
+            what = "is a folder" if file.is_dir() else "is the source itself"
+            raise DataError(f"{file}: {what}, and is in the way; name another --out")
     if force:
         return present
     for file in present:
@@ -155,7 +163,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not there; run: python create_dataset.py") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path}: is not a manifest that create_dataset.py wrote") from None
 
 

@@ -80,7 +80,7 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         except KeyboardInterrupt:
             interrupt([server, *clients.values()])
             raise
-    if "bayes_optimal_roc_auc" in manifest["source"]:
+    if "generator_seed" in manifest["source"]:
         print(_compare(manifest["source"], json.loads((out / METRICS).read_text())["federation"]))
     predict = f"{shlex.quote(sys.executable)} predict.py {out / MODEL} {scenario.patients}"
     print(f"Everything is in {out}/. Score new patients:\n  {predict}")
@@ -94,7 +94,7 @@ def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         return "The ROC-AUC is not defined on these held-out patients."
     return (
         f"Bayes-optimal ROC-AUC of the same held-out patients: {best:.3f}. The federation's {reached:.3f} leaves a gap "
-        f"of {best - reached:.3f}."
+        f"of {round(best, 3) - round(reached, 3):.3f}."
     )
 
 

@@ -125,6 +125,13 @@ KAGGLE_HEART = Layout(
 
 LAYOUTS = (*CANONICAL, UCI, KAGGLE_UCI, KAGGLE_HEART)
 
+EASILY_MISTAKEN = (
+    (KAGGLE_HEART, UCI),
+    (UCI, KAGGLE_HEART),
+    *((one, KAGGLE_HEART) for one in CANONICAL if one.task is HEART_DISEASE),
+)
+"""A layout, and another one whose codes a file with its header may hold; then its label may be turned round."""
+
 UCI_HEADER = (*HEART_DISEASE.column_names, "num")
 UCI_FILES: Mapping[str, str] = {
     "processed.cleveland.data": "cleveland",

@@ -160,16 +160,21 @@ def _whole_sizes(ratios: Sequence[float], rows: int) -> Vector:
 def _assign_sizes(units: Vector, sizes: Vector, generator: np.random.Generator) -> Vector:
     """The hospital of each row, so that hospitals have exactly these sizes.
 
-    Units are shuffled and dealt out in turn. Where the last unit of a hospital is too large, rows go on to hospitals
-    that lack some: rows that stand alone first, so that a unit is torn apart only where nothing else is left.
+    Units of several rows are placed first, larger ones before smaller ones, each at a hospital that has room for it,
+    drawn by its room. Only a unit for which no hospital has room is torn apart. Single rows fill up what is left.
     """
     members = np.bincount(units)
-    owners = _deal_out(members, np.cumsum(sizes), generator)[units]
-    surplus = np.bincount(owners, minlength=len(sizes)) - sizes
-    single_first = np.lexsort((generator.permutation(len(units)), members[units]))
-    moved = [single_first[owners[single_first] == one][: surplus[one]] for one in np.flatnonzero(surplus > 0)]
-    if moved:
-        owners[np.concatenate(moved)] = np.repeat(np.arange(len(sizes)), np.maximum(-surplus, 0))
+    room = sizes.copy()
+    owner_of_unit = np.full(len(members), -1)
+    shuffled = generator.permutation(len(members))
+    for unit in shuffled[np.argsort(-members[shuffled], kind="stable")][: np.count_nonzero(members > 1)]:
+        bounds = np.cumsum(np.where(room >= members[unit], room, 0))
+        if bounds[-1] > 0:
+            owner = np.searchsorted(bounds, generator.integers(bounds[-1]), side="right")
+            owner_of_unit[unit] = owner
+            room[owner] -= members[unit]
+    owners: Vector = owner_of_unit[units]
+    owners[owners < 0] = generator.permutation(np.repeat(np.arange(len(sizes)), room))
     return owners
 
 
@@ -179,13 +184,15 @@ def _assign_by_label(
     """The hospital of each row; a unit counts as its first row's label."""
     members = np.bincount(units)
     label_of_unit = labels[np.unique(units, return_index=True)[1]]
+    units_of = [np.flatnonzero(label_of_unit == value) for value in np.unique(label_of_unit)]
     for _ in range(MOST_DRAWS):
+        shares = [generator.dirichlet(np.full(hospitals, alpha)) for _ in units_of]
+        bounds = [np.cumsum(share) * members[of].sum() for share, of in zip(shares, units_of, strict=True)]
+        if not sum(np.diff(np.ceil(bound), prepend=0.0) for bound in bounds).all():  # no row begins there
+            continue
         owner_of_unit = np.zeros(len(members), dtype=np.int64)
-        for value in np.unique(label_of_unit):
-            of_label = np.flatnonzero(label_of_unit == value)
-            shares = generator.dirichlet(np.full(hospitals, alpha))
-            bounds = np.cumsum(shares) * members[of_label].sum()
-            owner_of_unit[of_label] = _deal_out(members[of_label], bounds, generator)
+        for bound, of in zip(bounds, units_of, strict=True):
+            owner_of_unit[of] = _deal_out(members[of], bound, generator)
         owners = owner_of_unit[units]
         if np.bincount(owners, minlength=hospitals).min() > 0:
             return owners

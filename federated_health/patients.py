@@ -25,22 +25,25 @@ class Reading:
     Attributes:
         columns: what was read, in order.
         numbers: float64, a column each; NaN where a cell is missing or is no number.
-        text: where a cell holds what is neither a number nor a mark for missing.
+        is_text: where a cell holds what is neither a number nor a mark for missing.
         outside: where a number breaks its column's rule, or a label is missing.
     """
 
     columns: tuple[Column, ...]
     numbers: pd.DataFrame
-    text: pd.DataFrame
+    is_text: pd.DataFrame
     outside: pd.DataFrame
 
     @property
     def invalid(self) -> pd.DataFrame:
         """Where a cell is not what its column allows."""
-        return self.text | self.outside
+        return self.is_text | self.outside
 
-    def raise_first(self, path: Path) -> None:
+    def raise_first(self, path: Path, text: pd.DataFrame) -> None:
         """Refuse a file in which any cell is invalid.
+
+        Args:
+            text: what was read.
 
         Raises:
             DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
@@ -48,11 +51,11 @@ class Reading:
         invalid = self.invalid
         for column in self.columns:
             if rows := np.flatnonzero(invalid[column.name]).tolist():
-                got = "; got text" if self.text[column.name].iloc[rows[0]] else ""
+                first = describe_cell(column.name, rows[0], column.rule, text[column.name].iloc[rows[0]])
                 others = int(invalid.to_numpy().sum()) - 1
                 more = f" (and {others} more cells that break a rule)" if others else ""
                 raise DataError(
-                    f"{path}: column {column.name}, row {rows[0] + 1}: expected {column.rule}{got}{more}",
+                    f"{path}: {first}{more}",
                     reason=f"its column {column.name} holds what is not {column.rule}",
                 )
 
@@ -74,8 +77,18 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
     columns = declared_columns(task, labelled=labelled)
     text = read_columns(path, columns)
     reading = read_cells(text, columns)
-    reading.raise_first(path)
+    reading.raise_first(path, text)
     return text, reading.numbers
+
+
+def describe_cell(column: str, row: int, rule: str, cell: str) -> str:
+    """Where a cell is, counting rows from 1, what it may hold, and what kind of thing it holds instead."""
+    written, got = cell.strip(), ""
+    if re.fullmatch(r"-?\d+,\d+", written):
+        got = "; got a decimal comma: numbers need a point"
+    elif written.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(written, errors="coerce")):
+        got = "; got text" if re.search(r"\d", rule) else ""  # else it is text that is expected
+    return f"column {column}, row {row + 1}: expected {rule}{got}"
 
 
 def declared_columns(task: Task, *, labelled: bool) -> tuple[Column, ...]:
@@ -90,31 +103,45 @@ def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
         DataError: it is not.
     """
     text = read_table(path)
-    _check_header(path, list(text.columns), columns)
+    _check_header(path, text, columns)
     if text.empty:
         raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
     return text
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Sequence[Column]) -> None:
+def _check_header(path: Path, text: pd.DataFrame, columns: Sequence[Column]) -> None:
+    header = list(text.columns)
     if lacking := [column.name for column in columns if column.name not in header]:
         noun = "column" if len(lacking) == 1 else "columns"
         in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
         hint = " (upper and lower case matter)" if in_other_case else ""
+        if columns[-1].name in lacking and isinstance(columns[-1], Label):
+            hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
         raise DataError(
-            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: {name_columns(header)}{hint}",
+            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: "
+            f"{name_columns(text, [column.name for column in columns])}{hint}",
             reason=f"its file lacks the {noun} {', '.join(lacking)}",
         )
-    if repeated := [column.name for column in columns if list(header).count(column.name) > 1]:
+    if repeated := [column.name for column in columns if header.count(column.name) > 1]:
         raise DataError(
             f"{path}: has the column {', '.join(repeated)} more than once",
             reason=f"its file has the column {', '.join(repeated)} more than once",
         )
 
 
-def name_columns(header: Sequence[str]) -> str:
-    """A header as a message may show it: what does not look like a name may be a patient's cell, and is left out."""
-    return ", ".join(name for name in header if looks_like_name(name)) or "nothing like names"
+def name_columns(text: pd.DataFrame, known: Collection[str]) -> str:
+    """A table's header as a message may show it; a first line that may be a patient is not shown.
+
+    It is a header where it has one of the known names, or where words stand above a column of numbers. Of a header,
+    what does not look like a name is left out.
+    """
+    names = [name for name in text.columns if looks_like_name(name)]
+    has_known = {name.lower() for name in names} & {name.lower() for name in known}
+    above_numbers = any(
+        looks_like_name(name) and pd.to_numeric(text.iloc[:, place], errors="coerce").notna().any()
+        for place, name in enumerate(text.columns)
+    )
+    return ", ".join(names) if has_known or above_numbers else "a first line that does not look like a header"
 
 
 def looks_like_name(name: str) -> bool:
@@ -144,7 +171,7 @@ def read_cells(text: pd.DataFrame, columns: Sequence[Column], missing: Collectio
         numbers[column.name] = cells.to_numpy()[places]
     table, no_numbers = (pd.DataFrame(read, index=text.index) for read in (numbers, no_number))
     outside = _break_rules(table, columns) & ~no_numbers
-    return Reading(columns=tuple(columns), numbers=table, text=no_numbers, outside=outside)
+    return Reading(columns=tuple(columns), numbers=table, is_text=no_numbers, outside=outside)
 
 
 def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:

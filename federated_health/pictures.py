@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 POSITIVE, NEGATIVE = "#b3552f", "#8fb4d9"
+LONGEST_NAME = 32
 MOST_NAMES = 40
 """Hospitals that are shown with their names."""
 
@@ -29,16 +30,18 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
     if named:
         axes.barh(places, positive, color=POSITIVE, label="yes")
         axes.barh(places, negative, left=positive, color=NEGATIVE, label="no")
-        axes.set_yticks(places, [entry["name"] for entry in hospitals])
+        axes.set_yticks(places, [entry["name"][:LONGEST_NAME] for entry in hospitals])
         axes.invert_yaxis()
+        axes.set_ylim(count + 0.6, 0.4)
         axes.set_xlabel("patients")
         for place, entry in zip(places, hospitals, strict=True):
             share = f"{100 * entry['labels']['1'] / entry['rows']:.0f} % yes"
             axes.annotate(share, (entry["rows"], place), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.margins(x=0.12)
     else:
-        axes.bar(places, positive, width=1.0, color=POSITIVE, label="yes")
-        axes.bar(places, negative, width=1.0, bottom=positive, color=NEGATIVE, label="no")
+        # Without smoothed edges, which would leave a white gap between bars of a pixel.
+        axes.bar(places, positive, width=1.0, color=POSITIVE, label="yes", antialiased=False)
+        axes.bar(places, negative, width=1.0, bottom=positive, color=NEGATIVE, label="no", antialiased=False)
         axes.set_xlabel("hospital")
         axes.set_ylabel("patients")
         axes.set_xlim(0.5, count + 0.5)

@@ -147,7 +147,7 @@ def check_hospital(path: Path, task: Task) -> Quality:
             )
             for column in columns
         },
-        obstacle=_find_obstacle(path, task, reading),
+        obstacle=_find_obstacle(path, task, text, reading),
         warnings=(*_warn_of_rows(task, reading), *_warn_of_columns(task, reading, zeros)),
         unread=tuple(name for name in text.columns if looks_like_name(name) and name not in reading.numbers.columns),
     )
@@ -172,9 +172,9 @@ def _count_zeros(cells: "pd.Series[str]") -> int:
     return int((pd.to_numeric(distinct, errors="coerce") == 0).to_numpy()[places].sum())
 
 
-def _find_obstacle(path: Path, task: Task, reading: Reading) -> DataError | None:
+def _find_obstacle(path: Path, task: Task, text: pd.DataFrame, reading: Reading) -> DataError | None:
     try:
-        reading.raise_first(path)
+        reading.raise_first(path, text)
     except DataError as error:
         return error
     different = len(reading.numbers.drop_duplicates(list(task.column_names)))
@@ -189,7 +189,7 @@ def _find_obstacle(path: Path, task: Task, reading: Reading) -> DataError | None
 def _warn_of_rows(task: Task, reading: Reading) -> Iterator[str]:
     label = task.label.name
     rows, counts = len(reading.numbers), reading.numbers[label][~reading.invalid[label]].value_counts()
-    repeats = int(reading.numbers[~reading.text.any(axis=1)].duplicated().sum())  # of text it is not known
+    repeats = int(reading.numbers[~reading.is_text.any(axis=1)].duplicated().sum())  # of text it is not known
     if rows < FEW_PATIENTS:
         yield f"few patients: figures on the quarter of {rows} that is held out will say little"
     if len(counts) == 1:
@@ -204,7 +204,7 @@ def _warn_of_rows(task: Task, reading: Reading) -> Iterator[str]:
 def _warn_of_columns(task: Task, reading: Reading, zeros: Mapping[str, int]) -> Iterator[str]:
     for column in task.columns:
         cells = reading.numbers[column.name][~reading.invalid[column.name]].dropna()
-        if reading.numbers[column.name].isna().all() and not reading.text[column.name].any():
+        if reading.numbers[column.name].isna().all() and not reading.is_text[column.name].any():
             yield f"{column.name} is missing in every row"
         elif len(cells) > 1 and cells.nunique() == 1:
             yield f"{column.name} is the same in every row that has it"

@@ -13,9 +13,8 @@ MOST_CHARACTERS = 65_536
 def find_difference(hospital: Mapping[str, str], server: Mapping[str, str]) -> str | None:
     """The first term that differs, in words that either side may show; None where all are equal."""
     for name in dict.fromkeys([*server, *hospital]):
-        theirs, ours = hospital.get(name), server.get(name)
-        if theirs != ours:
-            return f"the hospital's {name} is {_quote(theirs)}; the server's is {_quote(ours)}"
+        if hospital.get(name) != server.get(name):
+            return f"the hospital's {name} is {_quote(hospital.get(name))}; the server's is {_quote(server.get(name))}"
     return None
 
 

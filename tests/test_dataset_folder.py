@@ -3,13 +3,14 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from federated_health.dataset_folder import find_hospital, write_hospitals
+from federated_health.dataset_folder import find_hospital, read_manifest, write_hospitals
 from federated_health.errors import DataError
 from federated_health.partitions import Partition, divide
 from federated_health.sources import Source
@@ -25,8 +26,9 @@ def tables(*names: str) -> dict[str, pd.DataFrame]:
     }
 
 
-def write(folder: Path, source: Source, *names: str, force: bool = False) -> dict[str, Any]:
-    return write_hospitals(folder, source, tables(*names), partition={"by": "hospital", "seed": 42}, force=force)
+def write(folder: Path, source: Source, *names: str, force: bool = False, plot: bool = False) -> dict[str, Any]:
+    partition = {"by": "hospital", "seed": 42}
+    return write_hospitals(folder, source, tables(*names), partition=partition, plot=plot, force=force)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -69,6 +71,16 @@ def test_the_manifest_says_what_was_written(uci: Source, hospitals_folder: Path)
 
 def test_the_returned_manifest_is_the_written_one(tmp_path: Path, uci: Source) -> None:
     assert write(tmp_path, uci, "a") == json.loads((tmp_path / "manifest.json").read_text())
+
+
+def test_cells_are_written_in_full_and_missing_ones_empty(tmp_path: Path, uci: Source) -> None:
+    row = {**dict.fromkeys(HEART_DISEASE.column_names, 1.0), "chol": 233.0625, "oldpeak": 0.123456789, "ca": None}
+    write_hospitals(tmp_path, uci, {"a": pd.DataFrame([{**row, "disease": 1}])}, partition={})
+
+    assert (tmp_path / "client_1.csv").read_bytes() == (
+        b"age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease\n"
+        b"1,1,1,1,233.0625,1,1,1,1,0.123456789,1,,1,1\n"
+    )
 
 
 def test_a_class_without_patients_is_counted_as_zero(tmp_path: Path, uci: Source) -> None:
@@ -304,3 +316,208 @@ def test_ctrl_c_while_files_are_exchanged_leaves_the_old_ones(
         write_hospitals(tmp_path, uci, dict(list(hospitals.items())[:2]), partition={"by": "hospital"})
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+# The picture.
+
+OURS = ["client_1.csv", "manifest.json", "partition.png"]
+
+
+def test_a_picture_is_written_and_listed_with_its_hash(tmp_path: Path, uci: Source) -> None:
+    manifest = write(tmp_path, uci, "a", plot=True)
+
+    content = (tmp_path / "partition.png").read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert manifest["picture"] == {"file": "partition.png", "sha256": hashlib.sha256(content).hexdigest()}
+    assert read_manifest(tmp_path) == manifest
+    assert sorted(contents(tmp_path)) == OURS
+
+
+def test_no_picture_is_written_or_listed_unless_asked_for(tmp_path: Path, uci: Source) -> None:
+    assert "picture" not in write(tmp_path, uci, "a")
+    assert sorted(contents(tmp_path)) == ["client_1.csv", "manifest.json"]
+
+
+def test_a_later_split_replaces_our_picture(tmp_path: Path, uci: Source) -> None:
+    before = write(tmp_path, uci, "a", plot=True)["picture"]
+    after = write(tmp_path, uci, "b", "c", plot=True)["picture"]
+
+    assert after["sha256"] == hashlib.sha256((tmp_path / "partition.png").read_bytes()).hexdigest() != before["sha256"]
+
+
+def test_a_later_split_without_a_picture_removes_ours_which_would_show_something_else(
+    tmp_path: Path, uci: Source
+) -> None:
+    write(tmp_path, uci, "a", plot=True)
+    write(tmp_path, uci, "a")
+
+    assert sorted(contents(tmp_path)) == ["client_1.csv", "manifest.json"]
+
+
+def test_a_picture_that_is_not_ours_is_refused_and_untouched(tmp_path: Path, uci: Source) -> None:
+    (tmp_path / "partition.png").write_bytes(b"somebody's")
+
+    with pytest.raises(DataError, match=r"partition\.png: was not written by create_dataset\.py, or was changed since"):
+        write(tmp_path, uci, "a", plot=True)
+
+    assert contents(tmp_path) == {"partition.png": b"somebody's"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_picture_that_is_not_ours_is_left_alone_where_none_is_drawn(tmp_path: Path, uci: Source, force: bool) -> None:
+    (tmp_path / "partition.png").write_bytes(b"somebody's")
+
+    for _ in range(2):
+        write(tmp_path, uci, "a", force=force)
+
+    assert (tmp_path / "partition.png").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize("plot", [False, True])
+def test_our_picture_that_was_changed_is_refused_and_untouched(tmp_path: Path, uci: Source, plot: bool) -> None:
+    write(tmp_path, uci, "a", plot=True)
+    (tmp_path / "partition.png").write_bytes(b"retouched")
+    before = contents(tmp_path)
+
+    with pytest.raises(DataError, match=r"partition\.png: was not written"):
+        write(tmp_path, uci, "b", plot=plot)
+
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("plot", [False, True])
+def test_our_picture_that_was_deleted_is_not_missed(tmp_path: Path, uci: Source, plot: bool) -> None:
+    write(tmp_path, uci, "a", plot=True)
+    (tmp_path / "partition.png").unlink()
+
+    write(tmp_path, uci, "b", plot=plot)
+
+    assert (tmp_path / "partition.png").exists() is plot
+
+
+def test_force_overwrites_a_picture_that_is_not_ours(tmp_path: Path, uci: Source) -> None:
+    (tmp_path / "partition.png").write_bytes(b"somebody's")
+
+    write(tmp_path, uci, "a", force=True, plot=True)
+
+    assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_disk_that_is_full_at_the_picture_leaves_all_as_it_was(
+    tmp_path: Path, uci: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    write(tmp_path, uci, "a", plot=True)
+    before = contents(tmp_path)
+
+    def full(_figure: Figure, path: Path, **_options: Any) -> None:
+        path.write_bytes(b"\x89PNG and no mo")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\)"):
+        write(tmp_path, uci, "b", plot=True)
+
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("failing", range(1, 8))  # three files go, four come
+def test_a_disk_that_fails_while_a_picture_is_put_in_place_leaves_all_as_it_was(
+    tmp_path: Path, uci: Source, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    write(tmp_path, uci, "a", plot=True)
+    before = contents(tmp_path)
+
+    fail_at(monkeypatch, failing)
+    with pytest.raises(DataError, match=r"cannot be written to"):
+        write(tmp_path, uci, "b", "c", plot=True)
+
+    assert contents(tmp_path) == before
+
+
+# The manifest.
+
+
+def test_the_manifest_that_is_read_is_the_one_that_was_written(hospitals_folder: Path) -> None:
+    assert read_manifest(hospitals_folder) == json.loads((hospitals_folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        '"hospitals"',
+        '{"hospitals": 1}',
+        '{"hospitals": {"a": 1}}',
+        '{"hospitals": [{"file": "client_1.csv", "sha256": "0"}]}',
+        '{"hospitals": [{"name": "a", "sha256": "0"}]}',
+        '{"hospitals": [{"name": "a", "file": "client_1.csv"}]}',
+        '{"hospitals": [], "picture": "partition.png"}',
+        '{"hospitals": [], "picture": {"file": "partition.png"}}',
+    ],
+)
+def test_a_manifest_that_lacks_something_is_not_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+
+    with pytest.raises(DataError, match=r"manifest\.json: is not a manifest that create_dataset\.py wrote$"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read \(Is a directory\)$"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_names_its_folder_in_full(in_folder: Path) -> None:
+    with pytest.raises(DataError, match=rf"^{in_folder}/data/manifest\.json: is not there"):
+        read_manifest(Path("data"))
+
+
+def test_the_partition_is_in_the_manifest_as_it_was_asked_for(tmp_path: Path, uci: Source) -> None:
+    partition = Partition(by="size", seed=7, ratios=(2.0, 1.0))
+    write_hospitals(tmp_path, uci, divide(uci, partition), partition=partition.describe())
+
+    assert read_manifest(tmp_path)["partition"] == {"by": "size", "seed": 7, "ratios": [2.0, 1.0]}
+    assert [entry["rows"] for entry in read_manifest(tmp_path)["hospitals"]] == [613, 307]
+
+
+def test_a_manifest_in_the_way_that_is_a_folder_is_refused_and_untouched(tmp_path: Path, uci: Source) -> None:
+    (tmp_path / "manifest.json").mkdir()
+
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"manifest\.json: is a folder, and is in the way"):
+            write(tmp_path, uci, "a", force=force)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_source_is_not_overwritten_by_its_own_split(tmp_path: Path, uci: Source) -> None:
+    write(tmp_path, uci, "a", "b")
+    own = replace(uci, path=tmp_path / "client_1.csv")
+    before = contents(tmp_path)
+
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"client_1\.csv: is the source itself, and is in the way"):
+            write(tmp_path, own, "c", force=force)
+
+    assert contents(tmp_path) == before
+
+
+def test_what_another_run_wrote_meanwhile_is_replaced_whole(
+    tmp_path: Path, uci: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_csv, busy = pd.DataFrame.to_csv, iter(range(100))
+
+    def slowly(table: pd.DataFrame, path: Path, **options: Any) -> None:
+        if next(busy) == 0:  # the first file of the first run
+            write(tmp_path, uci, "d", "e", "f")
+        to_csv(table, path, **options)
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", slowly)
+    write(tmp_path, uci, "a", "b")
+
+    assert sorted(contents(tmp_path)) == ["client_1.csv", "client_2.csv", "manifest.json"]
+    assert find_hospital(tmp_path, 2)[1] == "b"

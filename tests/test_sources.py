@@ -200,7 +200,7 @@ def test_heart_csv_s_own_rows_become_uci_s_rows_label_included(tmp_path: Path) -
     assert rows_of(source) == [figures(row.split(",")) for row in UCI_ROWS]
     assert source.title == "Kaggle's heart.csv"
     assert not source.has_hospitals
-    assert "3 of 3 patients are in UCI's table, 3 of them with the same diagnosis" in source.mapped
+    assert "confirmed: 3 of 3 patients are in UCI's table, 3 with the same diagnosis" in source.mapped
 
 
 def test_heart_csv_is_302_of_cleveland_s_303_patients(tmp_path: Path, uci: Source) -> None:
@@ -220,7 +220,7 @@ def test_heart_csv_is_302_of_cleveland_s_303_patients(tmp_path: Path, uci: Sourc
     assert len(found) == len(expected) == 302
     assert set(found) == expected
     assert source.dropped["exact repeats"] == 1
-    assert "302 of 302 patients are in UCI's table, 302 of them with the same diagnosis" in source.mapped
+    assert "confirmed: 302 of 302 patients are in UCI's table, 302 with the same diagnosis" in source.mapped
 
 
 def test_heart_csv_with_1025_rows_is_the_same_302_patients(tmp_path: Path) -> None:
@@ -249,8 +249,43 @@ def test_a_heart_csv_whose_label_was_turned_back_is_refused(tmp_path: Path) -> N
         read_source(write(tmp_path, HEART_HEADER, *turned))
 
 
+def test_a_heart_csv_of_other_patients_is_read_and_said_to_be_unconfirmed(tmp_path: Path) -> None:
+    source = read_source(write(tmp_path, HEART_HEADER, "64,1,3,145,233,1,0,150,0,2.3,0,0,1,1"))
+
+    assert [line.partition(":")[0] for line in source.mapped][-1] == "NOT CONFIRMED"
+
+
+def test_labels_that_agree_with_uci_s_for_some_patients_only_are_refused(tmp_path: Path) -> None:
+    lines = cleveland_as_kaggle_has_it()
+    mixed = [row[:-1] + str(1 - int(row[-1])) if place % 10 == 0 else row for place, row in enumerate(lines)]
+
+    with pytest.raises(DataError, match=r"its target is not turned round .*: 3\d of 30\d patients"):
+        read_source(write(tmp_path, HEART_HEADER, *mixed))
+
+
+@pytest.mark.parametrize("label", ["disease", "num"])
+def test_kaggle_s_codes_under_a_label_of_another_name_are_refused(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path, HEART_HEADER.replace("target", label), *cleveland_as_kaggle_has_it())
+
+    for drop_invalid in (False, True):
+        with pytest.raises(DataError, match=rf"the codes of Kaggle's heart\.csv, so .* what its {label} means"):
+            read_source(path, drop_invalid=drop_invalid)
+
+
+def test_decimal_commas_are_called_so(tmp_path: Path) -> None:
+    rows = [row.replace("2.3", '"2,3"').replace("3.5", '"3,5"').replace("1.4", '"1,4"') for row in HEART_ROWS]
+
+    with pytest.raises(
+        DataError, match=r"column oldpeak, row 1: expected .*; got a decimal comma: .*; 3 of 3 rows"
+    ) as no:
+        read_source(write(tmp_path, HEART_HEADER, *rows))
+    assert "--drop-invalid" not in str(no.value)
+
+
 def test_kaggle_s_header_over_uci_s_codes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has the header of Kaggle's heart\.csv but UCI's codes"):
+    with pytest.raises(
+        DataError, match=r"has the header of Kaggle's heart\.csv, but the codes of UCI's heart disease table"
+    ):
         read_source(write(tmp_path, HEART_HEADER, *UCI_ROWS))
 
 
@@ -275,9 +310,9 @@ def test_an_impossible_cell_is_named_and_can_be_dropped(tmp_path: Path, column: 
 
     with pytest.raises(DataError) as refused:
         read_source(path)
-    assert (
-        str(refused.value) == f"{path}: column {column}, row 2: expected {rule} (--drop-invalid leaves such rows out)"
-    )
+    got = "; got text" if cell == "abc" else ""
+    hint = "(--drop-invalid leaves such rows out)"
+    assert str(refused.value) == f"{path}: column {column}, row 2: expected {rule}{got} {hint}"
 
     source = read_source(path, drop_invalid=True)
     assert rows_of(source) == [figures(UCI_ROWS[0].split(",")), figures(UCI_ROWS[2].split(","))]
@@ -315,7 +350,7 @@ def test_words_are_read_as_codes_and_hospitals_get_names(tmp_path: Path) -> None
     ]
     assert source.table["hospital"].tolist() == ["cleveland", "va-long-beach", "hungary", "switzerland"]
     assert "thalch is thalach" in source.mapped
-    assert "chol: 0 -> missing, 1 times" in source.mapped
+    assert "chol: 0 -> missing, in 1 of 4 rows" in source.mapped
 
 
 def test_equal_rows_of_other_files_than_heart_csv_are_kept(tmp_path: Path) -> None:
@@ -381,6 +416,7 @@ def test_one_of_uci_s_files_is_one_hospital(tmp_path: Path) -> None:
 
     for path in (folder, folder / "processed.switzerland.data"):
         source = read_source(path)
+        assert any("of UCI's four files these were not there" in line for line in source.mapped)
         assert rows_of(source) == UCI_EXPECTED[2:3]
         assert source.table["hospital"].tolist() == ["switzerland"]
 
@@ -394,7 +430,7 @@ def test_a_zip_with_one_csv_is_read_as_that_csv(tmp_path: Path) -> None:
     source = read_source(archive)
 
     assert len(source.table) == 3
-    assert list(source.files) == ["heart.csv"]
+    assert list(source.files) == ["archive.zip", "heart.csv"]
 
 
 @needs_raw_tables
@@ -402,7 +438,7 @@ def test_uci_s_own_folder_gives_the_table_that_the_project_carries(uci: Source) 
     source = read_source(RAW_TABLES)
 
     pd.testing.assert_frame_equal(source.table, uci.table)
-    assert "chol: 0 -> missing, 172 times" in source.mapped
+    assert "chol: 0 -> missing, in 172 of 920 rows" in source.mapped
 
 
 def test_a_broken_row_of_uci_s_files_is_named_with_its_file(tmp_path: Path) -> None:
@@ -494,7 +530,9 @@ def test_records_of_the_second_task_are_recognised(tmp_path: Path) -> None:
         pytest.param(b"\n\n", r"is empty", id="blank lines"),
         pytest.param(b"a,b\n1,2\n", r"no source that is known\. .*expected age, sex, .*; got a, b$", id="other header"),
         pytest.param(
-            OWN_HEADER.replace("age,", "").encode(), r"closest is the columns of .* got sex, cp", id="lacks one"
+            OWN_HEADER.replace("age,", "").encode(),
+            r"closest is the columns of .* got sex, cp.*; lacking: age$",
+            id="lacks one",
         ),
         pytest.param(OWN_HEADER.encode(), r"has a header and no patients", id="header only"),
         pytest.param(f"age,{OWN_HEADER}\n1,{OWN_ROW}\n".encode(), r"has the column age more than once", id="twice"),
@@ -518,11 +556,20 @@ def test_what_is_nothing_that_is_known_is_refused_in_one_line(tmp_path: Path, co
 
 
 def test_a_header_that_may_be_a_patient_is_not_quoted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"got name$"):
+    with pytest.raises(DataError, match=r"got a first line that does not look like a header$"):
         read_source(write(tmp_path, "name,Smith; Mary (born 1950 in a small town by the sea)", "a,b"))
 
 
-@pytest.mark.parametrize("files", [{}, {"a.csv": "x", "b.csv": "y"}, {"readme.txt": "x"}])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"a.csv": "x", "b.csv": "y"},
+        {"readme.txt": "x"},
+        {"a/heart.csv": "x", "b/heart.csv": "y"},
+        {"a/processed.va.data": "x", "b/processed.va.data": "y"},
+    ],
+)
 def test_a_zip_without_what_is_wanted_is_refused(tmp_path: Path, files: dict[str, str]) -> None:
     archive = tmp_path / "some.zip"
     content = io.BytesIO()
@@ -533,6 +580,14 @@ def test_a_zip_without_what_is_wanted_is_refused(tmp_path: Path, files: dict[str
 
     with pytest.raises(DataError, match=r"expected one CSV, or processed\.cleveland\.data, .* in this zip"):
         read_source(archive)
+
+
+def test_an_excel_file_is_called_so(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "heart.xlsx", "w") as target:
+        target.writestr("xl/workbook.xml", "<workbook/>")
+
+    with pytest.raises(DataError, match=r"heart\.xlsx: is an Excel file; save it as CSV UTF-8"):
+        read_source(tmp_path / "heart.xlsx")
 
 
 def test_a_folder_without_uci_s_files_is_refused(tmp_path: Path) -> None:
