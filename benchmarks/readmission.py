@@ -5,6 +5,7 @@ same held-out patients of both hospitals:
 
 federation_mlp, federation_logistic   the federation in process, through the same apps and strategies as over gRPC
 pooled_mlp                            one model, trained with the same recipe on both hospitals' training rows together
+pooled_mlp_other_seed                 the same, of another training seed: how much of a difference is noise
 bayes                                 the probabilities that the generator knows, with the labels that were drawn
 bayes_expected                        what they reach in expectation over labels
 """
@@ -64,17 +65,19 @@ def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
     labels = np.concatenate([one.test.labels for one in hospitals])
     known, drawn = held_out_probability(records)
     assert (drawn == labels).all()
-    pooled, bayes = (roc_auc(scores, labels) for scores in (score_pooled(hospitals, settings), known))
-    assert pooled is not None
-    assert bayes is not None
+    other = replace(settings, seed=settings.seed + 1)
+    scores = (score_pooled(hospitals, settings), score_pooled(hospitals, other), known)
+    pooled, pooled_other, bayes = (roc_auc(one, labels) or float("nan") for one in scores)
     return {
         "prevalence": float(records.table[READMISSION.label.name].mean()),
         "federation_mlp": mlp,
         "pooled_mlp": pooled,
+        "pooled_mlp_other_seed": pooled_other,
         "federation_logistic": logistic,
         "bayes": bayes,
         "bayes_expected": expected_roc_auc(known),
         "federation_minus_pooled": mlp - pooled,
+        "pooled_minus_pooled_of_other_seed": pooled - pooled_other,
         "mlp_minus_logistic": mlp - logistic,
         "bayes_minus_mlp": bayes - mlp,
     }

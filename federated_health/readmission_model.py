@@ -52,6 +52,8 @@ and 0.2 emergency visits in the year before) follow Strack et al. 2014, BioMed R
 doi:10.1155/2014/781670 (UCI data set 296, doi:10.24432/C5230J). There HbA1c was measured in 18 % and 11 % came back
 within 30 days; here about 70 and 20 %, so that there is something to learn. The minimum of risk near an HbA1c of 7.5 %
 is that of mortality in Currie et al. 2010, Lancet 375:481. The coefficients are ours; none was estimated from patients.
+Their directions are plausible; their sizes are far larger than in real patients, whose readmission is hard to predict,
+so that models can be told apart.
 """
 
 from dataclasses import dataclass

@@ -70,9 +70,9 @@ class Source:
         return HOSPITAL_COLUMN in self.table.columns
 
     def remarks(self) -> list[str]:
-        """What was mapped and dropped and what is known, for a person."""
+        """What was mapped and dropped, for a person."""
         dropped = [f"{why}: {rows} dropped" for why, rows in self.dropped.items() if rows]
-        return [*self.mapped, *dropped, *(f"{name.replace('_', ' ')}: {fact}" for name, fact in self.facts.items())]
+        return [*self.mapped, *dropped]
 
     def describe(self) -> dict[str, Any]:
         """All but the table, for the manifest."""
@@ -141,15 +141,13 @@ def generate_readmission(patients: int, seed: int) -> Source:
     if not low <= patients <= high:
         raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
     records = generate_patients(patients, seed)
+    best = round(expected_roc_auc(records.probability), 4)
     return Source(
         name=READMISSION.name,
         task=READMISSION,
         title="generated records of diabetes patients",
-        facts={
-            "generated_patients": patients,
-            "generator_seed": seed,
-            "expected_bayes_optimal_roc_auc": round(expected_roc_auc(records.probability), 4),
-        },
+        mapped=[f"Bayes-optimal ROC-AUC, expected over the labels of all these patients: {best}"],
+        facts={"generated_patients": patients, "generator_seed": seed, "expected_bayes_optimal_roc_auc": best},
         table=records.table,
     )
 
