@@ -43,6 +43,8 @@ DOORS = {
 Run = Callable[..., tuple[int, str]]
 Show = Callable[..., tuple[int, str, str]]
 
+BEST = "expected_bayes_optimal_roc_auc"
+
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Show:
@@ -479,9 +481,10 @@ def test_create_dataset_generates_as_many_patients_as_asked_for(create: Show, fl
     code, printed, said = create(f"--source readmission {flags} --seed 3")
 
     assert (code, said) == (0, "")
-    assert printed.startswith(
-        f"generated records of diabetes patients: {rows} patients\n  generated patients: {rows}\n"
-    )
+    source = manifest_of()["source"]
+    assert (source["generated_patients"], source["generator_seed"]) == (rows, 3)
+    best = f"Bayes-optimal ROC-AUC, expected over the labels of all these patients: {source[BEST]}"
+    assert printed.startswith(f"generated records of diabetes patients: {rows} patients\n  {best}\n")
     assert sum(count for _, count in hospitals_of()) == rows
     assert [name for name, _ in hospitals_of()] == ["university", "community"]
     assert manifest_of()["task"] == "readmission"
