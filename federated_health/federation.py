@@ -6,8 +6,7 @@ neither repeat a round, resume, nor order replies so that the result does not de
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,21 +15,16 @@ from flwr.serverapp import Grid
 
 from federated_health import messages
 from federated_health.errors import RunError
-from federated_health.messages import (
-    Evaluation,
-    Instructions,
-    Introduction,
-    MalformedMessageError,
-    TrainingScores,
-    Update,
-)
-from federated_health.metrics import THRESHOLD, Counts, choose_threshold, figures_of, merge_counts, roc_auc_from_cells
+from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update
+from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
 from federated_health.streaming.grids import FutureGrid
+from federated_health.summaries import Round, summarise_round, summarise_run
 from federated_health.terms import write_terms
+from federated_health.weights import MalformedMessageError, weights_to_record
 
 logger = logging.getLogger(__name__)
 
@@ -44,29 +38,6 @@ WORDS_INTERVAL = 15.0
 
 GATHER_INTERVAL = 0.1
 """Seconds between looks at who is connected."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HospitalRound:
-    """One hospital in one round.
-
-    Attributes:
-        train_loss: mean over its training rows, in nats; None where its update did not arrive.
-        counts: of its held-out rows under the round's new weights; None where its evaluation did not arrive.
-    """
-
-    train_examples: int
-    train_loss: float | None
-    counts: Counts | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What one round gave. `hospitals` is ordered by name; `federation` is merged from the same counts."""
-
-    number: int
-    hospitals: Mapping[str, HospitalRound]
-    federation: HospitalRound
 
 
 class Federation:
@@ -137,7 +108,14 @@ class Federation:
             nodes = self._participants()
             weights, trained = self._train(number, nodes)
             evaluated = self._evaluate(number, nodes, weights)
-            self.weights, self.last_round = weights, self._summarise(number, trained, evaluated)
+            self.weights, self.last_round = (
+                weights,
+                summarise_round(
+                    number,
+                    {reply.hospital: reply.content for reply in trained},
+                    {reply.hospital: reply.content.counts for reply in evaluated},
+                ),
+            )
             yield self.last_round
 
     def evaluate_finally(self) -> dict[str, Any]:
@@ -157,12 +135,13 @@ class Federation:
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
             raise
-        return self._figures({reply.hospital: reply.content for reply in replies})
+        return summarise_run({reply.hospital: reply.content for reply in replies}, self._train_examples())
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """The figures that the last finished round's counts give, where there was no final evaluation."""
         rounds = self.last_round.hospitals if self.last_round else {}
-        return self._figures({name: Evaluation(counts=one.counts) for name, one in rounds.items() if one.counts})
+        evaluations = {name: Evaluation(counts=one.counts) for name, one in rounds.items() if one.counts}
+        return summarise_run(evaluations, self._train_examples())
 
     def instructions(self) -> Instructions:
         """What hospitals are told beside the weights; `rounds` counts those that are finished."""
@@ -201,7 +180,7 @@ class Federation:
         """The final weights to every participant."""
         content = RecordDict(
             {
-                messages.ARRAYS: messages.weights_to_record(self.weights),
+                messages.ARRAYS: weights_to_record(self.weights),
                 messages.CONFIG: self.instructions().to_record(),
             }
         )
@@ -249,6 +228,9 @@ class Federation:
         """Names that our own grids know from joining; Flower's grids know none."""
         return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
 
+    def _train_examples(self) -> dict[str, int]:
+        return {hospital.name: hospital.train_examples for hospital in self.introductions.values()}
+
     def _names(self) -> dict[int, str]:
         return {node: hospital.name for node, hospital in self.introductions.items()}
 
@@ -268,7 +250,7 @@ class Federation:
     def _train(self, number: int, nodes: list[int]) -> tuple[Weights, list[Accepted[Update]]]:
         questions = self._strategy.configure_train(
             number,
-            messages.weights_to_record(self.weights),
+            weights_to_record(self.weights),
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
@@ -284,7 +266,7 @@ class Federation:
     def _evaluate(self, number: int, nodes: list[int], weights: Weights) -> list[Accepted[Evaluation]]:
         questions = self._strategy.configure_evaluate(
             number,
-            messages.weights_to_record(weights),
+            weights_to_record(weights),
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
@@ -294,44 +276,3 @@ class Federation:
         )
         self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
         return evaluated
-
-    def _summarise(self, number: int, trained: list[Accepted[Update]], evaluated: list[Accepted[Evaluation]]) -> Round:
-        updates = {reply.hospital: reply.content for reply in trained}
-        counts = {reply.hospital: reply.content.counts for reply in evaluated}
-        hospitals = {
-            name: HospitalRound(
-                train_examples=updates[name].examples if name in updates else 0,
-                train_loss=updates[name].loss if name in updates else None,
-                counts=counts.get(name),
-            )
-            for name in sorted(updates.keys() | counts.keys())
-        }
-        rows = sum(update.examples for update in updates.values())
-        federation = HospitalRound(
-            train_examples=rows,
-            train_loss=sum(update.loss * update.examples for update in updates.values()) / rows,
-            counts=merge_counts(counts.values()) if counts else None,
-        )
-        return Round(number=number, hospitals=hospitals, federation=federation)
-
-    def _figures(self, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-        rows = {hospital.name: hospital for hospital in self.introductions.values()}
-        hospitals = {
-            name: figures_of(evaluation.counts, rows[name].train_examples, evaluation.roc_auc)
-            for name, evaluation in sorted(evaluations.items())
-        }
-        if not hospitals:
-            return {"hospitals": {}, "federation": None}
-        cells = [
-            [part for part in parts if part is not None]
-            for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
-        ]
-        pooled = roc_auc_from_cells(*map(np.concatenate, cells)) if all(cells) else None
-        within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
-        federation = figures_of(
-            merge_counts(evaluation.counts for evaluation in evaluations.values()),
-            sum(figures["train_examples"] for figures in hospitals.values()),
-            pooled,
-        )
-        federation["mean_roc_auc"] = float(np.mean(within)) if within else None
-        return {"hospitals": hospitals, "federation": federation}

@@ -17,21 +17,20 @@ This is the one list of what leaves a hospital:
 What comes from the other side is checked when it is read; what is wrong raises MalformedMessageError, without values.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights
 from federated_health.names import is_hospital_name
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
+from federated_health.weights import MalformedMessageError, weights_from_record, weights_to_record
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"
@@ -43,10 +42,6 @@ LARGEST_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 ROUND = "server-round"  # Flower's own name; its strategies set it
-
-
-class MalformedMessageError(ValueError):
-    """A record that lacks something or holds what it must not; says what, without values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,45 +230,6 @@ class TrainingScores:
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its cells hold more than the training rows that it declared")
         return cls(positives=positives, negatives=negatives)
-
-
-def weights_to_record(weights: Weights) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
-
-
-def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
-    """Weights of exactly these names and shapes, finite float32.
-
-    Raises:
-        MalformedMessageError: they are not.
-    """
-    if list(record) != list(shapes):
-        raise MalformedMessageError("its weights have other names")
-    weights: Weights = {}
-    for name, shape in shapes.items():
-        array = _decode(record[name], name, shape)
-        if not np.isfinite(array).all():
-            raise MalformedMessageError(f"its weights {name} are not all finite")
-        weights[name] = array
-    return weights
-
-
-def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The array in Flower's bytes, which are NumPy's own format; its claims are checked before any is believed."""
-    if array.stype != "numpy.ndarray":  # Flower would refuse to read it, later and for all
-        raise MalformedMessageError(f"its weights {name} are not a NumPy array")
-    buffer = BytesIO(array.data)
-    try:
-        version = np.lib.format.read_magic(buffer)
-        claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except Exception:  # whatever a stranger's bytes make NumPy's parser raise
-        raise MalformedMessageError(f"its weights {name} cannot be read") from None
-    if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
-        raise MalformedMessageError(f"its weights {name} have another type or shape")
-    content = array.data[buffer.tell() :]
-    if len(content) != 4 * math.prod(shape):
-        raise MalformedMessageError(f"its weights {name} are cut off or too long")
-    return np.frombuffer(content, dtype=np.float32).reshape(shape)
 
 
 def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:

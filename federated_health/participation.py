@@ -23,14 +23,13 @@ from federated_health.messages import (
     Introduction,
     TrainingScores,
     Update,
-    weights_from_record,
-    weights_to_record,
 )
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
 from federated_health.statistics import Normalisation, column_sums
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
+from federated_health.weights import weights_from_record, weights_to_record
 
 if TYPE_CHECKING:
     from federated_health.training import LocalModel

@@ -11,11 +11,12 @@ from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.errors import RunError
-from federated_health.federation import Federation, HospitalRound, Round
+from federated_health.federation import Federation
 from federated_health.messages import Instructions
 from federated_health.model import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
 from federated_health.settings import Settings
+from federated_health.summaries import HospitalRound, Round
 from federated_health.tasks import get_task
 
 SETTINGS, ROUNDS, METRICS, MODEL = "settings.json", "rounds.csv", "metrics.json", "model.keras"

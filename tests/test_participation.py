@@ -14,13 +14,14 @@ from sklearn import metrics as reference
 from federated_health import participation
 from federated_health.errors import DataError, JoinError
 from federated_health.hospital import Hospital
-from federated_health.messages import Instructions, MalformedMessageError, weights_to_record
+from federated_health.messages import Instructions
 from federated_health.model import initial_weights
 from federated_health.names import node_id_of
 from federated_health.statistics import Normalisation
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.tasks import HEART_DISEASE
 from federated_health.terms import write_terms
+from federated_health.weights import MalformedMessageError, weights_to_record
 
 TOLD = Instructions(
     task="heart-disease",

@@ -1,0 +1,75 @@
+"""What one round, and a whole run, gave: each hospital's figures, and the federation's from merged counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from federated_health.messages import Evaluation, Update
+from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class HospitalRound:
+    """One hospital in one round.
+
+    Attributes:
+        train_loss: mean over its training rows, in nats; None where its update did not arrive.
+        counts: of its held-out rows under the round's new weights; None where its evaluation did not arrive.
+    """
+
+    train_examples: int
+    train_loss: float | None
+    counts: Counts | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round gave. `hospitals` is ordered by name; `federation` is merged from the same counts."""
+
+    number: int
+    hospitals: Mapping[str, HospitalRound]
+    federation: HospitalRound
+
+
+def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, Counts]) -> Round:
+    """A round of the updates, at least one, and the held-out counts that arrived, each by hospital."""
+    hospitals = {
+        name: HospitalRound(
+            train_examples=updates[name].examples if name in updates else 0,
+            train_loss=updates[name].loss if name in updates else None,
+            counts=counts.get(name),
+        )
+        for name in sorted(updates.keys() | counts.keys())
+    }
+    rows = sum(update.examples for update in updates.values())
+    federation = HospitalRound(
+        train_examples=rows,
+        train_loss=sum(update.loss * update.examples for update in updates.values()) / rows,
+        counts=merge_counts(counts.values()) if counts else None,
+    )
+    return Round(number=number, hospitals=hospitals, federation=federation)
+
+
+def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]) -> dict[str, Any]:
+    """`hospitals` and `federation` as in metrics.json, of each hospital's evaluation and training rows by name."""
+    hospitals = {
+        name: figures_of(evaluation.counts, train_examples[name], evaluation.roc_auc)
+        for name, evaluation in sorted(evaluations.items())
+    }
+    if not hospitals:
+        return {"hospitals": {}, "federation": None}
+    cells = [
+        [part for part in parts if part is not None]
+        for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
+    ]
+    pooled = roc_auc_from_cells(*map(np.concatenate, cells)) if all(cells) else None
+    within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
+    federation = figures_of(
+        merge_counts(evaluation.counts for evaluation in evaluations.values()),
+        sum(figures["train_examples"] for figures in hospitals.values()),
+        pooled,
+    )
+    federation["mean_roc_auc"] = float(np.mean(within)) if within else None
+    return {"hospitals": hospitals, "federation": federation}
