@@ -110,10 +110,11 @@ def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> 
         for file in old:
             file.replace(kept / file.name)
         for file in new:
-            placed.append(file.replace(folder / file.name))
+            placed.append(folder / file.name)  # before it is there, in case Ctrl-C comes between the two
+            file.replace(folder / file.name)
     except BaseException:  # Ctrl-C, too
         for file in placed:
-            file.unlink()
+            file.unlink(missing_ok=True)
         for file in kept.iterdir():
             file.replace(folder / file.name)
         raise
