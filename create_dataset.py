@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
     parser.add_argument("--plot", action="store_true", help=f"draw who holds what: {PICTURE}")
     parser.add_argument("--force", action="store_true", help="overwrite files that are not ours, or were changed")
+    parser.set_defaults(usual_hospitals=defaults["hospitals"])
     flags = parser.parse_args()
     if flags.source in ("uci", GENERATED) and flags.drop_invalid:
         parser.error("--drop-invalid goes with a file")
@@ -55,10 +56,6 @@ def parse() -> argparse.Namespace:
         parser.error(f"--patients goes with --source {GENERATED}")
     if flags.source not in ("uci", GENERATED) and not is_there(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
-    if flags.by in ("iid", "dirichlet") and flags.hospitals is None:
-        flags.hospitals = defaults["hospitals"]
-    if flags.by == "dirichlet" and flags.alpha is None:
-        flags.alpha = DEFAULT_ALPHA
     return flags
 
 
@@ -79,21 +76,19 @@ def read(flags: argparse.Namespace) -> Source:
     return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
 
 
-def partition_of(flags: argparse.Namespace) -> Partition:
+def partition_of(flags: argparse.Namespace, by: str) -> Partition:
     """How the flags say to divide the rows."""
-    return Partition(by=flags.by, seed=flags.seed, hospitals=flags.hospitals, alpha=flags.alpha, ratios=flags.ratios)
+    hospitals = flags.usual_hospitals if flags.hospitals is None and by in ("iid", "dirichlet") else flags.hospitals
+    alpha = DEFAULT_ALPHA if flags.alpha is None and by == "dirichlet" else flags.alpha
+    return Partition(by=by, seed=flags.seed, hospitals=hospitals, alpha=alpha, ratios=flags.ratios)
 
 
 def create() -> None:
     """Read the source, partition it and write the hospitals' CSVs."""
     flags = parse()
-    if flags.by is not None:
-        partition_of(flags)  # refuses wrong flags before anything is read
+    partition = partition_of(flags, flags.by) if flags.by else None  # refuses wrong flags before anything is read
     source = read(flags)
-    if flags.by is None:
-        flags.by = "hospital" if source.has_hospitals else "iid"
-        flags.hospitals = flags.hospitals or (None if source.has_hospitals else read_defaults()["hospitals"])
-    partition = partition_of(flags)
+    partition = partition or partition_of(flags, "hospital" if source.has_hospitals else "iid")
     hospitals = divide(source, partition)
     manifest = write_hospitals(
         flags.out, source, hospitals, partition=partition.describe(), plot=flags.plot, force=flags.force
@@ -109,7 +104,7 @@ def create() -> None:
         for entry in manifest["hospitals"]
     }
     noun = "hospital" if len(entries) == 1 else "hospitals"
-    utils.print_figures(f"{source.task.name}: {len(entries)} {noun}, by {flags.by}", entries)
+    utils.print_figures(f"{source.task.name}: {len(entries)} {noun}, by {partition.by}", entries)
     if small := sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"]):
         have = "has" if small == 1 else "have"
         utils.print_lines(f"{small} of them {have} fewer than {MINIMUM_PATIENTS} patients, and may not join", [])

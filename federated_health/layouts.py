@@ -28,7 +28,6 @@ class Layout:
         hospital: the column that says which hospital a row is from; it may be lacking.
         missing: marks for missing beside the usual ones.
         repeats_are_copies: rows that are equal in everything are copies of one patient.
-        label_is_turned: whether the file's label is 1 for those whom the task's label calls 0.
     """
 
     title: str
@@ -38,7 +37,6 @@ class Layout:
     hospital: str = HOSPITAL_COLUMN
     missing: frozenset[str] = frozenset()
     repeats_are_copies: bool = False
-    label_is_turned: bool = False
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -49,6 +47,11 @@ class Layout:
     def header(self) -> tuple[str, ...]:
         """The columns that the file must have, under its own names."""
         return tuple(self.written(column) for column in self.columns)
+
+    @property
+    def label_is_turned(self) -> bool:
+        """Whether the file's label is 1 for those whom the task's label calls 0."""
+        return self.codes.get(self.task.label.name, {}).get("1") == "0"
 
     def written(self, column: Column) -> str:
         """The file's name of a column."""
@@ -120,7 +123,6 @@ KAGGLE_HEART = Layout(
     },
     missing=_UCI_MISSING,
     repeats_are_copies=True,
-    label_is_turned=True,
 )
 
 LAYOUTS = (*CANONICAL, UCI, KAGGLE_UCI, KAGGLE_HEART)

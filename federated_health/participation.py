@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord
 
 from federated_health.dataset_folder import find_hospital
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from federated_health.training import LocalModel
 
 logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,7 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
     asked = open_message(message, context)
     log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
-    return TrainingScores(
-        positives=score_cells(log_odds[labels == 1]),
-        negatives=score_cells(log_odds[labels == 0]),
-    )
+    return TrainingScores(**_cells_by_class(log_odds, labels))
 
 
 def evaluate_finally(message: Message, context: Context) -> Evaluation:
@@ -139,14 +140,17 @@ def evaluate_finally(message: Message, context: Context) -> Evaluation:
     evaluation = Evaluation(
         counts=count_outcomes(probability(log_odds), labels, asked.instructions.threshold),
         roc_auc=roc_auc(log_odds, labels),
-        positives=score_cells(log_odds[labels == 1]),
-        negatives=score_cells(log_odds[labels == 0]),
+        **_cells_by_class(log_odds, labels),
     )
     figures = figures_of(evaluation.counts, len(hospital.train), evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(asked.weights)
     context.state[CONFIG] = asked.instructions.to_record()
     return evaluation
+
+
+def _cells_by_class(log_odds: Floats, labels: Floats) -> dict[str, npt.NDArray[np.float64]]:
+    return {"positives": score_cells(log_odds[labels == 1]), "negatives": score_cells(log_odds[labels == 0])}
 
 
 def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:

@@ -63,9 +63,13 @@ class Partition:
             raise SettingsError(f"--hospitals: {self.hospitals} are not the {len(self.ratios)} of --ratios")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: --by {self.by} needs their number")
-        count = len(self.ratios) if self.ratios is not None else self.hospitals
-        if count is not None and not 1 <= count <= MOST_HOSPITALS:
-            raise SettingsError(f"--hospitals: expected 1 to {MOST_HOSPITALS}, got {count}")
+        if self.count is not None and not 1 <= self.count <= MOST_HOSPITALS:
+            raise SettingsError(f"--hospitals: expected 1 to {MOST_HOSPITALS}, got {self.count}")
+
+    @property
+    def count(self) -> int | None:
+        """How many hospitals are asked for; None where the data is to say."""
+        return self.hospitals if self.ratios is None else len(self.ratios)
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
@@ -91,7 +95,7 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     if partition.by == "hospital":
         return _divide_as_the_data_says(table, partition.hospitals)
     table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
-    count = len(partition.ratios) if partition.ratios is not None else partition.hospitals or 1
+    count = partition.count or 1
     if count > len(table):
         raise DataError(f"--hospitals: {count} are more than the {len(table)} patients")
     generator = np.random.default_rng(partition.seed)

@@ -1,8 +1,9 @@
 """Cells as people write them -> numbers, checked against the task's rules by pandera. No message holds a value."""
 
 import re
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Reading:
     is_text: pd.DataFrame
     outside: pd.DataFrame
 
-    @property
+    @cached_property
     def invalid(self) -> pd.DataFrame:
         """Where a cell is not what its column allows."""
         return self.is_text | self.outside
@@ -103,18 +104,16 @@ def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
         DataError: it is not.
     """
     text = read_table(path)
-    _check_header(path, text, columns)
-    if text.empty:
-        raise DataError(f"{path}: has a header and no patients", reason="its file has no patients")
+    _refuse_lacking(path, text, columns)
+    refuse_repeated_or_empty(str(path), text, [column.name for column in columns])
     return text
 
 
-def _check_header(path: Path, text: pd.DataFrame, columns: Sequence[Column]) -> None:
+def _refuse_lacking(path: Path, text: pd.DataFrame, columns: Sequence[Column]) -> None:
     header = list(text.columns)
     if lacking := [column.name for column in columns if column.name not in header]:
         noun = "column" if len(lacking) == 1 else "columns"
-        in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
-        hint = " (upper and lower case matter)" if in_other_case else ""
+        hint = hint_at_case(header, lacking)
         if columns[-1].name in lacking and isinstance(columns[-1], Label):
             hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
         raise DataError(
@@ -122,11 +121,26 @@ def _check_header(path: Path, text: pd.DataFrame, columns: Sequence[Column]) -> 
             f"{name_columns(text, [column.name for column in columns])}{hint}",
             reason=f"its file lacks the {noun} {', '.join(lacking)}",
         )
-    if repeated := [column.name for column in columns if header.count(column.name) > 1]:
-        raise DataError(
-            f"{path}: has the column {', '.join(repeated)} more than once",
-            reason=f"its file has the column {', '.join(repeated)} more than once",
-        )
+
+
+def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Refuse a table that has one of the columns more than once, or no row.
+
+    Raises:
+        DataError: it is such a table; `name` is what the message calls it.
+    """
+    header = list(text.columns)
+    if repeated := [column for column in columns if header.count(column) > 1]:
+        words = f"the column {', '.join(repeated)} more than once"
+        raise DataError(f"{name}: has {words}", reason=f"its file has {words}")
+    if text.empty:
+        raise DataError(f"{name}: has a header and no patients", reason="its file has no patients")
+
+
+def hint_at_case(header: Iterable[str], lacking: Iterable[str]) -> str:
+    """Words for a header that has a lacking column in upper or lower case; empty where it has none."""
+    in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
+    return " (upper and lower case matter)" if in_other_case else ""
 
 
 def name_columns(text: pd.DataFrame, known: Collection[str]) -> str:
@@ -178,6 +192,12 @@ def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.S
     """The different cells of a column, trimmed and in lower case, and the position in them of each row's cell."""
     places, distinct = pd.factorize(cells)
     return places, pd.Series(distinct, dtype=str).str.strip().str.lower()
+
+
+def count_zeros(cells: "pd.Series[str]") -> int:
+    """Rows whose cell is the number 0, however it is written."""
+    places, distinct = distinct_cells(cells)
+    return int((pd.to_numeric(distinct, errors="coerce") == 0).to_numpy()[places].sum())
 
 
 def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:

@@ -31,8 +31,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
         axes.barh(places, positive, color=POSITIVE, label="yes")
         axes.barh(places, negative, left=positive, color=NEGATIVE, label="no")
         axes.set_yticks(places, [entry["name"][:LONGEST_NAME] for entry in hospitals])
-        axes.invert_yaxis()
-        axes.set_ylim(count + 0.6, 0.4)
+        axes.set_ylim(count + 0.6, 0.4)  # the first hospital on top
         axes.set_xlabel("patients")
         for place, entry in zip(places, hospitals, strict=True):
             share = f"{100 * entry['labels']['1'] / entry['rows']:.0f} % yes"

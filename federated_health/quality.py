@@ -15,8 +15,8 @@ from federated_health.columns import Measurement
 from federated_health.errors import DataError
 from federated_health.patients import (
     Reading,
+    count_zeros,
     declared_columns,
-    distinct_cells,
     looks_like_name,
     read_cells,
     read_columns,
@@ -132,7 +132,7 @@ def check_hospital(path: Path, task: Task) -> Quality:
     text = read_columns(path, columns)
     reading = read_cells(text, columns)
     invalid = reading.invalid
-    zeros = {column.name: _count_zeros(text[column.name]) for column in columns}
+    zeros = {column.name: count_zeros(text[column.name]) for column in task.measurements}
     label = reading.numbers[task.label.name]
     return Quality(
         path=path,
@@ -165,11 +165,6 @@ def _name_rows(rows: Sequence[int]) -> str:
     named = ", ".join(str(row) for row in rows[:MOST_ROWS])
     more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
     return f"row{'s' if len(rows) > 1 else ''} {named}{more} (1 is the first below the header)"
-
-
-def _count_zeros(cells: "pd.Series[str]") -> int:
-    places, distinct = distinct_cells(cells)
-    return int((pd.to_numeric(distinct, errors="coerce") == 0).to_numpy()[places].sum())
 
 
 def _find_obstacle(path: Path, task: Task, text: pd.DataFrame, reading: Reading) -> DataError | None:

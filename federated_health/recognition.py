@@ -17,7 +17,7 @@ from federated_health.layouts import (
     UCI_HEADER,
     Layout,
 )
-from federated_health.patients import distinct_cells, name_columns
+from federated_health.patients import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
 from federated_health.tables import parse_table
 
 
@@ -49,14 +49,10 @@ def recognise(name: str, content: bytes, path: Path) -> RecognisedFile:
         text = parse_table(content, label, UCI_HEADER)
         return RecognisedFile(label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
     text = parse_table(content, label)
-    header = list(text.columns)
-    layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(header)), None)
+    layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)
     if layout is None:
         raise DataError(f"{label}: is no source that is known. {_describe_closest(text)}")
-    if repeated := [column for column in (*layout.header, layout.hospital) if header.count(column) > 1]:
-        raise DataError(f"{label}: has the column {', '.join(repeated)} more than once")
-    if text.empty:
-        raise DataError(f"{label}: has a header and no patients")
+    refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
     _refuse_other_codes(label, text, layout)
     return RecognisedFile(label, text, layout)
 
@@ -65,8 +61,7 @@ def _describe_closest(text: pd.DataFrame) -> str:
     header = list(text.columns)
     closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
     lacking = [name for name in closest.header if name not in header]
-    in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
-    hint = " (upper and lower case matter)" if in_other_case else ""
+    hint = hint_at_case(header, lacking)
     told = f"; lacking: {', '.join(lacking)}{hint}" if len(lacking) < len(closest.header) else hint
     return (
         f"The closest is {closest.title}: expected {', '.join(closest.header)}; got "

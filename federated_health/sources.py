@@ -15,7 +15,7 @@ from federated_health.archives import read_contents
 from federated_health.errors import DataError, SettingsError
 from federated_health.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.names import hospital_name_from
-from federated_health.patients import MISSING_MARKS, describe_cell, read_cells
+from federated_health.patients import MISSING_MARKS, count_zeros, describe_cell, read_cells
 from federated_health.readmission import expected_roc_auc, generate_patients
 from federated_health.recognition import RecognisedFile, recognise, shorten
 from federated_health.tables import hash_file
@@ -117,7 +117,7 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
         title=layout.title,
         path=path,
         files={
-            **({} if path.is_dir() else {path.name: hash_file(path)}),
+            **({} if path.is_dir() or path.name in contents else {path.name: hash_file(path)}),  # an archive
             **{file: sha256(content).hexdigest() for file, content in contents.items()},
         },
         mapped=[
@@ -169,7 +169,7 @@ def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFram
     invalid = reading.invalid
     hospitals = _read_hospitals(file)
     if hospitals is not None:
-        invalid[HOSPITAL_COLUMN] = hospitals == ""
+        invalid = invalid.assign(**{HOSPITAL_COLUMN: hospitals == ""})
     broken = invalid.any(axis=1)
     if broken.any() and not drop_invalid:
         _raise_first(file, invalid)
@@ -207,8 +207,7 @@ def _raise_first(file: RecognisedFile, invalid: pd.DataFrame) -> None:
 def _zeros(layout: Layout, text: pd.DataFrame) -> Iterator[str]:
     """Where a 0 stands for missing, in words."""
     for column in layout.task.measurements:
-        zeros = int((shorten(text[layout.written(column)]) == "0").sum())
-        if column.zero_is_missing and zeros:
+        if column.zero_is_missing and (zeros := count_zeros(text[layout.written(column)])):
             yield f"{layout.written(column)}: 0 -> missing, in {zeros} of {len(text)} rows"
 
 

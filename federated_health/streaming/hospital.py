@@ -51,7 +51,7 @@ def join_federation(
         JoinError: no server within the wait, or it refused or stopped.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
-    metadata = (("hospital", name), ("process", uuid4().hex), ("terms", write_terms({"protocol": PROTOCOL, **terms})))
+    metadata = (*_introduction(name, terms), ("process", uuid4().hex))
     deadline = time.monotonic() + wait
     said = False
     while True:
@@ -95,10 +95,15 @@ def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str)
     Args:
         reason: words without values.
     """
-    metadata = (("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **terms})), ("unfit", reason))
+    metadata = (*_introduction(name, terms), ("unfit", reason))
     with open_channel(address) as channel:
         call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=UNFIT_SECONDS)
         call.code()  # blocks until the server has refused; whether it is there at all does not matter
+
+
+def _introduction(name: str, terms: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What a stream's metadata begins with."""
+    return ("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **terms}))
 
 
 def _answer(app: ClientApp, context: Context, wrapped: ServerMessage) -> ClientMessage:

@@ -72,12 +72,22 @@ def assert_as_shown(readme: str, said: str, mark: str, rows: int) -> None:
         assert printed[name] == pytest.approx(figures, abs=0.02), name
 
 
-def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
+def walk_through(checkout: Path, mark: str) -> tuple[str, str]:
+    """Run the README's commands with that mark; returns the README and what the server printed."""
     readme = (checkout / "README.md").read_text()
-    create, serve, *joins, predict = commands_of(readme, "walkthrough")
-    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
+    create, serve, *joins, predict = commands_of(readme, mark)
+    run(checkout, create)
     said = run_federation(checkout, serve, joins)
-    subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
+    run(checkout, predict)
+    return readme, said
+
+
+def run(checkout: Path, command: list[str]) -> None:
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True, timeout=60)
+
+
+def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
+    readme, said = walk_through(checkout, "walkthrough")
 
     assert_as_shown(readme, said, "<!-- walkthrough -->", rows=6)
     scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
@@ -87,11 +97,7 @@ def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
 
 
 def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
-    readme = (checkout / "README.md").read_text()
-    create, serve, *joins, predict = commands_of(readme, "readmission")
-    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
-    said = run_federation(checkout, serve, joins)
-    subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
+    readme, said = walk_through(checkout, "readmission")
 
     assert_as_shown(readme, said, "<!-- readmission -->", rows=4)
     scored = pd.read_csv(checkout / "runs" / "readmission" / "risk.csv")
@@ -117,12 +123,12 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
     table.to_csv(checkout / "strokes.csv", index=False)
 
     create, serve, *joins = commands_of(readme, "third task commands")
-    subprocess.run(create, cwd=checkout, check=True, capture_output=True, timeout=60)
+    run(checkout, create)
     run_federation(checkout, [*serve, "--out", "runs/stroke"], joins)
 
     metrics = json.loads((checkout / "runs" / "stroke" / "metrics.json").read_text())
     assert metrics["task"] == "stroke"
     assert metrics["federation"]["roc_auc"] > 0.9
     predict = [sys.executable, "predict.py", "runs/stroke/model.keras", "strokes.csv", "--out", "risk.csv"]
-    subprocess.run(predict, cwd=checkout, check=True, capture_output=True, timeout=60)
+    run(checkout, predict)
     assert (pd.read_csv(checkout / "risk.csv")["prediction"] == ill).mean() > 0.8
