@@ -29,6 +29,7 @@ from federated_health.messages import (
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
 from federated_health.statistics import Normalisation, column_sums
+from federated_health.streaming.grids import hospital_context
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
 from federated_health.weights import weights_from_record, weights_to_record
@@ -57,6 +58,14 @@ class Assignment:
     weights: Weights
 
 
+class PresentHospital(Context):
+    """The context of a hospital in process whose rows are in memory, such as one side of a fold, not in a CSV."""
+
+    def __init__(self, hospital: Hospital) -> None:
+        super().__init__(**vars(hospital_context(hospital.name, {})))
+        self.hospital = hospital
+
+
 def hospital_of(message: Message, context: Context) -> Hospital:
     """The hospital that this node is: from its node config, or in a simulation from its number and the run config.
 
@@ -69,6 +78,8 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     if task.schema_hash != config["schema"]:
         theirs = read_terms(str(config["terms"])) if "terms" in config else {}
         raise JoinError(find_difference(task.terms, theirs) or "the server's terms are not this hospital's")
+    if isinstance(context, PresentHospital):
+        return context.hospital
     if "data" in node:
         path, name = Path(str(node["data"])), str(node["name"])
     else:
