@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from federated_health.tasks import Task
 
 DEFAULT_SPLIT_SEED = 42
 TEST_FRACTION = 0.25
+
+Positions = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,10 @@ class Patients:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: npt.NDArray[Any]) -> "Patients":
+        """Those patients, by position or by mask."""
+        return Patients(self.values[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,7 @@ class Hospital:
         return [rows, *(f"look at this: {warning}" for warning in self.warnings)]
 
 
-def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[Positions, Positions]:
     """Positions of training and of held-out rows, each ascending.
 
     A quarter is held out, of each class where it has more than one patient. Which ones is a matter of a keyed hash of
@@ -64,17 +71,35 @@ def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[npt.NDArra
         numbers: all rows of one hospital, label included.
         seed: the hospital's own split seed.
     """
+    members, positives, negatives = _draw_patients(numbers, label, seed)
+    held_out = np.zeros(len(positives) + len(negatives), dtype=bool)
+    for of_class in (positives, negatives):
+        held_out[of_class[: int(len(of_class) * TEST_FRACTION + 0.5)]] = True  # none of one, one of two to five
+    in_test = held_out[members]
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def deal_folds(numbers: pd.DataFrame, label: str, folds: int, seed: int) -> npt.NDArray[np.intp]:
+    """The fold, from 0, of each row of one hospital, for stratified cross-validation.
+
+    The patients of either class are dealt out to the folds one by one, in the order that `split_rows` would take them
+    in; the second class goes on where the first one stopped, so that folds are of the same size. Equal rows share one.
+    """
+    members, positives, negatives = _draw_patients(numbers, label, seed)
+    fold_of = np.zeros(len(positives) + len(negatives), dtype=np.intp)
+    fold_of[np.concatenate([positives, negatives])] = np.arange(len(fold_of)) % folds
+    return fold_of[members]
+
+
+def _draw_patients(numbers: pd.DataFrame, label: str, seed: int) -> tuple[Positions, Positions, Positions]:
+    """Each row's patient, from 0; and the patients of either class, each in the order of their draws."""
     content = numbers.drop(columns=label).to_numpy(dtype=np.float64) + 0.0  # makes -0.0 the 0.0 that it equals
     key = seed.to_bytes(16, "big", signed=True)
     draws = np.array([blake2b(row.tobytes(), digest_size=8, key=key).hexdigest() for row in content])
     patients, members = np.unique(draws, return_inverse=True)  # sorted by draw
     positive = np.zeros(len(patients), dtype=bool)
     np.logical_or.at(positive, members, numbers[label].to_numpy() == 1)
-    held_out = np.zeros(len(patients), dtype=bool)
-    for of_class in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        held_out[of_class[: int(len(of_class) * TEST_FRACTION + 0.5)]] = True  # none of one, one of two to five
-    in_test = held_out[members]
-    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+    return members, np.flatnonzero(positive), np.flatnonzero(~positive)
 
 
 @lru_cache(maxsize=1024)
@@ -86,14 +111,16 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospita
     """
     quality = check_hospital(path, task)
     quality.raise_obstacle()
-    numbers = quality.numbers
-    values = numbers[list(task.column_names)].to_numpy(dtype=np.float64)
-    labels = numbers[task.label.name].to_numpy(dtype=np.float32)
-    train, test = split_rows(numbers, task.label.name, split_seed)
+    everyone = patients_of(quality.numbers, task)
+    train, test = split_rows(quality.numbers, task.label.name, split_seed)
     return Hospital(
-        name=name,
-        task=task,
-        train=Patients(values[train], labels[train]),
-        test=Patients(values[test], labels[test]),
-        warnings=quality.warnings,
+        name=name, task=task, train=everyone.take(train), test=everyone.take(test), warnings=quality.warnings
+    )
+
+
+def patients_of(numbers: pd.DataFrame, task: Task) -> Patients:
+    """All rows of one hospital, in their order."""
+    return Patients(
+        numbers[list(task.column_names)].to_numpy(dtype=np.float64),
+        numbers[task.label.name].to_numpy(dtype=np.float32),
     )

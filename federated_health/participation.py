@@ -100,7 +100,7 @@ def open_message(message: Message, context: Context) -> Assignment:
     return Assignment(
         instructions=instructions,
         round_number=int(str(content.config_records[CONFIG].get(ROUND, instructions.rounds))),
-        local=_local_model(hospital, instructions.model, instructions.normalisation),
+        local=local_model(hospital, instructions.model, instructions.normalisation),
         weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
     )
 
@@ -174,7 +174,8 @@ def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
 
 
 @lru_cache(maxsize=1024)
-def _local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
+def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
+    """A hospital's rows as features, and its compiled training; made once a process."""
     from federated_health.training import LocalModel  # brings TensorFlow, which a wrong CSV need not wait for
 
     return LocalModel(hospital, model, normalisation)

@@ -6,7 +6,7 @@ that the arithmetic, to the bit, is the same wherever it runs on one kind of mac
 """
 
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -152,11 +152,11 @@ class LocalModel:
     """
 
     def __init__(self, hospital: Hospital, model: str, normalisation: Normalisation) -> None:
-        encoder = build_encoder(hospital.task, normalisation)
         self.hospital = hospital
         self._trainer = _trainer_of(hospital.task, model)
-        self._train_features = encode(encoder, hospital.task, hospital.train.values)
-        self._test_features = encode(encoder, hospital.task, hospital.test.values)
+        everyone = np.concatenate([hospital.train.values, hospital.test.values])
+        features = encode(_encoder_of(hospital.task, normalisation), hospital.task, everyone)
+        self._train_features, self._test_features = np.split(features, [len(hospital.train)])
 
     def train(self, weights: Weights, recipe: Recipe, round_number: int) -> tuple[Weights, float]:
         """The round's local epochs over the training rows; see `LocalTrainer.train`."""
@@ -186,6 +186,12 @@ class LocalModel:
     def score_training(self, weights: Weights) -> Array:
         """Log-odds of the training rows, [rows]."""
         return self._trainer.score(list(weights.values()), self._train_features)
+
+
+@lru_cache(maxsize=1)
+def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
+    """Hospitals in one process, one after the other, share it."""
+    return build_encoder(task, normalisation)
 
 
 @cache

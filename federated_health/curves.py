@@ -1,0 +1,155 @@
+"""ROC curves with bands, and calibration: whether a predicted risk of 30 % means that 30 of 100 have the disease."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.intervals import LEVEL, Resampled
+from federated_health.metrics import probability
+
+GRID_POINTS = 101
+MOST_BINS = 10
+SMALLEST_BIN = 20
+"""Fewer patients in a bin of a calibration curve say too little."""
+
+LEAST_PATIENTS_OF_A_CLASS = 5
+"""Slope and intercept of calibration need as many of either."""
+
+STEEPEST = 100.0
+"""A calibration slope beyond this stands for classes that scores separate entirely: it is not defined."""
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve:
+    """A curve with a band, each [points]; `low` and `high` are pointwise."""
+
+    x: Array
+    y: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CalibrationCurve:
+    """Bins of patients of rising risk, each [bins].
+
+    Attributes:
+        predicted: mean predicted risk.
+        observed: share of positives; `low` and `high` its Wilson interval (Wilson 1927).
+        patients: number of them; not whole where patients are known by released cells.
+    """
+
+    predicted: Array
+    observed: Array
+    low: Array
+    high: Array
+    patients: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Agreement of predicted with observed risk (Cox 1958, Van Calster et al. 2016); ideal are slope 1, intercept 0.
+
+    Attributes:
+        slope: of a logistic regression of the outcome on the log-odds; below 1 where risks are too extreme.
+        intercept: what must be added to all log-odds so that the mean risk is the share of positives (slope held at
+            1); above 0 where risks are too low.
+    """
+
+    slope: float | None = None
+    intercept: float | None = None
+
+
+def roc_curve(log_odds: Floats, resampled: Resampled) -> Curve:
+    """True-positive rate over false-positive rate, on an even grid, with a pointwise bootstrap band.
+
+    Args:
+        log_odds: [patients], or [repeats, patients] for the mean over repeats at each false-positive rate.
+        resampled: of the same patients, both classes present.
+    """
+    grid = np.linspace(0.0, 1.0, GRID_POINTS)
+    as_is = np.ones((1, len(resampled.labels)))
+    repeats = np.atleast_2d(log_odds)
+    mean = np.mean([_rates(one, resampled.labels, as_is, grid) for one in repeats], axis=0)[0]
+    draws = np.mean([_rates(one, resampled.labels, resampled.times, grid) for one in repeats], axis=0)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return Curve(x=grid, y=mean, low=low, high=high)
+
+
+def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = None) -> CalibrationCurve:
+    """Bins of about equal numbers of patients.
+
+    Args:
+        risk: [patients], predicted probabilities.
+        positive: [patients], 0 or 1.
+        weights: [patients], how many each stands for; 1 if left out.
+    """
+    weights = np.ones(len(risk)) if weights is None else np.asarray(weights, dtype=np.float64)
+    order = np.argsort(risk, kind="stable")
+    risk, positive, weights = np.asarray(risk, dtype=np.float64)[order], positive[order], weights[order]
+    bins = int(np.clip(weights.sum() // SMALLEST_BIN, 1, MOST_BINS))
+    place = np.minimum((np.cumsum(weights) - weights / 2) / weights.sum() * bins, bins - 1e-9).astype(np.intp)
+    patients = np.bincount(place, weights, minlength=bins).astype(np.float64)
+    held = patients > 0
+    patients = patients[held]
+    predicted = np.bincount(place, weights * risk, minlength=bins)[held] / patients
+    observed = np.bincount(place, weights * positive, minlength=bins)[held] / patients
+    low, high = _wilson(observed, patients)
+    return CalibrationCurve(predicted=predicted, observed=observed, low=low, high=high, patients=patients)
+
+
+def calibration(log_odds: Floats, labels: Floats) -> Calibration:
+    """Slope and intercept; None where a class has fewer than LEAST_PATIENTS_OF_A_CLASS, and of scores that separate.
+
+    Args:
+        log_odds, labels: [patients].
+    """
+    from scipy.optimize import brentq  # these take a second to import, and most runs need neither
+    from sklearn.linear_model import LogisticRegression
+
+    positives = int((labels == 1).sum())
+    if min(positives, len(labels) - positives) < LEAST_PATIENTS_OF_A_CLASS:
+        return Calibration()
+    x = np.asarray(log_odds, dtype=np.float64)
+    furthest = float(np.abs(x).max()) + 50.0
+    intercept = float(brentq(lambda shift: float((probability(x + shift) - labels).mean()), -furthest, furthest))
+    if x.std() == 0 or _separates(x, labels):
+        return Calibration(intercept=intercept)
+    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(x[:, None], labels)
+    slope = float(fitted.coef_[0, 0])
+    return Calibration(slope=slope if abs(slope) < STEEPEST else None, intercept=intercept)
+
+
+def _separates(x: Array, labels: Floats) -> bool:
+    high, low = x[labels == 1], x[labels == 0]
+    return bool(high.min() >= low.max() or high.max() <= low.min())
+
+
+def _rates(scores: Floats, labels: Floats, times: npt.NDArray[Any], grid: Array) -> Array:
+    """[draws, grid]: true-positive rates, linear between the curve's corners."""
+    order = np.argsort(-scores, kind="stable")
+    ordered, positive = scores[order], labels[order] == 1
+    ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))  # of patients of equal score
+    rates = np.empty((len(times), len(grid)))
+    for row, one in enumerate(times):
+        weights = one[order]
+        hits = np.concatenate([[0.0], np.cumsum(weights * positive)[ends]])
+        alarms = np.concatenate([[0.0], np.cumsum(weights * ~positive)[ends]])
+        # Where the curve rises straight up, the greatest of its heights stands for that rate.
+        rates[row] = np.interp(grid, alarms / alarms[-1], hits / hits[-1])
+    return rates
+
+
+def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + LEVEL / 2))
+    centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)

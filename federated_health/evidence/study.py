@@ -1,0 +1,204 @@
+"""The fits of a study: over several processes, each result on disk as soon as it is there, so that a study resumes."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+from flwr.clientapp import ClientApp
+
+from federated_health import __version__
+from federated_health.errors import RunError, UserError
+from federated_health.evidence.cohort import Cohort
+from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, run_fit, settings_of
+
+JOURNAL = "fits.jsonl"
+
+Results = dict[Fit, Scored]
+
+
+class Journal:
+    """The file of a study's finished fits: a line that names the study, then a line a fit.
+
+    Args:
+        folder: of the study; it is there.
+        fingerprint: all that the results depend on.
+        force: start anew where the folder holds another study.
+
+    Raises:
+        RunError: the folder holds another study, or cannot be written to.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, force: bool) -> None:
+        self._path = folder / JOURNAL
+        self.results: Results = {}
+        first = json.dumps(fingerprint, sort_keys=True)
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            if lines and lines[0] != first and not force:
+                raise RunError(f"{self._path}: is of another study (other data or settings); --force starts anew")
+            whole = [first, *self._read(lines[1:])] if lines and lines[0] == first else [first]
+            # Written anew without a last line that a power cut tore.
+            self._path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written to ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise RunError(f"{self._path}: is not a study's; --force does not overwrite it") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, fit: Fit, scored: Scored) -> None:
+        """Keep a result, on disk when this returns."""
+        self.results[fit] = scored
+        try:
+            self._file.write(json.dumps({**asdict(fit), **scored.to_json()}) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written to ({error.strerror})") from None
+
+    def _read(self, lines: Sequence[str]) -> Iterator[str]:
+        """The lines that are whole, each of which becomes a result."""
+        for line in lines:
+            try:
+                content = json.loads(line)
+                fit = Fit(
+                    repeat=content.pop("repeat"),
+                    fold=content.pop("fold"),
+                    regime=Regime(content.pop("regime")),
+                    subject=content.pop("subject"),
+                )
+                self.results[fit] = Scored(**content)
+            except (ValueError, KeyError, TypeError):
+                return
+            yield line
+
+
+def fingerprint_of(cohort: Cohort, protocol: Protocol) -> dict[str, Any]:
+    """All that the results of a study depend on."""
+    return {
+        "version": __version__,
+        "settings": protocol.settings.to_config(),
+        "folds": protocol.folds,
+        "repeats": protocol.repeats,
+        "strategies": list(protocol.strategies),
+        "tune": protocol.tune,
+        "schema": cohort.task.schema_hash,
+        "hospitals": dict(cohort.hashes),
+    }
+
+
+def run_study(
+    cohort: Cohort,
+    protocol: Protocol,
+    journal: Journal,
+    *,
+    app: str,
+    jobs: int,
+    show: Callable[[int, int], None] = lambda *_: None,
+) -> Results:
+    """Fit what the journal does not hold yet.
+
+    Args:
+        app: where the hospitals' ClientApp is, such as client:app.
+        jobs: processes; the results do not depend on it.
+        show: told after each fit how many of how many are done.
+
+    Raises:
+        RunError, SettingsError: a fit failed; what is finished stays in the journal.
+    """
+    fits = plan_fits(list(cohort.numbers), protocol)
+    for fit in fits:
+        settings_of(fit, protocol, len(cohort.numbers))  # a strategy that needs more hospitals is refused at once
+    left = [fit for fit in fits if fit not in journal.results]
+    show(len(fits) - len(left), len(fits))
+    with _workers(min(jobs, len(left)), (cohort, protocol, app)) as run:
+        for fit, scored in run(left):
+            journal.add(fit, scored)
+            show(len(journal.results), len(fits))
+    return {fit: journal.results[fit] for fit in fits}
+
+
+Work = tuple[Cohort, Protocol, str]
+
+
+@contextmanager
+def _workers(jobs: int, work: Work) -> Iterator[Callable[[list[Fit]], Iterator[tuple[Fit, Scored]]]]:
+    """Something that runs fits: this process where there is one job, else as many others."""
+    if jobs <= 1:
+        _begin(work)
+        yield lambda fits: ((fit, _raise_or(_run(fit))) for fit in fits)
+        return
+    # Spawned, since a process that has imported TensorFlow or started threads of Flower's cannot be forked safely.
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker, (work,))
+
+    def run(fits: list[Fit]) -> Iterator[tuple[Fit, Scored]]:
+        waiting = {pool.submit(_run, fit): fit for fit in fits}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], _raise_or(future.result())
+        except BrokenProcessPool:
+            raise RunError("a process of the study died; the same command goes on where it stopped") from None
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_work: tuple[Cohort, Protocol, ClientApp]
+
+
+def _begin_worker(work: Work) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process ends the others
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _begin(work)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End this process when the study's is gone, killed perhaps: its queue of fits would be waited at for ever."""
+    parent.join()
+    os._exit(1)
+
+
+def _begin(work: Work) -> None:
+    global _work
+    cohort, protocol, reference = work
+    module, name = reference.split(":")
+    _work = cohort, protocol, getattr(import_module(module), name)
+    # TensorFlow warns of compiling anew for many shapes: here many hospitals, of different sizes, share one process.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def _run(fit: Fit) -> Scored | str:
+    """A fit's result, or why there is none: an exception of ours as its words, which any process can read."""
+    cohort, protocol, app = _work
+    try:
+        return run_fit(fit, cohort, protocol, app)
+    except UserError as error:
+        return f"repeat {fit.repeat + 1}, fold {fit.fold + 1}, {fit.regime} {fit.subject}".rstrip() + f": {error}"
+
+
+def _raise_or(result: Scored | str) -> Scored:
+    if isinstance(result, str):
+        raise RunError(result)
+    return result
