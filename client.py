@@ -61,6 +61,12 @@ def evaluate_finally(message: Message, context: Context) -> Message:
     return Message(participation.evaluate_finally(message, context).to_content(), reply_to=message)
 
 
+@app.evaluate("appraisal")
+def appraise(message: Message, context: Context) -> Message:
+    """What joining gave this hospital, and how much each column weighs."""
+    return Message(participation.appraise_model(message, context).to_content(), reply_to=message)
+
+
 def parse() -> argparse.Namespace:
     """The flags; `data` and `name` are set in either case."""
     defaults = read_defaults()
@@ -121,16 +127,8 @@ def join(flags: argparse.Namespace) -> None:
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     for line in hospital.remarks():
         logger.info("%s", line)
-    join_federation(
-        app,
-        context,
-        name=name,
-        address=flags.server,
-        terms=task.terms,
-        wait=flags.wait,
-        announce=logger.info,
-        prepare=load_tensorflow,
-    )
+    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait}
+    join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow)
     if kept := participation.remembered_model(context):
         note = f"Predicted positive: a risk of at least {kept[0].threshold}."
         utils.print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health import messages
+from federated_health.appraisal import Appraisal
 from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update
 from federated_health.metrics import THRESHOLD, choose_threshold
@@ -22,7 +23,7 @@ from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
 from federated_health.streaming.grids import FutureGrid
-from federated_health.summaries import Round, summarise_round, summarise_run
+from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.terms import write_terms
 from federated_health.weights import MalformedMessageError, weights_to_record
 
@@ -45,7 +46,7 @@ class Federation:
 
     Use: `gather`, then iterate over `rounds`, then `evaluate_finally`. After an interruption between two rounds,
     `weights`, `last_round` and `normalisation` are those of the last finished round. `threshold` is 0.5 until one is
-    chosen at the end.
+    chosen at the end. What hospitals release then is kept, by name, in `training_scores` and `evaluations`.
     """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
@@ -55,6 +56,8 @@ class Federation:
         self.last_round: Round | None = None
         self.threshold = THRESHOLD
         self.introductions: dict[int, Introduction] = {}
+        self.training_scores: dict[str, TrainingScores] = {}
+        self.evaluations: dict[str, Evaluation] = {}
         self._declined: set[int] = set()
         self._grid = grid
         self._strategy = STRATEGIES[settings.strategy]()
@@ -122,7 +125,8 @@ class Federation:
         """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
 
         Returns:
-            `hospitals` and `federation` as in metrics.json; None for a figure that is not defined.
+            `hospitals` and `federation` as in metrics.json, and what `summarise_appraisals` gives; None for a figure
+            that is not defined.
         """
         self.threshold = self._choose_threshold()
         try:
@@ -132,10 +136,21 @@ class Federation:
                     content, self.introductions[node].test_examples, final=True
                 ),
             )
+            appraisals = (
+                self._ask(self._questions(messages.APPRAISAL), self._read_appraisal) if self.settings.appraisal else []
+            )
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
             raise
-        return summarise_run({reply.hospital: reply.content for reply in replies}, self._train_examples())
+        self.evaluations = {reply.hospital: reply.content for reply in replies}
+        return {
+            **summarise_run(self.evaluations, self._train_examples()),
+            **summarise_appraisals(
+                {reply.hospital: reply.content for reply in appraisals},
+                self.evaluations,
+                self.settings.task_declaration,
+            ),
+        }
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """The figures that the last finished round's counts give, where there was no final evaluation."""
@@ -170,6 +185,7 @@ class Federation:
         )
         if not replies:
             return THRESHOLD
+        self.training_scores = {reply.hospital: reply.content for reply in replies}
         chosen = choose_threshold(
             np.concatenate([reply.content.positives for reply in replies]),
             np.concatenate([reply.content.negatives for reply in replies]),
@@ -230,6 +246,9 @@ class Federation:
 
     def _train_examples(self) -> dict[str, int]:
         return {hospital.name: hospital.train_examples for hospital in self.introductions.values()}
+
+    def _read_appraisal(self, node: int, content: RecordDict) -> Appraisal:
+        return Appraisal.from_content(content, self.settings.task_declaration, self.introductions[node].train_examples)
 
     def _names(self) -> dict[int, str]:
         return {node: hospital.name for node, hospital in self.introductions.items()}

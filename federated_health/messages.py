@@ -11,6 +11,8 @@ This is the one list of what leaves a hospital:
   (see `metrics.score_cells`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
   patients (see `metrics.score_cells`);
+- `evaluate.appraisal`, once, unless the server was told not to ask: what joining gave it, how much each column weighs,
+  and per column in how many training rows it was observed (see `appraisal.Appraisal`);
 - in place of any of these, or when it may not join, why not: the words of an error of ours, without paths, rows and
   values, or an exception's type.
 
@@ -29,14 +31,16 @@ from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights
 from federated_health.names import is_hospital_name
+from federated_health.records import METRICS, read_floats, read_metrics, read_number, read_whole
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
 from federated_health.weights import MalformedMessageError, weights_from_record, weights_to_record
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"
 THRESHOLD = "evaluate.threshold"
+APPRAISAL = "evaluate.appraisal"
 
-ARRAYS, CONFIG, METRICS, HOSPITAL = "arrays", "config", "metrics", "hospital"
+ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
 LARGEST_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
@@ -115,14 +119,16 @@ class Introduction:
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
-        metrics = _metrics(content, {"train-examples", "test-examples", "count", "total", "squares"})
-        train_examples = _whole(metrics, "train-examples", 1)
-        sums = ColumnSums(**{key: _floats(metrics, key, len(measurements)) for key in ("count", "total", "squares")})
+        metrics = read_metrics(content, {"train-examples", "test-examples", "count", "total", "squares"})
+        train_examples = read_whole(metrics, "train-examples", 1)
+        sums = ColumnSums(
+            **{key: read_floats(metrics, key, len(measurements)) for key in ("count", "total", "squares")}
+        )
         _check_sums(sums, train_examples, measurements)
         return cls(
             name=name,
             train_examples=train_examples,
-            test_examples=_whole(metrics, "test-examples", 0),
+            test_examples=read_whole(metrics, "test-examples", 0),
             sums=sums,
         )
 
@@ -149,13 +155,13 @@ class Update:
         """Read an update from a hospital that declared so many training rows when it introduced itself."""
         if set(content.array_records) != {ARRAYS}:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
-        metrics = _metrics(content, {NUM_EXAMPLES, "train-loss"})
-        if _whole(metrics, NUM_EXAMPLES, 1) != declared:
+        metrics = read_metrics(content, {NUM_EXAMPLES, "train-loss"})
+        if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
         return cls(
             weights=weights_from_record(content.array_records[ARRAYS], shapes),
             examples=declared,
-            loss=_number(metrics, "train-loss"),
+            loss=read_number(metrics, "train-loss"),
         )
 
 
@@ -187,17 +193,17 @@ class Evaluation:
         """Read an evaluation by a hospital that declared so many held-out rows when it introduced itself."""
         keys = {NUM_EXAMPLES, *(field.name for field in fields(Counts))}
         optional = {"roc_auc", "positives", "negatives"} if final else set()
-        metrics = _metrics(content, keys, optional)
+        metrics = read_metrics(content, keys, optional)
         values = {
-            field.name: _whole(metrics, field.name, 0) if field.type is int else _number(metrics, field.name)
+            field.name: read_whole(metrics, field.name, 0) if field.type is int else read_number(metrics, field.name)
             for field in fields(Counts)
         }
         counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
-        if counts.examples != declared or counts.examples != _whole(metrics, NUM_EXAMPLES, 0):
+        if counts.examples != declared or counts.examples != read_whole(metrics, NUM_EXAMPLES, 0):
             raise MalformedMessageError("its outcome counts do not add up to the held-out rows that it declared")
         if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
             raise MalformedMessageError("its sums of losses or of squared errors are out of range")
-        auc = _number(metrics, "roc_auc") if "roc_auc" in metrics else None
+        auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
         patients = {
@@ -225,7 +231,7 @@ class TrainingScores:
     @classmethod
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
         """Read the cells of a hospital that declared so many training rows when it introduced itself."""
-        metrics = _metrics(content, {"positives", "negatives"})
+        metrics = read_metrics(content, {"positives", "negatives"})
         positives, negatives = _cells(metrics, "positives"), _cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its cells hold more than the training rows that it declared")
@@ -247,37 +253,6 @@ def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]
         raise MalformedMessageError("its sums of squares are smaller than its sums allow")
     if (squares < 0).any() or ((count == 0) & ((total != 0) | (squares != 0))).any():
         raise MalformedMessageError("its sums over no rows, or of squares, are impossible")
-
-
-def _metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
-    """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
-    if set(content.metric_records) != {METRICS}:
-        raise MalformedMessageError("its reply does not hold exactly one set of metrics")
-    metrics = content.metric_records[METRICS]
-    if not keys <= set(metrics) <= keys | (optional or set()):
-        raise MalformedMessageError(f"its metrics are not: {', '.join(sorted(keys))}")
-    return metrics
-
-
-def _whole(metrics: MetricRecord, key: str, minimum: int) -> int:
-    value = metrics.get(key)
-    if not isinstance(value, int) or value < minimum:
-        raise MalformedMessageError(f"its {key} is not a whole number of at least {minimum}")
-    return value
-
-
-def _number(metrics: MetricRecord, key: str) -> float:
-    value = metrics.get(key)
-    if not isinstance(value, float) or not np.isfinite(value):
-        raise MalformedMessageError(f"its {key} is not a finite number")
-    return value
-
-
-def _floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.float64]:
-    array = np.array(metrics.get(key, []), dtype=np.float64)
-    if array.shape != (length,) or not np.isfinite(array).all():
-        raise MalformedMessageError(f"its {key} is not {length} finite numbers")
-    return array
 
 
 def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:

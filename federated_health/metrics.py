@@ -57,6 +57,16 @@ class Counts:
         return self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
 
     @property
+    def positives(self) -> int:
+        """Patients who are positive."""
+        return self.true_positives + self.false_negatives
+
+    @property
+    def rarer_class(self) -> int:
+        """Patients of the class that has fewer."""
+        return min(self.positives, self.examples - self.positives)
+
+    @property
     def accuracy(self) -> float | None:
         return _ratio(self.true_positives + self.true_negatives, self.examples)
 

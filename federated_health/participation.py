@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord
 
+from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
 from federated_health.errors import JoinError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
@@ -158,6 +159,14 @@ def evaluate_finally(message: Message, context: Context) -> Evaluation:
     context.state[ARRAYS] = weights_to_record(asked.weights)
     context.state[CONFIG] = asked.instructions.to_record()
     return evaluation
+
+
+def appraise_model(message: Message, context: Context) -> Appraisal:
+    """What joining gave this hospital, and how much each column weighs on its held-out rows."""
+    asked = open_message(message, context)
+    appraisal = appraise(asked.local, asked.weights, asked.instructions)
+    logger.info("%s", appraisal.describe())
+    return appraisal
 
 
 def _cells_by_class(log_odds: Floats, labels: Floats) -> dict[str, npt.NDArray[np.float64]]:

@@ -45,6 +45,7 @@ class Settings:
     strategy: str = _setting(
         "how weights are averaged: fedavg (by rows) or average (plain mean)", choices=tuple(STRATEGIES)
     )
+    appraisal: bool = _setting("at the end each hospital says what joining gave it, and how much each column weighs")
     seed: int = _setting("seed of initial weights and of batches; it does not move any hospital's split", minimum=0)
     address: str = _setting("where the server listens, HOST:PORT")
     wait: float = _setting("seconds to wait for hospitals", above=0)

@@ -8,9 +8,10 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from federated_health.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES
+from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES
 from federated_health.metrics import Counts
 from federated_health.names import printable
+from federated_health.records import METRICS
 from federated_health.weights import MalformedMessageError
 
 Read = TypeVar("Read")

@@ -1,13 +1,16 @@
 """What one round, and a whole run, gave: each hospital's figures, and the federation's from merged counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from federated_health.appraisal import Appraisal
+from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import Evaluation, Update
 from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
+from federated_health.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,33 @@ def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping
     )
     federation["mean_roc_auc"] = float(np.mean(within)) if within else None
     return {"hospitals": hospitals, "federation": federation}
+
+
+def summarise_appraisals(
+    appraisals: Mapping[str, Appraisal], evaluations: Mapping[str, Evaluation], task: Task
+) -> dict[str, Any]:
+    """`joining`, `importance` and `observed` as in metrics.json, of hospitals that gave both, by name.
+
+    `importance` is by how much a patient's mean loss rises, in nats, when a column is shuffled within hospitals.
+    """
+    appraised = {name: one for name, one in sorted(appraisals.items()) if name in evaluations}
+    if not appraised:
+        return {}
+    rows = sum(evaluations[name].counts.examples for name in appraised)
+    rise = np.sum([one.importance for one in appraised.values()], axis=0) / max(rows, 1)
+    return {
+        "joining": {
+            name: {
+                "verdict": one.verdict,
+                "own_roc_auc": one.own_roc_auc,
+                "roc_auc": asdict(one.roc_auc),
+                "difference": asdict(one.difference),
+                "small": evaluations[name].counts.rarer_class < SMALL_CLASS,
+            }
+            for name, one in appraised.items()
+        },
+        "importance": dict(zip(task.column_names, rise.tolist(), strict=True)),
+        "observed": {
+            name: dict(zip(task.column_names, map(int, one.observed), strict=True)) for name, one in appraised.items()
+        },
+    }

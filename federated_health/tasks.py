@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import SettingsError
@@ -42,9 +43,16 @@ class Task:
         return tuple(i for i, column in enumerate(self.columns) if isinstance(column, Measurement))
 
     @cached_property
+    def feature_slices(self) -> tuple[slice, ...]:
+        """Which of a patient's features come from each column: see `feature_width`."""
+        widths = [2 if isinstance(column, Measurement) else len(column.codes) + 1 for column in self.columns]
+        ends = list(accumulate(widths))
+        return tuple(slice(end - width, end) for end, width in zip(ends, widths, strict=True))
+
+    @cached_property
     def feature_width(self) -> int:
         """Numbers that a patient becomes: value and missing flag a measurement, one-hot with "missing" a category."""
-        return sum(2 if isinstance(column, Measurement) else len(column.codes) + 1 for column in self.columns)
+        return int(self.feature_slices[-1].stop)
 
     @cached_property
     def terms(self) -> dict[str, str]:

@@ -183,6 +183,17 @@ class LocalModel:
         """Log-odds of the held-out rows, [rows]."""
         return self._trainer.score(list(weights.values()), self._test_features)
 
+    def score_shuffled(self, weights: Weights, column: int, order: npt.NDArray[np.intp]) -> Array:
+        """Log-odds of the held-out rows, [rows], with one column's values in another order of the rows.
+
+        Args:
+            column: its position among the task's columns.
+            order: [rows], positions.
+        """
+        features, place = self._test_features.copy(), self.hospital.task.feature_slices[column]
+        features[:, place] = features[order, place]
+        return self._trainer.score(list(weights.values()), features)
+
     def score_training(self, weights: Weights) -> Array:
         """Log-odds of the training rows, [rows]."""
         return self._trainer.score(list(weights.values()), self._train_features)

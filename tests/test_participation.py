@@ -55,7 +55,7 @@ class KnownScores:
 
 @pytest.fixture
 def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    monkeypatch.setattr(participation, "_local_model", lambda hospital, *_: KnownScores(hospital))
+    monkeypatch.setattr(participation, "local_model", lambda hospital, *_: KnownScores(hospital))
     return hospital_context("cleveland", {"data": str(hospitals_folder / "client_1.csv")})
 
 

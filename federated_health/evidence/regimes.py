@@ -143,7 +143,7 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
     """
     number = {Regime.OWN: 1, Regime.POOLED: 1, Regime.FEDERATED: hospitals, Regime.WITHOUT: hospitals - 1}[fit.regime]
     strategy = fit.subject if fit.regime is Regime.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
-    return replace(protocol.settings, hospitals=number, strategy=strategy)
+    return replace(protocol.settings, hospitals=number, strategy=strategy, appraisal=False)
 
 
 def _open(

@@ -1,0 +1,164 @@
+"""What a hospital says once, at the end of a run: what joining gave it, what the model looks at, what it could see.
+
+A hospital fits a model of its own rows alone, with the run's settings, and compares the two on its held-out rows. One
+split of a hospital's rows says little; `python -m federated_health evidence` says more, where rows may be in one place.
+"""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import MetricRecord, RecordDict
+
+from federated_health.intervals import Interval, Resampled, Verdict, judge
+from federated_health.messages import Instructions
+from federated_health.metrics import count_outcomes, probability
+from federated_health.model import Weights, initial_weights
+from federated_health.records import METRICS, read_floats, read_metrics, read_number
+from federated_health.statistics import MINIMUM_OBSERVED, column_sums, normalisation_from
+from federated_health.tasks import Task
+from federated_health.weights import MalformedMessageError
+
+if TYPE_CHECKING:
+    from federated_health.training import LocalModel
+
+PERMUTATIONS = 10
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Appraisal:
+    """A hospital's own look at the final model.
+
+    Attributes:
+        roc_auc: of the federation's model on its held-out rows, with its interval (see `intervals`).
+        own_roc_auc: of a model of its own training rows alone; None where an AUC is not defined.
+        difference: federated minus own on the same rows, paired.
+        importance: [columns], by how much the sum of the losses over its held-out rows rises, in nats, when a column's
+            values are shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019); it merges by
+            addition.
+        observed: [columns], training rows in which the column is not missing; 0 where fewer than five.
+    """
+
+    roc_auc: Interval
+    own_roc_auc: float | None
+    difference: Interval
+    importance: Vector
+    observed: Vector
+
+    @property
+    def verdict(self) -> Verdict:
+        """What joining gave this hospital."""
+        return judge(self.difference)
+
+    def describe(self) -> str:
+        """The verdict with its figures, in words."""
+        one = self.difference
+        if one.value is None or one.low is None or one.high is None:
+            return f"what joining gave {self.verdict}: the held-out patients do not hold both classes"
+        return (
+            f"joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f} against {self.own_roc_auc:.3f} of a model of "
+            f"its own rows alone: {one.value:+.3f} (95 % interval {one.low:+.3f} to {one.high:+.3f})"
+        )
+
+    def to_content(self) -> RecordDict:
+        known = {
+            "own-roc-auc": self.own_roc_auc,
+            **{f"roc-auc-{one.name}": getattr(self.roc_auc, one.name) for one in fields(Interval)},
+            **{f"difference-{one.name}": getattr(self.difference, one.name) for one in fields(Interval)},
+        }
+        metrics = MetricRecord({key: value for key, value in known.items() if value is not None})
+        metrics["importance"] = self.importance.tolist()
+        metrics["observed"] = self.observed.tolist()
+        return RecordDict({METRICS: metrics})
+
+    @classmethod
+    def from_content(cls, content: RecordDict, task: Task, train_examples: int) -> "Appraisal":
+        """Read the appraisal of a hospital that declared so many training rows when it introduced itself.
+
+        Raises:
+            MalformedMessageError: it is not one, or holds what cannot be.
+        """
+        parts = [one.name for one in fields(Interval)]
+        aucs = {"own-roc-auc", *(f"{what}-{part}" for what in ("roc-auc", "difference") for part in parts)}
+        metrics = read_metrics(content, {"importance", "observed"}, aucs)
+        if given := aucs & set(metrics):
+            if given != aucs:
+                raise MalformedMessageError("its appraisal holds some of its ROC-AUCs and not all")
+            own = _between(metrics, "own-roc-auc", 0.0)
+            roc_auc = Interval(**{part: _between(metrics, f"roc-auc-{part}", 0.0) for part in parts})
+            difference = Interval(**{part: _between(metrics, f"difference-{part}", -1.0) for part in parts})
+        else:
+            own, roc_auc, difference = None, Interval(), Interval()
+        columns = len(task.columns)
+        observed = read_floats(metrics, "observed", columns)
+        small = (observed != 0) & (observed < MINIMUM_OBSERVED)
+        if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
+            raise MalformedMessageError("its numbers of observed rows are impossible")
+        return cls(
+            roc_auc=roc_auc,
+            own_roc_auc=own,
+            difference=difference,
+            importance=read_floats(metrics, "importance", columns),
+            observed=observed,
+        )
+
+
+def appraise(local: "LocalModel", weights: Weights, instructions: Instructions) -> Appraisal:
+    """This hospital's appraisal of the federation's final weights."""
+    hospital, held_out = local.hospital, local.hospital.test
+    seed = [instructions.seed, *hospital.name.encode()]
+    log_odds = local.score(weights)
+    resampled = Resampled.of(held_out.labels, seed)
+    own_roc_auc, difference = None, Interval()
+    if resampled.is_defined:
+        own = score_alone(local, instructions)
+        own_roc_auc, difference = resampled.interval(own).value, resampled.difference(log_odds, own)
+    observed = (~np.isnan(hospital.train.values)).sum(axis=0)
+    return Appraisal(
+        roc_auc=resampled.interval(log_odds),
+        own_roc_auc=own_roc_auc,
+        difference=difference,
+        importance=weigh_columns(local, weights, seed),
+        observed=np.where(observed >= MINIMUM_OBSERVED, observed, 0).astype(np.float64),
+    )
+
+
+def score_alone(local: "LocalModel", instructions: Instructions) -> npt.NDArray[np.float32]:
+    """Log-odds of the held-out rows by a model of the training rows alone: a federation of one hospital.
+
+    Normalised by its own statistics, and trained for as many rounds as the federation was.
+    """
+    hospital = local.hospital
+    task = hospital.task
+    sums = column_sums(hospital.train.values[:, list(task.measurement_positions)])
+    alone = type(local)(hospital, instructions.model, normalisation_from(sums))
+    weights = initial_weights(task, instructions.model, instructions.seed)
+    for number in range(1, instructions.rounds + 1):
+        weights, _ = alone.train(weights, instructions, number)
+    return alone.score(weights)
+
+
+def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vector:
+    """Permutation importance of each column on the held-out rows; see `Appraisal`."""
+    labels, task = local.hospital.test.labels, local.hospital.task
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(len(labels)) for _ in range(PERMUTATIONS)]
+
+    def loss(log_odds: npt.NDArray[np.float32]) -> float:
+        return count_outcomes(probability(log_odds), labels).loss_sum
+
+    shuffled = [
+        np.mean([loss(local.score_shuffled(weights, column, order)) for order in orders])
+        for column in range(len(task.columns))
+    ]
+    return np.array(shuffled) - loss(local.score(weights))
+
+
+def _between(metrics: MetricRecord, key: str, low: float) -> float:
+    value = read_number(metrics, key)
+    if not low <= value <= 1:
+        raise MalformedMessageError(f"its {key} is not between {low:g} and 1")
+    return value
