@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(highlight=False, emoji=False)
@@ -206,6 +206,32 @@ def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | 
         yield update
 
 
+@contextmanager
+def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left; some ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call with how many of how many are done.
+    """
+    columns = (
+        TextColumn(noun),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120) as bars:
+        bar = bars.add_task(noun, total=None)
+
+        def update(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+            if not console.is_terminal and (done % max(1, total // 10) == 0 or done == total):
+                say(f"{noun} {done}/{total}")
+
+        yield update
+
+
 def print_lines(title: str, lines: Iterable[str]) -> None:
     """A line, and others below it, indented."""
     console.print(escape(title), soft_wrap=True)
@@ -216,6 +242,13 @@ def print_lines(title: str, lines: Iterable[str]) -> None:
 def figure(value: float | None) -> str:
     """A figure with three decimals; a dash where it is not defined."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def difference(interval: Mapping[str, float | None]) -> str:
+    """A difference with its interval, `value` and `low` and `high`; a dash where it is not defined."""
+    if interval["value"] is None:
+        return "-"
+    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
 
 
 def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:

@@ -9,15 +9,15 @@ Own and pooled models are federations of one hospital, so that every model comes
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from flwr.clientapp import ClientApp
 
 from federated_health import participation
+from federated_health.appraisal import weigh_columns
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, Patients
@@ -25,8 +25,9 @@ from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
 from federated_health.streaming import InProcessGrid
 
-TUNED_L2 = (0.001, 0.003, 0.01, 0.03, 0.1)
-TUNING_FOLDS = 3
+INNER_FOLDS = 3
+"""Of the training rows of a fit, by which its number of rounds is chosen."""
+
 ALONE = "fedavg"
 """The strategy of a federation of one: the average of one hospital's weights is these weights."""
 
@@ -61,20 +62,14 @@ class Scored:
     Attributes:
         scores: hospital -> log-odds of its tested rows, in the order of the fold.
         threshold: that the federation chose from its training rows.
-        rounds, l2: that were trained with.
+        rounds: of training.
+        importance: hospital -> [columns], see `appraisal.Appraisal`; of federated models only.
     """
 
     scores: Mapping[str, list[float]]
     threshold: float
     rounds: int
-    l2: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        return cls(**content)
+    importance: Mapping[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,8 @@ class Protocol:
         folds, repeats: of stratified cross-validation. Repeat r draws its folds with the seed of the settings plus r,
             and trains with it.
         strategies: that federated models are fitted by; the first one stands for joining.
-        tune: whether every regime chooses L2 weight and rounds inside its own training rows.
+        tune: whether every model's number of rounds, at most the settings', is chosen by cross-validation inside the
+            rows that it is trained on; else all have the settings' own, which were chosen for federations.
     """
 
     settings: Settings
@@ -121,15 +117,21 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
     split = cohort.split(folds=protocol.folds, fold=fit.fold, seed=seed)
     settings = replace(settings_of(fit, protocol, len(split)), seed=seed)
     if protocol.tune:
-        settings = _tune(fit, split, cohort, settings, app)
+        settings = _choose_rounds(fit, split, cohort, settings, app)
     federation, hospitals = _open(fit, split, cohort, settings, app)
     federation.run()
     tested = {name: cohort.hospital(name, split[name]) for name in _tested(fit, split)}
+    told = federation.instructions()
+    importance = {}
+    if fit.regime is Regime.FEDERATED:
+        for name, one in hospitals.items():
+            local = participation.local_model(one, told.model, told.normalisation)
+            importance[name] = weigh_columns(local, federation.weights, [seed, *name.encode()]).tolist()
     scored = Scored(
         scores={name: _score(federation, one, hospitals.get(name)) for name, one in tested.items()},
+        importance=importance,
         threshold=federation.threshold,
         rounds=settings.rounds,
-        l2=settings.l2,
     )
     participation.local_model.cache_clear()  # no other fit has these rows
     return scored
@@ -188,17 +190,15 @@ def _score(federation: Federation, hospital: Hospital, participant: Hospital | N
     return [float(one) for one in scores]
 
 
-def _tune(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: ClientApp) -> Settings:
-    """The L2 weight and the number of rounds with the least loss over inner held-out rows of the fit's own training."""
+def _choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: ClientApp) -> Settings:
+    """The number of rounds with the least loss over inner held-out rows, all of them training rows of the fit."""
     trained = _trained(fit, split)
-    loss = np.zeros((len(TUNED_L2), settings.rounds))
-    for inner in range(TUNING_FOLDS):
-        again = cohort.split_again(trained, folds=TUNING_FOLDS, fold=inner, seed=settings.seed)
-        for place, l2 in enumerate(TUNED_L2):
-            federation, _ = _open(fit, again, cohort, replace(settings, l2=l2), app)
-            federation.gather()
-            for record in federation.rounds():
-                if record.federation.counts:
-                    loss[place, record.number - 1] += record.federation.counts.loss_sum
-    best_l2, best_round = np.unravel_index(loss.argmin(), loss.shape)
-    return replace(settings, l2=TUNED_L2[best_l2], rounds=int(best_round) + 1)
+    loss = np.zeros(settings.rounds)
+    for inner in range(INNER_FOLDS):
+        again = cohort.split_again(trained, folds=INNER_FOLDS, fold=inner, seed=settings.seed)
+        federation, _ = _open(fit, again, cohort, settings, app)
+        federation.gather()
+        for record in federation.rounds():
+            if record.federation.counts:
+                loss[record.number - 1] += record.federation.counts.loss_sum
+    return replace(settings, rounds=int(loss.argmin()) + 1)

@@ -67,7 +67,7 @@ class Journal:
         """Keep a result, on disk when this returns."""
         self.results[fit] = scored
         try:
-            self._file.write(json.dumps({**asdict(fit), **scored.to_json()}) + "\n")
+            self._file.write(json.dumps({**asdict(fit), **asdict(scored)}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

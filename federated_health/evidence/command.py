@@ -1,0 +1,81 @@
+"""A study from what was asked for to its files: evidence.json and report.html."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from federated_health.errors import SettingsError
+from federated_health.evidence.cohort import Cohort, read_cohort
+from federated_health.evidence.figures import collect_scores, figures_of_study
+from federated_health.evidence.regimes import Protocol
+from federated_health.evidence.study import Journal, fingerprint_of, run_study
+from federated_health.runs import make_folder, write_json
+from federated_health.settings import Settings, Value, read_defaults
+
+EVIDENCE = "evidence.json"
+LEAST_FOLDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        data: folder that create_dataset.py wrote.
+        out: folder of the study.
+        settings: of training, by flag.
+    """
+
+    data: Path
+    out: Path
+    force: bool
+    folds: int
+    repeats: int
+    strategies: tuple[str, ...]
+    tune: bool
+    settings: Mapping[str, Value]
+
+
+def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], None]) -> dict[str, Any]:
+    """Run or resume a study, and write what it found.
+
+    Returns:
+        What evidence.json holds.
+
+    Raises:
+        DataError, SettingsError, RunError: it cannot be run, or was refused; what was fitted so far is kept.
+    """
+    cohort = read_cohort(request.data)
+    protocol = _protocol_of(request, cohort)
+    make_folder(request.out)
+    with Journal(request.out, fingerprint_of(cohort, protocol), force=request.force) as journal:
+        results = run_study(cohort, protocol, journal, app=app, jobs=jobs, show=show)
+    scores = collect_scores(cohort, protocol, results)
+    figures = {"study": fingerprint_of(cohort, protocol), **figures_of_study(scores, protocol.settings.seed)}
+    write_json(request.out / EVIDENCE, figures)
+    return figures
+
+
+def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
+    if request.folds < LEAST_FOLDS:
+        raise SettingsError(f"folds: expected at least {LEAST_FOLDS}, got {request.folds}")
+    if len(set(request.strategies)) < len(request.strategies):
+        raise SettingsError(f"strategies: each one once, got {', '.join(request.strategies)}")
+    fewest = min(len(rows) for rows in cohort.numbers.values())
+    if fewest < request.folds:
+        raise SettingsError(f"folds: the smallest hospital has {fewest} patients, too few for {request.folds} folds")
+    config = {
+        **read_defaults(),
+        **request.settings,
+        "task": cohort.task.name,
+        "hospitals": len(cohort.numbers),
+        "strategy": request.strategies[0],
+    }
+    return Protocol(
+        settings=Settings.from_config(config),
+        folds=request.folds,
+        repeats=request.repeats,
+        strategies=request.strategies,
+        tune=request.tune,
+    )
