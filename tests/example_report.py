@@ -32,6 +32,7 @@ from federated_health.report.panels import (
     draw_heat_map,
     draw_roc,
 )
+from federated_health.report.svg import MINUS
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 COLUMNS = (
@@ -104,7 +105,7 @@ def pictures() -> tuple[Picture, ...]:
                 learning(HOSPITALS, 30), quantity="log loss on held-out patients", rounds=range(1, 31)
             ),
             alt="The loss of the federation and of three hospitals falls from 0.7 to 0.4 within 30 rounds.",
-            caption="The loss on held-out patients, round by round. Where a hospital did not answer, its line has a gap.",
+            caption="The loss on held-out patients, round by round. A gap: the hospital did not answer.",
         ),
         Picture(
             svg=draw_roc({name: band(2 + place) for place, name in enumerate(HOSPITALS)}),
@@ -164,7 +165,7 @@ def strained_pictures() -> tuple[Picture, ...]:
         "nothing": draw_learning_curves({"federation": [None, float("nan")]}, quantity="loss", rounds=[1, 2]),
         "roc": draw_roc({name: band(3) for name in names[:14]}),
         "calibration": draw_calibration({name: calibration(0.1) for name in names[:3]}),
-        "confusion": draw_confusion({name: (0, 123456789, 10**12, 0) for name in names[:5]}),
+        "confusion": draw_confusion(dict.fromkeys(names[:5], (0, 123456789, 10**12, 0))),
         "heat map": draw_heat_map(
             names, [f"column-{'y' * place}" for place in range(31)], rng.random((len(names), 31))
         ),
@@ -197,13 +198,13 @@ def page(*, strained: bool = False) -> Page:
         rows=(
             ("cleveland", "76", "0.803", "0.794", "0.771", "0.783", "0.919 (0.851 to 0.968)", "0.120"),
             ("switzerland", "31", "0.903", "0.964", "0.931", "0.947", "not defined", "0.104"),
-            (LONG_NAME, "1,200", "−0.1", "0.5", "", "1e-05", "0.5 ± 0.1", "≤ 0.2"),
+            (LONG_NAME, "1,200", f"{MINUS}0.1", "0.5", "", "1e-05", "0.5 ± 0.1", "≤ 0.2"),
         ),
         note="Intervals are of 2,000 bootstrap samples.",
     )
     return Page(
         title="Four hospitals, one model of heart disease <script>alert(1)</script>",
-        lead="What the federation's model is worth to each hospital, on patients of its own whom it was not trained on.",
+        lead="What the federation's model is worth to each hospital, on patients whom it was not trained on.",
         sections=(
             Section(
                 title="In short",
@@ -221,7 +222,7 @@ def page(*, strained: bool = False) -> Page:
                                 name="hungary",
                                 verdict="no clear difference",
                                 tone="neutral",
-                                words="0.00 (−0.02 to 0.02).",
+                                words=f"0.00 ({MINUS}0.02 to 0.02).",
                             ),
                             Card(name=LONG_NAME, verdict="loses", tone="bad", words="It falls by 0.03."),
                         )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from federated_health.names import FEDERATION
 from federated_health.report.svg import (
+    BOLD,
+    GRID,
     INK,
     MOST_LINES,
     MOST_ROWS,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_COLUMNS = 20
-_NAMES = 118
+_NAMES = 112
 """The widest that names beside rows may be."""
 _BAR = 0.62
 _LARGEST_PLOT = 190
@@ -138,7 +140,7 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
         places = list(range(len(shown)))
         ill, well = ([counts[part] for counts in shown.values()] for part in (0, 1))
         axes.barh(places, ill, height=_BAR, color=SERIES[1])
-        axes.barh(places, well, left=ill, height=_BAR, facecolor=SHADE, alpha=0.5, edgecolor="none")
+        axes.barh(places, well, left=ill, height=_BAR, facecolor=(SHADE, 0.5), edgecolor=SERIES[0], linewidth=0.7)
         most = max(map(sum, shown.values())) or 1
         axes.set_xlim(0, most)
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -146,7 +148,9 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
             y = top + 18.0 * (place + 0.5)
             paper.write(left - 8, y, name, ha="right", color=INK)
             paper.write(left + room * sum(counts) / most + 5, y, note)
-        for line, (words, color, alpha) in enumerate([(positive, SERIES[1], 1.0), (negative, SHADE, 0.5)]):
+        for line, (words, color, alpha) in enumerate(
+            [(f"{positive}, in per cent of all", SERIES[1], 1.0), (negative, SHADE, 0.5)]
+        ):
             _swatch(paper, left, 4 + ROW * line, color, alpha)
             paper.write(left + 16, 8 + ROW * line, shorten(words, WIDTH - left - 20), color=INK)
         _say_more(paper, more, "hospitals")
@@ -211,13 +215,16 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
         axes.set_xlim(*horizontal)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        set_ticks(axes, "x", ticks_between(*horizontal))
-        if reference is not None:
-            axes.axvline(reference, color=MUTED, linewidth=1.2)
+        ticks = ticks_between(*horizontal)
+        axes.set_xticks(list(ticks), list(ticks.values()), size=SMALL)
         y = 0.0
         for hospital, figures in shown.items():
-            paper.write(0, top + y + ROW / 2 + 2, shorten(hospital, left + room, SMALL * 1.1), color=INK, weight="bold")
+            paper.write(0, top + y + ROW / 2 + 2, shorten(hospital, WIDTH / BOLD), color=INK, weight="bold")
             y += ROW + 4
+            # Vertical lines beside the rows only, where they do not cross a long name.
+            axes.vlines(list(ticks), y, y + step * len(figures), color=GRID, linewidth=0.8, zorder=1)
+            if reference is not None:
+                axes.vlines(reference, y, y + step * len(figures), color=MUTED, linewidth=1.2, zorder=1)
             for regime, one in figures.items():
                 look = look_of(regimes.index(regime))
                 centre = y + step / 2
@@ -258,7 +265,7 @@ def _dot_and_whisker(axes: "Axes", one: Interval, y: float, look: Look) -> None:
 def _swatch(paper: Canvas, left: float, top: float, color: str, alpha: float) -> None:
     axes = paper.axes(left, top, 10, 8)
     axes.set_axis_off()
-    axes.bar([0], [1], width=1, facecolor=color, alpha=alpha, edgecolor="none")
+    axes.bar([0], [1], width=1, facecolor=(color, alpha), edgecolor=SERIES[0] if alpha < 1 else "none", linewidth=0.7)
     axes.set_xlim(-0.5, 0.5)
     axes.set_ylim(0, 1)
 

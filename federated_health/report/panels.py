@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated_health.report.svg import (
+    BOLD,
     DARKEST,
     GRID,
     INK,
+    LARGE,
     MINUS,
     MOST_LINES,
     MOST_ROWS,
@@ -23,8 +25,7 @@ from federated_health.report.svg import (
     ROW,
     SERIES,
     SHADE,
-    SMALL,
-    TEXT,
+    TINY,
     WIDTH,
     Canvas,
     canvas,
@@ -41,11 +42,10 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 
-_NAMES = 112
+_NAMES = 104
 """The widest that names of rows may be, and the longest that those of columns may be."""
-_MOST_COLUMNS = 12
-"""In a line of a heat map; what is beyond goes below."""
-_CELL_WIDTH, _CELL_HEIGHT = 20.0, 15.0
+_NARROWEST, _WIDEST, _CELL_HEIGHT = 18.0, 24.0, 15.0
+"""Cells of a heat map; columns beyond those that have room beside each other go below."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,13 +132,13 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
     shown, more = first_of(matrices, MOST_LINES)
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
-    left, gap, cell = 56.0, 62.0, (60.0, 40.0)
-    top, step = 4.0, 2 * cell[1] + 58
+    left, gap, cell = 50.0, 60.0, (54.0, 38.0)
+    top, step = 4.0, 2 * cell[1] + 56
     with canvas(top + step * lines + (ROW if more else 0)) as paper:
         for place, (name, counts) in enumerate(shown.items()):
             x = left + place % 2 * (2 * cell[0] + gap)
             y = top + place // 2 * step + ROW
-            paper.write(x, y - 7, shorten(name, 2 * cell[0] + 4), color=INK, weight="bold")
+            paper.write(x, y - 7, shorten(name, 2 * cell[0] / BOLD), color=INK, weight="bold")
             true_negatives, false_positives, false_negatives, true_positives = counts
             table = np.array([[true_negatives, false_positives], [false_negatives, true_positives]], dtype=np.float64)
             actual = table.sum(axis=1, keepdims=True)
@@ -147,17 +147,17 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
             _shade(axes, shares)
             for (row, column), count in np.ndenumerate(table):
                 centre = (x + (column + 0.5) * cell[0], y + (row + 0.5) * cell[1])
-                paper.write(centre[0], centre[1] - 6, number(count), ha="center", color=INK, size=TEXT + 1)
+                paper.write(centre[0], centre[1] - 6, number(count), ha="center", color=INK, size=LARGE)
                 if actual[row, 0]:
                     share = f"{percent(shares[row, column])} %"
-                    paper.write(centre[0], centre[1] + 8, share, ha="center", color=INK, size=SMALL - 1)
+                    paper.write(centre[0], centre[1] + 8, share, ha="center", color=INK, size=TINY)
             for row, word in enumerate(("negative", "positive")):
                 across = y + (row + 0.5) * cell[1]
-                paper.write(x - 5, across - 6, "actually", ha="right", size=SMALL - 0.5)
-                paper.write(x - 5, across + 5, word, ha="right", size=SMALL - 0.5)
+                paper.write(x - 5, across - 6, "actually", ha="right", size=TINY)
+                paper.write(x - 5, across + 5, word, ha="right", size=TINY)
                 down = x + (row + 0.5) * cell[0]
-                paper.write(down, y + 2 * cell[1] + 8, "predicted", ha="center", size=SMALL - 0.5)
-                paper.write(down, y + 2 * cell[1] + 19, word, ha="center", size=SMALL - 0.5)
+                paper.write(down, y + 2 * cell[1] + 8, "predicted", ha="center", size=TINY)
+                paper.write(down, y + 2 * cell[1] + 19, word, ha="center", size=TINY)
         _say_more(paper, more)
         return paper.svg()
 
@@ -181,7 +181,9 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
     shares = shares[:MOST_ROWS]
     names = [shorten(name, _NAMES) for name in rows[:MOST_ROWS]]
     left = max(map(text_width, names)) + 6
-    across = min(_MOST_COLUMNS, int((WIDTH - left - 4) / _CELL_WIDTH))
+    lines = -(-len(columns) // int((WIDTH - left) / _NARROWEST))
+    across = -(-len(columns) // lines)
+    cell = min(_WIDEST, (WIDTH - left) / across)
     blocks = [range(start, min(start + across, len(columns))) for start in range(0, len(columns), across)]
     titles = [shorten(name, _NAMES) for name in columns]
     heads = [max(text_width(titles[column]) for column in block) + 10 for block in blocks]
@@ -192,7 +194,7 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
         for block, head in zip(blocks, heads, strict=True):
             top += head
             for place, column in enumerate(block):
-                x = left + (place + 0.5) * _CELL_WIDTH
+                x = left + (place + 0.5) * cell
                 paper.write(x, top - 5, titles[column], rotation=90, rotation_mode="anchor", color=INK)
             for row, name in enumerate(names):
                 y = top + (row + 0.5) * _CELL_HEIGHT
@@ -200,9 +202,9 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
                 for place, column in enumerate(block):
                     if not np.isnan(shares[row, column]):
                         words = percent(shares[row, column])
-                        x = left + (place + 0.5) * _CELL_WIDTH
-                        paper.write(x, y, words, ha="center", color=INK, size=SMALL - 1)
-            axes = paper.axes(left, top, _CELL_WIDTH * len(block), body)
+                        x = left + (place + 0.5) * cell
+                        paper.write(x, y, words, ha="center", color=INK, size=TINY)
+            axes = paper.axes(left, top, cell * len(block), body)
             _shade(axes, shares[:, block])
             top += body + 8
         paper.write(left, top + 6, "numbers are per cent")
@@ -223,7 +225,7 @@ def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator
     """Square panels with both axes from 0 to 1 and the diagonal; one large panel, or small ones, two in a line."""
     shown, more = first_of(curves, MOST_LINES)
     columns = min(2, len(shown))
-    left, gap, right = 24.0, 32.0, 10.0
+    left, gap, right = 22.0, 26.0, 8.0
     side = (WIDTH - left - right - gap) / 2 if columns == 2 else 236.0
     top, step = 22.0, side + ROW + 26
     lines = -(-len(shown) // columns)
@@ -233,11 +235,11 @@ def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator
         for place, (name, curve) in enumerate(shown.items()):
             x = left + place % 2 * (side + gap)
             y = top + place // 2 * step + ROW
-            paper.write(x, y - 8, shorten(name, side - 4), color=INK, weight="bold")
+            paper.write(x, y - 8, shorten(name, side / BOLD), color=INK, weight="bold")
             axes = paper.axes(x, y, side, side)
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-            axes.set_xlim(0, 1)
-            axes.set_ylim(0, 1)
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.02)
             for axis in ("x", "y"):
                 set_ticks(axes, axis, {0.0: "0", 0.5: "0.5", 1.0: "1"})
             panels.append((axes, curve))

@@ -1,7 +1,7 @@
 """What all charts share: a canvas that becomes SVG in the colours and the font of the page around it.
 
 One unit of a canvas is a unit of the picture's viewBox. All pictures are equally wide, so that their text is equally
-large: at most 1.5 CSS pixels a unit on a screen, and 0.9 on a phone of 360.
+large: a unit is 1.6 CSS pixels on a screen, and 1 on a phone of 360.
 """
 
 import io
@@ -21,9 +21,11 @@ T = TypeVar("T")
 
 MINUS = "\N{MINUS SIGN}"
 
-WIDTH = 360
-TEXT, SMALL = 10.0, 9.0
+WIDTH = 330
+LARGE, SMALL, TINY = 11.0, 9.0, 8.0
 """Sizes of letters."""
+BOLD = 1.15
+"""How much wider bold letters may be than others."""
 ROW = 14.0
 """From one line of text to the next."""
 MOST_LINES, MOST_ROWS = 12, 40
@@ -206,8 +208,8 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
 def number(value: float) -> str:
     """A count or a figure in little room."""
     if float(value).is_integer() and abs(value) < 1e8:
-        return f"{value:,.0f}".replace("-", MINUS)
-    return f"{value:.3g}".replace("-", MINUS)
+        return _tidy(f"{value:,.0f}")
+    return _tidy(f"{value:.3g}")
 
 
 def percent(share: float) -> str:
@@ -241,8 +243,13 @@ def _labels(ticks: Sequence[float]) -> list[str]:
         if _are_exact(labels, ticks):
             break
     if not _are_exact(labels, ticks) or max(map(abs, ticks), default=0) >= 1e6:
-        labels = [f"{tick:.6g}".replace("e+", "e") for tick in ticks]
-    return [label.replace("-", MINUS) for label in labels]
+        labels = [f"{tick:.6g}" for tick in ticks]
+    return [_tidy(label) for label in labels]
+
+
+def _tidy(written: str) -> str:
+    """With a minus sign, and an exponent as people write it: 1e6, not 1e+06."""
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), written).replace("-", MINUS)
 
 
 def _are_exact(labels: Sequence[str], ticks: Sequence[float]) -> bool:

@@ -34,7 +34,7 @@ TEMPLATE = """\
 <div class="table">
 <div class="scroll" role="region" tabindex="0" aria-label="Table {{ placed.number }}: {{ block.caption }}">
 <table>
-<caption><span>Table {{ placed.number }}</span> {{ block.caption }}</caption>
+<caption><div><span>Table {{ placed.number }}</span> {{ block.caption }}</div></caption>
 <thead><tr>
 {% for column in block.columns %}
 <th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
@@ -152,7 +152,7 @@ STYLE += """\
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body {
-  margin: 0 auto; padding: 3.5rem 1.5rem 4rem; max-width: 46rem;
+  margin: 0 auto; padding: 3.5rem 1.5rem 4rem; max-width: 50rem;
   background: var(--paper); color: var(--ink);
   font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; hyphens: manual;
@@ -177,7 +177,7 @@ nav a:hover { text-decoration: underline; }
 
 section { margin-top: 3.5rem; scroll-margin-top: 1.5rem; }
 section > h2, summary h2 { margin: 0 0 1rem; font-size: 1.5rem; font-weight: 620; letter-spacing: -.01em; }
-summary { cursor: pointer; list-style-position: outside; padding: .85rem 0; border-block: 1px solid var(--line); }
+summary { cursor: pointer; padding: .85rem 0; border-block: 1px solid var(--line); }
 summary h2 { display: inline; margin: 0 0 0 .25rem; font-size: 1.1875rem; }
 details[open] > summary { margin-bottom: 1.25rem; }
 section:has(> details) + section:has(> details) { margin-top: 0; }
@@ -191,27 +191,33 @@ section:has(> details) + section:has(> details) summary { border-top: 0; }
 .bullets li::marker { color: var(--muted); }
 
 .table, figure { margin: 1.75rem 0 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9375rem; line-height: 1.4; }
+.scroll {
+  overflow-x: auto;  /* and a shadow on the right for as long as there is more to scroll to */
+  background:
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, var(--line), transparent) right / .6rem 100% no-repeat scroll;
+}
+table { border-collapse: collapse; width: 100%; font-size: .9rem; line-height: 1.4; }
 caption, figcaption { text-align: left; font-size: .9375rem; line-height: 1.45; }
 caption { padding-bottom: .6rem; }
+caption div { position: sticky; left: 0; width: fit-content; max-width: min(40rem, 100vw - 2rem); }
 caption span, figcaption span { margin-right: .35rem; font-weight: 650; white-space: nowrap; }
 figcaption, .aside { margin: .7rem 0 0; color: var(--muted); }
 figcaption { max-width: 40rem; }
 figcaption span { color: var(--ink); }
 .aside { font-size: .875rem; line-height: 1.45; }
-th, td { padding: .45rem .9rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
+th, td { padding: .45rem 1rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 500; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--muted); }
 tbody th {
-  position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
+  position: sticky; left: 0; min-width: 9.5rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
 td { min-width: 4rem; max-width: 22rem; }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; }
 
-.picture svg { display: block; width: 100%; max-width: 34rem; height: auto; font-family: inherit; overflow: visible; }
+.picture svg { display: block; width: 100%; max-width: 33rem; height: auto; font-family: inherit; overflow: visible; }
 
 .cards {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
@@ -242,7 +248,7 @@ footer p { margin: 0; font-size: .875rem; }
 @media (max-width: 34rem) {
   body { padding: 1.75rem 1rem 3rem; font-size: 1rem; }
   section { margin-top: 2.5rem; }
-  tbody th { min-width: 6rem; max-width: 9rem; }
+  tbody th { min-width: 7rem; max-width: 9rem; }
   .facts div { grid-template-columns: 1fr; gap: 0; }
 }
 @media (prefers-reduced-motion: reduce) {
@@ -266,15 +272,15 @@ footer p { margin: 0; font-size: .875rem; }
   summary h2 { margin: 0; }
   summary::-webkit-details-marker { display: none; }
   details > summary { margin-bottom: 4mm; }
-  figure, .card, .caution, .facts div, tr { break-inside: avoid; }
+  figure, .card, .caution, .facts div, tr, .table:not(:has(tbody tr:nth-child(16))) { break-inside: avoid; }
   thead { display: table-header-group; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; background: none; }
   table { font-size: 8.5pt; }
   th, td { padding-right: 2mm; }
   tbody th, td { position: static; min-width: 0; max-width: none; }
   td, .number { white-space: normal; }
   .cards { grid-template-columns: 1fr 1fr; gap: 3mm; }
-  .picture svg { max-width: 130mm; max-height: 215mm; }
+  .picture svg { max-width: 105mm; max-height: 215mm; }
   .table, figure { margin: 5mm 0; }
 }
 """
