@@ -119,11 +119,10 @@ def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(
         assert of(["one", "two"])[kind]() == svg
 
 
+@pytest.mark.parametrize("name", ['<i id="x">&', "$a_1$ #010101", "0.12345678"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_are_text_whatever_they_look_like(kind: str) -> None:
-    name = '<i id="x">$a_1$ & #010101'
-
-    assert name in words_of(of([name])[kind]()) or shorten(name, 110) in words_of(of([name])[kind]())
+def test_names_are_text_whatever_they_look_like(kind: str, name: str) -> None:
+    assert name in words_of(of([name])[kind]())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_of_many_the_first_are_shown_and_the_others_counted(kind: str, most: int
 
     assert [word for word in words if re.fullmatch(r"h\d+", word)] == names[:most]
     assert [word for word in words if "more" in word and f"{1000 - most:,}" in word]
-    assert not [word for word in words_of(of(names[:most])[kind]()) if "more" in word]
+    assert not [word for word in words_of(of(names[:most])[kind]()) if "not shown" in word]
 
 
 def test_ids_differ_from_picture_to_picture() -> None:
@@ -150,13 +149,13 @@ def test_ids_differ_from_picture_to_picture() -> None:
     assert sum(map(len, found)) == len(set().union(*found))
 
 
-def test_words_stay_inside_the_picture_and_apart() -> None:
+def test_words_stay_inside_the_picture() -> None:
     """By the widths of matplotlib's font; the browser's test looks at those of the page."""
     for picture in strained_pictures():
         root = ElementTree.fromstring(picture.svg)
         height = float(root.attrib["viewBox"].split()[3])
         for text in root.iter(f"{XML}text"):
-            if "x" in text.attrib:
+            if "x" in text.attrib and "rotate" not in text.get("transform", ""):
                 style = text.attrib["style"]
                 size = float(re.findall(r"font(?:-size)?:.*?([\d.]+)px", style)[0])
                 width = text_width(text.text or "", size)
@@ -172,7 +171,7 @@ def test_a_round_without_a_value_leaves_a_gap() -> None:
     whole = draw_learning_curves({"a": [1, 2, 3, 4, 5]}, quantity="q", rounds=rounds)
     for nothing in (None, nan, float("inf")):
         svg = draw_learning_curves({"a": [1, 2, nothing, 4, 5]}, quantity="q", rounds=rounds)
-        lines = [[path.count("M") for path in paths_of(drawn, SERIES[0])][0] for drawn in (whole, svg)]
+        lines = [paths_of(drawn, SERIES[0])[0].count("M") for drawn in (whole, svg)]
         assert lines == [1, 2]
 
 
@@ -239,8 +238,9 @@ def test_bins_without_patients_or_share_are_left_out() -> None:
             high=np.array([0.3, nan, 1.0]),
             patients=np.array(patients),
         )
-        marks = ElementTree.fromstring(draw_calibration({"a": one})).iter(f"{XML}use")
-        return len([mark for mark in marks if "fill: var(--series-1)" in mark.get("style", "")])
+        svg = draw_calibration({"a": one})
+        alone = re.findall(r'<use [^>]*style="[^"]*fill: var\(--series-1\)', svg)  # how a single point is written
+        return len([path for path in paths_of(svg, SERIES[0]) if "C" in path]) + len(alone)
 
     assert points([0.2, 0.5, 0.8], [9, 9, 9]) == 3
     assert points([0.2, nan, 0.8], [9, 9, 0]) == 1
@@ -255,10 +255,10 @@ def test_more_patients_have_a_larger_point() -> None:
         high=np.array([nan, nan]),
         patients=np.array([1, 100]),
     )
-    outlines = [path for path in ElementTree.fromstring(draw_calibration({"a": one})).iter(f"{XML}path")]
-    sizes = [max(numbers_in(path.attrib["d"])) for path in outlines if path.get("id") and "C" in path.attrib["d"]]
+    rounds = [numbers_in(path)[::2] for path in paths_of(draw_calibration({"a": one}), SERIES[0]) if "C" in path]
+    few, many = (max(x) - min(x) for x in rounds)
 
-    assert (sizes[1] / sizes[0]) ** 2 == pytest.approx(50 / 5.45, rel=0.01)
+    assert (many / few) ** 2 == pytest.approx(50 / 5.45, rel=0.02)
 
 
 def test_a_confusion_says_counts_and_shares_of_the_actual_class() -> None:
@@ -319,10 +319,7 @@ def test_bars_are_as_long_as_counts_are_large() -> None:
 def test_importance_is_in_order_and_what_is_not_defined_comes_last() -> None:
     words = words_of(draw_importance({"a": -0.5, "b": nan, "c": 0.25, "d": 0.0}, quantity="q"))
 
-    assert words[1:] == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "b", "not defined"] or [
-        word for word in words if word in "abcd"
-    ] == ["c", "d", "a", "b"]
-    assert words.count("not defined") == 1
+    assert words == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "b", "not defined", "q"]
 
 
 @pytest.mark.parametrize("value", [None, nan, float("inf")])
@@ -355,7 +352,14 @@ def test_a_regime_looks_the_same_in_every_group() -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0, "0"), (1234, "1,234"), (-3, f"{MINUS}3"), (0.03456, "0.0346"), (1e12, "1e12"), (-1.5e-7, f"{MINUS}1.5e-7")],
+    [
+        (0, "0"),
+        (1234, "1,234"),
+        (-3, f"{MINUS}3"),
+        (0.03456, "0.0346"),
+        (1e12, "1e12"),
+        (-1.5e-7, f"{MINUS}1.5e{MINUS}7"),
+    ],
 )
 def test_numbers_take_little_room(value: float, words: str) -> None:
     assert number(value) == words

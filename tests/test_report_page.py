@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
@@ -109,7 +110,6 @@ def test_all_words_of_all_blocks_are_escaped() -> None:
     # title twice, lead, two sections each with an entry of the contents, the blocks, and the footer
     assert "".join(page.words).count(NASTY) == 2 + 1 + 2 * 2 + 3 + 6 + 1 + 3 + 2 + 1
     assert [attributes for tag, attributes in page.elements if tag == "b"] == []
-    assert page.of("div")[1]["aria-label"] == f"Table 1: {NASTY}" or NASTY in str(page.elements)
     assert {attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes} == {
         f"Table 1: {NASTY}",
         NASTY,
@@ -147,7 +147,7 @@ def test_landmarks_headings_and_the_skip_link() -> None:
     assert page_.of("html")[0]["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in page_.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     assert page_.of("a")[0] == {"class": "skip", "href": f"#{page_.of('main')[0]['id']}"}
 
 

@@ -259,7 +259,9 @@ def _ends(one: Interval) -> list[float]:
 def _dot_and_whisker(axes: "Axes", one: Interval, y: float, look: Look) -> None:
     if one.value is not None and (ends := _ends(one)):
         axes.plot([min(ends), max(ends)], [y, y], color=look.color, linewidth=1.6, linestyle=look.dashes)
-        axes.plot([one.value], [y], color=look.color, marker=look.marker, markersize=5.5, clip_on=False)
+        axes.plot(
+            [one.value], [y], color=look.color, marker=look.marker, markersize=5.5, linestyle="none", clip_on=False
+        )
 
 
 def _swatch(paper: Canvas, left: float, top: float, color: str, alpha: float) -> None:

@@ -192,7 +192,7 @@ def _slugs(titles: Sequence[str]) -> Iterator[str]:
 
 
 _NUMBER = re.compile(
-    r"""[<>≤≥~±+\-\N{MINUS SIGN}([]*\d   # starts with a digit, after signs
+    r"""[<>≤≥~±+\-\N{MINUS SIGN}([]*\s?\d   # starts with a digit, after signs
     (?:[\d\s.,:;%±+\-\N{MINUS SIGN}\N{EN DASH}()\[\]/]|e[+-]?\d|\bto\b|\bof\b)*""",
     re.VERBOSE,
 )

@@ -110,7 +110,7 @@ def draw_roc(curves: Mapping[str, Band]) -> str:
 def draw_calibration(curves: Mapping[str, Calibration]) -> str:
     """Predicted risk (x) and observed share (y) of each bin of patients; the more patients, the larger the point."""
     most = max((int(one.patients.max(initial=0)) for one in curves.values()), default=0) or 1
-    with _unit_panels(curves, ("predicted risk", "observed share; larger points stand for more patients")) as (
+    with _unit_panels(curves, ("predicted risk", "observed share; the larger a point, the more patients")) as (
         paper,
         panels,
     ):
