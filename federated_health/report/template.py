@@ -1,0 +1,286 @@
+"""How a page looks: its template and its style, as text, since Flower's app bundles take no HTML files along."""
+
+TEMPLATE = """\
+{% macro show(placed) %}
+{% set block = placed.block %}
+{% if placed.kind == "Text" %}
+<p>{{ block.words }}</p>
+{% elif placed.kind == "Caution" %}
+<p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
+{% elif placed.kind == "Bullets" %}
+<ul class="bullets">
+{% for item in block["items"] %}
+<li>{{ item }}</li>
+{% endfor %}
+</ul>
+{% elif placed.kind == "Facts" %}
+<dl class="facts">
+{% for name, value in block["items"] %}
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
+{% endfor %}
+</dl>
+{% elif placed.kind == "Cards" %}
+<ul class="cards">
+{% for card in block["items"] %}
+<li class="card {{ card.tone }}">
+<h3>{{ card.name }}</h3>
+<p class="verdict"><span aria-hidden="true">{{ {"good": "▲", "neutral": "●", "bad": "▼"}[card.tone] }}</span>
+{{ card.verdict }}</p>
+<p>{{ card.words }}</p>
+</li>
+{% endfor %}
+</ul>
+{% elif placed.kind == "Table" %}
+<div class="table">
+<div class="scroll" role="region" tabindex="0" aria-label="Table {{ placed.number }}: {{ block.caption }}">
+<table>
+<caption><div><span>Table {{ placed.number }}</span> {{ block.caption }}</div></caption>
+<thead><tr>
+{% for column in block.columns %}
+<th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in block.rows %}
+<tr>
+{% for cell in row %}
+{% if loop.first %}
+<th scope="row">{{ cell }}</th>
+{% else %}
+<td{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ cell }}</td>
+{% endif %}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% if block.note %}
+<p class="aside">{{ block.note }}</p>
+{% endif %}
+</div>
+{% elif placed.kind == "Picture" %}
+<figure>
+<div class="picture" role="img" aria-label="{{ block.alt }}">
+{{ placed.svg|safe }}
+</div>
+<figcaption><span>Figure {{ placed.number }}</span> {{ block.caption }}</figcaption>
+</figure>
+{% endif %}
+{% endmacro %}
+<!DOCTYPE html>
+<html lang="en" id="top">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{{ page.title }}</title>
+<style>
+{{ style|safe }}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header>
+<h1>{{ page.title }}</h1>
+<p class="lead">{{ page.lead }}</p>
+</header>
+{% if sections %}
+<nav aria-labelledby="contents">
+<h2 id="contents">Contents</h2>
+<ol>
+{% for slug, section, _ in sections %}
+<li><a href="#{{ slug }}">{{ section.title }}</a></li>
+{% endfor %}
+</ol>
+</nav>
+{% endif %}
+<main id="content" tabindex="-1">
+{% for slug, section, blocks in sections %}
+<section id="{{ slug }}">
+{% if section.folded %}
+<details>
+<summary><h2>{{ section.title }}</h2></summary>
+{% else %}
+<h2>{{ section.title }}</h2>
+{% endif %}
+{% for placed in blocks %}
+{{ show(placed) }}
+{%- endfor %}
+{% if section.folded %}
+</details>
+{% endif %}
+</section>
+{% endfor %}
+</main>
+{% if page.footer %}
+<footer><p>{{ page.footer }}</p></footer>
+{% endif %}
+</body>
+</html>
+"""
+
+_LIGHT = """\
+--paper: #ffffff; --panel: #f6f7f9; --ink: #1c2127; --muted: #545d68; --line: #d5dae0; --grid: #e1e5ea;
+--link: #0a5a8f; --shade: #4fa3dc; --note: #fff6df; --note-edge: #b97a00;
+--good: #0b5f45; --good-back: #def3ea; --neutral: #444c56; --neutral-back: #e8ebef;
+--bad: #94300c; --bad-back: #fce7de;
+--series-1: #0072b2; --series-2: #c04a00; --series-3: #007d5c; --series-4: #a8497f; --series-5: #8a6a00;
+--series-6: #4d5fb8;
+"""
+_DARK = """\
+--paper: #13171b; --panel: #1b2026; --ink: #e8ebee; --muted: #a5afba; --line: #39424c; --grid: #2b333b;
+--link: #82c3f2; --shade: #1f6aa5; --note: #2a2415; --note-edge: #e0a83a;
+--good: #86dfbc; --good-back: #12352a; --neutral: #c6ced6; --neutral-back: #2b333b;
+--bad: #ffb08e; --bad-back: #44200f;
+--series-1: #5ab4ea; --series-2: #ff8c42; --series-3: #35c79d; --series-4: #e79ac4; --series-5: #e3c04a;
+--series-6: #a3b1ff;
+"""
+
+STYLE = f"""\
+:root {{
+color-scheme: light dark;
+{_LIGHT}}}
+@media screen and (prefers-color-scheme: dark) {{
+:root {{
+{_DARK}}}
+}}
+"""
+
+STYLE += """\
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0 auto; padding: 3.5rem 1.5rem 4rem; max-width: 50rem;
+  background: var(--paper); color: var(--ink);
+  font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; hyphens: manual;
+}
+a { color: var(--link); text-underline-offset: .2em; text-decoration-thickness: .06em; }
+:focus-visible { outline: .15rem solid var(--link); outline-offset: .2rem; border-radius: .15rem; }
+.skip { position: absolute; left: 1rem; top: -5rem; padding: .5rem 1rem; background: var(--paper); }
+.skip:focus { top: 1rem; z-index: 2; }
+h1, h2, h3 { line-height: 1.2; text-wrap: balance; }
+h1 { margin: 0 0 1rem; font-size: clamp(1.75rem, 1.3rem + 2.2vw, 2.5rem); font-weight: 650; letter-spacing: -.02em; }
+.lead { margin: 0; color: var(--muted); font-size: 1.1875rem; line-height: 1.5; text-wrap: pretty; }
+p, ul, ol, dl { margin: 0 0 1.1rem; max-width: 40rem; }
+li + li { margin-top: .3rem; }
+main:focus { outline: none; }
+
+nav { margin: 2.25rem 0 0; padding: 1rem 0 0; border-top: 1px solid var(--line); }
+nav h2 { margin: 0 0 .5rem; color: var(--muted); font-size: .9375rem; font-weight: 600; }
+nav ol { margin: 0; padding: 0; list-style: none; columns: 15rem 2; column-gap: 2rem; font-size: .9375rem; }
+nav li { margin: 0; padding: .2rem 0; break-inside: avoid; }
+nav a { text-decoration: none; }
+nav a:hover { text-decoration: underline; }
+
+section { margin-top: 3.5rem; scroll-margin-top: 1.5rem; }
+section > h2, summary h2 { margin: 0 0 1rem; font-size: 1.5rem; font-weight: 620; letter-spacing: -.01em; }
+summary { cursor: pointer; padding: .85rem 0; border-block: 1px solid var(--line); }
+summary h2 { display: inline; margin: 0 0 0 .25rem; font-size: 1.1875rem; }
+details[open] > summary { margin-bottom: 1.25rem; }
+section:has(> details) + section:has(> details) { margin-top: 0; }
+section:has(> details) + section:has(> details) summary { border-top: 0; }
+.caution {
+  padding: .8rem 1.1rem; max-width: none; background: var(--note);
+  border-left: .25rem solid var(--note-edge); border-radius: .2rem;
+}
+.caution strong { margin-right: .35rem; }
+.bullets { padding-left: 1.25rem; }
+.bullets li::marker { color: var(--muted); }
+
+.table, figure { margin: 1.75rem 0 2rem; }
+.scroll {
+  overflow-x: auto;  /* and a shadow on the right for as long as there is more to scroll to */
+  background:
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, var(--line), transparent) right / .6rem 100% no-repeat scroll;
+}
+table { border-collapse: collapse; width: 100%; font-size: .9rem; line-height: 1.4; }
+caption, figcaption { text-align: left; font-size: .9375rem; line-height: 1.45; }
+caption { padding-bottom: .6rem; }
+caption div { position: sticky; left: 0; width: fit-content; max-width: min(40rem, 100vw - 2rem); }
+caption span, figcaption span { margin-right: .35rem; font-weight: 650; white-space: nowrap; }
+figcaption, .aside { margin: .7rem 0 0; color: var(--muted); }
+figcaption { max-width: 40rem; }
+figcaption span { color: var(--ink); }
+.aside { font-size: .875rem; line-height: 1.45; }
+th, td { padding: .45rem 1rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
+th:last-child, td:last-child { padding-right: 0; }
+th { font-weight: 500; }
+thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--muted); }
+tbody th {
+  position: sticky; left: 0; min-width: 9.5rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
+}
+td { min-width: 4rem; max-width: 22rem; }
+.number { text-align: right; white-space: nowrap; }
+thead .number { white-space: normal; }
+
+.picture svg { display: block; width: 100%; max-width: 33rem; height: auto; font-family: inherit; overflow: visible; }
+
+.cards {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
+  margin: 1.5rem 0 2rem; padding: 0; max-width: none; list-style: none;
+}
+.card {
+  margin: 0; padding: 1.1rem 1.2rem; background: var(--panel); border: 1px solid var(--line); border-radius: .5rem;
+}
+.card h3 { margin: 0 0 .5rem; font-size: 1.0625rem; font-weight: 620; overflow-wrap: anywhere; }
+.card p { margin: 0; font-size: .9375rem; line-height: 1.5; }
+.card .verdict {
+  display: inline-block; margin-bottom: .6rem; padding: .1rem .6rem; border-radius: 1rem;
+  font-size: .875rem; font-weight: 600;
+}
+.verdict span { margin-right: .2rem; font-size: .75em; }
+.good .verdict { color: var(--good); background: var(--good-back); }
+.neutral .verdict { color: var(--neutral); background: var(--neutral-back); }
+.bad .verdict { color: var(--bad); background: var(--bad-back); }
+
+.facts { max-width: none; border-top: 1px solid var(--grid); }
+.facts div { display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; border-bottom: 1px solid var(--grid); }
+.facts div { padding: .4rem 0; font-size: .9375rem; line-height: 1.45; }
+dt { color: var(--muted); overflow-wrap: anywhere; }
+dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
+footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
+footer p { margin: 0; font-size: .875rem; }
+
+@media (max-width: 34rem) {
+  body { padding: 1.75rem 1rem 3rem; font-size: 1rem; }
+  section { margin-top: 2.5rem; }
+  tbody th { min-width: 7rem; max-width: 9rem; }
+  .facts div { grid-template-columns: 1fr; gap: 0; }
+}
+@media (prefers-reduced-motion: reduce) {
+  html { scroll-behavior: auto; }
+}
+@media print {
+  @page { size: A4; margin: 18mm 18mm 20mm; }
+  :root { color-scheme: light; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  body { max-width: none; padding: 0; font-size: 10.5pt; line-height: 1.45; }
+  nav, .skip { display: none; }
+  a { color: inherit; text-decoration: none; }
+  h1 { font-size: 22pt; }
+  .lead { font-size: 12pt; }
+  section, section:has(> details) + section:has(> details) { margin-top: 9mm; }
+  section > h2, summary h2 { font-size: 14pt; }
+  h2, h3, summary, caption { break-after: avoid; }
+  p, li { orphans: 3; widows: 3; }
+  /* What is folded is printed: the browser hides it in this box, not in an element of ours. */
+  details::details-content { content-visibility: visible; display: block; block-size: auto; }
+  summary { padding: 0; border: 0; list-style: none; }
+  summary h2 { margin: 0; }
+  summary::-webkit-details-marker { display: none; }
+  details > summary { margin-bottom: 4mm; }
+  figure, .card, .caution, .facts div, tr, .table:not(:has(tbody tr:nth-child(16))) { break-inside: avoid; }
+  thead { display: table-header-group; }
+  .scroll { overflow: visible; background: none; }
+  table { font-size: 8.5pt; }
+  th, td { padding-right: 2mm; }
+  tbody th, td { position: static; min-width: 0; max-width: none; }
+  td, .number { white-space: normal; }
+  .cards { grid-template-columns: 1fr 1fr; gap: 3mm; }
+  .picture svg { max-width: 105mm; max-height: 215mm; }
+  .table, figure { margin: 5mm 0; }
+}
+"""

@@ -1,0 +1,146 @@
+"""The page as a browser shows it: readable by everybody, on paper and on a phone, without script, error or request."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federated_health.report.page import render
+from tests.example_report import page
+
+pytestmark = pytest.mark.slow
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+WIDTHS = {"desk": 1280, "phone": 360}
+Opener = Callable[..., AbstractContextManager[Any]]
+
+OVERLAPS = """() => [...document.querySelectorAll("svg")].flatMap(svg => {
+    const frame = svg.getBoundingClientRect();
+    const boxes = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    const shared = (a, b) => Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left))
+                           * Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
+    const outside = boxes.filter(([, box]) => box.left < frame.left - 2 || box.right > frame.right + 2
+                                           || box.top < frame.top - 2 || box.bottom > frame.bottom + 2);
+    const pairs = boxes.flatMap(([words, box], place) => boxes.slice(place + 1)
+        .filter(([, other]) => shared(box, other) > 0.12 * Math.min(box.width * box.height, other.width * other.height))
+        .map(([others]) => `${words} over ${others}`));
+    return [...pairs, ...outside.map(([words]) => `${words} outside`)];
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Opener:
+    """Opens the page from a file; at the end there was no request for anything else, and no error on the console."""
+
+    @contextmanager
+    def opened(*, width: str = "desk", scheme: str = "light", strained: bool = False, **options: Any) -> Iterator[Any]:
+        file = tmp_path / "report.html"
+        file.write_text(render(page(strained=strained)), encoding="utf-8")
+        viewport = {"width": WIDTHS[width], "height": 800}
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, **options)
+        shown = context.new_page()
+        requests: list[str] = []
+        errors: list[str] = []
+        shown.on("request", lambda request: requests.append(request.url))
+        shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        shown.goto(file.as_uri())
+        yield shown
+        context.close()
+        assert [url for url in requests if not url.startswith("data:,")] == [file.as_uri()]
+        assert errors == []
+
+    return opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_no_violation(opened: Opener, width: str, scheme: str) -> None:
+    with opened(width=width, scheme=scheme, bypass_csp=True) as shown:  # else axe would be kept out, too
+        shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+        results = axe_api.Axe().run(shown)
+        assert results.violations_count == 0, results.generate_report()
+        assert len(results.response["passes"]) > 20
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_itself_never_scrolls_sideways_and_wide_tables_do(opened: Opener, width: str) -> None:
+    with opened(width=width, strained=True) as shown:
+        shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+        assert shown.evaluate("document.documentElement.scrollWidth") == WIDTHS[width]
+        widths = shown.evaluate("(e => [e.scrollWidth, e.clientWidth])(document.querySelector('.scroll'))")
+        assert widths[1] < WIDTHS[width]
+        assert widths[0] > widths[1] or width == "desk"
+        for name in ("svg", ".card", ".facts", "figcaption", "caption div"):
+            edges = shown.evaluate(
+                f"[...document.querySelectorAll('{name}')].map(e => e.getBoundingClientRect().right)"
+            )
+            assert edges
+            assert max(edges) <= WIDTHS[width]
+
+
+def test_no_words_of_a_picture_overlap_or_leave_it(opened: Opener) -> None:
+    with opened(strained=True) as shown:
+        assert shown.evaluate("document.querySelectorAll('svg text').length") > 500
+        assert shown.evaluate(OVERLAPS) == []
+
+
+def test_words_in_pictures_are_large_enough_on_a_phone(opened: Opener) -> None:
+    with opened(width="phone") as shown:
+        heights = shown.evaluate(
+            "[...document.querySelectorAll('svg text')].map(text => parseFloat(getComputedStyle(text).fontSize)"
+            " * text.ownerSVGElement.getBoundingClientRect().width / text.ownerSVGElement.viewBox.baseVal.width)"
+        )
+        assert min(heights) >= 7.9
+
+
+def test_pictures_use_the_font_and_the_colours_of_the_page(opened: Opener) -> None:
+    inks = []
+    for scheme in ("light", "dark"):
+        with opened(scheme=scheme) as shown:
+            styles = "getComputedStyle(document.querySelector('svg text')).fontFamily"
+            assert shown.evaluate(styles) == shown.evaluate("getComputedStyle(document.body).fontFamily")
+            inks.append(shown.evaluate("getComputedStyle(document.querySelector('svg text')).fill"))
+            assert shown.evaluate("getComputedStyle(document.body).backgroundColor") != inks[-1]
+    assert inks[0] != inks[1]
+
+
+def test_what_is_folded_is_printed_and_in_light_colours(opened: Opener) -> None:
+    folded = "document.querySelector('details p')"
+    with opened(scheme="dark") as shown:
+        dark = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert not shown.evaluate(f"{folded}.checkVisibility()")
+        shown.emulate_media(media="print", color_scheme="dark")
+        assert shown.evaluate(f"{folded}.checkVisibility() && {folded}.getBoundingClientRect().height > 0")
+        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
+        assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_keys_reach_the_content_the_tables_and_what_is_folded(opened: Opener) -> None:
+    with opened() as shown:
+        shown.keyboard.press("Tab")
+        assert shown.evaluate("document.activeElement.className") == "skip"
+        assert shown.evaluate("document.activeElement.getBoundingClientRect().top >= 0")
+        reached = set()
+        for _ in range(20):
+            shown.keyboard.press("Tab")
+            reached.add(shown.evaluate("document.activeElement.className || document.activeElement.tagName"))
+        assert {"A", "scroll", "SUMMARY"} <= reached

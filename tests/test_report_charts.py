@@ -1,0 +1,413 @@
+"""Charts are SVG that can stand in a page beside each other, and show what they were given."""
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from federated_health.report.charts import (
+    Interval,
+    draw_importance,
+    draw_intervals,
+    draw_labels,
+    draw_learning_curves,
+)
+from federated_health.report.panels import (
+    Band,
+    Calibration,
+    draw_calibration,
+    draw_confusion,
+    draw_heat_map,
+    draw_roc,
+)
+from federated_health.report.svg import (
+    MINUS,
+    MOST_LINES,
+    MOST_ROWS,
+    SERIES,
+    VARIABLES,
+    WIDTH,
+    limits_of,
+    look_of,
+    number,
+    own_ids,
+    percent,
+    shorten,
+    text_width,
+    ticks_between,
+)
+from tests.example_report import LONG_NAME, band, calibration, pictures, strained_pictures
+
+XML = "{http://www.w3.org/2000/svg}"
+nan = float("nan")
+
+
+def words_of(svg: str) -> list[str]:
+    return [text.text or "" for text in ElementTree.fromstring(svg).iter(f"{XML}text")]
+
+
+def paths_of(svg: str, color: str) -> list[str]:
+    """The outlines that are drawn in a colour."""
+    variable = f"var({VARIABLES[color]})"
+    found = ElementTree.fromstring(svg).iter(f"{XML}path")
+    return [path.attrib["d"] for path in found if variable in path.get("style", "")]
+
+
+def numbers_in(outline: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", outline)]
+
+
+def one_point(x: float = 0.5, y: float = 0.5) -> Band:
+    return Band(x=np.array([x]), y=np.array([y]))
+
+
+def of(names: list[str]) -> dict[str, Callable[[], str]]:
+    """Every chart with something of each name."""
+    return {
+        "curves": lambda: draw_learning_curves({name: [0.1, 0.2] for name in names}, quantity="q", rounds=[1, 2]),
+        "roc": lambda: draw_roc({name: band(2) for name in names}),
+        "calibration": lambda: draw_calibration({name: calibration(0.1) for name in names}),
+        "confusion": lambda: draw_confusion(dict.fromkeys(names, (1, 2, 3, 4))),
+        "heat map": lambda: draw_heat_map(
+            names, ["age"] if names else [], np.full((len(names), min(len(names), 1)), 0.25)
+        ),
+        "labels": lambda: draw_labels(dict.fromkeys(names, (1, 2)), positive="yes", negative="no"),
+        "importance": lambda: draw_importance(dict.fromkeys(names, 0.1), quantity="q"),
+        "intervals": lambda: draw_intervals(
+            {name: {"regime": Interval(value=0.5, low=0.4, high=0.6)} for name in names}, quantity="q", reference=0
+        ),
+    }
+
+
+KINDS = list(of([]))
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_matplotlib_stay() -> Any:
+    before = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_draw_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        of([])[kind]()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chart_is_an_svg_of_the_page_and_not_of_a_file(kind: str) -> None:
+    svg = of(["one"])[kind]()
+    root = ElementTree.fromstring(svg)
+
+    assert svg.startswith("<svg ")
+    assert root.attrib["viewBox"].startswith(f"0 0 {WIDTH} ")
+    assert set(root.attrib) == {"viewBox", "stroke-linejoin"}
+    assert not re.search(r"<style|<metadata|<!--|font-family|<!DOCTYPE|<\?xml|#0101", svg)
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(kind: str) -> None:
+    svg = of(["one", "two"])[kind]()
+    with mpl.rc_context({"font.size": 30, "svg.fonttype": "path", "lines.linewidth": 9}):
+        assert of(["one", "two"])[kind]() == svg
+
+
+@pytest.mark.parametrize("name", ['<i id="x">&', "$a_1$ #010101", "0.12345678"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_text_whatever_they_look_like(kind: str, name: str) -> None:
+    assert name in words_of(of([name])[kind]())
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        *[(kind, MOST_LINES) for kind in ("curves", "roc", "calibration", "confusion")],
+        *[(kind, MOST_ROWS) for kind in ("heat map", "labels", "intervals")],
+        ("importance", 20),
+    ],
+)
+def test_of_many_the_first_are_shown_and_the_others_counted(kind: str, most: int) -> None:
+    names = [f"h{place}" for place in range(1000)]
+    words = words_of(of(names)[kind]())
+
+    assert [word for word in words if re.fullmatch(r"h\d+", word)] == names[:most]
+    assert [word for word in words if "more" in word and f"{1000 - most:,}" in word]
+    assert not [word for word in words_of(of(names[:most])[kind]()) if "not shown" in word]
+
+
+def test_ids_differ_from_picture_to_picture() -> None:
+    found = [set(re.findall(r' id="([^"]+)"', picture.svg)) for picture in (*pictures(), *strained_pictures())]
+
+    assert sum(map(len, found)) > 20
+    assert sum(map(len, found)) == len(set().union(*found))
+
+
+def test_words_stay_inside_the_picture() -> None:
+    """By the widths of matplotlib's font; the browser's test looks at those of the page."""
+    for picture in strained_pictures():
+        root = ElementTree.fromstring(picture.svg)
+        height = float(root.attrib["viewBox"].split()[3])
+        for text in root.iter(f"{XML}text"):
+            if "x" in text.attrib and "rotate" not in text.get("transform", ""):
+                style = text.attrib["style"]
+                size = float(re.findall(r"font(?:-size)?:.*?([\d.]+)px", style)[0])
+                width = text_width(text.text or "", size)
+                anchor = 0.5 if "middle" in style else 1 if "end" in style else 0
+                start = float(text.attrib["x"]) - anchor * width
+                assert start >= -2, (picture.alt, text.text)
+                assert start + width <= WIDTH + 2, (picture.alt, text.text)
+                assert size <= float(text.attrib["y"]) + 3 <= height + 3, (picture.alt, text.text)
+
+
+def test_a_round_without_a_value_leaves_a_gap() -> None:
+    rounds = list(range(1, 6))
+    whole = draw_learning_curves({"a": [1, 2, 3, 4, 5]}, quantity="q", rounds=rounds)
+    for nothing in (None, nan, float("inf")):
+        svg = draw_learning_curves({"a": [1, 2, nothing, 4, 5]}, quantity="q", rounds=rounds)
+        lines = [paths_of(drawn, SERIES[0])[0].count("M") for drawn in (whole, svg)]
+        assert lines == [1, 2]
+
+
+def test_a_value_without_neighbours_has_a_marker() -> None:
+    series = [None] * 5 + [1.0] + [None] * 34
+    svg = draw_learning_curves({"a": series}, quantity="q", rounds=range(40))
+
+    assert len(re.findall("<use ", svg)) == 2  # and one in the legend
+
+
+def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals() -> None:
+    names = ["federation", *(f"h{place}" for place in range(MOST_LINES))]
+    svg = draw_learning_curves({name: [1, 2] for name in names}, quantity="q", rounds=[1, 2])
+
+    assert [word for word in words_of(svg) if word in names] == [*names[1:], "federation"]
+    assert "more" not in "".join(words_of(svg))
+    assert [style for style in re.findall(r'style="([^"]*)"', svg) if "stroke-width: 2.6" in style]
+
+
+def test_a_series_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="one value a round"):
+        draw_learning_curves({"a": [1.0]}, quantity="q", rounds=[1, 2])
+
+
+@pytest.mark.parametrize("values", [[None, None], [1.0, 1.0], [1e15, -1e15], [1e-12, 2e-12], [1e300, 1.0], [5.0, nan]])
+def test_curves_of_strange_values_are_drawn(values: list[float | None]) -> None:
+    words = words_of(draw_learning_curves({"a": values}, quantity="q", rounds=[1, 2]))
+
+    assert ("no value in any round" in words) == (values == [None, None])
+
+
+def test_looks_differ_even_without_colour() -> None:
+    looks = [look_of(place) for place in range(MOST_LINES)]
+
+    assert len({(look.marker, look.dashes) for look in looks}) == MOST_LINES
+
+
+def test_a_point_and_a_curve_without_an_interval_are_drawn() -> None:
+    assert "<use " in draw_roc({"a": one_point()})
+    assert "fill-opacity" not in draw_roc({"a": one_point(), "b": one_point()})
+    assert "fill-opacity" in draw_roc({"a": band(2)})
+
+
+def test_a_higher_curve_is_drawn_higher() -> None:
+    low, high = (numbers_in(paths_of(draw_roc({"a": one}), SERIES[0])[-1]) for one in (band(1.1), band(5)))
+
+    assert np.mean(high[1::2]) < np.mean(low[1::2])  # from the top
+
+
+@pytest.mark.parametrize("make", [lambda x, y: Band(x=x, y=y), lambda x, y: Band(x=x, y=x, low=y)])
+def test_arrays_that_do_not_fit_are_refused(make: Callable[[Any, Any], Band]) -> None:
+    with pytest.raises(ValueError, match="different shapes"):
+        make(np.zeros(3), np.zeros(2))
+    with pytest.raises(ValueError, match="different shapes"):
+        make(np.zeros((2, 2)), np.zeros((2, 2)))
+
+
+def test_bins_without_patients_or_share_are_left_out() -> None:
+    def points(observed: list[float], patients: list[int]) -> int:
+        one = Calibration(
+            predicted=np.array([0.2, 0.5, 0.8]),
+            observed=np.array(observed),
+            low=np.array([nan, 0.1, 0.2]),
+            high=np.array([0.3, nan, 1.0]),
+            patients=np.array(patients),
+        )
+        svg = draw_calibration({"a": one})
+        alone = re.findall(r'<use [^>]*style="[^"]*fill: var\(--series-1\)', svg)  # how a single point is written
+        return len([path for path in paths_of(svg, SERIES[0]) if "C" in path]) + len(alone)
+
+    assert points([0.2, 0.5, 0.8], [9, 9, 9]) == 3
+    assert points([0.2, nan, 0.8], [9, 9, 0]) == 1
+    assert points([nan, nan, nan], [0, 0, 0]) == 0
+
+
+def test_more_patients_have_a_larger_point() -> None:
+    one = Calibration(
+        predicted=np.array([0.2, 0.8]),
+        observed=np.array([0.2, 0.8]),
+        low=np.array([nan, nan]),
+        high=np.array([nan, nan]),
+        patients=np.array([1, 100]),
+    )
+    rounds = [numbers_in(path)[::2] for path in paths_of(draw_calibration({"a": one}), SERIES[0]) if "C" in path]
+    few, many = (max(x) - min(x) for x in rounds)
+
+    assert (many / few) ** 2 == pytest.approx(50 / 5.45, rel=0.02)
+
+
+def test_a_confusion_says_counts_and_shares_of_the_actual_class() -> None:
+    words = words_of(draw_confusion({"a": (30, 10, 0, 0)}))
+
+    assert [word for word in words if word[0].isdigit()] == ["30", "75 %", "10", "25 %", "0", "0"]
+
+
+def test_a_heat_map_says_per_cent_and_hides_what_is_not_released() -> None:
+    svg = draw_heat_map(["a"], ["x", "y", "z", "u"], np.array([[0.0, 0.42, nan, 1.0]]))
+    words = words_of(svg)
+
+    assert [word for word in words if re.fullmatch(r"\d+", word)] == ["0", "42", "100"]
+    assert "not released" in words
+    assert len(re.findall(r"url\(#[^)]*h\w+\)", svg)) >= 2
+    assert "not released" not in words_of(draw_heat_map(["a"], ["x"], np.array([[0.5]])))
+
+
+def test_a_larger_share_is_darker() -> None:
+    svg = draw_heat_map(["a"], ["x", "y"], np.array([[0.2, 0.4]]))
+
+    light, dark = (float(opacity) for opacity in re.findall(r"opacity: ([\d.]+)", svg))
+    assert dark == pytest.approx(2 * light)
+
+
+@pytest.mark.parametrize("shares", [np.array([[0.5]]), np.array([[0.5, 1.5]]), np.array([[-0.1, 0.5]])])
+def test_what_are_no_shares_is_refused(shares: Any) -> None:
+    with pytest.raises(ValueError, match="share"):
+        draw_heat_map(["a"], ["x", "y"], shares)
+
+
+def test_many_columns_go_below_each_other() -> None:
+    names = [f"c{place}" for place in range(30)]
+    svg = draw_heat_map(["a"], names, np.zeros((1, 30)))
+
+    assert [word for word in words_of(svg) if word in names] == names
+    assert words_of(svg).count("a") == 2
+
+
+def test_bars_are_as_long_as_counts_are_large() -> None:
+    svg = draw_labels({"a": (10, 30), "b": (0, 20), "c": (0, 0)}, positive="ill", negative="well")
+    ill, well = (
+        [numbers_in(path) for path in paths_of(svg, color) if path.rstrip().endswith("z")]
+        for color in (SERIES[1], SERIES[0])
+    )
+    lengths = [[max(path[::2]) - min(path[::2]) for path in paths] for paths in (ill, well)]
+
+    assert lengths[0][1] / lengths[0][0] == pytest.approx(0, abs=0.01)
+    assert lengths[1][0] / lengths[0][0] == pytest.approx(3, rel=0.01)
+    assert lengths[1][1] / lengths[0][0] == pytest.approx(2, rel=0.01)
+    assert [word for word in words_of(svg) if word[0].isdigit() or word == "none"] == [
+        "25 % of 40",
+        "0 % of 20",
+        "none",
+    ]
+
+
+def test_importance_is_in_order_and_what_is_not_defined_comes_last() -> None:
+    words = words_of(draw_importance({"a": -0.5, "b": nan, "c": 0.25, "d": 0.0}, quantity="q"))
+
+    assert words == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "b", "not defined", "q"]
+
+
+@pytest.mark.parametrize("value", [None, nan, float("inf")])
+def test_a_figure_that_is_not_defined_is_a_note(value: float | None) -> None:
+    svg = draw_intervals({"a": {"r": Interval(value=value, low=0.1, high=0.2)}}, quantity="q", reference=None)
+
+    assert "not defined" in words_of(svg)
+    assert paths_of(svg, SERIES[0]) == []
+
+
+def test_whiskers_end_where_the_interval_does() -> None:
+    def whisker(low: float | None, high: float | None) -> float:
+        scale = {"scale": Interval(value=0.0, low=-1.0, high=1.0)}
+        figures = {**scale, "r": Interval(value=0.5, low=low, high=high)}
+        svg = draw_intervals({"a": figures}, quantity="q", reference=0)
+        lengths = [max(x) - min(x) for color in SERIES[:2] for x in [numbers_in(paths_of(svg, color)[0])[::2]]]
+        return lengths[1] / lengths[0]
+
+    assert whisker(0.0, 1.0) == pytest.approx(0.5, abs=0.01)
+    assert whisker(None, 1.0) == pytest.approx(0.25, abs=0.01)
+    assert whisker(nan, None) == pytest.approx(0, abs=0.01)
+
+
+def test_a_regime_looks_the_same_in_every_group() -> None:
+    one = Interval(value=0.5, low=0.4, high=0.6)
+    svg = draw_intervals({"a": {"r": one, "s": one}, "b": {"s": one}}, quantity="q", reference=None)
+
+    assert [len(paths_of(svg, color)) for color in SERIES[:3]] == [2, 3, 0]  # whiskers, and one outline of the marker
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (1234, "1,234"),
+        (-3, f"{MINUS}3"),
+        (0.03456, "0.0346"),
+        (1e12, "1e12"),
+        (-1.5e-7, f"{MINUS}1.5e{MINUS}7"),
+    ],
+)
+def test_numbers_take_little_room(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+@pytest.mark.parametrize(("share", "words"), [(0, "0"), (0.001, "<1"), (0.126, "13"), (0.999, ">99"), (1, "100")])
+def test_per_cent_does_not_say_none_or_all_of_what_is_not(share: float, words: str) -> None:
+    assert percent(share) == words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.61, 0.83, ["0.65", "0.70", "0.75", "0.80"]),
+        (-1.1, 1.1, [f"{MINUS}1.0", f"{MINUS}0.5", "0.0", "0.5", "1.0"]),
+        (0, 4e12, ["0", "1e12", "2e12", "3e12", "4e12"]),
+        (0, 2500, ["0", "500", "1,000", "1,500", "2,000", "2,500"]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, labels: list[str]) -> None:
+    assert list(ticks_between(low, high).values()) == labels
+
+
+def test_an_axis_has_room_around_its_values() -> None:
+    assert limits_of([1, None, nan, 3]) == pytest.approx((0.88, 3.12))
+    assert limits_of([2.0]) == pytest.approx((1.8, 2.2))
+    assert limits_of([]) == pytest.approx((-0.06, 1.06))
+
+
+def test_a_long_name_keeps_its_ends_and_fits() -> None:
+    short = shorten(LONG_NAME, 100)
+
+    assert short.startswith("st-mary")
+    assert short.endswith("annex")
+    assert 80 < text_width(short) <= 100
+    assert shorten("a\n b\x00\ud800", 100) == "a b"
+    assert text_width("東" * 4, 10) >= 40
+
+
+def test_letters_of_other_scripts_are_no_matter_for_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "東京" in words_of(draw_roc({"東京": band(2)}))
+
+
+def test_ids_are_changed_in_tags_only() -> None:
+    svg = '<g id="a"><use xlink:href="#a" style="fill: url(#a)"/><text> id="a" url(#a)</text></g>'
+
+    assert own_ids(svg, "p_") == (
+        '<g id="p_a"><use xlink:href="#p_a" style="fill: url(#p_a)"/><text> id="a" url(#a)</text></g>'
+    )

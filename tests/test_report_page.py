@@ -1,0 +1,280 @@
+"""The page holds what it was given, escaped and in order, and nothing that would need a network."""
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from federated_health.report import template
+from federated_health.report.page import (
+    Bullets,
+    Card,
+    Cards,
+    Caution,
+    Facts,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Text,
+    render,
+)
+from federated_health.report.svg import DARKEST, MINUS, VARIABLES
+from tests.example_report import page
+
+NASTY = '<b onclick="x">&amp; "quoted" {{ 7 * 7 }}</b>'
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path id="a" d="M0 0"/><use href="#a"/></svg>'
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Reader(HTMLParser):
+    """All elements in order, and all that is written; fails where an element is not closed in turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(*sections: Section) -> Reader:
+    return Reader(render(Page(title="A page", lead="A lead.", sections=sections)))
+
+
+def colors(part: str) -> dict[str, str]:
+    return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", part))
+
+
+def luminance(color: tuple[float, ...]) -> float:
+    """Relative luminance as WCAG 2.2 defines it, of channels from 0 to 1."""
+    linear = [channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4 for channel in color]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def channels(color: str) -> tuple[float, ...]:
+    return tuple(int(color[place : place + 2], 16) / 255 for place in (1, 3, 5))
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_all_words_of_all_blocks_are_escaped() -> None:
+    html = render(
+        Page(
+            title=NASTY,
+            lead=NASTY,
+            footer=NASTY,
+            sections=(
+                Section(
+                    title=NASTY,
+                    blocks=(
+                        Text(words=NASTY),
+                        Caution(words=NASTY),
+                        Bullets(items=(NASTY,)),
+                        Table(caption=NASTY, columns=(NASTY, NASTY), rows=((NASTY, NASTY),), note=NASTY),
+                        Picture(svg=SVG, alt=NASTY, caption=NASTY),
+                        Cards(items=(Card(name=NASTY, verdict=NASTY, tone="good", words=NASTY),)),
+                        Facts(items=((NASTY, NASTY),)),
+                    ),
+                ),
+                Section(title=NASTY, blocks=(), folded=True),
+            ),
+        )
+    )
+    page = Reader(html)
+
+    # title twice, lead, two sections each with an entry of the contents, the blocks, and the footer
+    assert "".join(page.words).count(NASTY) == 2 + 1 + 2 * 2 + 3 + 6 + 1 + 3 + 2 + 1
+    assert [attributes for tag, attributes in page.elements if tag == "b"] == []
+    assert {attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes} == {
+        f"Table 1: {NASTY}",
+        NASTY,
+    }
+
+
+def test_there_is_no_script_and_nothing_from_elsewhere() -> None:
+    html = render(page(strained=True))
+    page_ = Reader(html)
+
+    assert page_.of("script") == []
+    assert not re.search(r"""(src|srcset|action|data)=|url\((?!#)|@import|@font-face""", html)
+    links = [value for _, found in page_.elements for name, value in found.items() if name in ("href", "xlink:href")]
+    assert [link for link in links if not str(link).startswith(("#", "data:,"))] == []
+    assert [name for _, found in page_.elements for name in found if name.startswith("on")] == []
+    policy = next(meta["content"] for meta in page_.of("meta") if "http-equiv" in meta)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page_.of("meta")
+
+
+def test_every_id_is_there_once_and_every_reference_leads_somewhere() -> None:
+    html = render(page(strained=True))  # holds the same picture twice
+    ids = re.findall(r' id="([^"]+)"', html)
+
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html))
+    referred = {one or other for one, other in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)}
+    assert referred - set(ids) == set()
+
+
+def test_landmarks_headings_and_the_skip_link() -> None:
+    page_ = Reader(render(page()))
+
+    assert [len(page_.of(tag)) for tag in ("html", "h1", "header", "nav", "main", "footer")] == [1] * 6
+    assert page_.of("html")[0]["lang"] == "en"
+    levels = [int(tag[1]) for tag, _ in page_.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+    assert page_.of("a")[0] == {"class": "skip", "href": f"#{page_.of('main')[0]['id']}"}
+
+
+@pytest.mark.parametrize(
+    ("titles", "slugs"),
+    [
+        (["Figures", "Figures", "Figures 2", "figures"], ["figures", "figures-2", "figures-2-2", "figures-3"]),
+        (["日本", "!", "Contents", "Café  Ü"], ["section", "section-2", "contents-2", "cafe-u"]),
+    ],
+)
+def test_sections_have_different_ids_whatever_their_titles(titles: list[str], slugs: list[str]) -> None:
+    page_ = read(*[Section(title=title, blocks=()) for title in titles])
+
+    assert [section["id"] for section in page_.of("section")] == slugs
+    assert [link["href"] for link in page_.of("a")[1:]] == [f"#{slug}" for slug in slugs]
+
+
+def test_a_page_without_sections_has_no_contents() -> None:
+    assert read().of("nav") == []
+
+
+def test_a_table_has_headers_and_scrolls_inside_itself() -> None:
+    table = Table(
+        caption="Figures",
+        columns=("hospital", "patients", "AUC", "words", "empty"),
+        rows=(("1", "1,200", "0.91 (0.85 to 0.97)", "3 of a kind", ""), ("2", f"{MINUS}7", "not defined", "2", "")),
+        note="A note.",
+    )
+    page_ = read(Section(title="A", blocks=(table, table)))
+
+    headers = page_.of("th")[:7]
+    assert [header["scope"] for header in headers] == ["col"] * 5 + ["row"] * 2
+    assert ["class" in header for header in headers[:5]] == [False, True, True, False, False]
+    assert ["class" in cell for cell in page_.of("td")[:4]] == [True, True, False, False]
+    assert [box for box in page_.of("div") if box.get("role") == "region"] == [
+        {"class": "scroll", "role": "region", "tabindex": "0", "aria-label": f"Table {number}: Figures"}
+        for number in (1, 2)
+    ]
+    assert page_.words.count("A note.") == 2
+
+
+@pytest.mark.parametrize(
+    "cell", ["12", "0.9", "1,200", "12 %", "<0.01", "≤ 3", f"{MINUS}0.1", "0.5 ± 0.1", "1e-05", "7 of 9"]
+)
+def test_what_looks_like_a_number(cell: str) -> None:
+    assert Table(caption="", columns=("a", "b"), rows=(("x", cell), ("y", ""))).numeric == (False, True)
+
+
+@pytest.mark.parametrize("cell", ["3f9a1c", "v1", "12 patients", "one", "FedAvg"])
+def test_what_does_not(cell: str) -> None:
+    assert Table(caption="", columns=("a", "b"), rows=(("1", cell), ("2", "3"))).numeric == (False, False)
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="Figures: 1 cells in row 2, 2 columns"):
+        Table(caption="Figures", columns=("a", "b"), rows=(("1", "2"), ("3",)))
+
+
+@pytest.mark.parametrize(
+    ("svg", "alt", "words"),
+    [
+        ("<svg xmlns='http://www.w3.org/2000/svg'><g></svg>", "x", "well-formed"),
+        ("<p>no</p>", "x", "not an <svg>"),
+        ('<?xml version="1.0"?>' + SVG, "x", "not an <svg>"),
+        (SVG, " ", "do not see"),
+    ],
+)
+def test_what_is_no_picture_is_refused(svg: str, alt: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Picture(svg=svg, alt=alt, caption="c")
+
+
+def test_the_same_picture_twice_keeps_its_references_apart() -> None:
+    picture = Picture(svg=SVG, alt="A dot.", caption="c")
+    page_ = read(Section(title="A", blocks=(picture, picture)))
+
+    assert [path["id"] for path in page_.of("path")] == ["figure1_a", "figure2_a"]
+    assert [use["href"] for use in page_.of("use")] == ["#figure1_a", "#figure2_a"]
+
+
+def test_a_tone_has_a_sign_of_its_own() -> None:
+    cards = tuple(Card(name="n", verdict="v", tone=tone, words="w") for tone in ("good", "neutral", "bad"))
+    page_ = read(Section(title="A", blocks=(Cards(items=cards),)))
+
+    assert [word for word in page_.words if word in "▲●▼"] == ["▲", "●", "▼"]
+
+
+def test_a_folded_section_is_a_closed_details_with_its_heading() -> None:
+    page_ = read(Section(title="A", blocks=(Text(words="inside"),), folded=True), Section(title="B", blocks=()))
+
+    assert page_.of("details") == [{}]
+    assert [tag for tag, _ in page_.elements if tag in ("details", "summary", "h2", "p")][-5:] == [
+        "details",
+        "summary",
+        "h2",
+        "p",
+        "h2",
+    ]
+
+
+def test_the_same_page_gives_the_same_characters() -> None:
+    assert render(page()) == render(page())
+
+
+def test_every_color_is_defined_in_both_modes() -> None:
+    used = set(re.findall(r"var\((--[\w-]+)\)", render(page())))
+    light, dark = template.STYLE.split("@media screen and (prefers-color-scheme: dark)", 1)
+
+    assert used >= set(VARIABLES.values()) - {"--series-5", "--series-6"}
+    for mode in (light, dark.split("* {")[0]):
+        assert (used | set(VARIABLES.values())) - set(colors(mode)) == set()
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_words_and_lines_stand_out_from_what_is_behind_them(mode: int) -> None:
+    parts = template.STYLE.split("@media screen and (prefers-color-scheme: dark)", 1)
+    color = {name: channels(value) for name, value in colors(parts[mode].split("* {")[0]).items()}
+    shade = tuple(
+        DARKEST * one + (1 - DARKEST) * other for one, other in zip(color["--shade"], color["--paper"], strict=True)
+    )
+
+    for words in ("--ink", "--muted", "--link"):
+        assert contrast(color[words], color["--paper"]) >= 4.5
+    assert contrast(color["--ink"], shade) >= 4.5
+    assert contrast(color["--ink"], color["--note"]) >= 4.5
+    assert contrast(color["--ink"], color["--panel"]) >= 4.5
+    for tone in ("good", "neutral", "bad"):
+        assert contrast(color[f"--{tone}"], color[f"--{tone}-back"]) >= 4.5
+    for number in range(1, 7):
+        assert contrast(color[f"--series-{number}"], color["--paper"]) >= 3
