@@ -8,6 +8,7 @@ from typing import Any
 
 import utils
 from federated_health.demo import SCENARIOS, run_demo
+from federated_health.intervals import SMALL_CLASS
 from federated_health.settings import Settings, read_defaults
 
 CLIENT_APP = "client:app"
@@ -78,18 +79,19 @@ def gather_evidence(flags: argparse.Namespace) -> None:
 
 
 def show_evidence(figures: Mapping[str, Any]) -> None:
-    """Two tables: ROC-AUC and verdict of each hospital, and the other figures as means over hospitals."""
+    """Three tables: ROC-AUC, what joining gave each hospital, and the other figures as means over hospitals."""
     rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
-    aucs = {
+    aucs = {name: {way: of["roc_auc"]["value"] for way, of in one["models"].items()} for name, one in rows.items()}
+    utils.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    joining = {
         name: {
             "patients": one.get("patients", ""),
-            **{way: model["roc_auc"]["value"] for way, model in one["models"].items()},
             "federated - own": utils.difference(one["differences"]["federated_minus_own"]),
             "joining": one.get("verdict", "") + (" *" if one.get("small") else ""),
         }
         for name, one in rows.items()
     }
-    utils.print_figures("ROC-AUC of out-of-fold scores; the difference with its 95 % interval", aucs, AUC_NOTE)
+    utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
     others = {
         way: {key: value for key, value in model.items() if key != "roc_auc"}
         for way, model in figures["mean"]["models"].items()
@@ -97,10 +99,11 @@ def show_evidence(figures: Mapping[str, Any]) -> None:
     utils.print_figures("Other figures, as means over hospitals", others)
 
 
-AUC_NOTE = (
-    "joining: gains or loses where the whole interval is on one side of 0. Intervals are a bootstrap over patients, given "
-    "the fitted models.\n* fewer than 10 patients of a class: the figures say little.\nall: over all patients; where "
-    "hospitals differ in how many are ill, it flatters."
+AUC_NOTE = "all: over all patients together; where hospitals differ in how many are positive, it flatters."
+
+JOINING_NOTE = (
+    "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
+    f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures say little."
 )
 
 

@@ -19,9 +19,10 @@ from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update
 from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
+from federated_health.replies import Accepted, Participants, accept_replies
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
-from federated_health.strategies import STRATEGIES, Accepted, Participants, accept_replies
+from federated_health.strategies import STRATEGIES, write_arguments
 from federated_health.streaming.grids import FutureGrid
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.terms import write_terms
@@ -60,7 +61,9 @@ class Federation:
         self.evaluations: dict[str, Evaluation] = {}
         self._declined: set[int] = set()
         self._grid = grid
-        self._strategy = STRATEGIES[settings.strategy]()
+        declared, arguments = STRATEGIES[settings.strategy], settings.strategy_arguments
+        self._strategy = declared.build(arguments, settings.learning_rate)
+        self._least_updates, self._least_reason = declared.least_hospitals(arguments), declared.least_reason
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 
     def run(self) -> dict[str, Any]:
@@ -105,7 +108,8 @@ class Federation:
         """Train, average and evaluate, round after round.
 
         Raises:
-            RunError: no hospital is left, or none sent an update that can be used.
+            RunError: no hospital is left, fewer than the strategy needs sent an update that can be used, or what was
+                made of these is not finite.
         """
         for number in range(1, self.settings.rounds + 1):
             nodes = self._participants()
@@ -167,6 +171,7 @@ class Federation:
             schema=settings.task_declaration.schema_hash,
             model=settings.model,
             strategy=settings.strategy,
+            strategy_args=write_arguments(settings.strategy_arguments),
             rounds=self.last_round.number if self.last_round else 0,
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
@@ -277,10 +282,20 @@ class Federation:
             questions,
             lambda node, content: Update.from_content(content, self._shapes, self.introductions[node].train_examples),
         )
-        arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
-        if arrays is None:
+        if not trained:
             raise RunError(f"round {number}: no hospital sent an update that can be used")
-        return {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}, trained
+        if len(trained) < self._least_updates:
+            raise RunError(
+                f"round {number}: {len(trained)} of {len(nodes)} hospitals sent an update that can be used, and "
+                f"{self.settings.strategy} needs {self._least_updates} ({self._least_reason})"
+            )
+        with np.errstate(all="ignore"):  # what overflows is not finite, and told below
+            arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
+            assert arrays is not None, "there are updates"
+            weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise RunError(f"round {number}: the weights came apart; smaller steps may help (see --learning-rate)")
+        return weights, trained
 
     def _evaluate(self, number: int, nodes: list[int], weights: Weights) -> list[Accepted[Evaluation]]:
         questions = self._strategy.configure_evaluate(

@@ -46,6 +46,10 @@ LARGEST_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 ROUND = "server-round"  # Flower's own name; its strategies set it
+PROXIMAL_MU = "proximal-mu"  # Flower's own name, too; its FedProx sets it
+TRAIN_LOSS = "train-loss"
+LARGEST_TRAIN_LOSS = 1e6
+"""Far above the mean loss of any training that has not come apart, and small enough to be raised to a power."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class Instructions:
 
     Attributes:
         schema: the task's schema hash.
+        strategy_args: every parameter of the strategy, as `strategies.write_arguments` writes them.
         rounds: rounds that are finished.
         threshold: the probability from which on a patient is predicted positive.
     """
@@ -62,6 +67,7 @@ class Instructions:
     schema: str
     model: str
     strategy: str
+    strategy_args: str
     rounds: int
     local_epochs: int
     batch_size: int
@@ -91,6 +97,14 @@ class Instructions:
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, **plain)
+
+
+def read_proximal_mu(record: Mapping[str, Any]) -> float:
+    """The weight of FedProx's term that a message asks for; 0 where it asks for none."""
+    value = record.get(PROXIMAL_MU, 0.0)
+    if not isinstance(value, float) or not 0 <= value < float("inf"):
+        raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +161,7 @@ class Update:
     loss: float
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.examples, "train-loss": self.loss})
+        metrics = MetricRecord({NUM_EXAMPLES: self.examples, TRAIN_LOSS: self.loss})
         return RecordDict({ARRAYS: weights_to_record(self.weights), METRICS: metrics})
 
     @classmethod
@@ -155,13 +169,16 @@ class Update:
         """Read an update from a hospital that declared so many training rows when it introduced itself."""
         if set(content.array_records) != {ARRAYS}:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
-        metrics = read_metrics(content, {NUM_EXAMPLES, "train-loss"})
+        metrics = read_metrics(content, {NUM_EXAMPLES, TRAIN_LOSS})
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
+        loss = read_number(metrics, TRAIN_LOSS)
+        if not 0 <= loss <= LARGEST_TRAIN_LOSS:
+            raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=weights_from_record(content.array_records[ARRAYS], shapes),
             examples=declared,
-            loss=read_number(metrics, "train-loss"),
+            loss=loss,
         )
 
 

@@ -26,6 +26,7 @@ from federated_health.messages import (
     Introduction,
     TrainingScores,
     Update,
+    read_proximal_mu,
 )
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
@@ -51,12 +52,14 @@ class Assignment:
         round_number: from 1.
         local: this hospital's rows and compiled training.
         weights: the federation's, as the message carries them.
+        proximal_mu: how strongly training is held near them (see `LocalTrainer.train`).
     """
 
     instructions: Instructions
     round_number: int
     local: "LocalModel"
     weights: Weights
+    proximal_mu: float
 
 
 class PresentHospital(Context):
@@ -92,7 +95,7 @@ def open_message(message: Message, context: Context) -> Assignment:
     """What a train or evaluate message asks of this hospital.
 
     Raises:
-        MalformedMessageError: its weights are not those of the model that it names.
+        MalformedMessageError: its instructions are not valid, or its weights not those of the model that it names.
         DataError, JoinError: see `hospital_of`.
     """
     content = message.content
@@ -103,6 +106,7 @@ def open_message(message: Message, context: Context) -> Assignment:
         round_number=int(str(content.config_records[CONFIG].get(ROUND, instructions.rounds))),
         local=local_model(hospital, instructions.model, instructions.normalisation),
         weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
+        proximal_mu=read_proximal_mu(content.config_records[CONFIG]),
     )
 
 
@@ -120,7 +124,9 @@ def introduce(message: Message, context: Context) -> Introduction:
 def train_round(message: Message, context: Context) -> Update:
     """The round's local epochs, from the federation's weights."""
     asked = open_message(message, context)
-    weights, loss = asked.local.train(asked.weights, asked.instructions, asked.round_number)
+    weights, loss = asked.local.train(
+        asked.weights, asked.instructions, asked.round_number, proximal_mu=asked.proximal_mu
+    )
     rows = len(asked.local.hospital.train)
     logger.debug("round %d: trained on %d rows, loss %.4f", asked.round_number, rows, loss)
     return Update(weights=weights, examples=rows, loss=loss)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from federated_health.errors import SettingsError
 from federated_health.model import MODELS
-from federated_health.strategies import STRATEGIES
+from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
@@ -31,7 +31,7 @@ class Settings:
     """Every setting of a run. Names are the flags' and the run config's, with _ for -.
 
     Raises:
-        SettingsError: a value is of the wrong type or out of range.
+        SettingsError: a value is of the wrong type or out of range, or does not go with another one.
     """
 
     task: str = _setting("what is predicted", choices=tuple(TASKS))
@@ -43,7 +43,16 @@ class Settings:
     l2: float = _setting("weight of the squared kernels in the local loss", minimum=0)
     model: str = _setting("mlp (one hidden layer) or logistic (regression)", choices=MODELS)
     strategy: str = _setting(
-        "how weights are averaged: fedavg (by rows) or average (plain mean)", choices=tuple(STRATEGIES)
+        "how the hospitals' weights become one: fedavg weighs them by rows; the README's table says what the others do",
+        choices=tuple(STRATEGIES),
+    )
+    strategy_args: str = _setting(
+        "parameters of --strategy, NAME=VALUE between commas; empty for its defaults, which are "
+        + "; ".join(
+            f"{name}: {write_arguments(read_arguments(name, ''))}"
+            for name, declared in STRATEGIES.items()
+            if declared.parameters
+        )
     )
     appraisal: bool = _setting("at the end each hospital says what joining gave it, and how much each column weighs")
     seed: int = _setting("seed of initial weights and of batches; it does not move any hospital's split", minimum=0)
@@ -58,6 +67,7 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in fields(self):
             _check(setting, getattr(self, setting.name))
+        check_strategy(self.strategy, self.strategy_arguments, self.hospitals, self.learning_rate)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
@@ -77,6 +87,10 @@ class Settings:
     @cached_property
     def task_declaration(self) -> Task:
         return get_task(self.task)
+
+    @cached_property
+    def strategy_arguments(self) -> Arguments:
+        return read_arguments(self.strategy, self.strategy_args)
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""

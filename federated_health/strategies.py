@@ -1,105 +1,266 @@
-"""Names -> Flower strategies, and which replies reach the average, in an order that depends on names alone."""
+"""Names -> Flower strategies: what each is for, its parameters, and how many hospitals it needs."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Generic, TypeVar, cast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    QFedAvg,
+    Strategy,
+)
 
-from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES
-from federated_health.metrics import Counts
-from federated_health.names import printable
-from federated_health.records import METRICS
-from federated_health.weights import MalformedMessageError
+from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum
+from federated_health.errors import SettingsError
+from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES, PROXIMAL_MU, TRAIN_LOSS
+from federated_health.replies import EQUAL_WEIGHT, merge_evaluations
 
-Read = TypeVar("Read")
+Arguments = Mapping[str, int | float]
+"""Name with dashes -> value of every parameter of a strategy."""
 
-EQUAL_WEIGHT = "equal-weight"
-"""Key that the server itself adds to each accepted reply, so that no hospital can weigh itself."""
-
-
-def _fedavg(weighted_by: str) -> Strategy:
-    return FedAvg(
-        # Who takes part is the federation's to decide (see `Participants`); for a larger minimum Flower waits without
-        # end.
-        min_train_nodes=1,
-        min_evaluate_nodes=1,
-        min_available_nodes=1,
-        weighted_by_key=weighted_by,
-        arrayrecord_key=ARRAYS,
-        configrecord_key=CONFIG,
-        evaluate_metrics_aggr_fn=_merge_evaluations,
-    )
+LARGEST = 2**31
+"""Above any whole number."""
 
 
-STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
-    "fedavg": lambda: _fedavg(NUM_EXAMPLES),  # weighted by training rows (McMahan et al. 2017)
-    "average": lambda: _fedavg(EQUAL_WEIGHT),  # every hospital counts the same
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A number that a strategy takes; whole where its default is.
+
+    Attributes:
+        name: with dashes; with _ for -, Flower's own.
+        minimum, above: the least value, or what is too little.
+        below: what is too much.
+    """
+
+    name: str
+    default: int | float
+    meaning: str
+    minimum: float | None = None
+    above: float | None = None
+    below: float = math.inf
+
+    @property
+    def rule(self) -> str:
+        """What it must be, in words."""
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        low = f"above {self.above:g}" if self.above is not None else f"of at least {self.minimum:g}"
+        return f"{kind} {low}" + (f" and below {self.below:g}" if self.below < LARGEST else "")
+
+    def read(self, text: str) -> int | float:
+        """The value that a text stands for.
+
+        Raises:
+            SettingsError: it stands for none that is allowed.
+        """
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            value = math.nan
+        enough = value > self.above if self.above is not None else value >= (self.minimum or 0)
+        if not (enough and value < self.below):
+            raise SettingsError(f"strategy-args: {self.name}: expected {self.rule}, got {text!r}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyDeclaration:
+    """What a user may choose, and what Flower makes of it.
+
+    Attributes:
+        meaning: in a line, with its source.
+        flower: the class, called with Flower's keywords.
+        weighted_by: the metric that weighs a hospital where the strategy averages: its rows, or the same for all.
+        least_hospitals: so many must take part, and send an update each round.
+        least_reason: why, in words.
+        local_rate: the keyword under which Flower asks for the step size of local training, where it does.
+    """
+
+    meaning: str
+    flower: Callable[..., Strategy]
+    weighted_by: str = NUM_EXAMPLES
+    parameters: tuple[Parameter, ...] = ()
+    least_hospitals: Callable[[Arguments], int] = lambda _: 1
+    least_reason: str = ""
+    local_rate: str | None = None
+
+    def build(self, arguments: Arguments, learning_rate: float) -> Strategy:
+        """Flower's strategy, with every argument (see `read_arguments`) and the step size of local training."""
+        own: dict[str, Any] = {name.replace("-", "_"): value for name, value in arguments.items()}
+        if self.local_rate is not None:
+            own[self.local_rate] = learning_rate
+        return self.flower(
+            # Who takes part is the federation's to decide (see `Participants`). For a larger minimum Flower waits
+            # without end.
+            min_train_nodes=1,
+            min_evaluate_nodes=1,
+            min_available_nodes=1,
+            weighted_by_key=self.weighted_by,
+            arrayrecord_key=ARRAYS,
+            configrecord_key=CONFIG,
+            evaluate_metrics_aggr_fn=merge_evaluations,
+            **own,
+        )
+
+
+def _least_to_trim(arguments: Arguments) -> int:
+    """The fewest of whom Flower's own rounding cuts one at either end."""
+    hospitals = math.ceil(1 / arguments["beta"])
+    return hospitals if int(arguments["beta"] * hospitals) else hospitals + 1
+
+
+def _eta(default: float) -> Parameter:
+    return Parameter(name="eta", default=default, meaning="the server's step size", above=0)
+
+
+TAU = Parameter(name="tau", default=0.001, meaning="added to the divisor; large is less adaptive", above=0)
+BETA_1 = Parameter(name="beta-1", default=0.9, meaning="memory of the mean change", minimum=0, below=1)
+BETA_2 = Parameter(name="beta-2", default=0.99, meaning="memory of the squared change", minimum=0, below=1)
+MALICIOUS = Parameter(name="num-malicious-nodes", default=0, meaning="hospitals that may lie", minimum=0, below=LARGEST)
+
+STRATEGIES: Mapping[str, StrategyDeclaration] = {
+    "fedavg": StrategyDeclaration(meaning="mean weighted by training rows (McMahan et al. 2017)", flower=FedAvg),
+    "average": StrategyDeclaration(
+        meaning="plain mean: every hospital counts the same", flower=FedAvg, weighted_by=EQUAL_WEIGHT
+    ),
+    "fedprox": StrategyDeclaration(
+        meaning="fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
+        flower=FedProx,
+        parameters=(
+            Parameter(
+                name=PROXIMAL_MU,
+                default=0.1,
+                meaning="weight of half the squared distance; at most 1 / learning-rate",
+                minimum=0,
+            ),
+        ),
+    ),
+    "fedavgm": StrategyDeclaration(
+        meaning="fedavg with momentum at the server (Hsu et al. 2019)",
+        flower=FedAvgM,
+        parameters=(
+            Parameter(name="server-learning-rate", default=1.0, meaning="the server's step size", above=0),
+            Parameter(name="server-momentum", default=0.3, meaning="memory of earlier changes", minimum=0, below=1),
+        ),
+    ),
+    "fedadam": StrategyDeclaration(
+        meaning="the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
+        flower=CorrectedFedAdam,
+        parameters=(_eta(0.02), BETA_1, BETA_2, TAU),
+    ),
+    "fedyogi": StrategyDeclaration(
+        meaning="the same of Yogi (Reddi et al. 2021)",
+        flower=FedYogi,
+        parameters=(_eta(0.01), BETA_1, BETA_2, TAU),
+    ),
+    "fedadagrad": StrategyDeclaration(
+        meaning="the same of Adagrad (Reddi et al. 2021)",
+        flower=FedAdagrad,
+        parameters=(_eta(0.03), TAU),
+    ),
+    "fedmedian": StrategyDeclaration(
+        meaning="median of each weight (Yin et al. 2018)",
+        flower=FedMedian,
+        weighted_by=EQUAL_WEIGHT,
+        least_hospitals=lambda _: 3,
+        least_reason="the median of fewer is their mean",
+    ),
+    "trimmed": StrategyDeclaration(
+        meaning="mean of each weight without its extremes (Yin et al. 2018)",
+        flower=FedTrimmedAvg,
+        weighted_by=EQUAL_WEIGHT,
+        parameters=(Parameter(name="beta", default=0.34, meaning="share cut at either end", minimum=0.001, below=0.5),),
+        least_hospitals=_least_to_trim,
+        least_reason="1 / beta, since of fewer none would be cut",
+    ),
+    "krum": StrategyDeclaration(
+        meaning="the update that is nearest to its neighbours (Blanchard et al. 2017)",
+        flower=partial(ExactMultiKrum, num_nodes_to_select=1),
+        weighted_by=EQUAL_WEIGHT,
+        parameters=(MALICIOUS,),
+        least_hospitals=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
+        least_reason="2 * num-malicious-nodes + 3, as its proof requires",
+    ),
+    "multikrum": StrategyDeclaration(
+        meaning="plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
+        flower=ExactMultiKrum,
+        weighted_by=EQUAL_WEIGHT,
+        parameters=(
+            MALICIOUS,
+            Parameter(name="num-nodes-to-select", default=3, meaning="updates to average", minimum=1, below=LARGEST),
+        ),
+        least_hospitals=lambda arguments: max(
+            2 * int(arguments[MALICIOUS.name]) + 3,
+            int(arguments[MALICIOUS.name]) + int(arguments["num-nodes-to-select"]),
+        ),
+        least_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
+    ),
+    "bulyan": StrategyDeclaration(
+        meaning="krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); "
+        "the plain mean where none may lie",
+        flower=ExactBulyan,
+        weighted_by=EQUAL_WEIGHT,
+        parameters=(MALICIOUS,),
+        least_hospitals=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
+        least_reason="4 * num-malicious-nodes + 3, as its proof requires",
+    ),
+    "qfedavg": StrategyDeclaration(
+        meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
+        flower=partial(QFedAvg, train_loss_key=TRAIN_LOSS),
+        weighted_by=EQUAL_WEIGHT,
+        parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
+        local_rate="client_learning_rate",
+    ),
 }
 
 
-class Participants:
-    """The part of a grid that a strategy's configure methods look at: who is asked in this round."""
+def read_arguments(strategy: str, text: str) -> Arguments:
+    """Every parameter of a strategy: as given in `NAME=VALUE,NAME=VALUE`, else its default.
 
-    def __init__(self, node_ids: Iterable[int]) -> None:
-        self._node_ids = list(node_ids)
-
-    def get_node_ids(self) -> list[int]:
-        return self._node_ids
-
-    def as_grid(self) -> Grid:
-        """This object, where a strategy's signature asks for a whole grid."""
-        return cast(Grid, self)
-
-
-@dataclass(frozen=True)
-class Accepted(Generic[Read]):
-    """A reply that may be aggregated, and what was read from it."""
-
-    hospital: str
-    message: Message
-    content: Read
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A reply that may not, or none at all, and why, in words without values."""
-
-    hospital: str
-    reason: str
-
-
-def accept_replies(
-    replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
-) -> tuple[list[Accepted[Read]], list[Rejected]]:
-    """Read replies, and sort those that can be read by hospital, so that sums do not depend on who answered first.
-
-    Each accepted reply gets the server's own EQUAL_WEIGHT beside what it holds.
-
-    Args:
-        names: node id -> hospital.
-        read: what the content of that node's reply means; raises MalformedMessageError.
+    Raises:
+        SettingsError: the text is not of this form, or names a parameter twice or one that the strategy has not, or a
+            value is not allowed.
     """
-    accepted: list[Accepted[Read]] = []
-    rejected: list[Rejected] = []
-    for reply in replies:
-        name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
-        if reply.has_error():
-            rejected.append(Rejected(name, printable(reply.error.reason or "it gave no reason")))
-            continue
-        try:
-            accepted.append(Accepted(name, reply, read(reply.metadata.src_node_id, reply.content)))
-        except MalformedMessageError as error:
-            rejected.append(Rejected(name, str(error)))
-            continue
-        reply.content.metric_records[METRICS][EQUAL_WEIGHT] = 1.0
-    return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
+    known = {parameter.name: parameter for parameter in STRATEGIES[strategy].parameters}
+    given: dict[str, int | float] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not known:
+            raise SettingsError(f"strategy-args: {strategy} has no parameters, got {text!r}")
+        if not equals:
+            raise SettingsError(f"strategy-args: expected NAME=VALUE between commas, got {part!r}")
+        if name not in known:
+            raise SettingsError(f"strategy-args: {strategy} has no {name!r}; known are: {', '.join(known)}")
+        if name in given:
+            raise SettingsError(f"strategy-args: {name} is given twice")
+        given[name] = known[name].read(value)
+    return {name: given.get(name, parameter.default) for name, parameter in known.items()}
 
 
-def _merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
-    """Flower's hook for evaluation metrics: counts are added up, where Flower's own would average averages."""
-    keys = [field.name for field in fields(Counts)]
-    metrics = [content.metric_records[METRICS] for content in contents]
-    return MetricRecord({key: sum(cast(float, one[key]) for one in metrics) for key in keys})
+def write_arguments(arguments: Arguments) -> str:
+    """The inverse of `read_arguments`."""
+    return ",".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning_rate: float) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
+    """
+    declared = STRATEGIES[strategy]
+    if hospitals < (least := declared.least_hospitals(arguments)):
+        which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
+        raise SettingsError(f"hospitals: {which} needs at least {least} ({declared.least_reason}), got {hospitals}")
+    if (pull := arguments.get(PROXIMAL_MU, 0.0)) * learning_rate > 1:
+        raise SettingsError(
+            f"strategy-args: {PROXIMAL_MU}: expected at most 1 / learning-rate = {1 / learning_rate:g}, beyond which a "
+            f"step overshoots the round's weights, got {pull:g}"
+        )

@@ -67,8 +67,12 @@ class LocalTrainer:
         *,
         learning_rate: float,
         l2: float,
+        proximal_mu: float = 0.0,
     ) -> tuple[list[Array], float]:
         """Plain stochastic gradient descent on mean binary cross-entropy plus l2/2 times the squared kernels.
+
+        FedProx adds proximal_mu/2 times the squared distance of all weights from those given (Li et al. 2020, equation
+        2); at 0 that term is not compiled in.
 
         Args:
             weights: as the head lists them.
@@ -77,7 +81,7 @@ class LocalTrainer:
             order: see `batch_order`.
 
         Returns:
-            The new weights, and the mean loss a row (nats, without the penalty) over all steps, each row's taken at
+            The new weights, and the mean loss a row (nats, without the penalties) over all steps, each row's taken at
             the moment of its step.
         """
         steps, batch = order.shape
@@ -91,6 +95,7 @@ class LocalTrainer:
             tf.constant(steps),
             tf.constant(learning_rate, tf.float32),
             tf.constant(l2, tf.float32),
+            tf.constant(proximal_mu, tf.float32) if proximal_mu else None,
         )
         return [array.numpy() for array in new_weights], float(loss) / int((order >= 0).sum())
 
@@ -105,8 +110,18 @@ class LocalTrainer:
         return logits[:, 0]
 
     def _train_steps(
-        self, weights: list[Any], features: Any, labels: Any, order: Any, steps: Any, learning_rate: Any, l2: Any
+        self,
+        weights: list[Any],
+        features: Any,
+        labels: Any,
+        order: Any,
+        steps: Any,
+        learning_rate: Any,
+        l2: Any,
+        proximal_mu: Any,
     ) -> tuple[list[Any], Any]:
+        start = weights
+
         def take_step(step: Any, loss_sum: Any, *weights: Any) -> tuple[Any, ...]:
             rows = order[step]
             present = tf.cast(rows >= 0, tf.float32)
@@ -118,6 +133,9 @@ class LocalTrainer:
                 losses = present * tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
                 penalty = tf.add_n([tf.reduce_sum(array**2) for array in weights if array.shape.rank > 1])
                 objective = tf.reduce_sum(losses) / tf.reduce_sum(present) + 0.5 * l2 * penalty
+                if proximal_mu is not None:  # decided when it is compiled
+                    moves = [tf.reduce_sum((array - old) ** 2) for array, old in zip(weights, start, strict=True)]
+                    objective += 0.5 * proximal_mu * tf.add_n(moves)
             gradients = tape.gradient(objective, weights)
             moved = [array - learning_rate * slope for array, slope in zip(weights, gradients, strict=True)]
             return step + 1, loss_sum + tf.reduce_sum(losses), *moved
@@ -158,7 +176,9 @@ class LocalModel:
         features = encode(_encoder_of(hospital.task, normalisation), hospital.task, everyone)
         self._train_features, self._test_features = np.split(features, [len(hospital.train)])
 
-    def train(self, weights: Weights, recipe: Recipe, round_number: int) -> tuple[Weights, float]:
+    def train(
+        self, weights: Weights, recipe: Recipe, round_number: int, proximal_mu: float = 0.0
+    ) -> tuple[Weights, float]:
         """The round's local epochs over the training rows; see `LocalTrainer.train`."""
         labels = self.hospital.train.labels
         order = batch_order(
@@ -176,6 +196,7 @@ class LocalModel:
             order,
             learning_rate=recipe.learning_rate,
             l2=recipe.l2,
+            proximal_mu=proximal_mu,
         )
         return dict(zip(weights, trained, strict=True)), loss
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
 from federated_health.dataset_folder import write_hospitals
@@ -51,3 +52,10 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
     os.chdir(tmp_path)
     yield tmp_path
     os.chdir(before)
+
+
+@pytest.fixture
+def server_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's Message reads the identity of its process from here."""
+    for name, value in (("_task_id", 0), ("_run_id", 1), ("_node_id", 1)):
+        monkeypatch.setattr(TaskIdentity, name, value)

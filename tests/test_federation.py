@@ -11,11 +11,12 @@ from flwr.clientapp import ClientApp
 from federated_health import federation as federation_module
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
+from federated_health.messages import Evaluation, Introduction, TrainingScores, Update, read_proximal_mu
 from federated_health.metrics import Counts
 from federated_health.model import initial_weights
 from federated_health.settings import Settings, read_defaults
 from federated_health.statistics import ColumnSums
+from federated_health.strategies import STRATEGIES
 from federated_health.streaming import InProcessGrid, hospital_context
 
 ROWS = {"a": 30, "b": 10, "c": 5}
@@ -45,10 +46,12 @@ class LightHospital:
     cells: tuple[Cells, Cells] = ((), ())
     interrupted: bool = False
     told: list[tuple[str, float]] = field(default_factory=list)
+    mus: list[float] = field(default_factory=list)
 
 
-def settings_of(strategy: str) -> Settings:
-    return replace(Settings.from_config(read_defaults()), hospitals=3, rounds=3, wait=0.3, strategy=strategy)
+def settings_of(strategy: str, text: str = "") -> Settings:
+    defaults = Settings.from_config(read_defaults())
+    return replace(defaults, hospitals=3, rounds=3, wait=0.3, strategy=strategy, strategy_args=text)
 
 
 def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
@@ -76,6 +79,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         hospital, rows = of(message, context)
+        hospital.mus.append(read_proximal_mu(message.content.config_records["config"]))
         arrays = message.content.array_records["arrays"]
         weights = {key: (array.numpy() + hospital.shift).astype(np.float32) for key, array in arrays.items()}
         update = hospital.spoil(Update(weights=weights, examples=rows, loss=1.0))
@@ -107,10 +111,13 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     return app
 
 
-def federation_of(hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg") -> Federation:
+def federation_of(
+    hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg", text: str = ""
+) -> Federation:
     app = app_of({hospital.name: hospital for hospital in hospitals})
     names = [name for name in order if name in {hospital.name for hospital in hospitals}]
-    return Federation(InProcessGrid(app, {name: hospital_context(name, {}) for name in names}), settings_of(strategy))
+    grid = InProcessGrid(app, {name: hospital_context(name, {}) for name in names})
+    return Federation(grid, settings_of(strategy, text))
 
 
 def three() -> list[LightHospital]:
@@ -144,6 +151,78 @@ def test_final_weights_do_not_depend_to_the_bit_on_the_order_of_joining() -> Non
         federation.run()
         finals.append(federation.weights)
     assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
+
+
+MOVES = {
+    "fedprox": 3 * (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45,
+    "fedmedian": 3 * 0.2,
+    "trimmed": 3 * 0.2,
+    "krum": 3 * 0.1,  # as near to its neighbour as b, and first by name
+    "multikrum": 3 * (0.1 + 0.2 + 0.7) / 3,
+    "bulyan": 3 * (0.1 + 0.2 + 0.7) / 3,
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_runs_and_moves_the_weights(strategy: str) -> None:
+    federation = federation_of(three(), strategy=strategy)
+    figures = federation.run()
+    assert figures["federation"]["train_examples"] == 45
+    assert shift_of(federation) == pytest.approx(MOVES[strategy], abs=1e-5) if strategy in MOVES else True
+    assert 1e-3 < shift_of(federation) < 3 * 0.7
+    assert {array.dtype for array in federation.weights.values()} == {np.dtype(np.float32)}
+    assert federation.last_round is not None
+    assert federation.last_round.number == 3
+
+
+def test_momentum_adds_up_over_rounds() -> None:
+    federation = federation_of(three(), strategy="fedavgm", text="server-momentum=0.5")
+    federation.run()
+    mean = (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45
+    assert shift_of(federation) == pytest.approx(mean * (1 + 1.5 + 1.75), abs=1e-5)
+
+
+@pytest.mark.parametrize(("strategy", "text", "mu"), [("fedprox", "proximal-mu=0.25", 0.25), ("fedavg", "", 0.0)])
+def test_hospitals_are_told_the_weight_of_the_proximal_term(strategy: str, text: str, mu: float) -> None:
+    hospitals = three()
+    federation = federation_of(hospitals, strategy=strategy, text=text)
+    federation.run()
+    assert [hospital.mus for hospital in hospitals] == [[mu] * 3] * 3
+    assert (federation.instructions().strategy, federation.instructions().strategy_args) == (strategy, text)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_round_with_fewer_updates_than_the_strategy_needs_ends_the_run_in_one_line(strategy: str) -> None:
+    hospitals = three()
+    federation = federation_of(hospitals, strategy=strategy)
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    kept = dict(federation.weights)
+    hospitals[2].fails = True
+    if strategy not in {"fedmedian", "trimmed", "krum", "multikrum", "bulyan"}:
+        assert list(next(rounds).hospitals) == ["a", "b"]
+        return
+    with pytest.raises(RunError) as caught:
+        next(rounds)
+    assert str(caught.value).startswith(
+        f"round 2: 2 of 3 hospitals sent an update that can be used, and {strategy} needs 3 ("
+    )
+    assert federation.weights == kept
+    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
+
+
+def test_weights_that_come_apart_end_the_run_in_one_line() -> None:
+    hospitals = three()
+    for hospital in hospitals:
+        hospital.spoil = lambda update: replace(
+            update, weights={name: np.full_like(array, 1e38) for name, array in update.weights.items()}
+        )
+    federation = federation_of(hospitals, strategy="fedavgm", text="server-learning-rate=10")
+    federation.gather()
+    with pytest.raises(RunError, match="round 1: the weights came apart; smaller steps may help"):
+        next(federation.rounds())
+    assert federation.last_round is None
 
 
 def test_normalisation_is_that_of_all_rows_together() -> None:

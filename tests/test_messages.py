@@ -11,7 +11,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from federated_health.columns import Measurement
-from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update
+from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update, read_proximal_mu
 from federated_health.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
 from federated_health.names import is_hospital_name
 from federated_health.statistics import ColumnSums, Normalisation, column_sums
@@ -201,6 +201,7 @@ INSTRUCTIONS = Instructions(
     schema="ab" * 32,
     model="mlp",
     strategy="fedavg",
+    strategy_args="",
     rounds=3,
     local_epochs=5,
     batch_size=0,
@@ -239,6 +240,20 @@ def test_instructions_that_lack_something_are_malformed(record: dict[str, Any]) 
 def test_instructions_with_a_number_for_a_list_are_malformed(key: str) -> None:
     with pytest.raises(MalformedMessageError, match=r"^the server's instructions lack something$"):
         Instructions.from_record({**INSTRUCTIONS.to_record(), key: 54.4})
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_the_weight_of_the_proximal_term_is_read(value: float) -> None:
+    record = INSTRUCTIONS.to_record()
+    assert read_proximal_mu(record) == 0.0
+    record["proximal-mu"] = value
+    assert read_proximal_mu(record) == value
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 1, "0.1", [0.1], True])
+def test_a_weight_of_the_proximal_term_that_is_none_is_malformed(value: Any) -> None:
+    with pytest.raises(MalformedMessageError, match=r"^the server's proximal-mu is not a number of at least 0$"):
+        read_proximal_mu({"proximal-mu": value})
 
 
 # Introductions
@@ -418,6 +433,8 @@ def test_an_update_survives_the_wire() -> None:
         ({"train-loss": math.nan}, "its train-loss is not a finite number"),
         ({"train-loss": math.inf}, "its train-loss is not a finite number"),
         ({"train-loss": [731.5]}, "its train-loss is not a finite number"),
+        ({"train-loss": -731.5}, "its train-loss is out of range"),
+        ({"train-loss": 7.31e6}, "its train-loss is out of range"),
     ],
 )
 def test_a_malformed_update_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -28,6 +28,7 @@ TOLD = Instructions(
     schema=HEART_DISEASE.schema_hash,
     model="logistic",
     strategy="fedavg",
+    strategy_args="",
     rounds=3,
     local_epochs=1,
     batch_size=0,
@@ -139,6 +140,38 @@ def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures
 def test_a_threshold_that_is_no_probability_is_refused(context: Context, threshold: float) -> None:
     with pytest.raises(MalformedMessageError, match="threshold is not between 0 and 1"):
         participation.evaluate_round(message_of(replace(TOLD, threshold=threshold)), context)
+
+
+@dataclass
+class KnownTraining(KnownScores):
+    """Adds the weight of the proximal term that it was told to every weight."""
+
+    def train(self, weights: Any, _recipe: Any, _number: int, proximal_mu: float) -> Any:
+        return {name: array + np.float32(proximal_mu) for name, array in weights.items()}, 0.5
+
+
+@pytest.mark.parametrize("mu", [None, 0.0, 0.25])
+def test_training_is_held_as_near_as_the_message_says(
+    context: Context, monkeypatch: pytest.MonkeyPatch, mu: float | None
+) -> None:
+    monkeypatch.setattr(participation, "_local_model", lambda hospital, *_: KnownTraining(hospital))
+    message = message_of(kind="train")
+    if mu is not None:
+        message.content.config_records["config"]["proximal-mu"] = mu
+
+    update = participation.train_round(message, context)
+
+    assert (update.examples, update.loss) == (227, 0.5)
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(update.weights[name], array + np.float32(mu or 0.0))
+
+
+def test_a_proximal_term_of_negative_weight_is_refused(context: Context) -> None:
+    message = message_of(kind="train")
+    message.content.config_records["config"]["proximal-mu"] = -1.0
+
+    with pytest.raises(MalformedMessageError, match="proximal-mu is not a number of at least 0"):
+        participation.train_round(message, context)
 
 
 # Whose task it is

@@ -8,6 +8,7 @@ import pytest
 from federated_health.columns import Category, Measurement
 from federated_health.partitions import KINDS
 from federated_health.settings import Settings, flag_of, read_defaults
+from federated_health.strategies import STRATEGIES, read_arguments
 from federated_health.tasks import HEART_DISEASE, READMISSION, Task
 from tests.conftest import PROJECT
 
@@ -49,6 +50,18 @@ def test_the_settings_are_all_there_with_their_defaults() -> None:
         value = defaults[name.removeprefix("--")]
         words = "empty" if value == "" else "no" if value is False else f"{value:g}" if type(value) is float else value
         assert default == str(words)
+
+
+def test_the_strategies_are_all_there_with_their_parameters() -> None:
+    assert table_under("Strategies") == {
+        name: [
+            declared.meaning,
+            "; ".join(f"{one.name}={one.default} ({one.meaning}; {one.rule})" for one in declared.parameters),
+            f"{declared.least_hospitals(read_arguments(name, ''))}"
+            + (f": {declared.least_reason}" if declared.least_reason else ""),
+        ]
+        for name, declared in STRATEGIES.items()
+    }
 
 
 def test_every_kind_of_partition_is_there() -> None:

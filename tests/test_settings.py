@@ -115,7 +115,7 @@ def test_a_value_out_of_bounds_is_refused(defaults: dict[str, Value], name: str,
         ("task", "heart", "heart-disease"),
         ("model", "MLP", "mlp, logistic"),
         ("model", "", "mlp, logistic"),
-        ("strategy", "fedprox", "fedavg, average"),
+        ("strategy", "fedsgd", "fedavg, average, fedprox"),
     ],
 )
 def test_a_value_that_is_not_among_the_choices_is_refused(
@@ -155,6 +155,27 @@ def test_a_whole_number_may_be_given_where_a_number_is_meant(defaults: dict[str,
 @pytest.mark.parametrize("value", [2**31, 10**400, -(10**400)])
 def test_a_whole_number_that_is_too_large_for_a_number_is_refused(defaults: dict[str, Value], value: int) -> None:
     assert refusal({**defaults, "wait": value}) == f"wait: expected a number, got {value!r}"
+
+
+def test_arguments_of_the_strategy_are_read_and_checked(defaults: dict[str, Value]) -> None:
+    loaded = Settings.from_config({**defaults, "strategy": "fedadam", "strategy-args": "eta=0.05,tau=0.01"})
+
+    assert loaded.strategy_arguments["eta"] == 0.05
+    assert list(loaded.strategy_arguments) == ["eta", "beta-1", "beta-2", "tau"]
+    assert loaded.to_config()["strategy-args"] == "eta=0.05,tau=0.01"
+    message = refusal({**defaults, "strategy": "fedadam", "strategy-args": "mu=0.05"})
+    assert message == "strategy-args: fedadam has no 'mu'; known are: eta, beta-1, beta-2, tau"
+    assert refusal({**defaults, "strategy-args": "eta=1"}) == "strategy-args: fedavg has no parameters, got 'eta=1'"
+
+
+def test_too_few_hospitals_for_the_strategy_are_told(defaults: dict[str, Value]) -> None:
+    krum: dict[str, Value] = {**defaults, "strategy": "krum", "strategy-args": "num-malicious-nodes=1"}
+
+    assert Settings.from_config({**krum, "hospitals": 5}).hospitals == 5
+    assert refusal(krum) == (
+        "hospitals: krum with num-malicious-nodes=1 needs at least 5 "
+        "(2 * num-malicious-nodes + 3, as its proof requires), got 4"
+    )
 
 
 def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Value]) -> None:

@@ -1,67 +1,44 @@
-"""Averages are those worked out independently, and only replies that can be read reach them, in one order."""
+"""Every strategy over rounds against NumPy, from its source's formulas; its arguments; how many hospitals it needs."""
 
 import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
+from hypothesis import given
+from hypothesis import strategies as st
 
+import client
+from federated_health.errors import SettingsError
+from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Update
 from federated_health.metrics import Counts
 from federated_health.model import Weights
-from federated_health.strategies import (
-    EQUAL_WEIGHT,
-    STRATEGIES,
-    Accepted,
-    Participants,
-    Rejected,
-    accept_replies,
-)
+from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
+from federated_health.settings import Settings, read_defaults
+from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.weights import weights_to_record
+from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 
-NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
-ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
-SHAPES: dict[str, tuple[int, ...]] = {"hidden/kernel": (41, 16), "logit/bias": (1,)}
+pytestmark = pytest.mark.usefixtures("server_identity")
 
 
-@pytest.fixture(autouse=True)
-def _server_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower's Message reads the identity of its process from here."""
-    for name, value in (("_task_id", 0), ("_run_id", 1), ("_node_id", 1)):
-        monkeypatch.setattr(TaskIdentity, name, value)
-
-
-def reply(node: int, content: RecordDict, kind: str = "train") -> Message:
-    return Message(content, reply_to=Message(RecordDict(), node, kind))
-
-
-def error_reply(node: int, reason: str | None) -> Message:
-    return Message(Error(code=1, reason=reason), reply_to=Message(RecordDict(), node, "train"))
-
-
-def weights_of(hospital: str) -> Weights:
-    generator = np.random.default_rng(list(hospital.encode()))
-    return {name: generator.normal(0, 2, shape).astype(np.float32) for name, shape in SHAPES.items()}
-
-
-def update_of(hospital: str) -> RecordDict:
-    return Update(weights=weights_of(hospital), examples=ROWS[hospital], loss=0.5).to_content()
-
-
-def updates() -> list[Message]:
-    return [reply(node, update_of(name)) for node, name in NAMES.items()]
-
-
-def accept(replies: list[Message]) -> tuple[list[Accepted[Update]], list[Rejected]]:
-    def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
-
-    return accept_replies(replies, NAMES, read)
+def built(strategy: str, text: str = "", learning_rate: float = 0.05) -> Strategy:
+    return STRATEGIES[strategy].build(read_arguments(strategy, text), learning_rate)
 
 
 def average(strategy: str, replies: list[Message]) -> Weights:
     accepted, _ = accept(replies)
-    arrays, _ = STRATEGIES[strategy]().aggregate_train(1, [one.message for one in accepted])
+    chosen = built(strategy)
+    chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), Participants([11]).as_grid())
+    arrays, _ = chosen.aggregate_train(1, [one.message for one in accepted])
     assert arrays is not None
     return {name: arrays[name].numpy() for name in SHAPES}
 
@@ -98,45 +75,6 @@ def test_the_average_does_not_depend_on_who_answers_first(strategy: str) -> None
         assert all(averaged[name].tobytes() == reference[name].tobytes() for name in SHAPES)
 
 
-def test_accepted_replies_are_in_order_of_name_with_what_was_read() -> None:
-    accepted, rejected = accept(updates())
-
-    assert [one.hospital for one in accepted] == ["cleveland", "hungary", "switzerland", "va-long-beach"]
-    assert [one.content.examples for one in accepted] == [227, 220, 92, 150]
-    assert [NAMES[one.message.metadata.src_node_id] for one in accepted] == [one.hospital for one in accepted]
-    assert rejected == []
-
-
-def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> None:
-    malformed = update_of("hungary")
-    malformed["metrics"] = MetricRecord({"num-examples": -731, "train-loss": 0.5})
-    replies = [
-        error_reply(13, "it did not answer within 600 s"),
-        reply(12, update_of("cleveland")),
-        reply(11, malformed),
-        error_reply(14, None),
-        error_reply(99, "who am I"),
-        reply(98, RecordDict()),
-    ]
-
-    accepted, rejected = accept(replies)
-
-    assert [one.hospital for one in accepted] == ["cleveland"]
-    assert rejected == [
-        Rejected("hungary", "its num-examples is not a whole number of at least 1"),
-        Rejected("node 98", "its reply does not hold exactly one set of weights"),
-        Rejected("node 99", "who am I"),
-        Rejected("switzerland", "it gave no reason"),
-        Rejected("va-long-beach", "it did not answer within 600 s"),
-    ]
-
-
-def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
-    _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
-
-    assert rejected == [Rejected("va-long-beach", "no??[31mround 3 ?done" + "!" * 179)]
-
-
 def test_what_is_rejected_does_not_reach_the_average() -> None:
     poisoned = update_of("hungary")
     poisoned["metrics"] = MetricRecord({"num-examples": 10**9, "train-loss": 0.5})  # not what it declared
@@ -150,31 +88,7 @@ def test_what_is_rejected_does_not_reach_the_average() -> None:
 
 def test_no_replies_give_no_average() -> None:
     assert accept([]) == ([], [])
-    assert STRATEGIES["fedavg"]().aggregate_train(1, [])[0] is None
-
-
-def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
-    seen: list[tuple[int, RecordDict]] = []
-
-    def read(node: int, content: RecordDict) -> str:
-        seen.append((node, content))
-        return f"read from {node}"
-
-    replies = [reply(13, update_of("va-long-beach")), error_reply(14, "gone"), reply(12, update_of("cleveland"))]
-    accepted, _ = accept_replies(replies, NAMES, read)
-
-    assert seen == [(13, replies[0].content), (12, replies[2].content)]
-    assert [one.content for one in accepted] == ["read from 12", "read from 13"]
-
-
-def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
-    content = update_of("hungary")
-    content.metric_records["metrics"]["num-examples"] = ROWS["cleveland"]
-
-    accepted, rejected = accept([reply(12, update_of("cleveland")), reply(11, content)])
-
-    assert [one.hospital for one in accepted] == ["cleveland"]
-    assert rejected == [Rejected("hungary", "its num-examples is not the number of training rows that it declared")]
+    assert built("fedavg").aggregate_train(1, [])[0] is None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -187,9 +101,8 @@ def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
 
     averaged = average(strategy, replies)
 
-    left = {name: float(rows) if strategy == "fedavg" else 1.0 for name, rows in ROWS.items() if name != "hungary"}
-    for name in SHAPES:
-        np.testing.assert_allclose(averaged[name], mean(name, left), rtol=0, atol=1e-6)
+    others = average(strategy, updates()[1:])
+    assert all(averaged[name].tobytes() == others[name].tobytes() for name in SHAPES)
     assert accept(updates()[1:])[1] == []
     assert accept(replies[:1]) == ([], [Rejected("hungary", "its metrics are not: num-examples, train-loss")])
 
@@ -213,7 +126,7 @@ def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
     small = Counts(false_negatives=10, loss_sum=30.0, squared_error_sum=7.5)
     accepted, _ = accept_evaluations([evaluation(11, large), evaluation(12, small)], {11: 100, 12: 10})
 
-    metrics = STRATEGIES[strategy]().aggregate_evaluate(1, [one.message for one in accepted])
+    metrics = built(strategy).aggregate_evaluate(1, [one.message for one in accepted])
 
     assert metrics is not None
     assert dict(metrics) == {
@@ -230,7 +143,7 @@ def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() ->
     replies = [evaluation(11, Counts(true_positives=5), roc_auc=0.5), evaluation(12, Counts(true_negatives=5))]
     accepted, rejected = accept_evaluations(replies, {11: 5, 12: 5})
 
-    metrics = STRATEGIES["fedavg"]().aggregate_evaluate(1, [one.message for one in accepted])
+    metrics = built("fedavg").aggregate_evaluate(1, [one.message for one in accepted])
 
     assert [one.hospital for one in rejected] == ["hungary"]
     assert metrics is not None
@@ -242,7 +155,7 @@ def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() ->
 def test_all_participants_and_nobody_else_are_asked(strategy: str, nodes: list[int]) -> None:
     content = update_of("cleveland")
     grid = Participants(nodes).as_grid()
-    chosen = STRATEGIES[strategy]()
+    chosen = built(strategy)
 
     for configure in (chosen.configure_train, chosen.configure_evaluate):
         asked = list(configure(3, content.array_records["arrays"], ConfigRecord({"seed": 42}), grid))
@@ -250,3 +163,372 @@ def test_all_participants_and_nobody_else_are_asked(strategy: str, nodes: list[i
         for message in asked:
             assert set(message.content.array_records) == {"arrays"}
             assert message.content.config_records["config"]["server-round"] == 3
+
+
+# Rounds against an independent implementation, in float64
+
+
+Exact = npt.NDArray[np.float64]
+Step = Callable[..., Any]
+"""Weights [d], updates [n, d], rows [n], losses [n] and round (from 1) -> the new weights [d]."""
+
+
+def drawn(hospitals: int, number: int, spread: float) -> tuple[Exact, Exact, Exact]:
+    """How far each hospital moves the weights in a round, [n, d]; its rows, and its loss."""
+    generator = np.random.default_rng([hospitals, number])
+    size = sum(int(np.prod(shape)) for shape in SHAPES.values())
+    moves = generator.normal(0.1, spread, (hospitals, size)) * np.linspace(0.5, 2, hospitals)[:, None]
+    return moves, np.arange(20.0, 20 + 30 * hospitals, 30), generator.uniform(0.2, 2, hospitals)
+
+
+def flat(weights: Weights) -> Exact:
+    return np.concatenate([array.ravel() for array in weights.values()]).astype(np.float64)
+
+
+def shaped(vector: Exact) -> Weights:
+    kernel = int(np.prod(SHAPES["hidden/kernel"]))
+    parts = vector[:kernel], vector[kernel:]
+    return {
+        name: part.reshape(shape).astype(np.float32) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
+    }
+
+
+def read_update(declared: Mapping[int, float], node: int, content: RecordDict) -> Update:
+    return Update.from_content(content, SHAPES, int(declared[node]))
+
+
+def run_rounds(
+    strategy: str, text: str, hospitals: int, rounds: int = 3, spread: float = 0.3
+) -> Iterator[tuple[Exact, Exact, Exact, Exact, Exact]]:
+    """Of each round: weights before, updates, rows, losses, and weights after, by Flower."""
+    chosen, weights = built(strategy, text), weights_of("start")
+    nodes = {100 + i: f"hospital-{i}" for i in range(hospitals)}
+    for number in range(1, rounds + 1):
+        chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), Participants(nodes).as_grid())
+        moves, rows, losses = drawn(hospitals, number, spread)
+        sent = [shaped(flat(weights) + move) for move in moves]
+        replies = [
+            reply(node, Update(weights=one, examples=int(count), loss=float(loss)).to_content())
+            for node, one, count, loss in zip(nodes, sent, rows, losses, strict=True)
+        ]
+        declared = dict(zip(nodes, rows, strict=True))
+        accepted, rejected = accept_replies(replies, nodes, partial(read_update, declared))
+        assert rejected == []
+        arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
+        assert arrays is not None
+        assert list(arrays) == list(SHAPES)
+        after = {name: arrays[name].numpy().astype(np.float32) for name in SHAPES}
+        assert {name: array.shape for name, array in after.items()} == SHAPES
+        yield flat(weights), np.stack([flat(one) for one in sent]), rows, losses, flat(after)
+        weights = after
+
+
+def by_rows(_weights: Exact, updates: Exact, rows: Exact, *_: object) -> Any:
+    return (updates * rows[:, None]).sum(axis=0) / rows.sum()
+
+
+def momentum(rate: float, memory: float) -> Step:
+    velocity = np.zeros(1)
+
+    def step(weights: Exact, updates: Exact, rows: Exact, _losses: Exact, _number: int) -> Any:
+        nonlocal velocity
+        velocity = memory * velocity + by_rows(weights, updates, rows) - weights
+        return weights + rate * velocity
+
+    return step
+
+
+def adaptive(kind: str, eta: float, tau: float, beta_1: float = 0.0, beta_2: float = 0.0) -> Step:
+    """Reddi et al. 2021, algorithm 2; of Adam with Kingma and Ba's correction, sections 2 and 3."""
+    first, second = np.zeros(1), np.zeros(1)
+
+    def step(weights: Exact, updates: Exact, rows: Exact, _losses: Exact, number: int) -> Any:
+        nonlocal first, second
+        change = by_rows(weights, updates, rows) - weights
+        first = beta_1 * first + (1 - beta_1) * change
+        if kind == "adam":
+            second = beta_2 * second + (1 - beta_2) * change**2
+            rate = eta * np.sqrt(1 - beta_2**number) / (1 - beta_1**number)
+            return weights + rate * first / (np.sqrt(second) + tau)
+        if kind == "yogi":
+            second = second - (1 - beta_2) * change**2 * np.sign(second - change**2)
+        else:
+            second = second + change**2
+        return weights + eta * first / (np.sqrt(second) + tau)
+
+    return step
+
+
+def trimmed(cut: int) -> Step:
+    def step(_weights: Exact, updates: Exact, *_: object) -> Any:
+        left = np.sort(updates, axis=0)[cut : len(updates) - cut]
+        return left.sum(axis=0) / len(left)
+
+    return step
+
+
+def krum_order(updates: Exact, liars: int) -> list[int]:
+    distances = ((updates[:, None] - updates[None]) ** 2).sum(axis=2)
+    scores = [np.sort(np.delete(row, i))[: len(updates) - liars - 2].sum() for i, row in enumerate(distances)]
+    return sorted(range(len(updates)), key=scores.__getitem__)
+
+
+def krum(liars: int, number: int = 1) -> Step:
+    return lambda weights, updates, *_: plain(weights, updates[krum_order(updates, liars)[:number]])
+
+
+def bulyan(liars: int) -> Step:
+    def step(_weights: Exact, updates: Exact, *_: object) -> Any:
+        selected = updates[krum_order(updates, liars)[: len(updates) - 2 * liars]]
+        middle = np.median(selected, axis=0)
+        nearest = np.argsort(np.abs(selected - middle), axis=0)[: len(updates) - 4 * liars]
+        return np.array([selected[nearest[:, i], i].mean() for i in range(updates.shape[1])])
+
+    return step
+
+
+def q_fair(q: float, rate: float) -> Step:
+    """Li et al. 2020, algorithm 2."""
+
+    def step(weights: Exact, updates: Exact, _rows: Exact, losses: Exact, _number: int) -> Any:
+        change = (weights - updates) / rate
+        deltas = losses[:, None] ** q * change
+        norms = q * losses ** (q - 1) * (change**2).sum(axis=1) + losses**q / rate
+        return weights - deltas.sum(axis=0) / norms.sum()
+
+    return step
+
+
+def plain(_weights: Exact, updates: Exact, *_: object) -> Any:
+    return updates.sum(axis=0) / len(updates)
+
+
+def median(_weights: Exact, updates: Exact, *_: object) -> Any:
+    ordered, middle = np.sort(updates, axis=0), len(updates) // 2
+    return ordered[middle] if len(updates) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text", "hospitals", "step"),
+    [
+        ("fedavg", "", 4, by_rows),
+        ("average", "", 4, plain),
+        ("fedprox", "proximal-mu=0.3", 4, by_rows),
+        ("fedavgm", "server-momentum=0", 4, by_rows),
+        ("fedavgm", "server-momentum=0.9,server-learning-rate=0.7", 4, momentum(0.7, 0.9)),
+        ("fedavgm", "server-momentum=0.5", 4, momentum(1.0, 0.5)),
+        ("fedadam", "eta=0.05", 4, adaptive("adam", 0.05, 0.001, 0.9, 0.99)),
+        ("fedadam", "eta=0.2,beta-1=0.3,beta-2=0.6,tau=0.5", 5, adaptive("adam", 0.2, 0.5, 0.3, 0.6)),
+        ("fedyogi", "eta=0.05", 4, adaptive("yogi", 0.05, 0.001, 0.9, 0.99)),
+        ("fedyogi", "eta=0.2,beta-1=0.3,beta-2=0.6,tau=0.5", 4, adaptive("yogi", 0.2, 0.5, 0.3, 0.6)),
+        ("fedadagrad", "eta=0.05,tau=0.01", 4, adaptive("adagrad", 0.05, 0.01)),
+        ("fedmedian", "", 4, median),
+        ("fedmedian", "", 5, median),
+        ("trimmed", "", 3, trimmed(1)),
+        ("trimmed", "beta=0.25", 4, trimmed(1)),
+        ("trimmed", "beta=0.2", 12, trimmed(2)),
+        ("krum", "", 4, krum(0)),
+        ("krum", "num-malicious-nodes=2", 7, krum(2)),
+        ("multikrum", "num-nodes-to-select=3", 4, krum(0, 3)),
+        ("multikrum", "num-malicious-nodes=1,num-nodes-to-select=4", 8, krum(1, 4)),
+        ("bulyan", "", 4, plain),
+        ("bulyan", "num-malicious-nodes=1", 7, bulyan(1)),
+        ("bulyan", "num-malicious-nodes=2", 12, bulyan(2)),
+        ("qfedavg", "q=0", 4, plain),
+        ("qfedavg", "q=0.1", 4, q_fair(0.1, 0.05)),
+        ("qfedavg", "q=2", 4, q_fair(2.0, 0.05)),
+    ],
+)
+def test_three_rounds_are_those_of_the_formulas(strategy: str, text: str, hospitals: int, step: Step) -> None:
+    assert hospitals >= STRATEGIES[strategy].least_hospitals(read_arguments(strategy, text))
+    for number, (weights, sent, rows, losses, after) in enumerate(run_rounds(strategy, text, hospitals), start=1):
+        expected = step(weights, sent, rows, losses, number)
+        np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
+        assert np.abs(after - weights).max() > 1e-4  # it went somewhere
+
+
+@pytest.mark.parametrize("strategy", ["krum", "multikrum", "bulyan"])
+def test_updates_that_hardly_differ_are_told_apart(strategy: str) -> None:
+    """Moves of 0.0002 of weights of 2: in float32 |x|^2 + |y|^2 - 2xy would be rounding error."""
+    text = "num-malicious-nodes=1"
+    step = {"krum": krum(1), "multikrum": krum(1, 3), "bulyan": bulyan(1)}[strategy]
+    for weights, sent, rows, losses, after in run_rounds(strategy, text, 9, rounds=5, spread=2e-4):
+        expected = step(weights, sent, rows, losses, 1)
+        np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("strategy", ["fedmedian", "trimmed", "krum", "multikrum", "bulyan"])
+@pytest.mark.parametrize("lie", [1e30, -1e37, 40.0])
+def test_one_liar_of_seven_does_not_move_the_weights_beyond_the_others(strategy: str, lie: float) -> None:
+    names = {100 + i: f"hospital-{i}" for i in range(7)}
+    honest = {node: weights_of(name) for node, name in names.items() if node != 103}
+    sent = {**honest, 103: {name: np.full(shape, lie, np.float32) for name, shape in SHAPES.items()}}
+    replies = [
+        reply(node, Update(weights=weights, examples=10**6 if node == 103 else 50, loss=0.5).to_content())
+        for node, weights in sent.items()
+    ]
+    declared = {**dict.fromkeys(names, 50), 103: 10**6}
+    accepted, _ = accept_replies(replies, names, partial(read_update, declared))
+    liars = "num-malicious-nodes=1" if "krum" in strategy or strategy == "bulyan" else ""
+
+    arrays, _ = built(strategy, liars).aggregate_train(1, [one.message for one in accepted])
+
+    assert arrays is not None
+    for name in SHAPES:
+        stack = np.stack([weights[name] for weights in honest.values()])
+        got = arrays[name].numpy()
+        assert ((got >= stack.min(axis=0) - 1e-6) & (got <= stack.max(axis=0) + 1e-6)).all()
+
+
+def test_fedprox_tells_hospitals_its_mu() -> None:
+    config = ConfigRecord()
+    weights = weights_to_record(weights_of("start"))
+
+    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, Participants([7]).as_grid()))
+
+    assert asked[0].content.config_records["config"]["proximal-mu"] == 0.25
+
+
+# Arguments
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    defaults = read_arguments("fedadam", "")
+
+    assert list(defaults) == ["eta", "beta-1", "beta-2", "tau"]
+    assert read_arguments("fedadam", " tau = 0.5 ,eta=1") == {**defaults, "tau": 0.5, "eta": 1.0}
+    assert read_arguments("fedavg", "") == {}
+    assert type(read_arguments("krum", "num-malicious-nodes=2")["num-malicious-nodes"]) is int
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_written_is_read_again(strategy: str) -> None:
+    arguments = read_arguments(strategy, "")
+
+    assert read_arguments(strategy, write_arguments(arguments)) == arguments
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text", "words"),
+    [
+        ("fedavg", "eta=1", "fedavg has no parameters, got 'eta=1'"),
+        ("fedmedian", "x", "fedmedian has no parameters, got 'x'"),
+        ("fedprox", "mu=1", "fedprox has no 'mu'; known are: proximal-mu"),
+        ("fedadam", "eta_l=1", "fedadam has no 'eta_l'; known are: eta, beta-1, beta-2, tau"),
+        ("fedprox", "proximal-mu", "expected NAME=VALUE between commas, got 'proximal-mu'"),
+        ("fedadam", "eta=1,", "expected NAME=VALUE between commas, got ''"),
+        ("fedadam", "eta=1,eta=1", "eta is given twice"),
+        ("fedprox", "proximal-mu=", "proximal-mu: expected a number of at least 0, got ''"),
+        ("fedprox", "proximal-mu=-0.1", "proximal-mu: expected a number of at least 0, got '-0.1'"),
+        ("fedprox", "proximal-mu=nan", "proximal-mu: expected a number of at least 0, got 'nan'"),
+        ("fedprox", "proximal-mu=inf", "proximal-mu: expected a number of at least 0, got 'inf'"),
+        ("fedprox", "proximal-mu=1=2", "proximal-mu: expected a number of at least 0, got '1=2'"),
+        ("fedadam", "eta=0", "eta: expected a number above 0, got '0'"),
+        ("fedadam", "tau=0", "tau: expected a number above 0, got '0'"),
+        ("fedadam", "beta-1=1", "beta-1: expected a number of at least 0 and below 1, got '1'"),
+        ("trimmed", "beta=0.5", "beta: expected a number of at least 0.001 and below 0.5, got '0.5'"),
+        ("trimmed", "beta=0", "beta: expected a number of at least 0.001 and below 0.5, got '0'"),
+        ("krum", "num-malicious-nodes=1.0", "num-malicious-nodes: expected a whole number of at least 0, got '1.0'"),
+        ("multikrum", "num-nodes-to-select=0", "num-nodes-to-select: expected a whole number of at least 1, got '0'"),
+        ("krum", f"num-malicious-nodes={10**20}", f"expected a whole number of at least 0, got '{10**20}'"),
+        ("qfedavg", "q=many", "q: expected a number of at least 0, got 'many'"),
+    ],
+)
+def test_arguments_that_are_wrong_are_told_in_one_line(strategy: str, text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_arguments(strategy, text)
+
+    assert str(caught.value).startswith("strategy-args: ")
+    assert str(caught.value).endswith(words)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(text=st.text(alphabet="etaubq-num1209.,= proxil_mk", max_size=40))
+def test_any_text_is_arguments_or_an_error_of_ours(strategy: str, text: str) -> None:
+    try:
+        arguments = read_arguments(strategy, text)
+    except SettingsError:
+        return
+    assert {parameter.name for parameter in STRATEGIES[strategy].parameters} == set(arguments)
+
+
+# How many hospitals
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text", "least"),
+    [
+        *[(name, "", 1) for name in STRATEGIES if name.startswith(("average", "q"))],
+        *[(name, "", 1) for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad")],
+        ("fedmedian", "", 3),
+        ("trimmed", "", 3),
+        ("trimmed", "beta=0.25", 4),
+        ("trimmed", "beta=0.2", 5),
+        ("trimmed", "beta=0.001", 1000),
+        ("krum", "", 3),
+        ("krum", "num-malicious-nodes=2", 7),
+        ("multikrum", "", 3),
+        ("multikrum", "num-nodes-to-select=6", 6),
+        ("multikrum", "num-malicious-nodes=1,num-nodes-to-select=5", 6),
+        ("multikrum", "num-malicious-nodes=2,num-nodes-to-select=1", 7),
+        ("bulyan", "", 3),
+        ("bulyan", "num-malicious-nodes=1", 7),
+    ],
+)
+def test_one_hospital_less_than_needed_is_refused(strategy: str, text: str, least: int) -> None:
+    arguments = read_arguments(strategy, text)
+    check_strategy(strategy, arguments, least, 0.05)
+
+    with pytest.raises(SettingsError) as caught:
+        check_strategy(strategy, arguments, least - 1, 0.05)
+
+    which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
+    assert str(caught.value).startswith(f"hospitals: {which} needs at least {least} (")
+    assert str(caught.value).endswith(f"), got {least - 1}")
+
+
+@given(thousandths=st.integers(1, 499))
+def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -> None:
+    beta = thousandths / 1000
+    least = STRATEGIES["trimmed"].least_hospitals({"beta": beta})
+
+    assert int(beta * least) >= 1
+    assert int(beta * (least - 1)) == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_four_hospitals_and_three_of_them_are_enough_by_default(strategy: str) -> None:
+    """The default federation, of whom one may fail."""
+    assert STRATEGIES[strategy].least_hospitals(read_arguments(strategy, "")) <= 3
+
+
+def test_a_proximal_term_that_overshoots_is_refused() -> None:
+    check_strategy("fedprox", {"proximal-mu": 20.0}, 4, 0.05)
+
+    with pytest.raises(
+        SettingsError, match=r"^strategy-args: proximal-mu: expected at most 1 / learning-rate = 20, .*"
+    ):
+        check_strategy("fedprox", {"proximal-mu": 20.5}, 4, 0.05)
+
+
+# Real hospitals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str, hospitals_folder: Path) -> None:
+    names = ("cleveland", "hungary", "switzerland", "va-long-beach")
+    contexts = {
+        name: hospital_context(name, {"data": str(hospitals_folder / f"client_{number}.csv")})
+        for number, name in enumerate(names, start=1)
+    }
+    settings = Settings.from_config({**read_defaults(), "strategy": strategy, "rounds": 10})
+    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation.gather()
+
+    losses = [round_.federation.train_loss for round_ in federation.rounds()]
+
+    assert all(np.isfinite(array).all() for array in federation.weights.values())
+    assert None not in losses
+    assert np.diff(np.array(losses[:3], dtype=float)).max() < 0
+    assert losses[-1] < losses[0] - 0.05  # type: ignore[operator]  # None was excluded

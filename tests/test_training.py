@@ -59,8 +59,19 @@ def forward(weights: list[Exact], features: Exact) -> tuple[Exact, Exact]:
     return hidden, (hidden @ weights[-2] + weights[-1])[:, 0]
 
 
-def step(weights: list[Exact], features: Exact, labels: Exact, rate: float, l2: float) -> tuple[list[Exact], float]:
-    """One gradient step on mean cross-entropy + l2 / 2 * squared kernels; and the sum of the cross-entropies."""
+def step(
+    weights: list[Exact],
+    features: Exact,
+    labels: Exact,
+    rate: float,
+    l2: float,
+    mu: float = 0.0,
+    start: list[Exact] | None = None,
+) -> tuple[list[Exact], float]:
+    """One gradient step on mean cross-entropy + l2 / 2 * squared kernels + mu / 2 * squared distance from the start.
+
+    Returns, too, the sum of the cross-entropies.
+    """
     hidden, logits = forward(weights, features)
     risk = 1 / (1 + np.exp(-logits))
     loss = float(-np.log(np.where(labels > 0.5, risk, 1 - risk)).sum())
@@ -70,16 +81,26 @@ def step(weights: list[Exact], features: Exact, labels: Exact, rate: float, l2: 
         back = (slope @ weights[2].T) * (hidden > 0)
         gradients = [features.T @ back, back.sum(axis=0), *gradients]
     penalised = [gradient + l2 * array * (array.ndim > 1) for gradient, array in zip(gradients, weights, strict=True)]
-    return [array - rate * gradient for array, gradient in zip(weights, penalised, strict=True)], loss
+    pulls = [mu * (array - old) for array, old in zip(weights, start or weights, strict=True)]
+    return [array - rate * (g + pull) for array, g, pull in zip(weights, penalised, pulls, strict=True)], loss
 
 
 def descend(
-    weights: list[Array], features: Array, labels: Array, order: npt.NDArray[np.int32], rate: float, l2: float
+    weights: list[Array],
+    features: Array,
+    labels: Array,
+    order: npt.NDArray[np.int32],
+    rate: float,
+    l2: float,
+    mu: float = 0.0,
 ) -> tuple[list[Exact], float]:
-    moved, total = [array.astype(np.float64) for array in weights], 0.0
+    start = [array.astype(np.float64) for array in weights]
+    moved, total = start, 0.0
     for batch in order:
         rows = batch[batch >= 0]
-        moved, loss = step(moved, features[rows].astype(np.float64), labels[rows].astype(np.float64), rate, l2)
+        moved, loss = step(
+            moved, features[rows].astype(np.float64), labels[rows].astype(np.float64), rate, l2, mu, start
+        )
         total += loss
     return moved, total / int((order >= 0).sum())
 
@@ -215,6 +236,75 @@ def test_the_penalty_spares_biases(trainers: dict[str, Any]) -> None:
     np.testing.assert_allclose(bias, np.log(3), rtol=1e-6)
 
 
+# FedProx's proximal term
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("mu", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 0), (6, 0), (4, 8)], ids=["one step", "six steps", "batches"])
+def test_the_proximal_term_is_in_every_gradient_step(
+    training: ModuleType, trainers: dict[str, Any], model: str, mu: float, epochs: int, batch_size: int
+) -> None:
+    features, labels = rows_of(45)
+    order = order_of(training, rows=45, batch_size=batch_size, epochs=epochs)
+
+    trained, loss = trainers[model].train(
+        some_weights(model), features, labels, order, learning_rate=0.2, l2=0.1, proximal_mu=mu
+    )
+
+    expected, expected_loss = descend(some_weights(model), features, labels, order, 0.2, 0.1, mu)
+    for got, wanted in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+        assert got.dtype == np.float32
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    without, _ = descend(some_weights(model), features, labels, order, 0.2, 0.1)
+    first = epochs == 1  # the first step is from the start, where there is nothing to be pulled back from
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(expected, without, strict=True))
+    assert (apart < 1e-12) is first
+
+
+def test_two_proximal_steps_worked_by_hand(trainers: dict[str, Any]) -> None:
+    """At a bias of 0 the slope is 0.5 - 0.75: a step of 1 leads to 0.25. The second's slope has mu * 0.25 more."""
+    features, labels = np.zeros((4, 7), np.float32), np.array([1, 1, 1, 0], np.float32)
+    weights = [np.zeros((7, 1), np.float32), np.zeros(1, np.float32)]
+    order = np.array([[0, 1, 2, 3]] * 2, np.int32)
+
+    (_, bias), _ = trainers["logistic"].train(
+        weights, features, labels, order, learning_rate=1.0, l2=0.0, proximal_mu=0.4
+    )
+
+    assert bias[0] == pytest.approx(0.25 - (1 / (1 + np.exp(-0.25)) - 0.75) - 0.4 * 0.25, abs=1e-6)
+
+
+def test_the_stronger_the_proximal_term_the_nearer_the_weights_stay(
+    training: ModuleType, trainers: dict[str, Any]
+) -> None:
+    features, labels = rows_of(45)
+    order = order_of(training, rows=45, batch_size=8, epochs=20)
+    start, moves = some_weights("mlp"), []
+    for mu in (0.0, 0.1, 1.0, 10.0, 1000.0):
+        trained, _ = trainers["mlp"].train(
+            start, features, labels, order, learning_rate=min(0.1, 1 / (mu + 1e-9)), l2=0.0, proximal_mu=mu
+        )
+        moves.append(max(np.abs(array - old).max() for array, old in zip(trained, start, strict=True)))
+
+    assert moves == sorted(moves, reverse=True)
+    assert moves[-1] < 1e-3 < 0.1 < moves[0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_proximal_term_of_zero_is_none_to_the_bit(training: ModuleType, trainers: dict[str, Any], model: str) -> None:
+    features, labels = rows_of(45)
+    order = order_of(training, rows=45, batch_size=8, epochs=10)
+
+    without, _ = trainers[model].train(some_weights(model), features, labels, order, learning_rate=0.2, l2=0.01)
+    zero, _ = trainers[model].train(
+        some_weights(model), features, labels, order, learning_rate=0.2, l2=0.01, proximal_mu=0.0
+    )
+
+    assert [array.tobytes() for array in zero] == [array.tobytes() for array in without]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_scores_are_log_odds_of_an_independent_forward_pass(trainers: dict[str, Any], model: str) -> None:
     features, _ = rows_of(70)
@@ -283,6 +373,9 @@ def test_hospitals_of_one_bucket_share_one_compilation_over_all_rounds(training:
             trainer.score(weights, features)
 
     assert trainer._train.experimental_get_tracing_count() == 1
+    for mu in (0.1, 0.2):  # the proximal term is one compilation more, whatever its weight
+        trainer.train(weights, features, labels, order, learning_rate=0.1, l2=0.0, proximal_mu=mu)
+    assert trainer._train.experimental_get_tracing_count() == 2
     assert trainer._score.experimental_get_tracing_count() == 1
 
 

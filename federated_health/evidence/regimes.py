@@ -145,7 +145,8 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
     """
     number = {Regime.OWN: 1, Regime.POOLED: 1, Regime.FEDERATED: hospitals, Regime.WITHOUT: hospitals - 1}[fit.regime]
     strategy = fit.subject if fit.regime is Regime.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
-    return replace(protocol.settings, hospitals=number, strategy=strategy, appraisal=False)
+    arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
+    return replace(protocol.settings, hospitals=number, strategy=strategy, strategy_args=arguments, appraisal=False)
 
 
 def _open(

@@ -1,0 +1,40 @@
+"""Replies of four hospitals whose weights are drawn by name, and how they are read."""
+
+import numpy as np
+from flwr.app import Error, Message, RecordDict
+
+from federated_health.messages import Update
+from federated_health.model import Weights
+from federated_health.replies import Accepted, Rejected, accept_replies
+
+NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
+ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
+SHAPES: dict[str, tuple[int, ...]] = {"hidden/kernel": (41, 16), "logit/bias": (1,)}
+
+
+def reply(node: int, content: RecordDict, kind: str = "train") -> Message:
+    return Message(content, reply_to=Message(RecordDict(), node, kind))
+
+
+def error_reply(node: int, reason: str | None) -> Message:
+    return Message(Error(code=1, reason=reason), reply_to=Message(RecordDict(), node, "train"))
+
+
+def weights_of(hospital: str) -> Weights:
+    generator = np.random.default_rng(list(hospital.encode()))
+    return {name: generator.normal(0, 2, shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def update_of(hospital: str) -> RecordDict:
+    return Update(weights=weights_of(hospital), examples=ROWS[hospital], loss=0.5).to_content()
+
+
+def updates() -> list[Message]:
+    return [reply(node, update_of(name)) for node, name in NAMES.items()]
+
+
+def accept(replies: list[Message]) -> tuple[list[Accepted[Update]], list[Rejected]]:
+    def read(node: int, content: RecordDict) -> Update:
+        return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
+
+    return accept_replies(replies, NAMES, read)
