@@ -60,10 +60,10 @@ def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, 
     with utils.interrupts_deferred():
         try:
             show_figures(figures, federation.threshold)
-            utils.say("saving the model, which takes some seconds")
+            utils.say("saving the model and the report, which takes some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)
-        utils.say(f"saved {folder.path}/model.keras, metrics.json, rounds.csv and settings.json")
+        utils.say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
 
 
 def show_figures(figures: dict[str, Any], threshold: float) -> None:

@@ -224,10 +224,25 @@ def _weight_above(thresholds: Scores, points: Scores, weights: Scores) -> Scores
 
 def _spread(cells: Scores) -> tuple[Scores, Scores]:
     """Points, and their weights, that have each cell's number, mean and (in the limit of many) deviation."""
-    offsets = np.sqrt(3.0) * ((np.arange(_POINTS_A_CELL) + 0.5) * 2.0 / _POINTS_A_CELL - 1.0)
+    offsets = np.sqrt(3.0) * _even(_POINTS_A_CELL)
     points = cells[:, 1:2] + cells[:, 2:3] * offsets
     weights = np.repeat(cells[:, :1] / _POINTS_A_CELL, _POINTS_A_CELL, axis=1)
     return points.ravel(), weights.ravel()
+
+
+def spread_patients(cells: Scores) -> Scores:
+    """Log-odds, [patients], of patients who are known by released cells only: spread evenly within each cell.
+
+    Args:
+        cells: [cells, 3] as from `score_cells`.
+    """
+    parts = [mean + np.sqrt(3.0) * deviation * _even(int(number)) for number, mean, deviation in cells]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _even(number: int) -> Scores:
+    """So many points between -1 and 1, of mean 0."""
+    return (np.arange(number) + 0.5) * 2.0 / number - 1.0
 
 
 def _round(value: float) -> float:

@@ -1,4 +1,4 @@
-"""A run's folder: settings.json, rounds.csv, metrics.json and model.keras. Each file is whole or not there."""
+"""A run's folder: settings, rounds, metrics, model and report. Each file is whole or not there."""
 
 import csv
 import json
@@ -15,12 +15,15 @@ from federated_health.federation import Federation
 from federated_health.messages import Instructions
 from federated_health.model import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
+from federated_health.report.page import render
+from federated_health.run_page import page_of_run
 from federated_health.settings import Settings
 from federated_health.summaries import HospitalRound, Round
+from federated_health.tables import hash_file
 from federated_health.tasks import get_task
 
-SETTINGS, ROUNDS, METRICS, MODEL = "settings.json", "rounds.csv", "metrics.json", "model.keras"
-_FILES = (SETTINGS, ROUNDS, METRICS, MODEL)
+SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
+_FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 _ROUND_COLUMNS = (
     "round",
     "hospital",
@@ -48,6 +51,7 @@ class RunFolder:
     def __init__(self, settings: Settings) -> None:
         self.path = Path(settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
+        self._rounds: list[Round] = []
         present = [name for name in _FILES if (self.path / name).exists()]
         if present and not settings.force:
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
@@ -77,9 +81,10 @@ class RunFolder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
+        self._rounds.append(record)
 
     def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write metrics.json and model.keras.
+        """Write metrics.json, model.keras and report.html.
 
         Args:
             figures: `hospitals` and `federation`.
@@ -100,6 +105,9 @@ class RunFolder:
             },
         )
         save_final_model(self.path / MODEL, instructions, federation.weights)
+        files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
+        page = page_of_run(federation, figures, self._rounds, stopped=stopped, others=files)
+        write_text(self.path / REPORT, render(page))
 
 
 def make_folder(path: Path) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 from federated_health.errors import SettingsError
 from federated_health.evidence.cohort import Cohort, read_cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
+from federated_health.evidence.page import page_of_study
 from federated_health.evidence.regimes import Protocol
 from federated_health.evidence.study import Journal, fingerprint_of, run_study
-from federated_health.runs import make_folder, write_json
+from federated_health.report.page import render
+from federated_health.runs import make_folder, write_json, write_text
 from federated_health.settings import Settings, Value, read_defaults
 
-EVIDENCE = "evidence.json"
+EVIDENCE, REPORT = "evidence.json", "report.html"
 LEAST_FOLDS = 2
 
 
@@ -54,6 +56,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     scores = collect_scores(cohort, protocol, results)
     figures = {"study": fingerprint_of(cohort, protocol), **figures_of_study(scores, protocol.settings.seed)}
     write_json(request.out / EVIDENCE, figures)
+    write_text(request.out / REPORT, render(page_of_study(cohort, protocol, results, scores, figures)))
     return figures
 
 

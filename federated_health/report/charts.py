@@ -5,9 +5,9 @@ Each function raises ValueError where there is nothing to draw.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from federated_health.intervals import Interval
 from federated_health.names import FEDERATION
 from federated_health.report.svg import (
     BOLD,
@@ -45,20 +45,6 @@ _NAMES = 112
 """The widest that names beside rows may be."""
 _BAR = 0.62
 _LARGEST_PLOT = 190
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A figure and how far it may be off.
-
-    Attributes:
-        value: None or NaN where it is not defined.
-        low, high: None or NaN where that end is not known.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
