@@ -165,7 +165,9 @@ def text_width(words: str, size: float = SMALL) -> float:
     from matplotlib.textpath import text_to_path
 
     with _unknown_letters_allowed():
-        width, _, _ = text_to_path.get_text_width_height_descent(words, FontProperties(size=size), ismath=False)
+        width, _, _ = text_to_path.get_text_width_height_descent(
+            words, FontProperties(family="DejaVu Sans", size=size), ismath=False
+        )
     # Letters as wide as high (Chinese, say) are not in matplotlib's font, whose empty box is narrower.
     return float(width) + 0.5 * size * sum(unicodedata.east_asian_width(letter) in "WF" for letter in words)
 
@@ -208,7 +210,7 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
 def number(value: float) -> str:
     """A count or a figure in little room."""
     if float(value).is_integer() and abs(value) < 1e8:
-        return _tidy(f"{value:,.0f}")
+        return _tidy(f"{value + 0.0:,.0f}")  # and no minus before a zero
     return _tidy(f"{value:.3g}")
 
 
