@@ -115,7 +115,15 @@ def test_a_chart_is_an_svg_of_the_page_and_not_of_a_file(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(kind: str) -> None:
     svg = of(["one", "two"])[kind]()
-    with mpl.rc_context({"font.family": ["monospace"], "font.size": 30, "svg.fonttype": "path", "lines.linewidth": 9}):
+    with mpl.rc_context(
+        {
+            "font.family": ["monospace"],
+            "font.size": 30,
+            "svg.fonttype": "path",
+            "axes.linewidth": 9,
+            "lines.dash_capstyle": "round",
+        }
+    ):
         assert of(["one", "two"])[kind]() == svg
 
 

@@ -69,6 +69,8 @@ _STYLE = {
     "hatch.color": MUTED,
     "hatch.linewidth": 0.6,
 }
+_NARROWEST = 0.27
+"""Of the widths of letters, as a share of their size."""
 _FARTHEST = 1e100
 """Beyond it a margin could overflow."""
 
@@ -174,10 +176,11 @@ def text_width(words: str, size: float = SMALL) -> float:
 
 def shorten(words: str, room: float, size: float = SMALL) -> str:
     """One line of words, not wider than `room`: what is too long loses its middle, since names differ at their ends."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in words[:400]).split())
-    if text_width(line, size) <= room:
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
+    most = int(room / (_NARROWEST * size)) + 1
+    if len(line) <= most and text_width(line, size) <= room:
         return line
-    fits, too_many = 1, len(line)
+    fits, too_many = 1, min(len(line), most)
     while too_many - fits > 1:
         kept = (fits + too_many) // 2
         fits, too_many = (kept, too_many) if text_width(_ends(line, kept), size) <= room else (fits, kept)
