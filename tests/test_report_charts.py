@@ -184,7 +184,7 @@ def test_a_round_without_a_value_leaves_a_gap() -> None:
 
 
 def test_a_value_without_neighbours_has_a_marker() -> None:
-    series = [None] * 5 + [1.0] + [None] * 34
+    series = [None] * 6 + [1.0] + [None] * 33
     for name in ("a", "federation"):
         svg = draw_learning_curves({name: series}, quantity="q", rounds=range(40))
         assert len(re.findall("<use ", svg)) == 2  # and one in the legend
