@@ -312,6 +312,7 @@ def test_bars_are_as_long_as_counts_are_large() -> None:
         [numbers_in(path) for path in paths_of(svg, color) if path.rstrip().endswith("z")]
         for color in (SERIES[1], SERIES[0])
     )
+    assert min(well[0][::2]) == pytest.approx(max(ill[0][::2]), abs=0.02)
     lengths = [[max(path[::2]) - min(path[::2]) for path in paths] for paths in (ill, well)]
 
     assert lengths[0][1] / lengths[0][0] == pytest.approx(0, abs=0.01)

@@ -7,7 +7,6 @@ large: a unit is 1.6 CSS pixels on a screen, and 1 on a phone of 360.
 import io
 import math
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,7 +161,7 @@ def first_of(things: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
 
 
 def text_width(words: str, size: float = SMALL) -> float:
-    """Of one line in matplotlib's own font, than which few fonts of a page are wider."""
+    """Of one line in matplotlib's own font, than which few are wider; its box for an unknown letter is wide, too."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -170,8 +169,7 @@ def text_width(words: str, size: float = SMALL) -> float:
         width, _, _ = text_to_path.get_text_width_height_descent(
             words, FontProperties(family="DejaVu Sans", size=size), ismath=False
         )
-    # Letters as wide as high (Chinese, say) are not in matplotlib's font, whose empty box is narrower.
-    return float(width) + 0.5 * size * sum(unicodedata.east_asian_width(letter) in "WF" for letter in words)
+    return float(width)
 
 
 def shorten(words: str, room: float, size: float = SMALL) -> str:
