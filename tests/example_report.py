@@ -167,7 +167,7 @@ def strained_pictures() -> tuple[Picture, ...]:
         "calibration": draw_calibration({name: calibration(0.1) for name in names[:3]}),
         "confusion": draw_confusion(dict.fromkeys(names[:5], (0, 123456789, 10**12, 0))),
         "heat map": draw_heat_map(
-            names, [f"column-{'y' * place}" for place in range(31)], rng.random((len(names), 31))
+            names, [f"column-{'y' * place}" for place in range(18)], rng.random((len(names), 18))
         ),
         "labels": draw_labels(
             {name: (place % 7, 10 ** (place % 9)) for place, name in enumerate(names)},

@@ -115,7 +115,15 @@ def test_a_chart_is_an_svg_of_the_page_and_not_of_a_file(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(kind: str) -> None:
     svg = of(["one", "two"])[kind]()
-    with mpl.rc_context({"font.size": 30, "svg.fonttype": "path", "lines.linewidth": 9}):
+    with mpl.rc_context(
+        {
+            "font.family": ["monospace"],
+            "font.size": 30,
+            "svg.fonttype": "path",
+            "axes.linewidth": 9,
+            "lines.dash_capstyle": "round",
+        }
+    ):
         assert of(["one", "two"])[kind]() == svg
 
 
@@ -176,10 +184,10 @@ def test_a_round_without_a_value_leaves_a_gap() -> None:
 
 
 def test_a_value_without_neighbours_has_a_marker() -> None:
-    series = [None] * 5 + [1.0] + [None] * 34
-    svg = draw_learning_curves({"a": series}, quantity="q", rounds=range(40))
-
-    assert len(re.findall("<use ", svg)) == 2  # and one in the legend
+    series = [None] * 6 + [1.0] + [None] * 33
+    for name in ("a", "federation"):
+        svg = draw_learning_curves({name: series}, quantity="q", rounds=range(40))
+        assert len(re.findall("<use ", svg)) == 2  # and one in the legend
 
 
 def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals() -> None:
@@ -304,6 +312,7 @@ def test_bars_are_as_long_as_counts_are_large() -> None:
         [numbers_in(path) for path in paths_of(svg, color) if path.rstrip().endswith("z")]
         for color in (SERIES[1], SERIES[0])
     )
+    assert min(well[0][::2]) == pytest.approx(max(ill[0][::2]), abs=0.02)
     lengths = [[max(path[::2]) - min(path[::2]) for path in paths] for paths in (ill, well)]
 
     assert lengths[0][1] / lengths[0][0] == pytest.approx(0, abs=0.01)
@@ -354,6 +363,7 @@ def test_a_regime_looks_the_same_in_every_group() -> None:
     ("value", "words"),
     [
         (0, "0"),
+        (-0.0, "0"),
         (1234, "1,234"),
         (-3, f"{MINUS}3"),
         (0.03456, "0.0346"),

@@ -84,9 +84,9 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
                 linestyle=look.dashes,
                 linewidth=2.6 if heavy else 1.3,
                 zorder=4 if heavy else 3,
-                marker=None if heavy and len(rounds) > 1 else look.marker,
+                marker=look.marker,
                 markersize=4,
-                markevery=_marked(values),
+                markevery=_marked(values, alone=heavy),
             )
         if not any(is_shown(value) for _, values, _, _ in lines for value in values):
             axes.text(0.5, 0.5, "no value in any round", transform=axes.transAxes, ha="center", color=MUTED)
@@ -224,14 +224,14 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
         return paper.svg()
 
 
-def _marked(values: Sequence[float | None]) -> list[int]:
-    """Which values of a line get a marker: every so many, and those without a neighbour, whom no line shows."""
+def _marked(values: Sequence[float | None], *, alone: bool) -> list[int]:
+    """Which values get a marker: those without a neighbour, whom no line shows, and, unless `alone`, some others."""
     there = [False, *map(is_shown, values), False]
     every = -(-len(values) // 8)
     return [
         place
         for place in range(len(values))
-        if there[place + 1] and (place % every == 0 or not (there[place] or there[place + 2]))
+        if there[place + 1] and ((place % every == 0 and not alone) or not (there[place] or there[place + 2]))
     ]
 
 

@@ -251,24 +251,18 @@ def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator
 
 def _shade(axes: "Axes", shares: Floats) -> None:
     """A rectangle a cell, darker for a larger share and hatched for NaN; the first row on top."""
+    from matplotlib.collections import PolyCollection
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()
     axes.set_xlim(0, shares.shape[1])
     axes.set_ylim(shares.shape[0], 0)
-    for (row, column), share in np.ndenumerate(shares):
-        hidden = np.isnan(share)
-        axes.add_patch(
-            Rectangle(
-                (column, row),
-                1,
-                1,
-                facecolor="none" if hidden else SHADE,
-                alpha=None if hidden else DARKEST * share,
-                hatch="/////" if hidden else None,
-                linewidth=0,
-            )
-        )
+    cells = [(row, column, share) for (row, column), share in np.ndenumerate(shares) if share > 0]
+    corners = [[(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)] for row, column, _ in cells]
+    shades = [(SHADE, DARKEST * share) for _, _, share in cells]
+    axes.add_collection(PolyCollection(corners, facecolors=shades, linewidths=0), autolim=False)
+    for row, column in np.argwhere(np.isnan(shares)):
+        axes.add_artist(Rectangle((column, row), 1, 1, facecolor="none", hatch="/////", linewidth=0))
     for line in range(shares.shape[0] + 1):
         axes.axhline(line, color=GRID, linewidth=0.8, clip_on=False)
     for line in range(shares.shape[1] + 1):

@@ -7,7 +7,6 @@ large: a unit is 1.6 CSS pixels on a screen, and 1 on a phone of 360.
 import io
 import math
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,6 +68,8 @@ _STYLE = {
     "hatch.color": MUTED,
     "hatch.linewidth": 0.6,
 }
+_NARROWEST = 0.27
+"""Of the widths of letters, as a share of their size."""
 _FARTHEST = 1e100
 """Beyond it a margin could overflow."""
 
@@ -160,22 +161,24 @@ def first_of(things: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
 
 
 def text_width(words: str, size: float = SMALL) -> float:
-    """Of one line in matplotlib's own font, than which few fonts of a page are wider."""
+    """Of one line in matplotlib's own font, than which few are wider; its box for an unknown letter is wide, too."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     with _unknown_letters_allowed():
-        width, _, _ = text_to_path.get_text_width_height_descent(words, FontProperties(size=size), ismath=False)
-    # Letters as wide as high (Chinese, say) are not in matplotlib's font, whose empty box is narrower.
-    return float(width) + 0.5 * size * sum(unicodedata.east_asian_width(letter) in "WF" for letter in words)
+        width, _, _ = text_to_path.get_text_width_height_descent(
+            words, FontProperties(family="DejaVu Sans", size=size), ismath=False
+        )
+    return float(width)
 
 
 def shorten(words: str, room: float, size: float = SMALL) -> str:
     """One line of words, not wider than `room`: what is too long loses its middle, since names differ at their ends."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in words[:400]).split())
-    if text_width(line, size) <= room:
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
+    most = int(room / (_NARROWEST * size)) + 1
+    if len(line) <= most and text_width(line, size) <= room:
         return line
-    fits, too_many = 1, len(line)
+    fits, too_many = 1, min(len(line), most)
     while too_many - fits > 1:
         kept = (fits + too_many) // 2
         fits, too_many = (kept, too_many) if text_width(_ends(line, kept), size) <= room else (fits, kept)
@@ -208,7 +211,7 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
 def number(value: float) -> str:
     """A count or a figure in little room."""
     if float(value).is_integer() and abs(value) < 1e8:
-        return _tidy(f"{value:,.0f}")
+        return _tidy(f"{value + 0.0:,.0f}")  # and no minus before a zero
     return _tidy(f"{value:.3g}")
 
 
