@@ -26,12 +26,19 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """A curve with a band, each [points]; `low` and `high` are pointwise."""
+    """A curve with a pointwise band, each [points]; `low` and `high` are None where there is no band.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
 
     x: Array
     y: Array
-    low: Array
-    high: Array
+    low: Array | None = None
+    high: Array | None = None
+
+    def __post_init__(self) -> None:
+        _check_shapes(self.x, self.y, *(end for end in (self.low, self.high) if end is not None))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +48,10 @@ class CalibrationCurve:
     Attributes:
         predicted: mean predicted risk.
         observed: share of positives; `low` and `high` its Wilson interval (Wilson 1927).
-        patients: number of them; not whole where patients are known by released cells.
+        patients: number of them; not whole where several scores of a patient share one.
+
+    Raises:
+        ValueError: the shapes differ.
     """
 
     predicted: Array
@@ -49,6 +59,9 @@ class CalibrationCurve:
     low: Array
     high: Array
     patients: Array
+
+    def __post_init__(self) -> None:
+        _check_shapes(self.predicted, self.observed, self.low, self.high, self.patients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +137,12 @@ def calibration(log_odds: Floats, labels: Floats) -> Calibration:
     fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(x[:, None], labels)
     slope = float(fitted.coef_[0, 0])
     return Calibration(slope=slope if abs(slope) < STEEPEST else None, intercept=intercept)
+
+
+def _check_shapes(*arrays: Array) -> None:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"expected one-dimensional arrays of one shape, got {sorted(shapes)}")
 
 
 def _separates(x: Array, labels: Floats) -> bool:

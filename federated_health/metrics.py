@@ -67,6 +67,11 @@ class Counts:
         return min(self.positives, self.examples - self.positives)
 
     @property
+    def matrix(self) -> tuple[int, int, int, int]:
+        """True negatives, false positives, false negatives, true positives."""
+        return self.true_negatives, self.false_positives, self.false_negatives, self.true_positives
+
+    @property
     def accuracy(self) -> float | None:
         return _ratio(self.true_positives + self.true_negatives, self.examples)
 

@@ -10,7 +10,7 @@ from federated_health.curves import CalibrationCurve, Curve, calibration_curve, 
 from federated_health.federation import Federation
 from federated_health.intervals import Interval, Resampled
 from federated_health.messages import Evaluation
-from federated_health.metrics import MINIMUM_CELL, THRESHOLD, Counts, probability, spread_patients
+from federated_health.metrics import MINIMUM_CELL, THRESHOLD, Counts, merge_counts, probability, spread_patients
 from federated_health.model import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
@@ -24,6 +24,7 @@ from federated_health.report.sections import (
     figures_table,
     model_card,
     settings_section,
+    title_of,
     verdict_card,
     which_columns,
     who_holds_what,
@@ -100,7 +101,7 @@ def _participants(figures: Mapping[str, Any]) -> Section:
             Cards(items=tuple(_card(name, one) for name, one in joining.items())),
             Picture(
                 svg=draw_intervals(
-                    {name: {"federated - own": Interval(**one["difference"])} for name, one in joining.items()},
+                    {"federated minus own": {name: Interval(**one["difference"]) for name, one in joining.items()}},
                     quantity="difference of ROC-AUC",
                     reference=0.0,
                 ),
@@ -113,7 +114,7 @@ def _participants(figures: Mapping[str, Any]) -> Section:
             Text(words=RULE),
             Caution(
                 words="One split of few patients says little: expect wide intervals. Where rows may be in one place, "
-                "`python -m federated_health evidence` tests every patient, several times."
+                "the command python -m federated_health evidence tests every patient, several times."
             ),
         ]
     return Section(title="Who took part, and was it worth it?", blocks=tuple(blocks))
@@ -135,7 +136,7 @@ def _quality(federation: Federation, figures: Mapping[str, Any]) -> Section:
         figures_table(
             "Figures on held-out patients",
             rows,
-            [key.replace("_", " ") for key in FIGURES],
+            [title_of(key) for key in FIGURES],
             note=f"Predicted positive: a risk of at least {federation.threshold}{chosen}.",
         )
     )
@@ -143,9 +144,7 @@ def _quality(federation: Federation, figures: Mapping[str, Any]) -> Section:
         aucs = {name: Interval(**one["roc_auc"]) for name, one in joining.items()}
         blocks.append(
             Picture(
-                svg=draw_intervals(
-                    {name: {"ROC-AUC": one} for name, one in aucs.items()}, quantity="ROC-AUC", reference=None
-                ),
+                svg=draw_intervals({"federated model": aucs}, quantity="ROC-AUC", reference=None),
                 alt="; ".join(f"{name}: {with_interval(one)}" for name, one in aucs.items()),
                 caption="ROC-AUC of each hospital's held-out patients with 95 % intervals.",
             )
@@ -225,7 +224,7 @@ def _curves(federation: Federation) -> Iterator[Section]:
                     for name, one in calibrations.items()
                 ),
                 caption="Predicted risk against the share of held-out patients who are positive, in bins of about "
-                "equal size, with 95 % Wilson intervals; from the same cells. On the diagonal a risk means what it says.",
+                "equal size, with 95 % Wilson intervals; from the same cells. On the diagonal a risk is what it says.",
             ),
         ),
     )
@@ -260,10 +259,8 @@ def _confusion(federation: Federation, last: Round) -> Iterator[Section]:
     }
     if not counts:
         return
-    matrices = {
-        name: (one.true_negatives, one.false_positives, one.false_negatives, one.true_positives)
-        for name, one in counts.items()
-    }
+    matrices = {name: one.matrix for name, one in counts.items()}
+    matrices[FEDERATION] = merge_counts(counts.values()).matrix
     yield Section(
         title="Decisions at the threshold",
         blocks=(

@@ -4,8 +4,9 @@ from functools import cache
 
 import numpy as np
 
+from federated_health.curves import CalibrationCurve, Curve
+from federated_health.intervals import Interval
 from federated_health.report.charts import (
-    Interval,
     draw_importance,
     draw_intervals,
     draw_labels,
@@ -25,8 +26,6 @@ from federated_health.report.page import (
     Text,
 )
 from federated_health.report.panels import (
-    Band,
-    Calibration,
     draw_calibration,
     draw_confusion,
     draw_heat_map,
@@ -54,18 +53,18 @@ LONG_NAME = "st-mary-and-st-bartholomew-university-hospital-cardiology-<b>&-anne
 REGIMES = ("only its own patients", "federated (FedAvg)", "all patients together")
 
 
-def band(bow: float) -> Band:
+def band(bow: float) -> Curve:
     """An ROC curve the larger, the greater `bow`, with an interval."""
     x = np.linspace(0, 1, 41)
     y = 1 - (1 - x) ** bow
-    return Band(x=x, y=y, low=np.clip(y - 0.12 * np.sqrt(1 - y), 0, 1), high=np.clip(y + 0.1 * (1 - y), 0, 1))
+    return Curve(x=x, y=y, low=np.clip(y - 0.12 * np.sqrt(1 - y), 0, 1), high=np.clip(y + 0.1 * (1 - y), 0, 1))
 
 
-def calibration(shift: float) -> Calibration:
+def calibration(shift: float) -> CalibrationCurve:
     predicted = np.linspace(0.05, 0.95, 8)
     observed = np.clip(predicted + shift * np.sin(6 * predicted), 0, 1)
     observed[-1] = np.nan
-    return Calibration(
+    return CalibrationCurve(
         predicted=predicted,
         observed=observed,
         low=np.clip(observed - 0.12, 0, 1),
@@ -116,7 +115,7 @@ def pictures() -> tuple[Picture, ...]:
         Picture(
             svg=draw_calibration({name: calibration(0.05 * place) for place, name in enumerate(HOSPITALS)}),
             alt="Four calibration curves near the diagonal.",
-            caption="Calibration on held-out patients.",
+            caption="CalibrationCurve on held-out patients.",
         ),
         Picture(
             svg=draw_confusion({"cleveland": (34, 7, 8, 27), "hungary": (41, 6, 0, 27), "switzerland": (0, 0, 2, 29)}),

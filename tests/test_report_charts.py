@@ -10,16 +10,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from federated_health.curves import CalibrationCurve, Curve
+from federated_health.intervals import Interval
 from federated_health.report.charts import (
-    Interval,
     draw_importance,
     draw_intervals,
     draw_labels,
     draw_learning_curves,
 )
 from federated_health.report.panels import (
-    Band,
-    Calibration,
     draw_calibration,
     draw_confusion,
     draw_heat_map,
@@ -62,8 +61,8 @@ def numbers_in(outline: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", outline)]
 
 
-def one_point(x: float = 0.5, y: float = 0.5) -> Band:
-    return Band(x=np.array([x]), y=np.array([y]))
+def one_point(x: float = 0.5, y: float = 0.5) -> Curve:
+    return Curve(x=np.array([x]), y=np.array([y]))
 
 
 def of(names: list[str]) -> dict[str, Callable[[], str]]:
@@ -229,17 +228,17 @@ def test_a_higher_curve_is_drawn_higher() -> None:
     assert np.mean(high[1::2]) < np.mean(low[1::2])  # from the top
 
 
-@pytest.mark.parametrize("make", [lambda x, y: Band(x=x, y=y), lambda x, y: Band(x=x, y=x, low=y)])
-def test_arrays_that_do_not_fit_are_refused(make: Callable[[Any, Any], Band]) -> None:
-    with pytest.raises(ValueError, match="different shapes"):
+@pytest.mark.parametrize("make", [lambda x, y: Curve(x=x, y=y), lambda x, y: Curve(x=x, y=x, low=y)])
+def test_arrays_that_do_not_fit_are_refused(make: Callable[[Any, Any], Curve]) -> None:
+    with pytest.raises(ValueError, match="of one shape"):
         make(np.zeros(3), np.zeros(2))
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="of one shape"):
         make(np.zeros((2, 2)), np.zeros((2, 2)))
 
 
 def test_bins_without_patients_or_share_are_left_out() -> None:
     def points(observed: list[float], patients: list[int]) -> int:
-        one = Calibration(
+        one = CalibrationCurve(
             predicted=np.array([0.2, 0.5, 0.8]),
             observed=np.array(observed),
             low=np.array([nan, 0.1, 0.2]),
@@ -256,7 +255,7 @@ def test_bins_without_patients_or_share_are_left_out() -> None:
 
 
 def test_more_patients_have_a_larger_point() -> None:
-    one = Calibration(
+    one = CalibrationCurve(
         predicted=np.array([0.2, 0.8]),
         observed=np.array([0.2, 0.8]),
         low=np.array([nan, nan]),

@@ -23,6 +23,7 @@ from federated_health.report.sections import (
     figures_table,
     model_card,
     settings_section,
+    title_of,
     verdict_card,
     which_columns,
     who_holds_what,
@@ -115,9 +116,9 @@ def _answer(figures: Mapping[str, Any]) -> Section:
             )
         )
         differences[name] = {
-            "federated - own": _interval(against["federated_minus_own"]),
-            "federated - without it": _interval(against["federated_minus_without"]),
-            "federated - pooled": _interval(against["federated_minus_pooled"]),
+            "federated minus own": _interval(against["federated_minus_own"]),
+            "minus without it": _interval(against["federated_minus_without"]),
+            "minus pooled": _interval(against["federated_minus_pooled"]),
         }
     mean = _interval(figures["mean"]["differences"]["federated_minus_own"])
     return Section(
@@ -182,7 +183,7 @@ def _other_figures(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
         for name, one in rows.items()
         for regime in Regime
     }
-    return figures_table(caption, others, [key.replace("_", " ") for key in PLAIN_FIGURES], note=READING)
+    return figures_table(caption, others, [title_of(key) for key in PLAIN_FIGURES], note=READING)
 
 
 def _strategies(protocol: Protocol, figures: Mapping[str, Any]) -> Iterator[Section]:
@@ -267,12 +268,7 @@ def _confusion(scores: Scores) -> Section:
         one = scores.ways[Regime.FEDERATED][name]
         decided = probability(one.log_odds[0]) >= one.thresholds[0]  # each patient at the threshold of their own fold
         counts = count_outcomes(decided.astype(np.float64), labels)
-        matrices[name] = (
-            counts.true_negatives,
-            counts.false_positives,
-            counts.false_negatives,
-            counts.true_positives,
-        )
+        matrices[name] = counts.matrix
     return Section(
         title="Decisions at the threshold",
         blocks=(

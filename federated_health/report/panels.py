@@ -6,12 +6,12 @@ draw.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from federated_health.curves import CalibrationCurve, Curve
 from federated_health.report.svg import (
     BOLD,
     DARKEST,
@@ -48,52 +48,7 @@ _NARROWEST, _WIDEST, _CELL_HEIGHT = 18.0, 24.0, 15.0
 """Cells of a heat map; columns beyond those that have room beside each other go below."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Band:
-    """A curve with the interval around it.
-
-    Attributes:
-        x, y: of shape (points,).
-        low, high: of the same shape, or None where there is no interval.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-
-    x: Floats
-    y: Floats
-    low: Floats | None = None
-    high: Floats | None = None
-
-    def __post_init__(self) -> None:
-        _check_shapes(self.x, self.y, *(end for end in (self.low, self.high) if end is not None))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
-    """What was predicted and what was observed, bin by bin.
-
-    Attributes:
-        predicted: mean predicted risk, of shape (bins,).
-        observed: share with the label, of shape (bins,); NaN where there is none.
-        low, high: interval of the observed share, of shape (bins,); NaN where there is none.
-        patients: in each bin, of shape (bins,).
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-
-    predicted: Floats
-    observed: Floats
-    low: Floats
-    high: Floats
-    patients: NDArray[np.integer[Any]]
-
-    def __post_init__(self) -> None:
-        _check_shapes(self.predicted, self.observed, self.low, self.high, self.patients)
-
-
-def draw_roc(curves: Mapping[str, Band]) -> str:
+def draw_roc(curves: Mapping[str, Curve]) -> str:
     """ROC curves: the share of the negative that are called positive (x) and the share of the positive found (y)."""
     axes_titles = (
         f"1 {MINUS} specificity: share of the negative called positive",
@@ -107,7 +62,7 @@ def draw_roc(curves: Mapping[str, Band]) -> str:
         return paper.svg()
 
 
-def draw_calibration(curves: Mapping[str, Calibration]) -> str:
+def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
     """Predicted risk (x) and observed share (y) of each bin of patients; the more patients, the larger the point."""
     most = max((int(one.patients.max(initial=0)) for one in curves.values()), default=0) or 1
     with _unit_panels(curves, ("predicted risk", "observed share; the larger a point, the more patients")) as (
@@ -272,8 +227,3 @@ def _shade(axes: "Axes", shares: Floats) -> None:
 def _say_more(paper: Canvas, more: int) -> None:
     if more:
         paper.write(WIDTH, paper.height - 6, f"and {more:,} more, not shown", ha="right", style="italic")
-
-
-def _check_shapes(*arrays: NDArray[Any]) -> None:
-    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
-        raise ValueError(f"arrays of different shapes: {[array.shape for array in arrays]}")

@@ -16,6 +16,14 @@ from federated_health.settings import Settings
 from federated_health.tasks import Task
 
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
+NOT_DEFINED = "\N{EN DASH}"
+TITLES = {
+    "roc_auc": "ROC-AUC",
+    "f1": "F1",
+    "brier": "Brier score",
+}
+"""Of figures that are not called as their keys are."""
+
 TONES: Mapping[Verdict, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
 
 RULE = (
@@ -36,14 +44,19 @@ FLATTERS = (
 
 def figure(value: float | None, decimals: int = 3) -> str:
     """A figure, or a dash where it is not defined."""
-    return "–" if value is None else f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return NOT_DEFINED if value is None else f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def title_of(key: str) -> str:
+    """What a figure is called at the head of a column."""
+    return TITLES.get(key, key.replace("_", " "))
 
 
 def with_interval(one: Interval, *, signed: bool = False) -> str:
     """A figure with its interval, or a dash where it is not defined."""
     if one.value is None or one.low is None or one.high is None:
-        return "–"
-    sign, joint = ("+", " to ") if signed else ("", "–")
+        return NOT_DEFINED
+    sign, joint = ("+", " to ") if signed else ("", "\N{EN DASH}")
     words = f"{one.value:{sign}.3f} ({one.low:{sign}.3f}{joint}{one.high:{sign}.3f})"
     return words.replace("-", "\N{MINUS SIGN}")
 
@@ -96,12 +109,13 @@ def who_holds_what(
         blocks.append(
             Picture(
                 svg=draw_heat_map(names, task.column_names, missing),
-                alt=f"Share of missing values. Columns of which at least half is missing, by hospital: {'; '.join(most)}.",
+                alt=f"Missing values. Columns of which at least half is missing, by hospital: {'; '.join(most)}.",
                 caption=f"Missing values, in per cent. {of_missing}",
             )
         )
-    meanings = tuple((column.name, column.meaning) for column in task.columns)
-    blocks.append(Facts(items=meanings))
+    meanings = tuple((column.name, column.meaning) for column in task.columns if column.meaning != column.name)
+    if meanings:
+        blocks.append(Facts(items=meanings))
     return Section(title="Who holds what", blocks=tuple(blocks))
 
 
@@ -140,10 +154,9 @@ def settings_section(settings: Settings, others: Sequence[tuple[str, str]]) -> S
         others: further facts, such as hashes.
     """
     own = [
-        (name, "yes" if value is True else "no" if value is False else str(value) or "–")
-        for name, value in (
-            (name, value) for name, value in settings.to_config().items() if name not in _NOT_OF_THE_MODEL
-        )
+        (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
+        for name, value in settings.to_config().items()
+        if name not in _NOT_OF_THE_MODEL
     ]
     versions = [("federated-health", __version__), ("Python", platform.python_version())]
     versions += [(name, version(name)) for name in PACKAGES]
