@@ -96,6 +96,7 @@ class RunFolder:
             {
                 "task": settings.task,
                 "strategy": settings.strategy,
+                "strategy_args": instructions.strategy_args,
                 "model": settings.model,
                 "rounds": instructions.rounds,
                 "seed": settings.seed,

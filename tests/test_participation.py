@@ -154,7 +154,7 @@ class KnownTraining(KnownScores):
 def test_training_is_held_as_near_as_the_message_says(
     context: Context, monkeypatch: pytest.MonkeyPatch, mu: float | None
 ) -> None:
-    monkeypatch.setattr(participation, "_local_model", lambda hospital, *_: KnownTraining(hospital))
+    monkeypatch.setattr(participation, "local_model", lambda hospital, *_: KnownTraining(hospital))
     message = message_of(kind="train")
     if mu is not None:
         message.content.config_records["config"]["proximal-mu"] = mu

@@ -8,6 +8,7 @@ without        the federation of the others: what a hospital gets that does not 
 Own and pooled models are federations of one hospital, so that every model comes about by the same code.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,6 +28,8 @@ from federated_health.streaming import InProcessGrid
 
 INNER_FOLDS = 3
 """Of the training rows of a fit, by which its number of rounds is chosen."""
+
+PATIENCE = 10
 
 ALONE = "fedavg"
 """The strategy of a federation of one: the average of one hospital's weights is these weights."""
@@ -192,14 +195,23 @@ def _score(federation: Federation, hospital: Hospital, participant: Hospital | N
 
 
 def _choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: ClientApp) -> Settings:
-    """The number of rounds with the least loss over inner held-out rows, all of them training rows of the fit."""
+    """The number of rounds with the least loss over inner held-out rows, all of them training rows of the fit.
+
+    The inner federations go round by round together, until none of the last PATIENCE rounds was the best one.
+    """
     trained = _trained(fit, split)
-    loss = np.zeros(settings.rounds)
+    federations = []
     for inner in range(INNER_FOLDS):
         again = cohort.split_again(trained, folds=INNER_FOLDS, fold=inner, seed=settings.seed)
         federation, _ = _open(fit, again, cohort, settings, app)
         federation.gather()
-        for record in federation.rounds():
-            if record.federation.counts:
-                loss[record.number - 1] += record.federation.counts.loss_sum
-    return replace(settings, rounds=int(loss.argmin()) + 1)
+        federations.append(federation)
+    best_round, least = 1, math.inf
+    for records in zip(*(federation.rounds() for federation in federations), strict=True):
+        number = records[0].number
+        loss = sum(record.federation.counts.loss_sum for record in records if record.federation.counts)
+        if loss < least:
+            best_round, least = number, loss
+        elif number - best_round >= PATIENCE:
+            break
+    return replace(settings, rounds=best_round)
