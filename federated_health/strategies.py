@@ -14,11 +14,10 @@ from flwr.serverapp.strategy import (
     FedProx,
     FedTrimmedAvg,
     FedYogi,
-    QFedAvg,
     Strategy,
 )
 
-from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum
+from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
 from federated_health.errors import SettingsError
 from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES, PROXIMAL_MU, TRAIN_LOSS
 from federated_health.replies import EQUAL_WEIGHT, merge_evaluations
@@ -213,7 +212,7 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
     ),
     "qfedavg": StrategyDeclaration(
         meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
-        flower=partial(QFedAvg, train_loss_key=TRAIN_LOSS),
+        flower=partial(QuickQFedAvg, train_loss_key=TRAIN_LOSS),
         weighted_by=EQUAL_WEIGHT,
         parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
         local_rate="client_learning_rate",

@@ -1,5 +1,6 @@
 """Every strategy over rounds against NumPy, from its source's formulas; its arguments; how many hospitals it needs."""
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -177,7 +178,7 @@ def drawn(hospitals: int, number: int, spread: float) -> tuple[Exact, Exact, Exa
     """How far each hospital moves the weights in a round, [n, d]; its rows, and its loss."""
     generator = np.random.default_rng([hospitals, number])
     size = sum(int(np.prod(shape)) for shape in SHAPES.values())
-    moves = generator.normal(0.1, spread, (hospitals, size)) * np.linspace(0.5, 2, hospitals)[:, None]
+    moves = generator.normal(spread / 3, spread, (hospitals, size)) * np.linspace(0.5, 2, hospitals)[:, None]
     return moves, np.arange(20.0, 20 + 30 * hospitals, 30), generator.uniform(0.2, 2, hospitals)
 
 
@@ -355,6 +356,17 @@ def test_updates_that_hardly_differ_are_told_apart(strategy: str) -> None:
     for weights, sent, rows, losses, after in run_rounds(strategy, text, 9, rounds=5, spread=2e-4):
         expected = step(weights, sent, rows, losses, 1)
         np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_round_collects_the_garbage_of_the_process(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorFlow in it that takes a good part of a second, for every reply."""
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+
+    assert len(list(run_rounds(strategy, "", 4))) == 3
+
+    assert collected == []
 
 
 @pytest.mark.parametrize("strategy", ["fedmedian", "trimmed", "krum", "multikrum", "bulyan"])
