@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-readmission test check format bench clean
+.PHONY: demo demo-readmission evidence test check format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
 
 demo-readmission: .venv/installed
 	$(BIN)/python -m federated_health demo --task readmission
+
+evidence: .venv/installed
+	$(BIN)/python create_dataset.py --out runs/evidence/data --force
+	$(BIN)/python -m federated_health evidence --data runs/evidence/data
 
 test: .venv/installed
 	$(BIN)/python -m pytest

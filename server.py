@@ -5,6 +5,7 @@
 `app` is an ordinary Flower ServerApp, so `flwr run .` runs it, too. Settings: [tool.flwr.app.config] in pyproject.toml.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Context
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 import utils
 from federated_health.errors import RunError
 from federated_health.federation import Federation
+from federated_health.intervals import SMALL_CLASS
 from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder
@@ -22,6 +24,11 @@ from federated_health.streaming import check_address, serve_streams, server_cont
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "
     "how many patients are positive, it flatters; the mean of the AUCs within hospitals stands below it."
+)
+
+JOINING_NOTE = (
+    "A model of a hospital's own rows alone against the federation's; difference with its 95 % bootstrap interval over "
+    f"the held-out patients. * fewer than {SMALL_CLASS} of them are of one class: the figures say little."
 )
 
 CHOSEN = ", at which F1 over all training rows is greatest."
@@ -60,6 +67,7 @@ def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, 
     with utils.interrupts_deferred():
         try:
             show_figures(figures, federation.threshold)
+            show_joining(figures.get("joining", {}))
             utils.say("saving the model and the report, which takes some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)
@@ -74,6 +82,21 @@ def show_figures(figures: dict[str, Any], threshold: float) -> None:
     note = f"Predicted positive: a risk of at least {threshold}" + ("." if threshold == THRESHOLD else CHOSEN)
     note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
     utils.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
+
+
+def show_joining(joining: Mapping[str, Any]) -> None:
+    """What hospitals said that joining gave them."""
+    rows = {
+        name: {
+            "own rows alone": one["own_roc_auc"],
+            "federated": one["roc_auc"]["value"],
+            "difference": utils.difference(one["difference"]),
+            "joining": one["verdict"] + (" *" if one["small"] else ""),
+        }
+        for name, one in joining.items()
+    }
+    if rows:
+        utils.print_figures("What joining gave: ROC-AUC on held-out patients", rows, JOINING_NOTE)
 
 
 def serve() -> None:

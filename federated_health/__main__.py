@@ -93,10 +93,10 @@ def show_evidence(figures: Mapping[str, Any]) -> None:
     }
     utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
     others = {
-        way: {key: value for key, value in model.items() if key != "roc_auc"}
+        way: {key.removeprefix("calibration_"): value for key, value in model.items() if key != "roc_auc"}
         for way, model in figures["mean"]["models"].items()
     }
-    utils.print_figures("Other figures, as means over hospitals", others)
+    utils.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
 
 
 AUC_NOTE = "all: over all patients together; where hospitals differ in how many are positive, it flatters."

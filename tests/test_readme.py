@@ -48,8 +48,8 @@ def test_the_settings_are_all_there_with_their_defaults() -> None:
     assert set(table) == {f"--{flag}" for flag in flags if flag != "data"}
     for name, (default, _) in table.items():
         value = defaults[name.removeprefix("--")]
-        words = "empty" if value == "" else "no" if value is False else f"{value:g}" if type(value) is float else value
-        assert default == str(words)
+        words = {"": "empty", False: "no", True: "yes"}.get(value) if isinstance(value, str | bool) else f"{value:g}"
+        assert default == (words or value)
 
 
 def test_the_strategies_are_all_there_with_their_parameters() -> None:
