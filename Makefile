@@ -29,6 +29,7 @@ format: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/many_hospitals.py
 

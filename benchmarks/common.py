@@ -3,7 +3,10 @@
 import logging
 import statistics
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 import client
 from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.federation import Federation
-from federated_health.hospital import load_hospital
+from federated_health.hospital import Hospital, load_hospital
 from federated_health.metrics import roc_auc
+from federated_health.participation import PresentHospital
 from federated_health.partitions import Partition, divide
 from federated_health.settings import Settings
 from federated_health.sources import Source, read_uci
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.streaming import InProcessGrid
 from federated_health.training import LocalModel
 
 
@@ -28,32 +32,58 @@ def quieten() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one federation in process gave on held-out patients.
+
+    Attributes:
+        hospitals, federation: figures as in metrics.json.
+        roc_auc_all: over all patients together, exact, from the hospitals' own scores.
+    """
+
+    hospitals: dict[str, dict[str, Any]]
+    federation: dict[str, Any]
+    roc_auc_all: float
+    threshold: float
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Of the hospitals, each counting the same."""
+        return float(np.mean([one["accuracy"] for one in self.hospitals.values()]))
+
+
+def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
+    """One federation in process, through the same apps and strategies as over gRPC."""
+    contexts = {hospital.name: PresentHospital(hospital) for hospital in hospitals}
+    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    figures = federation.run()
+    normalisation = federation.instructions().normalisation
+    scores = [LocalModel(one, settings.model, normalisation).score(federation.weights) for one in hospitals]
+    exact = roc_auc(np.concatenate(scores), np.concatenate([one.test.labels for one in hospitals]))
+    return Outcome(
+        hospitals=figures["hospitals"],
+        federation=figures["federation"],
+        roc_auc_all=exact or float("nan"),
+        threshold=federation.threshold,
+    )
+
+
 def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> dict[str, float]:
-    """Held-out figures of one federation.
+    """Held-out figures of one federation of hospitals' CSVs.
 
     `roc_auc_all` is exact, from the hospitals' own scores; `roc_auc_from_cells` is what the server can know.
     """
-    contexts = {
-        name: hospital_context(name, {"data": str(path), "split-seed": split_seed}) for name, path in hospitals.items()
-    }
-    federation = Federation(InProcessGrid(client.app, contexts), settings)
-    figures = federation.run()
-    scores, labels = [], []
-    for name, path in hospitals.items():
-        hospital = load_hospital(path, settings.task_declaration, name, split_seed)
-        local = LocalModel(hospital, settings.model, federation.instructions().normalisation)
-        scores.append(local.score(federation.weights))
-        labels.append(hospital.test.labels)
-    exact = roc_auc(np.concatenate(scores), np.concatenate(labels)) or float("nan")
+    task = settings.task_declaration
+    outcome = federate([load_hospital(path, task, name, split_seed) for name, path in hospitals.items()], settings)
     return {
-        "mean_accuracy": statistics.mean(one["accuracy"] for one in figures["hospitals"].values()),
-        "roc_auc_all": exact,
-        "roc_auc_from_cells": figures["federation"]["roc_auc"],
-        "roc_auc_from_cells_minus_all": figures["federation"]["roc_auc"] - exact,
-        "mean_roc_auc": figures["federation"]["mean_roc_auc"],
-        "f1": figures["federation"]["f1"],
-        "threshold": federation.threshold,
-        "brier": figures["federation"]["brier"],
+        "mean_accuracy": outcome.mean_accuracy,
+        "roc_auc_all": outcome.roc_auc_all,
+        "roc_auc_from_cells": outcome.federation["roc_auc"],
+        "roc_auc_from_cells_minus_all": outcome.federation["roc_auc"] - outcome.roc_auc_all,
+        "mean_roc_auc": outcome.federation["mean_roc_auc"],
+        "f1": outcome.federation["f1"],
+        "threshold": outcome.threshold,
+        "brier": outcome.federation["brier"],
     }
 
 
