@@ -4,7 +4,7 @@ import logging
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Outcome:
 def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     """One federation in process, through the same apps and strategies as over gRPC."""
     contexts = {hospital.name: PresentHospital(hospital) for hospital in hospitals}
-    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation = Federation(InProcessGrid(client.app, contexts), replace(settings, appraisal=False))
     figures = federation.run()
     normalisation = federation.instructions().normalisation
     scores = [LocalModel(one, settings.model, normalisation).score(federation.weights) for one in hospitals]
