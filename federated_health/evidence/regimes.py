@@ -198,7 +198,7 @@ def _tune(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: Clien
             federation, _ = _open(fit, again, cohort, replace(settings, l2=l2), app)
             federation.gather()
             for record in federation.rounds():
-                if record.federation.counts:
-                    loss[place, record.number - 1] += record.federation.counts.loss_sum
+                counts = record.federation.counts
+                loss[place, record.number - 1] += counts.loss_sum if counts else np.inf
     best_l2, best_round = np.unravel_index(loss.argmin(), loss.shape)
     return replace(settings, l2=TUNED_L2[best_l2], rounds=int(best_round) + 1)
