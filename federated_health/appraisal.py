@@ -153,11 +153,13 @@ def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vec
     def loss(log_odds: npt.NDArray[np.float32]) -> float:
         return count_outcomes(probability(log_odds), labels).loss_sum
 
-    shuffled = [
-        np.mean([loss(local.score_shuffled(weights, column, order)) for order in orders])
-        for column in range(len(task.columns))
-    ]
-    return np.array(shuffled) - loss(local.score(weights))
+    as_they_are = loss(local.score(weights))
+    return np.array(
+        [
+            np.mean([loss(local.score_shuffled(weights, column, order)) - as_they_are for order in orders])
+            for column in range(len(task.columns))
+        ]
+    )
 
 
 def _read_interval(metrics: MetricRecord, what: str, least: float) -> Interval:
