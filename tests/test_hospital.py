@@ -448,7 +448,7 @@ FOLDS = st.integers(2, 12)
 
 
 def folds_of(table: pd.DataFrame, folds: int, seed: int = 42) -> list[int]:
-    return deal_folds(table, "disease", folds, seed).tolist()
+    return [int(fold) for fold in deal_folds(table, "disease", folds, seed)]
 
 
 @given(labels=st.lists(st.sampled_from([0, 1]), min_size=1, max_size=80), folds=FOLDS, seed=SEED)
