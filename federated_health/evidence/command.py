@@ -54,7 +54,8 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     with Journal(request.out, fingerprint_of(cohort, protocol), force=request.force) as journal:
         results = run_study(cohort, protocol, journal, app=app, jobs=jobs, show=show)
     scores = collect_scores(cohort, protocol, results)
-    figures = {"study": fingerprint_of(cohort, protocol), **figures_of_study(scores, protocol.settings.seed)}
+    study = {**fingerprint_of(cohort, protocol), "strategies": list(protocol.strategies)}
+    figures = {"study": study, **figures_of_study(scores, protocol.settings.seed)}
     write_json(request.out / EVIDENCE, figures)
     write_text(request.out / REPORT, render(page_of_study(cohort, protocol, results, scores, figures)))
     return figures

@@ -209,7 +209,8 @@ def _choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, a
     best_round, least = 1, math.inf
     for records in zip(*(federation.rounds() for federation in federations), strict=True):
         number = records[0].number
-        loss = sum(record.federation.counts.loss_sum for record in records if record.federation.counts)
+        counts = [record.federation.counts for record in records]
+        loss = sum(one.loss_sum if one else math.inf for one in counts)
         if loss < least:
             best_round, least = number, loss
         elif number - best_round >= PATIENCE:
