@@ -24,6 +24,8 @@ In simulations the 95 % intervals of two equally good models, which should exclu
 with one patient of the rarer class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
 """
 
+LEAST_DRAWS = 200
+_MOST_CELLS = 20_000_000
 _CELLS_AT_ONCE = 4_000_000  # of patients times draws: keeps the memory of a step below some 100 MB
 
 Array = npt.NDArray[np.float64]
@@ -77,6 +79,11 @@ def rarer_class(labels: Labels) -> int:
     """Patients of the class that has fewer."""
     positives = int((labels == 1).sum())
     return min(positives, len(labels) - positives)
+
+
+def affordable_draws(patients: int, draws: int = DRAWS) -> int:
+    """Fewer draws of very many patients, so that they fit into some hundred megabytes; never fewer than LEAST_DRAWS."""
+    return min(draws, max(LEAST_DRAWS, _MOST_CELLS // max(1, patients)))
 
 
 def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
@@ -141,7 +148,7 @@ class Resampled:
 
     @classmethod
     def of(cls, labels: Labels, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
-        return cls(labels, resample(labels, draws, seed))
+        return cls(labels, resample(labels, affordable_draws(len(labels), draws), seed))
 
     @property
     def is_defined(self) -> bool:

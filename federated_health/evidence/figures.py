@@ -24,6 +24,7 @@ from federated_health.intervals import (
     Interval,
     Resampled,
     Verdict,
+    affordable_draws,
     can_judge,
     interval_of,
     is_small,
@@ -106,7 +107,7 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
 
     Args:
         seed: of the bootstrap, in which each hospital has draws of its own.
-        draws: of the bootstrap.
+        draws: of the bootstrap, at most (see `affordable_draws`).
 
     Returns:
         `hospitals` -> name -> `patients`, `positives`, `small`, `verdict`, `models`, `differences`; `mean`, over the
@@ -114,6 +115,7 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
         interval, and PLAIN_FIGURES, by way; `differences` ROC-AUC of federated minus each other regime, and of each
         further strategy minus federated.
     """
+    draws = affordable_draws(len(scores.all_labels), draws)  # the same of every hospital, since they are put together
     resampled = {
         name: Resampled.of(labels, [seed, place], draws) for place, (name, labels) in enumerate(scores.labels.items())
     }
