@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.intervals import LEVEL, Resampled
+from federated_health.intervals import LEVEL, Draws, Resampled
 from federated_health.metrics import probability
 
 GRID_POINTS = 101
+CURVE_DRAWS = 500
+"""Bootstrap draws that a curve's band is made of: more would not be seen."""
+
 MOST_BINS = 10
 SMALLEST_BIN = 20
 """Fewer patients in a bin of a calibration curve say too little."""
@@ -19,6 +22,8 @@ LEAST_PATIENTS_OF_A_CLASS = 5
 
 STEEPEST = 100.0
 """A calibration slope beyond this stands for classes that scores separate entirely: it is not defined."""
+
+_MOST_STEPS, _CLOSE_ENOUGH = 100, 1e-10
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -73,10 +78,10 @@ def roc_curve(log_odds: Floats, resampled: Resampled) -> Curve:
         resampled: of the same patients, both classes present.
     """
     grid = np.linspace(0.0, 1.0, GRID_POINTS)
-    as_is = np.ones((1, len(resampled.labels)))
-    repeats = np.atleast_2d(log_odds)
-    mean = np.mean([_rates(one, resampled.labels, as_is, grid) for one in repeats], axis=0)[0]
-    draws = np.mean([_rates(one, resampled.labels, resampled.times, grid) for one in repeats], axis=0)
+    # The first column is the patients as they are.
+    times = np.column_stack([np.ones(len(resampled.labels)), resampled.times[:, :CURVE_DRAWS]])
+    rates = [_rates(one, resampled.labels, times, grid) for one in np.atleast_2d(log_odds)]
+    mean, *draws = np.mean(rates, axis=0)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return Curve(x=grid, y=mean, low=low, high=high)
@@ -91,14 +96,16 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
         weights: [patients], how many each stands for; 1 if left out.
     """
     weights = np.ones(len(risk)) if weights is None else np.asarray(weights, dtype=np.float64)
-    order = np.argsort(risk, kind="stable")
-    risk, positive, weights = np.asarray(risk, dtype=np.float64)[order], positive[order], weights[order]
+    risks, level = np.unique(np.asarray(risk, dtype=np.float64), return_inverse=True)
     bins = int(np.clip(weights.sum() // SMALLEST_BIN, 1, MOST_BINS))
-    place = np.minimum((np.cumsum(weights) - weights / 2) / weights.sum() * bins, bins - 1e-9).astype(np.intp)
+    # Patients of equal risk share a bin: what order they come in says nothing.
+    of_level = np.bincount(level, weights)
+    middle = (np.cumsum(of_level) - of_level / 2) / weights.sum()
+    place = np.minimum(middle * bins, bins - 1).astype(np.intp)[level]
     patients = np.bincount(place, weights, minlength=bins).astype(np.float64)
     held = patients > 0
     patients = patients[held]
-    predicted = np.bincount(place, weights * risk, minlength=bins)[held] / patients
+    predicted = np.bincount(place, weights * risks[level], minlength=bins)[held] / patients
     observed = np.bincount(place, weights * positive, minlength=bins)[held] / patients
     low, high = _wilson(observed, patients)
     return CalibrationCurve(predicted=predicted, observed=observed, low=low, high=high, patients=patients)
@@ -110,8 +117,7 @@ def calibration(log_odds: Floats, labels: Floats) -> Calibration:
     Args:
         log_odds, labels: [patients].
     """
-    from scipy.optimize import brentq  # these take a second to import, and most runs need neither
-    from sklearn.linear_model import LogisticRegression
+    from scipy.optimize import brentq  # takes a second to import, and most runs do not need it
 
     positives = int((labels == 1).sum())
     if min(positives, len(labels) - positives) < LEAST_PATIENTS_OF_A_CLASS:
@@ -119,31 +125,54 @@ def calibration(log_odds: Floats, labels: Floats) -> Calibration:
     x = np.asarray(log_odds, dtype=np.float64)
     furthest = float(np.abs(x).max()) + 50.0
     intercept = float(brentq(lambda shift: float((probability(x + shift) - labels).mean()), -furthest, furthest))
-    if x.std() == 0 or _separates(x, labels):
-        return Calibration(intercept=intercept)
-    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(x[:, None], labels)
-    slope = float(fitted.coef_[0, 0])
-    return Calibration(slope=slope if abs(slope) < STEEPEST else None, intercept=intercept)
+    slope = None if _separates(x, labels) else _fit_slope(x, labels)
+    return Calibration(slope=None if slope is None or abs(slope) >= STEEPEST else slope, intercept=intercept)
+
+
+def _fit_slope(x: Array, labels: Floats) -> float:
+    """Logistic regression without penalty, by Newton's method with steps that are halved until they help.
+
+    scikit-learn's solvers take ten times as long, or give up where scores hardly differ.
+    """
+    design = np.column_stack([np.ones_like(x), (x - x.mean()) / x.std()])
+
+    def loss(coefficients: Array) -> float:
+        log_odds = design @ coefficients
+        return float((np.logaddexp(0.0, log_odds) - labels * log_odds).sum())
+
+    fitted = np.zeros(2)
+    for _ in range(_MOST_STEPS):
+        risk = probability(design @ fitted)
+        descent = design.T @ (labels - risk)
+        if np.abs(descent).max() < _CLOSE_ENOUGH * len(x):
+            break
+        step = np.linalg.solve(design.T @ (design * (risk * (1.0 - risk))[:, None]), descent)
+        while loss(fitted + step) > loss(fitted) and np.abs(step).max() > _CLOSE_ENOUGH:
+            step /= 2
+        fitted = fitted + step
+    return float(fitted[1] / x.std())
 
 
 def _separates(x: Array, labels: Floats) -> bool:
+    """Also where all scores are equal."""
     high, low = x[labels == 1], x[labels == 0]
     return bool(high.min() >= low.max() or high.max() <= low.min())
 
 
-def _rates(scores: Floats, labels: Floats, times: npt.NDArray[Any], grid: Array) -> Array:
+def _rates(scores: Floats, labels: Floats, times: Draws, grid: Array) -> Array:
     """[draws, grid]: true-positive rates, linear between the curve's corners."""
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], labels[order] == 1
     ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))  # of patients of equal score
-    rates = np.empty((len(times), len(grid)))
-    for row, one in enumerate(times):
-        weights = one[order]
-        hits = np.concatenate([[0.0], np.cumsum(weights * positive)[ends]])
-        alarms = np.concatenate([[0.0], np.cumsum(weights * ~positive)[ends]])
-        # Where the curve rises straight up, the greatest of its heights stands for that rate.
-        rates[row] = np.interp(grid, alarms / alarms[-1], hits / hits[-1])
-    return rates
+
+    def share(of_class: npt.NDArray[np.bool_]) -> Array:
+        """[draws, corners]: of the patients of a class, how many score at least as much."""
+        number = np.cumsum(times[order] * of_class[:, None], axis=0)[ends].T
+        return np.column_stack([np.zeros(len(number)), number / number[:, -1:]])
+
+    # Where the curve rises straight up, `interp` takes the greatest of its heights for that rate.
+    corners = zip(share(~positive), share(positive), strict=True)
+    return np.array([np.interp(grid, alarms, hits) for alarms, hits in corners])
 
 
 def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
@@ -152,4 +181,5 @@ def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
     z = float(norm.ppf(0.5 + LEVEL / 2))
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+    # In floating point either end may miss the share itself where that is 0 or 1.
+    return np.clip(centre - half, 0.0, share), np.clip(centre + half, share, 1.0)

@@ -17,11 +17,19 @@ DRAWS = 2000
 SMALL_CLASS = 10
 """A set of patients with fewer of either class is marked: its AUC moves by a tenth or more with one patient."""
 
-_CELLS_AT_ONCE = 4_000_000  # of draws times patients: keeps memory below some 200 MB
+FEWEST_TO_JUDGE = 5
+"""With fewer of either class there is no verdict: a bootstrap of so few patients knows too little of how others vary.
+
+In simulations the 95 % intervals of two equally good models, which should exclude 0 in 5 of 100 cases, did so in 62
+with one patient of the rarer class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
+"""
+
+_CELLS_AT_ONCE = 4_000_000  # of patients times draws: keeps the memory of a step below some 100 MB
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.floating[Any]]
-Draws = npt.NDArray[np.int32]
+Draws = npt.NDArray[np.float64]
+"""How often each patient is in each bootstrap draw, [patients, draws]: whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +51,10 @@ class Verdict(StrEnum):
 
 
 def judge(difference: Interval) -> Verdict:
-    """The verdict of a paired difference of AUCs, federated minus own.
+    """The verdict of a paired difference of AUCs, federated minus own, of patients who can be judged by.
 
     `gains` where the whole interval is above 0, `loses` where it is below, `no clear difference` where it holds 0, and
-    `cannot be said` where the AUC is not defined.
+    `cannot be said` where there is none.
     """
     if difference.low is None or difference.high is None:
         return Verdict.UNDEFINED
@@ -55,45 +63,61 @@ def judge(difference: Interval) -> Verdict:
     return Verdict.LOSES if difference.high < 0 else Verdict.UNCLEAR
 
 
+def can_judge(labels: Labels) -> bool:
+    """Whether either class has FEWEST_TO_JUDGE patients."""
+    return rarer_class(labels) >= FEWEST_TO_JUDGE
+
+
 def is_small(labels: Labels) -> bool:
     """Whether either class has fewer than SMALL_CLASS patients."""
+    return rarer_class(labels) < SMALL_CLASS
+
+
+def rarer_class(labels: Labels) -> int:
+    """Patients of the class that has fewer."""
     positives = int((labels == 1).sum())
-    return min(positives, len(labels) - positives) < SMALL_CLASS
+    return min(positives, len(labels) - positives)
 
 
 def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
-    """How often each patient is in each bootstrap draw.
+    """Draw patients with replacement, as many of either class as there are.
 
     Args:
         labels: [patients], 0 or 1.
         seed: as `numpy.random.default_rng` takes it.
-
-    Returns:
-        [draws, patients]; each row adds up to the patients of a class within that class.
     """
     generator = np.random.default_rng(seed)
-    times = np.zeros((draws, len(labels)), dtype=np.int32)
+    times = np.zeros((len(labels), draws))
     for value in (0, 1):
-        members = np.flatnonzero(labels == value)
-        if len(members):
-            times[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), draws)
+        if len(members := np.flatnonzero(labels == value)):
+            drawn = generator.integers(len(members), size=(len(members), draws))
+            cells = (drawn * draws + np.arange(draws)).ravel()
+            times[members] = np.bincount(cells, minlength=drawn.size).reshape(drawn.shape)
     return times
 
 
 def roc_auc_draws(scores: npt.NDArray[np.floating[Any]], labels: Labels, times: Draws) -> Array:
-    """ROC-AUC of each draw; ties count one half (Hanley and McNeil 1982).
+    """ROC-AUC of each draw: the share of pairs of a positive and a negative in which the positive scores higher.
+
+    Ties count one half (Hanley and McNeil 1982).
 
     Args:
         scores: [patients], or [repeats, patients] for the mean over repeats of the same patients' scores.
         labels: [patients], 0 or 1, both of them present.
-        times: [draws, patients] as from `resample`; a row of ones gives the plain AUC.
+        times: a column of ones gives the plain AUC.
 
     Returns:
         [draws].
     """
-    repeats = [_one_repeat(one, labels, times) for one in np.atleast_2d(scores)]
-    mean: Array = np.mean(repeats, axis=0)
-    return mean
+    positive, negative = labels == 1, labels == 0
+    chunk = max(1, _CELLS_AT_ONCE // len(labels))
+    parts = []
+    for first in range(0, times.shape[1], chunk):
+        some = times[:, first : first + chunk]
+        high, low = some[positive], some[negative]
+        wins = np.mean([_wins(one[positive], one[negative], high, low) for one in np.atleast_2d(scores)], axis=0)
+        parts.append(wins / (high.sum(axis=0) * low.sum(axis=0)))
+    return np.concatenate(parts)
 
 
 def interval_of(value: float, draws: Array) -> Interval:
@@ -109,7 +133,7 @@ class Resampled:
 
     Attributes:
         labels: [patients], 0 or 1.
-        times: [draws, patients] as from `resample`.
+        times: as from `resample`.
     """
 
     labels: Labels
@@ -122,7 +146,7 @@ class Resampled:
     @property
     def is_defined(self) -> bool:
         """Whether both classes are present."""
-        return 0 < int((self.labels == 1).sum()) < len(self.labels)
+        return rarer_class(self.labels) > 0
 
     def roc_auc(self, scores: npt.NDArray[np.floating[Any]]) -> tuple[float, Array]:
         """ROC-AUC as it is, and of each draw; see `roc_auc_draws`.
@@ -132,7 +156,7 @@ class Resampled:
         """
         if not self.is_defined:
             raise ValueError("ROC-AUC is not defined for one class")
-        as_is = np.ones((1, len(self.labels)), dtype=np.int32)
+        as_is = np.ones((len(self.labels), 1))
         return float(roc_auc_draws(scores, self.labels, as_is)[0]), roc_auc_draws(scores, self.labels, self.times)
 
     def interval(self, scores: npt.NDArray[np.floating[Any]]) -> Interval:
@@ -147,16 +171,17 @@ class Resampled:
         return interval_of(value - other, draws - other_draws)
 
 
-def _one_repeat(scores: npt.NDArray[np.floating[Any]], labels: Labels, times: Draws) -> Array:
-    order = np.argsort(scores, kind="stable")
-    ordered, positive = scores[order], (labels[order] == 1)
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # of patients of equal score
-    chunk = max(1, _CELLS_AT_ONCE // len(scores))
-    parts = []
-    for first in range(0, len(times), chunk):
-        sorted_times = times[first : first + chunk, order]
-        high = np.add.reduceat(sorted_times * positive, starts, axis=1, dtype=np.float64)
-        low = np.add.reduceat(sorted_times * ~positive, starts, axis=1, dtype=np.float64)
-        below = np.cumsum(low, axis=1) - low
-        parts.append((high * (below + 0.5 * low)).sum(axis=1) / (high.sum(axis=1) * low.sum(axis=1)))
-    return np.concatenate(parts)
+def _wins(positives: npt.NDArray[Any], negatives: npt.NDArray[Any], high: Draws, low: Draws) -> Array:
+    """[draws]: pairs in which the positive scores higher, and half of those in which both score the same.
+
+    Args:
+        positives, negatives: [patients of that class], scores.
+        high, low: [patients of that class, draws], how often each of them was drawn.
+    """
+    order = np.argsort(negatives)
+    below = np.zeros((len(negatives) + 1, low.shape[1]))
+    np.cumsum(low[order], axis=0, out=below[1:])  # [i]: drawn negatives among the i lowest
+    beaten = below[np.searchsorted(negatives[order], positives, side="left")]
+    beaten += below[np.searchsorted(negatives[order], positives, side="right")]
+    wins: Array = 0.5 * np.einsum("pd,pd->d", high, beaten)
+    return wins

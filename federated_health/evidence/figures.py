@@ -2,9 +2,12 @@
 
 A repeat's folds together score every patient once, by a model that was not fitted on that patient; these concatenated
 scores are what each figure is of, and a figure is the mean over repeats.
+
+Models of different folds share no exact scale, so a concatenated AUC is a little below what one model would have, the
+more so the fewer patients it was fitted on. An interval holds the fitted models and their folds fixed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,9 +24,11 @@ from federated_health.intervals import (
     Interval,
     Resampled,
     Verdict,
+    can_judge,
     interval_of,
     is_small,
     judge,
+    rarer_class,
 )
 from federated_health.metrics import probability
 
@@ -64,7 +69,7 @@ class Scores:
 
     def of_all(self, way: str) -> OutOfFold:
         """The scores of all hospitals' patients, one hospital after the other."""
-        parts = self.ways[way].values()
+        parts = [self.ways[way][name] for name in self.labels]
         return OutOfFold(
             np.concatenate([one.log_odds for one in parts], axis=1),
             np.concatenate([one.thresholds for one in parts], axis=1),
@@ -105,13 +110,14 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
 
     Returns:
         `hospitals` -> name -> `patients`, `positives`, `small`, `verdict`, `models`, `differences`; `mean`, over the
-        hospitals; and `all`, over all patients. `models` holds ROC-AUC with interval, and PLAIN_FIGURES, by way;
-        `differences` ROC-AUC of federated minus each other regime, and of each further strategy minus federated.
+        hospitals in which a figure is defined for every way; and `all`, over all patients. `models` holds ROC-AUC with
+        interval, and PLAIN_FIGURES, by way; `differences` ROC-AUC of federated minus each other regime, and of each
+        further strategy minus federated.
     """
     resampled = {
         name: Resampled.of(labels, [seed, place], draws) for place, (name, labels) in enumerate(scores.labels.items())
     }
-    everyone = Resampled(scores.all_labels, np.concatenate([one.times for one in resampled.values()], axis=1))
+    everyone = Resampled(scores.all_labels, np.concatenate([one.times for one in resampled.values()]))
     drawn = {
         way: {
             name: resampled[name].roc_auc(one.log_odds) for name, one in hospitals.items() if resampled[name].is_defined
@@ -126,7 +132,7 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
             "patients": len(labels),
             "positives": int(labels.sum()),
             "small": is_small(labels),
-            "verdict": judge(differences["federated_minus_own"]),
+            "verdict": judge(differences["federated_minus_own"]) if can_judge(labels) else Verdict.UNDEFINED,
             "models": {
                 way: {"roc_auc": asdict(_interval(drawn[way].get(name))), **_plain_figures(of[name], labels)}
                 for way, of in scores.ways.items()
@@ -135,13 +141,14 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
         }
     whole = {way: everyone.roc_auc(scores.of_all(way).log_odds) for way in scores.ways} if everyone.is_defined else {}
     averages = {way: _mean_draws(of.values()) for way, of in drawn.items()}
+    plain = {key: _mean_of_hospitals(hospitals, key) for key in PLAIN_FIGURES}
     return {
         "hospitals": hospitals,
         "mean": {
             "models": {
                 way: {
                     "roc_auc": asdict(_interval(averages[way])),
-                    **{key: _mean(one["models"][way][key] for one in hospitals.values()) for key in PLAIN_FIGURES},
+                    **{key: plain[key][way] for key in PLAIN_FIGURES},
                 }
                 for way in scores.ways
             },
@@ -193,23 +200,31 @@ def _plain_figures(scores: OutOfFold, labels: npt.NDArray[np.float32]) -> dict[s
     """Means over repeats of the figures without an interval."""
     from sklearn.metrics import average_precision_score  # takes a second to import
 
+    both = rarer_class(labels) > 0
     risks = probability(scores.log_odds)
     fitted = [calibration(one, labels) for one in scores.log_odds]
     return {
         "average_precision": _mean(
-            float(average_precision_score(labels, one)) if labels.any() else None for one in scores.log_odds
+            [float(average_precision_score(labels, one)) if both else None for one in scores.log_odds]
         ),
         "accuracy": float(((risks >= scores.thresholds) == (labels == 1)).mean()),
         "brier": float(((risks - labels) ** 2).mean()),
-        "calibration_slope": _mean(one.slope for one in fitted),
-        "calibration_intercept": _mean(one.intercept for one in fitted),
+        "calibration_slope": _mean([one.slope for one in fitted]),
+        "calibration_intercept": _mean([one.intercept for one in fitted]),
     }
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are defined."""
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not defined, or there is none."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _mean_of_hospitals(hospitals: Mapping[str, Any], key: str) -> dict[str, float | None]:
+    """A plain figure by way, over the hospitals in which it is defined for every way, so that ways can be compared."""
+    by_way = [{way: figures[key] for way, figures in one["models"].items()} for one in hospitals.values()]
+    known = [figures for figures in by_way if None not in figures.values()]
+    return {way: _mean([figures[way] for figures in known]) for way in by_way[0]}
 
 
 def count_verdicts(figures: Mapping[str, Any]) -> dict[Verdict, int]:
