@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
-from federated_health.intervals import Interval, Resampled, Verdict, judge
+from federated_health.intervals import FEWEST_TO_JUDGE, Interval, Resampled, Verdict, can_judge, judge
 from federated_health.messages import Instructions
-from federated_health.metrics import count_outcomes, probability
+from federated_health.metrics import LARGEST_LOSS, count_outcomes, probability
 from federated_health.model import Weights, initial_weights
 from federated_health.records import METRICS, read_floats, read_metrics, read_number
 from federated_health.statistics import MINIMUM_OBSERVED, column_sums, normalisation_from
@@ -34,8 +34,9 @@ class Appraisal:
 
     Attributes:
         roc_auc: of the federation's model on its held-out rows, with its interval (see `intervals`).
-        own_roc_auc: of a model of its own training rows alone; None where an AUC is not defined.
-        difference: federated minus own on the same rows, paired.
+        own_roc_auc: of a model of its own training rows alone.
+        difference: federated minus own on the same rows, paired. These three are None where the held-out rows hold
+            fewer than FEWEST_TO_JUDGE of either class.
         importance: [columns], by how much the sum of the losses over its held-out rows rises, in nats, when a column's
             values are shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019); it merges by
             addition.
@@ -57,7 +58,7 @@ class Appraisal:
         """The verdict with its figures, in words."""
         one = self.difference
         if one.value is None or one.low is None or one.high is None:
-            return f"what joining gave {self.verdict}: the held-out patients do not hold both classes"
+            return f"what joining gave {self.verdict}: fewer than {FEWEST_TO_JUDGE} held-out patients of either class"
         return (
             f"joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f} against {self.own_roc_auc:.3f} of a model of "
             f"its own rows alone: {one.value:+.3f} (95 % interval {one.low:+.3f} to {one.high:+.3f})"
@@ -75,21 +76,20 @@ class Appraisal:
         return RecordDict({METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, task: Task, train_examples: int) -> "Appraisal":
-        """Read the appraisal of a hospital that declared so many training rows when it introduced itself.
+    def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Appraisal":
+        """Read the appraisal of a hospital that declared so many rows when it introduced itself.
 
         Raises:
             MalformedMessageError: it is not one, or holds what cannot be.
         """
-        parts = [one.name for one in fields(Interval)]
-        aucs = {"own-roc-auc", *(f"{what}-{part}" for what in ("roc-auc", "difference") for part in parts)}
+        parts = (f"{what}-{one.name}" for what in ("roc-auc", "difference") for one in fields(Interval))
+        aucs = {"own-roc-auc", *parts}
         metrics = read_metrics(content, {"importance", "observed"}, aucs)
         if given := aucs & set(metrics):
             if given != aucs:
                 raise MalformedMessageError("its appraisal holds some of its ROC-AUCs and not all")
             own = _between(metrics, "own-roc-auc", 0.0)
-            roc_auc = Interval(**{part: _between(metrics, f"roc-auc-{part}", 0.0) for part in parts})
-            difference = Interval(**{part: _between(metrics, f"difference-{part}", -1.0) for part in parts})
+            roc_auc, difference = _read_interval(metrics, "roc-auc", 0.0), _read_interval(metrics, "difference", -1.0)
         else:
             own, roc_auc, difference = None, Interval(), Interval()
         columns = len(task.columns)
@@ -97,11 +97,14 @@ class Appraisal:
         small = (observed != 0) & (observed < MINIMUM_OBSERVED)
         if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
             raise MalformedMessageError("its numbers of observed rows are impossible")
+        importance = read_floats(metrics, "importance", columns)
+        if (np.abs(importance) > test_examples * LARGEST_LOSS).any():
+            raise MalformedMessageError("its importance of columns is out of range")
         return cls(
             roc_auc=roc_auc,
             own_roc_auc=own,
             difference=difference,
-            importance=read_floats(metrics, "importance", columns),
+            importance=importance,
             observed=observed,
         )
 
@@ -110,15 +113,15 @@ def appraise(local: "LocalModel", weights: Weights, instructions: Instructions) 
     """This hospital's appraisal of the federation's final weights."""
     hospital, held_out = local.hospital, local.hospital.test
     seed = [instructions.seed, *hospital.name.encode()]
-    log_odds = local.score(weights)
-    resampled = Resampled.of(held_out.labels, seed)
-    own_roc_auc, difference = None, Interval()
-    if resampled.is_defined:
-        own = score_alone(local, instructions)
-        own_roc_auc, difference = resampled.interval(own).value, resampled.difference(log_odds, own)
+    own_roc_auc, roc_auc, difference = None, Interval(), Interval()
+    if can_judge(held_out.labels):
+        log_odds, own = local.score(weights), score_alone(local, instructions)
+        resampled = Resampled.of(held_out.labels, seed)
+        own_roc_auc, _ = resampled.roc_auc(own)
+        roc_auc, difference = resampled.interval(log_odds), resampled.difference(log_odds, own)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     return Appraisal(
-        roc_auc=resampled.interval(log_odds),
+        roc_auc=roc_auc,
         own_roc_auc=own_roc_auc,
         difference=difference,
         importance=weigh_columns(local, weights, seed),
@@ -150,11 +153,20 @@ def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vec
     def loss(log_odds: npt.NDArray[np.float32]) -> float:
         return count_outcomes(probability(log_odds), labels).loss_sum
 
-    shuffled = [
-        np.mean([loss(local.score_shuffled(weights, column, order)) for order in orders])
-        for column in range(len(task.columns))
-    ]
-    return np.array(shuffled) - loss(local.score(weights))
+    as_they_are = loss(local.score(weights))
+    return np.array(
+        [
+            np.mean([loss(local.score_shuffled(weights, column, order)) - as_they_are for order in orders])
+            for column in range(len(task.columns))
+        ]
+    )
+
+
+def _read_interval(metrics: MetricRecord, what: str, least: float) -> Interval:
+    value, low, high = (_between(metrics, f"{what}-{part}", least) for part in ("value", "low", "high"))
+    if low > high:
+        raise MalformedMessageError(f"the interval of its {what} ends before it begins")
+    return Interval(value=value, low=low, high=high)
 
 
 def _between(metrics: MetricRecord, key: str, low: float) -> float:

@@ -248,7 +248,8 @@ class Federation:
         return {hospital.name: hospital.train_examples for hospital in self.introductions.values()}
 
     def _read_appraisal(self, node: int, content: RecordDict) -> Appraisal:
-        return Appraisal.from_content(content, self.settings.task_declaration, self.introductions[node].train_examples)
+        one = self.introductions[node]
+        return Appraisal.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
 
     def _names(self) -> dict[int, str]:
         return {node: hospital.name for node, hospital in self.introductions.items()}

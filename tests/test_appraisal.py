@@ -1,0 +1,371 @@
+"""A hospital's own look at the final model: over the wire, refused where malformed, and what its figures are."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from flwr.app import MetricRecord, RecordDict
+
+from federated_health import participation
+from federated_health.appraisal import Appraisal, appraise, score_alone, weigh_columns
+from federated_health.columns import Category, Label, Measurement
+from federated_health.federation import Federation
+from federated_health.hospital import Hospital, Patients, load_hospital
+from federated_health.intervals import Interval, Verdict
+from federated_health.messages import Evaluation, Instructions
+from federated_health.metrics import LARGEST_LOSS, Counts
+from federated_health.model import initial_weights
+from federated_health.participation import PresentHospital
+from federated_health.records import METRICS
+from federated_health.settings import Settings, read_defaults
+from federated_health.statistics import Normalisation
+from federated_health.streaming import InProcessGrid
+from federated_health.summaries import summarise_appraisals
+from federated_health.tasks import HEART_DISEASE, Task
+from federated_health.weights import MalformedMessageError
+from tests.test_messages import over_the_wire
+
+TINY = Task(
+    name="tiny",
+    columns=(
+        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
+        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+        Measurement(name="chol", meaning="cholesterol", unit="mg/dl", low=0, high=1000),
+    ),
+    label=Label(name="ill", meaning="is ill"),
+)  # seven features: age and its flag, three of sex, chol and its flag
+TRAIN, TEST = 30, 20
+
+APPRAISAL = Appraisal(
+    roc_auc=Interval(value=0.75, low=0.5, high=0.9),
+    own_roc_auc=0.7,
+    difference=Interval(value=0.05, low=-0.1, high=0.25),
+    importance=np.array([0.5, -0.125, 3e-8]),
+    observed=np.array([30.0, 0.0, 5.0]),
+)
+UNDEFINED = replace(APPRAISAL, roc_auc=Interval(), own_roc_auc=None, difference=Interval())
+
+
+def read(content: RecordDict) -> Appraisal:
+    return Appraisal.from_content(content, TINY, TRAIN, TEST)
+
+
+def content_with(**changes: Any) -> RecordDict:
+    """A good appraisal with these metrics changed; None leaves one out."""
+    content = APPRAISAL.to_content()
+    for key, value in changes.items():
+        if value is None:
+            del content.metric_records[METRICS][key.replace("_", "-")]
+        else:
+            content.metric_records[METRICS][key.replace("_", "-")] = value
+    return content
+
+
+# Over the wire
+
+
+@pytest.mark.parametrize("appraisal", [APPRAISAL, UNDEFINED], ids=["defined", "undefined"])
+def test_an_appraisal_survives_the_wire(appraisal: Appraisal) -> None:
+    arrived = read(over_the_wire(appraisal.to_content()))
+
+    assert arrived.roc_auc == appraisal.roc_auc
+    assert arrived.own_roc_auc == appraisal.own_roc_auc
+    assert arrived.difference == appraisal.difference
+    assert arrived.importance.tolist() == appraisal.importance.tolist()
+    assert arrived.observed.tolist() == appraisal.observed.tolist()
+
+
+AUCS = ("roc_auc_value", "roc_auc_low", "roc_auc_high", "own_roc_auc")
+DIFFERENCES = ("difference_value", "difference_low", "difference_high")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in AUCS for value in (None, -0.01, 1.01, float("nan"), 1, [0.5])),
+        *({key: value} for key in DIFFERENCES for value in (None, -1.01, 1.01, float("inf"))),
+        {"roc_auc_low": 0.91},
+        {"difference_high": -0.11},
+        *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
+        *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
+        *({"importance": value} for value in (None, [0.5, 0.5], [0.5, float("nan"), 0.5], 0.5)),
+        *({"importance": [sign * (TEST * LARGEST_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
+        {"accuracy": 0.9},
+    ],
+    ids=str,
+)
+def test_a_malformed_appraisal_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(MalformedMessageError):
+        read(content_with(**changes))
+
+
+@pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
+def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None:
+    with pytest.raises(MalformedMessageError, match="some of its ROC-AUCs and not all"):
+        read(content_with(**{lacking: None}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"roc_auc_low": 0.9},
+        {"roc_auc_high": 1.0},
+        {"roc_auc_low": 0.0},
+        {"difference_low": -1.0},
+        {"difference_high": 1.0},
+        {"observed": [30.0, 0.0, 5.0]},
+        {"importance": [TEST * LARGEST_LOSS, 0.0, 0.0]},
+    ],
+    ids=str,
+)
+def test_the_bounds_themselves_are_allowed(changes: dict[str, Any]) -> None:
+    read(content_with(**changes))
+
+
+def test_an_appraisal_with_another_record_is_refused() -> None:
+    content = APPRAISAL.to_content()
+    content["more"] = MetricRecord({"rows": 3})
+
+    with pytest.raises(MalformedMessageError):
+        read(content)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.01, 0.2, "joining: gains"), (-0.01, 0.2, "joining: no clear difference"), (-0.2, -0.01, "joining: loses")],
+)
+def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: str) -> None:
+    said = replace(APPRAISAL, difference=Interval(value=0.05, low=low, high=high)).describe()
+
+    assert said == (
+        f"{words}; ROC-AUC 0.750 against 0.700 of a model of its own rows alone: +0.050 "
+        f"(95 % interval {low:+.3f} to {high:+.3f})"
+    )
+
+
+def test_what_cannot_be_said_is_said_to_be_so() -> None:
+    assert UNDEFINED.verdict is Verdict.UNDEFINED
+    assert UNDEFINED.describe() == ("what joining gave cannot be said: fewer than 5 held-out patients of either class")
+
+
+# At the hospital
+
+
+@dataclass
+class AgeAlone:
+    """A model whose log-odds are (age - 55) / 10, whatever the weights."""
+
+    hospital: Hospital
+
+    def score(self, _: Any) -> npt.NDArray[np.float32]:
+        return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
+
+    def score_shuffled(self, weights: Any, column: int, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        return self.score(weights)[order] if column == 0 else self.score(weights)
+
+
+def hospital_of(labels: Iterable[int], train: int = 12) -> Hospital:
+    """Ages that rise with the label, some of them overlapping."""
+    truth = np.array(list(labels), dtype=np.float32)
+    generator = np.random.default_rng(len(truth))
+    ages = generator.normal(50 + 12 * truth, 6)
+    values = np.column_stack([ages, generator.integers(0, 2, len(truth)), np.full(len(truth), np.nan)])
+    training = Patients(np.tile([[50.0, 1.0, 200.0]], (train, 1)), np.ones(train, np.float32))
+    return Hospital(name="a", task=TINY, train=training, test=Patients(values, truth))
+
+
+INSTRUCTIONS = Instructions(
+    task="tiny",
+    schema=TINY.schema_hash,
+    model="logistic",
+    strategy="fedavg",
+    rounds=3,
+    local_epochs=2,
+    batch_size=8,
+    learning_rate=0.1,
+    l2=0.0,
+    seed=42,
+    threshold=0.5,
+    normalisation=Normalisation(mean=(50.0, 200.0), variance=(100.0, 1000.0)),
+)
+
+
+def test_a_column_that_the_model_ignores_weighs_nothing_and_the_one_that_it_uses_weighs() -> None:
+    labels = [0] * 12 + [1] * 12
+
+    age, sex, chol = weigh_columns(AgeAlone(hospital_of(labels)), {}, [1])  # type: ignore[arg-type]
+
+    assert (sex, chol) == (0.0, 0.0)
+    assert age > 1
+
+
+def test_importance_worked_by_hand() -> None:
+    """Two patients: an order is as it is or swapped, and the loss of a swap is known."""
+    hospital = hospital_of([0, 1])
+    hospital.test.values[:, 0] = [45.0, 65.0]  # log-odds -1 and 1, both on the right side
+    right, wrong = 2 * np.log1p(np.exp(-1.0)), 2 * np.log1p(np.exp(1.0))
+    generator = np.random.default_rng([7])
+    swaps = sum(generator.permutation(2)[0] == 1 for _ in range(10))
+
+    weights = weigh_columns(AgeAlone(hospital), {}, [7])  # type: ignore[arg-type]
+
+    assert 0 < swaps < 10
+    assert weights[0] == pytest.approx(swaps / 10 * (wrong - right))
+
+
+@pytest.mark.parametrize("observed", [0, 1, 4, 5, 12])
+def test_how_often_a_column_was_observed_is_told_from_five_on(observed: int) -> None:
+    hospital = hospital_of([0, 0, 1])
+    hospital.train.values[observed:, 2] = np.nan
+
+    appraisal = appraise(AgeAlone(hospital), {}, INSTRUCTIONS)  # type: ignore[arg-type]
+
+    assert appraisal.observed.tolist() == [12.0, 12.0, observed if observed >= 5 else 0.0]
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(4, 20), (20, 4), (0, 9), (0, 0)])
+def test_a_handful_of_a_class_is_no_ground_for_a_verdict(positives: int, negatives: int) -> None:
+    appraisal = appraise(
+        AgeAlone(hospital_of([1] * positives + [0] * negatives)),  # type: ignore[arg-type]
+        {},
+        INSTRUCTIONS,
+    )
+
+    assert appraisal.verdict is Verdict.UNDEFINED
+    assert (appraisal.roc_auc, appraisal.own_roc_auc, appraisal.difference) == (Interval(), None, Interval())
+    assert read(over_the_wire(appraisal.to_content())).importance.tolist() == appraisal.importance.tolist()
+
+
+# In a run's figures
+
+
+def evaluation_of(positives: int, negatives: int) -> Evaluation:
+    return Evaluation(counts=Counts(true_positives=positives, true_negatives=negatives))
+
+
+def test_appraisals_in_metrics_json_worked_by_hand() -> None:
+    """20 and 60 held-out patients: loss sums of 2 and 6 more are 0.1 more for a patient."""
+    other = replace(UNDEFINED, importance=np.array([1.5, 0.125, 0.0]), observed=np.array([7.0, 8.0, 0.0]))
+
+    summary = summarise_appraisals(
+        {"b": APPRAISAL, "a": other, "gone": APPRAISAL},
+        {"a": evaluation_of(4, 56), "b": evaluation_of(10, 10), "c": evaluation_of(1, 1)},
+        TINY,
+    )
+
+    assert list(summary["joining"]) == ["a", "b"]
+    assert summary["joining"]["b"] == {
+        "verdict": "no clear difference",
+        "own_roc_auc": 0.7,
+        "roc_auc": {"value": 0.75, "low": 0.5, "high": 0.9},
+        "difference": {"value": 0.05, "low": -0.1, "high": 0.25},
+        "small": False,
+    }
+    nothing = {"value": None, "low": None, "high": None}
+    assert summary["joining"]["a"] == {
+        "verdict": "cannot be said",
+        "own_roc_auc": None,
+        "roc_auc": nothing,
+        "difference": nothing,
+        "small": True,
+    }
+    assert summary["importance"] == pytest.approx({"age": 2.0 / 80, "sex": 0.0, "chol": 3e-8 / 80})
+    assert summary["observed"] == {"a": {"age": 7, "sex": 8, "chol": 0}, "b": {"age": 30, "sex": 0, "chol": 5}}
+
+
+def test_without_appraisals_the_figures_have_none() -> None:
+    assert summarise_appraisals({}, {"a": evaluation_of(5, 5)}, TINY) == {}
+    assert summarise_appraisals({"a": APPRAISAL}, {}, TINY) == {}
+
+
+# With the real network
+
+
+@pytest.fixture(scope="module")
+def hungary(hospitals_folder: Path) -> Hospital:
+    return load_hospital(hospitals_folder / "client_2.csv", HEART_DISEASE, "hungary", 42)
+
+
+def federation_of(hospitals: list[Hospital], **changes: Any) -> Federation:
+    from client import app
+
+    settings = replace(
+        Settings.from_config(read_defaults()),
+        **({"hospitals": len(hospitals), "rounds": 4, "local_epochs": 2} | changes),
+    )
+    return Federation(InProcessGrid(app, {one.name: PresentHospital(one) for one in hospitals}), settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary: Hospital, model: str) -> None:
+    federation = federation_of([hungary], model=model, appraisal=False)
+    federation.run()
+    told = federation.instructions()
+    alone = participation.local_model(hungary, told.model, told.normalisation).score(federation.weights)
+
+    # Whatever scale a larger federation has, a hospital's own model has its own.
+    wide = replace(told, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
+    own = score_alone(participation.local_model(hungary, wide.model, wide.normalisation), wide)
+
+    assert own.tobytes() == alone.tobytes()
+    assert np.ptp(own) > 0.5  # it has learnt something
+
+
+@pytest.mark.slow
+def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospital) -> None:
+    federation = federation_of([hungary], model="logistic", rounds=20, appraisal=False)
+    federation.run()
+    told = federation.instructions()
+    weights = {name: array.copy() for name, array in federation.weights.items()}
+    ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
+    weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0
+
+    importance = weigh_columns(participation.local_model(hungary, told.model, told.normalisation), weights, [1])
+
+    assert importance[ignored] == 0.0
+    assert importance[used] > 1.0
+
+
+@pytest.mark.slow
+def test_a_shuffled_column_is_shuffled_alone_and_whole(hungary: Hospital) -> None:
+    """As if the column's cells had been shuffled in the CSV."""
+    normalisation = Normalisation(mean=(50.0, 130.0, 240.0, 150.0, 1.0), variance=(80.0, 300.0, 2500.0, 500.0, 1.0))
+    local = participation.local_model(hungary, "mlp", normalisation)
+    weights = initial_weights(HEART_DISEASE, "mlp", 3)
+    order = np.random.default_rng(0).permutation(len(hungary.test))
+    assert np.isnan(hungary.test.values[:, HEART_DISEASE.column_names.index("chol")]).any()
+
+    for column in range(len(HEART_DISEASE.columns)):
+        values = hungary.test.values.copy()
+        values[:, column] = values[order, column]
+        shuffled = replace(hungary, test=Patients(values, hungary.test.labels))
+        expected = participation.local_model(shuffled, "mlp", normalisation).score(weights)
+
+        assert local.score_shuffled(weights, column, order).tobytes() == expected.tobytes()
+
+
+@pytest.mark.slow
+def test_a_run_asks_for_appraisals_and_a_hospital_logs_its_own(
+    hungary: Hospital, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = replace(hungary, name="a-copy")
+
+    with caplog.at_level(logging.INFO):
+        figures = federation_of([hungary, others]).run()
+
+    assert list(figures["joining"]) == ["a-copy", "hungary"]
+    one = figures["joining"]["hungary"]
+    assert one["roc_auc"]["value"] == pytest.approx(figures["hospitals"]["hungary"]["roc_auc"])
+    assert one["difference"]["value"] == pytest.approx(one["roc_auc"]["value"] - one["own_roc_auc"])
+    assert any("joining: " in record.message for record in caplog.records)
+    assert set(figures["importance"]) == set(HEART_DISEASE.column_names)
+    assert "joining" not in federation_of([hungary, others], appraisal=False).run()
