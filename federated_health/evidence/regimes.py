@@ -30,6 +30,9 @@ TUNING_FOLDS = 3
 ALONE = "fedavg"
 """The strategy of a federation of one: the average of one hospital's weights is these weights."""
 
+NO_WAIT = 0.1
+"""Seconds: in process, a hospital that is not there or cannot take part at once never will."""
+
 
 class Regime(StrEnum):
     """See this module."""
@@ -143,7 +146,7 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
     """
     number = {Regime.OWN: 1, Regime.POOLED: 1, Regime.FEDERATED: hospitals, Regime.WITHOUT: hospitals - 1}[fit.regime]
     strategy = fit.subject if fit.regime is Regime.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
-    return replace(protocol.settings, hospitals=number, strategy=strategy, appraisal=False)
+    return replace(protocol.settings, hospitals=number, strategy=strategy, appraisal=False, wait=NO_WAIT)
 
 
 def _open(
@@ -198,7 +201,7 @@ def _tune(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: Clien
             federation, _ = _open(fit, again, cohort, replace(settings, l2=l2), app)
             federation.gather()
             for record in federation.rounds():
-                if record.federation.counts:
-                    loss[place, record.number - 1] += record.federation.counts.loss_sum
+                counts = record.federation.counts
+                loss[place, record.number - 1] += counts.loss_sum if counts else np.inf
     best_l2, best_round = np.unravel_index(loss.argmin(), loss.shape)
     return replace(settings, l2=TUNED_L2[best_l2], rounds=int(best_round) + 1)

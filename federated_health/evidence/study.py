@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +22,12 @@ from federated_health import __version__
 from federated_health.errors import RunError, UserError
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, run_fit, settings_of
+from federated_health.runs import write_text
 
 JOURNAL = "fits.jsonl"
+
+INDIFFERENT = {"address", "wait", "out", "force", "insecure", "verbose", "data", "appraisal", "hospitals", "strategy"}
+"""Settings that no result depends on: hospitals, their rows and the strategies are the study's own."""
 
 Results = dict[Fit, Scored]
 
@@ -49,8 +53,8 @@ class Journal:
             if lines and lines[0] != first and not force:
                 raise RunError(f"{self._path}: is of another study (other data or settings); --force starts anew")
             whole = [first, *self._read(lines[1:])] if lines and lines[0] == first else [first]
-            # Written anew without a last line that a power cut tore.
-            self._path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+            # Written anew, in one go, without a last line that a power cut tore.
+            write_text(self._path, "".join(f"{line}\n" for line in whole))
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"{self._path}: cannot be written to ({error.strerror})") from None
@@ -94,7 +98,7 @@ def fingerprint_of(cohort: Cohort, protocol: Protocol) -> dict[str, Any]:
     """All that the results of a study depend on."""
     return {
         "version": __version__,
-        "settings": protocol.settings.to_config(),
+        "settings": {key: value for key, value in protocol.settings.to_config().items() if key not in INDIFFERENT},
         "folds": protocol.folds,
         "repeats": protocol.repeats,
         "strategies": list(protocol.strategies),
@@ -146,11 +150,13 @@ def _workers(jobs: int, work: Work) -> Iterator[Callable[[list[Fit]], Iterator[t
         yield lambda fits: ((fit, _raise_or(_run(fit))) for fit in fits)
         return
     # Spawned, since a process that has imported TensorFlow or started threads of Flower's cannot be forked safely.
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker, (work,))
+    spawn = multiprocessing.get_context("spawn")
+    ending, held = spawn.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (work, ending))
 
     def run(fits: list[Fit]) -> Iterator[tuple[Fit, Scored]]:
-        waiting = {pool.submit(_run, fit): fit for fit in fits}
         try:
+            waiting = {pool.submit(_run, fit): fit for fit in fits}
             for future in as_completed(waiting):
                 yield waiting[future], _raise_or(future.result())
         except BrokenProcessPool:
@@ -159,23 +165,23 @@ def _workers(jobs: int, work: Work) -> Iterator[Callable[[list[Fit]], Iterator[t
     try:
         yield run
     finally:
+        held.close()
         pool.shutdown(cancel_futures=True)
+        ending.close()
 
 
 _work: tuple[Cohort, Protocol, ClientApp]
 
 
-def _begin_worker(work: Work) -> None:
+def _begin_worker(work: Work, ending: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process ends the others
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
     _begin(work)
 
 
-def _end_with(parent: BaseProcess) -> None:
-    """End this process when the study's is gone, killed perhaps: its queue of fits would be waited at for ever."""
-    parent.join()
+def _end_with(ending: Connection) -> None:
+    """End this process, amid a fit perhaps, when the study's process closes the other end or is gone, even killed."""
+    ending.poll(None)
     os._exit(1)
 
 

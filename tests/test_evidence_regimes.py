@@ -1,0 +1,370 @@
+"""Whose rows each regime trains on, proved by making the other rows absurd; tuning; settings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from federated_health import participation
+from federated_health.errors import SettingsError
+from federated_health.evidence import regimes
+from federated_health.evidence.cohort import Cohort, Split
+from federated_health.evidence.regimes import (
+    TUNED_L2,
+    TUNING_FOLDS,
+    Fit,
+    Regime,
+    Scored,
+    plan_fits,
+    run_fit,
+    settings_of,
+)
+from federated_health.federation import Federation
+from federated_health.metrics import Counts
+from federated_health.model import weights_hash
+from federated_health.tasks import HEART_DISEASE
+from tests.cohorts import cohort_of, nothing, patients, protocol_of
+
+HOSPITALS = ["a", "b", "c"]
+
+
+# The plan
+
+
+def test_every_fold_has_every_model_once() -> None:
+    protocol = replace(protocol_of(folds=2, repeats=3), strategies=("fedavg", "average"))
+
+    fits = plan_fits(HOSPITALS, protocol)
+
+    assert len(fits) == len(set(fits)) == 2 * 3 * (3 + 2 + 1 + 3)
+    one = [(fit.regime, fit.subject) for fit in fits if (fit.repeat, fit.fold) == (2, 1)]
+    assert one == [
+        *(("own", name) for name in HOSPITALS),
+        ("federated", "fedavg"),
+        ("federated", "average"),
+        ("pooled", ""),
+        *(("without", name) for name in HOSPITALS),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("regime", "subject", "hospitals", "strategy"),
+    [
+        (Regime.OWN, "a", 1, "fedavg"),
+        (Regime.POOLED, "", 1, "fedavg"),
+        (Regime.FEDERATED, "average", 3, "average"),
+        (Regime.FEDERATED, "fedavg", 3, "fedavg"),
+        (Regime.WITHOUT, "b", 2, "average"),
+    ],
+)
+def test_a_fit_is_a_federation_of_so_many(regime: Regime, subject: str, hospitals: int, strategy: str) -> None:
+    protocol = replace(protocol_of(), strategies=("average", "fedavg"))
+
+    settings = settings_of(Fit(repeat=0, fold=0, regime=regime, subject=subject), protocol, 3)
+
+    assert (settings.hospitals, settings.strategy, settings.appraisal) == (hospitals, strategy, False)
+    assert settings.wait < 1  # in process nobody comes later
+    assert replace(settings, hospitals=1, strategy="fedavg") == replace(
+        protocol.settings, hospitals=1, strategy="fedavg", appraisal=False, wait=settings.wait
+    )
+
+
+def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
+    settings = settings_of(
+        Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a"), replace(protocol_of(), strategies=("average",)), 2
+    )
+
+    assert (settings.hospitals, settings.strategy) == (1, "fedavg")
+
+
+def test_an_unknown_strategy_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match="strategy"):
+        settings_of(Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="magic"), protocol_of(), 3)
+
+
+def test_what_became_of_a_fit_survives_json() -> None:
+    scored = Scored(scores={"a": [0.1, float(np.float32(1 / 3))]}, threshold=0.25, rounds=3, l2=0.01)
+
+    assert Scored.from_json(scored.to_json()) == scored
+
+
+# Whose rows
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt(Cohort):
+    """A cohort that is split as another one was, whatever its rows have become."""
+
+    original: Cohort
+
+    def split(self, *, folds: int, fold: int, seed: int) -> Split:
+        return self.original.split(folds=folds, fold=fold, seed=seed)
+
+    def split_again(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
+        return self.original.split_again(split, folds=folds, fold=fold, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return cohort_of(
+        {name: patients(rows, seed) for seed, (name, rows) in enumerate({"a": 36, "b": 45, "c": 60}.items())}
+    )
+
+
+FOLDS = 3
+SEED = 42
+
+
+def absurd(cohort: Cohort, hospital: str, *, train: bool, test: bool) -> Cohort:
+    """All patients on one side of one hospital are 119 years old, with the other label."""
+    side = cohort.split(folds=FOLDS, fold=0, seed=SEED)[hospital]
+    rows = np.concatenate([*([side.train] if train else []), *([side.test] if test else [])])
+    table = cohort.numbers[hospital].copy()
+    table.loc[rows, "age"], table.loc[rows, "chol"] = 119.0, 999.0
+    table.loc[rows, "disease"] = 1 - table.loc[rows, "disease"]
+    return Dealt(cohort.task, {**cohort.numbers, hospital: table}, cohort.hashes, cohort)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit's final federation came to."""
+
+    weights: str
+    normalisation: Any
+    scored: Scored
+    introduced: tuple[tuple[str, int, int], ...]
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a fit of fold 0, and looks at its federation."""
+    from client import app
+
+    made: list[Federation] = []
+
+    class Watched(Federation):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(regimes, "Federation", Watched)
+    monkeypatch.setattr(regimes, "TUNED_L2", (0.003, 0.1))
+
+    def run(cohort: Cohort, regime: Regime, subject: str = "", **protocol: Any) -> Fitted:
+        scored = run_fit(Fit(repeat=0, fold=0, regime=regime, subject=subject), cohort, protocol_of(**protocol), app)
+        last = made[-1]
+        introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.introductions.values())
+        return Fitted(weights_hash(last.weights), last.normalisation, scored, tuple(introduced))
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", [False, True])
+def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort: Cohort, tune: bool) -> None:
+    """Neither training nor normalisation, threshold or tuning moves by a bit when all its rows become absurd; and its
+    tested rows' scores do not when its training rows do.
+    """
+    reference = fit(cohort, Regime.WITHOUT, "b", tune=tune, rounds=2)
+
+    everything = fit(absurd(cohort, "b", train=True, test=True), Regime.WITHOUT, "b", tune=tune, rounds=2)
+    training = fit(absurd(cohort, "b", train=True, test=False), Regime.WITHOUT, "b", tune=tune, rounds=2)
+    another = fit(absurd(cohort, "c", train=True, test=False), Regime.WITHOUT, "b", tune=tune, rounds=2)
+
+    assert [name for name, *_ in reference.introduced] == ["a", "c"]
+    assert (everything.weights, everything.normalisation) == (reference.weights, reference.normalisation)
+    assert replace(everything.scored, scores={}) == replace(reference.scored, scores={})
+    assert everything.scored.scores != reference.scored.scores
+    assert training.scored == reference.scored
+    assert list(reference.scored.scores) == ["b"]
+    assert another.weights != reference.weights  # absurd rows would be noticed
+    assert another.normalisation != reference.normalisation
+
+
+@pytest.mark.slow
+def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
+    reference = fit(cohort, Regime.OWN, "a")
+
+    others = fit(absurd(absurd(cohort, "b", train=True, test=True), "c", train=True, test=True), Regime.OWN, "a")
+
+    assert others == reference
+    assert list(reference.scored.scores) == ["a"]
+    assert reference.introduced == (("a", 24, 12),)
+    assert fit(absurd(cohort, "a", train=True, test=False), Regime.OWN, "a").weights != reference.weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("regime", "subject"),
+    [(Regime.OWN, "a"), (Regime.FEDERATED, "fedavg"), (Regime.POOLED, ""), (Regime.WITHOUT, "b")],
+)
+@pytest.mark.parametrize("tune", [False, True])
+def test_no_regime_sees_a_tested_row_before_it_scores_it(
+    fit: Any, cohort: Cohort, regime: Regime, subject: str, tune: bool
+) -> None:
+    spoilt = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
+
+    reference, found = (fit(one, regime, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
+
+    assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
+    assert replace(found.scored, scores={}) == replace(reference.scored, scores={})
+    if "b" in reference.scored.scores:
+        assert found.scored.scores["b"] == reference.scored.scores["b"]
+
+
+@pytest.mark.slow
+def test_federated_and_pooled_models_are_normalised_alike_and_tested_on_the_same_rows(fit: Any, cohort: Cohort) -> None:
+    federated, pooled = fit(cohort, Regime.FEDERATED, "fedavg"), fit(cohort, Regime.POOLED)
+
+    np.testing.assert_allclose(pooled.normalisation.mean, federated.normalisation.mean, rtol=1e-12)
+    np.testing.assert_allclose(pooled.normalisation.variance, federated.normalisation.variance, rtol=1e-9)
+    assert federated.introduced == (("a", 24, 12), ("b", 30, 15), ("c", 40, 20))
+    assert pooled.introduced == (("pooled", 94, 47),)
+    sizes = {"a": 12, "b": 15, "c": 20}
+    assert {name: len(scores) for name, scores in federated.scored.scores.items()} == sizes
+    assert {name: len(scores) for name, scores in pooled.scored.scores.items()} == sizes
+    by_hand = np.concatenate(
+        [
+            rows.iloc[cohort.split(folds=FOLDS, fold=0, seed=SEED)[name].train]["age"]
+            for name, rows in cohort.numbers.items()
+        ]
+    )
+    assert pooled.normalisation.mean[0] == pytest.approx(by_hand.mean())
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order(fit: Any, cohort: Cohort) -> None:
+    """Logistic regression by hand, from the weights; a hospital that had no part is scored with the same."""
+    from client import app
+
+    protocol = protocol_of()
+    split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
+    job = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="b")
+    federation, _ = regimes._open(job, split, cohort, settings_of(job, protocol, 3), app)
+    federation.run()
+    kernel, bias = (array.astype(np.float64) for array in federation.weights.values())
+    assert federation.normalisation is not None
+    values = cohort.numbers["b"][list(HEART_DISEASE.column_names)].iloc[split["b"].test]
+    expected = np.full(len(values), bias[0])
+    names = [column.name for column in HEART_DISEASE.measurements]
+    means = dict(zip(names, federation.normalisation.mean, strict=True))
+    variances = dict(zip(names, federation.normalisation.variance, strict=True))
+    for column, place in zip(HEART_DISEASE.columns, HEART_DISEASE.feature_slices, strict=True):
+        if column.name in ("age", "chol"):
+            scaled = (values[column.name].to_numpy() - means[column.name]) / variances[column.name] ** 0.5
+            expected += scaled * kernel[place.start, 0]
+        else:
+            expected += kernel[place.stop - 1, 0]  # missing
+
+    scored = fit(cohort, Regime.WITHOUT, "b").scored
+
+    np.testing.assert_allclose(scored.scores["b"], expected, atol=1e-4)
+    assert participation.local_model.cache_info().currsize == 0  # no rows of a fold are kept
+
+
+@pytest.mark.slow
+def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort: Cohort, monkeypatch: Any) -> None:
+    from client import app
+
+    seeds: list[int] = []
+    opened = regimes._open
+
+    def watch(fit: Fit, split: Split, cohort: Cohort, settings: Any, app: Any) -> Any:
+        seeds.append(settings.seed)
+        return opened(fit, split, cohort, settings, app)
+
+    monkeypatch.setattr(regimes, "_open", watch)
+    for repeat in (0, 1):
+        for regime, subject in ((Regime.OWN, "a"), (Regime.FEDERATED, "fedavg"), (Regime.WITHOUT, "a")):
+            run_fit(Fit(repeat=repeat, fold=0, regime=regime, subject=subject), cohort, protocol_of(rounds=1), app)
+
+    assert seeds == [42] * 3 + [43] * 3
+
+
+# Awkward hospitals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folds", "tune"), [(10, False), (2, True)])
+def test_hospitals_of_a_few_patients_or_one_class_break_nothing(
+    monkeypatch: pytest.MonkeyPatch, folds: int, tune: bool
+) -> None:
+    """Also where a fold tests no row of a hospital, because it has fewer patients than there are folds."""
+    from client import app
+
+    monkeypatch.setattr(regimes, "TUNED_L2", (0.003,))
+    tiny, single = patients(8, 1), patients(9, 2)
+    tiny["disease"], single["disease"] = [1.0, *[0.0] * 7], 1.0
+    cohort = cohort_of({"tiny": tiny, "single": single, "c": patients(40, 3)})
+    protocol = protocol_of(folds=folds, tune=tune, rounds=1, local_epochs=1)
+    fits = [fit for fit in plan_fits(list(cohort.numbers), protocol) if fit.fold == folds - 1]
+
+    for fit in fits:
+        scored = run_fit(fit, cohort, protocol, app)
+
+        split = cohort.split(folds=folds, fold=fit.fold, seed=42)
+        assert all(len(scores) == len(split[name].test) for name, scores in scored.scores.items())
+        assert all(np.isfinite(scores).all() for scores in scored.scores.values())
+
+
+# Tuning
+
+
+class Rehearsed:
+    """A federation whose held-out loss is known for every L2 weight and round."""
+
+    def __init__(self, losses: Any, settings: Any) -> None:
+        self.losses, self.settings = losses, settings
+
+    def gather(self) -> None:
+        pass
+
+    def rounds(self) -> Iterator[Any]:
+        for number in range(1, self.settings.rounds + 1):
+            loss = self.losses(self.settings.l2, number)
+            counts = None if loss is None else Counts(loss_sum=loss)
+            yield SimpleNamespace(number=number, federation=SimpleNamespace(counts=counts))
+
+
+def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any) -> tuple[float, int, list[Split]]:
+    """The L2 weight and the rounds that were chosen, and the inner folds that were tried."""
+    cohort = cohort_of({name: patients(30, seed) for seed, name in enumerate(HOSPITALS)})
+    split, tried = cohort.split(folds=3, fold=0, seed=42), []
+
+    def open_rehearsed(_fit: Fit, split: Split, _cohort: Cohort, settings: Any, _app: Any) -> Any:
+        tried.append(split)
+        return Rehearsed(losses, settings), {}
+
+    monkeypatch.setattr(regimes, "_open", open_rehearsed)
+    fit = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a")
+    settings = regimes._tune(fit, split, cohort, protocol_of(rounds=6).settings, None)  # type: ignore[arg-type]
+    return settings.l2, settings.rounds, tried
+
+
+@pytest.mark.parametrize("best", [(TUNED_L2[0], 1), (TUNED_L2[3], 4), (TUNED_L2[-1], 6)])
+def test_the_l2_weight_and_the_rounds_of_least_loss_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, best: tuple[float, int]
+) -> None:
+    l2, rounds, tried = tuned(monkeypatch, lambda l2, number: 5.0 if (l2, number) == best else 5.1)
+
+    assert (l2, rounds) == best
+    assert len(tried) == TUNING_FOLDS * len(TUNED_L2)
+    assert all(list(split) == ["b", "c"] for split in tried)
+
+
+def test_a_round_that_nobody_could_evaluate_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    l2, rounds, _ = tuned(monkeypatch, lambda l2, number: 9.0 if (l2, number) == (TUNED_L2[1], 2) else None)
+
+    assert (l2, rounds) == (TUNED_L2[1], 2)
+
+
+@pytest.mark.slow
+def test_where_columns_say_nothing_tuning_stops_early(fit: Any) -> None:
+    noise = cohort_of({name: patients(30, seed, nothing) for seed, name in enumerate(HOSPITALS)})
+
+    found = fit(noise, Regime.OWN, "a", tune=True, rounds=12, local_epochs=5, learning_rate=0.5)
+
+    assert found.scored.rounds < 12
