@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.errors import DataError
-from federated_health.hospital import Hospital, Patients, load_hospital, split_rows
+from federated_health.hospital import Hospital, Patients, deal_folds, load_hospital, split_rows
 from federated_health.patients import read_patients
 from federated_health.tasks import HEART_DISEASE
 
@@ -440,6 +440,78 @@ def test_a_patient_who_is_recorded_again_moves_nobody(rows: Rows, seed: int, dat
     assert contents_on(positions(table_from(rows), seed)[1], rows) == contents_on(
         positions(table_from(again), seed)[1], again
     )
+
+
+# Folds
+
+FOLDS = st.integers(2, 12)
+
+
+def folds_of(table: pd.DataFrame, folds: int, seed: int = 42) -> list[int]:
+    return [int(fold) for fold in deal_folds(table, "disease", folds, seed)]
+
+
+@given(labels=st.lists(st.sampled_from([0, 1]), min_size=1, max_size=80), folds=FOLDS, seed=SEED)
+def test_folds_and_their_classes_are_of_the_same_size_give_or_take_one(
+    labels: list[int], folds: int, seed: int
+) -> None:
+    """Also where there are more folds than patients."""
+    fold_of = np.array(folds_of(table_of(labels), folds, seed))
+
+    assert len(fold_of) == len(labels)
+    for members in (fold_of, fold_of[np.array(labels) == 1], fold_of[np.array(labels) == 0]):
+        sizes = np.bincount(members, minlength=folds)
+        assert len(sizes) == folds
+        assert np.ptp(sizes) <= 1
+
+
+@given(rows=st.lists(PATIENT, min_size=1, max_size=60), folds=FOLDS, seed=SEED)
+def test_rows_that_are_equal_but_for_the_label_share_a_fold(rows: Rows, folds: int, seed: int) -> None:
+    fold_of = folds_of(table_from(rows), folds, seed)
+
+    folds_by_content: dict[str, set[int]] = {}
+    for (content, _), fold in zip(rows, fold_of, strict=True):
+        folds_by_content.setdefault(text_of(content), set()).add(fold)
+    assert all(len(those) == 1 for those in folds_by_content.values())
+    sizes = np.bincount([fold for (fold,) in folds_by_content.values()], minlength=folds)
+    assert np.ptp(sizes) <= 1  # of patients, however often they stand in the file
+
+
+@given(
+    rows=st.lists(PATIENT, min_size=1, max_size=40).flatmap(
+        lambda rows: st.tuples(st.just(rows), st.permutations(rows))
+    ),
+    folds=FOLDS,
+    seed=SEED,
+)
+def test_the_order_of_the_file_moves_no_patient_to_another_fold(rows: tuple[Rows, Rows], folds: int, seed: int) -> None:
+    before, after = (
+        {text_of(row[0]): fold for row, fold in zip(order, folds_of(table_from(order), folds, seed), strict=True)}
+        for order in rows
+    )
+
+    assert before == after
+
+
+def test_another_seed_deals_other_folds() -> None:
+    table = table_of([0, 1] * 50)
+
+    assert folds_of(table, 5, 1) == folds_of(table, 5, 1)
+    same = np.mean(np.array(folds_of(table, 5, 1)) == folds_of(table, 5, 2))
+    assert 0.05 < same < 0.4  # a fifth by chance
+
+
+def test_each_pair_of_patients_shares_a_fold_about_as_often_as_others() -> None:
+    """4 of one class in 2 folds: of the three ways to pair them each comes up as often."""
+    table = table_of([1, 1, 1, 1])
+    partners = [
+        np.flatnonzero(np.array(fold_of[1:]) == fold_of[0])
+        for fold_of in (folds_of(table, 2, seed) for seed in range(600))
+    ]
+
+    times = np.bincount(np.concatenate(partners), minlength=3)
+    assert times.sum() == 600
+    assert times.min() > 150  # of 200, with a deviation of 12
 
 
 # A hospital
