@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from federated_health.federation import Federation
-from federated_health.intervals import Interval, Verdict
+from federated_health.intervals import SMALL_CLASS, Interval, Verdict
 from federated_health.metrics import MINIMUM_CELL, THRESHOLD
 from federated_health.model import weights_hash
 from federated_health.names import FEDERATION
@@ -37,6 +37,9 @@ from federated_health.run_curves import columns_of_run, confusion_of_run, curves
 from federated_health.statistics import MINIMUM_OBSERVED
 from federated_health.summaries import HospitalRound, Round
 
+ALSO_CALLED = (
+    "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."
+)
 FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 
 
@@ -64,7 +67,7 @@ def page_of_run(
     ]
     if joining := figures.get("joining"):
         verdicts = Counter(Verdict(one["verdict"]) for one in joining.values())
-        words.append(f"What joining gave. {list_verdicts(verdicts)}")
+        words.append(f"Was joining worth it? {list_verdicts(verdicts)}")
     limits = [
         "One split of each hospital's patients into trained-on and held-out ones: another split gives other figures.",
         *(["The run was stopped before its last round."] if stopped else []),
@@ -183,6 +186,9 @@ def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: boo
         return Section(title=title, blocks=(Text(words="No hospital evaluated the model: there are no figures."),))
     whole, threshold = figures["federation"], federation.threshold
     chosen = "" if threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
+    few = [name for name, one in federation.evaluations.items() if one.counts.rarer_class < SMALL_CLASS]
+    words = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC says little: {list_some(few, ', ')}. "
+    little = words if few else ""
     early = "The run was stopped before hospitals computed ROC-AUCs. " if stopped else ""
     blocks: list[Block] = [
         figures_table(
@@ -193,8 +199,7 @@ def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: boo
                 FEDERATION: [figure(whole[key]) for key in FIGURES],
                 "hospital mean": [figure(whole["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES],
             },
-            note=f"{early}Predicted positive: a risk of at least {threshold}{chosen}. {MEANINGS} Recall is also called "
-            "sensitivity, and precision the positive predictive value; F1 is their harmonic mean.",
+            note=f"{early}{little}Predicted positive: a risk of at least {threshold}{chosen}. {MEANINGS} {ALSO_CALLED}",
         ),
         *_intervals(
             {name: Interval(**one["roc_auc"]) for name, one in figures.get("joining", {}).items()},
@@ -208,7 +213,7 @@ def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: boo
 
 
 def _learning(rounds: Sequence[Round]) -> Section:
-    names = list(dict.fromkeys(name for record in rounds for name in record.hospitals))
+    names = sorted({name for record in rounds for name in record.hospitals})
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     ways = {
         name: [part.get(name) for part in parts]  # None where it did not answer

@@ -276,7 +276,7 @@ def _method(protocol: Protocol) -> Section:
         blocks=(
             Bullets(
                 items=(
-                    f"{protocol.repeats} times {protocol.folds}-fold cross-validation, stratified by class within each "
+                    f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class within each "
                     "hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
                     "both sides.",
                     tuned,

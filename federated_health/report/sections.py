@@ -33,6 +33,7 @@ from federated_health.report.words import (
     TOO_FEW,
     figure,
     list_some,
+    number_of,
     percent_of,
     with_interval,
 )
@@ -82,7 +83,7 @@ def verdict_cards(cards: Sequence[Card]) -> list[Block]:
     """The cards of all hospitals; of many the first few, and how many there are beyond them."""
     more = len(cards) - MOST_ROWS
     shown: list[Block] = [Cards(items=tuple(cards[:MOST_ROWS]))]
-    return shown + ([Text(words=f"And {more:,} more hospitals, not shown.")] if more > 0 else [])
+    return shown + ([Text(words=f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
@@ -137,7 +138,7 @@ def first_panels(names: Iterable[str]) -> tuple[list[str], str]:
     """The names for which there are panels, and words about the others."""
     names = list(names)
     more = len(names) - MOST_PANELS
-    return names[:MOST_PANELS], f"{more:,} more hospitals are not drawn." if more > 0 else ""
+    return names[:MOST_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
 
 
 def who_holds_what(
