@@ -9,7 +9,7 @@ from federated_health.errors import SettingsError
 from federated_health.evidence.cohort import Cohort, read_cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
 from federated_health.evidence.page import page_of_study
-from federated_health.evidence.regimes import Protocol, plan_fits, settings_of
+from federated_health.evidence.regimes import Protocol, Regime, plan_fits, settings_of
 from federated_health.evidence.study import Journal, fingerprint_of, run_study
 from federated_health.runs import make_folder, write_json, write_report
 from federated_health.settings import Settings, Value, read_defaults
@@ -85,6 +85,15 @@ def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
         strategies=request.strategies,
         tune=request.tune,
     )
-    for fit in plan_fits(list(cohort.numbers), protocol):
-        settings_of(fit, protocol, len(cohort.numbers))  # refuses a strategy before anything is written
+    _check_strategies(protocol, list(cohort.numbers))
     return protocol
+
+
+def _check_strategies(protocol: Protocol, hospitals: list[str]) -> None:
+    """Refuse a strategy that needs more hospitals before anything is written."""
+    for fit in plan_fits(hospitals, protocol):
+        try:
+            settings_of(fit, protocol, len(hospitals))
+        except SettingsError as error:
+            left = f": so many are in the federation without {fit.subject}" if fit.regime is Regime.WITHOUT else ""
+            raise SettingsError(f"{error}{left}") from None

@@ -276,9 +276,9 @@ def _method(protocol: Protocol) -> Section:
         blocks=(
             Bullets(
                 items=(
-                    f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class within each "
-                    "hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
-                    "both sides.",
+                    f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
+                    "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
+                    "rows are never on both sides.",
                     tuned,
                     "Every model is fitted in process by the same apps and strategies as a federation over the "
                     "network; own and pooled models are federations of one.",
