@@ -27,8 +27,8 @@ AUC_NOTE = (
 )
 
 JOINING_NOTE = (
-    "A model of a hospital's own rows alone against the federation's; difference with its 95 % bootstrap interval over "
-    f"the held-out patients. * fewer than {SMALL_CLASS} of them are of one class: the figures say little."
+    "own: a model of the hospital's own rows alone. Difference: federated minus own, with its 95 % bootstrap interval "
+    f"over the held-out patients. * fewer than {SMALL_CLASS} of them are of one class: the figures say little."
 )
 
 CHOSEN = ", at which F1 over all training rows is greatest."
@@ -88,7 +88,7 @@ def show_joining(joining: Mapping[str, Any]) -> None:
     """What hospitals said that joining gave them."""
     rows = {
         name: {
-            "own rows alone": one["own_roc_auc"],
+            "own": one["own_roc_auc"],
             "federated": one["roc_auc"]["value"],
             "difference": utils.difference(one["difference"]),
             "joining": one["verdict"] + (" *" if one["small"] else ""),

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import threading
@@ -26,6 +27,9 @@ Number = TypeVar("Number", int, float)
 
 MOST_ROWS = 200
 """Of a printed table."""
+
+NARROWEST = 13
+"""Letters of a name that a table shows in one line, as far as the name has them."""
 
 
 def run_door(main: Callable[[], None]) -> NoReturn:
@@ -260,9 +264,13 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
     figures = dict(list(figures.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", overflow="fold")  # gives way where a terminal is narrow, so that no figure does
+    # Names and words give way where a terminal is narrow, so that no figure does.
+    table.add_column("", overflow="fold", min_width=min(NARROWEST, max(map(len, figures), default=0)))
     for column in columns:
-        table.add_column(column.removesuffix("_examples").replace("_", " "), justify="right", no_wrap=True)
+        cells = [row.get(column, "") for row in figures.values()]
+        words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
+        head = column.removesuffix("_examples").replace("_", " ")
+        table.add_column(head, justify="right", no_wrap=not words)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]
         table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))

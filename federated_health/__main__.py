@@ -68,7 +68,7 @@ def gather_evidence(flags: argparse.Namespace) -> None:
         force=flags.force,
         folds=flags.folds,
         repeats=flags.repeats,
-        strategies=tuple(flags.strategies.split(",")) if flags.strategies else (flags.strategy,),
+        strategies=tuple(name.strip() for name in (flags.strategies or flags.strategy).split(",")),
         tune=flags.tune,
         settings=own,
     )

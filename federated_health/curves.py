@@ -1,6 +1,7 @@
 """ROC curves with bands, and calibration: whether a predicted risk of 30 % means that 30 of 100 have the disease."""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -201,9 +202,7 @@ def _rates(scores: Floats, labels: Floats, times: Draws, grid: Array) -> Array:
 
 
 def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
-    from scipy.stats import norm
-
-    z = float(norm.ppf(0.5 + LEVEL / 2))
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
     # In floating point either end may miss the share itself where that is 0 or 1.

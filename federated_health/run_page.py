@@ -1,42 +1,45 @@
 """The page of a federation's run: drawn only from what hospitals released (see `messages`)."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from federated_health.appraisal import PERMUTATIONS
-from federated_health.curves import CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.federation import Federation
-from federated_health.intervals import Interval, Resampled
-from federated_health.messages import Evaluation
-from federated_health.metrics import MINIMUM_CELL, THRESHOLD, Counts, merge_counts, probability, spread_patients
+from federated_health.intervals import SMALL_CLASS, Interval, Verdict
+from federated_health.metrics import MINIMUM_CELL, THRESHOLD
 from federated_health.model import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
-from federated_health.report.page import Block, Card, Cards, Caution, Page, Picture, Section, Text
-from federated_health.report.panels import draw_calibration, draw_confusion, draw_roc
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
 from federated_health.report.sections import (
-    FLATTERS,
-    RULE,
-    SMALL,
-    figure,
-    figures_table,
+    FOOTER,
     model_card,
     settings_section,
-    title_of,
     verdict_card,
-    which_columns,
-    who_holds_what,
+    verdict_cards,
+)
+from federated_health.report.svg import MOST_ROWS
+from federated_health.report.words import (
+    AUC,
+    FLATTERS,
+    INTERVAL,
+    MEANINGS,
+    RULE,
+    figure,
+    figures_table,
+    list_some,
+    list_verdicts,
+    number_of,
+    title_of,
     with_interval,
 )
-from federated_health.summaries import Round
+from federated_health.run_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
+from federated_health.statistics import MINIMUM_OBSERVED
+from federated_health.summaries import HospitalRound, Round
 
-FROM_CELLS = (
-    f"Scores leave a hospital only as cells of at least {MINIMUM_CELL} patients of a class; the curves take these "
-    "patients as spread evenly within their cell. A class of fewer is not in them."
+ALSO_CALLED = (
+    "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."
 )
-BAND_DRAWS = 500
 FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 
 
@@ -56,250 +59,213 @@ def page_of_run(
         others: further facts to be shown beside the settings, such as hashes of files.
     """
     task = federation.settings.task_declaration
-    hospitals = list(figures["hospitals"])
-    words = f"{len(hospitals)} hospitals, {len(rounds)} rounds, strategy {federation.settings.strategy}"
+    hospitals = sorted(one.name for one in federation.introductions.values())
+    together = f"{number_of(len(hospitals), 'hospital')}, {number_of(len(rounds), 'round')}"
+    words = [
+        f"Estimates the risk of this: {task.label.meaning}.",
+        f"{together}, strategy {federation.settings.strategy}{', stopped before its last round' if stopped else ''}.",
+    ]
+    if joining := figures.get("joining"):
+        verdicts = Counter(Verdict(one["verdict"]) for one in joining.values())
+        words.append(f"Was joining worth it? {list_verdicts(verdicts)}")
     limits = [
         "One split of each hospital's patients into trained-on and held-out ones: another split gives other figures.",
         *(["The run was stopped before its last round."] if stopped else []),
     ]
     return Page(
-        title=f"A model of {len(hospitals)} hospitals: {task.name}",
-        lead=f"{words}{', stopped before its last round' if stopped else ''}.",
+        title=f"{task.name}: a model of {number_of(len(hospitals), 'hospital')}",
+        lead=" ".join(words),
         sections=(
-            _participants(figures),
-            _quality(federation, figures),
+            _participants(federation, figures, rounds),
+            *_joining(figures),
+            _quality(federation, figures, stopped=stopped),
             _learning(rounds),
-            *_curves(federation),
-            *_confusion(federation, rounds[-1]),
-            *_holdings(federation, figures),
-            *_columns(figures),
+            *curves_of_run(federation),
+            *confusion_of_run(federation, rounds[-1], stopped=stopped),
+            *holdings_of_run(federation, figures),
+            *columns_of_run(figures),
+            _released(asked=federation.settings.appraisal),
             settings_section(
                 federation.settings,
                 [
                     ("rounds that were finished", str(rounds[-1].number)),
                     ("threshold", str(federation.threshold)),
-                    ("schema", task.schema_hash),
+                    ("SHA-256 of the schema", task.schema_hash),
                     ("SHA-256 of the weights", weights_hash(federation.weights)),
                     *others.items(),
                 ],
             ),
             model_card(task, hospitals, limits),
         ),
+        footer=FOOTER,
     )
 
 
-def _participants(figures: Mapping[str, Any]) -> Section:
-    joining = figures.get("joining", {})
-    rows = {name: [str(one["train_examples"]), str(one["test_examples"])] for name, one in figures["hospitals"].items()}
-    blocks: list[Block] = [figures_table("Patients", rows, ["trained on", "held out"])]
-    if joining:
-        blocks += [
-            Text(
-                words="Each hospital also trained a model of its own rows alone, with the same settings, and "
-                "compared the two on its held-out patients:"
-            ),
-            Cards(items=tuple(_card(name, one) for name, one in joining.items())),
-            Picture(
-                svg=draw_intervals(
-                    {"federated minus own": {name: Interval(**one["difference"]) for name, one in joining.items()}},
-                    quantity="difference of ROC-AUC",
-                    reference=0.0,
-                ),
-                alt="; ".join(
-                    f"{name}: {with_interval(Interval(**one['difference']), signed=True)}"
-                    for name, one in joining.items()
-                ),
-                caption="Federated minus own, with 95 % intervals. Right of 0 the federated model is better.",
-            ),
-            Text(words=RULE),
-            Caution(
-                words="One split of few patients says little: expect wide intervals. Where rows may be in one place, "
-                "the command python -m federated_health evidence tests every patient, several times."
-            ),
+def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Sequence[Round]) -> Section:
+    introduced = sorted(federation.introductions.values(), key=lambda one: one.name)
+    rows = {
+        one.name: [
+            str(one.train_examples),
+            str(one.test_examples),
+            str(sum(one.name in record.hospitals and _trained(record.hospitals[one.name]) for record in rounds)),
         ]
-    return Section(title="Who took part, and was it worth it?", blocks=tuple(blocks))
+        for one in introduced
+    }
+    blocks: list[Block] = [
+        figures_table("Patients of each hospital", rows, ["trained on", "held out", "rounds trained in"])
+    ]
+    if gone := [name for name in rows if name not in figures["hospitals"]]:
+        blocks.append(Text(words=f"Gave no figures of the last model: {list_some(gone, ', ')}."))
+    if "joining" not in figures:
+        blocks.append(Text(words="What joining gave them is not known: no hospital was asked, or none could answer."))
+    return Section(title="Who took part", blocks=tuple(blocks))
 
 
-def _card(name: str, one: Mapping[str, Any]) -> Card:
-    words = SMALL if one["small"] else ""
-    return verdict_card(name, Interval(**one["difference"]), one["own_roc_auc"], one["roc_auc"]["value"], words)
+def _trained(one: HospitalRound) -> bool:
+    return one.train_loss is not None
 
 
-def _quality(federation: Federation, figures: Mapping[str, Any]) -> Section:
+def _joining(figures: Mapping[str, Any]) -> Iterator[Section]:
+    joining = figures.get("joining")
+    if not joining:
+        return
+    cards = [
+        verdict_card(
+            name,
+            one["verdict"],
+            Interval(**one["difference"]),
+            (one["roc_auc"]["value"], one["own_roc_auc"]),
+            small=one["small"],
+        )
+        for name, one in joining.items()
+    ]
+    blocks: list[Block] = [
+        Text(
+            words="Each hospital also trained a model of its own patients alone, with the same settings, and compared "
+            f"the two on its held-out patients. {AUC}"
+        ),
+        *verdict_cards(cards),
+        *_intervals(
+            {name: Interval(**one["difference"]) for name, one in joining.items()},
+            "federated minus own",
+            "difference of ROC-AUC",
+            "Right of 0 the federated model is better.",
+        ),
+        Text(words=RULE),
+        Caution(
+            words="One split of few patients says little: expect wide intervals. Where rows may be in one place, "
+            "the command python -m federated_health evidence tests every patient, several times."
+        ),
+    ]
+    yield Section(title="Was joining worth it?", blocks=tuple(blocks))
+
+
+def _intervals(of: Mapping[str, Interval], what: str, quantity: str, words: str = "") -> Iterator[Picture]:
+    """A row a hospital, of those that have the figure; of many the first few."""
+    known = {name: one for name, one in of.items() if one.value is not None}
+    if known:
+        caption = (
+            f"{quantity[0].upper()}{quantity[1:]}, {what}, on each hospital's held-out patients, with its {INTERVAL}."
+        )
+        figures = (f"{name} {with_interval(one, signed=quantity != 'ROC-AUC')}" for name, one in known.items())
+        yield Picture(
+            svg=draw_intervals(
+                {what: dict(list(known.items())[:MOST_ROWS])},
+                quantity=quantity,
+                reference=None if quantity == "ROC-AUC" else 0.0,
+            ),
+            alt=f"{caption} {list_some(figures)}.",
+            caption=f"{caption} {words}".strip(),
+        )
+
+
+def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> Section:
+    title = "How good the model is"
     rows = {name: [figure(one[key]) for key in FIGURES] for name, one in figures["hospitals"].items()}
-    blocks: list[Block] = []
-    if whole := figures["federation"]:
-        rows[FEDERATION] = [figure(whole[key]) for key in FIGURES]
-        rows["hospital mean"] = [figure(whole["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
-    chosen = "" if federation.threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
-    blocks.append(
+    if not rows:
+        return Section(title=title, blocks=(Text(words="No hospital evaluated the model: there are no figures."),))
+    whole, threshold = figures["federation"], federation.threshold
+    chosen = "" if threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
+    few = [name for name, one in federation.evaluations.items() if one.counts.rarer_class < SMALL_CLASS]
+    words = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC says little: {list_some(few, ', ')}. "
+    little = words if few else ""
+    early = "The run was stopped before hospitals computed ROC-AUCs. " if stopped else ""
+    blocks: list[Block] = [
         figures_table(
-            "Figures on held-out patients",
+            f"Figures on held-out patients{', after the last finished round' if stopped else ''}",
             rows,
             [title_of(key) for key in FIGURES],
-            note=f"Predicted positive: a risk of at least {federation.threshold}{chosen}.",
-        )
-    )
-    if joining := figures.get("joining"):
-        aucs = {name: Interval(**one["roc_auc"]) for name, one in joining.items()}
-        blocks.append(
-            Picture(
-                svg=draw_intervals({"federated model": aucs}, quantity="ROC-AUC", reference=None),
-                alt="; ".join(f"{name}: {with_interval(one)}" for name, one in aucs.items()),
-                caption="ROC-AUC of each hospital's held-out patients with 95 % intervals.",
-            )
-        )
-    return Section(title="How good the model is", blocks=(*blocks, Caution(words=FLATTERS)))
+            last={
+                FEDERATION: [figure(whole[key]) for key in FIGURES],
+                "hospital mean": [figure(whole["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES],
+            },
+            note=f"{early}{little}Predicted positive: a risk of at least {threshold}{chosen}. {MEANINGS} {ALSO_CALLED}",
+        ),
+        *_intervals(
+            {name: Interval(**one["roc_auc"]) for name, one in figures.get("joining", {}).items()},
+            "federated model",
+            "ROC-AUC",
+        ),
+    ]
+    if whole["roc_auc"] is not None:
+        blocks.append(Caution(words=FLATTERS))
+    return Section(title=title, blocks=tuple(blocks))
 
 
 def _learning(rounds: Sequence[Round]) -> Section:
-    names = list(dict.fromkeys(name for record in rounds for name in record.hospitals))
+    names = sorted({name for record in rounds for name in record.hospitals})
+    parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
+    ways = {
+        name: [part.get(name) for part in parts]  # None where it did not answer
+        for name in [*names, FEDERATION]
+    }
+    tested = {name: [one.counts.loss if one and one.counts else None for one in way] for name, way in ways.items()}
+    trained = {name: [one.train_loss if one else None for one in way] for name, way in ways.items()}
     numbers = [record.number for record in rounds]
-    tested = {
-        name: [_test_loss(record.hospitals[name].counts if name in record.hospitals else None) for record in rounds]
-        for name in names
-    }
-    tested[FEDERATION] = [_test_loss(record.federation.counts) for record in rounds]
-    trained: dict[str, list[float | None]] = {
-        name: [record.hospitals[name].train_loss if name in record.hospitals else None for record in rounds]
-        for name in names
-    }
-    trained[FEDERATION] = [record.federation.train_loss for record in rounds]
-    ends = ", ".join(f"{name} {figure(values[-1])}" for name, values in tested.items())
     return Section(
         title="Learning curves",
-        blocks=(
+        blocks=tuple(
             Picture(
-                svg=draw_learning_curves(tested, quantity="loss on held-out patients, nats", rounds=numbers),
-                alt=f"After the last round: {ends}.",
-                caption="Mean binary cross-entropy of held-out patients after each round.",
-            ),
-            Picture(
-                svg=draw_learning_curves(trained, quantity="loss on training rows, nats", rounds=numbers),
-                alt="After the last round: " + ", ".join(f"{name} {figure(one[-1])}" for name, one in trained.items()),
-                caption="The same while training, before the weights were averaged.",
-            ),
-        ),
-    )
-
-
-def _test_loss(counts: Counts | None) -> float | None:
-    return counts.loss if counts else None
-
-
-def _curves(federation: Federation) -> Iterator[Section]:
-    """ROC and calibration from released cells; nothing where no hospital released both classes."""
-    rocs: dict[str, Curve] = {}
-    calibrations: dict[str, CalibrationCurve] = {}
-    parts: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-    for name, one in federation.evaluations.items():
-        high, low = _patients(one)
-        parts.append((high, low))
-        _add_curves(name, high, low, federation.settings.seed, rocs, calibrations)
-    if parts:
-        high, low = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
-        _add_curves(FEDERATION, high, low, federation.settings.seed, rocs, calibrations)
-    if not rocs:
-        return
-    found = ", ".join(f"{name} {np.interp(0.1, one.x, one.y):.0%}" for name, one in rocs.items())
-    yield Section(
-        title="ROC curves",
-        blocks=(
-            Picture(
-                svg=draw_roc(rocs),
-                alt=f"At a false-positive rate of 10 %, the share of the positive that is found: {found}.",
-                caption="Held-out patients, with pointwise 95 % bootstrap bands.",
-            ),
-            Text(words=FROM_CELLS),
-        ),
-    )
-    yield Section(
-        title="Calibration",
-        blocks=(
-            Picture(
-                svg=draw_calibration(calibrations),
-                alt="; ".join(
-                    f"{name}: predicted {', '.join(f'{x:.0%}' for x in one.predicted)}, observed "
-                    f"{', '.join(f'{y:.0%}' for y in one.observed)}"
-                    for name, one in calibrations.items()
+                svg=draw_learning_curves(series, quantity=f"{what}, nats", rounds=numbers),
+                alt=f"{what[0].upper()}{what[1:]} after the last round: "
+                f"{list_some((f'{name} {figure(values[-1])}' for name, values in series.items()), ', ')}.",
+                caption=caption,
+            )
+            for series, what, caption in (
+                (
+                    tested,
+                    "loss on held-out patients",
+                    "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk "
+                    "of 50 % for everybody gives 0.693. A gap: the hospital did not answer.",
                 ),
-                caption="Predicted risk against the share of held-out patients who are positive, in bins of about "
-                "equal size, with 95 % Wilson intervals; from the same cells. On the diagonal a risk is what it says.",
-            ),
-        ),
-    )
-
-
-def _patients(one: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Log-odds of the positive and of the negative, as far as they are known."""
-    nothing = np.zeros((0, 3))
-    cells = (one.positives, one.negatives)
-    high, low = (spread_patients(nothing if part is None else part) for part in cells)
-    return high, low
-
-
-def _add_curves(
-    name: str,
-    high: np.ndarray[Any, Any],
-    low: np.ndarray[Any, Any],
-    seed: int,
-    rocs: dict[str, Curve],
-    calibrations: dict[str, CalibrationCurve],
-) -> None:
-    if len(high) and len(low):
-        log_odds = np.concatenate([high, low])
-        labels = np.concatenate([np.ones(len(high)), np.zeros(len(low))])
-        rocs[name] = roc_curve(log_odds, Resampled.of(labels, [seed, *name.encode()], BAND_DRAWS))
-        calibrations[name] = calibration_curve(probability(log_odds), labels)
-
-
-def _confusion(federation: Federation, last: Round) -> Iterator[Section]:
-    counts = {name: one.counts for name, one in federation.evaluations.items()} or {
-        name: one.counts for name, one in last.hospitals.items() if one.counts
-    }
-    if not counts:
-        return
-    matrices = {name: one.matrix for name, one in counts.items()}
-    matrices[FEDERATION] = merge_counts(counts.values()).matrix
-    yield Section(
-        title="Decisions at the threshold",
-        blocks=(
-            Picture(
-                svg=draw_confusion(matrices),
-                alt="; ".join(
-                    f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
-                    for name, (tn, fp, fn, tp) in matrices.items()
+                (
+                    trained,
+                    "loss on training patients",
+                    "The same on training patients, while each hospital trained and before the weights were averaged. "
+                    "Where this falls and the loss above rises, more rounds harm.",
                 ),
-                caption=f"Held-out patients; predicted positive from a risk of {federation.threshold} on.",
-            ),
+            )
         ),
     )
 
 
-def _holdings(federation: Federation, figures: Mapping[str, Any]) -> Iterator[Section]:
-    task = federation.settings.task_declaration
-    labels = {
-        name: (one.counts.positives, one.counts.examples - one.counts.positives)
-        for name, one in federation.evaluations.items()
-    }
-    if not labels:
-        return
-    observed = figures.get("observed", {})
-    rows = {name: figures["hospitals"][name]["train_examples"] for name in observed}
-    shares = [
-        [1.0 - one[column] / rows[name] if one[column] else np.nan for column in task.column_names]
-        for name, one in observed.items()
+def _released(*, asked: bool) -> Section:
+    """For who has to know what left the hospitals; `messages` has the exact list."""
+    items = [
+        "When it joined: its name, the columns that it expects, how many patients it trains on and holds out; of each "
+        "measurement how many training patients have it, and the sum and the sum of squares of its values (nothing "
+        f"where fewer than {MINIMUM_OBSERVED} have it).",
+        "Each round: its model's weights and mean training loss; how many held-out patients were predicted rightly "
+        "and wrongly in either class, and the sums of their losses.",
+        f"At the end: the same counts, its ROC-AUC, and its scores of training and of held-out patients as cells of at "
+        f"least {MINIMUM_CELL} patients of a class, each with their number, and mean and deviation of the scores.",
+        "At the end, what joining gave it, how much each column weighs on its held-out patients, and of each column "
+        "how many training patients have it.",
     ]
-    yield who_holds_what(
-        task,
-        labels,
-        np.array(shares),
-        names=list(observed),
-        of_labels="Held-out patients.",
-        of_missing="Training rows; not released where fewer than five are observed.",
+    return Section(
+        title="What left each hospital",
+        blocks=(
+            Bullets(items=tuple(items if asked else items[:-1])),
+            Text(words="No patient's record did. This page is drawn from nothing else."),
+        ),
     )
-
-
-def _columns(figures: Mapping[str, Any]) -> Iterator[Section]:
-    if importance := figures.get("importance"):
-        yield which_columns(importance, f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital.")

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +17,14 @@ from federated_health.federation import Federation
 from federated_health.messages import Instructions
 from federated_health.model import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
-from federated_health.report.page import render
+from federated_health.report.page import Page, render
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings
 from federated_health.summaries import HospitalRound, Round
 from federated_health.tables import hash_file
 from federated_health.tasks import get_task
+
+logger = logging.getLogger(__name__)
 
 SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
@@ -84,11 +88,14 @@ class RunFolder:
         self._rounds.append(record)
 
     def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write metrics.json, model.keras and report.html.
+        """Write metrics.json, model.keras and report.html, in this order.
 
         Args:
             figures: `hospitals` and `federation`.
             stopped: whether the run ended before its last round.
+
+        Raises:
+            RunError: one of them could not be made or written; those before it are there.
         """
         settings, instructions = self._settings, federation.instructions()
         write_json(
@@ -107,8 +114,10 @@ class RunFolder:
         )
         save_final_model(self.path / MODEL, instructions, federation.weights)
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
-        page = page_of_run(federation, figures, self._rounds, stopped=stopped, others=files)
-        write_text(self.path / REPORT, render(page))
+        write_report(
+            self.path / REPORT,
+            lambda: page_of_run(federation, figures, self._rounds, stopped=stopped, others=files),
+        )
 
 
 def make_folder(path: Path) -> None:
@@ -138,6 +147,25 @@ def save_final_model(path: Path, instructions: Instructions, weights: Weights) -
         save_model(path, model, description)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_report(path: Path, make: Callable[[], Page]) -> None:
+    """Write a page, or say in one line why there is none: what it shows is saved already, and should not seem lost.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    try:
+        text = render(make())
+    except Exception as error:
+        # Where it happened, without the exception's words: they may hold values.
+        frames = traceback.extract_tb(error.__traceback__)
+        logger.debug("".join(traceback.format_list(frames)))
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        raise RunError(
+            f"{path}: could not be made ({type(error).__name__} in {where}); everything else is saved"
+        ) from error
+    write_text(path, text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,10 +9,9 @@ from federated_health.errors import SettingsError
 from federated_health.evidence.cohort import Cohort, read_cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
 from federated_health.evidence.page import page_of_study
-from federated_health.evidence.regimes import Protocol
+from federated_health.evidence.regimes import Protocol, Regime, plan_fits, settings_of
 from federated_health.evidence.study import Journal, fingerprint_of, run_study
-from federated_health.report.page import render
-from federated_health.runs import make_folder, write_json, write_text
+from federated_health.runs import make_folder, write_json, write_report
 from federated_health.settings import Settings, Value, read_defaults
 
 EVIDENCE, REPORT = "evidence.json", "report.html"
@@ -57,7 +56,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     study = {**fingerprint_of(cohort, protocol), "strategies": list(protocol.strategies)}
     figures = {"study": study, **figures_of_study(scores, protocol.settings.seed)}
     write_json(request.out / EVIDENCE, figures)
-    write_text(request.out / REPORT, render(page_of_study(cohort, protocol, results, scores, figures)))
+    write_report(request.out / REPORT, lambda: page_of_study(cohort, protocol, results, scores, figures))
     return figures
 
 
@@ -66,9 +65,12 @@ def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
         raise SettingsError(f"folds: expected at least {LEAST_FOLDS}, got {request.folds}")
     if len(set(request.strategies)) < len(request.strategies):
         raise SettingsError(f"strategies: each one once, got {', '.join(request.strategies)}")
-    fewest = min(len(rows) for rows in cohort.numbers.values())
+    columns = list(cohort.task.column_names)
+    fewest = min(len(rows[columns].drop_duplicates()) for rows in cohort.numbers.values())  # equal rows share a fold
     if fewest < request.folds:
-        raise SettingsError(f"folds: the smallest hospital has {fewest} patients, too few for {request.folds} folds")
+        raise SettingsError(
+            f"folds: the smallest hospital has {fewest} different patients, too few for {request.folds} folds"
+        )
     config = {
         **read_defaults(),
         **request.settings,
@@ -76,10 +78,22 @@ def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
         "hospitals": len(cohort.numbers),
         "strategy": request.strategies[0],
     }
-    return Protocol(
+    protocol = Protocol(
         settings=Settings.from_config(config),
         folds=request.folds,
         repeats=request.repeats,
         strategies=request.strategies,
         tune=request.tune,
     )
+    _check_strategies(protocol, list(cohort.numbers))
+    return protocol
+
+
+def _check_strategies(protocol: Protocol, hospitals: list[str]) -> None:
+    """Refuse a strategy that needs more hospitals before anything is written."""
+    for fit in plan_fits(hospitals, protocol):
+        try:
+            settings_of(fit, protocol, len(hospitals))
+        except SettingsError as error:
+            left = f": so many are in the federation without {fit.subject}" if fit.regime is Regime.WITHOUT else ""
+            raise SettingsError(f"{error}{left}") from None

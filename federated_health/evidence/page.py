@@ -3,45 +3,62 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from federated_health.curves import calibration_curve, roc_curve
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import PLAIN_FIGURES, Scores, count_verdicts
+from federated_health.evidence.pictures import (
+    calibration_of_study,
+    confusion_of_study,
+    holdings_of_study,
+    importance_of_study,
+    roc_of_study,
+)
 from federated_health.evidence.regimes import INNER_FOLDS, Protocol, Regime
 from federated_health.evidence.study import Results
-from federated_health.intervals import LEVEL, Interval, Resampled
-from federated_health.metrics import count_outcomes, probability
+from federated_health.intervals import Interval
 from federated_health.report.charts import draw_intervals
-from federated_health.report.page import Bullets, Cards, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.panels import draw_calibration, draw_confusion, draw_roc
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import (
-    FLATTERS,
-    RULE,
-    SMALL,
-    figure,
-    figures_table,
+    FOOTER,
     model_card,
     settings_section,
-    title_of,
     verdict_card,
+    verdict_cards,
     which_columns,
-    who_holds_what,
+)
+from federated_health.report.svg import MOST_ROWS
+from federated_health.report.words import (
+    ALL,
+    AUC,
+    FLATTERS,
+    INTERVAL,
+    MEANINGS,
+    RULE,
+    figure,
+    figures_table,
+    list_some,
+    list_verdicts,
+    number_of,
+    title_of,
     with_interval,
 )
 
-ALL = "all patients"
+MEAN = "mean over hospitals"
 WORDS = {
-    Regime.OWN: "own rows only",
+    Regime.OWN: "own patients only",
     Regime.FEDERATED: "federated",
     Regime.POOLED: "pooled",
     Regime.WITHOUT: "without it",
 }
-BAND_DRAWS = 500
+MEANING_OF = (
+    "own patients only: a model of that hospital's training patients alone",
+    "federated: one model of all hospitals' training patients, whose records stay where they are",
+    "pooled: one model of all training patients in one place, as if records could be shared",
+    "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
+)
 READING = (
-    "Accuracy at each model's own threshold, at which F1 over its training rows is greatest. Ideal are a "
-    "calibration slope of 1 and an intercept of 0; a slope below 1 means that risks are too extreme, an intercept "
-    "above 0 that they are too low."
+    f"{MEANINGS} Accuracy is at each model's own threshold, at which F1 over its training rows is greatest. Average "
+    "precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
+    "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
 
@@ -54,24 +71,30 @@ def page_of_study(
         figures: see `figures_of_study`.
     """
     hospitals = figures["hospitals"]
-    counts = count_verdicts(figures)
-    verdicts = ", ".join(f"{verdict}: {number}" for verdict, number in counts.items() if number)
+    words = [
+        list_verdicts(count_verdicts(figures)),
+        f"{number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
+        f"{cohort.task.label.meaning}.",
+    ]
     return Page(
-        title="Is joining worth it?",
-        lead=f"{cohort.task.name}: {len(hospitals)} hospitals, {figures['all']['patients']} patients. {verdicts}.",
+        title=f"Is joining worth it? {cohort.task.name}",
+        lead=" ".join(words),
         sections=(
             _answer(figures),
             _models(figures),
             *_strategies(protocol, figures),
-            _curves(scores, protocol.settings.seed),
-            _calibration(scores, figures),
-            _confusion(scores),
-            _holdings(cohort),
-            which_columns(_importance(cohort, results), "Of the federated models, on the rows that each held out."),
+            roc_of_study(scores, protocol.settings.seed),
+            calibration_of_study(scores, figures),
+            confusion_of_study(scores),
+            holdings_of_study(cohort),
+            which_columns(
+                importance_of_study(cohort, protocol, results),
+                "The federated models, on the patients that each held out.",
+            ),
             _method(protocol),
             Section(
                 title="All other figures",
-                blocks=(_other_figures("By hospital and model", {**hospitals, ALL: figures["all"]}),),
+                blocks=(_other_figures("By hospital and model", hospitals, {ALL: figures["all"]}),),
                 folded=True,
             ),
             settings_section(
@@ -81,15 +104,23 @@ def page_of_study(
                     ("folds", str(protocol.folds)),
                     ("repeats", str(protocol.repeats)),
                     ("rounds chosen inside training rows", "yes" if protocol.tune else "no"),
-                    ("schema", cohort.task.schema_hash),
-                    *((f"SHA-256 of {name}'s rows", one) for name, one in cohort.hashes.items()),
+                    ("SHA-256 of the schema", cohort.task.schema_hash),
+                    *_hashes(cohort),
                 ],
+                leave_out=frozenset({"appraisal", "strategy"}),
             ),
             model_card(
                 cohort.task, list(hospitals), ["This study's models are not kept; server.py makes the one to use."]
             ),
         ),
+        footer=FOOTER,
     )
+
+
+def _hashes(cohort: Cohort) -> list[tuple[str, str]]:
+    shown = [(f"SHA-256 of {name}'s CSV", one) for name, one in list(cohort.hashes.items())[:MOST_ROWS]]
+    more = len(cohort.hashes) - MOST_ROWS
+    return shown + ([("further hospitals", f"{more:,}; their hashes are in evidence.json")] if more > 0 else [])
 
 
 def _interval(content: Mapping[str, Any]) -> Interval:
@@ -100,90 +131,100 @@ def _answer(figures: Mapping[str, Any]) -> Section:
     hospitals = figures["hospitals"]
     cards, differences = [], {}
     for name, one in hospitals.items():
-        against = one["differences"]
-        aucs = {way: one["models"][way]["roc_auc"]["value"] for way in (Regime.OWN, Regime.FEDERATED)}
-        outside = with_interval(_interval(against["federated_minus_without"]), signed=True)
-        words = (
-            f"Against the federation without it: {outside}. {one['patients']} patients, {one['positives']} positive."
-        )
+        against = {key: _interval(of) for key, of in one["differences"].items()}
+        outside = with_interval(against["federated_minus_without"], signed=True)
         cards.append(
             verdict_card(
                 name,
-                _interval(against["federated_minus_own"]),
-                aucs[Regime.OWN],
-                aucs[Regime.FEDERATED],
-                f"{words} {SMALL}" if one["small"] else words,
+                one["verdict"],
+                against["federated_minus_own"],
+                (_auc(one, Regime.FEDERATED).value, _auc(one, Regime.OWN).value),
+                small=one["small"],
+                words=f"Federated minus the federation without it: {outside}. {number_of(one['patients'], 'patient')}, "
+                f"{one['positives']:,} positive.",
             )
         )
         differences[name] = {
-            "federated minus own": _interval(against["federated_minus_own"]),
-            "minus without it": _interval(against["federated_minus_without"]),
-            "minus pooled": _interval(against["federated_minus_pooled"]),
+            "minus own only": against["federated_minus_own"],
+            "minus without it": against["federated_minus_without"],
+            "minus pooled": against["federated_minus_pooled"],
         }
     mean = _interval(figures["mean"]["differences"]["federated_minus_own"])
-    return Section(
-        title="The answer, hospital by hospital",
-        blocks=(
-            Cards(items=tuple(cards)),
-            Text(words=f"Mean over hospitals, federated minus own: {with_interval(mean, signed=True)}."),
-            Picture(
-                svg=draw_intervals(differences, quantity="difference of ROC-AUC", reference=0.0),
-                alt="; ".join(
-                    f"{name}, {what}: {with_interval(one, signed=True)}"
-                    for name, group in differences.items()
-                    for what, one in group.items()
-                ),
-                caption="Differences of ROC-AUC on each hospital's own patients, with 95 % intervals. Right of 0 the "
-                "federated model is better.",
-            ),
-            Text(words=RULE),
-        ),
+    parts = (
+        f"{name}: {', '.join(f'{what} {with_interval(one, signed=True)}' for what, one in group.items())}"
+        for name, group in differences.items()
     )
+    caption = f"ROC-AUC of the federated model minus that of another on the same patients, with its {INTERVAL}."
+    blocks: list[Block] = [
+        Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {AUC}"),
+        Bullets(items=MEANING_OF),
+        *verdict_cards(cards),
+    ]
+    if mean.value is not None:
+        words = f"Mean over hospitals, federated minus own patients only: {with_interval(mean, signed=True)}."
+        blocks.append(Text(words=words))
+    blocks += [
+        Picture(
+            svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
+            alt=f"{caption} {list_some(parts)}.",
+            caption=f"{caption} Right of 0 the federated model is better.",
+        ),
+        Text(words=RULE),
+    ]
+    return Section(title="The answer, hospital by hospital", blocks=tuple(blocks))
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    return with_interval(_interval(difference), signed=True)
+
+
+def _auc(one: Mapping[str, Any], way: str) -> Interval:
+    return _interval(one["models"][way]["roc_auc"])
 
 
 def _models(figures: Mapping[str, Any]) -> Section:
-    rows = {**figures["hospitals"], "mean over hospitals": figures["mean"], ALL: figures["all"]}
-    aucs = {
-        name: {WORDS[regime]: _interval(one["models"][regime]["roc_auc"]) for regime in Regime}
-        for name, one in rows.items()
-    }
+    together = {MEAN: figures["mean"], ALL: figures["all"]}
+    hospitals, last = (
+        {name: {WORDS[regime]: _auc(one, regime) for regime in Regime} for name, one in rows.items()}
+        for rows in (figures["hospitals"], together)
+    )
+    cells, ends = (
+        {name: [with_interval(one) for one in group.values()] for name, group in rows.items()}
+        for rows in (hospitals, last)
+    )
     return Section(
         title="How good the models are",
         blocks=(
-            Bullets(
-                items=(
-                    "own rows only: a model of that hospital's training rows alone",
-                    "federated: one model of all hospitals' training rows, which stay where they are",
-                    "pooled: one model of all training rows in one place, as if records could be shared",
-                    "without it: the federated model of the other hospitals, what a hospital gets that does not join",
-                )
-            ),
             Picture(
-                svg=draw_intervals(aucs, quantity="ROC-AUC", reference=None),
+                svg=draw_intervals({**hospitals, **last}, quantity="ROC-AUC", reference=None),
                 alt="The same figures as in the table of ROC-AUCs below.",
-                caption=f"ROC-AUC of out-of-fold scores with {LEVEL:.0%} intervals.",
+                caption=f"ROC-AUC on patients whom the model was not trained on, with its {INTERVAL}.",
             ),
-            figures_table(
-                "ROC-AUC (95 % interval)",
-                {name: [with_interval(one) for one in group.values()] for name, group in aucs.items()},
-                [WORDS[regime] for regime in Regime],
-            ),
+            figures_table(f"ROC-AUC ({INTERVAL})", cells, [WORDS[regime] for regime in Regime], last=ends),
             Caution(words=FLATTERS),
             _other_figures("Other figures, as means over hospitals", {"": figures["mean"]}),
         ),
     )
 
 
-def _other_figures(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """PLAIN_FIGURES of every way."""
-    others = {
-        f"{name}: {WORDS[regime]}" if name else WORDS[regime]: [
-            figure(one["models"][regime][key]) for key in PLAIN_FIGURES
-        ]
-        for name, one in rows.items()
-        for regime in Regime
-    }
-    return figures_table(caption, others, [title_of(key) for key in PLAIN_FIGURES], note=READING)
+def _other_figures(
+    caption: str, rows: Mapping[str, Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """PLAIN_FIGURES of every regime."""
+    cells, ends = (
+        {
+            f"{name}: {WORDS[regime]}" if name else WORDS[regime]: _plain_cells(one, regime)
+            for name, one in part.items()
+            for regime in Regime
+        }
+        for part in (rows, last or {})
+    )
+    first = "hospital and model" if last else "model"
+    return figures_table(caption, cells, [title_of(key) for key in PLAIN_FIGURES], last=ends, note=READING, first=first)
+
+
+def _plain_cells(one: Mapping[str, Any], way: str) -> list[str]:
+    return [figure(one["models"][way][key]) for key in PLAIN_FIGURES]
 
 
 def _strategies(protocol: Protocol, figures: Mapping[str, Any]) -> Iterator[Section]:
@@ -191,117 +232,36 @@ def _strategies(protocol: Protocol, figures: Mapping[str, Any]) -> Iterator[Sect
     first, *further = protocol.strategies
     if not further:
         return
-    rows = {**figures["hospitals"], "mean over hospitals": figures["mean"], ALL: figures["all"]}
+    cells, ends = (
+        {
+            name: [
+                figure(_auc(one, Regime.FEDERATED).value),
+                *(_signed(one["differences"][f"{way}_minus_federated"]) for way in further),
+            ]
+            for name, one in rows.items()
+        }
+        for rows in (figures["hospitals"], {MEAN: figures["mean"], ALL: figures["all"]})
+    )
+    means = {first: _plain_cells(figures["mean"], Regime.FEDERATED)}
+    means |= {way: _plain_cells(figures["mean"], way) for way in further}
     yield Section(
         title="Strategies",
         blocks=(
             figures_table(
-                f"ROC-AUC; further strategies minus {first}, with 95 % interval",
-                {
-                    name: [
-                        figure(one["models"][Regime.FEDERATED]["roc_auc"]["value"]),
-                        *(
-                            with_interval(_interval(one["differences"][f"{way}_minus_federated"]), signed=True)
-                            for way in further
-                        ),
-                    ]
-                    for name, one in rows.items()
-                },
-                [first, *further],
+                f"ROC-AUC of {first}, and what other strategies give more or less ({INTERVAL})",
+                cells,
+                [first, *(f"{way} minus {first}" for way in further)],
+                last=ends,
+                note="Of twenty strategies that are no different, one has an interval beside 0 by chance.",
+            ),
+            figures_table(
+                "Other figures of strategies, as means over hospitals",
+                means,
+                [title_of(key) for key in PLAIN_FIGURES],
+                first="strategy",
             ),
         ),
     )
-
-
-def _curves(scores: Scores, seed: int) -> Section:
-    curves = {}
-    for place, (name, labels) in enumerate(scores.labels.items()):
-        resampled = Resampled.of(labels, [seed, place], BAND_DRAWS)
-        if resampled.is_defined:
-            curves[name] = roc_curve(scores.ways[Regime.FEDERATED][name].log_odds, resampled)
-    if not curves:
-        return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
-    return Section(
-        title="ROC curves",
-        blocks=(
-            Picture(
-                svg=draw_roc(curves),
-                alt="At a false-positive rate of 10 %, the share of the positive that is found: "
-                + ", ".join(f"{name} {np.interp(0.1, one.x, one.y):.0%}" for name, one in curves.items()),
-                caption="The federated model on each hospital's patients, mean over repeats; pointwise 95 % bands.",
-            ),
-        ),
-    )
-
-
-def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:
-    curves = {}
-    for name, labels in {**scores.labels, ALL: scores.all_labels}.items():
-        of = scores.of_all(Regime.FEDERATED) if name == ALL else scores.ways[Regime.FEDERATED][name]
-        risks = probability(of.log_odds)
-        curves[name] = calibration_curve(
-            risks.ravel(), np.tile(labels, len(risks)), np.full(risks.size, 1.0 / len(risks))
-        )
-    rows = {**figures["hospitals"], ALL: figures["all"]}
-    slopes = [
-        f"{name}: slope {figure(one['models'][Regime.FEDERATED]['calibration_slope'])}, intercept "
-        f"{figure(one['models'][Regime.FEDERATED]['calibration_intercept'])}"
-        for name, one in rows.items()
-    ]
-    return Section(
-        title="Calibration",
-        blocks=(
-            Picture(
-                svg=draw_calibration(curves),
-                alt="; ".join(slopes),
-                caption="The federated model: predicted risk against the share of patients who are positive, all "
-                "repeats together, in bins of about equal size, with 95 % Wilson intervals. On the diagonal a risk "
-                "means what it says.",
-            ),
-        ),
-    )
-
-
-def _confusion(scores: Scores) -> Section:
-    matrices = {}
-    for name, labels in scores.labels.items():
-        one = scores.ways[Regime.FEDERATED][name]
-        decided = probability(one.log_odds[0]) >= one.thresholds[0]  # each patient at the threshold of their own fold
-        counts = count_outcomes(decided.astype(np.float64), labels)
-        matrices[name] = counts.matrix
-    return Section(
-        title="Decisions at the threshold",
-        blocks=(
-            Picture(
-                svg=draw_confusion(matrices),
-                alt="; ".join(
-                    f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
-                    for name, (tn, fp, fn, tp) in matrices.items()
-                ),
-                caption="The federated models of the first repeat, each at its own threshold.",
-            ),
-        ),
-    )
-
-
-def _holdings(cohort: Cohort) -> Section:
-    labels = {name: cohort.labels(name) for name in cohort.numbers}
-    missing = [rows[list(cohort.task.column_names)].isna().mean().to_numpy() for rows in cohort.numbers.values()]
-    return who_holds_what(
-        cohort.task,
-        {name: (int(one.sum()), int(len(one) - one.sum())) for name, one in labels.items()},
-        np.array(missing),
-        names=list(labels),
-        of_labels="All patients.",
-        of_missing="All patients; zeros that are read as missing are among them.",
-    )
-
-
-def _importance(cohort: Cohort, results: Results) -> dict[str, float]:
-    """Mean over repeats of the rise of a patient's mean loss, by column."""
-    sums = [np.array(one) for scored in results.values() for one in scored.importance.values()]
-    patients = sum(len(scored.scores[name]) for scored in results.values() for name in scored.importance)
-    return dict(zip(cohort.task.column_names, (np.sum(sums, axis=0) / patients).tolist(), strict=True))
 
 
 def _method(protocol: Protocol) -> Section:
@@ -316,9 +276,9 @@ def _method(protocol: Protocol) -> Section:
         blocks=(
             Bullets(
                 items=(
-                    f"{protocol.repeats} times {protocol.folds}-fold cross-validation, stratified by class within each "
-                    "hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
-                    "both sides.",
+                    f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
+                    "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
+                    "rows are never on both sides.",
                     tuned,
                     "Every model is fitted in process by the same apps and strategies as a federation over the "
                     "network; own and pooled models are federations of one.",

@@ -1,81 +1,144 @@
-"""Parts that the reports of a run and of a study share: who holds what, columns, settings, and the model card."""
+"""Parts that the reports of a run and of a study share: verdicts, curves, who holds what, settings, the model card."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health import __version__
-from federated_health.intervals import SMALL_CLASS, Interval, Verdict, judge
+from federated_health.curves import CalibrationCurve, Curve
+from federated_health.intervals import Interval, Verdict
 from federated_health.report.charts import draw_importance, draw_labels
-from federated_health.report.page import Block, Bullets, Card, Caution, Facts, Picture, Section, Table, Text, Tone
-from federated_health.report.panels import draw_heat_map
+from federated_health.report.page import (
+    Block,
+    Bullets,
+    Card,
+    Cards,
+    Caution,
+    Facts,
+    Picture,
+    Section,
+    Text,
+    Tone,
+)
+from federated_health.report.panels import draw_calibration, draw_confusion, draw_heat_map, draw_roc
+from federated_health.report.svg import MOST_LINES, MOST_ROWS
+from federated_health.report.words import (
+    DIAGONAL,
+    NOT_DEFINED,
+    SHARES,
+    SMALL,
+    TOO_FEW,
+    figure,
+    list_some,
+    number_of,
+    percent_of,
+    with_interval,
+)
 from federated_health.settings import Settings
 from federated_health.tasks import Task
 
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
-NOT_DEFINED = "\N{EN DASH}"
-TITLES = {
-    "roc_auc": "ROC-AUC",
-    "f1": "F1",
-    "brier": "Brier score",
-}
-"""Of figures that are not called as their keys are."""
-
-TONES: Mapping[Verdict, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
-
-RULE = (
-    "A hospital gains where the whole 95 % interval of the difference (federated minus own ROC-AUC) is above 0, and "
-    "loses where it is below; else there is no clear difference. The interval is a bootstrap over the tested patients, "
-    "stratified by class, and paired: both models are compared on the same patients. It is conditional on the fitted "
-    "models: what other training rows would have given is not in it."
-)
-SMALL = (
-    f"Fewer than {SMALL_CLASS} of the tested patients are of one class: one patient more or less would change these "
-    "figures much."
-)
-FLATTERS = (
-    "Over all patients together the ROC-AUC flatters where hospitals differ in how many patients are positive: to "
-    "know the hospital is then to know something of the patient. Look at the figures within hospitals first."
-)
+FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
+TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
+MOST_PANELS = MOST_LINES - 1
+"""Hospitals of which a curve is drawn, so that there is room for that of all together."""
 
 
-def figure(value: float | None, decimals: int = 3) -> str:
-    """A figure, or a dash where it is not defined."""
-    return NOT_DEFINED if value is None else f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def title_of(key: str) -> str:
-    """What a figure is called at the head of a column."""
-    return TITLES.get(key, key.replace("_", " "))
-
-
-def with_interval(one: Interval, *, signed: bool = False) -> str:
-    """A figure with its interval, or a dash where it is not defined."""
-    if one.value is None or one.low is None or one.high is None:
-        return NOT_DEFINED
-    sign, joint = ("+", " to ") if signed else ("", "\N{EN DASH}")
-    words = f"{one.value:{sign}.3f} ({one.low:{sign}.3f}{joint}{one.high:{sign}.3f})"
-    return words.replace("-", "\N{MINUS SIGN}")
-
-
-def verdict_card(name: str, difference: Interval, own: float | None, federated: float | None, words: str) -> Card:
+def verdict_card(
+    name: str,
+    verdict: str,
+    difference: Interval,
+    aucs: tuple[float | None, float | None],
+    *,
+    small: bool,
+    words: str = "",
+) -> Card:
     """What joining gave a hospital.
 
     Args:
+        difference: federated minus own.
+        aucs: of the federated model and of its own.
+        small: see `intervals.is_small`.
         words: that follow the figures.
     """
-    verdict = judge(difference)
-    if difference.value is None:
-        figures = "The ROC-AUC is not defined: the tested patients do not hold both classes."
-    else:
-        figures = (
-            f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own rows alone: "
+    federated, own = aucs
+    parts = []
+    if difference.value is not None:
+        parts.append(
+            f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone; difference "
             f"{with_interval(difference, signed=True)}."
         )
-    return Card(name=name, verdict=str(verdict), tone=TONES.get(verdict, "neutral"), words=f"{figures} {words}".strip())
+    parts += [words] if words else []
+    if verdict == Verdict.UNDEFINED:
+        parts.append(TOO_FEW)
+    elif small:
+        parts.append(SMALL)
+    return Card(name=name, verdict=verdict, tone=TONES.get(verdict, "neutral"), words=" ".join(parts))
+
+
+def verdict_cards(cards: Sequence[Card]) -> list[Block]:
+    """The cards of all hospitals; of many the first few, and how many there are beyond them."""
+    more = len(cards) - MOST_ROWS
+    shown: list[Block] = [Cards(items=tuple(cards[:MOST_ROWS]))]
+    return shown + ([Text(words=f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
+
+
+def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
+    """ROC curves.
+
+    Args:
+        caption: what they are of; how to read them follows.
+        rest: what follows the picture.
+    """
+    found = list_some(
+        (f"{name} {percent_of(float(np.interp(0.1, one.x, one.y)))}" for name, one in curves.items()), ", "
+    )
+    picture = Picture(
+        svg=draw_roc(curves),
+        alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
+        caption=f"{caption} {DIAGONAL}",
+    )
+    return Section(title="ROC curves", blocks=(picture, *rest))
+
+
+def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, alt: str) -> Section:
+    """Calibration curves.
+
+    Args:
+        caption: what they are of; how to read them follows.
+    """
+    return Section(
+        title="Calibration",
+        blocks=(
+            Picture(
+                svg=draw_calibration(curves),
+                alt=alt,
+                caption=f"{caption} Predicted risk against the share of patients who are positive, in bins of about "
+                "equal size, with 95 % Wilson intervals. On the diagonal a risk means what it says; above it risks "
+                "are too low, below it too high.",
+            ),
+        ),
+    )
+
+
+def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Section:
+    """Confusion matrices: name -> true negatives, false positives, false negatives, true positives."""
+    words = (
+        f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
+        for name, (tn, fp, fn, tp) in matrices.items()
+    )
+    picture = Picture(svg=draw_confusion(matrices), alt=list_some(words), caption=f"{caption} {SHARES}")
+    return Section(title="Decisions at the threshold", blocks=(picture,))
+
+
+def first_panels(names: Iterable[str]) -> tuple[list[str], str]:
+    """The names for which there are panels, and words about the others."""
+    names = list(names)
+    more = len(names) - MOST_PANELS
+    return names[:MOST_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
 
 
 def who_holds_what(
@@ -97,8 +160,9 @@ def who_holds_what(
     blocks: list[Block] = [
         Picture(
             svg=draw_labels(labels, positive=f"{task.label.name} = 1", negative=f"{task.label.name} = 0"),
-            alt="; ".join(f"{name}: {one} with and {none} without" for name, (one, none) in labels.items()),
-            caption=f"{task.label.meaning[0].upper()}{task.label.meaning[1:]}. {of_labels}",
+            alt="Patients with and without it. "
+            + list_some(f"{name}: {one} with and {none} without" for name, (one, none) in labels.items()),
+            caption=f"{task.label.name} = 1: {task.label.meaning}. {of_labels}",
         )
     ]
     if len(missing):
@@ -109,7 +173,7 @@ def who_holds_what(
         blocks.append(
             Picture(
                 svg=draw_heat_map(names, task.column_names, missing),
-                alt=f"Missing values. Columns of which at least half is missing, by hospital: {'; '.join(most)}.",
+                alt=f"Missing values. Columns of which at least half is missing, by hospital: {list_some(most)}.",
                 caption=f"Missing values, in per cent. {of_missing}",
             )
         )
@@ -120,7 +184,8 @@ def who_holds_what(
 
 
 def _most_missing(task: Task, shares: npt.NDArray[np.float64]) -> list[str]:
-    return [name for name, share in zip(task.column_names, shares, strict=True) if share >= 0.5]
+    named = zip(task.column_names, shares, strict=True)
+    return [f"{name} (not released)" if np.isnan(share) else name for name, share in named if not share < 0.5]
 
 
 def which_columns(importance: Mapping[str, float], words: str) -> Section:
@@ -135,28 +200,32 @@ def which_columns(importance: Mapping[str, float], words: str) -> Section:
         blocks=(
             Picture(
                 svg=draw_importance(dict(ordered), quantity="rise of the mean loss, nats a patient"),
-                alt="Most first: " + ", ".join(f"{name} {value:.3f}" for name, value in ordered),
+                alt="Rise of the loss, most first: " + ", ".join(f"{name} {figure(value)}" for name, value in ordered),
                 caption="How much worse the predictions become when a column's values are shuffled among the "
                 f"patients of a hospital (permutation importance). {words}",
             ),
             Text(
-                words="A column that is missing in most rows cannot weigh much, and of two columns that say the "
-                "same each alone weighs little. Importance is not cause."
+                words="Below 0, a column misled the model on these patients. A column that most patients lack "
+                "cannot weigh much, and of two columns that say the same each alone weighs little. To weigh much is "
+                "not to be a cause. A nat is the unit of the loss."
             ),
         ),
     )
 
 
-def settings_section(settings: Settings, others: Sequence[tuple[str, str]]) -> Section:
+def settings_section(
+    settings: Settings, others: Sequence[tuple[str, str]], *, leave_out: frozenset[str] = frozenset()
+) -> Section:
     """Everything that is needed to do it again.
 
     Args:
         others: further facts, such as hashes.
+        leave_out: settings that say nothing here.
     """
     own = [
         (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
         for name, value in settings.to_config().items()
-        if name not in _NOT_OF_THE_MODEL
+        if name not in _NOT_OF_THE_MODEL | leave_out
     ]
     versions = [("federated-health", __version__), ("Python", platform.python_version())]
     versions += [(name, version(name)) for name in PACKAGES]
@@ -174,14 +243,14 @@ def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) 
     Args:
         extra: further limits.
     """
-    shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8} more" if len(hospitals) > 8 else "")
+    shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
     return Section(
         title="Intended use and limits",
         blocks=(
             Text(
-                words=f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about "
-                "federated learning and for comparing methods, on patients like those of the hospitals that took part "
-                f"({shown})."
+                words=f"The model estimates the probability of this: {task.label.meaning}. It is meant for learning "
+                "about federated learning and for comparing methods, on patients like those of the hospitals that "
+                f"took part ({shown})."
             ),
             Caution(words="Not a medical device. No decision about a patient may rest on it."),
             Bullets(
@@ -199,9 +268,3 @@ def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) 
             ),
         ),
     )
-
-
-def figures_table(caption: str, rows: Mapping[str, Sequence[str]], columns: Sequence[str], note: str = "") -> Table:
-    """A table of which the first column holds names."""
-    cells = tuple((name, *values) for name, values in rows.items())
-    return Table(caption=caption, columns=("", *columns), rows=cells, note=note)

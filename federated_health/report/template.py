@@ -206,12 +206,12 @@ figcaption, .aside { margin: .7rem 0 0; color: var(--muted); }
 figcaption { max-width: 40rem; }
 figcaption span { color: var(--ink); }
 .aside { font-size: .875rem; line-height: 1.45; }
-th, td { padding: .45rem 1rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
+th, td { padding: .45rem .8rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 500; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--muted); }
 tbody th {
-  position: sticky; left: 0; min-width: 9.5rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
+  position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
 td { min-width: 4rem; max-width: 22rem; }
 .number { text-align: right; white-space: nowrap; }
@@ -248,7 +248,7 @@ footer p { margin: 0; font-size: .875rem; }
 @media (max-width: 34rem) {
   body { padding: 1.75rem 1rem 3rem; font-size: 1rem; }
   section { margin-top: 2.5rem; }
-  tbody th { min-width: 7rem; max-width: 9rem; }
+  tbody th { max-width: 9rem; }
   .facts div { grid-template-columns: 1fr; gap: 0; }
 }
 @media (prefers-reduced-motion: reduce) {

@@ -1,0 +1,148 @@
+"""Made-up hospitals, by what they release: a federation that holds it, without rows, rounds or TensorFlow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.clientapp import ClientApp
+
+from federated_health.appraisal import Appraisal
+from federated_health.federation import Federation
+from federated_health.intervals import Interval
+from federated_health.messages import Evaluation, Introduction, Update
+from federated_health.metrics import Counts
+from federated_health.names import node_id_of
+from federated_health.report.page import Block, Page, Section, Table
+from federated_health.run_page import page_of_run
+from federated_health.settings import Settings, read_defaults
+from federated_health.statistics import ColumnSums
+from federated_health.streaming import InProcessGrid
+from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
+from federated_health.tasks import HEART_DISEASE
+
+COLUMNS = HEART_DISEASE.column_names
+OTHERS = {"SHA-256 of model.keras": "abc123"}
+
+Of = TypeVar("Of", bound=Block)
+
+
+@dataclass(kw_only=True)
+class Released:
+    """A hospital.
+
+    Attributes:
+        train, test: patients.
+        losses: of training, round by round; None where it did not answer.
+        final: None where it was gone at the end.
+    """
+
+    train: int = 40
+    test: int = 20
+    losses: tuple[float | None, ...] = (0.6, 0.5)
+    final: Evaluation | None = field(default_factory=lambda: evaluation())
+    appraisal: Appraisal | None = field(default_factory=lambda: appraisal())
+
+
+def evaluation(
+    *, tp: int = 8, fp: int = 2, tn: int = 7, fn: int = 3, roc_auc: float | None = 0.85, cells: bool = True
+) -> Evaluation:
+    """20 patients, of whom 10 positive and 10 negative are in cells, in the log-odds +-2."""
+    parts = (np.array([[10.0, 2.0, 0.0]]), np.array([[9.0, -2.0, 0.0]])) if cells else (None, None)
+    counts = Counts(
+        true_positives=tp,
+        false_positives=fp,
+        true_negatives=tn,
+        false_negatives=fn,
+        loss_sum=0.4 * (tp + fp + tn + fn),
+        squared_error_sum=0.125 * (tp + fp + tn + fn),
+    )
+    return Evaluation(counts=counts, roc_auc=roc_auc, positives=parts[0], negatives=parts[1])
+
+
+def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Appraisal:
+    """A federated ROC-AUC of 0.85 against one that is less by the difference; None: too few patients."""
+    importance = np.zeros(len(COLUMNS))
+    importance[[COLUMNS.index("cp"), COLUMNS.index("age")]] = 2.0, -0.5
+    observed = np.full(len(COLUMNS), 40.0)
+    observed[[COLUMNS.index("chol"), COLUMNS.index("ca")]] = 10.0, 0.0
+    if difference is None:
+        none = Interval()
+        return Appraisal(roc_auc=none, own_roc_auc=None, difference=none, importance=importance, observed=observed)
+    return Appraisal(
+        roc_auc=Interval(value=0.85, low=0.7, high=0.95),
+        own_roc_auc=0.85 - difference[0],
+        difference=Interval(value=difference[0], low=difference[1], high=difference[2]),
+        importance=importance,
+        observed=observed,
+    )
+
+
+def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> Federation:
+    """The federation as it is when a run has ended."""
+    federation = Federation(
+        InProcessGrid(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
+    )
+    nothing = np.zeros(len(HEART_DISEASE.measurements))
+    sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
+    federation.introductions = {
+        node_id_of(name): Introduction(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
+        for name, one in hospitals.items()
+    }
+    federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
+    federation.threshold = 0.42
+    return federation
+
+
+def figures_of(federation: Federation, hospitals: Mapping[str, Released]) -> dict[str, Any]:
+    """As `Federation.evaluate_finally` returns them."""
+    rows = {name: one.train for name, one in hospitals.items()}
+    appraisals = {name: one.appraisal for name, one in hospitals.items() if one.appraisal}
+    return {
+        **summarise_run(federation.evaluations, rows),
+        **summarise_appraisals(appraisals, federation.evaluations, HEART_DISEASE),
+    }
+
+
+def rounds_of(hospitals: Mapping[str, Released]) -> list[Round]:
+    """Their rounds; held-out losses are 0.1 above those of training."""
+    length = max(len(one.losses) for one in hospitals.values())
+    rounds = []
+    for place in range(length):
+        there = {name: (one, loss) for name, one in hospitals.items() if (loss := one.losses[place]) is not None}
+        updates = {name: Update(weights={}, examples=one.train, loss=loss) for name, (one, loss) in there.items()}
+        counts = {
+            name: Counts(true_negatives=one.test, loss_sum=(loss + 0.1) * one.test)
+            for name, (one, loss) in there.items()
+        }
+        rounds.append(summarise_round(place + 1, updates, counts))
+    return rounds
+
+
+def page_of(hospitals: Mapping[str, Released], **settings: Any) -> Page:
+    """The page of a run that went to its end."""
+    federation = federation_of(hospitals, **settings)
+    return page_of_run(
+        federation, figures_of(federation, hospitals), rounds_of(hospitals), stopped=False, others=OTHERS
+    )
+
+
+# What stands on a page
+
+
+def titles(page: Page) -> list[str]:
+    return [section.title for section in page.sections]
+
+
+def section(page: Page, title: str) -> Section:
+    (found,) = [one for one in page.sections if one.title == title]
+    return found
+
+
+def blocks(of: Section, kind: type[Of]) -> list[Of]:
+    return [one for one in of.blocks if isinstance(one, kind)]
+
+
+def rows(table: Table) -> dict[str, tuple[str, ...]]:
+    """Name -> its other cells."""
+    return {row[0]: row[1:] for row in table.rows}

@@ -1,0 +1,71 @@
+"""Studies made up for tests: which scores a way gives is said, and nothing is fitted."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.evidence.cohort import Cohort
+from federated_health.evidence.figures import Scores, collect_scores, figures_of_study
+from federated_health.evidence.page import page_of_study
+from federated_health.evidence.regimes import Protocol, Regime, Scored, plan_fits
+from federated_health.evidence.study import Results
+from federated_health.report.page import Page
+from federated_health.tasks import HEART_DISEASE
+from tests.cohorts import cohort_of, patients, protocol_of
+
+Labels = npt.NDArray[np.float32]
+Scoring = Callable[[str, str, Labels], npt.NDArray[np.float64]]
+"""Log-odds of a hospital's patients by way, as Regime or strategy calls it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """All that its page is made of."""
+
+    cohort: Cohort
+    protocol: Protocol
+    results: Results
+    scores: Scores
+    figures: dict[str, Any]
+
+    @property
+    def page(self) -> Page:
+        return page_of_study(self.cohort, self.protocol, self.results, self.scores, self.figures)
+
+
+def study_of(
+    labels: Mapping[str, list[int]], scoring: Scoring, *, strategies: tuple[str, ...] = ("fedavg",), **how: Any
+) -> Study:
+    """A study of hospitals whose patients have these labels; two folds, one repeat."""
+    tables = {name: patients(len(one), seed) for seed, (name, one) in enumerate(labels.items())}
+    for name, one in labels.items():
+        tables[name]["disease"] = np.array(one, dtype=np.float64)
+        tables[name]["ca"] = 1.0
+    cohort = cohort_of(tables)
+    protocol = replace(protocol_of(folds=2, **how), strategies=strategies)
+    results: Results = {}
+    splits = [cohort.split(folds=2, fold=fold, seed=protocol.settings.seed) for fold in (0, 1)]
+    for fit in plan_fits(list(labels), protocol):
+        tested = [fit.subject] if fit.regime in (Regime.OWN, Regime.WITHOUT) else list(labels)
+        way = fit.subject if fit.regime is Regime.FEDERATED else str(fit.regime)
+        rows = {name: splits[fit.fold][name].test for name in tested}
+        each = (100.0 if way != strategies[0] else 1.0, *([0.0] * (len(HEART_DISEASE.columns) - 1)))
+        results[fit] = Scored(
+            scores={name: scoring(name, way, cohort.labels(name))[of].tolist() for name, of in rows.items()},
+            threshold=0.5,
+            rounds=3,
+            importance={
+                name: [len(of) * one for one in each] for name, of in rows.items() if fit.regime is Regime.FEDERATED
+            },
+        )
+    scores = collect_scores(cohort, protocol, results)
+    return Study(
+        cohort=cohort,
+        protocol=protocol,
+        results=results,
+        scores=scores,
+        figures=figures_of_study(scores, protocol.settings.seed, draws=200),
+    )

@@ -1,0 +1,252 @@
+"""`python -m federated_health evidence`: what it refuses, in one line and without a trace; what it leaves."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import utils
+from federated_health import __main__ as verbs
+from federated_health.dataset_folder import write_hospitals
+from federated_health.errors import RunError, UserError
+from federated_health.evidence import command
+from federated_health.evidence.command import Request
+from federated_health.evidence.study import JOURNAL
+from federated_health.partitions import Partition, divide
+from federated_health.sources import Source
+from tests.studies import Study, study_of
+from tests.test_evidence_page import LABELS, score
+
+Evidence = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Evidence:
+    """Runs the verb with arguments in a folder of its own, without a fit; returns its exit code, stdout and stderr."""
+    assert in_folder.is_dir()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["federated_health", "evidence", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            utils.run_door(verbs.main)
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def never_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is to be fitted")
+
+    monkeypatch.setattr(command, "run_study", refuse)
+
+
+def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None:
+    ended, printed, said = result
+    assert (ended, printed) == (code, "")
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    for part in parts:
+        assert part in said
+
+
+# What is refused
+
+
+@pytest.mark.usefixtures("never_fitted")
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        ("--folds 1", 2, "folds: expected at least 2, got 1"),
+        ("--folds 0", 2, "argument --folds: expected a whole number from 1, got '0'"),
+        ("--folds 124", 2, "folds: the smallest hospital has 123 different patients, too few for 124 folds"),
+        ("--repeats 0", 2, "argument --repeats: expected a whole number from 1, got '0'"),
+        ("--jobs 0", 2, "argument --jobs: expected a whole number from 1, got '0'"),
+        ("--jobs many", 2, "argument --jobs: expected a whole number from 1, got 'many'"),
+        ("--rounds 0", 2, "rounds: expected at least 1, got 0"),
+        ("--strategies forest", 2, "strategy: expected one of fedavg"),
+        ("--strategies fedavg,forest", 2, "strategy: expected one of fedavg"),
+        ("--strategies fedavg,", 2, "strategy: expected one of fedavg"),
+        ("--strategies fedavg,fedprox,fedavg", 2, "strategies: each one once, got fedavg, fedprox, fedavg"),
+        (
+            "--strategy krum --strategy-args num-malicious-nodes=1",
+            2,
+            "krum with num-malicious-nodes=1 needs at least 5",
+        ),
+        ("--strategies fedavg,bulyan --strategy-args q=1", 2, "strategy-args: fedavg has no parameters"),
+        ("--strategy fedavg --strategy-args nonsense", 2, "strategy-args"),
+        ("--strategy fedprox --strategy-args proximal-mu=much", 2, "proximal-mu"),
+        ("--data nowhere", 1, "nowhere/manifest.json: is not there; run: python create_dataset.py"),
+        ("--hospitals 3", 2, "unrecognized arguments: --hospitals 3"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
+    evidence: Evidence, hospitals_folder: Path, flags: str, code: int, words: str
+) -> None:
+    data = [] if "--data" in flags else ["--data", hospitals_folder]
+    assert_refused(evidence(*data, *flags.split()), code, words)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.fixture
+def three_hospitals(uci: Source, in_folder: Path) -> Path:
+    partition = Partition(by="iid", hospitals=3, seed=1)
+    write_hospitals(in_folder / "data", uci, divide(uci, partition), partition=partition.describe())
+    return in_folder / "data"
+
+
+@pytest.mark.usefixtures("never_fitted")
+@pytest.mark.parametrize("strategies", ["krum", "fedmedian,fedavg"])
+def test_a_strategy_that_needs_more_hospitals_is_refused_before_anything_is_written(
+    evidence: Evidence, three_hospitals: Path, strategies: str
+) -> None:
+    result = evidence("--data", three_hospitals, "--strategies", strategies)
+    words = "got 2: so many are in the federation without hospital-1"
+    assert_refused(result, 2, f"hospitals: {strategies.split(',')[0]}", "needs at least 3", words)
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_equal_rows_count_once_since_they_share_a_fold(evidence: Evidence, three_hospitals: Path) -> None:
+    path = three_hospitals / "client_2.csv"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *lines[:9], *[lines[0]] * 50]))
+    manifest = json.loads((three_hospitals / "manifest.json").read_text())
+    (three_hospitals / "manifest.json").write_text(json.dumps(manifest))
+    result = evidence("--data", three_hospitals, "--folds", 10)
+    assert_refused(result, 2, "the smallest hospital has 9 different patients, too few for 10 folds")
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_another_study_is_not_overwritten_without_force(evidence: Evidence, hospitals_folder: Path) -> None:
+    Path("old").mkdir()
+    Path("old", JOURNAL).write_text('{"version": "another"}\n{"a fit": 1}\n')
+    result = evidence("--data", hospitals_folder, "--out", "old")
+    assert_refused(result, 1, f"old/{JOURNAL}: is of another study (other data or settings); --force starts anew")
+    assert Path("old", JOURNAL).read_text() == '{"version": "another"}\n{"a fit": 1}\n'
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_force_does_not_throw_a_study_away_for_a_request_that_is_refused(
+    evidence: Evidence, hospitals_folder: Path
+) -> None:
+    Path("old").mkdir()
+    Path("old", JOURNAL).write_text('{"version": "another"}\n')
+    result = evidence("--data", hospitals_folder, "--out", "old", "--force", "--strategies", "fedavg,forest")
+    assert_refused(result, 2, "strategy: expected one of")
+    assert Path("old", JOURNAL).read_text() == '{"version": "another"}\n'
+
+
+@pytest.mark.usefixtures("never_fitted")
+@pytest.mark.parametrize("out", ["file", "file/study"])
+def test_an_out_that_cannot_be_a_folder_is_refused(evidence: Evidence, hospitals_folder: Path, out: str) -> None:
+    Path("file").write_text("mine")
+    assert_refused(evidence("--data", hospitals_folder, "--out", out), 1, f"{out}: cannot be written to")
+    assert Path("file").read_text() == "mine"
+
+
+# What is written
+
+
+def request_of(study: Study, out: Path, **other: Any) -> Request:
+    return Request(
+        data=out,
+        out=out,
+        force=False,
+        folds=2,
+        repeats=1,
+        strategies=study.protocol.strategies,
+        tune=False,
+        settings={"seed": study.protocol.settings.seed, **other},
+    )
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study whose rows are read from nowhere and whose models are fitted by nobody."""
+    study = study_of(LABELS, score)
+    monkeypatch.setattr(command, "read_cohort", lambda _: study.cohort)
+    monkeypatch.setattr(command, "run_study", lambda *_, **__: study.results)
+    return study
+
+
+def run(request: Request) -> dict[str, Any]:
+    return command.run(request, app="client:app", jobs=1, show=lambda *_: None)
+
+
+def test_a_study_leaves_its_figures_as_strict_json_and_a_page(made_up: Study, tmp_path: Path) -> None:
+    figures = run(request_of(made_up, tmp_path))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    written = json.loads((tmp_path / "evidence.json").read_text(), parse_constant=refuse)
+    assert written == json.loads(json.dumps(figures))
+    assert {name: one["verdict"] for name, one in written["hospitals"].items()} == {
+        "gaining": "gains",
+        "losing": "loses",
+        "same": "no clear difference",
+        "few": "cannot be said",
+    }
+    assert written["study"]["strategies"] == ["fedavg"]
+    assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
+
+
+def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(request_of(made_up, tmp_path / name))
+    for file in ("evidence.json", "report.html", JOURNAL):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_a_fit_that_fails_keeps_what_was_fitted(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, scored = next(iter(made_up.results.items()))
+
+    def fail(_cohort: object, _protocol: object, journal: Any, **_: object) -> None:
+        journal.add(fit, scored)
+        raise RunError("the weights came apart")
+
+    monkeypatch.setattr(command, "run_study", fail)
+    with pytest.raises(UserError, match="came apart"):
+        run(request_of(made_up, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+    assert len((tmp_path / JOURNAL).read_text().splitlines()) == 2
+
+
+def test_a_report_that_cannot_be_made_costs_no_figure_and_is_told_without_values(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("chol 271.8183")
+
+    monkeypatch.setattr(command, "page_of_study", fail)
+    with pytest.raises(RunError) as refused:
+        run(request_of(made_up, tmp_path))
+    assert "report.html: could not be made (ValueError in test_evidence_command.py, line " in str(refused.value)
+    assert str(refused.value).endswith("); everything else is saved")
+    assert "271" not in str(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL]
+
+
+def test_the_console_shows_the_figures_that_are_saved(
+    made_up: Study, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils.console, "_width", 200)
+    code, printed, said = evidence("--out", "study", "--folds", 2, "--repeats", 1, "--no-tune")
+    assert (code, said) == (0, "")
+    assert made_up.figures["hospitals"]["gaining"]["verdict"] == "gains"
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "gaining 0.000 1.000 1.000 1.000" in lines
+    assert "gaining 30 +1.000 (+1.000 to +1.000) gains" in lines
+    assert "few 20 +1.000 (+1.000 to +1.000) cannot be said *" in lines
+    assert lines[-1].endswith("wrote study/evidence.json and report.html")
+    json.loads(Path("study/evidence.json").read_text())

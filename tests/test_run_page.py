@@ -1,0 +1,354 @@
+"""A run's page shows the figures that it is given, in every section, and leaves out what nobody released."""
+
+import ast
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import client
+from federated_health import run_curves, run_page
+from federated_health.dataset_folder import find_hospital
+from federated_health.federation import Federation
+from federated_health.messages import Evaluation
+from federated_health.metrics import Counts
+from federated_health.model import weights_hash
+from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
+from federated_health.run_page import page_of_run
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import InProcessGrid, hospital_context
+from tests.released import (
+    OTHERS,
+    Released,
+    appraisal,
+    blocks,
+    evaluation,
+    federation_of,
+    page_of,
+    rounds_of,
+    rows,
+    section,
+    titles,
+)
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+ALL_SECTIONS = [
+    "Who took part",
+    "Was joining worth it?",
+    "How good the model is",
+    "Learning curves",
+    "ROC curves",
+    "Calibration",
+    "Decisions at the threshold",
+    "Who holds what",
+    "Which columns weigh most",
+    "What left each hospital",
+    "Settings, versions and hashes",
+    "Intended use and limits",
+]
+
+
+def three() -> dict[str, Released]:
+    """One gains; one loses and was away in the first round; of one too few patients are negative to say."""
+    return {
+        "a": Released(appraisal=appraisal((0.05, 0.01, 0.09))),
+        "b": Released(train=60, losses=(None, 0.3), appraisal=appraisal((-0.1, -0.2, -0.0004))),
+        "c": Released(final=evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False), appraisal=appraisal(None)),
+    }
+
+
+@cache
+def usual_page() -> Page:
+    return page_of(three())
+
+
+def stopped_page(hospitals: dict[str, Released]) -> Page:
+    federation = federation_of(hospitals)
+    federation.evaluations, federation.threshold = {}, 0.5
+    federation.last_round = rounds_of(hospitals)[-1]
+    return page_of_run(
+        federation, federation.figures_of_last_round(), rounds_of(hospitals), stopped=True, others=OTHERS
+    )
+
+
+def alts(page: Page, title: str) -> list[str]:
+    return [picture.alt for picture in blocks(section(page, title), Picture)]
+
+
+# What is there
+
+
+def test_the_sections_are_all_there_and_the_head_says_what_it_is_of() -> None:
+    page = usual_page()
+    assert titles(page) == ALL_SECTIONS
+    assert page.title == "heart-disease: a model of 3 hospitals"
+    assert page.lead == (
+        "Estimates the risk of this: at least 50 % narrowing of a major coronary vessel (UCI's num > 0). "
+        "3 hospitals, 2 rounds, strategy fedavg. Was joining worth it? "
+        "Of 3 hospitals: 1 gains, 1 loses, 1 cannot be said."
+    )
+
+
+def test_who_took_part_and_in_how_many_rounds() -> None:
+    (table,) = blocks(section(usual_page(), "Who took part"), Table)
+    assert table.columns == ("hospital", "trained on", "held out", "rounds trained in")
+    assert rows(table) == {"a": ("40", "20", "2"), "b": ("60", "20", "1"), "c": ("40", "20", "2")}
+
+
+def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> None:
+    (cards,) = blocks(section(usual_page(), "Was joining worth it?"), Cards)
+    assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
+        ("a", "gains", "good"),
+        ("b", "loses", "bad"),
+        ("c", "cannot be said", "neutral"),
+    ]
+    assert cards.items[0].words == (
+        "ROC-AUC 0.850 with the federation, 0.800 with its own patients alone; "
+        "difference +0.050 (+0.010 to +0.090). Fewer than 10 of the tested patients are of one class: one patient "
+        "more or less would change these figures much."
+    )
+    assert f"difference {MINUS}0.100 ({MINUS}0.200 to {MINUS}0.000)." in cards.items[1].words
+    assert cards.items[2].words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
+
+
+def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
+    page = page_of({"a": Released(final=evaluation(tp=10, fn=0, tn=5, fp=5))})
+    (cards,) = blocks(section(page, "Was joining worth it?"), Cards)
+    assert "Fewer than" not in cards.items[0].words
+    (table,) = blocks(section(page, "How good the model is"), Table)
+    assert "Fewer than" not in table.note
+
+
+def test_the_table_of_figures_is_worked_out_by_hand() -> None:
+    of = section(usual_page(), "How good the model is")
+    (table,) = blocks(of, Table)
+    a = ("0.750", "0.800", "0.727", "0.762", "0.850", "0.125")  # 15/20, 8/10, 8/11, 16/21
+    assert table.columns == ("hospital", "accuracy", "precision", "recall", "F1", "ROC-AUC", "Brier score")
+    assert rows(table) == {
+        "a": a,
+        "b": a,
+        "c": ("0.850", "0.941", "0.889", "0.914", "0.750", "0.125"),  # 17/20, 16/17, 16/18, 32/35
+        "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
+        "hospital mean": ("", "", "", "", "0.817", ""),  # 2.45/3
+    }
+    assert "Fewer than 10 patients of one class, so that ROC-AUC says little: a, b, c." in table.note
+    assert "at least 0.42, at which F1 over all training rows is greatest" in table.note
+    assert "flatters" in blocks(of, Caution)[0].words
+
+
+def test_learning_curves_end_where_the_rounds_do_and_say_what_is_missing() -> None:
+    hospitals = three()
+    hospitals["a"].losses = (0.6, None)
+    tested, trained = alts(page_of(hospitals), "Learning curves")
+    # Rows weigh: (60 x 0.3 + 40 x 0.5) / 100 trained, and (0.4 + 0.6) / 2 held out
+    assert trained.endswith(f"after the last round: a {DASH}, b 0.300, c 0.500, federation 0.380.")
+    assert tested.endswith(f"after the last round: a {DASH}, b 0.400, c 0.600, federation 0.500.")
+
+
+def test_curves_are_of_released_cells_and_name_who_has_none() -> None:
+    of = section(usual_page(), "ROC curves")
+    assert blocks(of, Picture)[0].alt.endswith("positive found: a 100 %, b 100 %, federation 100 %.")
+    assert "Without a curve of its own: c." in blocks(of, Text)[0].words
+    (calibration,) = alts(usual_page(), "Calibration")
+    # 19 patients are one bin: (10 x 0.8808 + 9 x 0.1192) / 19 predicted, 10/19 observed; the federation's 38 are, too
+    assert (
+        "a: predicted 52 %, observed 53 %; b: predicted 52 %, observed 53 %; federation: predicted 52 %" in calibration
+    )
+
+
+def test_decisions_are_counted_at_the_threshold_and_add_up() -> None:
+    of = section(usual_page(), "Decisions at the threshold")
+    (picture,) = blocks(of, Picture)
+    assert "a: 7 true negatives, 2 false positives, 3 false negatives, 8 true positives" in picture.alt
+    assert "federation: 15 true negatives, 5 false positives, 8 false negatives, 32 true positives" in picture.alt
+    assert "from a risk of 0.42 on" in picture.caption
+
+
+def test_who_holds_what_tells_labels_and_missing_values() -> None:
+    labels, missing = alts(usual_page(), "Who holds what")
+    assert labels.endswith("a: 11 with and 9 without; b: 11 with and 9 without; c: 18 with and 2 without")
+    # chol of 10 in 40 training patients; of 60 the other columns lack a third
+    assert "a: chol, ca (not released); b: chol, ca (not released)" in missing
+
+
+def test_columns_are_weighed_by_patient_and_ordered() -> None:
+    (alt,) = alts(usual_page(), "Which columns weigh most")
+    assert alt.startswith("Rise of the loss, most first: cp 0.100, ")  # 3 x 2.0 / 60
+    assert alt.endswith(f", age {MINUS}0.025")
+
+
+def test_settings_seed_versions_and_hashes_are_there() -> None:
+    page = page_of(three(), seed=7)
+    facts = dict(
+        item for block in blocks(section(page, "Settings, versions and hashes"), Facts) for item in block.items
+    )
+    assert facts["seed"] == "7"
+    assert facts["threshold"] == "0.42"
+    assert facts["rounds that were finished"] == "2"
+    assert facts["SHA-256 of model.keras"] == "abc123"
+    assert facts["SHA-256 of the weights"] == weights_hash(federation_of(three(), seed=7).weights)
+    assert {"flwr", "keras", "Python", "federated-health"} <= set(facts)
+    assert not {"address", "out", "data", "force"} & set(facts)
+
+
+# What is not there
+
+
+def test_a_run_without_an_appraisal_has_no_verdict_and_says_so() -> None:
+    hospitals = {name: replace(one, appraisal=None) for name, one in three().items()}
+    page = page_of(hospitals, appraisal=False)
+    gone = {"Was joining worth it?", "Which columns weigh most"}
+    assert titles(page) == [title for title in ALL_SECTIONS if title not in gone]
+    assert "not known" in blocks(section(page, "Who took part"), Text)[0].words
+    assert len(alts(page, "Who holds what")) == 1  # no table of missing values
+    (bullets,) = blocks(section(page, "What left each hospital"), Bullets)
+    assert not any("joining gave" in item for item in bullets.items)
+    assert "Was joining worth it" not in page.lead
+
+
+def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
+    page = stopped_page(three())
+    assert titles(page) == [
+        "Who took part",
+        "How good the model is",
+        "Learning curves",
+        "Decisions at the threshold",
+        "What left each hospital",
+        "Settings, versions and hashes",
+        "Intended use and limits",
+    ]
+    assert "stopped before its last round" in page.lead
+    (table,) = blocks(section(page, "How good the model is"), Table)
+    assert rows(table)["a"] == ("1.000", DASH, DASH, DASH, DASH, "0.000")
+    assert table.note.startswith("The run was stopped before hospitals computed ROC-AUCs.")
+    assert "at least 0.5. " in table.note
+    assert not blocks(section(page, "How good the model is"), Caution)  # there is no figure that would flatter
+    (picture,) = blocks(section(page, "Decisions at the threshold"), Picture)
+    assert "a: 20 true negatives, 0 false positives" in picture.alt
+    assert render(page)
+
+
+def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> None:
+    hospitals = three()
+    federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
+    unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
+    record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
+    federation.evaluations, federation.threshold, federation.last_round = {}, 0.5, record
+    page = page_of_run(federation, federation.figures_of_last_round(), [record], stopped=True, others={})
+    assert page.title == "heart-disease: a model of 3 hospitals"
+    assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words
+    assert "Decisions at the threshold" not in titles(page)
+    assert "Gave no figures of the last model: a, b, c." in blocks(section(page, "Who took part"), Text)[0].words
+    assert render(page)
+
+
+def test_counts_of_rounds_are_not_shown_as_decisions_at_a_threshold_that_was_chosen_later() -> None:
+    hospitals = {name: replace(one, final=None) for name, one in three().items()}
+    page = page_of(hospitals)
+    assert "Decisions at the threshold" not in titles(page)
+
+
+def test_a_hospital_that_was_gone_at_the_end_is_named() -> None:
+    hospitals = three() | {"b": Released(final=None, appraisal=None)}
+    page = page_of(hospitals)
+    part = section(page, "Who took part")
+    assert list(rows(blocks(part, Table)[0])) == ["a", "b", "c"]
+    assert blocks(part, Text)[0].words == "Gave no figures of the last model: b."
+
+
+def test_one_hospital_is_a_federation_too() -> None:
+    page = page_of({"a": Released()})
+    assert page.title == "heart-disease: a model of 1 hospital"
+    assert "1 hospital, 2 rounds" in page.lead
+    assert titles(page) == ALL_SECTIONS
+    assert render(page)
+
+
+def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
+    one_class = Evaluation(
+        counts=Counts(true_positives=15, false_negatives=5, loss_sum=8.0, squared_error_sum=2.0),
+        positives=np.array([[20.0, 1.0, 0.5]]),
+        negatives=None,
+    )
+    page = page_of({"a": Released(final=one_class, appraisal=appraisal(None))})
+    (table,) = blocks(section(page, "How good the model is"), Table)
+    assert rows(table)["a"][4] == rows(table)["federation"][4] == rows(table)["hospital mean"][4] == DASH
+    assert not {"ROC curves", "Calibration"} & set(titles(page))
+    assert not blocks(section(page, "Was joining worth it?"), Picture)  # an interval of nothing
+    assert render(page)
+
+
+# Many hospitals, and strange names
+
+
+def test_of_a_thousand_hospitals_the_first_are_shown_and_the_page_stays_small() -> None:
+    hospitals = {f"hospital-{number:04}": Released() for number in range(1000)}
+    page = page_of(hospitals)
+    assert "1,000 hospitals" in page.lead
+    for title in ("Who took part", "How good the model is"):
+        (table,) = blocks(section(page, title), Table)
+        assert "And 960 more, not shown." in table.note
+        assert len([row for row in table.rows if row[0].startswith("hospital-")]) == 40
+    assert rows(table)["federation"][0] == "0.750"
+    joining = section(page, "Was joining worth it?")
+    assert len(blocks(joining, Cards)[0].items) == 40
+    assert any("And 960 more hospitals" in text.words for text in blocks(joining, Text))
+    assert "989 more hospitals not drawn" in blocks(section(page, "ROC curves"), Text)[0].words
+    assert "federation" in alts(page, "ROC curves")[0]
+    assert "federation" in alts(page, "Decisions at the threshold")[0]
+    assert max(len(alt) for title in titles(page) for alt in alts(page, title)) < 5000
+    assert len(render(page)) < 500_000
+
+
+def test_names_are_escaped_wherever_they_stand() -> None:
+    # No hospital may join under such a name; the page does not rely on that.
+    page = page_of({"<b>&a": Released(), "b": Released()})
+    html = render(page)
+    assert "<b>&" not in html
+    assert "&lt;b&gt;&amp;a" in html
+
+
+# What it is made of
+
+
+@pytest.mark.parametrize("module", [run_page, run_curves])
+def test_nothing_that_sees_rows_is_imported(module: object) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    rows_are_seen_by = {"hospital", "patients", "tables", "dataset_folder", "participation", "training", "quality"}
+    assert not imported & {f"federated_health.{name}" for name in rows_are_seen_by}
+    assert not {"pandas", "client"} & imported
+
+
+@pytest.mark.slow
+def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Path, tmp_path: Path) -> None:
+    marks = ("137.4219", "271.8183")
+    contexts = {}
+    for number in (1, 2):
+        path, name = find_hospital(hospitals_folder, number)
+        head, *lines = path.read_text().splitlines()
+        places = [head.split(",").index(column) for column in ("trestbps", "chol")]
+        for line in range(60):  # the rarer value is then in every hospital's trained-on and held-out rows
+            cells = lines[line].split(",")
+            for place, mark in zip(places, marks, strict=True):
+                cells[place] = mark
+            lines[line] = ",".join(cells)
+        copy = tmp_path / f"secret-{name}.csv"
+        copy.write_text("\n".join([head, *lines]))
+        contexts[name] = hospital_context(name, {"data": str(copy)})
+    settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
+    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation.gather()
+    rounds = list(federation.rounds())
+    figures = federation.evaluate_finally()
+
+    html = render(page_of_run(federation, figures, rounds, stopped=False, others={}))
+
+    assert "cleveland" in html
+    for word in (*marks, *(mark[:6] for mark in marks), "secret", str(tmp_path)):
+        assert word not in html
