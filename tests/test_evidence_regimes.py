@@ -204,7 +204,7 @@ def test_no_regime_sees_a_tested_row_before_it_scores_it(
     reference, found = (fit(one, regime, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
 
     assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
-    untested = {"scores": {}, "importance": {}}  # both are of the tested rows
+    untested: dict[str, Any] = {"scores": {}, "importance": {}}  # both are of the tested rows
     assert replace(found.scored, **untested) == replace(reference.scored, **untested)
     if "b" in reference.scored.scores:
         assert found.scored.scores["b"] == reference.scored.scores["b"]
