@@ -2,15 +2,21 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from federated_health import runs
 from federated_health.errors import RunError
 from federated_health.model import read_description
-from federated_health.runs import RunFolder, make_folder, write_json, write_text
+from federated_health.report.page import Page
+from federated_health.runs import RunFolder, make_folder, write_json, write_report, write_text
+from federated_health.tables import hash_file
+from tests.conftest import PROJECT
 from tests.test_federation import CHOSEN, federation_of, three_with_scores
 
 
@@ -73,3 +79,84 @@ def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stoppe
         folder.finish(federation, figures, stopped=stopped)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["threshold"] == threshold
     assert read_description(tmp_path / "run" / "model.keras")["threshold"] == threshold
+
+
+# The report
+
+
+def run_in(out: Path, *, rounds: int | None = None, force: bool = False) -> None:
+    """A run that goes to its end, or is stopped after so many rounds."""
+    federation = federation_of(three_with_scores())
+    settings = replace(federation.settings, out=str(out), force=force)
+    with RunFolder(settings) as folder:
+        federation.gather()
+        for record in federation.rounds():
+            folder.append_round(record)
+            if record.number == rounds:
+                break
+        stopped = rounds is not None
+        figures = federation.figures_of_last_round() if stopped else federation.evaluate_finally()
+        folder.finish(federation, figures, stopped=stopped)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_report_of_its_own_model_and_force_replaces_it(tmp_path: Path) -> None:
+    run_in(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json",
+        "model.keras",
+        "report.html",
+        "rounds.csv",
+        "settings.json",
+    }
+    first = (tmp_path / "report.html").read_text()
+    assert read_description(tmp_path / "model.keras")["weights_sha256"] in first
+    assert hash_file(tmp_path / "model.keras") in first
+    assert "3 hospitals, 3 rounds, strategy fedavg." in first
+    run_in(tmp_path, rounds=2, force=True)
+    second = (tmp_path / "report.html").read_text()
+    assert "3 hospitals, 2 rounds, strategy fedavg, stopped before its last round." in second
+    assert hash_file(tmp_path / "model.keras") in second
+
+
+@pytest.mark.slow
+def test_an_old_report_does_not_stay_beside_a_new_run_that_has_none_yet(tmp_path: Path) -> None:
+    federation = federation_of(three_with_scores())
+    (tmp_path / "report.html").write_text("old")
+    with RunFolder(replace(federation.settings, out=str(tmp_path), force=True)) as folder:
+        federation.gather()
+        folder.append_round(next(federation.rounds()))
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_made_costs_neither_the_figures_nor_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a secret value")
+
+    monkeypatch.setattr(runs, "page_of_run", fail)
+    with pytest.raises(RunError) as told:
+        run_in(tmp_path)
+    assert str(told.value).startswith(f"{tmp_path}/report.html: could not be made (ZeroDivisionError in test_runs.py, ")
+    assert str(told.value).endswith("; everything else is saved")
+    assert json.loads((tmp_path / "metrics.json").read_text())["rounds"] == 3
+    assert read_description(tmp_path / "model.keras")["rounds"] == 3
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(RunError, match="cannot be written"):
+        write_report(tmp_path / "report.html", lambda: Page(title="a", lead="b", sections=()))
+
+
+def test_what_draws_is_imported_at_the_end_only() -> None:
+    program = (
+        "import sys, server, federated_health.evidence.command\n"
+        "late = {'matplotlib', 'jinja2', 'scipy', 'sklearn', 'tensorflow', 'keras'} & set(sys.modules)\n"
+        "sys.exit(f'imported too early: {sorted(late)}' if late else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

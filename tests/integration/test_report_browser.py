@@ -1,16 +1,22 @@
 """The page as a browser shows it: readable by everybody, on paper and on a phone, without script, error or request."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from federated_health.report.page import render
-from tests.example_report import page
+from federated_health.report.page import Page, render
+from tests.example_report import HOSPITALS, page
+from tests.released import Released, appraisal, evaluation, page_of
+from tests.studies import Labels, study_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +57,16 @@ def opened(browser: Any, tmp_path: Path) -> Opener:
     """Opens the page from a file; at the end there was no request for anything else, and no error on the console."""
 
     @contextmanager
-    def opened(*, width: str = "desk", scheme: str = "light", strained: bool = False, **options: Any) -> Iterator[Any]:
+    def opened(
+        *,
+        width: str = "desk",
+        scheme: str = "light",
+        strained: bool = False,
+        of: Callable[[], Page] | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
         file = tmp_path / "report.html"
-        file.write_text(render(page(strained=strained)), encoding="utf-8")
+        file.write_text(render(of() if of else page(strained=strained)), encoding="utf-8")
         viewport = {"width": WIDTHS[width], "height": 800}
         context = browser.new_context(viewport=viewport, color_scheme=scheme, **options)
         shown = context.new_page()
@@ -144,3 +157,79 @@ def test_keys_reach_the_content_the_tables_and_what_is_folded(opened: Opener) ->
             shown.keyboard.press("Tab")
             reached.add(shown.evaluate("document.activeElement.className || document.activeElement.tagName"))
         assert {"A", "scroll", "SUMMARY"} <= reached
+
+
+# The pages of a run and of a study
+
+
+@cache
+def page_of_a_run() -> Page:
+    """Every verdict; a hospital that comes late, and one whose scores stay at home."""
+    few = evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False)
+    return page_of(
+        {
+            "cleveland": Released(appraisal=appraisal((0.05, 0.01, 0.09))),
+            "hungary": Released(train=60, losses=(None, 0.3), appraisal=appraisal((-0.1, -0.2, -0.01))),
+            "switzerland": Released(final=few, appraisal=appraisal(None)),
+            "va-long-beach": Released(),
+        }
+    )
+
+
+@cache
+def page_of_many_hospitals() -> Page:
+    return page_of({f"{'long-name-' * 5}{number:03}": Released() for number in range(60)})
+
+
+@cache
+def page_of_a_small_study() -> Page:
+    """Four hospitals with overlapping scores, of one of which no verdict is given; two strategies."""
+
+    def score(hospital: str, way: str, labels: Labels) -> npt.NDArray[np.float64]:
+        noise = np.random.default_rng(list(f"{hospital}{way}".encode())).normal(size=len(labels))
+        return 1.5 * labels.astype(np.float64) - 0.5 + noise
+
+    labels = {name: [1, 0] * 30 for name in HOSPITALS} | {"switzerland": [1] * 40 + [0] * 3}
+    return study_of(labels, score, strategies=("fedavg", "fedyogi")).page
+
+
+PAGES = [page_of_a_run, page_of_many_hospitals, page_of_a_small_study]
+
+
+@pytest.mark.parametrize("of", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [("desk", "light"), ("desk", "dark"), ("phone", "light")])
+def test_axe_finds_no_violation_in_a_real_report(
+    opened: Opener, of: Callable[[], Page], width: str, scheme: str
+) -> None:
+    with opened(of=of, width=width, scheme=scheme, bypass_csp=True) as shown:  # else axe would be kept out, too
+        shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+        results = axe_api.Axe().run(shown)
+        assert results.violations_count == 0, results.generate_report()
+        assert len(results.response["passes"]) > 20
+
+
+@pytest.mark.parametrize("of", PAGES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_real_report_does_not_scroll_sideways_and_its_words_do_not_overlap(
+    opened: Opener, of: Callable[[], Page], width: str
+) -> None:
+    with opened(of=of, width=width) as shown:
+        shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+        assert shown.evaluate("document.documentElement.scrollWidth") == WIDTHS[width]
+        assert shown.evaluate(OVERLAPS) == []
+
+
+def test_tables_of_real_reports_fit_on_a_desk(opened: Opener) -> None:
+    for of in (page_of_a_run, page_of_a_small_study):
+        with opened(of=of) as shown:
+            shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+            wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+            assert shown.evaluate(f"{wide}.map(e => e.ariaLabel)") == []
+
+
+def test_a_real_report_is_a_few_pages_of_a4(opened: Opener) -> None:
+    with opened(of=page_of_a_run) as shown:
+        printed = shown.pdf(prefer_css_page_size=True)
+        sizes = set(re.findall(rb"/MediaBox \[([^\]]*)\]", printed))
+        assert {tuple(round(float(one)) for one in size.split()) for size in sizes} == {(0, 0, 595, 842)}
+        assert 5 <= printed.count(b"/Type /Page\n") <= 15
