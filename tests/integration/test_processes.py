@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -85,6 +86,16 @@ def test_metrics_hold_every_figure_of_every_hospital(finished: Path) -> None:
     within = [one["roc_auc"] for one in metrics["hospitals"].values()]
     assert metrics["federation"]["mean_roc_auc"] == pytest.approx(sum(within) / 4)
     assert metrics["federation"]["roc_auc"] > 0.8
+
+
+def test_the_report_is_of_the_saved_model_and_holds_the_figures_of_metrics(finished: Path) -> None:
+    metrics, report = json.loads((finished / "run" / "metrics.json").read_text()), finished / "run" / "report.html"
+    html = report.read_text()
+    assert read_description(finished / "run" / "model.keras")["weights_sha256"] in html
+    cards = re.findall(r'<h3>(.*?)</h3>\s*<p class="verdict"><span aria-hidden="true">.</span>\s*(.*?)</p>', html)
+    assert dict(cards) == {name: one["verdict"] for name, one in metrics["joining"].items()}
+    for name in NAMES:
+        assert f'<td class="number">{metrics["hospitals"][name]["roc_auc"]:.3f}</td>' in html
 
 
 def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Path) -> None:
@@ -177,6 +188,9 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     assert metrics["stopped"] is True
     assert list(metrics["hospitals"]) == others
     assert metrics["federation"]["roc_auc"] is None
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "stopped before its last round" in report
+    assert "Gave no figures of the last model: hungary." in report
     last = (tmp_path / "run" / "rounds.csv").read_text().rstrip().rsplit("\n", 1)[1].split(",")
     assert last[:2] == [str(metrics["rounds"]), "federation"]
     assert read_description(tmp_path / "run" / "model.keras")["rounds"] == metrics["rounds"]
