@@ -92,6 +92,13 @@ def show_evidence(figures: Mapping[str, Any]) -> None:
         for name, one in rows.items()
     }
     utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
+    if further := [key for key in figures["mean"]["differences"] if key.endswith("_minus_federated")]:
+        strategies = {
+            name: {key.removesuffix("_minus_federated"): utils.difference(one["differences"][key]) for key in further}
+            for name, one in rows.items()
+        }
+        first = figures["study"]["strategy"]
+        utils.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", strategies)
     others = {
         way: {key.removeprefix("calibration_"): value for key, value in model.items() if key != "roc_auc"}
         for way, model in figures["mean"]["models"].items()

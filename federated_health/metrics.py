@@ -175,9 +175,10 @@ def score_cells(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MINIMUM_
 def roc_auc_from_cells(positives: Scores, negatives: Scores) -> float | None:
     """Area under the ROC curve of patients who are known by released cells only.
 
-    Each cell's patients are taken as spread evenly around its mean, as far as its deviation says. On the heart data
-    this is within 0.001 of the exact figure over the same patients; fixed bins whose small cells are suppressed miss it
-    by 0.07 to 0.10.
+    Each cell's patients are taken as spread evenly around its mean, as far as its deviation says. On held-out patients
+    of the heart data (60 splits) this is within 0.005 of the exact figure over the same patients, and within 0.02 of it
+    over all, those included whose hospital has too few of a class to release a cell; fixed bins whose small cells are
+    suppressed miss it by 0.07 to 0.10.
 
     Args:
         positives, negatives: [cells, 3] as from `score_cells`, of all hospitals together.

@@ -104,6 +104,12 @@ def test_a_malformed_appraisal_is_refused(changes: dict[str, Any]) -> None:
         read(content_with(**changes))
 
 
+@pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
+def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None:
+    with pytest.raises(MalformedMessageError, match="some of its ROC-AUCs and not all"):
+        read(content_with(**{lacking: None}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -181,6 +187,7 @@ INSTRUCTIONS = Instructions(
     schema=TINY.schema_hash,
     model="logistic",
     strategy="fedavg",
+    strategy_args="",
     rounds=3,
     local_epochs=2,
     batch_size=8,

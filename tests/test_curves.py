@@ -81,6 +81,8 @@ def test_a_band_is_of_the_same_draws_as_the_interval() -> None:
 
     curve = roc_curve(log_odds, resampled)
 
+    assert curve.low is not None
+    assert curve.high is not None
     assert (curve.low <= curve.y).all()
     assert (curve.y <= curve.high).all()
     inside = 37  # no multiple of a patient, so that no curve rises straight up there
@@ -156,10 +158,21 @@ def test_one_risk_for_all_has_an_intercept_and_no_slope() -> None:
     """A share of 10 in 40 is a log-odds of log(1/3)."""
     labels = np.repeat([1.0, 0.0], [10, 30])
 
-    found = calibration(np.full(40, 2.0), labels)
+    found = calibration(np.full(40, 0.1), labels)  # 40 of them do not quite add up to 4
 
     assert found.slope is None
-    assert found.intercept == pytest.approx(np.log(1 / 3) - 2.0)
+    assert found.intercept == pytest.approx(np.log(1 / 3) - 0.1)
+
+
+def test_two_risks_that_hardly_differ_have_the_slope_of_their_two_groups() -> None:
+    """As of a model that sees nothing, in two folds. Shares 8 in 20 and 12 in 20 are log-odds -0.4055 and 0.4055."""
+    log_odds = np.repeat([-0.30, -0.28], 20)
+    labels = np.concatenate([np.arange(20) < 8, np.arange(20) < 12]).astype(np.float64)
+    even = np.tile(labels[:20], 2)
+
+    assert calibration(log_odds, labels).slope == pytest.approx(2 * np.log(1.5) / 0.02)
+    assert calibration(log_odds, even).slope == pytest.approx(0.0, abs=1e-6)
+    assert calibration(np.repeat([-0.3, np.nextafter(-0.3, 0)], 20), even).intercept is not None
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -224,6 +237,13 @@ def test_weights_worked_by_hand() -> None:
     assert curve.patients.tolist() == [20.0, 20.0]
     assert curve.predicted == pytest.approx([0.2, (0.5 * 15 + 0.9 * 5) / 20])
     assert curve.observed == pytest.approx([0.5, 0.25])
+
+
+def test_a_group_of_equal_risk_is_in_the_bin_of_its_middle() -> None:
+    """Of 40 patients the 16th to the 30th, whose middle is beyond the half."""
+    curve = calibration_curve(np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0, 0.0]), np.array([15.0, 15.0, 10.0]))
+
+    assert curve.patients.tolist() == [15.0, 25.0]
 
 
 @pytest.mark.parametrize(("number", "bins"), [(1, 1), (39, 1), (40, 2), (199, 9), (200, 10), (5000, 10)])

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.clientapp import ClientApp
 
 from federated_health import participation
 from federated_health.errors import SettingsError
 from federated_health.evidence import regimes
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.evidence.regimes import (
-    TUNED_L2,
-    TUNING_FOLDS,
+    INNER_FOLDS,
+    PATIENCE,
     Fit,
     Regime,
     Scored,
@@ -66,8 +67,9 @@ def test_a_fit_is_a_federation_of_so_many(regime: Regime, subject: str, hospital
     settings = settings_of(Fit(repeat=0, fold=0, regime=regime, subject=subject), protocol, 3)
 
     assert (settings.hospitals, settings.strategy, settings.appraisal) == (hospitals, strategy, False)
+    assert settings.wait < 1  # in process nobody comes later
     assert replace(settings, hospitals=1, strategy="fedavg") == replace(
-        protocol.settings, hospitals=1, strategy="fedavg", appraisal=False
+        protocol.settings, hospitals=1, strategy="fedavg", appraisal=False, wait=settings.wait
     )
 
 
@@ -82,12 +84,6 @@ def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
 def test_an_unknown_strategy_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="strategy"):
         settings_of(Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="magic"), protocol_of(), 3)
-
-
-def test_what_became_of_a_fit_survives_json() -> None:
-    scored = Scored(scores={"a": [0.1, float(np.float32(1 / 3))]}, threshold=0.25, rounds=3, l2=0.01)
-
-    assert Scored.from_json(scored.to_json()) == scored
 
 
 # Whose rows
@@ -150,7 +146,6 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
             made.append(self)
 
     monkeypatch.setattr(regimes, "Federation", Watched)
-    monkeypatch.setattr(regimes, "TUNED_L2", (0.003, 0.1))
 
     def run(cohort: Cohort, regime: Regime, subject: str = "", **protocol: Any) -> Fitted:
         scored = run_fit(Fit(repeat=0, fold=0, regime=regime, subject=subject), cohort, protocol_of(**protocol), app)
@@ -209,7 +204,8 @@ def test_no_regime_sees_a_tested_row_before_it_scores_it(
     reference, found = (fit(one, regime, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
 
     assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
-    assert replace(found.scored, scores={}) == replace(reference.scored, scores={})
+    untested: dict[str, Any] = {"scores": {}, "importance": {}}  # both are of the tested rows
+    assert replace(found.scored, **untested) == replace(reference.scored, **untested)
     if "b" in reference.scored.scores:
         assert found.scored.scores["b"] == reference.scored.scores["b"]
 
@@ -288,13 +284,10 @@ def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("folds", "tune"), [(10, False), (2, True)])
-def test_hospitals_of_a_few_patients_or_one_class_break_nothing(
-    monkeypatch: pytest.MonkeyPatch, folds: int, tune: bool
-) -> None:
+def test_hospitals_of_a_few_patients_or_one_class_break_nothing(folds: int, tune: bool) -> None:
     """Also where a fold tests no row of a hospital, because it has fewer patients than there are folds."""
     from client import app
 
-    monkeypatch.setattr(regimes, "TUNED_L2", (0.003,))
     tiny, single = patients(8, 1), patients(9, 2)
     tiny["disease"], single["disease"] = [1.0, *[0.0] * 7], 1.0
     cohort = cohort_of({"tiny": tiny, "single": single, "c": patients(40, 3)})
@@ -313,51 +306,69 @@ def test_hospitals_of_a_few_patients_or_one_class_break_nothing(
 
 
 class Rehearsed:
-    """A federation whose held-out loss is known for every L2 weight and round."""
+    """A federation whose held-out loss is known for every inner fold and round."""
 
-    def __init__(self, losses: Any, settings: Any) -> None:
-        self.losses, self.settings = losses, settings
+    def __init__(self, losses: Any, inner: int, rounds: int) -> None:
+        self.losses, self.inner, self.last, self.reached = losses, inner, rounds, 0
 
     def gather(self) -> None:
         pass
 
     def rounds(self) -> Iterator[Any]:
-        for number in range(1, self.settings.rounds + 1):
-            loss = self.losses(self.settings.l2, number)
+        for number in range(1, self.last + 1):
+            self.reached = number
+            loss = self.losses(self.inner, number)
             counts = None if loss is None else Counts(loss_sum=loss)
             yield SimpleNamespace(number=number, federation=SimpleNamespace(counts=counts))
 
 
-def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any) -> tuple[float, int, list[Split]]:
-    """The L2 weight and the rounds that were chosen, and the inner folds that were tried."""
+def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tuple[int, int, list[Split]]:
+    """The number of rounds that was chosen, how many were tried, and the inner folds that were."""
     cohort = cohort_of({name: patients(30, seed) for seed, name in enumerate(HOSPITALS)})
     split, tried = cohort.split(folds=3, fold=0, seed=42), []
+    federations: list[Rehearsed] = []
 
     def open_rehearsed(_fit: Fit, split: Split, _cohort: Cohort, settings: Any, _app: Any) -> Any:
         tried.append(split)
-        return Rehearsed(losses, settings), {}
+        federations.append(Rehearsed(losses, len(federations), settings.rounds))
+        return federations[-1], {}
 
     monkeypatch.setattr(regimes, "_open", open_rehearsed)
     fit = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a")
-    settings = regimes._tune(fit, split, cohort, protocol_of(rounds=6).settings, None)  # type: ignore[arg-type]
-    return settings.l2, settings.rounds, tried
+    settings = regimes._choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
+    assert len({federation.reached for federation in federations}) == 1
+    return settings.rounds, federations[0].reached, tried
 
 
-@pytest.mark.parametrize("best", [(TUNED_L2[0], 1), (TUNED_L2[3], 4), (TUNED_L2[-1], 6)])
-def test_the_l2_weight_and_the_rounds_of_least_loss_are_chosen(
-    monkeypatch: pytest.MonkeyPatch, best: tuple[float, int]
-) -> None:
-    l2, rounds, tried = tuned(monkeypatch, lambda l2, number: 5.0 if (l2, number) == best else 5.1)
+@pytest.mark.parametrize("best", [1, 4, 6])
+def test_the_rounds_of_least_loss_over_all_inner_folds_are_chosen(monkeypatch: pytest.MonkeyPatch, best: int) -> None:
+    """Each fold alone would choose another round."""
+    least = [{best: 5.0, 2: 4.9}, {best: 5.0, 3: 4.9}, {best: 5.0, 5: 4.9}]
 
-    assert (l2, rounds) == best
-    assert len(tried) == TUNING_FOLDS * len(TUNED_L2)
+    rounds, _, tried = tuned(monkeypatch, lambda inner, number: least[inner].get(number, 5.1))
+
+    assert rounds == best
+    assert len(tried) == INNER_FOLDS
     assert all(list(split) == ["b", "c"] for split in tried)
 
 
-def test_a_round_that_nobody_could_evaluate_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    l2, rounds, _ = tuned(monkeypatch, lambda l2, number: 9.0 if (l2, number) == (TUNED_L2[1], 2) else None)
+def test_of_equal_losses_the_fewer_rounds_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuned(monkeypatch, lambda _, number: 4.0 if number in (3, 5) else 5.0)[0] == 3
 
-    assert (l2, rounds) == (TUNED_L2[1], 2)
+
+def test_patience_ends_when_none_of_so_many_rounds_was_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later round that would be better still is not waited for; one just in time is."""
+    late = {3: 4.0, 4 + PATIENCE: 1.0}
+
+    rounds, reached, _ = tuned(monkeypatch, lambda _, number: late.get(number, 5.0), rounds=40)
+    assert (rounds, reached) == (3, 3 + PATIENCE)
+
+    in_time = {3: 4.0, 3 + PATIENCE: 1.0}
+    assert tuned(monkeypatch, lambda _, number: in_time.get(number, 5.0), rounds=40)[0] == 3 + PATIENCE
+
+
+def test_a_round_that_nobody_could_evaluate_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuned(monkeypatch, lambda _, number: 9.0 if number == 2 else None)[0] == 2
 
 
 @pytest.mark.slow

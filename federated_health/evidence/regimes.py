@@ -34,6 +34,9 @@ PATIENCE = 10
 ALONE = "fedavg"
 """The strategy of a federation of one: the average of one hospital's weights is these weights."""
 
+NO_WAIT = 0.1
+"""Seconds: in process, a hospital that is not there or cannot take part at once never will."""
+
 
 class Regime(StrEnum):
     """See this module."""
@@ -149,7 +152,14 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
     number = {Regime.OWN: 1, Regime.POOLED: 1, Regime.FEDERATED: hospitals, Regime.WITHOUT: hospitals - 1}[fit.regime]
     strategy = fit.subject if fit.regime is Regime.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
     arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
-    return replace(protocol.settings, hospitals=number, strategy=strategy, strategy_args=arguments, appraisal=False)
+    return replace(
+        protocol.settings,
+        hospitals=number,
+        strategy=strategy,
+        strategy_args=arguments,
+        appraisal=False,
+        wait=NO_WAIT,
+    )
 
 
 def _open(
