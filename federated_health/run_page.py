@@ -161,16 +161,15 @@ def _joining(figures: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _intervals(of: Mapping[str, Interval], what: str, quantity: str, words: str = "") -> Iterator[Picture]:
-    """A row a hospital, of those that have the figure; of many the first few."""
-    known = {name: one for name, one in of.items() if one.value is not None}
-    if known:
+    """A row a hospital, if one has the figure; of many the first few."""
+    if any(one.value is not None for one in of.values()):
         caption = (
             f"{quantity[0].upper()}{quantity[1:]}, {what}, on each hospital's held-out patients, with its {INTERVAL}."
         )
-        figures = (f"{name} {with_interval(one, signed=quantity != 'ROC-AUC')}" for name, one in known.items())
+        figures = (f"{name} {with_interval(one, signed=quantity != 'ROC-AUC')}" for name, one in of.items())
         yield Picture(
             svg=draw_intervals(
-                {what: dict(list(known.items())[:MOST_ROWS])},
+                {what: dict(list(of.items())[:MOST_ROWS])},
                 quantity=quantity,
                 reference=None if quantity == "ROC-AUC" else 0.0,
             ),

@@ -1,6 +1,7 @@
 """A run's page shows the figures that it is given, in every section, and leaves out what nobody released."""
 
 import ast
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> 
     )
     assert f"difference {MINUS}0.100 ({MINUS}0.200 to {MINUS}0.000)." in cards.items[1].words
     assert cards.items[2].words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
+
+
+def test_a_hospital_without_a_figure_keeps_its_row_so_that_markers_are_the_same_everywhere() -> None:
+    (alt,) = alts(usual_page(), "Was joining worth it?")
+    assert alt.endswith(f"; c {DASH}.")
+    (picture,) = blocks(section(usual_page(), "How good the model is"), Picture)
+    assert "not defined" in "".join(re.findall(r">([^<]*)<", picture.svg))
 
 
 def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
