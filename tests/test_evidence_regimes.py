@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from federated_health import participation
-from federated_health.errors import SettingsError
+from federated_health.errors import RunError, SettingsError
 from federated_health.evidence import regimes
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.evidence.regimes import (
@@ -300,6 +301,25 @@ def test_hospitals_of_a_few_patients_or_one_class_break_nothing(folds: int, tune
         split = cohort.split(folds=folds, fold=fit.fold, seed=42)
         assert all(len(scores) == len(split[name].test) for name, scores in scored.scores.items())
         assert all(np.isfinite(scores).all() for scores in scored.scores.values())
+
+
+@pytest.mark.slow
+def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
+    """A federation's run would go on without it."""
+    from client import app
+
+    def fail_at_b(message: Message, context: Any) -> Message:
+        if message.metadata.message_type == "train" and context.hospital.name == "b":
+            raise ValueError
+        return app(message, context)
+
+    with pytest.raises(RunError, match="^b sent no update that can be used$"):
+        run_fit(
+            Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="fedavg"),
+            cohort,
+            protocol_of(rounds=1),
+            cast(ClientApp, fail_at_b),
+        )
 
 
 # Tuning

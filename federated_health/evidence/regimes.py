@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health import participation
 from federated_health.appraisal import weigh_columns
+from federated_health.errors import RunError
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, Patients
@@ -30,6 +31,7 @@ INNER_FOLDS = 3
 """Of the training rows of a fit, by which its number of rounds is chosen."""
 
 PATIENCE = 10
+"""Rounds without a better one, after which no more are tried."""
 
 ALONE = "fedavg"
 """The strategy of a federation of one: the average of one hospital's weights is these weights."""
@@ -126,6 +128,7 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
         settings = _choose_rounds(fit, split, cohort, settings, app)
     federation, hospitals = _open(fit, split, cohort, settings, app)
     federation.run()
+    _refuse_if_incomplete(federation, hospitals)
     tested = {name: cohort.hospital(name, split[name]) for name in _tested(fit, split)}
     told = federation.instructions()
     importance = {}
@@ -141,6 +144,18 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
     )
     participation.local_model.cache_clear()  # no other fit has these rows
     return scored
+
+
+def _refuse_if_incomplete(federation: Federation, hospitals: Mapping[str, Hospital]) -> None:
+    """A run goes on without a hospital whose update cannot be used; a study that did would compare something else.
+
+    Raises:
+        RunError: a hospital was not in the last round.
+    """
+    last = federation.last_round
+    trained = {name for name, one in last.hospitals.items() if one.train_loss is not None} if last else set()
+    if lost := sorted(hospitals.keys() - trained):
+        raise RunError(f"{', '.join(lost)} sent no update that can be used")
 
 
 def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
