@@ -313,7 +313,7 @@ def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
             raise ValueError
         return app(message, context)
 
-    with pytest.raises(RunError, match="^b sent no update that can be used$"):
+    with pytest.raises(RunError, match=r"^b sent no update that can be used$"):
         run_fit(
             Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="fedavg"),
             cohort,
