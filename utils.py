@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -263,7 +264,7 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
     more = max(0, len(figures) - MOST_ROWS)
     figures = dict(list(figures.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     # Names and words give way where a terminal is narrow, so that no figure does.
     table.add_column("", overflow="fold", min_width=min(NARROWEST, max(map(len, figures), default=0)))
     for column in columns:
@@ -275,7 +276,7 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
         cells = [row.get(column, "") for column in columns]
         table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
     console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
-    console.print(table)
+    console.print(Padding(table, (1, 0, 1, 1), expand=False))
     if more:
         console.print(f"... and {more} more\n")
     if note:

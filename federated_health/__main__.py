@@ -41,11 +41,14 @@ def add_evidence(verbs: Any) -> None:
     defaults = read_defaults()
     parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"), help="default: %(default)s; resumes there")
-    parser.add_argument("--force", action="store_true", help="start anew where --out holds another study")
+    parser.add_argument("--force", action="store_true", help="start anew where --out holds another study, or a run")
     parser.add_argument("--folds", type=utils.count, default=5, help="of cross-validation (default: %(default)s)")
     parser.add_argument("--repeats", type=utils.count, default=5, help="of it, each split anew (default: %(default)s)")
     parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument("--strategies", help="to be compared, between commas, instead of --strategy")
+    parser.add_argument(
+        "--strategies",
+        help="to be compared, between commas, instead of --strategy; --strategy-args are the first one's",
+    )
     parser.add_argument(
         "--tune",
         action=argparse.BooleanOptionalAction,
@@ -62,13 +65,14 @@ def gather_evidence(flags: argparse.Namespace) -> None:
 
     given = {name.replace("_", "-"): value for name, value in vars(flags).items()}
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
+    strategies = flags.strategy if flags.strategies is None else flags.strategies
     request = command.Request(
         data=flags.data,
         out=flags.out,
         force=flags.force,
         folds=flags.folds,
         repeats=flags.repeats,
-        strategies=tuple(name.strip() for name in (flags.strategies or flags.strategy).split(",")),
+        strategies=tuple(name.strip() for name in strategies.split(",")),
         tune=flags.tune,
         settings=own,
     )

@@ -24,7 +24,6 @@ LEAST_PATIENTS_OF_A_CLASS = 5
 STEEPEST = 100.0
 """A calibration slope beyond this stands for classes that scores separate entirely: it is not defined."""
 
-
 CLOSE_ENOUGH = 1e-9
 """Largest gradient, in nats a patient, at which a calibration slope counts as found."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.appraisal import PERMUTATIONS
-from federated_health.curves import CalibrationCurve, Curve, calibration_curve, roc_curve
+from federated_health.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.federation import Federation
 from federated_health.intervals import Resampled
 from federated_health.messages import Evaluation
@@ -32,7 +32,6 @@ FROM_CELLS = (
     f"Scores leave a hospital only as cells of at least {MINIMUM_CELL} patients of a class; the curves take these "
     "patients as spread evenly within their cell, and lack a class that has fewer."
 )
-BAND_DRAWS = 500
 
 
 def curves_of_run(federation: Federation) -> Iterator[Section]:
@@ -53,7 +52,7 @@ def curves_of_run(federation: Federation) -> Iterator[Section]:
         log_odds = np.concatenate([high, low])
         labels = np.concatenate([np.ones(len(high)), np.zeros(len(low))])
         seed = [federation.settings.seed, *name.encode()]
-        rocs[name] = roc_curve(log_odds, Resampled.of(labels, seed, BAND_DRAWS))
+        rocs[name] = roc_curve(log_odds, Resampled.of(labels, seed, CURVE_DRAWS))
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
     yield roc_section(

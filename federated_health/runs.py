@@ -56,7 +56,7 @@ class RunFolder:
         self.path = Path(settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
         self._rounds: list[Round] = []
-        present = [name for name in _FILES if (self.path / name).exists()]
+        present = files_of_run(self.path)
         if present and not settings.force:
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
         self._is_new = not self.path.exists()
@@ -118,6 +118,11 @@ class RunFolder:
             self.path / REPORT,
             lambda: page_of_run(federation, figures, self._rounds, stopped=stopped, others=files),
         )
+
+
+def files_of_run(path: Path) -> list[str]:
+    """The names of a run's files that are in a folder."""
+    return [name for name in _FILES if (path / name).exists()]
 
 
 def make_folder(path: Path) -> None:

@@ -538,6 +538,19 @@ def test_ctrl_c_while_a_result_is_saved_is_heard_afterwards() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_what_joining_gave_fits_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    difference = {"value": 0.0004, "low": -0.0754, "high": 0.0731}
+    one = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
+    server.show_joining({"va-long-beach": {**one, "roc_auc": {"value": 0.7443}}})
+    lines = capsys.readouterr().out.splitlines()
+    row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
+    assert row in lines
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError

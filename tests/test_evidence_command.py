@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--strategies forest", 2, "strategy: expected one of fedavg"),
         ("--strategies fedavg,forest", 2, "strategy: expected one of fedavg"),
         ("--strategies fedavg,", 2, "strategy: expected one of fedavg"),
+        ("--strategies=", 2, "strategy: expected one of fedavg"),
         ("--strategies fedavg,fedprox,fedavg", 2, "strategies: each one once, got fedavg, fedprox, fedavg"),
         (
             "--strategy krum --strategy-args num-malicious-nodes=1",
@@ -149,6 +151,17 @@ def test_an_out_that_cannot_be_a_folder_is_refused(evidence: Evidence, hospitals
     assert Path("file").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("never_fitted")
+def test_a_run_keeps_its_report(evidence: Evidence, hospitals_folder: Path) -> None:
+    Path("run").mkdir()
+    Path("run", "metrics.json").write_text("{}")
+    Path("run", "report.html").write_text("a run's")
+    result = evidence("--data", hospitals_folder, "--out", "run")
+    assert_refused(result, 1, "run: holds a run (metrics.json, report.html); --force replaces its report")
+    assert sorted(path.name for path in Path("run").iterdir()) == ["metrics.json", "report.html"]
+    assert Path("run", "report.html").read_text() == "a run's"
+
+
 # What is written
 
 
@@ -195,6 +208,17 @@ def test_a_study_leaves_its_figures_as_strict_json_and_a_page(made_up: Study, tm
     assert written["study"]["strategies"] == ["fedavg"]
     assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
+
+
+def test_a_study_may_be_done_again_and_a_run_give_way_if_it_must(made_up: Study, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("a run's")
+    with pytest.raises(RunError, match="holds a run"):
+        run(request_of(made_up, tmp_path))
+    run(replace(request_of(made_up, tmp_path), force=True))
+    run(request_of(made_up, tmp_path))
+    (tmp_path / JOURNAL).unlink()
+    run(request_of(made_up, tmp_path))
+    assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
 
 
 def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:

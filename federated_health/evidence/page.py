@@ -132,7 +132,8 @@ def _answer(figures: Mapping[str, Any]) -> Section:
     cards, differences = [], {}
     for name, one in hospitals.items():
         against = {key: _interval(of) for key, of in one["differences"].items()}
-        outside = with_interval(against["federated_minus_without"], signed=True)
+        outside = against["federated_minus_without"]
+        words = f"Federated minus the federation without it: {with_interval(outside, signed=True)}. "
         cards.append(
             verdict_card(
                 name,
@@ -140,7 +141,7 @@ def _answer(figures: Mapping[str, Any]) -> Section:
                 against["federated_minus_own"],
                 (_auc(one, Regime.FEDERATED).value, _auc(one, Regime.OWN).value),
                 small=one["small"],
-                words=f"Federated minus the federation without it: {outside}. {number_of(one['patients'], 'patient')}, "
+                words=f"{'' if outside.value is None else words}{number_of(one['patients'], 'patient')}, "
                 f"{one['positives']:,} positive.",
             )
         )

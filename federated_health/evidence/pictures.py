@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.curves import calibration_curve, roc_curve
+from federated_health.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import Scores
 from federated_health.evidence.regimes import Fit, Protocol, Regime
@@ -22,8 +22,6 @@ from federated_health.report.sections import (
 )
 from federated_health.report.words import ALL, figure, list_some
 
-BAND_DRAWS = 500
-
 
 def roc_of_study(scores: Scores, seed: int) -> Section:
     known = [name for name, labels in scores.labels.items() if 0 < int(labels.sum()) < len(labels)]
@@ -33,7 +31,7 @@ def roc_of_study(scores: Scores, seed: int) -> Section:
     curves = {}
     for place, (name, labels) in enumerate(scores.labels.items()):
         if name in drawn:
-            resampled = Resampled.of(labels, [seed, place], BAND_DRAWS)
+            resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
             curves[name] = roc_curve(scores.ways[Regime.FEDERATED][name].log_odds, resampled)
     lacking = [name for name in scores.labels if name not in known]
     without = f"Without a curve, since all patients are of one class: {list_some(lacking, ', ')}." if lacking else ""

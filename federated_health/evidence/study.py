@@ -89,7 +89,7 @@ class Journal:
                     subject=content.pop("subject"),
                 )
                 self.results[fit] = Scored(**content)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):  # the last: JSON, but not an object
                 return
             yield line
 
