@@ -207,6 +207,20 @@ def run_in(folder: Path, protocol: Protocol = PROTOCOL, **options: Any) -> dict[
         return run_study(COHORT, protocol, journal, **(told | options))
 
 
+def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
+    """Of 16 models one is left, and the journal holds four of another strategy besides."""
+    others = [Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject=f"other-{number}") for number in range(4)]
+    with journal_in(tmp_path) as journal:
+        for place, fit in enumerate([*FITS[:15], *others]):
+            journal.add(fit, scored_of(place))
+    shown: list[tuple[int, int]] = []
+
+    run_in(tmp_path, show=lambda done, total: shown.append((done, total)))
+
+    assert fitted == FITS[15:]
+    assert shown == [(15, 16), (16, 16)]
+
+
 def test_a_study_runs_every_fit_once_and_says_how_far_it_is(tmp_path: Path, fitted: list[Fit]) -> None:
     shown: list[tuple[int, int]] = []
 

@@ -133,9 +133,9 @@ def run_study(
     left = [fit for fit in fits if fit not in journal.results]
     show(len(fits) - len(left), len(fits))
     with _workers(min(jobs, len(left)), (cohort, protocol, app)) as run:
-        for fit, scored in run(left):
+        for done, (fit, scored) in enumerate(run(left), start=len(fits) - len(left) + 1):
             journal.add(fit, scored)
-            show(len(journal.results), len(fits))
+            show(done, len(fits))  # the journal may hold those of further strategies, too
     return {fit: journal.results[fit] for fit in fits}
 
 
