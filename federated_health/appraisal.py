@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 10
 
+ROUNDING = 1e-9
+"""Of a difference of two ROC-AUCs."""
+
 Vector = npt.NDArray[np.float64]
 
 
@@ -90,6 +93,8 @@ class Appraisal:
                 raise MalformedMessageError("its appraisal holds some of its ROC-AUCs and not all")
             own = _between(metrics, "own-roc-auc", 0.0)
             roc_auc, difference = _read_interval(metrics, "roc-auc", 0.0), _read_interval(metrics, "difference", -1.0)
+            if abs(read_number(metrics, "difference-value") - (read_number(metrics, "roc-auc-value") - own)) > ROUNDING:
+                raise MalformedMessageError("its difference is not that of its ROC-AUCs")
         else:
             own, roc_auc, difference = None, Interval(), Interval()
         columns = len(task.columns)

@@ -110,6 +110,12 @@ def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None
         read(content_with(**{lacking: None}))
 
 
+def test_a_difference_of_other_aucs_is_refused() -> None:
+    assert APPRAISAL.difference.value is not None
+    with pytest.raises(MalformedMessageError, match=r"^its difference is not that of its ROC-AUCs$"):
+        read(content_with(difference_value=APPRAISAL.difference.value + 0.001))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

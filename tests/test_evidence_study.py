@@ -133,6 +133,15 @@ def test_a_further_strategy_adds_to_a_study(tmp_path: Path) -> None:
         assert len(journal.results) == 3
 
 
+def test_a_strategy_s_default_may_be_given_by_name() -> None:
+    def prox(arguments: str) -> Protocol:
+        settings = replace(PROTOCOL.settings, strategy="fedprox", strategy_args=arguments)
+        return replace(PROTOCOL, settings=settings, strategies=("fedprox",))
+
+    assert fingerprint_of(COHORT, prox("")) == fingerprint_of(COHORT, prox("proximal-mu=0.1"))
+    assert fingerprint_of(COHORT, prox("")) != fingerprint_of(COHORT, prox("proximal-mu=0.2"))
+
+
 def test_other_rows_are_another_study(tmp_path: Path) -> None:
     keep(tmp_path, 1)
     other = Cohort(COHORT.task, COHORT.numbers, {**COHORT.hashes, "b": "another hash"})

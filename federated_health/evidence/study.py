@@ -23,6 +23,7 @@ from federated_health.errors import RunError, UserError
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, run_fit, settings_of
 from federated_health.runs import write_text
+from federated_health.strategies import write_arguments
 
 JOURNAL = "fits.jsonl"
 
@@ -96,9 +97,10 @@ class Journal:
 
 def fingerprint_of(cohort: Cohort, protocol: Protocol) -> dict[str, Any]:
     """All that the results of a study depend on; a further strategy only adds to them."""
+    settings = {key: value for key, value in protocol.settings.to_config().items() if key not in INDIFFERENT}
     return {
         "version": __version__,
-        "settings": {key: value for key, value in protocol.settings.to_config().items() if key not in INDIFFERENT},
+        "settings": {**settings, "strategy-args": write_arguments(protocol.settings.strategy_arguments)},
         "folds": protocol.folds,
         "repeats": protocol.repeats,
         "strategy": protocol.strategies[0],
