@@ -38,18 +38,14 @@ def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[An
     everyone = Hospital(
         name="pooled",
         task=READMISSION,
-        train=concatenate([one.train for one in hospitals]),
-        test=concatenate([one.test for one in hospitals]),
+        train=Patients.together(one.train for one in hospitals),
+        test=Patients.together(one.test for one in hospitals),
     )
     local = LocalModel(everyone, settings.model, normalisation_from(merge_sums(sums)))
     weights = initial_weights(READMISSION, settings.model, settings.seed)
     for number in range(1, settings.rounds + 1):
         weights, _ = local.train(weights, settings, number)
     return local.score(weights)
-
-
-def concatenate(parts: list[Patients]) -> Patients:
-    return Patients(np.concatenate([part.values for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
 def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:

@@ -9,12 +9,12 @@ from typing import Any
 import utils
 from federated_health.demo import SCENARIOS, run_demo
 from federated_health.intervals import SMALL_CLASS
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 CLIENT_APP = "client:app"
 """Where Flower's own runtimes find it, too."""
 
-NOT_OF_A_STUDY = {"task", "hospitals", "appraisal", "address", "wait", "out", "force", "insecure", "verbose", "data"}
+NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "appraisal"}
 """Settings that are a federation's alone, or that a study sets itself."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.intervals import LEVEL, Draws, Resampled
+from federated_health.intervals import LEVEL, Draws, Resampled, rarer_class
 from federated_health.metrics import probability
 
 GRID_POINTS = 101
@@ -134,8 +134,7 @@ def calibration(log_odds: Floats, labels: Floats) -> Calibration:
     """
     from scipy.optimize import brentq  # takes a while to import, and most runs do not need it
 
-    positives = int((labels == 1).sum())
-    if min(positives, len(labels) - positives) < LEAST_PATIENTS_OF_A_CLASS:
+    if rarer_class(labels) < LEAST_PATIENTS_OF_A_CLASS:
         return Calibration()
     x = np.asarray(log_odds, dtype=np.float64)
     furthest = float(np.abs(x).max()) + 50.0

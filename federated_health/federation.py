@@ -47,7 +47,8 @@ class Federation:
 
     Use: `gather`, then iterate over `rounds`, then `evaluate_finally`. After an interruption between two rounds,
     `weights`, `last_round` and `normalisation` are those of the last finished round. `threshold` is 0.5 until one is
-    chosen at the end. What hospitals release then is kept, by name, in `training_scores` and `evaluations`.
+    chosen at the end. What hospitals release of the final weights is kept, by name, in
+    `evaluations`.
     """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
@@ -57,7 +58,6 @@ class Federation:
         self.last_round: Round | None = None
         self.threshold = THRESHOLD
         self.introductions: dict[int, Introduction] = {}
-        self.training_scores: dict[str, TrainingScores] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self._declined: set[int] = set()
         self._grid = grid
@@ -190,7 +190,6 @@ class Federation:
         )
         if not replies:
             return THRESHOLD
-        self.training_scores = {reply.hospital: reply.content for reply in replies}
         chosen = choose_threshold(
             np.concatenate([reply.content.positives for reply in replies]),
             np.concatenate([reply.content.negatives for reply in replies]),

@@ -1,5 +1,6 @@
 """One hospital's CSV: checked, and split into training and held-out patients once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -33,6 +34,12 @@ class Patients:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @classmethod
+    def together(cls, parts: Iterable["Patients"]) -> "Patients":
+        """All patients of some, one part after the other."""
+        parts = list(parts)
+        return cls(np.concatenate([one.values for one in parts]), np.concatenate([one.labels for one in parts]))
 
     def take(self, rows: npt.NDArray[Any]) -> "Patients":
         """Those patients, by position or by mask."""

@@ -33,6 +33,9 @@ Labels = npt.NDArray[np.floating[Any]]
 Draws = npt.NDArray[np.float64]
 """How often each patient is in each bootstrap draw, [patients, draws]: whole numbers."""
 
+Drawn = tuple[float, Array]
+"""A ROC-AUC, and its bootstrap draws, [draws]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -134,6 +137,11 @@ def interval_of(value: float, draws: Array) -> Interval:
     return Interval(value=value, low=float(low), high=float(high))
 
 
+def difference_of(one: Drawn, other: Drawn) -> Interval:
+    """One ROC-AUC minus another of the same draws of the same patients: paired."""
+    return interval_of(one[0] - other[0], one[1] - other[1])
+
+
 @dataclass(frozen=True, eq=False)
 class Resampled:
     """Bootstrap draws of one set of patients, the same for every model that is compared on them.
@@ -155,7 +163,7 @@ class Resampled:
         """Whether both classes are present."""
         return rarer_class(self.labels) > 0
 
-    def roc_auc(self, scores: npt.NDArray[np.floating[Any]]) -> tuple[float, Array]:
+    def roc_auc(self, scores: npt.NDArray[np.floating[Any]]) -> Drawn:
         """ROC-AUC as it is, and of each draw; see `roc_auc_draws`.
 
         Raises:
@@ -172,10 +180,7 @@ class Resampled:
 
     def difference(self, scores: npt.NDArray[np.floating[Any]], others: npt.NDArray[np.floating[Any]]) -> Interval:
         """ROC-AUC of one model minus another's on the same patients and the same draws of them."""
-        if not self.is_defined:
-            return Interval()
-        (value, draws), (other, other_draws) = self.roc_auc(scores), self.roc_auc(others)
-        return interval_of(value - other, draws - other_draws)
+        return difference_of(self.roc_auc(scores), self.roc_auc(others)) if self.is_defined else Interval()
 
 
 def _wins(positives: npt.NDArray[Any], negatives: npt.NDArray[Any], high: Draws, low: Draws) -> Array:

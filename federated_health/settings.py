@@ -14,6 +14,9 @@ from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
+OPERATIONAL = frozenset({"address", "wait", "out", "force", "insecure", "verbose", "data"})
+"""Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
+
 LARGEST = 2**31 - 1
 """Of any whole number."""
 

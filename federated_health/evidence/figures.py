@@ -22,11 +22,13 @@ from federated_health.evidence.regimes import Fit, Protocol, Regime
 from federated_health.evidence.study import Results
 from federated_health.intervals import (
     DRAWS,
+    Drawn,
     Interval,
     Resampled,
     Verdict,
     affordable_draws,
     can_judge,
+    difference_of,
     interval_of,
     is_small,
     judge,
@@ -172,10 +174,6 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
     }
 
 
-Drawn = tuple[float, Array]
-"""A ROC-AUC, and its bootstrap draws, [draws]."""
-
-
 def _pairs(ways: Iterable[str]) -> list[tuple[str, str, str]]:
     """Name of a difference, and the two ways that it is of."""
     regimes = (Regime.OWN, Regime.POOLED, Regime.WITHOUT)
@@ -189,7 +187,7 @@ def _interval(drawn: Drawn | None) -> Interval:
 
 
 def _difference(one: Drawn | None, other: Drawn | None) -> Interval:
-    return interval_of(one[0] - other[0], one[1] - other[1]) if one and other else Interval()
+    return difference_of(one, other) if one and other else Interval()
 
 
 def _mean_draws(parts: Iterable[Drawn]) -> Drawn | None:

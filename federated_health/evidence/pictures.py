@@ -10,7 +10,7 @@ from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import Scores
 from federated_health.evidence.regimes import Fit, Protocol, Regime
 from federated_health.evidence.study import Results
-from federated_health.intervals import Resampled
+from federated_health.intervals import Resampled, rarer_class
 from federated_health.metrics import count_outcomes, probability
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
@@ -24,7 +24,7 @@ from federated_health.report.words import ALL, figure, list_some
 
 
 def roc_of_study(scores: Scores, seed: int) -> Section:
-    known = [name for name, labels in scores.labels.items() if 0 < int(labels.sum()) < len(labels)]
+    known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
     if not known:
         return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
     drawn, more = first_panels(known)

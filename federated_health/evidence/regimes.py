@@ -203,11 +203,12 @@ def _tested(fit: Fit, split: Split) -> list[str]:
 def _pool(hospitals: Mapping[str, Hospital]) -> Hospital:
     """All hospitals' rows as one hospital's."""
     parts = list(hospitals.values())
-    train, test = (
-        Patients(np.concatenate([one.values for one in side]), np.concatenate([one.labels for one in side]))
-        for side in ([one.train for one in parts], [one.test for one in parts])
+    return Hospital(
+        name=Regime.POOLED,
+        task=parts[0].task,
+        train=Patients.together(one.train for one in parts),
+        test=Patients.together(one.test for one in parts),
     )
-    return Hospital(name=Regime.POOLED, task=parts[0].task, train=train, test=test)
 
 
 def _score(federation: Federation, hospital: Hospital, participant: Hospital | None) -> list[float]:

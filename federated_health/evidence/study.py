@@ -23,11 +23,12 @@ from federated_health.errors import RunError, UserError
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, run_fit, settings_of
 from federated_health.runs import write_text
+from federated_health.settings import OPERATIONAL
 from federated_health.strategies import write_arguments
 
 JOURNAL = "fits.jsonl"
 
-INDIFFERENT = {"address", "wait", "out", "force", "insecure", "verbose", "data", "appraisal", "hospitals", "strategy"}
+INDIFFERENT = OPERATIONAL | {"appraisal", "hospitals", "strategy"}
 """Settings that no result depends on: hospitals, their rows and the strategies are the study's own."""
 
 Results = dict[Fit, Scored]

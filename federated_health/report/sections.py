@@ -37,7 +37,7 @@ from federated_health.report.words import (
     percent_of,
     with_interval,
 )
-from federated_health.settings import Settings
+from federated_health.settings import OPERATIONAL, Settings
 from federated_health.tasks import Task
 
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
@@ -225,16 +225,13 @@ def settings_section(
     own = [
         (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
         for name, value in settings.to_config().items()
-        if name not in _NOT_OF_THE_MODEL | leave_out
+        if name not in OPERATIONAL | leave_out
     ]
     versions = [("federated-health", __version__), ("Python", platform.python_version())]
     versions += [(name, version(name)) for name in PACKAGES]
     return Section(
         title="Settings, versions and hashes", blocks=(Facts(items=(*own, *others)), Facts(items=tuple(versions)))
     )
-
-
-_NOT_OF_THE_MODEL = frozenset({"address", "wait", "out", "force", "insecure", "verbose", "data"})
 
 
 def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) -> Section:
