@@ -14,7 +14,7 @@ from federated_health.settings import OPERATIONAL, Settings, read_defaults
 CLIENT_APP = "client:app"
 """Where Flower's own runtimes find it, too."""
 
-NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "appraisal"}
+NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal"}
 """Settings that are a federation's alone, or that a study sets itself."""
 
 

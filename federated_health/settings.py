@@ -14,7 +14,9 @@ from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
-OPERATIONAL = frozenset({"address", "wait", "out", "force", "insecure", "verbose", "data"})
+OPERATIONAL = frozenset(
+    {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
+)
 """Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
 
 LARGEST = 2**31 - 1
@@ -39,6 +41,9 @@ class Settings:
 
     task: str = _setting("what is predicted", choices=tuple(TASKS))
     hospitals: int = _setting("hospitals to wait for before the first round", minimum=1)
+    min_hospitals: int = _setting(
+        "updates below which a round is repeated, not averaged; 0 for more than half of --hospitals", minimum=0
+    )
     rounds: int = _setting("rounds of training and averaging", minimum=1)
     local_epochs: int = _setting("passes over its rows that a hospital makes in a round", minimum=1)
     batch_size: int = _setting("rows in a step of local training; 0 takes all rows in one step", minimum=0)
@@ -59,9 +64,16 @@ class Settings:
     )
     appraisal: bool = _setting("at the end each hospital says what joining gave it, and how much each column weighs")
     seed: int = _setting("seed of initial weights and of batches; it does not move any hospital's split", minimum=0)
+    max_update_norm: float = _setting(
+        "an update is rejected that moves the weights more than so many times as far as the round's median; 0 for any",
+        minimum=0,
+    )
     address: str = _setting("where the server listens, HOST:PORT")
-    wait: float = _setting("seconds to wait for hospitals", above=0)
+    tls: str = _setting("folder of the server's key and certificate (see `certificates`); empty for no encryption")
+    wait: float = _setting("seconds to wait for hospitals, at the start and whenever a round lacks some", above=0)
+    round_timeout: float = _setting("seconds that hospitals have for a reply", above=0)
     out: str = _setting("folder of the run's results; empty for runs/ and the date")
+    resume: str = _setting("folder of a run that was cut off, to go on with it; empty for a new run")
     force: bool = _setting("overwrite the results of an earlier run in --out")
     insecure: bool = _setting("allow an address that is not loopback, without encryption")
     verbose: bool = _setting("show what Flower and TensorFlow say")

@@ -44,7 +44,7 @@ def test_to_config_is_the_inverse_of_from_config(defaults: dict[str, Value]) -> 
 def test_unknown_settings_are_refused_and_the_known_ones_listed(defaults: dict[str, Value]) -> None:
     message = refusal({**defaults, "epochs": 3, "bach-size": 3})
 
-    assert message.startswith("unknown setting bach-size, epochs; known are: task, hospitals, rounds, local-epochs, ")
+    assert message.startswith("unknown setting bach-size, epochs; known are: task, hospitals, min-hospitals, rounds, ")
 
 
 def test_a_setting_with_an_underscore_is_unknown(defaults: dict[str, Value]) -> None:
