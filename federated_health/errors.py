@@ -47,3 +47,7 @@ class JoinError(UserError):
 
 class RunError(UserError):
     """A run could not start or go on."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint cannot be saved, or none can be gone on from."""
