@@ -63,9 +63,9 @@ def gather_evidence(flags: argparse.Namespace) -> None:
     """Run or resume a study, and show and write what it found."""
     from federated_health.evidence import command
 
-    given = {name.replace("_", "-"): value for name, value in vars(flags).items()}
+    given = {**read_defaults(), **{name.replace("_", "-"): value for name, value in vars(flags).items()}}
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
-    strategies = flags.strategy if flags.strategies is None else flags.strategies
+    strategies = str(given["strategy"]) if flags.strategies is None else flags.strategies
     request = command.Request(
         data=flags.data,
         out=flags.out,
