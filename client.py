@@ -10,7 +10,6 @@ import argparse
 import logging
 from pathlib import Path
 
-from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import utils
@@ -19,6 +18,7 @@ from federated_health.backend import load_tensorflow
 from federated_health.errors import DataError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
+from federated_health.participation import reply_with
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
 from federated_health.settings import read_defaults
@@ -30,40 +30,13 @@ logger = logging.getLogger("federated_health.client")
 app = ClientApp()
 
 
-@app.query("statistics")
-def share_statistics(message: Message, context: Context) -> Message:
-    """Name, row counts, and the sums from which the federation's one normalisation is made."""
-    return Message(participation.introduce(message, context).to_content(), reply_to=message)
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """The round's local epochs, from the federation's weights."""
-    return Message(participation.train_round(message, context).to_content(), reply_to=message)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Counts over the held-out rows under the round's new weights."""
-    return Message(participation.evaluate_round(message, context).to_content(), reply_to=message)
-
-
-@app.evaluate("threshold")
-def share_training_scores(message: Message, context: Context) -> Message:
-    """Coarse cells of the final scores of the training rows."""
-    return Message(participation.score_training_rows(message, context).to_content(), reply_to=message)
-
-
-@app.evaluate("final")
-def evaluate_finally(message: Message, context: Context) -> Message:
-    """Counts, own ROC-AUC and coarse cells of the final scores; what is kept at the hospital stays in the context."""
-    return Message(participation.evaluate_finally(message, context).to_content(), reply_to=message)
-
-
-@app.evaluate("appraisal")
-def appraise(message: Message, context: Context) -> Message:
-    """What joining gave this hospital, and how much each column weighs."""
-    return Message(participation.appraise_model(message, context).to_content(), reply_to=message)
+# What each of these gives away, `messages.py` lists.
+app.query("statistics")(reply_with(participation.introduce))
+app.train()(reply_with(participation.train_round))
+app.evaluate()(reply_with(participation.evaluate_round))
+app.evaluate("threshold")(reply_with(participation.score_training_rows))
+app.evaluate("final")(reply_with(participation.evaluate_finally))
+app.evaluate("appraisal")(reply_with(participation.appraise_model))
 
 
 def parse() -> argparse.Namespace:
