@@ -47,3 +47,7 @@ class JoinError(UserError):
 
 class RunError(UserError):
     """A run could not start or go on."""
+
+
+class CertificateError(UserError):
+    """A key, a certificate, a request or a list of revoked ones cannot be used for what it is meant for."""
