@@ -9,6 +9,7 @@ from typing import Any
 import utils
 from federated_health.demo import SCENARIOS, run_demo
 from federated_health.intervals import SMALL_CLASS
+from federated_health.security import command as certificates
 from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 CLIENT_APP = "client:app"
@@ -82,6 +83,14 @@ def gather_evidence(flags: argparse.Namespace) -> None:
     utils.say(f"wrote {flags.out}/evidence.json and report.html")
 
 
+def add_certificates(verbs: Any) -> None:
+    """The verb certificates, with verbs of its own."""
+    words = "who is who: found an authority, make keys, sign, revoke, renew and show"
+    parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS)
+    certificates.add_verbs(parser)
+    parser.set_defaults(run=lambda flags: [utils.print_lines(*page) for page in flags.pages(flags)])
+
+
 def show_evidence(figures: Mapping[str, Any]) -> None:
     """Three tables: ROC-AUC, what joining gave each hospital, and the other figures as means over hospitals."""
     rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
@@ -124,6 +133,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_demo(verbs)
     add_evidence(verbs)
+    add_certificates(verbs)
     flags = parser.parse_args()
     flags.run(flags)
 
