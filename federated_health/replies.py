@@ -115,7 +115,10 @@ class Correspondence:
         asked = {question.metadata.dst_node_id for question in questions}
         replies = self._grid.send_and_receive(questions, timeout=self._timeout)
         expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
-        return self.accept(expected, names, read)
+        accepted = self.accept(expected, names, read)
+        for incident in self._grid.take_incidents() if isinstance(self._grid, FutureGrid) else ():
+            self._tally.count_rejected(incident.hospital, incident.reason)
+        return accepted
 
     def accept(
         self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
