@@ -25,10 +25,15 @@ class Fault(StrEnum):
     CLOSED = "network closed"
     RESTARTED = "hospital restarted"
     GARBLED = "noise on the wire"
+    GONE = "hospital gone for good"
+    POWER_CUT = "all killed, resumed"
 
 
 CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)
-"""Faults in turn: of ten runs two kill the server and two are poisoned."""
+"""Faults in turn: of twelve runs two kill the server alone, and two are poisoned."""
+
+WITHOUT_ONE = (Fault.POISONED, Fault.GONE)
+"""Faults after which rounds may lack a hospital; after the others each round has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ class Trial:
             return f"{run}: undisturbed"
         if self.poison is not None:
             return f"{run}: {self.poison.describe()}, {names[self.victim]}"
-        whom = "" if self.fault is Fault.SERVER_KILLED else f", {names[self.victim]}"
+        whom = "" if self.fault in (Fault.SERVER_KILLED, Fault.POWER_CUT) else f", {names[self.victim]}"
         return f"{run}: {self.fault}{whom}, at {100 * self.moment:.0f} %, for {self.seconds:.1f} s"
 
 
@@ -104,6 +109,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
             moment=float(generator.uniform()),
             seconds={Fault.SILENT: cut, Fault.CLOSED: cut, Fault.STALLED: stall}.get(fault, away),
             hospitals_first=bool(generator.integers(2)),
+            min_hospitals=HOSPITALS - (fault in WITHOUT_ONE),
             round_timeout=timeout,
         )
         if fault is Fault.POISONED:
@@ -113,6 +119,6 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
                 first=int(generator.integers(2, trial.rounds - 2)),
                 times=int(generator.integers(1, 4)),
             )
-            trial = replace(trial, poison=poison, min_hospitals=HOSPITALS - 1, round_timeout=short)
+            trial = replace(trial, poison=poison, round_timeout=short)
         trials.append(trial)
     return trials

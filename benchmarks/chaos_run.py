@@ -160,7 +160,18 @@ class Run:
             case Fault.SERVER_KILLED:
                 await server.kill()
                 await asyncio.sleep(trial.seconds)
-                await self._resume()
+                self._resume()
+            case Fault.POWER_CUT:
+                for one in (server, *self.hospitals.values()):
+                    one.send(signal.SIGKILL)
+                for one in (server, *self.hospitals.values()):
+                    await one.kill()
+                await asyncio.sleep(trial.seconds)
+                self._start_hospitals()
+                self._resume()
+            case Fault.GONE:
+                await victim.kill()
+                del self.hospitals[name]
             case Fault.HOSPITAL_KILLED:
                 await victim.kill()
                 await asyncio.sleep(trial.seconds)
@@ -180,7 +191,7 @@ class Run:
             case Fault.GARBLED:
                 link.garble()
 
-    async def _resume(self) -> None:
+    def _resume(self) -> None:
         """Go on as a user does: with --resume; where no round was finished, anew."""
         if self.finished_round():
             self._start_server("--resume", str(self.out))
