@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -17,7 +18,7 @@ from federated_health.federation import Federation
 from federated_health.intervals import SMALL_CLASS
 from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
-from federated_health.runs import RunFolder
+from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import check_address, serve_streams, server_context
 
@@ -40,14 +41,17 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
     settings = Settings.from_config(context.run_config)
-    federation = Federation(grid, settings)
     with RunFolder(settings) as folder:
+        federation = Federation(grid, settings)
+        if folder.checkpoint is not None:
+            federation.resume(folder.checkpoint)
         federation.gather(utils.say)
+        folder.begin(federation)
         stop: BaseException | None = None
         try:
             with utils.round_progress(settings.rounds) as show:
                 for record in federation.rounds():
-                    folder.append_round(record)
+                    folder.append_round(federation)
                     counts = record.federation.counts
                     show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
             figures = federation.evaluate_finally()
@@ -100,11 +104,15 @@ def show_joining(joining: Mapping[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Parse the flags, listen, and run `app` over the hospitals' streams."""
+    """Parse the flags, listen, and run `app` over the hospitals' streams.
+
+    A run that is resumed has the settings that it had; flags that results depend on must agree with them.
+    """
     parser = utils.make_parser("Gathers hospitals, averages their weights round by round, and saves one model.")
     utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
     flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
-    settings = Settings.from_config({**defaults, **flags})
+    config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}
+    settings = Settings.from_config(config)
     utils.configure_logging(verbose=settings.verbose)
     check_address(settings.address, insecure=settings.insecure)
     with serve_streams(settings.address, settings.task_declaration.terms, utils.say) as grid:

@@ -126,7 +126,10 @@ def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number]
 def add_settings(
     parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: set[str]
 ) -> None:
-    """A flag for every field of a settings dataclass, with the help text of its metadata."""
+    """A flag for every field of a settings dataclass, with the help text of its metadata.
+
+    Flags that are not given are not among the parsed ones, so that a caller sees which were.
+    """
     for setting in fields(settings):
         flag = setting.name.replace("_", "-")
         if flag in leave_out:
@@ -134,13 +137,18 @@ def add_settings(
         default = defaults.get(flag)
         text = setting.metadata["help"]
         if setting.type is bool:
-            parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, default=default, help=text)
+            parser.add_argument(
+                f"--{flag}",
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=f"{text} (default: {'yes' if default else 'no'})",
+            )
         else:
             parser.add_argument(
                 f"--{flag}",
                 type=setting.type,
                 choices=setting.metadata["choices"] or None,
-                default=default,
+                default=argparse.SUPPRESS,
                 metavar=None if setting.metadata["choices"] else flag.upper(),
                 help=f"{text} (default: {default if default != '' else 'empty'})",
             )
@@ -187,6 +195,8 @@ def say(line: str) -> None:
 def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | None], None]]:
     """A bar over rounds with loss and accuracy; some ten lines instead where there is no terminal.
 
+    The first round that is shown need not be round 1.
+
     Yields:
         A function to call after each round with its number, the federation's loss and accuracy.
     """
@@ -194,19 +204,20 @@ def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | 
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("round", total=total, text="")
         started = first_done = time.monotonic()
+        first = 0
 
         def update(number: int, loss: float | None, accuracy: float | None) -> None:
-            nonlocal first_done
-            if number == 1:
-                first_done = time.monotonic()
+            nonlocal first, first_done
+            if not first:
+                first, first_done = number, time.monotonic()
             text = f"loss {figure(loss)}  accuracy {figure(accuracy)}"
             progress.update(bar, completed=number, text=text)
-            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (1, total)):
+            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (first, total)):
                 say(f"round {number}/{total}: {text}")
             if number == total:
-                after_first = (total - 1) / max(time.monotonic() - first_done, 1e-9)
-                line = f"{total} rounds in {time.monotonic() - started:.1f} s"
-                say(line + (f"; {after_first:.1f} rounds a second after the first" if total > 1 else ""))
+                after_first = (total - first) / max(time.monotonic() - first_done, 1e-9)
+                line = f"{total - first + 1} rounds in {time.monotonic() - started:.1f} s"
+                say(line + (f"; {after_first:.1f} rounds a second after the first" if total > first else ""))
 
         yield update
 

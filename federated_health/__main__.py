@@ -9,6 +9,7 @@ from typing import Any
 import utils
 from federated_health.demo import SCENARIOS, run_demo
 from federated_health.intervals import SMALL_CLASS
+from federated_health.security import command as certificates
 from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 CLIENT_APP = "client:app"
@@ -63,9 +64,9 @@ def gather_evidence(flags: argparse.Namespace) -> None:
     """Run or resume a study, and show and write what it found."""
     from federated_health.evidence import command
 
-    given = {name.replace("_", "-"): value for name, value in vars(flags).items()}
+    given = {**read_defaults(), **{name.replace("_", "-"): value for name, value in vars(flags).items()}}
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
-    strategies = flags.strategy if flags.strategies is None else flags.strategies
+    strategies = str(given["strategy"]) if flags.strategies is None else flags.strategies
     request = command.Request(
         data=flags.data,
         out=flags.out,
@@ -80,6 +81,14 @@ def gather_evidence(flags: argparse.Namespace) -> None:
         figures = command.run(request, app=CLIENT_APP, jobs=flags.jobs, show=show)
     show_evidence(figures)
     utils.say(f"wrote {flags.out}/evidence.json and report.html")
+
+
+def add_certificates(verbs: Any) -> None:
+    """The verb certificates, with verbs of its own."""
+    words = "who is who: found an authority, make keys, sign, revoke, renew and show"
+    parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS)
+    certificates.add_verbs(parser)
+    parser.set_defaults(run=lambda flags: [utils.print_lines(*page) for page in flags.pages(flags)])
 
 
 def show_evidence(figures: Mapping[str, Any]) -> None:
@@ -124,6 +133,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_demo(verbs)
     add_evidence(verbs)
+    add_certificates(verbs)
     flags = parser.parse_args()
     flags.run(flags)
 

@@ -6,65 +6,66 @@ neither repeat a round, resume, nor order replies so that the result does not de
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health import messages
 from federated_health.appraisal import Appraisal
+from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
-from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update
+from federated_health.messages import Evaluation, Instructions, TrainingScores, Update
 from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
-from federated_health.replies import Accepted, Participants, accept_replies
+from federated_health.replies import Accepted, Correspondence, Participants, Rejected, find_outsized
+from federated_health.roster import Roster
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, write_arguments
-from federated_health.streaming.grids import FutureGrid
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
-from federated_health.terms import write_terms
-from federated_health.weights import MalformedMessageError, weights_to_record
+from federated_health.tally import Tally
+from federated_health.weights import distance_between, weights_to_record
 
 logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
-REPLY_TIMEOUT = 600.0
-"""Seconds after which a hospital that has not answered is left out of a round."""
-
-WORDS_INTERVAL = 15.0
-"""Seconds after which a server that waits says so again."""
-
-GATHER_INTERVAL = 0.1
-"""Seconds between looks at who is connected."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between attempts at a round; each pause is twice the one before."""
 
 
 class Federation:
     """One run of one federation over any Flower grid.
 
-    Use: `gather`, then iterate over `rounds`, then `evaluate_finally`. After an interruption between two rounds,
-    `weights`, `last_round` and `normalisation` are those of the last finished round. `threshold` is 0.5 until one is
-    chosen at the end. What hospitals release of the final weights is kept, by name, in
-    `evaluations`.
+    Use: `gather`, then iterate over `rounds`, then `evaluate_finally`; or `resume` first, with the checkpoint of a run
+    that was cut off. After an interruption between two rounds, `weights`, `history` and `normalisation` are those of
+    the last finished round. `threshold` is 0.5 until one is chosen at the end. What hospitals release of the final
+    weights is kept, by name, in `evaluations`; what went wrong is counted in `tally`.
     """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
         self.settings = settings
         self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
-        self.last_round: Round | None = None
+        self.history: list[Round] = []
         self.threshold = THRESHOLD
-        self.introductions: dict[int, Introduction] = {}
+        self.tally = Tally()
         self.evaluations: dict[str, Evaluation] = {}
-        self._declined: set[int] = set()
-        self._grid = grid
-        declared, arguments = STRATEGIES[settings.strategy], settings.strategy_arguments
-        self._strategy = declared.build(arguments, settings.learning_rate)
-        self._least_updates, self._least_reason = declared.least_hospitals(arguments), declared.least_reason
+        self._declared = STRATEGIES[settings.strategy]
+        self._strategy = self._declared.build(settings.strategy_arguments, settings.learning_rate)
+        self._correspondence = Correspondence(grid, settings.round_timeout, self.tally)
+        self._roster = Roster(grid, settings, self._correspondence)
+        self.introductions = self._roster.introductions  # by name, of every hospital that has taken part
+        self._away: list[str] = []
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
+
+    @property
+    def last_round(self) -> Round | None:
+        """The last finished round."""
+        return self.history[-1] if self.history else None
 
     def run(self) -> dict[str, Any]:
         """All of it, from gathering to the final figures (see `evaluate_finally`), in silence."""
@@ -76,57 +77,52 @@ class Federation:
     def gather(self, announce: Callable[[str], None] = lambda _: None) -> None:
         """Wait for the hospitals, and merge their statistics into the normalisation of this run.
 
+        A run that is resumed has its normalisation, and waits for as many hospitals as a round needs.
+
         Args:
             announce: told, in words, who is awaited and how many are there.
 
         Raises:
             RunError: too few hospitals joined within the wait, or too few could take part.
         """
-        needed, wait = self.settings.hospitals, self.settings.wait
-        deadline = time.monotonic() + wait
-        next_words = 0.0
-        while len(self.introductions) < needed:
-            nodes = self._connected()
-            if time.monotonic() >= next_words:
-                left = max(0.0, deadline - time.monotonic())
-                announce(f"waiting for hospitals: {len(nodes)} of {needed} are connected, {left:.0f} s left")
-                next_words = time.monotonic() + WORDS_INTERVAL
-            if len(nodes) >= needed:
-                self._introduce(nodes)
-            if len(self.introductions) < needed:
-                if time.monotonic() > deadline:
-                    raise RunError(
-                        f"{len(nodes)} of {needed} hospitals were connected and {len(self.introductions)} could take "
-                        f"part within {wait:g} s; see --wait and --hospitals"
-                    )
-                time.sleep(GATHER_INTERVAL)
-        ordered = sorted(self.introductions.values(), key=lambda hospital: hospital.name)
-        self.normalisation = normalisation_from(merge_sums(hospital.sums for hospital in ordered))
-        announce(f"training with {', '.join(hospital.name for hospital in ordered)}")
+        needed = self.settings.hospitals if self.normalisation is None else self.settings.least_updates
+        deadline = time.monotonic() + self.settings.wait
+        present = self._roster.wait_for(needed, "waiting for hospitals", announce, deadline)
+        names = sorted(self._roster.names()[node] for node in present)
+        if self.normalisation is None:
+            sums = [one.sums for _, one in sorted(self.introductions.items())]
+            self.normalisation = normalisation_from(merge_sums(sums))
+            announce(f"training with {', '.join(names)}")
+        else:
+            announce(f"going on after round {len(self.history)} with {', '.join(names)}")
 
     def rounds(self) -> Iterator[Round]:
-        """Train, average and evaluate, round after round.
+        """Train, average and evaluate, round after round, from the first that is not finished.
+
+        A round with too few updates that can be used is repeated, for at most the settings' `wait`.
 
         Raises:
-            RunError: no hospital is left, fewer than the strategy needs sent an update that can be used, or what was
-                made of these is not finite.
+            RunError: too few updates still, or what was made of them is not finite.
         """
-        for number in range(1, self.settings.rounds + 1):
-            nodes = self._participants()
-            weights, trained = self._train(number, nodes)
-            evaluated = self._evaluate(number, nodes, weights)
-            self.weights, self.last_round = (
-                weights,
+        for number in range(len(self.history) + 1, self.settings.rounds + 1):
+            trained = self._train(number)
+            weights = self._aggregate(number, trained)
+            evaluated = self._evaluate(number, weights)
+            self.weights = weights
+            self.history.append(
                 summarise_round(
                     number,
                     {reply.hospital: reply.content for reply in trained},
                     {reply.hospital: reply.content.counts for reply in evaluated},
-                ),
+                )
             )
-            yield self.last_round
+            yield self.history[-1]
 
     def evaluate_finally(self) -> dict[str, Any]:
         """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
+
+        Where fewer hospitals answer than a round needs, those that did not are waited for and asked again, for at most
+        the settings' `wait`; then what there is must do.
 
         Returns:
             `hospitals` and `federation` as in metrics.json, and what `summarise_appraisals` gives; None for a figure
@@ -134,15 +130,13 @@ class Federation:
         """
         self.threshold = self._choose_threshold()
         try:
-            replies = self._ask(
-                self._questions(messages.FINAL),
+            replies = self._ask_finally(
+                messages.FINAL,
                 lambda node, content: Evaluation.from_content(
-                    content, self.introductions[node].test_examples, final=True
+                    content, self._roster.introduction_of(node).test_examples, final=True
                 ),
             )
-            appraisals = (
-                self._ask(self._questions(messages.APPRAISAL), self._read_appraisal) if self.settings.appraisal else []
-            )
+            appraisals = self._ask_finally(messages.APPRAISAL, self._read_appraisal) if self.settings.appraisal else []
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
             raise
@@ -172,7 +166,7 @@ class Federation:
             model=settings.model,
             strategy=settings.strategy,
             strategy_args=write_arguments(settings.strategy_arguments),
-            rounds=self.last_round.number if self.last_round else 0,
+            rounds=len(self.history),
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
@@ -182,11 +176,42 @@ class Federation:
             normalisation=self.normalisation,
         )
 
+    def checkpoint(self) -> Checkpoint:
+        """All that the rounds to come depend on, as it is between two rounds."""
+        assert self.normalisation is not None, "gather comes first"
+        return Checkpoint(
+            round_number=len(self.history),
+            settings=self.settings.to_config(),
+            terms=self.settings.task_declaration.terms,
+            weights=self.weights,
+            strategy_state=self._declared.read_state(self._strategy, self._shapes),
+            normalisation=self.normalisation,
+            introductions=tuple(one for _, one in sorted(self.introductions.items())),
+            tally=self.tally.to_json(),
+            history=tuple(self.history),
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of a run with these settings, before anybody is gathered.
+
+        Raises:
+            CheckpointError: what the strategy should remember is not of this strategy and model.
+        """
+        self._declared.write_state(self._strategy, checkpoint.strategy_state, self._shapes)
+        self.weights = dict(checkpoint.weights)
+        self.normalisation = checkpoint.normalisation
+        self.history = list(checkpoint.history)
+        self.introductions.update({one.name: one for one in checkpoint.introductions})
+        self.tally.go_on_from(checkpoint.tally)
+        self.tally.resumed_after.append(checkpoint.round_number)
+
     def _choose_threshold(self) -> float:
         """From all hospitals' scores of their training rows; 0.5 where these do not hold both classes."""
-        replies = self._ask(
-            self._questions(messages.THRESHOLD),
-            lambda node, content: TrainingScores.from_content(content, self.introductions[node].train_examples),
+        replies = self._ask_finally(
+            messages.THRESHOLD,
+            lambda node, content: TrainingScores.from_content(
+                content, self._roster.introduction_of(node).train_examples
+            ),
         )
         if not replies:
             return THRESHOLD
@@ -196,117 +221,124 @@ class Federation:
         )
         return THRESHOLD if chosen is None else chosen
 
-    def _questions(self, message_type: str) -> list[Message]:
-        """The final weights to every participant."""
-        content = RecordDict(
-            {
-                messages.ARRAYS: weights_to_record(self.weights),
-                messages.CONFIG: self.instructions().to_record(),
-            }
-        )
-        return [Message(content, node, message_type) for node in self._participants()]
-
-    def _connected(self) -> list[int]:
-        return sorted(self._grid.get_node_ids())
-
-    def _participants(self) -> list[int]:
-        """Connected hospitals that have introduced themselves; waits a while when none is connected."""
-        deadline = time.monotonic() + self.settings.wait
+    def _ask_finally(self, message_type: str, read: Callable[[int, RecordDict], Read]) -> list[Accepted[Read]]:
+        """Send the final weights to every hospital; those that did not answer are asked again while too few did."""
+        config = self.instructions().to_record()
+        content = RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
+        accepted: dict[str, Accepted[Read]] = {}
+        pauses = _Pauses(self.settings.wait)
         while True:
-            nodes = self._connected()
-            self._introduce(nodes)
-            if known := [node for node in nodes if node in self.introductions]:
-                return known
-            if time.monotonic() > deadline:
-                raise RunError(f"no hospital was connected for {self.settings.wait:g} s")
-            time.sleep(GATHER_INTERVAL)
-
-    def _introduce(self, nodes: Iterable[int]) -> None:
-        """Ask hospitals that are new for their names, row counts and statistics; each once while it is connected."""
-        task = self.settings.task_declaration
-        config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
-        self._declined &= set(nodes)
-        new = [node for node in nodes if node not in self.introductions and node not in self._declined]
-        replies = self._ask(
-            [Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS) for node in new],
-            self._read_introduction,
-        )
-        self._declined |= set(new)
-        for reply in replies:
-            if reply.content.name in self._names().values():
-                logger.warning("a second hospital called %s is left out", reply.content.name)
-            else:
-                self.introductions[reply.message.metadata.src_node_id] = reply.content
-
-    def _read_introduction(self, node: int, content: RecordDict) -> Introduction:
-        introduction = Introduction.from_content(content, self.settings.task_declaration.measurements)
-        if self._joined_names().get(node, introduction.name) != introduction.name:
-            raise MalformedMessageError("it introduces itself under another name than it joined with")
-        return introduction
-
-    def _joined_names(self) -> dict[int, str]:
-        """Names that our own grids know from joining; Flower's grids know none."""
-        return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
+            nodes = [node for node in self._roster.present() if self._roster.names()[node] not in accepted]
+            questions = [Message(content, node, message_type) for node in nodes]
+            answers = self._correspondence.ask(questions, self._roster.names(), read)
+            accepted.update({answer.hospital: answer for answer in answers})
+            if len(accepted) >= self.settings.least_updates:
+                break
+            if not pauses.pause():
+                logger.warning("%s: %d of %d hospitals answered", message_type, len(accepted), len(self.introductions))
+                break
+        return [answer for _, answer in sorted(accepted.items())]
 
     def _train_examples(self) -> dict[str, int]:
-        return {hospital.name: hospital.train_examples for hospital in self.introductions.values()}
+        return {name: one.train_examples for name, one in self.introductions.items()}
 
     def _read_appraisal(self, node: int, content: RecordDict) -> Appraisal:
-        one = self.introductions[node]
+        one = self._roster.introduction_of(node)
         return Appraisal.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
 
-    def _names(self) -> dict[int, str]:
-        return {node: hospital.name for node, hospital in self.introductions.items()}
+    def _train(self, number: int) -> list[Accepted[Update]]:
+        """A round's updates, asked for until there are enough of them."""
+        needed, pauses = self.settings.least_updates, _Pauses(self.settings.wait)
+        while True:
+            nodes = self._roster.wait_for(needed, f"round {number}", logger.warning, pauses.deadline)
+            trained = self._ask_for_updates(number, nodes)
+            without = sorted(set(self.introductions) - {reply.hospital for reply in trained})
+            if len(trained) >= needed:
+                break
+            self.tally.repeated_rounds += 1
+            words = (
+                f"round {number}: {len(trained)} of {len(nodes)} hospitals sent an update that can be used, and "
+                f"{needed} are needed ({self.settings.least_reason})"
+            )
+            if not pauses.pause():
+                raise RunError(f"{words}; without {', '.join(without)}")
+            logger.warning("%s; without %s; it is repeated", words, ", ".join(without))
+        self.tally.count_absent(without)
+        if without != self._away:
+            logger.warning("round %d goes on %s", number, f"without {', '.join(without)}" if without else "with all")
+        self._away = without
+        return trained
 
-    def _ask(self, questions: Iterable[Message], read: Callable[[int, RecordDict], Read]) -> list[Accepted[Read]]:
-        questions = list(questions)
-        if not questions:
-            return []
-        names = self._names()
-        asked = {question.metadata.dst_node_id for question in questions}
-        replies = self._grid.send_and_receive(questions, timeout=REPLY_TIMEOUT)
-        expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
-        accepted, rejected = accept_replies(expected, {**self._joined_names(), **names}, read)
-        for reply in rejected:
-            logger.warning("%s is left out: %s", reply.hospital, reply.reason)
-        return accepted
-
-    def _train(self, number: int, nodes: list[int]) -> tuple[Weights, list[Accepted[Update]]]:
+    def _ask_for_updates(self, number: int, nodes: list[int]) -> list[Accepted[Update]]:
+        """One attempt at a round; updates out of all proportion are left out."""
         questions = self._strategy.configure_train(
             number,
             weights_to_record(self.weights),
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
-        trained = self._ask(
+        trained = self._correspondence.ask(
             questions,
-            lambda node, content: Update.from_content(content, self._shapes, self.introductions[node].train_examples),
+            self._roster.names(),
+            lambda node, content: Update.from_content(
+                content, self._shapes, self._roster.introduction_of(node).train_examples
+            ),
         )
-        if not trained:
-            raise RunError(f"round {number}: no hospital sent an update that can be used")
-        if len(trained) < self._least_updates:
-            raise RunError(
-                f"round {number}: {len(trained)} of {len(nodes)} hospitals sent an update that can be used, and "
-                f"{self.settings.strategy} needs {self._least_updates} ({self._least_reason})"
-            )
+        norms = {reply.hospital: distance_between(reply.content.weights, self.weights) for reply in trained}
+        outsized = find_outsized(norms, self.settings.max_update_norm)
+        for name in outsized:
+            reason = f"its update moves the weights more than {self.settings.max_update_norm:g} times the median"
+            self._correspondence.leave_out(Rejected(name, reason))
+        return [reply for reply in trained if reply.hospital not in outsized]
+
+    def _aggregate(self, number: int, trained: list[Accepted[Update]]) -> Weights:
         with np.errstate(all="ignore"):  # what overflows is not finite, and told below
             arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
             assert arrays is not None, "there are updates"
             weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
         if not all(np.isfinite(array).all() for array in weights.values()):
             raise RunError(f"round {number}: the weights came apart; smaller steps may help (see --learning-rate)")
-        return weights, trained
+        return weights
 
-    def _evaluate(self, number: int, nodes: list[int], weights: Weights) -> list[Accepted[Evaluation]]:
+    def _evaluate(self, number: int, weights: Weights) -> list[Accepted[Evaluation]]:
+        """The held-out counts of those hospitals that answer; the average does not depend on them."""
+        if not (nodes := self._roster.present()):  # Flower would wait for somebody without end
+            return []
         questions = self._strategy.configure_evaluate(
             number,
             weights_to_record(weights),
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
-        evaluated = self._ask(
+        evaluated = self._correspondence.ask(
             questions,
-            lambda node, content: Evaluation.from_content(content, self.introductions[node].test_examples),
+            self._roster.names(),
+            lambda node, content: Evaluation.from_content(content, self._roster.introduction_of(node).test_examples),
         )
         self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
         return evaluated
+
+
+class _Pauses:
+    """Pauses between attempts, each longer than the one before, up to a deadline.
+
+    Args:
+        seconds: from now until the deadline; the first pause that is asked for sets it anew, since an attempt may take
+            long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        self._next = 0.0
+
+    def pause(self) -> bool:
+        """Sleep, or return False where the deadline is over."""
+        if not self._next:
+            self._next, self.deadline = FIRST_PAUSE, time.monotonic() + self._seconds
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(self._next, left))
+        self._next = min(2 * self._next, LONGEST_PAUSE)
+        return True

@@ -116,6 +116,14 @@ class Introduction:
     test_examples: int
     sums: ColumnSums
 
+    def is_of_same_rows(self, other: "Introduction") -> bool:
+        """Whether both declare the same rows, as far as their numbers and sums tell."""
+        same = self.train_examples == other.train_examples and self.test_examples == other.test_examples
+        return same and all(
+            np.allclose(getattr(self.sums, name), getattr(other.sums, name), rtol=1e-9, atol=0)
+            for name in ("count", "total", "squares")
+        )
+
     def to_content(self) -> RecordDict:
         sums = {name: getattr(self.sums, name).tolist() for name in ("count", "total", "squares")}
         return RecordDict(

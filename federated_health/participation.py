@@ -4,14 +4,15 @@ A hospital's rows and compiled training stay in its process from message to mess
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message, MetricRecord
+from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
@@ -62,12 +63,23 @@ class Assignment:
     proximal_mu: float
 
 
+class Answer(Protocol):
+    """What a hospital answers (see `messages`)."""
+
+    def to_content(self) -> RecordDict: ...
+
+
 class PresentHospital(Context):
     """The context of a hospital in process whose rows are in memory, such as one side of a fold, not in a CSV."""
 
     def __init__(self, hospital: Hospital) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {})))
         self.hospital = hospital
+
+
+def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
+    """An answer as a handler of a Flower ClientApp."""
+    return lambda message, context: Message(answer(message, context).to_content(), reply_to=message)
 
 
 def hospital_of(message: Message, context: Context) -> Hospital:

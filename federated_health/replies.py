@@ -1,5 +1,6 @@
-"""Who is asked in a round, and which replies are aggregated, in an order that depends on names alone."""
+"""Who is asked, and which replies are aggregated, in an order that depends on names alone. What is not, is counted."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar, cast
@@ -10,7 +11,11 @@ from flwr.serverapp import Grid
 from federated_health.metrics import Counts
 from federated_health.names import printable
 from federated_health.records import METRICS
+from federated_health.streaming.grids import FutureGrid
+from federated_health.tally import Tally
 from federated_health.weights import MalformedMessageError
+
+logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
@@ -43,10 +48,15 @@ class Accepted(Generic[Read]):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A reply that may not, or none at all, and why, in words without values."""
+    """A reply that may not, or none at all, and why, in words without values.
+
+    Attributes:
+        answered: whether a reply came; otherwise an error stands in its place.
+    """
 
     hospital: str
     reason: str
+    answered: bool = True
 
 
 def accept_replies(
@@ -65,7 +75,7 @@ def accept_replies(
     for reply in replies:
         name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
         if reply.has_error():
-            rejected.append(Rejected(name, printable(reply.error.reason or "it gave no reason")))
+            rejected.append(Rejected(name, printable(reply.error.reason or "it gave no reason"), answered=False))
             continue
         try:
             accepted.append(Accepted(name, reply, read(reply.metadata.src_node_id, reply.content)))
@@ -74,6 +84,74 @@ def accept_replies(
             continue
         reply.content.metric_records[METRICS][EQUAL_WEIGHT] = 1.0
     return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
+
+
+class Correspondence:
+    """Asks hospitals over a grid, and returns those replies that can be used.
+
+    What cannot be used, or did not come, is counted, and named in the log; again only when something changes.
+
+    Args:
+        timeout: seconds that hospitals have for a reply.
+    """
+
+    def __init__(self, grid: Grid, timeout: float, tally: Tally) -> None:
+        self._grid = grid
+        self._timeout = timeout
+        self._tally = tally
+        self._said: dict[str, str] = {}
+
+    def names(self) -> dict[int, str]:
+        """Names that our own grids know from joining; Flower's grids know none."""
+        return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
+
+    def ask(
+        self, questions: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
+    ) -> list[Accepted[Read]]:
+        """Ask, and wait for the replies (see `accept_replies`), at most for the timeout."""
+        questions = list(questions)
+        if not questions:
+            return []
+        asked = {question.metadata.dst_node_id for question in questions}
+        replies = self._grid.send_and_receive(questions, timeout=self._timeout)
+        expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
+        return self.accept(expected, names, read)
+
+    def accept(
+        self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
+    ) -> list[Accepted[Read]]:
+        """Those of the replies that can be used; the others are counted and named."""
+        accepted, rejected = accept_replies(replies, {**self.names(), **names}, read)
+        for good in accepted:
+            self._said.pop(good.hospital, None)
+        for reply in rejected:
+            self.leave_out(reply)
+        return accepted
+
+    def leave_out(self, reply: Rejected) -> None:
+        """Count and name a reply that is not used."""
+        count = self._tally.count_rejected if reply.answered else self._tally.count_unanswered
+        count(reply.hospital, reply.reason)
+        is_new = self._said.get(reply.hospital) != reply.reason
+        logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", reply.hospital, reply.reason)
+        self._said[reply.hospital] = reply.reason
+
+
+def find_outsized(norms: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Updates out of all proportion: hospital -> how many times the round's median its update moves the weights.
+
+    An update is one where its L2 norm is more than `factor` times the median, of two middle ones the lower, of all
+    norms of the round: so it is found as long as fewer than half of the updates are like it, or, of two, the other one
+    is smaller. Of honest hospitals whose rows differ two-hundredfold in number the ratio was at most 9.
+
+    Args:
+        norms: hospital -> L2 norm of its update minus the weights that it was sent.
+        factor: of the median; 0 finds none.
+    """
+    if not norms or not factor:
+        return {}
+    median = sorted(norms.values())[(len(norms) - 1) // 2]
+    return {name: norm / median for name, norm in norms.items() if norm > factor * median > 0}
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

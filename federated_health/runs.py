@@ -3,15 +3,16 @@
 import csv
 import json
 import logging
-import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
 from federated_health import __version__
+from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.messages import Instructions
@@ -19,7 +20,7 @@ from federated_health.model import Weights, build_model, save_model, weights_has
 from federated_health.names import FEDERATION
 from federated_health.report.page import Page, render
 from federated_health.run_page import page_of_run
-from federated_health.settings import Settings
+from federated_health.settings import Settings, Value
 from federated_health.summaries import HospitalRound, Round
 from federated_health.tables import hash_file
 from federated_health.tasks import get_task
@@ -27,6 +28,7 @@ from federated_health.tasks import get_task
 logger = logging.getLogger(__name__)
 
 SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
+CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 _ROUND_COLUMNS = (
     "round",
@@ -40,24 +42,33 @@ _ROUND_COLUMNS = (
 
 
 class RunFolder:
-    """Where a run's results go. Nothing is written before the first round is finished.
+    """Where a run's results go, and its checkpoints, from which a run that was cut off goes on.
 
-    Use it as a context: a folder that it made and that is still empty at the end is removed.
+    Use it as a context: of a run that ends before its first round is finished, nothing is left; an earlier run's
+    results are replaced when the first round is finished.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
-            files to be replaced.
+            files to be replaced; `resume` names the folder of a run to go on with.
+
+    Attributes:
+        checkpoint: where the run goes on; None for a new one.
 
     Raises:
-        RunError: the folder holds a run already, or cannot be made.
+        RunError: the folder holds a run already, or none that these settings can go on with, or cannot be made.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.path = Path(settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+        self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+        self.checkpoint = read_checkpoint(self.path) if settings.resume else None
         self._settings = settings
-        self._rounds: list[Round] = []
+        self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
+        self._has_begun = False
         present = files_of_run(self.path)
-        if present and not settings.force:
+        if self.checkpoint is not None:
+            check_settings(self.checkpoint.settings, settings.to_config())
+            self.checkpoint.check_task(settings.task_declaration)
+        elif present and not settings.force:
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
         self._is_new = not self.path.exists()
         make_folder(self.path)
@@ -66,29 +77,46 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._has_begun and self.checkpoint is None and not (self.path / ROUNDS).exists():
+            self._checkpoints.remove()
         if self._is_new and not any(self.path.iterdir()):
             self.path.rmdir()
 
-    def append_round(self, record: Round) -> None:
-        """Add a finished round to rounds.csv, on disk when this returns."""
-        rows = [[record.number, name, *_round_cells(one)] for name, one in record.hospitals.items()]
-        rows.append([record.number, FEDERATION, *_round_cells(record.federation)])
+    def begin(self, federation: Federation) -> None:
+        """Keep what is settled when the hospitals are gathered, before the first round."""
+        if self.checkpoint is None:
+            self._checkpoints.remove()
+        else:
+            self._write_rounds(federation.history)
+        self._has_begun = True
+        self._checkpoints.save(federation.checkpoint())
+
+    def append_round(self, federation: Federation) -> None:
+        """Add the last finished round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
+        if len(federation.history) == 1:
+            self._write_rounds(federation.history)
+        else:
+            try:
+                with (self.path / ROUNDS).open("a", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows(_rows_of_round(federation.history[-1]))
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
+        self._checkpoints.save(federation.checkpoint())
+
+    def _write_rounds(self, history: Sequence[Round]) -> None:
+        """settings.json, and rounds.csv from its beginning, in place of all that an earlier run left."""
         try:
-            if record.number == 1:
-                for name in _FILES:
-                    (self.path / name).unlink(missing_ok=True)
-                write_json(self.path / SETTINGS, self._settings.to_config())
-                rows.insert(0, list(_ROUND_COLUMNS))
-            with (self.path / ROUNDS).open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(rows)
-                file.flush()
-                os.fsync(file.fileno())
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
-        self._rounds.append(record)
+        write_json(self.path / SETTINGS, self._settings.to_config())
+        text = StringIO(newline="")
+        csv.writer(text).writerows([_ROUND_COLUMNS, *(row for record in history for row in _rows_of_round(record))])
+        write_text(self.path / ROUNDS, text.getvalue())
 
     def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write metrics.json, model.keras and report.html, in this order.
+        """Write metrics.json, model.keras and report.html, in this order; a run that is over needs no checkpoints.
 
         Args:
             figures: `hospitals` and `federation`.
@@ -109,6 +137,7 @@ class RunFolder:
                 "seed": settings.seed,
                 "threshold": instructions.threshold,
                 **({"stopped": True} if stopped else {}),
+                "faults": federation.tally.to_json(),
                 **figures,
             },
         )
@@ -116,8 +145,32 @@ class RunFolder:
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(
             self.path / REPORT,
-            lambda: page_of_run(federation, figures, self._rounds, stopped=stopped, others=files),
+            lambda: page_of_run(federation, figures, federation.history, stopped=stopped, others=files),
         )
+        if not stopped:
+            self._checkpoints.remove()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Where the run of a folder goes on.
+
+    Raises:
+        RunError: there is no run, or it is over, or it has no checkpoint that is whole.
+    """
+    if (path / MODEL).exists() and not (path / CHECKPOINTS).exists():
+        raise RunError(f"{path}: the run is over; there is nothing to resume")
+    return CheckpointFolder(path / CHECKPOINTS).load()
+
+
+def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings with which the run of a folder goes on: those that it had, but for given ones that may change.
+
+    Raises:
+        RunError: see `read_checkpoint`; or a given setting, on which results depend, is not the run's.
+    """
+    saved = read_checkpoint(path).settings
+    check_settings(saved, given)
+    return {**saved, "out": "", "force": False, **given}
 
 
 def files_of_run(path: Path) -> list[str]:
@@ -197,6 +250,12 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _rows_of_round(record: Round) -> list[list[int | str]]:
+    """Of rounds.csv: a row a hospital, then the federation's."""
+    of = {**record.hospitals, FEDERATION: record.federation}
+    return [[record.number, name, *_round_cells(one)] for name, one in of.items()]
 
 
 def _round_cells(one: HospitalRound) -> list[int | str]:

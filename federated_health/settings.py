@@ -83,6 +83,12 @@ class Settings:
         for setting in fields(self):
             _check(setting, getattr(self, setting.name))
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, self.learning_rate)
+        if self.min_hospitals > self.hospitals:
+            raise SettingsError(
+                f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
+            )
+        if self.resume and self.out and Path(self.out) != Path(self.resume):
+            raise SettingsError("out: a run that is resumed goes on in its own folder")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
@@ -106,6 +112,22 @@ class Settings:
     @cached_property
     def strategy_arguments(self) -> Arguments:
         return read_arguments(self.strategy, self.strategy_args)
+
+    @property
+    def least_updates(self) -> int:
+        """Updates that a round needs: as many as were asked for, and as the strategy takes."""
+        return max(self.min_hospitals or self.hospitals // 2 + 1, self._least_of_strategy)
+
+    @property
+    def least_reason(self) -> str:
+        """Why a round needs so many, in words."""
+        if self.least_updates == self._least_of_strategy > 1:
+            return f"{self.strategy}: {STRATEGIES[self.strategy].least_reason}"
+        return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
+
+    @cached_property
+    def _least_of_strategy(self) -> int:
+        return STRATEGIES[self.strategy].least_hospitals(self.strategy_arguments)
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""

@@ -1,11 +1,13 @@
 """Names -> Flower strategies: what each is for, its parameters, and how many hospitals it needs."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from flwr.serverapp.strategy import (
     FedAdagrad,
     FedAvg,
@@ -18,12 +20,15 @@ from flwr.serverapp.strategy import (
 )
 
 from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
-from federated_health.errors import SettingsError
+from federated_health.errors import CheckpointError, SettingsError
 from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES, PROXIMAL_MU, TRAIN_LOSS
 from federated_health.replies import EQUAL_WEIGHT, merge_evaluations
 
 Arguments = Mapping[str, int | float]
 """Name with dashes -> value of every parameter of a strategy."""
+
+State = Mapping[str, npt.NDArray[Any]]
+"""ATTRIBUTE/WEIGHTS -> array: what a strategy remembers from one round to the next."""
 
 LARGEST = 2**31
 """Above any whole number."""
@@ -80,6 +85,10 @@ class StrategyDeclaration:
         least_hospitals: so many must take part, and send an update each round.
         least_reason: why, in words.
         local_rate: the keyword under which Flower asks for the step size of local training, where it does.
+        state: attributes in which Flower's strategy remembers something of earlier rounds that a later one depends on,
+            and whether it does so by name or in the weights' order. Where an attribute is none of these, either
+            configure_train sets it anew in every round, or (fedavgm's current_arrays) it equals the round's weights, or
+            (fedadagrad's m_t, since its beta-1 is 0) nothing depends on what was in it.
     """
 
     meaning: str
@@ -89,6 +98,7 @@ class StrategyDeclaration:
     least_hospitals: Callable[[Arguments], int] = lambda _: 1
     least_reason: str = ""
     local_rate: str | None = None
+    state: Mapping[str, type[dict[str, Any]] | type[list[Any]]] = field(default_factory=dict)
 
     def build(self, arguments: Arguments, learning_rate: float) -> Strategy:
         """Flower's strategy, with every argument (see `read_arguments`) and the step size of local training."""
@@ -107,6 +117,38 @@ class StrategyDeclaration:
             evaluate_metrics_aggr_fn=merge_evaluations,
             **own,
         )
+
+    def read_state(self, strategy: Strategy, names: Iterable[str]) -> State:
+        """A copy of what a strategy that `build` made remembers; empty before its first round.
+
+        Args:
+            names: of the weights, in their order.
+        """
+        names = list(names)
+        state: dict[str, npt.NDArray[Any]] = {}
+        for attribute in self.state:
+            kept = getattr(strategy, attribute)
+            if kept is not None:
+                arrays = kept if isinstance(kept, Mapping) else dict(zip(names, kept, strict=True))
+                state |= {f"{attribute}/{name}": np.array(arrays[name]) for name in names}
+        return state
+
+    def write_state(self, strategy: Strategy, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make a new strategy that `build` made remember a state, as if it had lived through the rounds that led to it.
+
+        Args:
+            state: of `read_state`.
+            shapes: of the weights, in their order.
+
+        Raises:
+            CheckpointError: the state is not of such a strategy or of such weights.
+        """
+        expected = {f"{attribute}/{name}": shape for attribute in self.state for name, shape in shapes.items()}
+        if state and {name: array.shape for name, array in state.items()} != expected:
+            raise CheckpointError("what the strategy should remember is not of this strategy and model")
+        for attribute, form in self.state.items() if state else ():
+            arrays = {name: np.array(state[f"{attribute}/{name}"]) for name in shapes}
+            setattr(strategy, attribute, arrays if form is dict else list(arrays.values()))
 
 
 def _least_to_trim(arguments: Arguments) -> int:
@@ -148,21 +190,25 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
             Parameter(name="server-learning-rate", default=1.0, meaning="the server's step size", above=0),
             Parameter(name="server-momentum", default=0.3, meaning="memory of earlier changes", minimum=0, below=1),
         ),
+        state={"momentum_vector": list},
     ),
     "fedadam": StrategyDeclaration(
         meaning="the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
         flower=CorrectedFedAdam,
         parameters=(_eta(0.02), BETA_1, BETA_2, TAU),
+        state={"m_t": dict, "v_t": dict},
     ),
     "fedyogi": StrategyDeclaration(
         meaning="the same of Yogi (Reddi et al. 2021)",
         flower=FedYogi,
         parameters=(_eta(0.01), BETA_1, BETA_2, TAU),
+        state={"m_t": dict, "v_t": dict},
     ),
     "fedadagrad": StrategyDeclaration(
         meaning="the same of Adagrad (Reddi et al. 2021)",
         flower=FedAdagrad,
         parameters=(_eta(0.03), TAU),
+        state={"v_t": dict},
     ),
     "fedmedian": StrategyDeclaration(
         meaning="median of each weight (Yin et al. 2018)",

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 MOST_CHARACTERS = 65_536
 
 
-def find_difference(hospital: Mapping[str, str], server: Mapping[str, str]) -> str | None:
-    """The first term that differs, in words that either side may show; None where all are equal."""
-    for name in dict.fromkeys([*server, *hospital]):
-        if hospital.get(name) != server.get(name):
-            return f"the hospital's {name} is {_quote(hospital.get(name))}; the server's is {_quote(server.get(name))}"
+def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
+    """The first term that differs, in words that either side may show; None where all are equal.
+
+    Args:
+        whose: the other terms are.
+    """
+    for name in dict.fromkeys([*server, *other]):
+        if other.get(name) != server.get(name):
+            return f"the {whose}'s {name} is {_quote(other.get(name))}; the server's is {_quote(server.get(name))}"
     return None
 
 

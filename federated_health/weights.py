@@ -36,6 +36,12 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
     return weights
 
 
+def distance_between(one: Weights, other: Weights) -> float:
+    """The L2 norm of their difference over all weights."""
+    squares = (np.square(one[name].astype(np.float64) - other[name]).sum() for name in other)
+    return math.sqrt(sum(map(float, squares)))
+
+
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The array in Flower's bytes, which are NumPy's own format; its claims are checked before any is believed."""
     if array.stype != "numpy.ndarray":  # Flower would refuse to read it, later and for all

@@ -12,7 +12,6 @@ from federated_health.federation import Federation
 from federated_health.intervals import Interval
 from federated_health.messages import Evaluation, Introduction, Update
 from federated_health.metrics import Counts
-from federated_health.names import node_id_of
 from federated_health.report.page import Block, Page, Section, Table
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
@@ -86,7 +85,7 @@ def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> Federat
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
     federation.introductions = {
-        node_id_of(name): Introduction(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
+        name: Introduction(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
         for name, one in hospitals.items()
     }
     federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health import federation as federation_module
+from federated_health import roster
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Introduction, TrainingScores, Update, read_proximal_mu
@@ -206,8 +206,9 @@ def test_a_round_with_fewer_updates_than_the_strategy_needs_ends_the_run_in_one_
     with pytest.raises(RunError) as caught:
         next(rounds)
     assert str(caught.value).startswith(
-        f"round 2: 2 of 3 hospitals sent an update that can be used, and {strategy} needs 3 ("
+        f"round 2: 2 of 3 hospitals sent an update that can be used, and 3 are needed ({strategy}: "
     )
+    assert str(caught.value).endswith("; without c")
     assert federation.weights == kept
     assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
 
@@ -293,7 +294,10 @@ def test_a_run_in_which_every_hospital_fails_ends_and_keeps_the_rounds_before() 
     kept = dict(federation.weights)
     for hospital in hospitals:
         hospital.fails = True
-    with pytest.raises(RunError, match="round 2: no hospital sent an update"):
+    with pytest.raises(
+        RunError,
+        match=r"round 2: 0 of 3 hospitals .* and 2 are needed .*; without a, b, c",
+    ):
         next(rounds)
     assert federation.weights == kept
     assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
@@ -308,7 +312,7 @@ def test_too_few_hospitals_within_the_wait_is_one_line_that_counts_them() -> Non
 def test_a_hospital_that_declines_is_asked_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(federation_module, "GATHER_INTERVAL", 0.01)
+    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.01)
     hospitals = three()
     hospitals[0].fails = True
     with pytest.raises(RunError, match="2 could take part"):
@@ -317,7 +321,7 @@ def test_a_hospital_that_declines_is_asked_once(
 
 
 def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(federation_module, "WORDS_INTERVAL", 0.05)
+    monkeypatch.setattr(roster, "WORDS_INTERVAL", 0.05)
     words: list[str] = []
     with pytest.raises(RunError):
         federation_of(three()[:1]).gather(words.append)

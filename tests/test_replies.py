@@ -36,16 +36,16 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
     assert rejected == [
         Rejected("hungary", "its num-examples is not a whole number of at least 1"),
         Rejected("node 98", "its reply does not hold exactly one set of weights"),
-        Rejected("node 99", "who am I"),
-        Rejected("switzerland", "it gave no reason"),
-        Rejected("va-long-beach", "it did not answer within 600 s"),
+        Rejected("node 99", "who am I", answered=False),
+        Rejected("switzerland", "it gave no reason", answered=False),
+        Rejected("va-long-beach", "it did not answer within 600 s", answered=False),
     ]
 
 
 def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
     _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
 
-    assert rejected == [Rejected("va-long-beach", "no??[31mround 3 ?done" + "!" * 179)]
+    assert rejected == [Rejected("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, answered=False)]
 
 
 def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:

@@ -70,7 +70,7 @@ def usual_page() -> Page:
 def stopped_page(hospitals: dict[str, Released]) -> Page:
     federation = federation_of(hospitals)
     federation.evaluations, federation.threshold = {}, 0.5
-    federation.last_round = rounds_of(hospitals)[-1]
+    federation.history = list(rounds_of(hospitals))
     return page_of_run(
         federation, federation.figures_of_last_round(), rounds_of(hospitals), stopped=True, others=OTHERS
     )
@@ -245,7 +245,7 @@ def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> N
     federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
-    federation.evaluations, federation.threshold, federation.last_round = {}, 0.5, record
+    federation.evaluations, federation.threshold, federation.history = {}, 0.5, [record]
     page = page_of_run(federation, federation.figures_of_last_round(), [record], stopped=True, others={})
     assert page.title == "heart-disease: a model of 3 hospitals"
     assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words

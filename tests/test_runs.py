@@ -73,8 +73,9 @@ def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stoppe
     settings = replace(federation.settings, out=str(tmp_path / "run"))
     with RunFolder(settings) as folder:
         federation.gather()
-        for record in federation.rounds():
-            folder.append_round(record)
+        folder.begin(federation)
+        for _ in federation.rounds():
+            folder.append_round(federation)
         figures = federation.figures_of_last_round() if stopped else federation.evaluate_finally()
         folder.finish(federation, figures, stopped=stopped)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["threshold"] == threshold
@@ -90,8 +91,9 @@ def run_in(out: Path, *, rounds: int | None = None, force: bool = False) -> None
     settings = replace(federation.settings, out=str(out), force=force)
     with RunFolder(settings) as folder:
         federation.gather()
+        folder.begin(federation)
         for record in federation.rounds():
-            folder.append_round(record)
+            folder.append_round(federation)
             if record.number == rounds:
                 break
         stopped = rounds is not None
@@ -125,7 +127,9 @@ def test_an_old_report_does_not_stay_beside_a_new_run_that_has_none_yet(tmp_path
     (tmp_path / "report.html").write_text("old")
     with RunFolder(replace(federation.settings, out=str(tmp_path), force=True)) as folder:
         federation.gather()
-        folder.append_round(next(federation.rounds()))
+        folder.begin(federation)
+        next(federation.rounds())
+        folder.append_round(federation)
     assert not (tmp_path / "report.html").exists()
 
 

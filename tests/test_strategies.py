@@ -2,7 +2,8 @@
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import client
-from federated_health.errors import SettingsError
+from federated_health.checkpoints import CheckpointFolder
+from federated_health.errors import CheckpointError, SettingsError
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Update
 from federated_health.metrics import Counts
 from federated_health.model import Weights
 from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
 from federated_health.settings import Settings, read_defaults
-from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.strategies import (
+    STRATEGIES,
+    State,
+    check_strategy,
+    read_arguments,
+    write_arguments,
+)
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.weights import weights_to_record
+from tests.checkpoints import checkpoint_of
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 
 pytestmark = pytest.mark.usefixtures("server_identity")
@@ -203,25 +212,39 @@ def run_rounds(
 ) -> Iterator[tuple[Exact, Exact, Exact, Exact, Exact]]:
     """Of each round: weights before, updates, rows, losses, and weights after, by Flower."""
     chosen, weights = built(strategy, text), weights_of("start")
-    nodes = {100 + i: f"hospital-{i}" for i in range(hospitals)}
     for number in range(1, rounds + 1):
-        chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), Participants(nodes).as_grid())
+        after = run_round(chosen, number, weights, hospitals, spread)
         moves, rows, losses = drawn(hospitals, number, spread)
-        sent = [shaped(flat(weights) + move) for move in moves]
-        replies = [
-            reply(node, Update(weights=one, examples=int(count), loss=float(loss)).to_content())
-            for node, one, count, loss in zip(nodes, sent, rows, losses, strict=True)
-        ]
-        declared = dict(zip(nodes, rows, strict=True))
-        accepted, rejected = accept_replies(replies, nodes, partial(read_update, declared))
-        assert rejected == []
-        arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
-        assert arrays is not None
-        assert list(arrays) == list(SHAPES)
-        after = {name: arrays[name].numpy().astype(np.float32) for name in SHAPES}
-        assert {name: array.shape for name, array in after.items()} == SHAPES
-        yield flat(weights), np.stack([flat(one) for one in sent]), rows, losses, flat(after)
+        yield flat(weights), np.stack([flat(one) for one in sent_after(weights, moves)]), rows, losses, flat(after)
         weights = after
+
+
+def sent_after(weights: Weights, moves: Exact) -> list[Weights]:
+    return [shaped(flat(weights) + move) for move in moves]
+
+
+def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 4, spread: float = 0.3) -> Weights:
+    """The weights that a round of `drawn` updates makes, as `Federation` drives a strategy."""
+    nodes = {100 + i: f"hospital-{i}" for i in range(hospitals)}
+    configure(chosen, number, weights, nodes)
+    moves, rows, losses = drawn(hospitals, number, spread)
+    replies = [
+        reply(node, Update(weights=one, examples=int(count), loss=float(loss)).to_content())
+        for node, one, count, loss in zip(nodes, sent_after(weights, moves), rows, losses, strict=True)
+    ]
+    declared = dict(zip(nodes, rows, strict=True))
+    accepted, rejected = accept_replies(replies, nodes, partial(read_update, declared))
+    assert rejected == []
+    arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
+    assert arrays is not None
+    assert list(arrays) == list(SHAPES)
+    after = {name: arrays[name].numpy().astype(np.float32) for name in SHAPES}
+    assert {name: array.shape for name, array in after.items()} == SHAPES
+    return after
+
+
+def configure(chosen: Strategy, number: int, weights: Weights, nodes: Iterable[int]) -> None:
+    chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), Participants(nodes).as_grid())
 
 
 def by_rows(_weights: Exact, updates: Exact, rows: Exact, *_: object) -> Any:
@@ -399,6 +422,156 @@ def test_fedprox_tells_hospitals_its_mu() -> None:
     asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, Participants([7]).as_grid()))
 
     assert asked[0].content.config_records["config"]["proximal-mu"] == 0.25
+
+
+# What a strategy remembers
+
+LIVELY = [
+    *[(name, "") for name in STRATEGIES],
+    ("fedavgm", "server-momentum=0.9,server-learning-rate=0.7"),
+    ("fedavgm", "server-momentum=0,server-learning-rate=0.7"),
+    ("fedavgm", "server-momentum=0"),
+    ("fedadam", "eta=0.2,beta-1=0.3,beta-2=0.6,tau=0.5"),
+    ("fedadam", "beta-1=0"),
+    ("fedyogi", "eta=0.2,beta-1=0.3,beta-2=0.6,tau=0.5"),
+    ("qfedavg", "q=2"),
+]
+
+
+def bits(weights: Weights) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in weights.items()}
+
+
+def go_on(chosen: Strategy, weights: Weights, numbers: Iterable[int]) -> Weights:
+    for number in numbers:
+        weights = run_round(chosen, number, weights)
+    return weights
+
+
+def go_on_anew(strategy: str, text: str, middle: Weights, state: State, without: str = "") -> Weights:
+    """Rounds 4 to 6 of a new strategy that is told what the one of rounds 1 to 3 remembered, but for an attribute."""
+    declared, again = STRATEGIES[strategy], built(strategy, text)
+    less = replace(declared, state={name: form for name, form in declared.state.items() if name != without})
+    kept = {name: array for name, array in state.items() if name.partition("/")[0] != without}
+    less.write_state(again, kept, SHAPES)
+    return go_on(again, middle, range(4, 7))
+
+
+@pytest.mark.parametrize(("strategy", "text"), LIVELY)
+def test_six_rounds_are_three_and_three_of_a_new_strategy_from_a_checkpoint(
+    strategy: str, text: str, tmp_path: Path
+) -> None:
+    declared, first = STRATEGIES[strategy], built(strategy, text)
+    middle = go_on(first, weights_of("start"), range(1, 4))
+    given = checkpoint_of(3, weights=middle, strategy_state=declared.read_state(first, SHAPES))
+    CheckpointFolder(tmp_path / "checkpoints").save(given)
+    saved = CheckpointFolder(tmp_path / "checkpoints").load()
+
+    after = go_on_anew(strategy, text, saved.weights, saved.strategy_state)
+
+    assert bits(after) == bits(go_on(first, middle, range(4, 7)))
+    assert bits(after) == bits(go_on(built(strategy, text), weights_of("start"), range(1, 7)))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "attribute"), [(name, attribute) for name, one in STRATEGIES.items() for attribute in one.state]
+)
+def test_nothing_that_is_declared_as_remembered_can_be_forgotten(strategy: str, attribute: str) -> None:
+    declared, first = STRATEGIES[strategy], built(strategy)
+    middle = go_on(first, weights_of("start"), range(1, 4))
+    state = declared.read_state(first, SHAPES)
+
+    assert bits(go_on_anew(strategy, "", middle, state, without=attribute)) != bits(
+        go_on_anew(strategy, "", middle, state)
+    )
+
+
+@pytest.mark.parametrize(("strategy", "text"), LIVELY)
+def test_whatever_else_a_round_leaves_in_a_strategy_is_known(strategy: str, text: str) -> None:
+    """Another release of Flower may remember more."""
+    chosen = built(strategy, text)
+    before = {name: id(value) for name, value in vars(chosen).items()}
+    go_on(chosen, weights_of("start"), range(1, 3))
+
+    left = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
+
+    # The first configure_train sets anew, or it equals the round's weights (fedavgm); fedadagrad's m_t its beta-1 erases.
+    assert left <= {"current_arrays", *STRATEGIES[strategy].state} | ({"m_t"} if strategy == "fedadagrad" else set())
+
+
+@pytest.mark.parametrize(("strategy", "text"), LIVELY)
+def test_a_round_that_is_begun_again_changes_nothing(strategy: str, text: str) -> None:
+    plain, repeated = built(strategy, text), built(strategy, text)
+    weights = again = weights_of("start")
+    for number in range(1, 7):
+        for nodes in ([100], [100, 101, 102, 103], [103]):
+            configure(repeated, number, again, nodes)
+        weights, again = run_round(plain, number, weights), run_round(repeated, number, again)
+
+        assert bits(again) == bits(weights)
+
+
+def test_a_strategy_that_has_seen_no_round_remembers_nothing() -> None:
+    for name, declared in STRATEGIES.items():
+        new = built(name)
+        assert declared.read_state(new, SHAPES) == {}
+        declared.write_state(new, {}, SHAPES)
+        assert bits(go_on(new, weights_of("start"), range(1, 3))) == bits(
+            go_on(built(name), weights_of("start"), range(1, 3))
+        )
+
+
+def test_what_is_remembered_is_named_after_attribute_and_weights() -> None:
+    expected = {
+        "fedavgm": ["momentum_vector/hidden/kernel", "momentum_vector/logit/bias"],
+        "fedadam": ["m_t/hidden/kernel", "m_t/logit/bias", "v_t/hidden/kernel", "v_t/logit/bias"],
+        "fedyogi": ["m_t/hidden/kernel", "m_t/logit/bias", "v_t/hidden/kernel", "v_t/logit/bias"],
+        "fedadagrad": ["v_t/hidden/kernel", "v_t/logit/bias"],
+    }
+    for name, declared in STRATEGIES.items():
+        chosen = built(name)
+        go_on(chosen, weights_of("start"), [1])
+        assert sorted(declared.read_state(chosen, SHAPES)) == expected.get(name, [])
+
+
+@pytest.mark.parametrize("strategy", [name for name, one in STRATEGIES.items() if one.state])
+def test_what_was_read_is_a_copy(strategy: str) -> None:
+    declared, chosen = STRATEGIES[strategy], built(strategy)
+    middle = go_on(chosen, weights_of("start"), [1])
+    state = declared.read_state(chosen, SHAPES)
+    before = {name: array.copy() for name, array in state.items()}
+    again = built(strategy)
+    declared.write_state(again, state, SHAPES)
+
+    for array in state.values():
+        array += 1.0
+
+    later = go_on(chosen, middle, [2])
+    assert bits(go_on(again, middle, [2])) == bits(later)
+    third = built(strategy)
+    declared.write_state(third, before, SHAPES)
+    assert bits(go_on(third, middle, [2])) == bits(later)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("state", ["another attribute", "lacks one", "another shape", "one too many"])
+def test_what_another_strategy_remembers_is_refused_and_not_written(strategy: str, state: str) -> None:
+    declared, new = STRATEGIES[strategy], built(strategy)
+    right: dict[str, npt.NDArray[Any]] = {
+        f"{name}/{weights}": np.zeros(shape) for name in declared.state for weights, shape in SHAPES.items()
+    }
+    one_too_many: dict[str, npt.NDArray[Any]] = {**right, "w_t/logit/bias": np.zeros(1)}
+    wrong = {
+        "another attribute": {f"other_{name}": array for name, array in right.items()} or one_too_many,
+        "lacks one": dict(list(right.items())[1:]) or one_too_many,
+        "another shape": {name: np.zeros((2, 2)) for name in right} or one_too_many,
+        "one too many": one_too_many,
+    }[state]
+
+    with pytest.raises(CheckpointError, match=r"^what the strategy should remember is not of this strategy and model$"):
+        declared.write_state(new, wrong, SHAPES)
+
+    assert declared.read_state(new, SHAPES) == {}
 
 
 # Arguments

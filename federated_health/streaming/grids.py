@@ -1,12 +1,13 @@
 """What grids share, and hospitals in process. Every message gets exactly one reply, or an error in its place."""
 
 import logging
+import math
 import time
 import traceback
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 RUN_ID = 1
 SERVER_NODE_ID = 1
+
+WORDS_INTERVAL = 15.0
+"""Seconds after which a grid that waits for replies says so again."""
 
 
 def server_context(run_config: UserConfig) -> Context:
@@ -70,15 +74,34 @@ class FutureGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         keys = self.push_messages(messages)
         replies = []
+        self._wait(messages, [self._replies[key] for key in keys], deadline)
         for key, message in zip(keys, messages, strict=True):
             future = self._replies.pop(key)
             try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                replies.append(future.result(left))
+                replies.append(future.result(0.0))
             except TimeoutError:
                 future.cancel()
                 replies.append(error_reply(message, f"it did not answer within {timeout:g} s"))
         return replies
+
+    def _wait(self, messages: list[Message], futures: "list[Future[Message]]", deadline: float | None) -> None:
+        """Until all futures are done or the deadline is over; says now and then whose are not."""
+        outstanding = set(futures)
+        while outstanding:
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            _, outstanding = wait(outstanding, timeout=min(left, WORDS_INTERVAL))
+            if not outstanding or left <= WORDS_INTERVAL:
+                return
+            names = self.names()
+            late = sorted(
+                names.get(message.metadata.dst_node_id, "a hospital that left")
+                for message, future in zip(messages, futures, strict=True)
+                if future in outstanding
+            )
+            words = "" if deadline is None else f", for {deadline - time.monotonic():.0f} s at most"
+            logger.info("waiting for %s to answer %s%s", ", ".join(late), messages[0].metadata.message_type, words)
 
     @abstractmethod
     def names(self) -> dict[int, str]:
@@ -143,3 +166,8 @@ def call_app(app: ClientApp, message: Message, context: Context) -> Message:
 
 def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAILABLE) -> Message:
     return Message(Error(code, reason), reply_to=message)
+
+
+def is_cut_off(reply: Message) -> bool:
+    """Whether there is no reply because the hospital was not there, rather than because it would not answer."""
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE

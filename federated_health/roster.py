@@ -1,0 +1,148 @@
+"""Who takes part in a run: hospitals that are connected and have introduced themselves. They may come and go."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from federated_health import messages
+from federated_health.errors import RunError
+from federated_health.messages import Introduction
+from federated_health.replies import Accepted, Correspondence, Rejected
+from federated_health.settings import Settings
+from federated_health.streaming.grids import is_cut_off
+from federated_health.terms import write_terms
+from federated_health.weights import MalformedMessageError
+
+logger = logging.getLogger(__name__)
+
+WORDS_INTERVAL = 15.0
+"""Seconds after which a server that waits says so again."""
+
+LOOK_INTERVAL = 0.1
+"""Seconds between looks at who is connected."""
+
+
+class Roster:
+    """Hospitals of one run over a grid.
+
+    Nobody is waited for while a hospital introduces itself, so one that is slow to do so holds nobody up.
+
+    Attributes:
+        introductions: by name, of all who have taken part since the run began. What a hospital declared first holds
+            for the whole run: one that comes back with other rows is left out.
+    """
+
+    def __init__(self, grid: Grid, settings: Settings, correspondence: Correspondence) -> None:
+        self.introductions: dict[str, Introduction] = {}
+        self._grid = grid
+        self._settings = settings
+        self._correspondence = correspondence
+        self._names: dict[int, str] = {}
+        self._asked: dict[int, tuple[str, float]] = {}  # node -> the question's id, and until when it may be answered
+        self._declined: set[int] = set()
+
+    def names(self) -> Mapping[int, str]:
+        """Node id -> hospital, of those who have introduced themselves to this server."""
+        return self._names
+
+    def introduction_of(self, node: int) -> Introduction:
+        return self.introductions[self._names[node]]
+
+    def present(self) -> list[int]:
+        """Nodes that are connected and have introduced themselves, in the order of their ids; others are asked to."""
+        connected = sorted(self._grid.get_node_ids())
+        self._introduce(connected)
+        return [node for node in connected if node in self._names]
+
+    def absent(self) -> list[str]:
+        """Hospitals that took part and are not connected."""
+        present = {self._names[node] for node in self.present()}
+        return sorted(set(self.introductions) - present)
+
+    def wait_for(self, least: int, what: str, announce: Callable[[str], None], deadline: float) -> list[int]:
+        """Wait until so many hospitals are present, and return all that are.
+
+        Args:
+            what: waits, in a word or two.
+            announce: told, in words and every now and then, how many are there and who is not.
+            deadline: of `time.monotonic`.
+
+        Raises:
+            RunError: fewer were there at the deadline.
+        """
+        next_words = 0.0
+        while len(present := self.present()) < least:
+            now = time.monotonic()
+            connected = len(list(self._grid.get_node_ids()))
+            if now >= deadline:
+                raise RunError(
+                    f"{what}: {connected} of {least} hospitals were connected and {len(present)} could take part "
+                    f"within {self._settings.wait:g} s{self._name_absent()}; see --wait"
+                )
+            if now >= next_words:
+                announce(
+                    f"{what}: {connected} of {least} are connected, {deadline - now:.0f} s left{self._name_absent()}"
+                )
+                next_words = now + WORDS_INTERVAL
+            time.sleep(LOOK_INTERVAL)
+        return present
+
+    def _name_absent(self) -> str:
+        absent = self.absent()
+        return f"; not there: {', '.join(absent)}" if absent else ""
+
+    def _introduce(self, connected: list[int]) -> None:
+        """Ask hospitals that are new for name, row counts and statistics, and read what has come of it.
+
+        Each is asked once while it is connected, and again where the connection was lost before it could answer.
+        """
+        self._declined &= set(connected)
+        new = [node for node in connected if not (node in self._names or node in self._asked or node in self._declined)]
+        if new:
+            task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
+            config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
+            questions = [Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS) for node in new]
+            for node, key in zip(new, self._grid.push_messages(questions), strict=True):
+                self._asked[node] = key, until
+        if not self._asked:
+            return
+        replies = list(self._grid.pull_messages([key for key, _ in self._asked.values()]))
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            self._asked.pop(node, None)
+            if not is_cut_off(reply):
+                self._declined.add(node)
+        for introduced in self._correspondence.accept(replies, self._names, self._read):
+            self._enter(introduced)
+        for node in [node for node, (_, until) in self._asked.items() if time.monotonic() > until]:
+            del self._asked[node]
+            self._declined.add(node)
+            name = self._correspondence.names().get(node, f"node {node}")
+            reason = f"it did not introduce itself within {self._settings.round_timeout:g} s"
+            self._correspondence.leave_out(Rejected(name, reason, answered=False))
+
+    def _enter(self, introduced: Accepted[Introduction]) -> None:
+        """Let a hospital in, unless another one, or other rows, go by its name."""
+        node, one = introduced.message.metadata.src_node_id, introduced.content
+        known = self.introductions.get(one.name)
+        namesake = next((other for other, name in self._names.items() if name == one.name), None)
+        if namesake is not None and namesake in list(self._grid.get_node_ids()):
+            self._correspondence.leave_out(Rejected(one.name, "a second hospital of this name"))
+        elif known is not None and not known.is_of_same_rows(one):
+            reason = "its rows are not those that it declared when the run began"
+            self._correspondence.leave_out(Rejected(one.name, reason))
+        else:
+            if namesake is not None:  # Flower gives a node that comes back another id
+                del self._names[namesake]
+            self._names[node] = one.name
+            self.introductions.setdefault(one.name, one)
+            self._declined.discard(node)
+
+    def _read(self, node: int, content: RecordDict) -> Introduction:
+        introduction = Introduction.from_content(content, self._settings.task_declaration.measurements)
+        if self._correspondence.names().get(node, introduction.name) != introduction.name:
+            raise MalformedMessageError("it introduces itself under another name than it joined with")
+        return introduction

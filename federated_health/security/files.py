@@ -1,0 +1,107 @@
+"""Files of keys and certificates: written whole or not at all, and keys for their owner's eyes only."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+from federated_health.errors import CertificateError
+
+PRIVATE, PUBLIC = 0o600, 0o644
+"""Modes of files."""
+
+LARGEST_FILE = 16 * 1024 * 1024
+"""Bytes of a file that is read at all: of a list of some 300,000 revoked certificates."""
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter; one that is there stays as it is.
+
+    Raises:
+        CertificateError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CertificateError(f"{folder}: cannot be made ({error.strerror})") from None
+
+
+def write_file(path: Path, content: bytes, mode: int = PUBLIC) -> None:
+    """Write a file so that a reader, or a power cut, finds the old one or the new one and nothing between.
+
+    Args:
+        mode: of the file from the moment that it exists.
+
+    Raises:
+        CertificateError: it cannot be written; nothing was changed.
+    """
+    partial = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else a power cut may undo the renaming
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        CertificateError: it is not there, too large, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > LARGEST_FILE:
+        raise CertificateError(f"{path}: is larger than {LARGEST_FILE // 2**20} MiB")
+    return content
+
+
+def check_private(path: Path) -> None:
+    """Refuse a key that others on this machine may read, as ssh does.
+
+    Raises:
+        CertificateError: they may, or the file cannot be read.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
+    if os.name == "posix" and mode & 0o077:
+        raise CertificateError(f"{path}: others on this machine may read this key (mode {mode:o}); chmod 600 {path}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands on the same folder waiting until the block is over.
+
+    Raises:
+        CertificateError: the folder cannot be opened.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise CertificateError(f"{folder}: cannot be read ({error.strerror})") from None
+    try:
+        with suppress(ImportError):  # Windows has no fcntl, nor opens folders
+            import fcntl
+
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)

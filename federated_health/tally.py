@@ -1,0 +1,60 @@
+"""What did not go as it should in a run, counted by hospital: for metrics.json, and kept in checkpoints."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST_REASONS = 20
+"""Different reasons that are kept for a hospital, whose own words are among them."""
+
+OTHER_REASONS = "other reasons"
+
+
+class Tally:
+    """Counts that only grow.
+
+    Attributes:
+        rejected: hospital -> reason -> replies that came, and must not reach an average.
+        unanswered: hospital -> reason -> questions that got no reply, or an error in its place.
+        absent: hospital -> rounds that were averaged without an update of it, since it joined.
+        repeated_rounds: attempts at a round that gave too few updates to be averaged.
+        resumed_after: of each time that the run went on after it was cut off, how many rounds were finished then.
+    """
+
+    def __init__(self) -> None:
+        self.rejected: dict[str, Counter[str]] = {}
+        self.unanswered: dict[str, Counter[str]] = {}
+        self.absent: Counter[str] = Counter()
+        self.repeated_rounds = 0
+        self.resumed_after: list[int] = []
+
+    def count_rejected(self, hospital: str, reason: str) -> None:
+        _count(self.rejected.setdefault(hospital, Counter()), reason)
+
+    def count_unanswered(self, hospital: str, reason: str) -> None:
+        _count(self.unanswered.setdefault(hospital, Counter()), reason)
+
+    def count_absent(self, hospitals: Iterable[str]) -> None:
+        self.absent.update(hospitals)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in metrics.json, hospitals and reasons by name."""
+        return {
+            "rejected": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.rejected.items())},
+            "unanswered": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.unanswered.items())},
+            "absent": dict(sorted(self.absent.items())),
+            "repeated_rounds": self.repeated_rounds,
+            "resumed_after": list(self.resumed_after),
+        }
+
+    def go_on_from(self, content: Mapping[str, Any]) -> None:
+        """Take the counts of `to_json` in place of these."""
+        self.rejected = {name: Counter(reasons) for name, reasons in content["rejected"].items()}
+        self.unanswered = {name: Counter(reasons) for name, reasons in content["unanswered"].items()}
+        self.absent = Counter(content["absent"])
+        self.repeated_rounds = content["repeated_rounds"]
+        self.resumed_after = list(content["resumed_after"])
+
+
+def _count(reasons: "Counter[str]", reason: str) -> None:
+    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS] += 1

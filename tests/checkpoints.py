@@ -1,0 +1,70 @@
+"""Checkpoints that are a function of their round, and how two are compared."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from federated_health.checkpoints import Checkpoint
+from federated_health.messages import Introduction
+from federated_health.metrics import Counts
+from federated_health.statistics import ColumnSums, Normalisation
+from federated_health.summaries import HospitalRound, Round
+
+NAMES = ("cleveland", "va-long-beach")
+
+
+def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
+    """A small checkpoint after so many rounds."""
+    generator = np.random.default_rng(number)
+    weights = {
+        name: generator.normal(size=shape).astype(np.float32) for name, shape in {"a/kernel": (2, 3), "a": (1,)}.items()
+    }
+    whole = Checkpoint(
+        round_number=number,
+        settings={"task": "heart-disease", "rounds": 30, "learning-rate": 0.1, "appraisal": True},
+        terms={"task": "heart-disease", "columns": "age, sex"},
+        weights=weights,
+        strategy_state={f"v_t/{name}": array.astype(np.float64) ** 2 for name, array in weights.items()},
+        normalisation=Normalisation(mean=(1 / 3, -2.0), variance=(0.1, 1e-300)),
+        introductions=tuple(
+            Introduction(
+                name=name,
+                train_examples=10 * place,
+                test_examples=place,
+                sums=ColumnSums(*(generator.normal(size=2) for _ in range(3))),
+            )
+            for place, name in enumerate(NAMES, start=1)
+        ),
+        tally={"rejected": {"cleveland": number}, "repeated": [[number, "lost"], None, 0.1]},
+        history=tuple(round_of(one) for one in range(1, number + 1)),
+    )
+    return replace(whole, **changes)
+
+
+def round_of(number: int) -> Round:
+    counts = Counts(true_positives=number, false_negatives=2, loss_sum=number / 3, squared_error_sum=0.1)
+    return Round(
+        number=number,
+        hospitals={
+            "cleveland": HospitalRound(train_examples=10, train_loss=1 / number, counts=counts),
+            "va-long-beach": HospitalRound(train_examples=0, train_loss=None, counts=None),
+        },
+        federation=HospitalRound(train_examples=10, train_loss=1 / number, counts=counts),
+    )
+
+
+def parts_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What can be compared with ==: arrays as their types, shapes and bytes, in their order."""
+    parts = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    parts["weights"] = [(name, plain(array)) for name, array in checkpoint.weights.items()]
+    parts["strategy_state"] = [(name, plain(array)) for name, array in checkpoint.strategy_state.items()]
+    parts["introductions"] = [
+        (one.name, one.train_examples, one.test_examples, *map(plain, vars(one.sums).values()))
+        for one in checkpoint.introductions
+    ]
+    return parts
+
+
+def plain(array: np.ndarray) -> tuple[Any, ...]:
+    return array.dtype.str, array.shape, array.tobytes()
