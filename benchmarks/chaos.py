@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from chaos_faults import HOSPITALS, Fault, Trial, plan_trials, undisturbed
+from chaos_hospital import ON_THE_WAY, Poison
 from chaos_processes import Process, prepare_forks
 from chaos_run import Pace, Run
 from chaos_verdict import Verdict, judge, read_verdict
@@ -78,13 +79,13 @@ class Chaos:
         async with self._turn:
             course = await Run(trial, folder, self._data).go(pace)
             verdict = await self._judge(trial, folder)
-        all_in_all = trial.min_hospitals == HOSPITALS
-        identical = verdict.weights == reference.weights if all_in_all else None
+        is_compared = trial.min_hospitals == HOSPITALS
+        identical = verdict.weights == reference.weights if is_compared else None
         problems = [*course.problems, *verdict.problems]
         if identical is False:
             problems.append("its weights are not those of the undisturbed run")
         if trial.poison is not None:
-            problems += _check_rejection(verdict, list(self._data)[trial.victim])
+            problems += _check_rejection(trial.poison, verdict, list(self._data)[trial.victim])
         if not problems:
             shutil.rmtree(folder)
         return Outcome(
@@ -93,7 +94,7 @@ class Chaos:
             description=trial.describe(list(self._data)),
             struck=course.struck,
             identical=identical,
-            repeated=verdict.metrics.get("repeated", 0),
+            repeated=verdict.metrics.get("faults", {}).get("repeated_rounds", 0),
             seconds=round(course.seconds, 1),
             problems=tuple(problems),
         )
@@ -120,10 +121,13 @@ def _create_hospitals(folder: Path) -> dict[str, Path]:
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
 
 
-def _check_rejection(verdict: Verdict, name: str) -> list[str]:
-    """What lacks where an update was poisoned."""
-    rejected = verdict.metrics.get("rejected", {})
-    return [] if name in rejected else [f"metrics.json does not name {name} as rejected"]
+def _check_rejection(poison: Poison, verdict: Verdict, name: str) -> list[str]:
+    """What lacks where an update was poisoned: metrics.json counts it, and no other hospital's."""
+    faults = verdict.metrics.get("faults", {})
+    rejected = faults.get("unanswered" if poison.kind in ON_THE_WAY else "rejected", {})
+    counted = sum(rejected.get(name, {}).values())
+    problems = [] if counted >= poison.times else [f"{counted} rejected replies of {name} are counted"]
+    return problems + [f"{other}, too, is rejected" for other in faults.get("rejected", {}) if other != name]
 
 
 async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:

@@ -227,6 +227,8 @@ def _unreadable(content: RecordDict) -> RecordDict:
 
 
 ANOTHER_ROUND, GARBAGE, OVERSIZED = "a reply to another round", "bytes of no message", "an oversized message"
+ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, OVERSIZED)
+"""What is wrong with a message, not with an update in it: for the server it is none."""
 
 POISONS: Mapping[str, Spoil] = {
     "NaN": _one_weight(float("nan")),
@@ -244,4 +246,4 @@ POISONS: Mapping[str, Spoil] = {
     "a loss of NaN": _with_metric(TRAIN_LOSS, lambda _: float("nan")),
     "no weights": lambda content: RecordDict({METRICS: content.metric_records[METRICS]}),
 }
-"""What can be wrong with an update; three of them are wrong with the message, and the app sees to these itself."""
+"""What can be wrong with an update. ON_THE_WAY the app sees to itself."""

@@ -54,12 +54,14 @@ class Course:
     Attributes:
         problems: why it did not end well; empty where it did.
         struck: whether the fault befell it before it was over.
+        is_over: the server was killed when all was saved, and before it said so to its hospitals.
     """
 
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     rounds: list[float] = field(default_factory=list)
     struck: bool = False
+    is_over: bool = False
 
     @property
     def pace(self) -> Pace:
@@ -122,6 +124,8 @@ class Run:
 
     async def _part(self, code: int | None) -> None:
         """Note how all processes ended."""
+        if self.course.is_over:
+            return
         if code != 0:
             self.course.problems.append(f"the server {_ended(code)}")
         for name, one in self.hospitals.items():
@@ -160,7 +164,7 @@ class Run:
             case Fault.SERVER_KILLED:
                 await server.kill()
                 await asyncio.sleep(trial.seconds)
-                self._resume()
+                await self._resume()
             case Fault.POWER_CUT:
                 for one in (server, *self.hospitals.values()):
                     one.send(signal.SIGKILL)
@@ -168,7 +172,7 @@ class Run:
                     await one.kill()
                 await asyncio.sleep(trial.seconds)
                 self._start_hospitals()
-                self._resume()
+                await self._resume()
             case Fault.GONE:
                 await victim.kill()
                 del self.hospitals[name]
@@ -191,18 +195,26 @@ class Run:
             case Fault.GARBLED:
                 link.garble()
 
-    def _resume(self) -> None:
-        """Go on as a user does: with --resume; where no round was finished, anew."""
-        if self.finished_round():
-            self._start_server("--resume", str(self.out))
-        else:
+    async def _resume(self) -> None:
+        """Go on as a user does: with --resume, and anew where the server says that there is nothing to go on from."""
+        log = self.folder / "server.txt"
+        before = len(log.read_text(errors="replace"))
+        server = self._start_server("--resume", str(self.out))
+        while server.code is None and "listening on" not in (said := log.read_text(errors="replace")[before:]):
+            await asyncio.sleep(POLL_SECONDS)
+        if server.code is None:
+            return
+        said = log.read_text(errors="replace")[before:]
+        if "the run is over" in said:
+            self.course.is_over = True
+        elif "holds no checkpoint" in said and not self.finished_round():
             self._start_server("--force")
 
     def _server(self) -> Process:
         assert self.server is not None
         return self.server
 
-    def _start_server(self, *more: str) -> None:
+    def _start_server(self, *more: str) -> Process:
         trial = self.trial
         flags = {
             "hospitals": HOSPITALS,
@@ -217,6 +229,7 @@ class Run:
         given = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
         self.server = Process(self.folder / "server.txt", run_door, "server.py", [*given, *more])
         self._all.append(self.server)
+        return self.server
 
     def _start_hospitals(self) -> None:
         for name in self.names:

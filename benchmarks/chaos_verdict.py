@@ -110,7 +110,9 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
     app = light_app(0.0, {name: frozenset(numbers) for name, numbers in silent.items()})
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
     defaults = Settings.from_config(read_defaults())
-    settings = replace(defaults, hospitals=len(data), rounds=trial.rounds, strategy=trial.strategy, appraisal=False)
+    settings = replace(
+        defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
+    )
     federation = Federation(InProcessGrid(app, contexts), settings)
     federation.run()
     return weights_hash(federation.weights)
