@@ -49,10 +49,9 @@ class RunError(UserError):
     """A run could not start or go on."""
 
 
-<<<<<<< HEAD
 class CheckpointError(RunError):
     """A checkpoint cannot be saved, or none can be gone on from."""
-=======
+
+
 class CertificateError(UserError):
     """A key, a certificate, a request or a list of revoked ones cannot be used for what it is meant for."""
->>>>>>> d03f3dc7a8c0a2c13b702a76e5d024ff97d24b25

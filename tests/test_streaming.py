@@ -34,6 +34,7 @@ from federated_health.streaming import (
 from federated_health.streaming import hospital as streaming_hospital
 from federated_health.streaming import server as streaming_server
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
+from federated_health.streaming.stream import Stream
 from federated_health.terms import write_terms
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
@@ -186,7 +187,7 @@ def test_a_second_hospital_under_a_connected_name_is_refused_and_the_first_goes_
     with server(words) as (grid, address):
         first = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
-        error = LightHospital("a", address).end()
+        error = LightHospital("a", address, wait=0.5).end()
         assert isinstance(error, JoinError)
         assert "a hospital called a is connected already" in str(error)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
@@ -355,7 +356,7 @@ def test_node_ids_are_functions_of_names_and_fit_flowers_type() -> None:
 def test_the_names_of_all_channel_options_are_known_to_grpc() -> None:
     """A misspelt option is ignored without a word, and a hospital that is silent for a minute would be cut off."""
     core = Path(cygrpc.__file__).read_bytes()
-    assert [name for name, _ in channels.SERVER_OPTIONS if name.encode() not in core] == []
+    assert [name for name, _ in channels.server_options(1) if name.encode() not in core] == []
 
 
 def test_many_messages_at_once_to_one_hospital_are_all_answered() -> None:
@@ -398,7 +399,7 @@ def test_nothing_is_written_before_the_hospital_was_told_that_it_is_in() -> None
             events.append("written")
 
     async def join() -> None:
-        stream = streaming_server._Stream("a", "", SlowContext())
+        stream = Stream("a", "", SlowContext())
         telling = asyncio.ensure_future(stream.accept())
         await asyncio.sleep(0.01)
         asking = asyncio.ensure_future(stream.exchange("1", question("a")))
@@ -452,7 +453,7 @@ def test_a_hospital_comes_back_at_once_after_a_cut_that_the_server_has_not_notic
         wait_until(lambda: words[-1] == "a came back")
         assert answer_of(grid.send_and_receive([question("a", 9)], timeout=5)[0]) == ("a", 9)
         assert words == ["a joined", "a came back"]
-        assert isinstance(LightHospital("a", address).end(), JoinError)  # another process under its name
+        assert isinstance(LightHospital("a", address, wait=0.5).end(), JoinError)  # another process under its name
         assert hospital.error is None
 
 

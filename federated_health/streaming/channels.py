@@ -14,26 +14,70 @@ PROTOCOL = "2"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's own limit is 8 KiB
 
-KEEPALIVE_SECONDS = 20
+KEEPALIVE_SECONDS = 20.0
 """Of silence, after which either end asks whether the other is there; as many later it is given up."""
 
-CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_SECONDS * 1000),  # else gRPC waits for a minute
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # A server counts more frequent questions as an attack, and a hospital that trains for long asks often.
-    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
-    ("grpc.max_reconnect_backoff_ms", 5000),
-]
-SERVER_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]  # else two servers share a port, and its hospitals
+LARGEST_KEY = "largest-message"
+"""Of the metadata with which a server accepts a hospital: bytes that a message of the hospital may have."""
+
+LARGEST_REPLY = MAX_MESSAGE_BYTES // 2
+"""Bytes of a message that a server takes from a hospital, where it is told nothing else."""
+
+MOST_CONNECTIONS = 900
+"""At one time; more are closed at once. A process may usually open 1,024 files."""
+
+HANDSHAKE_SECONDS = 20.0
+"""For a new connection to begin to speak gRPC; it is closed when it does not."""
+
+IDLE_SECONDS = 60.0
+"""That a connection may stay without a call; a hospital's has one as long as it is there."""
+
+
+def channel_options(keepalive: float) -> list[tuple[str, int]]:
+    """Options of a hospital's end of a connection; the server's has them, too.
+
+    Args:
+        keepalive: seconds of silence, see KEEPALIVE_SECONDS.
+    """
+    milliseconds = round(keepalive * 1000)
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # else gRPC waits for a minute
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server counts more frequent questions as an attack, and a hospital that trains for long asks often.
+        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds // 2),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the delay after a failed one
+    ]
+
+
+CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
+
+
+def server_options(largest_message: int) -> list[tuple[str, int]]:
+    """Options of the server's end.
+
+    Args:
+        largest_message: bytes of a hospital's message that is read. gRPC itself ends the stream of a hospital that
+            sends more than twice as many, without a word to the server's code: what is between is named.
+    """
+    return [
+        *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+        ("grpc.max_receive_message_length", 2 * largest_message),
+        ("grpc.so_reuseport", 0),  # else two servers share a port, and its hospitals
+        ("grpc.max_concurrent_streams", 100),  # of one connection; a hospital needs one
+        ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
+        ("grpc.max_connection_idle_ms", round(IDLE_SECONDS * 1000)),
+    ]
 
 
 def check_address(address: str, *, insecure: bool) -> None:

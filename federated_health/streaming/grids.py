@@ -8,6 +8,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -37,6 +38,14 @@ def server_context(run_config: UserConfig) -> Context:
 def hospital_context(name: str, node_config: UserConfig) -> Context:
     """The context that a hospital's ClientApp is called with outside Flower's own runtimes."""
     return Context(RUN_ID, node_id_of(name), {"name": name, **node_config}, state=RecordDict(), run_config={})
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that a hospital sent and no round gets, and why not, in words without values."""
+
+    hospital: str
+    reason: str
 
 
 class FutureGrid(Grid):
@@ -109,6 +118,10 @@ class FutureGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         return list(self.names())
+
+    def take_incidents(self) -> list[Incident]:
+        """What has happened since this was last asked, in order; beyond a limit a hospital's are counted no longer."""
+        return []
 
     @abstractmethod
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:

@@ -9,21 +9,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from flwr.app import Message
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
-from flwr.proto.transport_pb2_grpc import FlowerServiceServicer, add_FlowerServiceServicer_to_server
+from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.streaming.channels import PROTOCOL, SERVER_OPTIONS, listen, unwrap, wrap
-from federated_health.streaming.grids import FutureGrid, error_reply
+from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, server_options
+from federated_health.streaming.grids import FutureGrid, Incident, error_reply
+from federated_health.streaming.stream import Incidents, Stream
 from federated_health.terms import find_difference, read_terms
 
 logger = logging.getLogger(__name__)
+
+SERVICE = "flwr.proto.FlowerService"
 
 GRACE_SECONDS = 2.0
 """For calls to end by themselves when the server stops."""
@@ -31,113 +31,59 @@ GRACE_SECONDS = 2.0
 LONGEST_REFUSAL = 500
 """Characters of a refusal, which names what differs."""
 
+MOST_STREAMS = 500
+"""Hospitals at one time."""
 
-@dataclass(eq=False)
-class _Stream:
-    """The server's end of one hospital's stream; touched by the event loop's thread only."""
+MOST_REFUSED = 1_000
+"""Names whose refusals are told: strangers can think of any number."""
 
-    name: str
-    process: str
-    context: grpc.aio.ServicerContext
-    replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
-    complained: bool = False
-
-    async def accept(self) -> None:
-        """Tell the hospital that it is in."""
-        async with self.writing:
-            await self.context.send_initial_metadata(())
-
-    async def exchange(self, key: str, message: Message) -> Message:
-        """Send a message and return its reply, or an error reply where the stream ends first."""
-        proto = message_to_proto(message)
-        proto.metadata.message_id = key
-        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(proto)))
-        self.awaited[key] = asyncio.get_running_loop().create_future()
-        try:
-            # A write that was begun ends, even when its reply is awaited no longer: gRPC cannot take it back.
-            if await asyncio.shield(asyncio.ensure_future(self._write(wrapped))):
-                return await self.awaited[key]
-            return error_reply(message, "its connection was lost")
-        except _StreamEndedError as error:
-            return error_reply(message, str(error))
-        finally:
-            self.awaited.pop(key, None)
-
-    def deliver(self, wrapped: ClientMessage) -> None:
-        """Hand a reply to whoever awaits it; what nobody awaits, such as a late reply, is dropped."""
-        try:
-            reply = message_from_proto(unwrap(wrapped.fit_res.parameters))
-        except Exception as error:  # whatever a stranger's bytes make protobuf or Flower raise
-            self._complain(f"sent bytes that are not a message ({type(error).__name__})")
-            self.fail("it sent bytes that are not a message")
-            return
-        waiter = self.awaited.get(reply.metadata.reply_to_message_id)
-        if waiter is None or waiter.done() or reply.metadata.src_node_id != node_id_of(self.name):
-            self._complain("sent a reply that nobody awaits")
-        else:
-            waiter.set_result(reply)
-
-    def fail(self, reason: str) -> None:
-        """End the wait for every reply of this stream."""
-        for waiter in self.awaited.values():
-            if not waiter.done():
-                waiter.set_exception(_StreamEndedError(reason))
-                waiter.exception()  # counts as seen, even where its message is still being written
-
-    async def _write(self, wrapped: ServerMessage) -> bool:
-        async with self.writing:
-            try:
-                await self.context.write(wrapped)
-            except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-                logger.debug("%s: writing failed: %s", self.name, error)
-                return False
-        return True
-
-    def _complain(self, words: str) -> None:
-        """Say it once a stream: a stranger could fill the log."""
-        logger.log(logging.DEBUG if self.complained else logging.WARNING, "%s %s", self.name, words)
-        self.complained = True
+SETTLING_SECONDS = 0.05
+"""A stream that breaks off ends as one does that the hospital has closed, and is cancelled right after."""
 
 
-class _StreamEndedError(Exception):
-    """There will be no reply, and why."""
-
-
-class _Servicer(FlowerServiceServicer):
+class _Servicer:
     """Accepts or refuses hospitals, and reads their streams."""
 
-    def __init__(self, terms: Mapping[str, str], on_change: Callable[[str], None]) -> None:
-        self.streams: dict[int, _Stream] = {}
+    def __init__(
+        self, terms: Mapping[str, str], on_change: Callable[[str], None], largest_message: int = LARGEST_REPLY
+    ) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.incidents = Incidents()
         self.ending: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._terms = terms
         self._on_change = on_change
-        self._last_refusal = ""
+        self._largest_message = largest_message
+        self._refusals: dict[str, str] = {}
 
-    async def Join(  # type: ignore[override]  # the generated stub knows iterators only, not reading and writing
-        self, _requests: Any, context: grpc.aio.ServicerContext
-    ) -> None:
+    async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
         said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = said.get("hospital", "")
         if refusal := self._refuse(name, said):
             code, reason = refusal
-            words = f"refused {printable(name, 63) or 'a stranger'}: {reason}"
-            if words != self._last_refusal:  # it may try again every second
-                self._on_change(words)
-            self._last_refusal = words
+            self._tell_refusal(printable(name, 63) or "a stranger", reason)
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
-        stream = self.streams[node] = _Stream(name, said.get("process", ""), context)
+        if before is None and len(self.streams) >= MOST_STREAMS:
+            self._tell_refusal(name, reason := f"{MOST_STREAMS} hospitals are connected already")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+        stream = self.streams[node] = Stream(
+            name, said.get("process", ""), context, self.incidents, self._largest_message
+        )
         try:
             if before is not None:
                 before.replaced.set_result(None)
-            self._last_refusal = ""
+            self._refusals.pop(name, None)
             self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
+        except asyncio.CancelledError:
+            # gRPC does not say which of the two it was; nobody else can know, either.
+            if stream.awaited and not self.ending.done():
+                most = 2 * self._largest_message
+                stream.complain(f"broke off before its reply: a lost connection, or a message of over {most} bytes")
+            raise
         finally:
             stream.fail("its connection was lost")
             if self.streams.get(node) is stream:
@@ -146,6 +92,12 @@ class _Servicer(FlowerServiceServicer):
                     self._on_change(f"{name} left")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(grpc.StatusCode.ABORTED, stopped)
+
+    def _tell_refusal(self, who: str, reason: str) -> None:
+        """Once, as long as it stays the same: whoever is refused may try again every second."""
+        if self._refusals.get(who) != reason and (who in self._refusals or len(self._refusals) < MOST_REFUSED):
+            self._refusals[who] = reason
+            self._on_change(f"refused {who}: {reason}")
 
     def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
@@ -164,7 +116,7 @@ class _Servicer(FlowerServiceServicer):
             return grpc.StatusCode.FAILED_PRECONDITION, f"its own check says no: {printable(reason, LONGEST_REFUSAL)}"
         return None
 
-    async def _read(self, stream: _Stream) -> None:
+    async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, comes back on another stream, or the server ends."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
@@ -172,14 +124,12 @@ class _Servicer(FlowerServiceServicer):
             if self.ending.done() or stream.replaced.done():
                 reading.cancel()
                 return
-            try:
-                wrapped = reading.result()
-            except Exception as error:  # whatever a stranger's bytes make protobuf raise
-                logger.warning("%s sent bytes that are not Flower's (%s)", stream.name, type(error).__name__)
+            content = reading.result()
+            if content is grpc.aio.EOF:
+                if stream.awaited:
+                    await asyncio.sleep(SETTLING_SECONDS)
                 return
-            if wrapped is grpc.aio.EOF:
-                return
-            stream.deliver(wrapped)
+            stream.deliver(content)
 
 
 class StreamGrid(FutureGrid):
@@ -192,6 +142,9 @@ class StreamGrid(FutureGrid):
 
     def names(self) -> dict[int, str]:
         return {node: stream.name for node, stream in list(self._servicer.streams.items())}
+
+    def take_incidents(self) -> list[Incident]:
+        return self._servicer.incidents.take()
 
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         return {
@@ -207,7 +160,13 @@ class StreamGrid(FutureGrid):
 
 
 @contextmanager
-def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[str], None]) -> Iterator[StreamGrid]:
+def serve_streams(
+    address: str,
+    terms: Mapping[str, str],
+    on_change: Callable[[str], None],
+    *,
+    largest_message: int = LARGEST_REPLY,
+) -> Iterator[StreamGrid]:
     """A gRPC server that hospitals join, as a grid.
 
     When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped.
@@ -216,6 +175,8 @@ def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[s
         address: HOST:PORT.
         terms: what a hospital must agree to when it joins, such as task and schema.
         on_change: told, in words and from another thread, who joined, left or was refused.
+        largest_message: bytes that a hospital's message may have. A larger one is an incident, and costs its reply; one
+            that is more than twice as large costs the hospital its stream.
 
     Raises:
         AddressError: the address is taken or cannot be listened on.
@@ -225,9 +186,11 @@ def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[s
     thread.start()
 
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
-        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change)
-        add_FlowerServiceServicer_to_server(servicer, server)
+        server = grpc.aio.server(options=server_options(largest_message))
+        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change, largest_message)
+        # What hospitals send stays bytes here, so that it is measured before it is read.
+        join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
         listen(server, address)
         await server.start()
         return server, servicer
