@@ -43,6 +43,7 @@ class Outcome:
 
     Attributes:
         struck: the fault came before the run was over.
+        waiting: hospitals that were cut off as the run ended, and did not learn that it did.
         identical: to the undisturbed run, to the bit; None where it need not be.
         problems: why it failed; empty where it did not.
     """
@@ -51,6 +52,7 @@ class Outcome:
     fault: str
     description: str
     struck: bool
+    waiting: tuple[str, ...]
     identical: bool | None
     repeated: int
     seconds: float
@@ -93,6 +95,7 @@ class Chaos:
             fault=str(trial.fault),
             description=trial.describe(list(self._data)),
             struck=course.struck,
+            waiting=tuple(course.waiting),
             identical=identical,
             repeated=verdict.metrics.get("faults", {}).get("repeated_rounds", 0),
             seconds=round(course.seconds, 1),
@@ -145,7 +148,7 @@ async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: C
 
 def show(outcomes: list[Outcome], console: Console) -> None:
     """A row a kind of fault."""
-    columns = ("runs", "struck", "ended well", "identical", "repeated", "median s", "most s")
+    columns = ("runs", "struck", "ended well", "identical", "repeated", "median s", "longest")
     table = Table("fault", *(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD)
     for fault in [*Fault, None]:
         those = [one for one in outcomes if fault is None or one.fault == fault]
@@ -197,10 +200,11 @@ def main() -> None:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))
     failed = [one for one in outcomes if one.problems]
     for one in failed:
-        console.print(f"#{one.number} failed ({'; '.join(one.problems)}): see {folder / f'{one.number:03d}'}")
+        console.print(f"#{one.number} failed ({'; '.join(one.problems)}): see {folder / f'{one.number:03d}'}", soft_wrap=True)
     if not failed:
         shutil.rmtree(folder)
-    console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} ended well, in {time.monotonic() - started:.0f} s")
+    console.print(
+ f"{len(outcomes) - len(failed)} of {len(outcomes)} ended well, in {time.monotonic() - started:.0f} s")
     sys.exit(1 if failed else 0)
 
 

@@ -17,16 +17,16 @@ LIGHT_TIMEOUT, REAL_TIMEOUT, LONG_TIMEOUT = 2.0, 8.0, 60.0
 class Fault(StrEnum):
     """What befalls a run."""
 
-    SERVER_KILLED = "server killed, resumed"
+    SERVER_KILLED = "server killed"
     POISONED = "poisoned reply"
-    HOSPITAL_KILLED = "hospital killed, restarted"
+    HOSPITAL_KILLED = "hospital killed"
     SILENT = "network silent"
     STALLED = "hospital stalled"
     CLOSED = "network closed"
     RESTARTED = "hospital restarted"
     GARBLED = "noise on the wire"
-    GONE = "hospital gone for good"
-    POWER_CUT = "all killed, resumed"
+    GONE = "hospital gone"
+    POWER_CUT = "all killed"
 
 
 CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)

@@ -24,8 +24,11 @@ WAIT = 120
 PATIENCE = 240.0
 """Seconds after which a run that has not ended never will."""
 
-FAREWELL = 30.0
+FAREWELL = 15.0
 """Seconds that hospitals have to end after the server."""
+
+INTERRUPTED = 130
+"""The code of a door that was asked to end."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Course:
 
     Attributes:
         problems: why it did not end well; empty where it did.
+        waiting: hospitals that still waited for the server when it had ended.
         struck: whether the fault befell it before it was over.
         is_over: the server was killed when all was saved, and before it said so to its hospitals.
     """
@@ -60,6 +64,7 @@ class Course:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     rounds: list[float] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     struck: bool = False
     is_over: bool = False
 
@@ -130,15 +135,22 @@ class Run:
             self.course.problems.append(f"the server {_ended(code)}")
         for name, one in self.hospitals.items():
             code = await one.wait(FAREWELL if not self.course.problems else 0.0)
+            if code is None and self._is_cut_off(name):
+                # What was cut off as the run ended cannot know that it did, and waits for the server as it was told.
+                self.course.waiting.append(name)
+                one.send(signal.SIGTERM)
+                code = 0 if await one.wait(FAREWELL) == INTERRUPTED else one.code
             if code != 0:
                 self.course.problems.append(f"{name} {_ended(code)}")
 
+    def _is_cut_off(self, name: str) -> bool:
+        """Whether a hospital's last word is that it waits for the server."""
+        lines = _read(self.folder / f"{name}.txt").splitlines()
+        return bool(lines) and "waiting up to" in lines[-1]
+
     def finished_round(self) -> int:
         """The last round in rounds.csv, 0 where there is none."""
-        try:
-            rows = list(csv.reader((self.out / ROUNDS).read_text().splitlines()))
-        except OSError:
-            return 0
+        rows = list(csv.reader(_read(self.out / ROUNDS).splitlines()))
         return max((int(row[0]) for row in rows[1:] if row and row[0].isdigit()), default=0)
 
     async def _watch_rounds(self, started: float) -> None:
@@ -197,17 +209,16 @@ class Run:
 
     async def _resume(self) -> None:
         """Go on as a user does: with --resume, and anew where the server says that there is nothing to go on from."""
-        log = self.folder / "server.txt"
-        before = len(log.read_text(errors="replace"))
+        before = len(_read(self.folder / "server.txt"))
         server = self._start_server("--resume", str(self.out))
-        while server.code is None and "listening on" not in (said := log.read_text(errors="replace")[before:]):
+        said = ""
+        while server.code is None and "listening on" not in said:
             await asyncio.sleep(POLL_SECONDS)
-        if server.code is None:
-            return
-        said = log.read_text(errors="replace")[before:]
-        if "the run is over" in said:
+            said = _read(self.folder / "server.txt")[before:]
+        said = _read(self.folder / "server.txt")[before:]
+        if server.code is not None and "the run is over" in said:
             self.course.is_over = True
-        elif "holds no checkpoint" in said and not self.finished_round():
+        elif server.code is not None and "holds no checkpoint" in said and not self.finished_round():
             self._start_server("--force")
 
     def _server(self) -> Process:
@@ -255,6 +266,11 @@ def run_hospital(flags: list[str], is_real: bool, poison: Poison | None) -> None
 
 def _ended(code: int | None) -> str:
     return "did not end" if code is None else f"ended with code {code}"
+
+
+def _read(path: Path) -> str:
+    """A file's text; of one that is not there, none."""
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def _free_port(host: str) -> int:

@@ -10,6 +10,7 @@ from chaos_faults import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, plan_trials, undi
 from chaos_hospital import (
     ANOTHER_ROUND,
     HUGE,
+    ON_THE_WAY,
     OVERSIZED,
     POISONS,
     Poison,
