@@ -16,6 +16,7 @@ import utils
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.intervals import SMALL_CLASS
+from federated_health.messages import largest_reply
 from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
@@ -115,7 +116,8 @@ def serve() -> None:
     settings = Settings.from_config(config)
     utils.configure_logging(verbose=settings.verbose)
     check_address(settings.address, insecure=settings.insecure)
-    with serve_streams(settings.address, settings.task_declaration.terms, utils.say) as grid:
+    largest = largest_reply(settings.task_declaration, settings.model)
+    with serve_streams(settings.address, settings.task_declaration.terms, utils.say, largest_message=largest) as grid:
         utils.say(f"listening on {settings.address}")
         app(grid, server_context(settings.to_config()))
 

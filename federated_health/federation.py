@@ -20,21 +20,19 @@ from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, TrainingScores, Update
 from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
-from federated_health.replies import Accepted, Correspondence, Participants, Rejected, find_outsized
+from federated_health.pauses import Pauses
+from federated_health.replies import Accepted, Correspondence, Participants
 from federated_health.roster import Roster
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, write_arguments
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.tally import Tally
-from federated_health.weights import distance_between, weights_to_record
+from federated_health.weights import weights_to_record
 
 logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds between attempts at a round; each pause is twice the one before."""
 
 
 class Federation:
@@ -226,7 +224,7 @@ class Federation:
         config = self.instructions().to_record()
         content = RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
         accepted: dict[str, Accepted[Read]] = {}
-        pauses = _Pauses(self.settings.wait)
+        pauses = Pauses(self.settings.wait)
         while True:
             nodes = [node for node in self._roster.present() if self._roster.names()[node] not in accepted]
             questions = [Message(content, node, message_type) for node in nodes]
@@ -248,7 +246,7 @@ class Federation:
 
     def _train(self, number: int) -> list[Accepted[Update]]:
         """A round's updates, asked for until there are enough of them."""
-        needed, pauses = self.settings.least_updates, _Pauses(self.settings.wait)
+        needed, pauses = self.settings.least_updates, Pauses(self.settings.wait)
         while True:
             nodes = self._roster.wait_for(needed, f"round {number}", logger.warning, pauses.deadline)
             trained = self._ask_for_updates(number, nodes)
@@ -284,12 +282,7 @@ class Federation:
                 content, self._shapes, self._roster.introduction_of(node).train_examples
             ),
         )
-        norms = {reply.hospital: distance_between(reply.content.weights, self.weights) for reply in trained}
-        outsized = find_outsized(norms, self.settings.max_update_norm)
-        for name in outsized:
-            reason = f"its update moves the weights more than {self.settings.max_update_norm:g} times the median"
-            self._correspondence.leave_out(Rejected(name, reason))
-        return [reply for reply in trained if reply.hospital not in outsized]
+        return self._correspondence.leave_out_outsized(trained, self.weights, self.settings.max_update_norm)
 
     def _aggregate(self, number: int, trained: list[Accepted[Update]]) -> Weights:
         with np.errstate(all="ignore"):  # what overflows is not finite, and told below
@@ -317,28 +310,3 @@ class Federation:
         )
         self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
         return evaluated
-
-
-class _Pauses:
-    """Pauses between attempts, each longer than the one before, up to a deadline.
-
-    Args:
-        seconds: from now until the deadline; the first pause that is asked for sets it anew, since an attempt may take
-            long.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
-        self._seconds = seconds
-        self._next = 0.0
-
-    def pause(self) -> bool:
-        """Sleep, or return False where the deadline is over."""
-        if not self._next:
-            self._next, self.deadline = FIRST_PAUSE, time.monotonic() + self._seconds
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(self._next, left))
-        self._next = min(2 * self._next, LONGEST_PAUSE)
-        return True

@@ -29,11 +29,12 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
-from federated_health.model import Weights
+from federated_health.model import Weights, weight_shapes
 from federated_health.names import is_hospital_name
 from federated_health.records import METRICS, read_floats, read_metrics, read_number, read_whole
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
-from federated_health.weights import MalformedMessageError, weights_from_record, weights_to_record
+from federated_health.tasks import Task
+from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"
@@ -97,6 +98,11 @@ class Instructions:
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, **plain)
+
+
+def largest_reply(task: Task, model: str) -> int:
+    """Bytes beyond which nothing that a hospital sends can be meant: twice the weights, and 1 MiB for all else."""
+    return 2 * size_of(weight_shapes(task, model)) + 2**20
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:

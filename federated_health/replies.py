@@ -8,12 +8,14 @@ from typing import Generic, TypeVar, cast
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from federated_health.messages import Update
 from federated_health.metrics import Counts
+from federated_health.model import Weights
 from federated_health.names import printable
 from federated_health.records import METRICS
 from federated_health.streaming.grids import FutureGrid
 from federated_health.tally import Tally
-from federated_health.weights import MalformedMessageError
+from federated_health.weights import MalformedMessageError, distance_between
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,10 @@ class Correspondence:
         asked = {question.metadata.dst_node_id for question in questions}
         replies = self._grid.send_and_receive(questions, timeout=self._timeout)
         expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
-        return self.accept(expected, names, read)
+        accepted = self.accept(expected, names, read)
+        for incident in self._grid.take_incidents() if isinstance(self._grid, FutureGrid) else ():
+            self._tally.count_rejected(incident.hospital, incident.reason)
+        return accepted
 
     def accept(
         self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
@@ -128,6 +133,17 @@ class Correspondence:
             self.leave_out(reply)
         return accepted
 
+    def leave_out_outsized(
+        self, trained: Iterable[Accepted[Update]], weights: Weights, factor: float
+    ) -> list[Accepted[Update]]:
+        """A round's updates without those that are out of all proportion (see `find_outsized`)."""
+        trained = list(trained)
+        norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in trained}
+        outsized = find_outsized(norms, factor)
+        for name in outsized:
+            self.leave_out(Rejected(name, f"its update moves the weights more than {factor:g} times the median"))
+        return [reply for reply in trained if reply.hospital not in outsized]
+
     def leave_out(self, reply: Rejected) -> None:
         """Count and name a reply that is not used."""
         count = self._tally.count_rejected if reply.answered else self._tally.count_unanswered
@@ -137,8 +153,8 @@ class Correspondence:
         self._said[reply.hospital] = reply.reason
 
 
-def find_outsized(norms: Mapping[str, float], factor: float) -> dict[str, float]:
-    """Updates out of all proportion: hospital -> how many times the round's median its update moves the weights.
+def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
+    """The hospitals whose updates are out of all proportion.
 
     An update is one where its L2 norm is more than `factor` times the median, of two middle ones the lower, of all
     norms of the round: so it is found as long as fewer than half of the updates are like it, or, of two, the other one
@@ -149,9 +165,9 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> dict[str, float]
         factor: of the median; 0 finds none.
     """
     if not norms or not factor:
-        return {}
+        return set()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
-    return {name: norm / median for name, norm in norms.items() if norm > factor * median > 0}
+    return {name for name, norm in norms.items() if norm > factor * median > 0}
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

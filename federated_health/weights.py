@@ -36,6 +36,11 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
     return weights
 
 
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes that weights of these shapes take, without names and headers."""
+    return sum(4 * math.prod(shape) for shape in shapes.values())
+
+
 def distance_between(one: Weights, other: Weights) -> float:
     """The L2 norm of their difference over all weights."""
     squares = (np.square(one[name].astype(np.float64) - other[name]).sum() for name in other)

@@ -495,7 +495,8 @@ def test_whatever_else_a_round_leaves_in_a_strategy_is_known(strategy: str, text
 
     left = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
 
-    # The first configure_train sets anew, or it equals the round's weights (fedavgm); fedadagrad's m_t its beta-1 erases.
+    # configure_train sets the first one anew, or it equals the round's weights (fedavgm); fedadagrad's m_t its beta-1
+    # erases.
     assert left <= {"current_arrays", *STRATEGIES[strategy].state} | ({"m_t"} if strategy == "fedadagrad" else set())
 
 
