@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from chaos_faults import HOSPITALS, Fault, Trial, plan_trials, undisturbed
-from chaos_hospital import ON_THE_WAY, Poison
+from chaos_hospital import ON_THE_WAY
 from chaos_processes import Process, prepare_forks
 from chaos_run import Pace, Run
 from chaos_verdict import Verdict, judge, read_verdict
@@ -86,8 +86,7 @@ class Chaos:
         problems = [*course.problems, *verdict.problems]
         if identical is False:
             problems.append("its weights are not those of the undisturbed run")
-        if trial.poison is not None:
-            problems += _check_rejection(trial.poison, verdict, list(self._data)[trial.victim])
+        problems += _check_rejections(trial, verdict, list(self._data)[trial.victim])
         if not problems:
             shutil.rmtree(folder)
         return Outcome(
@@ -124,25 +123,28 @@ def _create_hospitals(folder: Path) -> dict[str, Path]:
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
 
 
-def _check_rejection(poison: Poison, verdict: Verdict, name: str) -> list[str]:
-    """What lacks where an update was poisoned: metrics.json counts it, and no other hospital's."""
-    faults = verdict.metrics.get("faults", {})
-    rejected = faults.get("unanswered" if poison.kind in ON_THE_WAY else "rejected", {})
-    counted = sum(rejected.get(name, {}).values())
-    problems = [] if counted >= poison.times else [f"{counted} rejected replies of {name} are counted"]
-    return problems + [f"{other}, too, is rejected" for other in faults.get("rejected", {}) if other != name]
+def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
+    """What is wrong with what metrics.json counts: each poisoned reply, and no other."""
+    faults, poison = verdict.metrics.get("faults", {}), trial.poison
+    problems = []
+    if poison is not None:
+        refused = faults.get("unanswered" if poison.kind in ON_THE_WAY else "rejected", {})
+        if (counted := sum(refused.get(name, {}).values())) < poison.times:
+            problems.append(f"{counted} of {poison.times} poisoned replies are counted")
+    innocent = set(faults.get("rejected", {})) - ({name} if poison is not None else set())
+    return problems + [f"a reply of {other} is rejected" for other in sorted(innocent)]
 
 
 async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:
     chaos = Chaos(folder, jobs)
     outcomes = []
-    for ending in asyncio.as_completed([chaos.carry_out(trial) for trial in trials]):
+    runs = [asyncio.ensure_future(chaos.carry_out(trial)) for trial in trials]  # in their order
+    for ending in asyncio.as_completed(runs):
         one = await ending
         outcomes.append(one)
         verdict = "failed: " + "; ".join(one.problems) if one.problems else "ok"
-        console.print(
-            f"{len(outcomes):3d} of {len(trials)}  #{one.number} {one.description}; {one.seconds} s: {verdict}"
-        )
+        line = f"{len(outcomes):3d} of {len(trials)}  #{one.number} {one.description}; {one.seconds} s: {verdict}"
+        console.print(line, soft_wrap=True)
     return sorted(outcomes, key=lambda one: one.number)
 
 
@@ -174,6 +176,7 @@ def summarise(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
         "ended_well": sum(not one.problems for one in outcomes),
         "compared": len(compared),
         "bit_identical": sum(compared),
+        "struck": sum(one.struck for one in outcomes),
         "seconds": round(seconds, 1),
         "outcomes": [asdict(one) for one in outcomes],
     }
@@ -200,11 +203,11 @@ def main() -> None:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))
     failed = [one for one in outcomes if one.problems]
     for one in failed:
-        console.print(f"#{one.number} failed ({'; '.join(one.problems)}): see {folder / f'{one.number:03d}'}", soft_wrap=True)
+        line = f"#{one.number} failed ({'; '.join(one.problems)}): see {folder / f'{one.number:03d}'}"
+        console.print(line, soft_wrap=True)
     if not failed:
         shutil.rmtree(folder)
-    console.print(
- f"{len(outcomes) - len(failed)} of {len(outcomes)} ended well, in {time.monotonic() - started:.0f} s")
+    console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} ended well, in {time.monotonic() - started:.0f} s")
     sys.exit(1 if failed else 0)
 
 
