@@ -97,7 +97,8 @@ class Roster:
     def _introduce(self, connected: list[int]) -> None:
         """Ask hospitals that are new for name, row counts and statistics, and read what has come of it.
 
-        Each is asked once while it is connected, and again where the connection was lost before it could answer.
+        Each is asked once while it is connected, and again where the connection was lost before it could answer. An
+        answer that is late is said to be, and still counts.
         """
         self._declined &= set(connected)
         new = [node for node in connected if not (node in self._names or node in self._asked or node in self._declined)]
@@ -118,8 +119,9 @@ class Roster:
         for introduced in self._correspondence.accept(replies, self._names, self._read):
             self._enter(introduced)
         for node in [node for node, (_, until) in self._asked.items() if time.monotonic() > until]:
-            del self._asked[node]
-            self._declined.add(node)
+            key, _ = self._asked.pop(node)
+            if node in connected:  # its answer may still come: after a cut that neither side noticed, it does
+                self._asked[node] = key, time.monotonic() + self._settings.round_timeout
             name = self._correspondence.names().get(node, f"node {node}")
             reason = f"it did not introduce itself within {self._settings.round_timeout:g} s"
             self._correspondence.leave_out(Rejected(name, reason, answered=False))

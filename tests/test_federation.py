@@ -1,6 +1,7 @@
 """The loop over rounds, with light hospitals whose weights and counts are known; the real ones are in integration/."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Introduction, TrainingScores, Update, read_proximal_mu
 from federated_health.metrics import Counts
 from federated_health.model import initial_weights
+from federated_health.names import node_id_of
 from federated_health.settings import Settings, read_defaults
 from federated_health.statistics import ColumnSums
 from federated_health.strategies import STRATEGIES
@@ -345,6 +347,38 @@ def test_a_hospital_cannot_introduce_itself_as_another_one(caplog: pytest.LogCap
     with pytest.raises(RunError, match="2 could take part"):
         federation_of(hospitals).gather()
     assert "it introduces itself under another name than it joined with" in caplog.text
+
+
+class LateGrid(InProcessGrid):
+    """A grid in which one hospital's introduction is under way until somebody has looked so many times."""
+
+    looks = 8
+    late: "tuple[Future[Message], Message] | None" = None
+
+    def names(self) -> dict[int, str]:
+        self.looks -= 1
+        if self.late is not None and self.looks < 0:
+            future, reply = self.late
+            self.late = None
+            future.set_result(reply)
+        return super().names()
+
+    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        replies = super()._exchange(messages)
+        for key, message in messages.items():
+            if message.metadata.dst_node_id == node_id_of("c") and self.looks > 0:
+                self.late = Future(), replies[key].result()
+                replies[key] = self.late[0]
+        return replies
+
+
+def test_a_hospital_that_introduces_itself_late_is_named_and_takes_part(caplog: pytest.LogCaptureFixture) -> None:
+    grid = LateGrid(app_of({one.name: one for one in three()}), {name: hospital_context(name, {}) for name in "abc"})
+    federation = Federation(grid, replace(settings_of("fedavg"), wait=30.0, round_timeout=0.05))
+    federation.gather()
+    assert set(federation.introductions) == set("abc")
+    assert list(federation.tally.unanswered) == ["c"]
+    assert "c is left out: it did not introduce itself within 0.05 s" in caplog.text
 
 
 def test_a_pooled_auc_without_scores_of_a_class_is_not_defined() -> None:

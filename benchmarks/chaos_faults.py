@@ -1,0 +1,124 @@
+"""What `chaos.py` does to its runs: each run's fault, and all else that is random in it, drawn from one seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from chaos_hospital import POISONS, Poison
+
+HOSPITALS = 4
+LIGHT_ROUNDS, REAL_ROUNDS = 30, 20
+LIGHT_STRATEGIES = ("fedavg", "fedavgm", "fedyogi")  # without and with a state that a checkpoint must hold
+REAL_STRATEGY = "fedavgm"
+LIGHT_TIMEOUT, REAL_TIMEOUT, LONG_TIMEOUT = 2.0, 8.0, 60.0
+
+
+class Fault(StrEnum):
+    """What befalls a run."""
+
+    SERVER_KILLED = "server killed"
+    POISONED = "poisoned reply"
+    HOSPITAL_KILLED = "hospital killed"
+    SILENT = "network silent"
+    STALLED = "hospital stalled"
+    CLOSED = "network closed"
+    RESTARTED = "hospital restarted"
+    GARBLED = "noise on the wire"
+    GONE = "hospital gone"
+    POWER_CUT = "all killed"
+
+
+CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)
+"""Faults in turn: of twelve runs two kill the server alone, and two are poisoned."""
+
+WITHOUT_ONE = (Fault.POISONED, Fault.GONE)
+"""Faults after which rounds may lack a hospital; after the others each round has all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run and its fault.
+
+    Attributes:
+        fault: None where nothing befalls it.
+        is_real: hospitals with Keras; else light ones.
+        victim: the hospital that the fault befalls, from 0; one of the server befalls none.
+        moment: of the fault, as a share of an undisturbed run's duration.
+        seconds: a cut or a stall is so long, and so long a killed process stays away.
+        hospitals_first: they are started before the server.
+    """
+
+    number: int
+    fault: Fault | None
+    is_real: bool
+    strategy: str
+    victim: int = 0
+    moment: float = 0.0
+    seconds: float = 0.0
+    poison: Poison | None = None
+    hospitals_first: bool = False
+    min_hospitals: int = HOSPITALS
+    round_timeout: float = 60.0
+
+    @property
+    def rounds(self) -> int:
+        return REAL_ROUNDS if self.is_real else LIGHT_ROUNDS
+
+    @property
+    def reference(self) -> tuple[bool, str]:
+        """Trials that agree in it have the same model where nothing befalls them."""
+        return self.is_real, self.strategy
+
+    def describe(self, names: Sequence[str]) -> str:
+        """The fault in words, with the name of its hospital."""
+        run = f"{'real' if self.is_real else 'light'}, {self.strategy}"
+        if self.fault is None:
+            return f"{run}: undisturbed"
+        if self.poison is not None:
+            return f"{run}: {self.poison.describe()}, {names[self.victim]}"
+        whom = "" if self.fault in (Fault.SERVER_KILLED, Fault.POWER_CUT) else f", {names[self.victim]}"
+        return f"{run}: {self.fault}{whom}, at {100 * self.moment:.0f} %, for {self.seconds:.1f} s"
+
+
+def undisturbed(is_real: bool, strategy: str) -> Trial:
+    """The run that others are compared with."""
+    return Trial(number=0, fault=None, is_real=is_real, strategy=strategy)
+
+
+def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Trial]:
+    """So many runs, numbered from 1; the first `real` of them with Keras.
+
+    A trial depends on the seed, its number, and on whether it is real.
+    """
+    trials = []
+    for number in range(1, runs + 1):
+        generator = np.random.default_rng([seed, number])
+        fault, is_real = CYCLE[(number - 1) % len(CYCLE)], number <= real
+        strategy = str(generator.choice(LIGHT_STRATEGIES))
+        cut, stall, away = generator.uniform(1, longest_cut), generator.uniform(0.5, 6), generator.uniform(0, 2)
+        # A short one is shorter than most cuts and stalls, so that the round is repeated; a long one outlasts them.
+        short = REAL_TIMEOUT if is_real else LIGHT_TIMEOUT
+        timeout = float(generator.choice([short, LONG_TIMEOUT]))
+        trial = Trial(
+            number=number,
+            fault=fault,
+            is_real=is_real,
+            strategy=REAL_STRATEGY if is_real else strategy,
+            victim=int(generator.integers(HOSPITALS)),
+            moment=float(generator.uniform()),
+            seconds={Fault.SILENT: cut, Fault.CLOSED: cut, Fault.STALLED: stall}.get(fault, away),
+            hospitals_first=bool(generator.integers(2)),
+            min_hospitals=HOSPITALS - (fault in WITHOUT_ONE),
+            round_timeout=timeout,
+        )
+        if fault is Fault.POISONED:
+            before = sum(CYCLE[k % len(CYCLE)] is fault for k in range(number - 1))
+            poison = Poison(
+                kind=list(POISONS)[before % len(POISONS)],
+                first=int(generator.integers(2, trial.rounds - 2)),
+                times=int(generator.integers(1, 4)),
+            )
+            trial = replace(trial, poison=poison, round_timeout=short)
+        trials.append(trial)
+    return trials

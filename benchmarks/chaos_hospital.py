@@ -1,0 +1,249 @@
+"""Light hospitals for `chaos.py`: client.py's own joining and answering, with arithmetic in place of Keras.
+
+And what spoils a hospital's updates, light or real.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.proto.transport_pb2 import Parameters
+
+from federated_health import participation
+from federated_health.appraisal import Appraisal
+from federated_health.hospital import Hospital
+from federated_health.intervals import Interval
+from federated_health.messages import (
+    ARRAYS,
+    CONFIG,
+    NUM_EXAMPLES,
+    ROUND,
+    TRAIN_LOSS,
+    Evaluation,
+    Instructions,
+    TrainingScores,
+    Update,
+)
+from federated_health.metrics import Counts
+from federated_health.model import Weights, weight_shapes
+from federated_health.records import METRICS
+from federated_health.weights import weights_from_record
+
+MEMORY, STEP = 0.9, 0.1
+"""A light hospital's training: so much of the weights that it was sent, and so much of its own noise."""
+
+OVERSIZE = 64 * 2**20
+"""Bytes of a message that no task has."""
+
+HUGE = 1e4
+"""Added to every weight of an update that is out of all proportion; finite, and harmless to no average."""
+
+
+def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) -> ClientApp:
+    """Answers every kind of message as client.py's app does, at once.
+
+    An update is a function, to the bit, of the seed, the hospital's name, the round and the weights that it was sent.
+
+    Args:
+        pause: seconds that training takes.
+        silent: by hospital, rounds in which it has an error in place of an update.
+    """
+    app = ClientApp()
+
+    @app.query("statistics")
+    def introduce(message: Message, context: Context) -> Message:
+        return Message(participation.introduce(message, context).to_content(), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        hospital, number = participation.hospital_of(message, context), round_of(message)
+        if silent is not None and number in silent.get(hospital.name, ()):
+            raise OSError("silent in this round")
+        time.sleep(pause)
+        update = Update(weights=train_lightly(message, hospital), examples=len(hospital.train), loss=1 / number)
+        return Message(update.to_content(), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return Message(Evaluation(counts=_counts(message, context)).to_content(), reply_to=message)
+
+    @app.evaluate("threshold")
+    def score_training(message: Message, context: Context) -> Message:
+        half = len(participation.hospital_of(message, context).train) // 2
+        scores = TrainingScores(positives=_cell(half, 1.0), negatives=_cell(half, -1.0))
+        return Message(scores.to_content(), reply_to=message)
+
+    @app.evaluate("final")
+    def finish(message: Message, context: Context) -> Message:
+        time.sleep(pause)
+        counts = _counts(message, context)
+        cells = {"positives": _cell(counts.positives, 1.0), "negatives": _cell(counts.true_negatives, -1.0)}
+        return Message(Evaluation(counts=counts, roc_auc=1.0, **cells).to_content(), reply_to=message)
+
+    @app.evaluate("appraisal")
+    def appraise(message: Message, context: Context) -> Message:
+        time.sleep(pause)
+        columns = len(participation.hospital_of(message, context).task.columns)
+        appraisal = Appraisal(
+            roc_auc=Interval(),
+            own_roc_auc=None,
+            difference=Interval(),
+            importance=np.zeros(columns),
+            observed=np.zeros(columns),
+        )
+        return Message(appraisal.to_content(), reply_to=message)
+
+    return app
+
+
+def train_lightly(message: Message, hospital: Hospital) -> Weights:
+    """A light hospital's update of the weights in a message."""
+    told = Instructions.from_record(message.content.config_records[CONFIG])
+    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, told.model))
+    generator = np.random.default_rng([told.seed, *hospital.name.encode(), round_of(message)])
+    noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}
+    return {name: (MEMORY * array + STEP * noise[name]).astype(np.float32) for name, array in sent.items()}
+
+
+def round_of(message: Message) -> int:
+    return int(str(message.content.config_records[CONFIG][ROUND]))
+
+
+def _counts(message: Message, context: Context) -> Counts:
+    """Of held-out rows that are all predicted rightly."""
+    labels = participation.hospital_of(message, context).test.labels
+    positives = int(labels.sum())
+    return Counts(true_positives=positives, true_negatives=len(labels) - positives, loss_sum=0.5 * len(labels))
+
+
+def _cell(patients: int, log_odds: float) -> npt.NDArray[np.float64]:
+    """One cell of so many patients; none of fewer than may be released."""
+    return np.array([[patients, log_odds, 1.0]] if patients >= 5 else []).reshape(-1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poison:
+    """What a hospital's updates suffer.
+
+    Attributes:
+        kind: one of POISONS.
+        first: the first spoilt update is of this round, or of the next that the hospital is asked for.
+        times: so many updates are spoilt.
+    """
+
+    kind: str
+    first: int
+    times: int
+
+    def describe(self) -> str:
+        return f"{self.kind}, in {self.times} updates from round {self.first} on"
+
+
+class PoisonedApp(ClientApp):
+    """A hospital's app whose updates are spoilt on their way out."""
+
+    def __init__(self, app: ClientApp, poison: Poison) -> None:
+        super().__init__()
+        self._app, self._poison = app, poison
+        self._before: Message | None = None
+        self._left = poison.times
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        reply = self._app(message, context)
+        if message.metadata.message_type != "train":
+            return reply
+        before, self._before = self._before, message
+        if round_of(message) < self._poison.first or not self._left or not reply.has_content():
+            return reply
+        self._left -= 1
+        if self._poison.kind == ANOTHER_ROUND:
+            return Message(reply.content, reply_to=before or message)
+        if self._poison.kind == GARBAGE:
+            _garble_next_reply()
+            return reply
+        if self._poison.kind == OVERSIZED:
+            weight = np.zeros(OVERSIZE // 4, dtype=np.float32)
+            return Message(_with_arrays(reply.content, lambda _: weight), reply_to=message)
+        return Message(POISONS[self._poison.kind](reply.content), reply_to=message)
+
+
+def _garble_next_reply() -> None:
+    """The next bytes that leave are of no message; where the app's words become bytes, since it cannot send such."""
+    garbage = Parameters(tensors=[b"\xff" * 1000], tensor_type="flwr.proto.Message")
+
+    def garble(_: object) -> Parameters:
+        patched.stop()
+        return garbage
+
+    patched = patch("federated_health.streaming.hospital.wrap", garble)
+    patched.start()
+
+
+Spoil = Callable[[RecordDict], RecordDict]
+
+
+def _with_arrays(
+    content: RecordDict, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.generic]]
+) -> RecordDict:
+    """The update with its first weights changed."""
+    arrays = ArrayRecord(dict(content.array_records[ARRAYS]))
+    first = next(iter(arrays))
+    arrays[first] = Array(change(arrays[first].numpy()))
+    return RecordDict({ARRAYS: arrays, METRICS: content.metric_records[METRICS]})
+
+
+def _with_metric(key: str, change: Callable[[int], int | float]) -> Spoil:
+    """Spoils one figure; `change` is given the number of training rows."""
+
+    def spoil(content: RecordDict) -> RecordDict:
+        metrics = content.metric_records[METRICS]
+        rows = int(str(metrics[NUM_EXAMPLES]))
+        return RecordDict({**content, METRICS: MetricRecord({**metrics, key: change(rows)})})
+
+    return spoil
+
+
+def _one_weight(value: float) -> Spoil:
+    def change(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        changed = array.copy()
+        changed.flat[0] = value
+        return changed
+
+    return lambda content: _with_arrays(content, change)
+
+
+def _unreadable(content: RecordDict) -> RecordDict:
+    """Weights whose bytes are of no array."""
+    arrays = ArrayRecord(dict(content.array_records[ARRAYS]))
+    first = next(iter(arrays))
+    old = arrays[first]
+    arrays[first] = Array(dtype=old.dtype, shape=old.shape, stype=old.stype, data=b"\x93NUMPY" + b"\xff" * 100)
+    return RecordDict({ARRAYS: arrays, METRICS: content.metric_records[METRICS]})
+
+
+ANOTHER_ROUND, GARBAGE, OVERSIZED = "a reply to another round", "bytes of no message", "an oversized message"
+ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, OVERSIZED)
+"""What is wrong with a message, not with an update in it: for the server it is none."""
+
+POISONS: Mapping[str, Spoil] = {
+    "NaN": _one_weight(float("nan")),
+    "num-examples 0": _with_metric(NUM_EXAMPLES, lambda _: 0),
+    "a huge norm": lambda content: _with_arrays(content, lambda array: array + np.float32(HUGE)),
+    ANOTHER_ROUND: lambda content: content,
+    "another shape": lambda content: _with_arrays(content, lambda array: array[1:]),
+    OVERSIZED: lambda content: content,
+    "infinity": _one_weight(float("inf")),
+    "num-examples negative": _with_metric(NUM_EXAMPLES, lambda rows: -rows),
+    GARBAGE: lambda content: content,
+    "another dtype": lambda content: _with_arrays(content, lambda array: array.astype(np.float64)),
+    "num-examples beyond the declared": _with_metric(NUM_EXAMPLES, lambda rows: 1000 * rows),
+    "bytes of no array": _unreadable,
+    "a loss of NaN": _with_metric(TRAIN_LOSS, lambda _: float("nan")),
+    "no weights": lambda content: RecordDict({METRICS: content.metric_records[METRICS]}),
+}
+"""What can be wrong with an update. ON_THE_WAY the app sees to itself."""

@@ -1,0 +1,280 @@
+"""One run of `chaos.py`: a server, four hospitals, the fault that befalls them, and whether all ended well."""
+
+import asyncio
+import csv
+import signal
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos_faults import HOSPITALS, Fault, Trial
+from chaos_hospital import Poison, PoisonedApp, light_app
+from chaos_links import Link
+from chaos_processes import POLL_SECONDS, Process, ended, run_door
+
+from federated_health.runs import ROUNDS
+
+PAUSE = 0.05
+"""Seconds that a light hospital trains."""
+
+WAIT = 120
+"""--wait of server and hospitals: more than any fault lasts."""
+
+PATIENCE = 240.0
+"""Seconds after which a run that has not ended never will."""
+
+FAREWELL = 15.0
+"""Seconds that hospitals have to end after the server."""
+
+INTERRUPTED = 130
+"""The code of a door that was asked to end."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an undisturbed run went.
+
+    Attributes:
+        rounds: seconds from its start at which each round was finished.
+        end: seconds from its start to its end.
+    """
+
+    rounds: tuple[float, ...]
+    end: float
+
+    def place(self, moment: float) -> tuple[int, float]:
+        """A share of the run's duration as the last round finished before it, 0 for none, and seconds after that."""
+        seconds = moment * self.end
+        number = sum(one <= seconds for one in self.rounds)
+        return number, seconds - (self.rounds[number - 1] if number else 0.0)
+
+
+@dataclass
+class Course:
+    """How a run went.
+
+    Attributes:
+        problems: why it did not end well; empty where it did.
+        waiting: hospitals that still waited for the server when it had ended.
+        struck: whether the fault befell it before it was over.
+        is_over: the server was killed when all was saved, and before it said so to its hospitals.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    rounds: list[float] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    struck: bool = False
+    is_over: bool = False
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(tuple(self.rounds), self.seconds)
+
+
+class Run:
+    """The processes of one run.
+
+    Args:
+        folder: of all it leaves; `run` in it is the server's own.
+        data: hospital -> its CSV.
+    """
+
+    def __init__(self, trial: Trial, folder: Path, data: dict[str, Path]) -> None:
+        self.trial, self.folder, self.data = trial, folder, data
+        self.out = folder / "run"
+        self.names = list(data)
+        # Each has a host of its own: a port that is free for a moment cannot be taken by another run.
+        self.host = f"127.{1 + trial.number // 62500}.{trial.number // 250 % 250}.{trial.number % 250 + 1}"
+        self.port = _free_port(self.host)
+        self.links: dict[str, Link] = {}
+        self.hospitals: dict[str, Process] = {}
+        self.server: Process | None = None
+        self.course = Course()
+
+    async def go(self, pace: Pace | None) -> Course:
+        """Start all, let the fault come, and wait for the end.
+
+        Args:
+            pace: of the undisturbed run; None for this to be one.
+        """
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            self._all = stack.enter_context(ended())
+            for name in self.names:
+                self.links[name] = Link(self.host, self.port)
+                await self.links[name].open()
+                stack.push_async_callback(self.links[name].close)
+            started = loop.time()
+            if self.trial.hospitals_first:
+                self._start_hospitals()
+                await asyncio.sleep(0.5)
+            self._start_server()
+            if not self.trial.hospitals_first:
+                self._start_hospitals()
+            watching = asyncio.ensure_future(self._watch_rounds(started))
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    if pace is not None and self.trial.fault is not None:
+                        await self._strike(*pace.place(self.trial.moment))
+                    code = await self._server().wait(PATIENCE)
+            except TimeoutError:
+                code = None
+            finally:
+                watching.cancel()
+            self.course.seconds = loop.time() - started
+            await self._part(code)
+        return self.course
+
+    async def _part(self, code: int | None) -> None:
+        """Note how all processes ended."""
+        if self.course.is_over:
+            return
+        if code != 0:
+            self.course.problems.append(f"the server {_ended(code)}")
+        for name, one in self.hospitals.items():
+            code = await one.wait(FAREWELL if not self.course.problems else 0.0)
+            if code is None and self._is_cut_off(name):
+                # What was cut off as the run ended cannot know that it did, and waits for the server as it was told.
+                self.course.waiting.append(name)
+                one.send(signal.SIGTERM)
+                code = 0 if await one.wait(FAREWELL) == INTERRUPTED else one.code
+            if code != 0:
+                self.course.problems.append(f"{name} {_ended(code)}")
+
+    def _is_cut_off(self, name: str) -> bool:
+        """Whether a hospital's last word is that it waits for the server."""
+        lines = _read(self.folder / f"{name}.txt").splitlines()
+        return bool(lines) and "waiting up to" in lines[-1]
+
+    def finished_round(self) -> int:
+        """The last round in rounds.csv, 0 where there is none."""
+        rows = list(csv.reader(_read(self.out / ROUNDS).splitlines()))
+        return max((int(row[0]) for row in rows[1:] if row and row[0].isdigit()), default=0)
+
+    async def _watch_rounds(self, started: float) -> None:
+        while True:
+            number = self.finished_round()
+            while len(self.course.rounds) < number:
+                self.course.rounds.append(asyncio.get_running_loop().time() - started)
+            await asyncio.sleep(POLL_SECONDS / 2)
+
+    async def _strike(self, number: int, delay: float) -> None:
+        """Let the fault come so long after a round, or after the start."""
+        server, trial = self._server(), self.trial
+        while trial.poison is None and server.code is None and self.finished_round() < number:
+            await asyncio.sleep(POLL_SECONDS / 2)
+        if trial.poison is None:
+            await server.wait(delay)
+        self.course.struck = server.code is None
+        if not self.course.struck:
+            return
+        name = self.names[trial.victim]
+        link, victim = self.links[name], self.hospitals[name]
+        match trial.fault:
+            case Fault.SERVER_KILLED:
+                await server.kill()
+                await asyncio.sleep(trial.seconds)
+                await self._resume()
+            case Fault.POWER_CUT:
+                for one in (server, *self.hospitals.values()):
+                    one.send(signal.SIGKILL)
+                for one in (server, *self.hospitals.values()):
+                    await one.kill()
+                await asyncio.sleep(trial.seconds)
+                self._start_hospitals()
+                await self._resume()
+            case Fault.GONE:
+                await victim.kill()
+                del self.hospitals[name]
+            case Fault.HOSPITAL_KILLED:
+                await victim.kill()
+                await asyncio.sleep(trial.seconds)
+                self._start_hospital(name)
+            case Fault.RESTARTED:
+                victim.send(signal.SIGTERM)
+                await victim.wait(FAREWELL)
+                self._start_hospital(name)
+            case Fault.STALLED:
+                victim.send(signal.SIGSTOP)
+                await asyncio.sleep(trial.seconds)
+                victim.send(signal.SIGCONT)
+            case Fault.SILENT | Fault.CLOSED:
+                (link.hush if trial.fault is Fault.SILENT else link.refuse)()
+                await asyncio.sleep(trial.seconds)
+                link.restore()
+            case Fault.GARBLED:
+                link.garble()
+
+    async def _resume(self) -> None:
+        """Go on as a user does: with --resume, and anew where the server says that there is nothing to go on from."""
+        before = len(_read(self.folder / "server.txt"))
+        server = self._start_server("--resume", str(self.out))
+        said = ""
+        while server.code is None and "listening on" not in said:
+            await asyncio.sleep(POLL_SECONDS)
+            said = _read(self.folder / "server.txt")[before:]
+        said = _read(self.folder / "server.txt")[before:]
+        if server.code is not None and "the run is over" in said:
+            self.course.is_over = True
+        elif server.code is not None and "holds no checkpoint" in said and not self.finished_round():
+            self._start_server("--force")
+
+    def _server(self) -> Process:
+        assert self.server is not None
+        return self.server
+
+    def _start_server(self, *more: str) -> Process:
+        trial = self.trial
+        flags = {
+            "hospitals": HOSPITALS,
+            "min-hospitals": trial.min_hospitals,
+            "rounds": trial.rounds,
+            "strategy": trial.strategy,
+            "round-timeout": trial.round_timeout,
+            "wait": WAIT,
+            "address": f"{self.host}:{self.port}",
+            "out": self.out,
+        }
+        given = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
+        self.server = Process(self.folder / "server.txt", run_door, "server.py", [*given, *more])
+        self._all.append(self.server)
+        return self.server
+
+    def _start_hospitals(self) -> None:
+        for name in self.names:
+            self._start_hospital(name)
+
+    def _start_hospital(self, name: str) -> None:
+        trial = self.trial
+        flags = ["--data", self.data[name], "--name", name, "--server", self.links[name].address, "--wait", WAIT]
+        poison = trial.poison if name == self.names[trial.victim] else None
+        log, flags = self.folder / f"{name}.txt", [*map(str, flags)]
+        self.hospitals[name] = Process(log, run_hospital, flags, trial.is_real, poison)
+        self._all.append(self.hospitals[name])
+
+
+def run_hospital(flags: list[str], is_real: bool, poison: Poison | None) -> None:
+    """In a forked process: client.py, with a light app and poison as the trial wants them."""
+    import client
+
+    app = client.app if is_real else light_app(PAUSE)
+    client.app = PoisonedApp(app, poison) if poison else app
+    run_door("client.py", flags)
+
+
+def _ended(code: int | None) -> str:
+    return "did not end" if code is None else f"ended with code {code}"
+
+
+def _read(path: Path) -> str:
+    """A file's text; of one that is not there, none."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

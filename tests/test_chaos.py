@@ -1,0 +1,218 @@
+"""The harness of chaos: what it draws, its light hospitals, how it judges a run; runs are in integration/."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chaos_faults import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, plan_trials, undisturbed
+from chaos_hospital import (
+    ANOTHER_ROUND,
+    HUGE,
+    ON_THE_WAY,
+    OVERSIZED,
+    POISONS,
+    Poison,
+    PoisonedApp,
+    light_app,
+    train_lightly,
+)
+from chaos_run import Pace
+from chaos_verdict import read_contributions, replay
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+
+from federated_health.federation import Federation
+from federated_health.hospital import load_hospital
+from federated_health.messages import Update
+from federated_health.model import initial_weights, weight_shapes, weights_hash
+from federated_health.settings import Settings, read_defaults
+from federated_health.statistics import Normalisation
+from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.tasks import HEART_DISEASE
+from federated_health.weights import MalformedMessageError, weights_to_record
+
+NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
+SHAPES = weight_shapes(HEART_DISEASE, "mlp")
+
+
+@pytest.fixture(scope="module")
+def data(hospitals_folder: Path) -> dict[str, Path]:
+    return {name: hospitals_folder / f"client_{number}.csv" for number, name in enumerate(NAMES, start=1)}
+
+
+def test_a_plan_follows_from_its_seed_and_a_longer_one_begins_with_a_shorter() -> None:
+    plan = plan_trials(1, 100, 10, 20.0)
+    assert plan == plan_trials(1, 100, 10, 20.0)
+    assert plan[:30] == plan_trials(1, 30, 10, 20.0)
+    assert plan != plan_trials(2, 100, 10, 20.0)
+    assert [trial.number for trial in plan] == list(range(1, 101))
+
+
+def test_a_hundred_runs_hold_every_fault_every_poison_and_every_hospital() -> None:
+    plan = plan_trials(1, 100, 10, 20.0)
+    faults = Counter(trial.fault for trial in plan)
+    assert all(faults[fault] >= 8 for fault in Fault)
+    assert faults[Fault.SERVER_KILLED] == faults[Fault.POISONED] == 17
+    assert {trial.poison.kind for trial in plan if trial.poison is not None} == set(POISONS)
+    assert {trial.victim for trial in plan} == set(range(HOSPITALS))
+    assert {trial.fault for trial in plan[:10]} == set(Fault)
+    assert [trial.is_real for trial in plan] == [True] * 10 + [False] * 90
+    assert {trial.strategy for trial in plan[10:]} == {"fedavg", "fedavgm", "fedyogi"}
+
+
+def test_what_is_drawn_is_within_what_can_be() -> None:
+    for trial in plan_trials(3, 300, 50, 20.0):
+        assert 0 <= trial.moment < 1
+        assert (trial.poison is not None) == (trial.fault is Fault.POISONED)
+        assert trial.min_hospitals == (3 if trial.fault in WITHOUT_ONE else 4)
+        if trial.fault in (Fault.SILENT, Fault.CLOSED):
+            assert 1 <= trial.seconds <= 20
+        if trial.poison is not None:
+            assert trial.poison.first >= 1
+            assert trial.poison.first + trial.poison.times - 1 <= trial.rounds
+            assert trial.round_timeout < 60  # a reply that nobody awaits costs a whole one
+    cuts = [trial for trial in plan_trials(3, 300, 50, 20.0) if trial.fault is Fault.SILENT]
+    assert any(trial.seconds > trial.round_timeout for trial in cuts)
+    assert any(trial.seconds < trial.round_timeout for trial in cuts)
+
+
+def test_runs_are_compared_with_the_undisturbed_run_of_their_kind() -> None:
+    for trial in plan_trials(1, 24, 5, 20.0):
+        reference = undisturbed(*trial.reference)
+        assert (reference.fault, reference.poison) == (None, None)
+        assert (reference.is_real, reference.strategy, reference.rounds) == (
+            trial.is_real,
+            trial.strategy,
+            trial.rounds,
+        )
+    assert len(CYCLE) == len(Fault) + 2
+
+
+@pytest.mark.parametrize(
+    ("moment", "place"),
+    [
+        (0.0, (0, 0.0)),
+        (0.1, (0, 1.0)),
+        (0.2, (1, 0.0)),
+        (0.35, (1, 1.5)),
+        (0.4, (2, 0.0)),
+        (0.9, (2, 5.0)),
+    ],
+)
+def test_a_moment_is_counted_from_the_round_before_it(moment: float, place: tuple[int, float]) -> None:
+    assert Pace((2.0, 4.0), 10.0).place(moment) == pytest.approx(place)
+
+
+def test_contributions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
+    table = tmp_path / "rounds.csv"
+    rows = [
+        "round,hospital,train_examples,train_loss,test_examples,test_loss,test_accuracy",
+        "1,a,5,0.1,2,0.1,0.5",
+        "1,b,0,,2,0.1,0.5",
+        "1,federation,5,0.1,4,0.1,0.5",
+        "1,federation,0,,4,0.1,0.5",
+        "2,a,5,0.1,2,0.1,0.5",
+        "2,b,7,0.1,0,,",
+        "2,federation,12,0.1,2,0.1,0.5",
+    ]
+    table.write_text("\n".join(rows) + "\n")
+    assert read_contributions(table) == [(1, frozenset("a")), (1, frozenset()), (2, frozenset("ab"))]
+
+
+# Light hospitals.
+
+
+def federate(app: ClientApp, data: dict[str, Path], rounds: int = 4) -> Federation:
+    contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
+    settings = replace(Settings.from_config(read_defaults()), rounds=rounds, strategy="fedavgm", wait=1.0)
+    federation = Federation(InProcessGrid(app, contexts), settings)
+    figures = federation.run()
+    assert set(figures["hospitals"]) == set(figures["joining"]) == set(data)
+    return federation
+
+
+def test_light_hospitals_answer_every_question_and_give_the_same_bits_again(data: dict[str, Path]) -> None:
+    one, other = (weights_hash(federate(light_app(0.0), data).weights) for _ in range(2))
+    assert one == other
+    everyone = {number: frozenset(data) for number in range(1, 31)}
+    full = undisturbed(False, "fedavgm")
+    assert weights_hash(federate(light_app(0.0), data, rounds=30).weights) == replay(full, data, everyone)
+
+
+@pytest.mark.parametrize("lacking", [1, 15, 30])
+def test_a_replay_without_one_update_has_other_weights(data: dict[str, Path], lacking: int) -> None:
+    everyone = {number: frozenset(data) for number in range(1, 31)}
+    trial = undisturbed(False, "fedavgm")
+    without = {**everyone, lacking: everyone[lacking] - {"hungary"}}
+    assert replay(trial, data, without) != replay(trial, data, everyone)
+
+
+def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str, Path]) -> None:
+    def update(name: str, number: int, seed: int, start: int) -> bytes:
+        hospital = load_hospital(data[name], HEART_DISEASE, name, 0)
+        message = question(hospital_context(name, {}), number, seed=seed, start=start)
+        return b"".join(array.tobytes() for array in train_lightly(message, hospital).values())
+
+    base = ("hungary", 3, 42, 1)
+    others = [("cleveland", 3, 42, 1), ("hungary", 4, 42, 1), ("hungary", 3, 43, 1), ("hungary", 3, 42, 2)]
+    assert update(*base) == update(*base)
+    assert len({update(*one) for one in [base, *others]}) == 5
+
+
+# Poison.
+
+
+def question(context: Context, number: int, *, seed: int = 42, start: int = 1) -> Message:
+    """A message of a round, as the federation sends it."""
+    grid = InProcessGrid(ClientApp(), {"hungary": context})
+    federation = Federation(grid, replace(Settings.from_config(read_defaults()), seed=seed))
+    federation.weights = initial_weights(HEART_DISEASE, "mlp", start)
+    federation.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
+    config = ConfigRecord({**federation.instructions().to_record(), "server-round": number})
+    (node,) = grid.get_node_ids()
+    content = RecordDict({"arrays": weights_to_record(federation.weights), "config": config})
+    proto = message_to_proto(Message(content, node, "train"))
+    proto.metadata.message_id = f"question {number}"
+    return message_from_proto(proto)
+
+
+def answers(poison: Poison, path: Path, rounds: list[int]) -> list[Message]:
+    context = hospital_context("hungary", {"data": str(path)})
+    app = PoisonedApp(light_app(0.0), poison)
+    return [app(question(context, number), context) for number in rounds]
+
+
+@pytest.mark.parametrize("kind", sorted(set(POISONS) - set(ON_THE_WAY) - {"a huge norm"}))
+def test_a_poisoned_update_is_none_that_can_be_read(data: dict[str, Path], kind: str) -> None:
+    (reply,) = answers(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
+    with pytest.raises(MalformedMessageError):
+        Update.from_content(reply.content, SHAPES, 220)
+
+
+def test_a_huge_update_can_be_read_and_is_out_of_all_proportion(data: dict[str, Path]) -> None:
+    poisoned, plain = answers(Poison(kind="a huge norm", first=2, times=1), data["hungary"], [2, 3])
+    first = next(iter(SHAPES))
+    moved = [Update.from_content(one.content, SHAPES, 220).weights[first] for one in (poisoned, plain)]
+    assert np.abs(moved[0]).min() > HUGE / 2
+    assert np.abs(moved[1]).max() < 1
+
+
+def test_so_many_updates_are_spoilt_from_that_round_on_and_no_others(data: dict[str, Path]) -> None:
+    replies = answers(Poison(kind="NaN", first=3, times=2), data["hungary"], [1, 2, 3, 3, 4])
+    first = next(iter(SHAPES))
+    spoilt = [bool(np.isnan(reply.content.array_records["arrays"][first].numpy()).any()) for reply in replies]
+    assert spoilt == [False, False, True, True, False]
+
+
+def test_a_reply_to_another_round_answers_the_message_before(data: dict[str, Path]) -> None:
+    replies = answers(Poison(kind=ANOTHER_ROUND, first=2, times=1), data["hungary"], [1, 2, 3])
+    asked = [reply.metadata.reply_to_message_id for reply in replies]
+    assert asked == ["question 1", "question 1", "question 3"]
+
+
+def test_an_oversized_update_is_as_large_as_it_says(data: dict[str, Path]) -> None:
+    (reply,) = answers(Poison(kind=OVERSIZED, first=2, times=1), data["hungary"], [2])
+    assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > 64 * 2**20

@@ -1,0 +1,111 @@
+"""The proxy of chaos: a hospital's way to its server, which can be cut."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from chaos_links import Link
+
+BITS = 5.0
+"""Seconds that bytes on loopback have to arrive."""
+
+SILENCE = 0.2
+"""Seconds in which they would have arrived."""
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(1000):
+        if chunk == b"bye":
+            break
+        writer.write(chunk)
+    writer.close()
+
+
+@asynccontextmanager
+async def linked() -> AsyncIterator[
+    tuple[Link, Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]
+]:
+    """A link to a server that echoes, and what connects through it."""
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    link = Link("127.0.0.1", server.sockets[0].getsockname()[1])
+    await link.open()
+    writers = []
+
+    async def connect() -> Connection:
+        host, port = link.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writers.append(writer)
+        return reader, writer
+
+    try:
+        yield link, connect
+    finally:
+        for writer in writers:
+            writer.close()
+        await link.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def _say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, words: bytes) -> bytes:
+    writer.write(words)
+    return await asyncio.wait_for(reader.readexactly(len(words)), BITS)
+
+
+def test_a_link_forwards_both_ways_and_ends_with_either_side() -> None:
+    async def run() -> None:
+        async with linked() as (_, connect):
+            reader, writer = await connect()
+            assert await _say(reader, writer, b"first") == b"first"
+            writer.write(b"bye")
+            assert await asyncio.wait_for(reader.read(), BITS) == b""
+
+    asyncio.run(run())
+
+
+def test_a_silent_link_holds_everything_back_until_it_is_restored() -> None:
+    async def run() -> None:
+        async with linked() as (link, connect):
+            reader, writer = await connect()
+            assert await _say(reader, writer, b"first") == b"first"
+            link.hush()
+            writer.write(b"other")
+            late = await connect()
+            late[1].write(b"third")
+            replies = [asyncio.ensure_future(one.readexactly(5)) for one in (reader, late[0])]
+            done, _ = await asyncio.wait(replies, timeout=SILENCE)
+            assert not done
+            link.restore()
+            assert await asyncio.wait_for(asyncio.gather(*replies), BITS) == [b"other", b"third"]
+
+    asyncio.run(run())
+
+
+def test_a_refusing_link_closes_what_there_is_and_what_comes_until_it_is_restored() -> None:
+    async def run() -> None:
+        async with linked() as (link, connect):
+            reader, writer = await connect()
+            await _say(reader, writer, b"first")
+            link.refuse()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await _say(reader, writer, b"second")
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await _say(*await connect(), b"third")
+            link.restore()
+            assert await _say(*await connect(), b"fourth") == b"fourth"
+
+    asyncio.run(run())
+
+
+def test_noise_comes_out_at_the_server() -> None:
+    async def run() -> None:
+        async with linked() as (link, connect):
+            reader, writer = await connect()
+            await _say(reader, writer, b"first")
+            link.garble()
+            assert await asyncio.wait_for(reader.readexactly(256), BITS) == bytes(range(256))
+
+    asyncio.run(run())
