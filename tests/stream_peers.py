@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health.streaming import channels, hospital_context, join_federation, serve_streams
 
-TERMS = {"task": "heart-disease"}
+TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 
 
 def say(words: str) -> None:
