@@ -47,3 +47,7 @@ class JoinError(UserError):
 
 class RunError(UserError):
     """A run could not start or go on."""
+
+
+class LedgerError(UserError):
+    """What leaves a hospital cannot be recorded, and so does not leave; or a file is not a ledger."""

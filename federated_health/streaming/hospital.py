@@ -3,19 +3,19 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
 from uuid import uuid4
 
 import grpc
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
-from flwr.proto.transport_pb2_grpc import FlowerServiceStub
+from flwr.common.serde import message_from_proto
+from flwr.proto.transport_pb2 import ServerMessage
 
+from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
-from federated_health.streaming.channels import PROTOCOL, open_channel, unwrap, wrap
+from federated_health.streaming.channels import PROTOCOL, open_channel, unwrap
 from federated_health.streaming.grids import call_app
+from federated_health.streaming.outbox import Outbox
 from federated_health.terms import write_terms
 
 JOIN_INTERVAL = 1.0
@@ -35,6 +35,7 @@ def join_federation(
     wait: float,
     announce: Callable[[str], None],
     prepare: Callable[[], object],
+    ledger: Ledger,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
@@ -46,8 +47,10 @@ def join_federation(
         wait: seconds to wait for a server that cannot be reached, anew each time that it was lost.
         announce: told, in words, what happens.
         prepare: called once the server has accepted the hospital, before the first message is answered.
+        ledger: has a line for all that is sent, before it is.
 
     Raises:
+        LedgerError: something cannot be recorded, and was not sent.
         JoinError: no server within the wait, or it refused or stopped.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
@@ -56,8 +59,8 @@ def join_federation(
     said = False
     while True:
         with open_channel(address) as channel:
-            outbox: SimpleQueue[ClientMessage | None] = SimpleQueue()
-            call = FlowerServiceStub(channel).Join(iter(outbox.get, None), metadata=metadata)
+            outbox = Outbox(channel, ledger)
+            call = outbox.begin(JOIN, metadata)
             # What accepts connections and says nothing must not hold a hospital past its wait.
             patience = threading.Timer(max(0.0, deadline - time.monotonic()), call.cancel)
             patience.start()
@@ -70,13 +73,14 @@ def join_federation(
                     announce(f"joined {address} as {name}; loading Keras")
                     prepare()
                 for wrapped in call:
-                    outbox.put(_answer(app, context, wrapped))
+                    question = _read(wrapped)
+                    outbox.send(question, call_app(app, question, context))
                 return
             except grpc.RpcError:
                 code, reason = call.code(), call.details()
             finally:
                 patience.cancel()
-                outbox.put(None)
+                outbox.close()
         if is_accepted:
             deadline, said = time.monotonic() + wait, False
         if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
@@ -89,15 +93,21 @@ def join_federation(
         time.sleep(min(JOIN_INTERVAL, max(0.0, deadline - time.monotonic())))
 
 
-def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str) -> None:
+def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str, ledger: Ledger) -> None:
     """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
 
     Args:
         reason: words without values.
+        ledger: has a line for it before it is told.
+
+    Raises:
+        LedgerError: it cannot be recorded, and was not told.
     """
     metadata = (*_introduction(name, terms), ("unfit", reason))
     with open_channel(address) as channel:
-        call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=UNFIT_SECONDS)
+        outbox = Outbox(channel, ledger)
+        outbox.close()
+        call = outbox.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
         call.code()  # blocks until the server has refused; whether it is there at all does not matter
 
 
@@ -106,7 +116,5 @@ def _introduction(name: str, terms: Mapping[str, str]) -> tuple[tuple[str, str],
     return ("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **terms}))
 
 
-def _answer(app: ClientApp, context: Context, wrapped: ServerMessage) -> ClientMessage:
-    message = message_from_proto(unwrap(wrapped.fit_ins.parameters))
-    reply = call_app(app, message, context)
-    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(message_to_proto(reply))))
+def _read(wrapped: ServerMessage) -> Message:
+    return message_from_proto(unwrap(wrapped.fit_ins.parameters))
