@@ -32,6 +32,7 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
     ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.enable_retries", 0),  # else gRPC may send again by itself what a hospital's ledger has once
 ]
 SERVER_OPTIONS = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]  # else two servers share a port, and its hospitals
 
