@@ -66,8 +66,8 @@ class Ledger:
     """Appends to a hospital's ledger; opens it anew for every line, so that a file that was moved away is begun anew.
 
     A line is one write, so that two processes may share a file (with a blank line where one saw half of the other's).
-    It is synchronised with the disk, 0.2 ms where a round takes 30: it outlasts kill -9 and, as far as the disk keeps its
-    word, a power cut. A new file can be read by its owner only.
+    It is synchronised with the disk (0.2 ms where a round takes 30): it outlasts kill -9 and, if the disk is honest,
+    a power cut. A new file can be read by its owner only.
 
     Args:
         path: made with the first line.

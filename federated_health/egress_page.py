@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def summarise(path: Path) -> Summary:
                 entry = _parse(line)
             except ValueError:
                 raise LedgerError(f"{path}, line {number}: is not a line of an egress ledger") from None
-            if entry is None:
-                summary.torn += 1
-            else:
+            if entry is not None:
                 summary.add(entry)
+            elif line != b"\n":  # which two processes that share a ledger may leave
+                summary.torn += 1
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror})") from None
     if not summary.total.messages:
@@ -158,15 +159,12 @@ def summarise(path: Path) -> Summary:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """All that are not blank."""
     with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            if line != b"\n":
-                yield line
+        yield from iter(partial(file.readline, LONGEST_LINE), b"")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A message that left, with its time as a datetime; None of a line that was cut off.
+    """A message that left, with its time as a datetime; None of a line that was cut off or is blank.
 
     Raises:
         ValueError: it is something else.
