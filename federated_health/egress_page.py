@@ -40,7 +40,7 @@ class _Value:
         self.bytes += item["bytes"]
         for forms, form in ((self.shapes, "x".join(map(str, item["shape"]))), (self.dtypes, item["dtype"])):
             if len(forms) <= MOST_FORMS:
-                forms.add(printable(form, 40))
+                forms.add(form)
 
     def row(self) -> dict[str, object]:
         forms = {"shape": _name_forms(self.shapes), "dtype": _name_forms(self.dtypes)}
@@ -105,20 +105,20 @@ class Summary:
     def add(self, entry: Mapping[str, Any]) -> None:
         self.first = min(self.first or entry["time"], entry["time"])
         self.last = max(self.last or entry["time"], entry["time"])
-        self.hospitals.add(printable(entry["hospital"]))
+        self.hospitals.add(entry["hospital"])
         self.total.add(entry)
-        kind = self.kinds.setdefault(printable(entry["kind"]), Total())
+        kind = self.kinds.setdefault(entry["kind"], Total())
         kind.add(entry)
         kind.add_values(entry)
 
     @property
     def title(self) -> str:
         """Of the page."""
-        return f"What left {', '.join(sorted(self.hospitals))}, by {self.path}"
+        return f"What left {printable(', '.join(sorted(self.hospitals)))}, by {self.path}"
 
     def lines(self) -> list[str]:
         """Times, totals and errors."""
-        errors = [f"{name} {total.errors}" for name, total in self.kinds.items() if total.errors]
+        errors = [f"{printable(name)} {total.errors}" for name, total in self.kinds.items() if total.errors]
         values = sum(value.bytes for total in self.kinds.values() for value in total.values.values())
         torn = f"{_count(self.torn, 'line')} cut off, as by a power cut or a full disk, and not counted"
         return [
@@ -131,7 +131,7 @@ class Summary:
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
         """Title -> a table a kind of message."""
-        return {f"{name}: {total}": total.table() for name, total in self.kinds.items()}
+        return {f"{printable(name)}: {total}": total.table() for name, total in self.kinds.items()}
 
 
 def summarise(path: Path) -> Summary:
@@ -201,7 +201,7 @@ def _has(entry: object, fields: Mapping[str, tuple[type, ...]]) -> bool:
 
 
 def _name_forms(forms: set[str]) -> str:
-    return ", ".join(sorted(forms)) if len(forms) <= MOST_FORMS else "several"
+    return printable(", ".join(sorted(forms)), 60) if len(forms) <= MOST_FORMS else "several"
 
 
 def _count(number: int, noun: str) -> str:
