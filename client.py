@@ -22,6 +22,7 @@ from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.names import FEDERATION, is_hospital_name
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
+from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit
 from federated_health.tasks import TASKS, Task, get_task
@@ -76,9 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", help="this hospital's name: lower-case letters, digits and hyphens")
     parser.add_argument("--task", choices=tuple(TASKS), help=f"default: the data's; with --data {defaults['task']}")
     parser.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument(
-        "--wait", type=utils.seconds, default=defaults["wait"], metavar="SECONDS", help="default: %(default)s"
-    )
+    parser.add_argument("--wait", type=utils.seconds, default=defaults["wait"], help="seconds (default: %(default)s)")
     parser.add_argument(
         "--split-seed",
         type=utils.seed,
@@ -88,10 +87,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
+    parser.add_argument("--tls", type=Path, metavar="DIR", help="folder of this hospital's key and certificate")
     parser.add_argument("--insecure", action="store_true", help="allow a server that is not on this machine")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
-    flags.name = flags.name or ("unnamed" if flags.check and flags.data else None)
+    flags.tls = flags.tls and load_identity(flags.tls, Role.HOSPITAL)
+    if flags.data and not flags.name:
+        flags.name = flags.tls.name if flags.tls else "unnamed" if flags.check else None
     if (flags.hospital is None) == (flags.data is None) or (flags.data is None) != (flags.name is None):
         parser.error("expected either --hospital N, or --data PATH and --name NAME")
     if flags.data is None:
@@ -114,12 +116,12 @@ def check(path: Path, task: Task) -> None:
 
 def join(flags: argparse.Namespace) -> None:
     """Check the CSV, join the server, and answer it with `app` until the run is over."""
-    name, task = flags.name, flags.task
-    check_address(flags.server, insecure=flags.insecure)
+    name, task, tls = flags.name, flags.task, flags.tls
+    check_address(flags.server, encrypted=tls is not None, insecure=flags.insecure)
     try:
         hospital = load_hospital(flags.data, task, name, flags.split_seed)
     except DataError as error:
-        report_unfit(name, flags.server, task.terms, error.reason)
+        report_unfit(name, flags.server, task.terms, error.reason, tls=tls)
         raise
     context = hospital_context(name, {"data": str(flags.data), "split-seed": flags.split_seed})
     if flags.out is not None:
@@ -127,7 +129,7 @@ def join(flags: argparse.Namespace) -> None:
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     for line in hospital.remarks():
         logger.info("%s", line)
-    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait}
+    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait, "tls": tls}
     join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow)
     if kept := participation.remembered_model(context):
         note = f"Predicted positive: a risk of at least {kept[0].threshold}."

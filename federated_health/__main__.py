@@ -88,7 +88,13 @@ def add_certificates(verbs: Any) -> None:
     words = "who is who: found an authority, make keys, sign, revoke, renew and show"
     parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS)
     certificates.add_verbs(parser)
-    parser.set_defaults(run=lambda flags: [utils.print_lines(*page) for page in flags.pages(flags)])
+    parser.set_defaults(run=show_certificates)
+
+
+def show_certificates(flags: argparse.Namespace) -> None:
+    """Do what the verb below certificates says, and show what came of it."""
+    for title, lines in flags.pages(flags):
+        utils.print_lines(title, lines)
 
 
 def show_evidence(figures: Mapping[str, Any]) -> None:

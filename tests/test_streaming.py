@@ -202,7 +202,7 @@ def test_a_hospital_with_other_terms_is_refused_with_the_difference_at_both_ends
         difference = f"the hospital's {term} is other; the server's is {TERMS[term]}"
         assert isinstance(error, JoinError)
         assert str(error) == f"{address}: {difference}"
-        assert words == [f"refused a: {difference}"]
+        assert words == [f"refused a: {difference} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 
@@ -564,7 +564,7 @@ def test_a_hospital_that_may_not_join_is_refused_in_its_own_words_and_never_conn
         started = time.monotonic()
         report_unfit("a", address, TERMS, REASON)
         assert time.monotonic() - started < 2
-        assert words == [f"refused a: its own check says no: {REASON}"]
+        assert words == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 
@@ -583,7 +583,7 @@ def test_a_report_ends_when_the_server_has_heard_it_and_not_before(monkeypatch: 
         started = time.monotonic()
         report_unfit("a", address, TERMS, REASON)
         assert time.monotonic() - started >= 0.3
-        assert words == [f"refused a: its own check says no: {REASON}"]
+        assert words == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)"]
 
 
 def test_a_hospital_that_was_refused_joins_once_its_file_is_put_right() -> None:
@@ -594,7 +594,7 @@ def test_a_hospital_that_was_refused_joins_once_its_file_is_put_right() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
     assert hospital.end() is None
-    assert words[:2] == [f"refused a: its own check says no: {REASON}", "a joined"]
+    assert words[:2] == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)", "a joined"]
 
 
 def test_a_refusal_that_is_repeated_is_told_once() -> None:
@@ -602,7 +602,7 @@ def test_a_refusal_that_is_repeated_is_told_once() -> None:
     with server(words) as (_, address):
         for reason in ("first", "first", "second", "second"):
             report_unfit("a", address, TERMS, reason)
-    assert words == ["refused a: its own check says no: first", "refused a: its own check says no: second"]
+    assert words == [f"refused a: its own check says no: {word} (from 127.0.0.1)" for word in ("first", "second")]
 
 
 def test_a_report_under_a_connected_name_does_not_touch_the_hospital_that_has_it() -> None:
@@ -612,7 +612,7 @@ def test_a_report_under_a_connected_name_does_not_touch_the_hospital_that_has_it
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         report_unfit("a", address, TERMS, REASON)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
-        assert words == ["a joined", "refused a: a hospital called a is connected already"]
+        assert words == ["a joined", "refused a: a hospital called a is connected already (from 127.0.0.1)"]
     assert hospital.end() is None
 
 
@@ -620,7 +620,7 @@ def test_other_terms_are_told_before_what_the_check_says() -> None:
     words: list[str] = []
     with server(words) as (_, address):
         report_unfit("a", address, {**TERMS, "task": "other"}, REASON)
-    assert words == ["refused a: the hospital's task is other; the server's is heart-disease"]
+    assert words == ["refused a: the hospital's task is other; the server's is heart-disease (from 127.0.0.1)"]
 
 
 def test_without_a_server_a_report_ends_at_once_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -704,7 +704,7 @@ def test_what_a_stranger_says_of_itself_is_shown_as_a_short_line(reason: str, sh
         code, details = report(address, unfit=reason)
         assert code == grpc.StatusCode.FAILED_PRECONDITION
         assert details.strip() == f"its own check says no: {shown}".strip()
-        assert [line.strip() for line in words] == [f"refused a: its own check says no: {shown}".strip()]
+        assert words == [f"refused a: {details} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,7 +20,9 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceServicer, add_FlowerServiceServicer_to_server
 
 from federated_health.names import is_hospital_name, node_id_of, printable
+from federated_health.security import Identity
 from federated_health.streaming.channels import PROTOCOL, SERVER_OPTIONS, listen, unwrap, wrap
+from federated_health.streaming.gate import Gate, certificate_of
 from federated_health.streaming.grids import FutureGrid, error_reply
 from federated_health.terms import find_difference, read_terms
 
@@ -43,6 +46,8 @@ class _Stream:
     awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
     complained: bool = False
+    find_obstacle: Callable[[], str | None] = lambda: None  # why it must not be dealt with any more
+    expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def accept(self) -> None:
         """Tell the hospital that it is in."""
@@ -54,6 +59,8 @@ class _Stream:
         proto = message_to_proto(message)
         proto.metadata.message_id = key
         wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(proto)))
+        if not self.is_admitted():
+            return error_reply(message, self.expelled.result())
         self.awaited[key] = asyncio.get_running_loop().create_future()
         try:
             # A write that was begun ends, even when its reply is awaited no longer: gRPC cannot take it back.
@@ -67,6 +74,8 @@ class _Stream:
 
     def deliver(self, wrapped: ClientMessage) -> None:
         """Hand a reply to whoever awaits it; what nobody awaits, such as a late reply, is dropped."""
+        if not self.is_admitted():
+            return
         try:
             reply = message_from_proto(unwrap(wrapped.fit_res.parameters))
         except Exception as error:  # whatever a stranger's bytes make protobuf or Flower raise
@@ -78,6 +87,13 @@ class _Stream:
             self._complain("sent a reply that nobody awaits")
         else:
             waiter.set_result(reply)
+
+    def is_admitted(self) -> bool:
+        """Whether the hospital may still be dealt with; if not, its stream and the wait for its replies end."""
+        if not self.expelled.done() and (obstacle := self.find_obstacle()):
+            self.expelled.set_result(obstacle)
+            self.fail(obstacle)
+        return not self.expelled.done()
 
     def fail(self, reason: str) -> None:
         """End the wait for every reply of this stream."""
@@ -108,12 +124,12 @@ class _StreamEndedError(Exception):
 class _Servicer(FlowerServiceServicer):
     """Accepts or refuses hospitals, and reads their streams."""
 
-    def __init__(self, terms: Mapping[str, str], on_change: Callable[[str], None]) -> None:
+    def __init__(self, terms: Mapping[str, str], on_change: Callable[[str], None], tls: Identity | None = None) -> None:
         self.streams: dict[int, _Stream] = {}
         self.ending: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._terms = terms
         self._on_change = on_change
-        self._last_refusal = ""
+        self._gate = Gate(tls, on_change)
 
     async def Join(  # type: ignore[override]  # the generated stub knows iterators only, not reading and writing
         self, _requests: Any, context: grpc.aio.ServicerContext
@@ -121,20 +137,20 @@ class _Servicer(FlowerServiceServicer):
         """One hospital's stream, from joining to its end."""
         said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = said.get("hospital", "")
-        if refusal := self._refuse(name, said):
+        certificate = certificate_of(context)
+        # First who it is: a stranger must not learn who is connected, or what was agreed on.
+        if refusal := self._gate.refuse(certificate, name) or self._refuse(name, said):
             code, reason = refusal
-            words = f"refused {printable(name, 63) or 'a stranger'}: {reason}"
-            if words != self._last_refusal:  # it may try again every second
-                self._on_change(words)
-            self._last_refusal = words
+            self._gate.tell(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
         stream = self.streams[node] = _Stream(name, said.get("process", ""), context)
+        stream.find_obstacle = partial(self._gate.find_obstacle, certificate, name)
         try:
             if before is not None:
                 before.replaced.set_result(None)
-            self._last_refusal = ""
+            self._gate.forget()
             self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
@@ -142,8 +158,12 @@ class _Servicer(FlowerServiceServicer):
             stream.fail("its connection was lost")
             if self.streams.get(node) is stream:
                 del self.streams[node]
-                if not self.ending.done():
+                if stream.expelled.done():
+                    self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
+                elif not self.ending.done():
                     self._on_change(f"{name} left")
+        if stream.expelled.done():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(grpc.StatusCode.ABORTED, stopped)
 
@@ -168,8 +188,9 @@ class _Servicer(FlowerServiceServicer):
         """Deliver replies until the hospital leaves, comes back on another stream, or the server ends."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
-            await asyncio.wait({reading, self.ending, stream.replaced}, return_when=asyncio.FIRST_COMPLETED)
-            if self.ending.done() or stream.replaced.done():
+            ends: set[asyncio.Future[Any]] = {self.ending, stream.replaced, stream.expelled}
+            await asyncio.wait({reading, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if any(end.done() for end in ends):
                 reading.cancel()
                 return
             try:
@@ -207,7 +228,9 @@ class StreamGrid(FutureGrid):
 
 
 @contextmanager
-def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[str], None]) -> Iterator[StreamGrid]:
+def serve_streams(
+    address: str, terms: Mapping[str, str], on_change: Callable[[str], None], *, tls: Identity | None = None
+) -> Iterator[StreamGrid]:
     """A gRPC server that hospitals join, as a grid.
 
     When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped.
@@ -215,10 +238,13 @@ def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[s
     Args:
         address: HOST:PORT.
         terms: what a hospital must agree to when it joins, such as task and schema.
-        on_change: told, in words and from another thread, who joined, left or was refused.
+        on_change: told, in words and from another thread, who joined, left, was refused or cut off.
+        tls: who the server is; every hospital then shows a certificate of the same authority, at every call, and is
+            dealt with only as long as it is valid and not revoked. None to go without encryption and without proof.
 
     Raises:
         AddressError: the address is taken or cannot be listened on.
+        CertificateError: what is in the identity's folder cannot be used.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)
@@ -226,9 +252,9 @@ def serve_streams(address: str, terms: Mapping[str, str], on_change: Callable[[s
 
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change)
+        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change, tls)
         add_FlowerServiceServicer_to_server(servicer, server)
-        listen(server, address)
+        listen(server, address, tls)
         await server.start()
         return server, servicer
 
