@@ -21,6 +21,7 @@ from grpc._cython import cygrpc
 from federated_health.errors import AddressError, DataError, JoinError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
+from federated_health.security import Identity
 from federated_health.streaming import (
     InProcessGrid,
     StreamGrid,
@@ -73,7 +74,13 @@ class LightHospital:
     """A hospital in a thread. `error` is what its side of the stream ended in."""
 
     def __init__(
-        self, name: str, address: str, answer: Answer = echo, terms: dict[str, str] = TERMS, wait: float = 5.0
+        self,
+        name: str,
+        address: str,
+        answer: Answer = echo,
+        terms: dict[str, str] = TERMS,
+        wait: float = 5.0,
+        tls: Identity | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.words: list[str] = []
@@ -87,6 +94,7 @@ class LightHospital:
             wait=wait,
             announce=self.words.append,
             prepare=lambda: None,
+            tls=tls,
         )
         self._thread = threading.Thread(target=self._join, daemon=True)
         self._thread.start()
@@ -156,9 +164,11 @@ class Proxy:
 
 
 @contextmanager
-def server(words: list[str] | None = None, port: int | None = None) -> Iterator[tuple[StreamGrid, str]]:
+def server(
+    words: list[str] | None = None, port: int | None = None, tls: Identity | None = None
+) -> Iterator[tuple[StreamGrid, str]]:
     address = f"127.0.0.1:{port or free_port()}"
-    with serve_streams(address, TERMS, (words if words is not None else []).append) as grid:
+    with serve_streams(address, TERMS, (words if words is not None else []).append, tls=tls) as grid:
         yield grid, address
 
 
@@ -337,12 +347,13 @@ def test_other_addresses_need_permission_since_nothing_is_encrypted(address: str
     with pytest.raises(AddressError, match="not encrypted"):
         check_address(address, insecure=False)
     check_address(address, insecure=True)
+    check_address(address, encrypted=True)
 
 
 @pytest.mark.parametrize("address", ["", "8080", "localhost", ":8080", "localhost:", "localhost:0", "a:65536", "a:b"])
 def test_what_is_not_host_and_port_is_refused(address: str) -> None:
     with pytest.raises(AddressError, match="expected HOST:PORT"):
-        check_address(address, insecure=True)
+        check_address(address, encrypted=True, insecure=True)
 
 
 def test_node_ids_are_functions_of_names_and_fit_flowers_type() -> None:
