@@ -17,9 +17,18 @@ from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
+from federated_health.security import Finding, Identity, diagnose, speaks_tls
+from federated_health.security.diagnosis import PREFLIGHT_SECONDS
 from federated_health.streaming import channels
 from federated_health.streaming.backoff import LONGEST_DELAY, Backoff
-from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, PROTOCOL, open_channel, unwrap
+from federated_health.streaming.channels import (
+    LARGEST_KEY,
+    LARGEST_REPLY,
+    PROTOCOL,
+    open_channel,
+    split_address,
+    unwrap,
+)
 from federated_health.streaming.grids import call_app
 from federated_health.streaming.outbox import Outbox
 from federated_health.terms import write_terms
@@ -70,6 +79,7 @@ def join_federation(
     announce: Callable[[str], None],
     prepare: Callable[[], object],
     ledger: Ledger,
+    tls: Identity | None = None,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
@@ -83,15 +93,20 @@ def join_federation(
         announce: told, in words, what happens.
         prepare: called once the server has accepted the hospital, before the first message is answered.
         ledger: has a line for all that is sent, before it is.
+        tls: who the hospital is; None to go without encryption.
 
     Raises:
         LedgerError: something cannot be recorded, and was not sent.
-        JoinError: no server within the wait, or it refused, stopped, or sent what is not a message.
+        JoinError: no server within the wait; it refused, stopped, or sent what is not a message; or its or the
+            hospital's certificate will not do.
+        CertificateError: the certificate has another name, or its key cannot be read any more.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
     metadata = (*_introduction(name, terms), ("process", uuid4().hex))
-    absence = _Absence(address, wait, announce)
-
+    absence = _Absence(address, tls, wait, announce)
+    if tls is not None:
+        tls.check_name(name)
+        find_obstacle(address, tls, wait)
     was_in = False
 
     def enter() -> None:
@@ -102,7 +117,7 @@ def join_federation(
 
     while True:
         began = time.monotonic()
-        ending = _take_part(app, context, address, metadata, absence, enter, ledger)
+        ending = _take_part(app, context, address, metadata, absence, enter, ledger, tls)
         if ending.code is grpc.StatusCode.OK:
             return
         if ending.was_accepted:
@@ -122,8 +137,9 @@ class _Ending:
 class _Absence:
     """The time in which a hospital is not in: how long it may last, and what is said meanwhile."""
 
-    def __init__(self, address: str, wait: float, announce: Callable[[str], None]) -> None:
+    def __init__(self, address: str, tls: Identity | None, wait: float, announce: Callable[[str], None]) -> None:
         self._address = address
+        self._tls = tls
         self._wait = wait
         self._announce = announce
         self._backoff = Backoff()
@@ -174,15 +190,16 @@ class _Absence:
         elif ending.code is not grpc.StatusCode.CANCELLED or ending.was_accepted:  # else our patience may have ended
             self._last_refusal = ""
         logger.debug("the stream ended: %s %s", ending.code.name, ending.reason)
+        why = "" if self._last_refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
-            raise JoinError(f"{self._address}: {self._last_refusal or f'no server within {self._wait:g} s'}")
+            raise JoinError(f"{self._address}: {self._last_refusal or f'no server within {self._wait:g} s{why}'}")
         if not self._last_refusal:
-            self._say_waiting()
+            self._say_waiting(why)
         time.sleep(min(self._backoff.next_delay(), left))
 
-    def _say_waiting(self) -> None:
-        self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}")
+    def _say_waiting(self, why: str = "") -> None:
+        self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{why}")
 
     def _say(self, kind: str, words: str) -> None:
         """Once in an absence."""
@@ -199,9 +216,10 @@ def _take_part(
     absence: _Absence,
     enter: Callable[[], None],
     ledger: Ledger,
+    tls: Identity | None,
 ) -> _Ending:
     """One stream, from the attempt to join to its end."""
-    with open_channel(address) as channel:
+    with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         call = outbox.begin(JOIN, metadata)
         largest = None
@@ -223,7 +241,14 @@ def _take_part(
         return _Ending(call.code(), call.details() or "", was_accepted=largest is not None)
 
 
-def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str, ledger: Ledger) -> None:
+def report_unfit(
+    name: str,
+    address: str,
+    terms: Mapping[str, str],
+    reason: str,
+    ledger: Ledger,
+    tls: Identity | None = None,
+) -> None:
     """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
 
     Args:
@@ -234,11 +259,33 @@ def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str,
         LedgerError: it cannot be recorded, and was not told.
     """
     metadata = (*_introduction(name, terms), ("unfit", reason))
-    with open_channel(address) as channel:
+    with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         outbox.close()
         call = outbox.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
         call.code()  # blocks until the server has refused; whether it is there at all does not matter
+
+
+def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
+    """Why there is no connection, as the end of a line; empty where nothing but a server is missing.
+
+    Args:
+        left: seconds that may be spent.
+
+    Raises:
+        JoinError: waiting does not help.
+    """
+    host, port = split_address(address)
+    patience = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may be waited for
+    if tls is not None:
+        finding = diagnose(host, port, tls, patience)
+    elif speaks_tls(host, port, patience):
+        finding = Finding("the server speaks TLS: to join it takes --tls, the folder of this hospital's identity", True)
+    else:
+        finding = None
+    if finding and finding.final:
+        raise JoinError(f"{address}: {finding.words}")
+    return f": {finding.words}" if finding else ""
 
 
 def _introduction(name: str, terms: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
