@@ -32,6 +32,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/many_hospitals.py
+	$(BIN)/python benchmarks/checkpoints.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
