@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MOST_INCIDENTS = 100
 """Of one hospital, between two looks at them."""
 
-MOST_PAST_QUESTIONS = 256
+MOST_PAST_QUESTIONS = 16
 """Of one stream, that are remembered so that a late or second reply can be called so."""
 
 ANSWERED, GIVEN_UP = "sent a second reply to one question", "sent its reply too late"
