@@ -61,6 +61,8 @@ def join_federation(
     said = False
     if tls is not None:
         tls.check_name(name)
+        if remark := tls.remark():
+            announce(remark)
         _find_obstacle(address, tls, wait)
     while True:
         with open_channel(address, tls) as channel:
