@@ -68,6 +68,8 @@ def join_federation(
     absence = Absence(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
+        if remark := tls.remark():
+            announce(remark)
         find_obstacle(address, tls, wait)
     was_in = False
 

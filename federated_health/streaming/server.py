@@ -192,6 +192,8 @@ def serve_streams(
         AddressError: the address is taken or cannot be listened on.
         CertificateError: what is in the identity's folder cannot be used.
     """
+    if tls is not None and (remark := tls.remark()):
+        on_change(remark)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)
     thread.start()
