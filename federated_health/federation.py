@@ -6,6 +6,7 @@ neither repeat a round, resume, nor order replies so that the result does not de
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -33,6 +34,9 @@ from federated_health.weights import weights_to_record
 logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
+
+MOST_ASKED = 3
+"""Times that a hospital is asked the same at the end of a run."""
 
 
 class Federation:
@@ -220,17 +224,25 @@ class Federation:
         return THRESHOLD if chosen is None else chosen
 
     def _ask_finally(self, message_type: str, read: Callable[[int, RecordDict], Read]) -> list[Accepted[Read]]:
-        """Send the final weights to every hospital; those that did not answer are asked again while too few did."""
+        """Send the final weights to every hospital.
+
+        While too few have answered, others are asked again: those that were away, for as long as the settings' `wait`,
+        and those that are there three times.
+        """
         config = self.instructions().to_record()
         content = RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
         accepted: dict[str, Accepted[Read]] = {}
+        asked: Counter[str] = Counter()
         pauses = Pauses(self.settings.wait)
         while True:
-            nodes = [node for node in self._roster.present() if self._roster.names()[node] not in accepted]
+            names = {node: self._roster.names()[node] for node in self._roster.present()}
+            nodes = [node for node, name in names.items() if name not in accepted and asked[name] < MOST_ASKED]
             questions = [Message(content, node, message_type) for node in nodes]
-            answers = self._correspondence.ask(questions, self._roster.names(), read)
+            answers = self._correspondence.ask(questions, names, read)
             accepted.update({answer.hospital: answer for answer in answers})
-            if len(accepted) >= self.settings.least_updates:
+            asked.update(names[node] for node in nodes)
+            may_answer = [name for name in self.introductions if name not in accepted and asked[name] < MOST_ASKED]
+            if len(accepted) >= self.settings.least_updates or not may_answer:
                 break
             if not pauses.pause():
                 logger.warning("%s: %d of %d hospitals answered", message_type, len(accepted), len(self.introductions))

@@ -1,11 +1,17 @@
 """Checkpoints that are a function of their round, and how two are compared."""
 
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from federated_health.checkpoints import Checkpoint
+from federated_health.checkpoints import Checkpoint, CheckpointFolder
+from federated_health.errors import CheckpointError
 from federated_health.messages import Introduction
 from federated_health.metrics import Counts
 from federated_health.statistics import ColumnSums, Normalisation
@@ -68,3 +74,32 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def plain(array: np.ndarray) -> tuple[Any, ...]:
     return array.dtype.str, array.shape, array.tobytes()
+
+
+def save_without_end(path: Path, saved: Connection) -> None:
+    """Go on with the run of a folder, or begin one, and tell each round once it is saved; a process of its own."""
+    folder, number = CheckpointFolder(path), 0
+    with suppress(CheckpointError):
+        number = folder.load().round_number
+    while True:
+        number += 1
+        folder.save(checkpoint_of(number))
+        saved.send(number)
+
+
+def save_and_die(path: Path, step: int, saved: Connection) -> None:
+    """The same, but its process ends, as if killed, before that call (from 0) to what changes the disk."""
+    calls = iter(range(10**6))
+
+    def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            if next(calls) == step:
+                os._exit(9)
+            return real(*arguments, **keywords)
+
+        return call
+
+    os.fsync = mortal(os.fsync)
+    for name in ("open", "replace", "unlink", "mkdir", "rmdir"):
+        setattr(Path, name, mortal(getattr(Path, name)))
+    save_without_end(path, saved)

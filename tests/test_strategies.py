@@ -495,8 +495,7 @@ def test_whatever_else_a_round_leaves_in_a_strategy_is_known(strategy: str, text
 
     left = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
 
-    # configure_train sets the first one anew, or it equals the round's weights (fedavgm); fedadagrad's m_t its beta-1
-    # erases.
+    # configure_train sets it anew, or it is the round's weights (fedavgm); fedadagrad's m_t is erased by a beta-1 of 0.
     assert left <= {"current_arrays", *STRATEGIES[strategy].state} | ({"m_t"} if strategy == "fedadagrad" else set())
 
 

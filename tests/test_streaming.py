@@ -112,6 +112,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._flows = threading.Event()
+        self._flows.set()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -119,6 +121,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._flows.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait in accept, where closing does not
         self._accepting.join(10)
@@ -136,6 +139,14 @@ class Proxy:
         if tell_server:
             self._listener.shutdown(socket.SHUT_RDWR)
 
+    def stall(self) -> None:
+        """Forward nothing and close nothing, as a network does that drops all; new connections say nothing, too."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Forward again, and first what was held back."""
+        self._flows.set()
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -149,10 +160,10 @@ class Proxy:
                 threading.Thread(target=self._forward, args=(hospital, server), daemon=True).start()
                 threading.Thread(target=self._forward, args=(server, hospital), daemon=True).start()
 
-    @staticmethod
-    def _forward(source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while content := source.recv(65536):
+                self._flows.wait()
                 target.sendall(content)
 
 

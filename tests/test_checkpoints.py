@@ -1,0 +1,726 @@
+"""Checkpoints: what was saved is loaded; what is torn or altered is noticed, and the one before it is there."""
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from federated_health.checkpoints import CheckpointFolder, check_settings, settings_hash
+from federated_health.checkpoints.files import read_checkpoint, write_checkpoint
+from federated_health.checkpoints.history import DamagedCheckpointError, Position
+from federated_health.errors import CheckpointError, RunError
+from federated_health.settings import Settings, read_defaults
+from federated_health.tasks import HEART_DISEASE, READMISSION
+from tests.checkpoints import checkpoint_of, parts_of
+
+POSITION = Position(3, 100, "ab" * 32)
+
+
+def saved_in(path: Path, *numbers: int) -> CheckpointFolder:
+    folder = CheckpointFolder(path)
+    for number in numbers:
+        folder.save(checkpoint_of(number))
+    return folder
+
+
+def names_in(path: Path) -> list[str]:
+    return sorted(one.name for one in path.iterdir())
+
+
+def loads(path: Path, number: int) -> bool:
+    """Whether exactly the checkpoint of that round comes back."""
+    return parts_of(CheckpointFolder(path).load()) == parts_of(checkpoint_of(number))
+
+
+def file_of(path: Path, number: int) -> Path:
+    return path / f"round-{number:06}.checkpoint"
+
+
+# What is saved is loaded
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved_in(tmp_path / "run" / "checkpoints", 3)
+    assert loads(tmp_path / "run" / "checkpoints", 3)
+
+
+def test_the_newest_two_and_the_history_are_kept(tmp_path: Path) -> None:
+    saved_in(tmp_path, *range(1, 12))
+    assert names_in(tmp_path) == ["history.jsonl", "round-000010.checkpoint", "round-000011.checkpoint"]
+    assert loads(tmp_path, 11)
+
+
+@pytest.mark.parametrize("number", [999_999, 2**31 - 1])
+def test_a_million_rounds_are_newer_than_fewer(tmp_path: Path, number: int) -> None:
+    folder = saved_in(tmp_path, 1)
+    for later in (number, number + 1):
+        folder.save(replace(checkpoint_of(1), round_number=later))
+    assert CheckpointFolder(tmp_path).load().round_number == number + 1
+
+
+def test_a_run_of_no_round_yet_can_be_saved(tmp_path: Path) -> None:
+    empty = checkpoint_of(0, introductions=(), strategy_state={}, tally={}, weights={})
+    CheckpointFolder(tmp_path).save(empty)
+    assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(empty)
+
+
+def test_a_run_goes_on_from_what_was_loaded(tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    for number in range(3, 6):
+        folder = CheckpointFolder(tmp_path)
+        assert folder.load().round_number == number - 1
+        folder.save(checkpoint_of(number))
+        assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (number - 1, number)]
+    assert loads(tmp_path, 5)
+
+
+def test_one_round_can_be_saved_twice(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 1, 2, 2)
+    again = checkpoint_of(2, tally={"waited": 1})
+    folder.save(again)
+    assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(again)
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (1, 2)]
+
+
+def test_what_is_saved_does_not_grow_with_the_rounds_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 10)
+    size, history = file_of(tmp_path, 10).stat().st_size, (tmp_path / "history.jsonl").stat().st_size
+    marked = bytearray((tmp_path / "history.jsonl").read_bytes())
+    marked[5] ^= 1
+    with (tmp_path / "history.jsonl").open("r+b") as file:
+        file.write(marked)
+
+    folder.save(checkpoint_of(1000))
+
+    assert file_of(tmp_path, 1000).stat().st_size < size + 40  # some numbers have more digits
+    after = (tmp_path / "history.jsonl").read_bytes()
+    assert after[:history] == marked
+    assert len(after.splitlines()) == 1000
+
+
+NAMES = st.text("abc/._ ", max_size=8)
+ANY_ARRAY = arrays.arrays(
+    dtype=st.sampled_from([np.dtype(kind) for kind in ("<f4", "<f8", ">f4", "<i8", "?")]),
+    shape=arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    weights=st.dictionaries(NAMES, arrays.arrays(np.float32, arrays.array_shapes(min_side=0)), max_size=4),
+    state=st.dictionaries(NAMES, ANY_ARRAY, max_size=4),
+    tally=st.dictionaries(st.text(max_size=5), JSON, max_size=4),
+    scale=st.lists(FINITE, max_size=4).map(tuple),
+)
+def test_anything_comes_back_as_it_was(weights: Any, state: Any, tally: Any, scale: tuple[float, ...]) -> None:
+    normalisation = replace(checkpoint_of(1).normalisation, mean=scale, variance=scale)
+    given = checkpoint_of(
+        2, weights=weights, strategy_state=state, tally=tally, normalisation=normalisation, history=()
+    )
+
+    got, position = read_checkpoint(write_checkpoint(given, POSITION))
+
+    assert parts_of(got) == parts_of(given)
+    assert position == POSITION
+
+
+def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    first, rest = file_of(tmp_path, 2).read_bytes().split(b"\n", 1)
+    digest = hashlib.sha256(b"1\n" + rest).hexdigest()
+    assert first.decode() == f"federated-health-checkpoint 1 {digest}"
+    line, blocks = rest.split(b"\n", 1)
+    header = json.loads(line)
+    stream, whole = io.BytesIO(blocks), checkpoint_of(2)
+    got = {name: np.load(stream, allow_pickle=False) for name in header["arrays"]}
+    assert stream.read() == b""
+    assert list(got) == ["weights/a/kernel", "weights/a", "strategy/v_t/a/kernel", "strategy/v_t/a", "sums"]
+    np.testing.assert_array_equal(got["weights/a/kernel"], whole.weights["a/kernel"], strict=True)
+    assert got["sums"][1, 2].tolist() == whole.introductions[1].sums.squares.tolist()
+    history = (tmp_path / "history.jsonl").read_bytes()
+    assert header["history"] == [2, len(history), hashlib.sha256(history).hexdigest()]
+    assert json.loads(history.splitlines()[1]) == [
+        2,
+        {"cleveland": [10, 0.5, [2, 0, 0, 2, 2 / 3, 0.1]], "va-long-beach": [0, None, None]},
+        [10, 0.5, [2, 0, 0, 2, 2 / 3, 0.1]],
+    ]
+
+
+def test_objects_and_what_is_not_a_number_are_never_written(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 1)
+    for wrong in ({"weights": {"a": np.array([{}])}}, {"tally": {"a": float("nan")}}):
+        with pytest.raises(ValueError, match=r"allow_pickle|JSON"):
+            folder.save(checkpoint_of(2, **wrong))
+    assert loads(tmp_path, 1)
+
+
+@pytest.mark.parametrize("numbers", [range(1, 3), range(0), [1, 2, 4], [1, 2, 5, 4]])
+def test_a_history_that_is_another_is_a_mistake_of_ours(numbers: list[int], tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 3)
+    other = tuple(checkpoint_of(one).history[-1] for one in numbers)
+    with pytest.raises(ValueError, match="does not go on from round 3"):
+        folder.save(checkpoint_of(4, history=other))
+    assert loads(tmp_path, 3)
+
+
+# What is damaged is noticed
+
+
+def with_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data[:-1], "it is cut off or altered"),
+        (lambda data: data[: len(data) // 2], "it is cut off or altered"),
+        (lambda data: data + b"\n", "it is cut off or altered"),
+        (lambda data: data[:20], "it is not a checkpoint"),
+        (lambda _: b"", "it is not a checkpoint"),
+        (lambda data: bytes(len(data)), "it is not a checkpoint"),
+        (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500), "it is not a checkpoint"),
+        (lambda data: data.replace(b"checkpoint 1 ", b"checkpoint 2 "), "it is cut off or altered"),
+        (lambda data: data.replace(b'"round_number": 3', b'"round_number": 4'), "it is cut off or altered"),
+    ],
+)
+def test_of_a_damaged_one_the_log_says_why_and_the_one_before_is_used(
+    change: Callable[[bytes], bytes], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = saved_in(tmp_path, 1, 2, 3)
+    with_bytes(file_of(tmp_path, 3), change)
+
+    folder = CheckpointFolder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        got = folder.load()
+
+    assert parts_of(got) == parts_of(checkpoint_of(2))
+    assert caplog.messages == [f"{file_of(tmp_path, 3)} is left out: {why}"]
+    another = checkpoint_of(3, tally={"again": True})
+    folder.save(another)
+    assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(another)
+    assert names_in(tmp_path) == ["history.jsonl", "round-000002.checkpoint", "round-000003.checkpoint"]
+
+
+def test_a_folder_in_a_checkpoint_s_place_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved_in(tmp_path, 1)
+    file_of(tmp_path, 2).mkdir()
+    assert loads(tmp_path, 1)
+    assert caplog.messages == [f"{file_of(tmp_path, 2)} is left out: it cannot be read (Is a directory)"]
+
+
+def test_a_file_under_another_round_s_name_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved_in(tmp_path, 1, 2)
+    file_of(tmp_path, 1).rename(file_of(tmp_path, 3))
+    assert loads(tmp_path, 2)
+    assert caplog.messages == [f"{file_of(tmp_path, 3)} is left out: it is of another round than its name says"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["round-7.checkpoint", "round-000007.checkpoint~", ".checkpoint.partial", "notes.txt", "round-²²²²²².checkpoint"],
+)
+def test_other_files_are_nobody_s_checkpoints_and_stay(name: str, tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 1, 2)
+    (tmp_path / name).write_bytes(b"other")
+    assert loads(tmp_path, 2)
+    folder.save(checkpoint_of(3))
+    assert (tmp_path / name).exists() is (name != ".checkpoint.partial")
+
+
+def test_where_none_is_whole_it_is_one_line(tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    for number in (1, 2):
+        with_bytes(file_of(tmp_path, number), lambda data: data[:-1])
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}: holds no checkpoint that is whole$"):
+        CheckpointFolder(tmp_path).load()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r": holds no checkpoint; a run has one from its first round to its end$"):
+        CheckpointFolder(tmp_path / name).load()
+    assert names_in(tmp_path) == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder of two small checkpoints, of round 2 and 3."""
+    folder = CheckpointFolder(tmp_path / "small")
+    for number in (1, 2, 3):
+        whole = checkpoint_of(number, settings={}, terms={}, introductions=(), strategy_state={}, tally={})
+        folder.save(replace(whole, weights={"a": np.array([number], np.float32)}))
+    return tmp_path / "small"
+
+
+def test_no_byte_of_a_checkpoint_can_change_unnoticed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    file = file_of(small, 3)
+    whole, before = file.read_bytes(), parts_of(replace(CheckpointFolder(small).load()))
+    for place in range(len(whole)):
+        for flip in (1, 0x80, 0xFF):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            got = CheckpointFolder(small).load()
+            assert (got.round_number, got.weights["a"].tolist(), len(got.history)) == (2, [2.0], 2)
+    file.write_bytes(whole)
+    assert parts_of(CheckpointFolder(small).load()) == before
+
+
+def test_no_length_of_a_checkpoint_but_its_own_is_read(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    file = file_of(small, 3)
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        assert CheckpointFolder(small).load().round_number == 2
+
+
+def test_no_byte_of_the_history_can_change_unnoticed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    file = small / "history.jsonl"
+    whole = file.read_bytes()
+    shared = sum(len(line) for line in whole.splitlines(keepends=True)[:2])
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if place < shared:
+            with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
+                CheckpointFolder(small).load()
+        else:
+            assert CheckpointFolder(small).load().round_number == 2
+
+
+@pytest.mark.parametrize("tail", [b"", b"[", b"[3,{},[1,0.5,null]]\n", b"\xff" * 5000])
+def test_what_is_behind_the_history_of_a_checkpoint_is_cut_off(tail: bytes, tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    with_bytes(tmp_path / "history.jsonl", lambda data: data + tail)
+
+    folder = CheckpointFolder(tmp_path)
+    assert parts_of(folder.load()) == parts_of(checkpoint_of(2))
+    folder.save(checkpoint_of(3))
+
+    assert len((tmp_path / "history.jsonl").read_bytes().splitlines()) == 3
+    assert loads(tmp_path, 3)
+
+
+def test_a_torn_last_line_costs_one_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved_in(tmp_path, 1, 2, 3)
+    with_bytes(tmp_path / "history.jsonl", lambda data: data[:-7])
+    assert loads(tmp_path, 2)
+    assert caplog.messages == [f"{file_of(tmp_path, 3)} is left out: its history is cut off or altered"]
+
+
+def test_a_history_that_is_not_there_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = saved_in(tmp_path, 1)
+    (tmp_path / "history.jsonl").unlink()
+    with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
+        CheckpointFolder(tmp_path).load()
+    assert caplog.messages == [f"{file_of(tmp_path, 1)} is left out: it cannot be read (No such file or directory)"]
+    with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
+        folder.save(checkpoint_of(2))
+
+
+def test_a_history_that_became_shorter_is_not_written_behind(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path, 1, 2)
+    with_bytes(tmp_path / "history.jsonl", lambda data: data[:-1])
+    with pytest.raises(CheckpointError, match=r"round 3 cannot be written \(history.jsonl has become shorter\)$"):
+        folder.save(checkpoint_of(3))
+
+
+def test_rounds_after_a_damaged_one_are_not_taken_for_the_new_future(tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    file_of(tmp_path, 9).write_bytes(b"torn")
+    folder = CheckpointFolder(tmp_path)
+    folder.load()
+    folder.save(checkpoint_of(3))
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (2, 3)]
+
+
+# Who may go on with it
+
+
+def signed(body: bytes, version: bytes = b"1") -> bytes:
+    digest = hashlib.sha256(version + b"\n" + body).hexdigest().encode()
+    return b"federated-health-checkpoint " + version + b" " + digest + b"\n" + body
+
+
+def test_another_version_s_checkpoint_is_refused_and_not_skipped(tmp_path: Path) -> None:
+    saved_in(tmp_path, 1, 2)
+    file_of(tmp_path, 2).write_bytes(signed(b"something new", b"2"))
+    with pytest.raises(CheckpointError) as told:
+        CheckpointFolder(tmp_path).load()
+    assert str(told.value) == (
+        f"{file_of(tmp_path, 2)}: was written by another version of this program, which alone can go on from it"
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}\n", b"[]\n", b"1", b"null\n", b"\xff\n", b'{"arrays": ["sums"]}\n', b'{"arrays": [1]}\nx', b"[" * 9999],
+)
+def test_a_body_that_only_its_hash_is_right_of_is_damaged(body: bytes) -> None:
+    with pytest.raises(DamagedCheckpointError, match=r"^it cannot be read \([A-Za-z]+\)$"):
+        read_checkpoint(signed(body))
+
+
+def test_what_follows_the_last_array_is_damage() -> None:
+    body = write_checkpoint(checkpoint_of(1), POSITION).split(b"\n", 1)[1]
+    assert read_checkpoint(signed(body))[1] == POSITION
+    with pytest.raises(DamagedCheckpointError):
+        read_checkpoint(signed(body + b"\n"))
+
+
+@given(data=st.binary(max_size=200), version=st.sampled_from([b"1", b"2", b"", b"\xff"]), whole=st.booleans())
+def test_any_bytes_are_a_checkpoint_or_an_error_of_ours(data: bytes, version: bytes, whole: bool) -> None:
+    with pytest.raises((DamagedCheckpointError, CheckpointError)):
+        read_checkpoint(signed(data, version) if whole else data)
+
+
+def test_the_same_task_goes_on() -> None:
+    for task in (HEART_DISEASE, READMISSION):
+        checkpoint_of(1, terms=dict(task.terms)).check_task(task)
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (READMISSION.terms, "the checkpoint's task is readmission; the server's is heart-disease"),
+        (
+            {**HEART_DISEASE.terms, "column age": "age in days"},
+            f"the checkpoint's column age is age in days; the server's is {HEART_DISEASE.terms['column age']}",
+        ),
+        (
+            {name: words for name, words in HEART_DISEASE.terms.items() if name != "column age"},
+            f"the checkpoint's column age is not declared; the server's is {HEART_DISEASE.terms['column age']}",
+        ),
+    ],
+)
+def test_another_task_or_schema_is_refused(terms: dict[str, str], words: str) -> None:
+    with pytest.raises(CheckpointError) as told:
+        checkpoint_of(1, terms=terms).check_task(HEART_DISEASE)
+    assert str(told.value) == words
+
+
+DEFAULTS = Settings.from_config(read_defaults()).to_config()
+
+
+def test_settings_that_agree_or_do_not_matter_are_accepted() -> None:
+    check_settings(DEFAULTS, DEFAULTS)
+    check_settings(DEFAULTS, {})
+    check_settings(DEFAULTS, {"rounds": 30, "seed": 42})
+    check_settings(
+        DEFAULTS,
+        {
+            **DEFAULTS,
+            "min-hospitals": 2,
+            "address": "127.0.0.1:1",
+            "tls": "there",
+            "wait": 1.0,
+            "round-timeout": 1.0,
+            "out": "elsewhere",
+            "resume": "runs/first",
+            "force": True,
+            "insecure": True,
+            "verbose": True,
+            "data": "x",
+        },
+    )
+
+
+def test_every_setting_that_differs_is_named_with_both_values() -> None:
+    with pytest.raises(CheckpointError) as told:
+        check_settings(DEFAULTS, {**DEFAULTS, "seed": 7, "model": "logistic", "appraisal": False, "wait": 1.0})
+    assert str(told.value) == (
+        "a run goes on with the settings that it began with: "
+        'model is "mlp" and not "logistic"; appraisal is true and not false; seed is 42 and not 7'
+    )
+
+
+def test_every_setting_that_a_result_depends_on_is_compared() -> None:
+    free = {"min-hospitals", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose"}
+    for name in set(DEFAULTS) - free - {"data"}:
+        with pytest.raises(CheckpointError, match=f": {name} is .* and not "):
+            check_settings(DEFAULTS, {name: "other"})
+
+
+def test_a_setting_that_was_not_known_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"sparsity is not set and not 0\.5$"):
+        check_settings(DEFAULTS, {"sparsity": 0.5})
+
+
+def test_the_hash_is_of_settings_that_results_depend_on_in_any_order() -> None:
+    known = settings_hash({"seed": 1, "task": "a"})
+    assert known == hashlib.sha256(b'{"seed": 1, "task": "a"}').hexdigest()
+    assert settings_hash({"task": "a", "out": "x", "seed": 1, "verbose": True}) == known
+    assert settings_hash({"task": "a", "seed": 2}) != known
+    assert settings_hash({**DEFAULTS, "min-hospitals": 3}) != settings_hash(DEFAULTS)
+
+
+# A run that is over, and one that begins anew
+
+
+def test_what_is_removed_is_gone_and_what_is_somebody_s_stays(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path / "a", 1, 2, 3)
+    (tmp_path / "a" / ".checkpoint.partial").touch()
+    folder.remove()
+    assert names_in(tmp_path) == []
+    folder.remove()
+    with pytest.raises(CheckpointError, match="holds no checkpoint;"):
+        folder.load()
+    saved_in(tmp_path / "b", 1)
+    (tmp_path / "b" / "notes.txt").touch()
+    CheckpointFolder(tmp_path / "b").remove()
+    assert names_in(tmp_path / "b") == ["notes.txt"]
+
+
+def test_after_its_end_a_folder_can_be_saved_in_again(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path / "a", 5)
+    folder.remove()
+    folder.save(checkpoint_of(1))
+    assert loads(tmp_path / "a", 1)
+    assert names_in(tmp_path / "a") == ["history.jsonl", "round-000001.checkpoint"]
+
+
+def test_a_removal_that_is_cut_off_leaves_the_newest_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    unlink = Path.unlink
+    for calls in range(4):
+        path = tmp_path / str(calls)
+        folder, left = saved_in(path, 1, 2), iter(range(calls))
+
+        def cut_off(self: Path, missing_ok: bool = False, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(self, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            folder.remove()
+        monkeypatch.undo()
+        if calls < 3:
+            assert loads(path, 2)
+        else:
+            assert names_in(path) == ["history.jsonl"]
+
+
+def test_a_run_that_begins_anew_removes_what_was_there(tmp_path: Path) -> None:
+    saved_in(tmp_path, 7, 8)
+    saved_in(tmp_path, 1)
+    assert names_in(tmp_path) == ["history.jsonl", "round-000001.checkpoint"]
+    assert loads(tmp_path, 1)
+
+
+# What cannot be written
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullAtClose(io.FileIO):
+    """A file whose disk is full, which the system says when it is closed."""
+
+    def close(self) -> None:
+        was_open = not self.closed
+        super().close()
+        if was_open:
+            raise full()
+
+
+class FullAtWrite(io.FileIO):
+    """A file of which half fits."""
+
+    _written = False
+
+    def write(self, data: Any, /) -> int:
+        if self._written:
+            raise full()
+        self._written = True
+        return super().write(bytes(data)[: len(data) // 2])
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+    """The call of that number, from 1, finds the disk full; a write leaves half of its bytes."""
+    real, calls = getattr(owner, name), iter(range(1, 100))
+
+    def fake(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) == call:
+            raise full()
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, fake)
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, which: str, how: str) -> None:
+    real = Path.open
+
+    def fake(self: Path, mode: str = "r", *rest: Any, **keywords: Any) -> Any:
+        if self.name != which or mode == "rb":
+            return real(self, mode, *rest, **keywords)
+        if how == "open":
+            raise full()
+        raw = {"close": FullAtClose, "write": FullAtWrite}[how](self, mode.replace("b", ""))
+        return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+
+    monkeypatch.setattr(Path, "open", fake)
+
+
+FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "fsync of the history": lambda patch: fail_at(patch, os, "fsync", 1),
+    "fsync of the file": lambda patch: fail_at(patch, os, "fsync", 2),
+    "fsync of the folder": lambda patch: fail_at(patch, os, "fsync", 3),
+    "rename": lambda patch: fail_at(patch, Path, "replace", 1),
+    **{
+        f"{how} of {which}": lambda patch, how=how, which=which: fail_to_open(patch, which, how)  # type: ignore[misc]
+        for which in ("history.jsonl", ".checkpoint.partial")
+        for how in ("open", "write", "close")
+    },
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_is_intact(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved_in(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        FAULTS[fault](patch)
+        with pytest.raises(CheckpointError) as told:
+            folder.save(checkpoint_of(3))
+
+    assert isinstance(told.value, RunError)
+    assert str(told.value) == f"{tmp_path}: the checkpoint of round 3 cannot be written (No space left on device)"
+    assert ".checkpoint.partial" not in names_in(tmp_path)
+    # Where only the folder could not be put on disk, the new one is whole, too.
+    assert loads(tmp_path, 3 if fault == "fsync of the folder" else 2)
+    folder.save(checkpoint_of(3))
+    folder.save(checkpoint_of(4))
+    assert loads(tmp_path, 4)
+    assert names_in(tmp_path) == ["history.jsonl", "round-000003.checkpoint", "round-000004.checkpoint"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_full_disk_at_the_first_checkpoint_is_one_line(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    with monkeypatch.context() as patch:
+        patch.setattr("federated_health.checkpoints.folder._sync_folder", lambda _: os.fsync(0))
+        patch.setattr(os, "fsync", lambda _: None)
+        FAULTS[fault](patch)
+        with pytest.raises(CheckpointError, match="the checkpoint of round 1 cannot be written"):
+            folder.save(checkpoint_of(1))
+    folder.save(checkpoint_of(1))
+    assert loads(tmp_path / "checkpoints", 1)
+
+
+def test_an_old_one_that_cannot_be_removed_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved_in(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        fail_at(patch, Path, "unlink", 1)
+        folder.save(checkpoint_of(3))
+    assert loads(tmp_path, 3)
+    folder.save(checkpoint_of(4))
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (3, 4)]
+
+
+def test_ctrl_c_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = saved_in(tmp_path, 1), os.fsync
+    calls = iter(range(1, 9))
+
+    def interrupted(file: int) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            folder.save(checkpoint_of(2))
+    assert names_in(tmp_path) == ["history.jsonl", "round-000001.checkpoint"]
+    assert loads(tmp_path, 1)
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("mine")
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    for act in (lambda: folder.save(checkpoint_of(1)), folder.load, folder.remove):
+        with pytest.raises(CheckpointError, match=r"^\S+: .*\((Not a directory|File exists)\)$"):
+            act()
+    assert (tmp_path / "checkpoints").read_text() == "mine"
+
+
+def test_a_file_where_the_run_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(CheckpointError, match=r"\(Not a directory\)$"):
+        CheckpointFolder(tmp_path / "run" / "checkpoints").save(checkpoint_of(1))
+
+
+def test_a_folder_that_vanished_is_one_line_and_is_not_made_again(tmp_path: Path) -> None:
+    folder = saved_in(tmp_path / "run", 1)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
+        folder.save(checkpoint_of(2))
+    assert names_in(tmp_path) == ["elsewhere"]
+    assert loads(tmp_path / "elsewhere", 1)
+
+
+def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that a power cut may stop at any point: history, file, name, folder, and only then the old one goes."""
+    folder, events, real = saved_in(tmp_path, 1, 2), [], os.fsync
+    replace_file, unlink = Path.replace, Path.unlink
+
+    def fsync(file: int) -> None:
+        events.append(f"fsync {Path(f'/proc/self/fd/{file}').readlink().name}")
+        real(file)
+
+    def rename(self: Path, target: Path) -> Path:
+        events.append(f"rename {self.name} {target.name}")
+        return replace_file(self, target)
+
+    def remove(self: Path, missing_ok: bool = False) -> None:
+        events.append(f"unlink {self.name}")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    monkeypatch.setattr(Path, "unlink", remove)
+    folder.save(checkpoint_of(3))
+    assert events == [
+        "fsync history.jsonl",
+        "fsync .checkpoint.partial",
+        "rename .checkpoint.partial round-000003.checkpoint",
+        f"fsync {tmp_path.name}",
+        "unlink round-000001.checkpoint",
+    ]
+
+
+def test_a_new_folder_is_on_disk_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, real = [], os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    saved_in(tmp_path / "run" / "checkpoints", 1)
+    assert synced == ["run", "history.jsonl", ".checkpoint.partial", "checkpoints"]

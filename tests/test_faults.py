@@ -1,0 +1,334 @@
+"""Runs in which hospitals fail, come and go, and servers die between rounds: with light hospitals, in process."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from federated_health import pauses, roster
+from federated_health.checkpoints import CheckpointFolder
+from federated_health.errors import RunError
+from federated_health.federation import Federation
+from federated_health.messages import Update
+from federated_health.model import Weights
+from federated_health.settings import Settings
+from federated_health.strategies import STRATEGIES
+from federated_health.streaming import InProcessGrid, hospital_context
+from tests.test_federation import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
+
+Hook = Callable[[str, str], None]
+"""Called with a hospital's name and the kind of a message before it is answered; may raise."""
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
+
+
+class ComingAndGoing(InProcessGrid):
+    """Hospitals in process, of which those in `gone` are not connected."""
+
+    def __init__(self, hospitals: list[LightHospital], hook: Hook = lambda *_: None) -> None:
+        self.gone: set[str] = set()
+        app = app_of({hospital.name: hospital for hospital in hospitals})
+
+        def answer(message: Message, context: Context) -> Message:
+            hook(str(context.node_config["name"]), message.metadata.message_type)
+            return app(message, context)
+
+        super().__init__(cast(ClientApp, answer), {one.name: hospital_context(one.name, {}) for one in hospitals})
+
+    def names(self) -> dict[int, str]:
+        return {node: name for node, name in super().names().items() if name not in self.gone}
+
+    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        there = self.names()
+        self._contexts = {node: hospital_context(name, {}) for node, name in super().names().items() if node in there}
+        return super()._exchange(messages)
+
+
+class Failing:
+    """A hook with which a hospital fails at one kind of message, so many times."""
+
+    def __init__(self, name: str, kind: str, times: int, after: int = 0) -> None:
+        self.name, self.kind, self.times, self.after = name, kind, times, after
+        self.asked: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, name: str, kind: str) -> None:
+        self.asked[name, kind] += 1
+        if (name, kind) == (self.name, self.kind) and self.after < self.asked[name, kind] <= self.after + self.times:
+            raise OSError
+
+
+def settings(**changed: object) -> Settings:
+    return replace(settings_of("fedavg"), **{"min_hospitals": 3, "wait": 5.0, "appraisal": False, **changed})  # type: ignore[arg-type]
+
+
+def equal(one: Weights, other: Weights) -> bool:
+    return list(one) == list(other) and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def undisturbed(chosen: Settings) -> Federation:
+    federation = Federation(ComingAndGoing(three_with_scores()), chosen)
+    federation.run()
+    return federation
+
+
+# Rounds that are repeated
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_round_that_lacks_a_hospital_is_repeated_and_leaves_no_trace_in_the_weights(strategy: str) -> None:
+    chosen = settings(strategy=strategy)
+    failing = Failing("c", "train", 4, after=1)
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), chosen)
+    federation.run()
+    assert equal(federation.weights, undisturbed(chosen).weights)
+    assert [list(one.hospitals) for one in federation.history] == [["a", "b", "c"]] * 3
+    assert federation.tally.repeated_rounds == 4
+    assert federation.tally.to_json()["unanswered"] == {"c": {"OSError at the hospital": 4}}
+    assert failing.asked["a", "train"] == 3 + 4
+
+
+def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failing = Failing("c", "train", 2, after=1)
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, rounds=5))
+    federation.run()
+    trained = [[one.train_loss is not None for one in record.hospitals.values()] for record in federation.history]
+    assert trained == [
+        [True, True, True],
+        [True, True, False],
+        [True, True, False],
+        [True, True, True],
+        [True, True, True],
+    ]
+    assert federation.tally.to_json()["absent"] == {"c": 2}
+    assert federation.tally.repeated_rounds == 0
+    said = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
+    assert said == ["round 2 goes on without c", "round 4 goes on with all"]
+
+
+def test_by_default_a_round_needs_more_than_half_of_the_hospitals() -> None:
+    needed = [settings(min_hospitals=0, hospitals=number).least_updates for number in (1, 2, 3, 4, 5)]
+    assert needed == [1, 2, 2, 3, 3]
+    assert settings(min_hospitals=1).least_updates == 1
+    assert settings(min_hospitals=1, strategy="krum").least_updates == 3
+
+
+def test_repeating_ends_with_the_wait_in_one_line_that_names_who_is_lacking() -> None:
+    failing = Failing("b", "train", 10**6, after=1)
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=0.1))
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    with pytest.raises(RunError) as caught:
+        next(rounds)
+    assert str(caught.value) == (
+        "round 2: 2 of 3 hospitals sent an update that can be used, and 3 are needed (--min-hospitals); without b"
+    )
+    assert len(federation.history) == 1
+
+
+@pytest.mark.parametrize("kind", ["evaluate.threshold", "evaluate.final"])
+def test_what_is_asked_at_the_end_is_asked_again_where_too_few_answer(kind: str) -> None:
+    failing = Failing("b", kind, 2)
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings())
+    figures = federation.run()
+    expected = undisturbed(settings())
+    assert federation.threshold == expected.threshold != 0.5
+    assert list(figures["hospitals"]) == ["a", "b", "c"]
+    assert failing.asked["a", kind] == 1
+    assert failing.asked["b", kind] == 3
+
+
+def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> None:
+    failing = Failing("b", "evaluate.final", 10**6)
+    figures = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=10.0**9)).run()
+    assert list(figures["hospitals"]) == ["a", "c"]
+    assert failing.asked["b", "evaluate.final"] == 3
+
+
+def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    grid = ComingAndGoing(three_with_scores())
+    federation = Federation(grid, settings(wait=0.1))
+    federation.gather()
+    list(federation.rounds())
+    grid.gone = {"b"}
+    assert list(federation.evaluate_finally()["hospitals"]) == ["a", "c"]
+    assert "evaluate.final: 2 of 3 hospitals answered" in caplog.text
+
+
+def test_an_evaluation_that_is_lacking_costs_its_counts_alone() -> None:
+    federation = Federation(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
+    federation.run()
+    assert equal(federation.weights, undisturbed(settings()).weights)
+    assert all(one.hospitals["b"].counts is None for one in federation.history)
+
+
+# Coming and going
+
+
+def test_hospitals_join_late_and_leave_between_rounds() -> None:
+    grid = ComingAndGoing(three_with_scores())
+    grid.gone = {"c"}
+    federation = Federation(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
+    federation.gather()
+    took_part = []
+    for one in federation.rounds():
+        took_part.append(list(one.hospitals))
+        grid.gone = {1: set(), 2: {"a"}, 3: set()}.get(one.number, set())
+    assert took_part == [["a", "b"], ["a", "b", "c"], ["b", "c"], ["a", "b", "c"]]
+    assert federation.tally.to_json()["absent"] == {"a": 1}
+    assert list(federation.introductions) == ["a", "b", "c"]
+
+
+def test_a_round_waits_for_a_hospital_that_is_away_and_names_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ComingAndGoing(three_with_scores())
+    federation = Federation(grid, settings())
+    federation.gather()
+    grid.gone = {"b"}
+    looks = iter(range(100))
+    monkeypatch.setattr(time, "sleep", lambda _: grid.gone.clear() if next(looks) == 5 else None)
+    assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
+    assert "round 1: 2 of 3 are connected, 5 s left; not there: b" in caplog.text
+    assert federation.tally.repeated_rounds == 0
+
+
+def test_a_wait_for_a_hospital_ends_and_names_it() -> None:
+    grid = ComingAndGoing(three_with_scores())
+    federation = Federation(grid, settings(wait=0.05))
+    federation.gather()
+    grid.gone = {"b", "c"}
+    with pytest.raises(RunError, match=r"round 1: 1 of 3 hospitals were connected .* within 0.05 s; not there: b, c;"):
+        next(federation.rounds())
+
+
+def test_nobody_to_evaluate_is_no_endless_wait() -> None:
+    grid = ComingAndGoing(three_with_scores(), lambda _, kind: grid.gone.update("abc") if kind == "train" else None)
+    federation = Federation(grid, settings(rounds=1, wait=0.05))
+    federation.gather()
+    (only,) = federation.rounds()
+    assert only.federation.counts is None
+
+
+# Updates out of all proportion
+
+
+def scaled(factor: float) -> Callable[[Update], Update]:
+    return lambda update: replace(
+        update, weights={name: (array * np.float32(factor)) for name, array in update.weights.items()}
+    )
+
+
+def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three()
+    hospitals[2].shift = 7.0  # 35 times the median of 0.1, 0.2 and 7
+    federation = Federation(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0))
+    federation.gather()
+    next(federation.rounds())
+    assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
+    reason = "its update moves the weights more than 30 times the median"
+    assert federation.tally.to_json()["rejected"] == {"c": {reason: 1}}
+    assert f"c is left out: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("factor", [0.0, 36.0])
+def test_any_update_is_taken_where_the_factor_is_0_or_larger(factor: float) -> None:
+    hospitals = three()
+    hospitals[2].shift = 7.0
+    federation = Federation(ComingAndGoing(hospitals), settings(max_update_norm=factor))
+    federation.gather()
+    assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
+    assert federation.tally.to_json()["rejected"] == {}
+
+
+# Going on after the server died
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("finished", [0, 1, 3, 5])
+def test_a_run_that_goes_on_ends_to_the_bit_as_if_it_had_not_been_cut_off(
+    strategy: str, finished: int, tmp_path: Path
+) -> None:
+    chosen = settings(strategy=strategy, rounds=5)
+    whole = undisturbed(chosen)
+    first = Federation(ComingAndGoing(three_with_scores()), chosen)
+    first.gather()
+    rounds = first.rounds()
+    for _ in range(finished):
+        next(rounds)
+    CheckpointFolder(tmp_path / "checkpoints").save(first.checkpoint())
+
+    second = Federation(ComingAndGoing(three_with_scores()), chosen)
+    second.resume(CheckpointFolder(tmp_path / "checkpoints").load())
+    figures = second.run()
+    assert equal(second.weights, whole.weights)
+    assert second.history == whole.history
+    assert second.normalisation == whole.normalisation
+    assert second.threshold == whole.threshold
+    assert list(figures["hospitals"]) == ["a", "b", "c"]
+    assert second.tally.resumed_after == [finished]
+
+
+def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> Federation:
+    """A federation that goes on from another one's first round."""
+    first = Federation(grid, chosen)
+    first.gather()
+    next(first.rounds())
+    first.tally.count_rejected("b", "a reason")
+    second = Federation(grid, chosen)
+    second.resume(first.checkpoint())
+    return second
+
+
+def test_counts_of_what_went_wrong_go_on() -> None:
+    federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings())
+    federation.run()
+    assert federation.tally.to_json() == {
+        "rejected": {"b": {"a reason": 1}},
+        "unanswered": {},
+        "absent": {},
+        "repeated_rounds": 0,
+        "resumed_after": [1],
+    }
+
+
+def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_others() -> None:
+    grid = ComingAndGoing(three_with_scores())
+    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    grid.gone = {"b"}
+    words: list[str] = []
+    federation.gather(words.append)
+    assert words == ["going on after round 1 with a, c"]
+    grid.gone = {"b", "c"}
+    federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings(min_hospitals=2, wait=0.05))
+    federation._roster._grid = grid
+    with pytest.raises(RunError, match="not there: b, c"):
+        federation.gather(words.append)
+    assert words[1].startswith("waiting for hospitals: 1 of 2 are connected")
+    assert words[1].endswith("not there: b, c")
+
+
+def test_a_hospital_that_comes_back_with_other_rows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    hospitals = three_with_scores()
+    grid = ComingAndGoing(hospitals)
+    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    hospitals[1].shift += 0.1  # its sums are others, too
+    federation.gather()
+    assert [list(one.hospitals) for one in federation.rounds()] == [["a", "c"]] * 2
+    reason = "its rows are not those that it declared when the run began"
+    assert f"b is left out: {reason}" in caplog.text
+    assert federation.tally.to_json()["rejected"]["b"][reason] == 1
