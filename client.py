@@ -8,14 +8,18 @@ config (`data`, `name`, `split-seed`), or, in a simulation, from its number and 
 
 import argparse
 import logging
+from contextlib import suppress
 from pathlib import Path
 
+from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
 from federated_health import participation
 from federated_health.backend import load_tensorflow
-from federated_health.errors import DataError
+from federated_health.egress import Ledger
+from federated_health.egress_page import NEVER, summarise
+from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.participation import reply_with
@@ -40,7 +44,7 @@ app.evaluate("appraisal")(reply_with(participation.appraise_model))
 
 
 def parse() -> argparse.Namespace:
-    """The flags; `own` is the hospital that they name."""
+    """The flags; `own` is the hospital that they name, unless they only ask for a ledger."""
     defaults = read_defaults()
     parser = utils.make_parser("One hospital: trains on its own CSV, and sends no patient's row.")
     parser.add_argument("--hospital", type=int, metavar="N", help=f"this is {defaults['data']}/client_N.csv")
@@ -52,11 +56,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--wait", type=utils.seconds, default=wait, metavar="SECONDS", help=wait_help)
     seed_help = "which patients are held out, for good; no server setting moves it (default: %(default)s)"
     parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=seed_help)
+    parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
     parser.add_argument("--insecure", action="store_true", help="allow a server that is not on this machine")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
+    if flags.show_egress is not None:
+        return flags
     name = flags.name or ("unnamed" if flags.check and flags.data else None)
     folder, task = Path(str(defaults["data"])), str(defaults["task"])
     flags.own = find_own_hospital(folder, flags.hospital, flags.data, name, flags.task, task)
@@ -71,14 +78,25 @@ def check(own: OwnHospital) -> None:
     quality.raise_obstacle()
 
 
+def show_egress(path: Path) -> None:
+    """Show what a ledger says has left a hospital."""
+    summary = summarise(path)
+    utils.print_lines(summary.title, summary.lines())
+    for title, table in summary.tables().items():
+        utils.print_figures(title, table)
+    utils.print_lines("What never leaves:", NEVER)
+
+
 def join(flags: argparse.Namespace) -> None:
     """Check the CSV, join the server, and answer it with `app` until the run is over."""
     own, name, task = flags.own, flags.own.name, flags.own.task
     check_address(flags.server, insecure=flags.insecure)
+    ledger = Ledger.beside(own.data, name)
     try:
         hospital = load_hospital(own.data, task, name, flags.split_seed)
     except DataError as error:
-        report_unfit(name, flags.server, task.terms, error.reason)
+        with suppress(LedgerError):  # what cannot be recorded is not told; what is wrong with the CSV comes first
+            report_unfit(name, flags.server, task.terms, error.reason, ledger)
         raise
     context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed})
     if flags.out is not None:
@@ -87,19 +105,31 @@ def join(flags: argparse.Namespace) -> None:
     for line in hospital.remarks():
         logger.info("%s", line)
     where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait}
-    join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow)
-    if kept := participation.remembered_model(context):
-        note = f"Predicted positive: a risk of at least {kept[0].threshold}."
-        utils.print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
-        if flags.out is not None:
-            save_final_model(flags.out / "model.keras", *kept)
+    try:
+        join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow, ledger=ledger)
+    finally:  # the final model is whole even where the server is lost after it
+        keep(context, flags.out)
     logger.info("the run is over")
 
 
+def keep(context: Context, out: Path | None) -> None:
+    """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
+    if kept := participation.remembered_model(context):
+        name, note = context.node_config["name"], f"Predicted positive: a risk of at least {kept[0].threshold}."
+        utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
+        if out is not None:
+            save_final_model(out / "model.keras", *kept)
+
+
 def main() -> None:
-    """Parse the flags, and check or join."""
+    """Parse the flags, and show, check or join."""
     flags = parse()
-    check(flags.own) if flags.check else join(flags)
+    if flags.show_egress is not None:
+        show_egress(flags.show_egress)
+    elif flags.check:
+        check(flags.own)
+    else:
+        join(flags)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,7 @@ class CheckpointError(RunError):
 
 class CertificateError(UserError):
     """A key, a certificate, a request or a list of revoked ones cannot be used for what it is meant for."""
+
+
+class LedgerError(UserError):
+    """What leaves a hospital cannot be recorded, and so does not leave; or a file is not a ledger."""

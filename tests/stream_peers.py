@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated_health.streaming import channels, hospital_context, join_federation, serve_streams
+from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 
@@ -45,7 +46,7 @@ def join(address: str, name: str) -> None:
         return Message(RecordDict({"answer": ConfigRecord({"number": number})}), reply_to=message)
 
     context = hospital_context(name, {})
-    where = {"name": name, "address": address, "terms": TERMS, "wait": 60.0}
+    where = {"name": name, "address": address, "terms": TERMS, "wait": 60.0, "ledger": UNWRITTEN}
     join_federation(app, context, **where, announce=say, prepare=lambda: None)  # type: ignore[arg-type]  # mixed values
 
 

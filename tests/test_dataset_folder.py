@@ -242,7 +242,7 @@ def test_a_disk_that_fails_leaves_what_force_would_have_overwritten(
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
-    "name", ["client_1_notes.csv", "client_1.csv.bak", "client_x.csv", "client_.csv", "client_1.tsv"]
+    "name", ["client_1_notes.csv", "client_1.csv.bak", "client_x.csv", "client_.csv", "client_1.tsv", "egress-a.jsonl"]
 )
 def test_files_of_other_names_are_neither_in_the_way_nor_deleted(
     tmp_path: Path, uci: Source, name: str, force: bool

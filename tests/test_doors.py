@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import grpc
 import pandas as pd
 import pytest
+from flwr.app import Context, MetricRecord
 
 import client
 import create_dataset
@@ -23,8 +25,9 @@ import predict
 import server
 import utils
 from federated_health.dataset_folder import write_hospitals
-from federated_health.errors import DataError
-from federated_health.model import build_model, initial_weights, load_model, predict_risk, save_model
+from federated_health.errors import DataError, JoinError
+from federated_health.messages import ARRAYS, CONFIG, Instructions
+from federated_health.model import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.partitions import Partition, divide
 from federated_health.patients import read_patients
 from federated_health.processes import free_port
@@ -32,6 +35,7 @@ from federated_health.sources import generate_readmission
 from federated_health.statistics import Normalisation
 from federated_health.streaming import serve_streams
 from federated_health.tasks import HEART_DISEASE
+from federated_health.weights import weights_to_record
 
 DOORS = {
     "server.py": server.serve,
@@ -736,6 +740,92 @@ def test_a_client_that_may_not_join_and_has_no_server_ends_at_once(run: Run, pat
     result = run("client.py", "--data", write(patients.head(7)), "--name", "mine", "--server", address)
     assert time.monotonic() - started < 3
     assert_one_line(result, "has 7 different patients; at least 8 are needed")
+
+
+# What leaves
+
+
+def test_a_ledger_is_beside_the_csv_and_shown_as_a_page(show: Show, patients: pd.DataFrame) -> None:
+    Path("here").mkdir()
+    data = write(patients.head(7), "here/mine.csv")
+    show("client.py", "--data", data, "--name", "mine", "--server", f"127.0.0.1:{free_port()}")
+    code, page, said = show("client.py", "--show-egress", "here/egress-mine.jsonl")
+    assert (code, said) == (0, "")
+    assert page.startswith("What left mine, by here/egress-mine.jsonl\n")
+    assert "errors that left in place of an answer: unfit 1\n" in page
+    assert rows_of(page)["metadata"][-3:] == ["text", "1", str(len("it has fewer than 8 different patients"))]
+    assert "What never leaves:" in page
+
+
+def test_a_file_that_is_no_ledger_is_one_line_without_a_page(show: Show, hospitals_folder: Path) -> None:
+    for path, words in ((hospitals_folder / "client_1.csv", "line 1: is not a line of an egress"), ("none", "cannot")):
+        code, page, said = show("client.py", "--show-egress", path)
+        assert_one_line((code, said), str(path), words)
+        assert page == ""
+
+
+def test_a_client_that_cannot_write_its_ledger_sends_nothing(run: Run, hospitals_folder: Path) -> None:
+    data = shutil.copy(hospitals_folder / "client_1.csv", "mine.csv")
+    Path("egress-mine.jsonl").symlink_to("/dev/full")
+    words: list[str] = []
+    address = f"127.0.0.1:{free_port()}"
+    with serve_streams(address, HEART_DISEASE.terms, words.append):
+        result = run("client.py", "--data", data, "--name", "mine", "--server", address)
+    assert_one_line(result, "egress-mine.jsonl: cannot be written to (No space left on device)")
+    assert words == []
+
+
+@pytest.mark.parametrize("data", ["gone.csv", "nowhere/mine.csv"])
+def test_what_is_wrong_with_the_csv_is_said_even_where_it_cannot_be_recorded(data: str, run: Run) -> None:
+    Path("egress-mine.jsonl").symlink_to("/dev/full")
+    words: list[str] = []
+    address = f"127.0.0.1:{free_port()}"
+    with serve_streams(address, HEART_DISEASE.terms, words.append):
+        result = run("client.py", "--data", data, "--name", "mine", "--server", address)
+    assert_one_line(result, f"{data}: cannot be read")
+    assert words == []
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
+    is_lost: bool, show: Show, hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate_finally(_app: object, context: Context, **_: object) -> None:
+        context.state["figures"] = MetricRecord({"roc_auc": 0.8125})
+        context.state[ARRAYS] = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 3))
+        context.state[CONFIG] = told.to_record()
+        if is_lost:
+            raise JoinError("no server within 300 s")
+
+    def save(path: Path, instructions: Instructions, weights: Weights) -> None:
+        assert instructions == told
+        saved.append((path, sorted(weights)))
+
+    saved: list[tuple[Path, list[str]]] = []
+    told = Instructions(
+        task="heart-disease",
+        schema=HEART_DISEASE.schema_hash,
+        model="logistic",
+        strategy="fedavg",
+        strategy_args="",
+        rounds=3,
+        local_epochs=1,
+        batch_size=0,
+        learning_rate=0.1,
+        l2=0.0,
+        seed=1,
+        threshold=0.25,
+        normalisation=NORMALISATION,
+    )
+    monkeypatch.setattr(client, "join_federation", evaluate_finally)
+    monkeypatch.setattr(client, "save_final_model", save)
+    own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
+    code, page, said = show("client.py", *own, "--server", f"127.0.0.1:{free_port()}")
+    assert saved == [(Path("kept/model.keras"), sorted(initial_weights(HEART_DISEASE, "logistic", 3)))]
+    assert " mine    0.812" in page
+    assert "a risk of at least 0.25." in page
+    assert (code, said) == ((1, "error: no server within 300 s\n") if is_lost else (0, ""))
+    assert ("the run is over" in page) != is_lost
 
 
 # Thresholds and predictions

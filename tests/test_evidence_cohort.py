@@ -120,6 +120,13 @@ def test_a_folder_is_read(folder: Path) -> None:
     pd.testing.assert_series_equal(cohort.numbers["south"]["age"], patients(30, seed=2)["age"])
 
 
+def test_ledgers_beside_the_csvs_are_not_read(folder: Path) -> None:
+    without = read_cohort(folder)
+    for name in without.numbers:
+        (folder / f"egress-{name}.jsonl").write_text("not a table")
+    assert read_cohort(folder).hashes == without.hashes
+
+
 def test_one_hospital_is_not_enough(folder: Path) -> None:
     write_manifest(folder, ("north",))
 

@@ -327,12 +327,11 @@ def test_a_hospital_that_does_not_read_holds_up_one_message_and_no_other_hospita
         stalled, other = LightHospital("a", address, answer), LightHospital("b", address)
         wait_until(lambda: len(grid.get_node_ids()) == 2)
         grid.push_messages([question("a", 1)])
-        for number in range(2, 12):
+        for number in range(2, 7):
             large = question("a", number)
             large.content.config_records["question"]["padding"] = bytes(8 * 1024 * 1024)
-            replies = grid.send_and_receive([large, question("b", number)], timeout=0.3)
-            assert replies[0].has_error()
-            assert answer_of(replies[1]) == ("b", number)
+            assert grid.send_and_receive([large], timeout=0.2)[0].has_error()
+            assert answer_of(grid.send_and_receive([question("b", number)], timeout=10)[0]) == ("b", number)
         busy.set()
         assert answer_of(grid.send_and_receive([question("a", 12)], timeout=10)[0]) == ("a", 12)
         assert asked == [1, 2, 12]  # what waited for its turn when it was given up was never sent

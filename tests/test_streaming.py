@@ -28,7 +28,6 @@ from federated_health.streaming import (
     check_address,
     hospital_context,
     join_federation,
-    report_unfit,
     serve_streams,
 )
 from federated_health.streaming import hospital as streaming_hospital
@@ -36,6 +35,7 @@ from federated_health.streaming import server as streaming_server
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.streaming.stream import Stream
 from federated_health.terms import write_terms
+from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 Answer = Callable[[Message, Context], Message]
@@ -88,6 +88,7 @@ class LightHospital:
             wait=wait,
             announce=self.words.append,
             prepare=lambda: None,
+            ledger=UNWRITTEN,
         )
         self._thread = threading.Thread(target=self._join, daemon=True)
         self._thread.start()
@@ -305,6 +306,7 @@ def test_no_server_within_the_wait_is_one_clear_line() -> None:
             wait=0.1,
             announce=lambda _: None,
             prepare=lambda: None,
+            ledger=UNWRITTEN,
         )
 
 
@@ -567,6 +569,7 @@ def test_only_this_module_touches_flowers_internals() -> None:
 
 # Hospitals that may not join
 
+report_unfit = partial(streaming_hospital.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds what is not a number from 0 to 120 (years), or empty"
 
 

@@ -55,6 +55,7 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
         ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.enable_retries", 0),  # else gRPC may send again by itself what a hospital's ledger has once
         ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the delay after a failed one
     ]
 

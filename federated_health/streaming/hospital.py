@@ -7,22 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
 from uuid import uuid4
 
 import grpc
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
-from flwr.proto.transport_pb2_grpc import FlowerServiceStub
+from flwr.common.serde import message_from_proto
+from flwr.proto.transport_pb2 import ServerMessage
 
+from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
 from federated_health.streaming import channels
 from federated_health.streaming.backoff import LONGEST_DELAY, Backoff
-from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, PROTOCOL, open_channel, unwrap, wrap
-from federated_health.streaming.grids import call_app, error_reply
+from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, PROTOCOL, open_channel, unwrap
+from federated_health.streaming.grids import call_app
+from federated_health.streaming.outbox import Outbox
 from federated_health.terms import write_terms
 
 logger = logging.getLogger(__name__)
@@ -70,6 +69,7 @@ def join_federation(
     wait: float,
     announce: Callable[[str], None],
     prepare: Callable[[], object],
+    ledger: Ledger,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
@@ -82,8 +82,10 @@ def join_federation(
         wait: seconds to wait for a server that cannot be reached, anew each time that it was lost.
         announce: told, in words, what happens.
         prepare: called once the server has accepted the hospital, before the first message is answered.
+        ledger: has a line for all that is sent, before it is.
 
     Raises:
+        LedgerError: something cannot be recorded, and was not sent.
         JoinError: no server within the wait, or it refused, stopped, or sent what is not a message.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
@@ -100,7 +102,7 @@ def join_federation(
 
     while True:
         began = time.monotonic()
-        ending = _take_part(app, context, address, metadata, absence, enter)
+        ending = _take_part(app, context, address, metadata, absence, enter, ledger)
         if ending.code is grpc.StatusCode.OK:
             return
         if ending.was_accepted:
@@ -196,11 +198,12 @@ def _take_part(
     metadata: tuple[tuple[str, str], ...],
     absence: _Absence,
     enter: Callable[[], None],
+    ledger: Ledger,
 ) -> _Ending:
     """One stream, from the attempt to join to its end."""
     with open_channel(address) as channel:
-        outbox: SimpleQueue[ClientMessage | None] = SimpleQueue()
-        call = FlowerServiceStub(channel).Join(iter(outbox.get, None), metadata=metadata)
+        outbox = Outbox(channel, ledger)
+        call = outbox.begin(JOIN, metadata)
         largest = None
         try:
             with absence.patience(call):
@@ -209,25 +212,32 @@ def _take_part(
             if largest is not None:
                 enter()
             for wrapped in call:
-                outbox.put(_answer(app, context, wrapped, largest or LARGEST_REPLY))
+                question = _read(wrapped)
+                outbox.send(question, call_app(app, question, context), largest or LARGEST_REPLY)
         except grpc.RpcError:
             pass
         except _NotAMessageError:
             raise JoinError(f"{address}: the server sent what is not a message") from None
         finally:
-            outbox.put(None)
+            outbox.close()
         return _Ending(call.code(), call.details() or "", was_accepted=largest is not None)
 
 
-def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str) -> None:
+def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str, ledger: Ledger) -> None:
     """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
 
     Args:
         reason: words without values.
+        ledger: has a line for it before it is told.
+
+    Raises:
+        LedgerError: it cannot be recorded, and was not told.
     """
     metadata = (*_introduction(name, terms), ("unfit", reason))
     with open_channel(address) as channel:
-        call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=UNFIT_SECONDS)
+        outbox = Outbox(channel, ledger)
+        outbox.close()
+        call = outbox.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
         call.code()  # blocks until the server has refused; whether it is there at all does not matter
 
 
@@ -246,25 +256,8 @@ class _NotAMessageError(Exception):
     """The server sent it."""
 
 
-def _answer(app: ClientApp, context: Context, wrapped: ServerMessage, largest: int) -> ClientMessage:
-    """The app's reply, or an error reply where that cannot be sent."""
+def _read(wrapped: ServerMessage) -> Message:
     try:
-        message = message_from_proto(unwrap(wrapped.fit_ins.parameters))
+        return message_from_proto(unwrap(wrapped.fit_ins.parameters))
     except Exception:  # whatever another server's bytes make protobuf or Flower raise
         raise _NotAMessageError from None
-    reply = call_app(app, message, context)
-    try:
-        wrapped_reply = _wrap_reply(reply)
-    except Exception as error:  # such as whole numbers of more than 64 bits
-        logger.error("the reply to %s cannot be sent: %s", message.metadata.message_type, type(error).__name__)
-        reason = f"{type(error).__name__} at the hospital"
-        return _wrap_reply(error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION))
-    if (size := wrapped_reply.ByteSize()) > largest:
-        reason = f"its reply of {size} bytes is larger than the {largest} bytes that the server takes"
-        logger.error("%s: %s", message.metadata.message_type, reason)
-        return _wrap_reply(error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION))
-    return wrapped_reply
-
-
-def _wrap_reply(reply: Message) -> ClientMessage:
-    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(message_to_proto(reply))))

@@ -1,0 +1,69 @@
+"""Real hospitals as processes, and all that came over their wire in their ledgers."""
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from federated_health.processes import door, free_port, process
+from tests.wire import Wire, assert_is_in_ledger, read_lines
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 3
+HOSPITALS = {"cleveland": "client_1.csv", "hungary": "client_2.csv"}
+
+
+def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path: Path) -> None:
+    run, address = tmp_path / "run", f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        serve = door("server.py", "--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
+        server = stack.enter_context(process(serve, log=tmp_path / "server.txt"))
+        wire = stack.enter_context(Wire(address))
+        hospitals = []
+        for name, file in HOSPITALS.items():
+            data = tmp_path / name / file
+            data.parent.mkdir()
+            shutil.copy(hospitals_folder / file, data)
+            join = door("client.py", "--data", data, "--name", name, "--server", wire.address)
+            hospitals.append(stack.enter_context(process(join, log=tmp_path / f"{name}.txt")))
+        assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
+        assert [hospital.wait(30) for hospital in hospitals] == [0, 0]
+
+    kernels = []
+    for name in HOSPITALS:
+        ledger = tmp_path / name / f"egress-{name}.jsonl"
+        lines = read_lines(ledger)
+        assert_is_in_ledger(wire.sent_by(name), lines)
+        assert sum(len(content) for content in wire.sent_by(name)) == sum(line["bytes"] for line in lines)
+        kinds = Counter(line["kind"] for line in lines)
+        assert kinds.pop("join") >= 1  # an attempt a second until the server is there
+        assert kinds == {
+            "query.statistics": 1,
+            "train": ROUNDS,
+            "evaluate": ROUNDS,
+            "evaluate.threshold": 1,
+            "evaluate.final": 1,
+            "evaluate.appraisal": 1,
+        }
+        for kind in ("train", "evaluate"):
+            assert [line["round"] for line in lines if line["kind"] == kind] == list(range(1, ROUNDS + 1))
+        arrays = [
+            one for line in lines if line["kind"] == "train" for one in line["records"] if one["record"] == "arrays"
+        ]
+        kernels += [one["sha256"] for one in arrays if one["name"] == "hidden/kernel"]
+        assert all(one["dtype"] == "float32" and one["bytes"] == 4 * np.prod(one["shape"]) for one in arrays)
+        shown = subprocess.run(
+            door("client.py", "--show-egress", ledger), check=True, capture_output=True, text=True, timeout=60
+        )
+        assert f"What left {name}, by {ledger}\n" in shown.stdout
+        assert f"{len(lines)} messages, {sum(line['bytes'] for line in lines):,} bytes, rounds 1 to 3\n" in shown.stdout
+        text = ledger.read_text()
+        assert (tmp_path / name / HOSPITALS[name]).name not in text
+        assert json.loads((run / "metrics.json").read_text())["hospitals"][name]["roc_auc"]
+    assert len(set(kernels)) == 2 * ROUNDS  # each hospital's own, every round another

@@ -1,0 +1,206 @@
+"""The page of an egress ledger."""
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import client
+from federated_health.egress_page import Summary, summarise
+from federated_health.errors import LedgerError
+
+
+def item(record: str, name: str, size: int, shape: tuple[int, ...] = (), dtype: str = "float64") -> dict[str, Any]:
+    return {"record": record, "name": name, "shape": shape, "dtype": dtype, "bytes": size, "sha256": "0" * 64}
+
+
+def line(kind: str, second: int, number: int | None, size: int, /, *items: dict[str, Any], **other: Any) -> str:
+    time = f"2026-11-22T03:15:{second:02}.000+00:00"
+    entry = {"time": time, "hospital": "a", "kind": kind, "round": number, "bytes": size, "sha256": "0" * 64}
+    return json.dumps({**entry, "records": items, **other}, separators=(",", ":")) + "\n"
+
+
+KERNEL = item("arrays", "hidden/kernel", 2560, (40, 16), "float32")
+LINES = [
+    line("join", 1, None, 1000, item("metadata", "hospital", 1, dtype="text")),
+    line("train", 3, 1, 3000, KERNEL, item("metrics", "num-examples", 8, dtype="int64")),
+    line("train", 5, 2, 80, item("error", "code", 8), item("error", "reason", 9, dtype="text")),
+    line("evaluate", 6, 2, 300, item("metrics", "cells", 24, (3,))),
+    line("train", 7, 3, 3000, KERNEL, item("metrics", "num-examples", 8, dtype="int64")),
+    line("evaluate", 9, 3, 400, item("metrics", "cells", 48, (6,))),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "egress-a.jsonl"
+
+
+def page_of(path: Path, text: str | bytes) -> Summary:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return summarise(path)
+
+
+def test_totals_and_tables_by_hand(path: Path) -> None:
+    page = page_of(path, "".join(LINES))
+    assert page.title == f"What left a, by {path}"
+    assert page.lines() == [
+        "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC",
+        "6 messages, 7,780 bytes, rounds 1 to 3",
+        "5,226 of these bytes are of the values below, the others of their packing: names, types and lengths",
+        "errors that left in place of an answer: train 1",
+    ]
+    assert page.tables() == {
+        "join: 1 message, 1,000 bytes": {
+            "metadata hospital": {"shape": "", "dtype": "text", "times": 1, "bytes": 1},
+        },
+        "train: 3 messages, 6,080 bytes, rounds 1 to 3": {
+            "arrays hidden/kernel": {"shape": "40x16", "dtype": "float32", "times": 2, "bytes": 5120},
+            "metrics num-examples": {"shape": "", "dtype": "int64", "times": 2, "bytes": 16},
+            "error code": {"shape": "", "dtype": "float64", "times": 1, "bytes": 8},
+            "error reason": {"shape": "", "dtype": "text", "times": 1, "bytes": 9},
+        },
+        "evaluate: 2 messages, 700 bytes, rounds 2 to 3": {
+            "metrics cells": {"shape": "3, 6", "dtype": "float64", "times": 2, "bytes": 72},
+        },
+    }
+
+
+def test_a_report_of_what_may_not_join_is_an_error_that_left(path: Path) -> None:
+    page = page_of(path, line("unfit", 1, None, 10, item("metadata", "unfit", 5, dtype="text")))
+    assert "errors that left in place of an answer: unfit 1" in page.lines()
+    assert page_of(path, LINES[1]).lines()[-1] == "errors that left in place of an answer: none"
+
+
+def test_one_round_and_one_byte_are_singular(path: Path) -> None:
+    assert page_of(path, line("train", 1, 7, 1)).lines()[1] == "1 message, 1 byte, round 7"
+
+
+def test_times_are_ordered_whatever_the_clock_did_and_shown_in_utc(path: Path) -> None:
+    later = line("join", 0, None, 1, time="2026-11-22T05:15:30.000+02:00")
+    page = page_of(path, later + LINES[0])
+    assert page.lines()[0] == "from 2026-11-22 03:15:01 to 2026-11-22 03:15:30 UTC"
+
+
+def test_several_shapes_are_named_and_many_are_not(path: Path) -> None:
+    for count, words in ((3, "1, 2, 3"), (4, "several"), (9, "several")):
+        several = "".join(line("train", 1, 1, 1, item("arrays", "k", 4, (size,))) for size in range(1, count + 1))
+        (table,) = page_of(path, several).tables().values()
+        assert table["arrays k"]["shape"] == words
+
+
+def test_ledgers_that_were_put_together_name_all_hospitals(path: Path) -> None:
+    page = page_of(path, line("join", 1, None, 1, hospital="b") + LINES[0])
+    assert page.title.startswith("What left a, b, by ")
+
+
+@pytest.mark.parametrize("tail", [b'{"time":"2026', b'{"ti', LINES[1].encode()[:-2], b"\0\0\0", b'{"time":"20\0\0'])
+@pytest.mark.parametrize("more", ["", "\n" + LINES[3]])
+def test_a_line_that_was_cut_off_is_counted_and_tolerated(tail: bytes, more: str, path: Path) -> None:
+    page = page_of(path, LINES[0].encode() + tail + more.encode())
+    assert page.total.messages == (2 if more else 1)
+    assert page.lines()[-1] == "1 line cut off, as by a power cut or a full disk, and not counted"
+
+
+def test_a_whole_last_line_without_its_end_counts(path: Path) -> None:
+    page = page_of(path, "".join(LINES[:2]).rstrip("\n"))
+    assert (page.total.messages, page.torn) == (2, 0)
+
+
+def test_blank_lines_are_none(path: Path) -> None:
+    page = page_of(path, "\n" + LINES[0] + "\n\n" + LINES[1])
+    assert (page.total.messages, page.torn) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "age,sex\n63,1\n",
+        "{}\n",
+        "[]\n",
+        "1\n",
+        '"{\\"time\\":"\n',
+        "[" * 100_000 + "\n",
+        '{"time": 1}\n',
+        '{"time":1}\n',
+        "\x93\xff\n",
+        line("join", 1, None, 1, time="yesterday"),
+        line("join", 1, None, 1, time="0001-01-01T00:00:00+10:00"),
+        line("join", 1, None, 1, hospital=None),
+        line("join", 1, None, 1, kind=["a"]),
+        line("join", 1, None, 1, round="1"),
+        line("join", 1, None, 1, round=True),
+        line("join", 1, None, 1, bytes=1.5),
+        line("join", 1, None, 1, bytes=None),
+        line("join", 1, None, 1, records={}),
+        line("join", 1, None, 1, records=["a"]),
+        line("join", 1, None, 1, {**KERNEL, "shape": 3}),
+        line("join", 1, None, 1, {**KERNEL, "dtype": None}),
+        line("join", 1, None, 1, {**KERNEL, "bytes": "8"}),
+        line("join", 1, None, 1, {"record": "a"}),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_is_no_line_of_a_ledger_is_named(bad: str, before: int, path: Path) -> None:
+    with pytest.raises(LedgerError) as caught:
+        page_of(path, "".join(LINES[:before]).encode() + bad.encode("latin-1"))
+    assert str(caught.value) == f"{path}, line {before + 1}: is not a line of an egress ledger"
+
+
+def test_blank_lines_count_in_the_number_of_a_line(path: Path) -> None:
+    with pytest.raises(LedgerError, match=r", line 3: "):
+        page_of(path, LINES[0] + "\nx\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b'{"time":"2026'])
+def test_a_file_without_a_message_is_no_page(content: bytes, path: Path) -> None:
+    with pytest.raises(LedgerError, match=r": holds no message$"):
+        page_of(path, content)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"egress-a\.jsonl: cannot be read \(No such file or directory\)$"):
+        summarise(path)
+    with pytest.raises(LedgerError, match=r"cannot be read \(Is a directory\)$"):
+        summarise(path.parent)
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    with pytest.raises(LedgerError, match=r"^/dev/zero, line 1: "):
+        summarise(Path("/dev/zero"))
+
+
+def test_a_large_ledger_is_read_line_by_line(path: Path) -> None:
+    path.write_text("".join(LINES[3:]) * 2000)
+    tracemalloc.start()
+    try:
+        page = summarise(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert page.total.messages == 6000
+    assert peak < path.stat().st_size / 4
+
+
+def test_control_characters_reach_no_console(path: Path) -> None:
+    evil = line("tr\x1bain", 1, 1, 1, item("a\x1b", "b\r", 1, dtype="c\x1b"), hospital="\x1b[31m")
+    page = page_of(path, evil)
+    shown = [page.title, *page.lines(), *page.tables(), *(str(table) for table in page.tables().values())]
+    assert all(text.isprintable() for text in shown)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_page_fits_a_terminal(
+    columns: int, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path.write_text("".join(LINES))
+    client.show_egress(path)
+    page = capsys.readouterr().out
+    assert " arrays hidden/kernel  40x16  float32      2   5120\n" in page
+    assert "train: 3 messages, 6,080 bytes, rounds 1 to 3\n" in page
+    assert "What never leaves:\n  a patient's row or a cell of it" in page
+    tables = [row for row in page.splitlines() if row.startswith(" ") and not row.startswith("  ")]
+    assert max(map(len, tables)) <= columns
