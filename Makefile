@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-readmission evidence test check format bench clean
+.PHONY: demo demo-readmission evidence test check format bench chaos clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
@@ -33,6 +33,15 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/many_hospitals.py
 	$(BIN)/python benchmarks/checkpoints.py
+
+# Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
+STRANGERS := $(wildcard $(foreach what,messages stream replies checkpoint tls security certificates,tests/test_$(what)*.py))
+
+chaos: .venv/installed
+	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/decoder.py
+	$(BIN)/python -m pytest $(STRANGERS) -k "refused or malformed or damaged or incident or stranger or left_out or no_message"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

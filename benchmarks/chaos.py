@@ -36,6 +36,9 @@ from federated_health.processes import door
 
 JUDGE_SECONDS = 120.0
 
+UNHEARD = ("broke off before its reply", "sent its reply too late")
+"""How the reasons begin for which the server has no reply, while nothing is wrong with any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -124,15 +127,21 @@ def _create_hospitals(folder: Path) -> dict[str, Path]:
 
 
 def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
-    """What is wrong with what metrics.json counts: each poisoned reply, and no other."""
-    faults, poison = verdict.metrics.get("faults", {}), trial.poison
+    """What is wrong with what metrics.json counts as rejected: each poisoned reply, and of others what was not heard.
+
+    A hospital that is cut off when it has spoilt a message may miss the rounds in which it was to spoil another.
+    """
+    rejected, poison = verdict.metrics.get("faults", {}).get("rejected", {}), trial.poison
     problems = []
     if poison is not None:
-        refused = faults.get("unanswered" if poison.kind in ON_THE_WAY else "rejected", {})
-        if (counted := sum(refused.get(name, {}).values())) < poison.times:
+        counted = sum(rejected.get(name, {}).values())
+        if counted < (1 if poison.kind in ON_THE_WAY else poison.times):
             problems.append(f"{counted} of {poison.times} poisoned replies are counted")
-    innocent = set(faults.get("rejected", {})) - ({name} if poison is not None else set())
-    return problems + [f"a reply of {other} is rejected" for other in sorted(innocent)]
+    for hospital, reasons in rejected.items():
+        wrong = [reason for reason in reasons if not reason.startswith(UNHEARD)]
+        if wrong and (poison is None or hospital != name):
+            problems.append(f"a reply of {hospital} is rejected: {', '.join(wrong)}")
+    return problems
 
 
 async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:
@@ -150,8 +159,9 @@ async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: C
 
 def show(outcomes: list[Outcome], console: Console) -> None:
     """A row a kind of fault."""
-    columns = ("runs", "struck", "ended well", "identical", "repeated", "median s", "longest")
-    table = Table("fault", *(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD)
+    names = ("runs", "hit", "ended well", "identical", "repeated", "median s", "longest")
+    columns = [Column("fault", no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in names)]
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for fault in [*Fault, None]:
         those = [one for one in outcomes if fault is None or one.fault == fault]
         if not those:

@@ -37,9 +37,6 @@ from federated_health.weights import weights_from_record
 MEMORY, STEP = 0.9, 0.1
 """A light hospital's training: so much of the weights that it was sent, and so much of its own noise."""
 
-OVERSIZE = 64 * 2**20
-"""Bytes of a message that no task has."""
-
 HUGE = 1e4
 """Added to every weight of an update that is out of all proportion; finite, and harmless to no average."""
 
@@ -152,6 +149,8 @@ class PoisonedApp(ClientApp):
         self._app, self._poison = app, poison
         self._before: Message | None = None
         self._left = poison.times
+        if poison.kind in OVERSIZES:  # else it would do as the server says, and not send what is too large
+            patch("federated_health.streaming.hospital._largest_of", lambda _: 2**31).start()
 
     def __call__(self, message: Message, context: Context) -> Message:
         reply = self._app(message, context)
@@ -166,8 +165,8 @@ class PoisonedApp(ClientApp):
         if self._poison.kind == GARBAGE:
             _garble_next_reply()
             return reply
-        if self._poison.kind == OVERSIZED:
-            weight = np.zeros(OVERSIZE // 4, dtype=np.float32)
+        if self._poison.kind in OVERSIZES:
+            weight = np.zeros(OVERSIZES[self._poison.kind] // 4, dtype=np.float32)
             return Message(_with_arrays(reply.content, lambda _: weight), reply_to=message)
         return Message(POISONS[self._poison.kind](reply.content), reply_to=message)
 
@@ -226,9 +225,12 @@ def _unreadable(content: RecordDict) -> RecordDict:
     return RecordDict({ARRAYS: arrays, METRICS: content.metric_records[METRICS]})
 
 
-ANOTHER_ROUND, GARBAGE, OVERSIZED = "a reply to another round", "bytes of no message", "an oversized message"
-ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, OVERSIZED)
-"""What is wrong with a message, not with an update in it: for the server it is none."""
+ANOTHER_ROUND, GARBAGE = "a reply to another round", "bytes of no message"
+OVERSIZES: Mapping[str, int] = {"64 MiB": 64 * 2**20, "1.5 MiB": 3 * 2**19}
+"""Bytes of messages that no task has: the first ends the connection, the second is read and left out."""
+
+ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, *OVERSIZES)
+"""What is wrong with a message, not with an update in it."""
 
 POISONS: Mapping[str, Spoil] = {
     "NaN": _one_weight(float("nan")),
@@ -236,7 +238,7 @@ POISONS: Mapping[str, Spoil] = {
     "a huge norm": lambda content: _with_arrays(content, lambda array: array + np.float32(HUGE)),
     ANOTHER_ROUND: lambda content: content,
     "another shape": lambda content: _with_arrays(content, lambda array: array[1:]),
-    OVERSIZED: lambda content: content,
+    "64 MiB": lambda content: content,
     "infinity": _one_weight(float("inf")),
     "num-examples negative": _with_metric(NUM_EXAMPLES, lambda rows: -rows),
     GARBAGE: lambda content: content,
@@ -244,6 +246,7 @@ POISONS: Mapping[str, Spoil] = {
     "num-examples beyond the declared": _with_metric(NUM_EXAMPLES, lambda rows: 1000 * rows),
     "bytes of no array": _unreadable,
     "a loss of NaN": _with_metric(TRAIN_LOSS, lambda _: float("nan")),
+    "1.5 MiB": lambda content: content,
     "no weights": lambda content: RecordDict({METRICS: content.metric_records[METRICS]}),
 }
 """What can be wrong with an update. ON_THE_WAY the app sees to itself."""

@@ -13,7 +13,10 @@ from chaos_hospital import Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_door
 
-from federated_health.runs import ROUNDS
+from federated_health.runs import METRICS, MODEL, REPORT, ROUNDS
+
+SAVED = (METRICS, MODEL, REPORT)
+"""What a server saves when the last round is over, in this order."""
 
 PAUSE = 0.05
 """Seconds that a light hospital trains."""
@@ -36,18 +39,18 @@ class Pace:
     """How an undisturbed run went.
 
     Attributes:
-        rounds: seconds from its start at which each round was finished.
+        marks: seconds from its start at which each round was finished, then each of SAVED was there.
         end: seconds from its start to its end.
     """
 
-    rounds: tuple[float, ...]
+    marks: tuple[float, ...]
     end: float
 
     def place(self, moment: float) -> tuple[int, float]:
-        """A share of the run's duration as the last round finished before it, 0 for none, and seconds after that."""
+        """A share of the run's duration as marks that were reached before it, and seconds after the last of them."""
         seconds = moment * self.end
-        number = sum(one <= seconds for one in self.rounds)
-        return number, seconds - (self.rounds[number - 1] if number else 0.0)
+        number = sum(one <= seconds for one in self.marks)
+        return number, seconds - (self.marks[number - 1] if number else 0.0)
 
 
 @dataclass
@@ -63,14 +66,14 @@ class Course:
 
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    rounds: list[float] = field(default_factory=list)
+    marks: list[float] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     struck: bool = False
     is_over: bool = False
 
     @property
     def pace(self) -> Pace:
-        return Pace(tuple(self.rounds), self.seconds)
+        return Pace(tuple(self.marks), self.seconds)
 
 
 class Run:
@@ -113,7 +116,7 @@ class Run:
             self._start_server()
             if not self.trial.hospitals_first:
                 self._start_hospitals()
-            watching = asyncio.ensure_future(self._watch_rounds(started))
+            watching = asyncio.ensure_future(self._watch_marks(started))
             try:
                 async with asyncio.timeout(PATIENCE):
                     if pace is not None and self.trial.fault is not None:
@@ -153,20 +156,33 @@ class Run:
         rows = list(csv.reader(_read(self.out / ROUNDS).splitlines()))
         return max((int(row[0]) for row in rows[1:] if row and row[0].isdigit()), default=0)
 
-    async def _watch_rounds(self, started: float) -> None:
+    def reached_marks(self) -> int:
+        """Of those in `Pace`."""
+        number = self.finished_round()
+        return number + sum((self.out / name).exists() for name in SAVED) * (number == self.trial.rounds)
+
+    async def _watch_marks(self, started: float) -> None:
         while True:
-            number = self.finished_round()
-            while len(self.course.rounds) < number:
-                self.course.rounds.append(asyncio.get_running_loop().time() - started)
+            number = self.reached_marks()
+            while len(self.course.marks) < number:
+                self.course.marks.append(asyncio.get_running_loop().time() - started)
             await asyncio.sleep(POLL_SECONDS / 2)
 
-    async def _strike(self, number: int, delay: float) -> None:
-        """Let the fault come so long after a round, or after the start."""
-        server, trial = self._server(), self.trial
-        while trial.poison is None and server.code is None and self.finished_round() < number:
+    async def _reach(self, mark: int, delay: float) -> None:
+        """Wait for a mark, and then so long, but no longer than until the next mark or the end."""
+        loop, server = asyncio.get_running_loop(), self._server()
+        while server.code is None and self.reached_marks() < mark:
             await asyncio.sleep(POLL_SECONDS / 2)
+        until = loop.time() + delay
+        while server.code is None and self.reached_marks() <= mark and loop.time() < until:
+            await asyncio.sleep(POLL_SECONDS / 2)
+
+    async def _strike(self, mark: int, delay: float) -> None:
+        """Let the fault come so long after a mark."""
+        server, trial = self._server(), self.trial
         if trial.poison is None:
-            await server.wait(delay)
+            # Who goes for good before all are gathered is waited for, as the server was told.
+            await self._reach(max(mark, 1) if trial.fault is Fault.GONE else mark, delay)
         self.course.struck = server.code is None
         if not self.course.struck:
             return

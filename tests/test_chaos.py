@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from chaos_hospital import (
     ANOTHER_ROUND,
     HUGE,
     ON_THE_WAY,
-    OVERSIZED,
+    OVERSIZES,
     POISONS,
     Poison,
     PoisonedApp,
@@ -31,6 +32,7 @@ from federated_health.model import initial_weights, weight_shapes, weights_hash
 from federated_health.settings import Settings, read_defaults
 from federated_health.statistics import Normalisation
 from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.streaming import hospital as stream
 from federated_health.tasks import HEART_DISEASE
 from federated_health.weights import MalformedMessageError, weights_to_record
 
@@ -213,6 +215,11 @@ def test_a_reply_to_another_round_answers_the_message_before(data: dict[str, Pat
     assert asked == ["question 1", "question 1", "question 3"]
 
 
-def test_an_oversized_update_is_as_large_as_it_says(data: dict[str, Path]) -> None:
-    (reply,) = answers(Poison(kind=OVERSIZED, first=2, times=1), data["hungary"], [2])
-    assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > 64 * 2**20
+@pytest.mark.parametrize("kind", OVERSIZES)
+def test_an_oversized_update_is_as_large_as_it_says_whatever_the_server_takes(
+    data: dict[str, Path], kind: str, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(patch.stopall)
+    (reply,) = answers(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
+    assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > OVERSIZES[kind]
+    assert stream._largest_of(()) == 2**31
