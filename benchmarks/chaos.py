@@ -36,7 +36,7 @@ from federated_health.processes import door
 
 JUDGE_SECONDS = 120.0
 
-UNHEARD = ("broke off before its reply", "sent its reply too late")
+UNHEARD = ("sent its reply too late",)
 """How the reasons begin for which the server has no reply, while nothing is wrong with any."""
 
 
