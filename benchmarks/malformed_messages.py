@@ -195,7 +195,7 @@ def _fields(message: AnyProto) -> list[tuple[Any, FieldDescriptor]]:
     for descriptor, value in message.ListFields():
         found.append((message, descriptor))
         if descriptor.type == FieldDescriptor.TYPE_MESSAGE:
-            for one in value if descriptor.is_repeated else [value]:
+            for one in value[:50] if descriptor.is_repeated else [value]:
                 found.extend(_fields(one))
     return found
 
