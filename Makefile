@@ -32,6 +32,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/many_hospitals.py
+	$(BIN)/python benchmarks/checkpoints.py
 
 # Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
 STRANGERS := $(wildcard $(foreach what,messages stream replies checkpoint tls security certificates,tests/test_$(what)*.py))

@@ -25,6 +25,7 @@ from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.participation import reply_with
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
+from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit
 from federated_health.tasks import TASKS
@@ -59,12 +60,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
+    parser.add_argument("--tls", type=Path, metavar="DIR", help="folder of this hospital's key and certificate")
     parser.add_argument("--insecure", action="store_true", help="allow a server that is not on this machine")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
     if flags.show_egress is not None:
         return flags
-    name = flags.name or ("unnamed" if flags.check and flags.data else None)
+    flags.tls = flags.tls and load_identity(flags.tls, Role.HOSPITAL)
+    name = flags.name
+    if flags.data and not name:
+        name = flags.tls.name if flags.tls else "unnamed" if flags.check else None
     folder, task = Path(str(defaults["data"])), str(defaults["task"])
     flags.own = find_own_hospital(folder, flags.hospital, flags.data, name, flags.task, task)
     return flags
@@ -89,14 +94,14 @@ def show_egress(path: Path) -> None:
 
 def join(flags: argparse.Namespace) -> None:
     """Check the CSV, join the server, and answer it with `app` until the run is over."""
-    own, name, task = flags.own, flags.own.name, flags.own.task
-    check_address(flags.server, insecure=flags.insecure)
+    own, name, task, tls = flags.own, flags.own.name, flags.own.task, flags.tls
+    check_address(flags.server, encrypted=tls is not None, insecure=flags.insecure)
     ledger = Ledger.beside(own.data, name)
     try:
         hospital = load_hospital(own.data, task, name, flags.split_seed)
     except DataError as error:
         with suppress(LedgerError):  # what cannot be recorded is not told; what is wrong with the CSV comes first
-            report_unfit(name, flags.server, task.terms, error.reason, ledger)
+            report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
     context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed})
     if flags.out is not None:
@@ -104,7 +109,7 @@ def join(flags: argparse.Namespace) -> None:
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     for line in hospital.remarks():
         logger.info("%s", line)
-    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait}
+    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait, "tls": tls}
     try:
         join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow, ledger=ledger)
     finally:  # the final model is whole even where the server is lost after it

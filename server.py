@@ -5,6 +5,8 @@
 `app` is an ordinary Flower ServerApp, so `flwr run .` runs it, too. Settings: [tool.flwr.app.config] in pyproject.toml.
 """
 
+from federated_health.errors import RunError  # isort: skip  # first, for what the package says to gRPC
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import utils
-from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import largest_reply
 from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
+from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import check_address, serve_streams, server_context
 
@@ -115,10 +117,11 @@ def serve() -> None:
     config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}
     settings = Settings.from_config(config)
     utils.configure_logging(verbose=settings.verbose)
-    check_address(settings.address, insecure=settings.insecure)
-    largest = largest_reply(settings.task_declaration, settings.model)
-    with serve_streams(settings.address, settings.task_declaration.terms, utils.say, largest_message=largest) as grid:
-        utils.say(f"listening on {settings.address}")
+    tls = load_identity(Path(settings.tls), Role.SERVER) if settings.tls else None
+    check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)
+    task, largest = settings.task_declaration, largest_reply(settings.task_declaration, settings.model)
+    with serve_streams(settings.address, task.terms, utils.say, largest_message=largest, tls=tls) as grid:
+        utils.say(f"listening on {settings.address}{f', as {tls.party}, with mutual TLS' if tls else ''}")
         app(grid, server_context(settings.to_config()))
 
 

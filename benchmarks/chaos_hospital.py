@@ -179,7 +179,7 @@ def _garble_next_reply() -> None:
         patched.stop()
         return garbage
 
-    patched = patch("federated_health.streaming.hospital.wrap", garble)
+    patched = patch("federated_health.streaming.outbox.wrap", garble)
     patched.start()
 
 

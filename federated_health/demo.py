@@ -1,4 +1,7 @@
-"""The whole thing on one machine: hospitals' CSVs, a server and a client a hospital as processes on loopback."""
+"""The whole thing on one machine: hospitals' CSVs, a server and a client a hospital as processes on loopback.
+
+They speak mutual TLS, with an authority of the demo's own. That all keys are made in one place is a demo's way only.
+"""
 
 import json
 import shlex
@@ -17,6 +20,7 @@ from federated_health.metrics import roc_auc
 from federated_health.processes import door, free_port, interrupt, process
 from federated_health.readmission import generate_patients, held_out_probability
 from federated_health.runs import METRICS, MODEL
+from federated_health.security import make_all_identities
 from federated_health.tasks import HEART_DISEASE, READMISSION
 
 POLL_INTERVAL = 0.1
@@ -61,19 +65,23 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         raise RunError(f"create_dataset.py failed with code {code}")
     manifest = read_manifest(data)
     hospitals = manifest["hospitals"]
+    own_tls, tls = make_all_identities(out / "tls", [entry["name"] for entry in hospitals])
     address = f"127.0.0.1:{free_port()}"
     logs = {entry["name"]: out / "hospitals" / entry["name"] / "console.log" for entry in hospitals}
     print(f"\nA server and {len(hospitals)} hospitals start as processes of their own; each hospital's words are in")
-    print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.\n", flush=True)
+    print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.")
+    print(f"They speak mutual TLS. All keys are in {out / 'tls'}, in one place, only because this is a demo: else each")
+    print("is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         count = len(hospitals)
         serve = ("--task", task, "--hospitals", count, "--strategy", scenario.strategy, "--address", address)
-        server = stack.enter_context(process(door("server.py", *serve, "--out", out, "--force", *extra)))
+        own = ("--tls", own_tls, "--out", out, "--force")
+        server = stack.enter_context(process(door("server.py", *serve, *own, *extra)))
         clients = {}
         for entry in hospitals:
             name = entry["name"]
-            own = ("--data", data / entry["file"], "--name", name, "--task", task, "--server", address)
-            join = door("client.py", *own, "--out", logs[name].parent)
+            whose = ("--data", data / entry["file"], "--name", name, "--task", task, "--tls", tls[name])
+            join = door("client.py", *whose, "--server", address, "--out", logs[name].parent)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)

@@ -1,5 +1,7 @@
 """Shared fixtures. Fast tests run first; those marked slow import TensorFlow or start processes."""
 
+from federated_health.settings import PROJECT_FILE  # isort: skip  # first, for what the package says to gRPC
+
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,6 @@ from hypothesis import settings
 
 from federated_health.dataset_folder import write_hospitals
 from federated_health.partitions import Partition, divide
-from federated_health.settings import PROJECT_FILE
 from federated_health.sources import Source, read_uci
 
 PROJECT = PROJECT_FILE.parent

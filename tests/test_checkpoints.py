@@ -166,7 +166,9 @@ def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
 
 def test_objects_and_what_is_not_a_number_are_never_written(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1)
-    for wrong in ({"weights": {"a": np.array([{}])}}, {"tally": {"a": float("nan")}}):
+    no_number = replace(checkpoint_of(2).history[1].federation, train_loss=float("nan"))
+    history = (checkpoint_of(1).history[0], replace(checkpoint_of(2).history[1], federation=no_number))
+    for wrong in ({"history": history}, {"weights": {"a": np.array([{}])}}, {"tally": {"a": float("nan")}}):
         with pytest.raises(ValueError, match=r"allow_pickle|JSON"):
             folder.save(checkpoint_of(2, **wrong))
     assert loads(tmp_path, 1)
@@ -236,7 +238,13 @@ def test_a_file_under_another_round_s_name_is_left_out(tmp_path: Path, caplog: p
 
 @pytest.mark.parametrize(
     "name",
-    ["round-7.checkpoint", "round-000007.checkpoint~", ".checkpoint.partial", "notes.txt", "round-²²²²²².checkpoint"],
+    [
+        "round-7.checkpoint",
+        "round-000007.checkpoint~",
+        ".checkpoint.partial",
+        "notes.txt",
+        "round-\u0660\u0660\u0660\u0660\u0660\u0667.checkpoint",
+    ],
 )
 def test_other_files_are_nobody_s_checkpoints_and_stay(name: str, tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1, 2)
@@ -256,7 +264,9 @@ def test_where_none_is_whole_it_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r": holds no checkpoint; a run has one from its first round to its end$"):
+    with pytest.raises(
+        CheckpointError, match=r": holds no checkpoint: the run is over, or no round of it was finished$"
+    ):
         CheckpointFolder(tmp_path / name).load()
     assert names_in(tmp_path) == []
 
@@ -380,6 +390,22 @@ def test_a_body_that_only_its_hash_is_right_of_is_damaged(body: bytes) -> None:
         read_checkpoint(signed(body))
 
 
+def test_objects_are_never_read() -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}]), allow_pickle=True)
+    lines = write_checkpoint(checkpoint_of(1, introductions=()), POSITION).split(b"\n", 2)
+    header = {**json.loads(lines[1]), "arrays": ["sums", "weights/a"]}
+    sums = io.BytesIO()
+    np.save(sums, np.zeros(0))
+    number = io.BytesIO()
+    np.save(number, np.ones(1))
+    body = json.dumps(header).encode() + b"\n" + sums.getvalue()
+
+    assert read_checkpoint(signed(body + number.getvalue()))[0].weights["a"].tolist() == [1.0]
+    with pytest.raises(DamagedCheckpointError, match=r"^it cannot be read \(ValueError\)$"):
+        read_checkpoint(signed(body + stream.getvalue()))
+
+
 def test_what_follows_the_last_array_is_damage() -> None:
     body = write_checkpoint(checkpoint_of(1), POSITION).split(b"\n", 1)[1]
     assert read_checkpoint(signed(body))[1] == POSITION
@@ -482,7 +508,7 @@ def test_what_is_removed_is_gone_and_what_is_somebody_s_stays(tmp_path: Path) ->
     folder.remove()
     assert names_in(tmp_path) == []
     folder.remove()
-    with pytest.raises(CheckpointError, match="holds no checkpoint;"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint: "):
         folder.load()
     saved_in(tmp_path / "b", 1)
     (tmp_path / "b" / "notes.txt").touch()

@@ -718,6 +718,7 @@ def test_a_client_that_may_not_join_tells_the_server_why_and_ends(show: Show, pa
     assert said == ("error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text\n")
     assert words == [
         "refused mine: its own check says no: its column age holds what is not a number from 0 to 120 (years), or empty"
+        " (from 127.0.0.1)"
     ]
 
 

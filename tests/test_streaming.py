@@ -21,6 +21,7 @@ from grpc._cython import cygrpc
 from federated_health.errors import AddressError, DataError, JoinError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
+from federated_health.security import Identity
 from federated_health.streaming import (
     InProcessGrid,
     StreamGrid,
@@ -74,7 +75,13 @@ class LightHospital:
     """A hospital in a thread. `error` is what its side of the stream ended in."""
 
     def __init__(
-        self, name: str, address: str, answer: Answer = echo, terms: dict[str, str] = TERMS, wait: float = 5.0
+        self,
+        name: str,
+        address: str,
+        answer: Answer = echo,
+        terms: dict[str, str] = TERMS,
+        wait: float = 5.0,
+        tls: Identity | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.words: list[str] = []
@@ -89,6 +96,7 @@ class LightHospital:
             announce=self.words.append,
             prepare=lambda: None,
             ledger=UNWRITTEN,
+            tls=tls,
         )
         self._thread = threading.Thread(target=self._join, daemon=True)
         self._thread.start()
@@ -169,9 +177,11 @@ class Proxy:
 
 
 @contextmanager
-def server(words: list[str] | None = None, port: int | None = None) -> Iterator[tuple[StreamGrid, str]]:
+def server(
+    words: list[str] | None = None, port: int | None = None, tls: Identity | None = None
+) -> Iterator[tuple[StreamGrid, str]]:
     address = f"127.0.0.1:{port or free_port()}"
-    with serve_streams(address, TERMS, (words if words is not None else []).append) as grid:
+    with serve_streams(address, TERMS, (words if words is not None else []).append, tls=tls) as grid:
         yield grid, address
 
 
@@ -215,7 +225,7 @@ def test_a_hospital_with_other_terms_is_refused_with_the_difference_at_both_ends
         difference = f"the hospital's {term} is other; the server's is {TERMS[term]}"
         assert isinstance(error, JoinError)
         assert str(error) == f"{address}: {difference}"
-        assert words == [f"refused a: {difference}"]
+        assert words == [f"refused a: {difference} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 
@@ -351,12 +361,13 @@ def test_other_addresses_need_permission_since_nothing_is_encrypted(address: str
     with pytest.raises(AddressError, match="not encrypted"):
         check_address(address, insecure=False)
     check_address(address, insecure=True)
+    check_address(address, encrypted=True)
 
 
 @pytest.mark.parametrize("address", ["", "8080", "localhost", ":8080", "localhost:", "localhost:0", "a:65536", "a:b"])
 def test_what_is_not_host_and_port_is_refused(address: str) -> None:
     with pytest.raises(AddressError, match="expected HOST:PORT"):
-        check_address(address, insecure=True)
+        check_address(address, encrypted=True, insecure=True)
 
 
 def test_node_ids_are_functions_of_names_and_fit_flowers_type() -> None:
@@ -579,7 +590,7 @@ def test_a_hospital_that_may_not_join_is_refused_in_its_own_words_and_never_conn
         started = time.monotonic()
         report_unfit("a", address, TERMS, REASON)
         assert time.monotonic() - started < 2
-        assert words == [f"refused a: its own check says no: {REASON}"]
+        assert words == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 
@@ -598,7 +609,7 @@ def test_a_report_ends_when_the_server_has_heard_it_and_not_before(monkeypatch: 
         started = time.monotonic()
         report_unfit("a", address, TERMS, REASON)
         assert time.monotonic() - started >= 0.3
-        assert words == [f"refused a: its own check says no: {REASON}"]
+        assert words == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)"]
 
 
 def test_a_hospital_that_was_refused_joins_once_its_file_is_put_right() -> None:
@@ -609,7 +620,7 @@ def test_a_hospital_that_was_refused_joins_once_its_file_is_put_right() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
     assert hospital.end() is None
-    assert words[:2] == [f"refused a: its own check says no: {REASON}", "a joined"]
+    assert words[:2] == [f"refused a: its own check says no: {REASON} (from 127.0.0.1)", "a joined"]
 
 
 def test_a_refusal_that_is_repeated_is_told_once() -> None:
@@ -617,7 +628,7 @@ def test_a_refusal_that_is_repeated_is_told_once() -> None:
     with server(words) as (_, address):
         for reason in ("first", "first", "second", "second"):
             report_unfit("a", address, TERMS, reason)
-    assert words == ["refused a: its own check says no: first", "refused a: its own check says no: second"]
+    assert words == [f"refused a: its own check says no: {word} (from 127.0.0.1)" for word in ("first", "second")]
 
 
 def test_a_report_under_a_connected_name_does_not_touch_the_hospital_that_has_it() -> None:
@@ -627,7 +638,7 @@ def test_a_report_under_a_connected_name_does_not_touch_the_hospital_that_has_it
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         report_unfit("a", address, TERMS, REASON)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
-        assert words == ["a joined", "refused a: a hospital called a is connected already"]
+        assert words == ["a joined", "refused a: a hospital called a is connected already (from 127.0.0.1)"]
     assert hospital.end() is None
 
 
@@ -635,7 +646,7 @@ def test_other_terms_are_told_before_what_the_check_says() -> None:
     words: list[str] = []
     with server(words) as (_, address):
         report_unfit("a", address, {**TERMS, "task": "other"}, REASON)
-    assert words == ["refused a: the hospital's task is other; the server's is heart-disease"]
+    assert words == ["refused a: the hospital's task is other; the server's is heart-disease (from 127.0.0.1)"]
 
 
 def test_without_a_server_a_report_ends_at_once_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -719,7 +730,7 @@ def test_what_a_stranger_says_of_itself_is_shown_as_a_short_line(reason: str, sh
         code, details = report(address, unfit=reason)
         assert code == grpc.StatusCode.FAILED_PRECONDITION
         assert details.strip() == f"its own check says no: {shown}".strip()
-        assert [line.strip() for line in words] == [f"refused a: its own check says no: {shown}".strip()]
+        assert words == [f"refused a: {details} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 

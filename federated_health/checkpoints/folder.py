@@ -85,7 +85,7 @@ class CheckpointFolder:
                 return replace(checkpoint, history=rounds)
         if files:
             raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
-        raise CheckpointError(f"{self.path}: holds no checkpoint; a run has one from its first round to its end")
+        raise CheckpointError(f"{self.path}: holds no checkpoint: the run is over, or no round of it was finished")
 
     def remove(self) -> None:
         """Remove what `save` made, the newest checkpoint last; then there is nothing to go on from.
@@ -103,7 +103,6 @@ class CheckpointFolder:
         self._history, self._kept = None, []
 
     def _begin(self) -> HistoryFile:
-        self.remove()
         self.path.mkdir(parents=True, exist_ok=True)
         _sync_folder(self.path.parent)
         return HistoryFile(self.path / HISTORY)

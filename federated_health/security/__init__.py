@@ -10,6 +10,7 @@ from federated_health.security.authority import Authority
 from federated_health.security.diagnosis import Finding, diagnose, speaks_tls
 from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
 from federated_health.security.parties import Party, Role, hospital, server
+from federated_health.security.rehearsal import make_all_identities
 
 __all__ = [
     "Admission",
@@ -21,6 +22,7 @@ __all__ = [
     "diagnose",
     "hospital",
     "load_identity",
+    "make_all_identities",
     "renew_request",
     "request_identity",
     "server",

@@ -53,22 +53,23 @@ class Admission:
             role: what it has to be.
             name: what it calls itself, if it does.
         """
+        of = f"the {role.value}'s certificate"
         if not certificates.is_issued_by(certificate, self.identity.authority):
-            return "its certificate is of another authority"
+            return f"{of} is of another authority"
         try:
             party = certificates.party_of(certificate)
         except CertificateError as error:
-            return f"its certificate is not one of a {role.value}: {error}"
+            return f"{of} is not one of a {role.value}: {error}"
         if party.role is not role:
-            return f"its certificate is of {party}, not of a {role.value}"
+            return f"{of} is of {party}"
         if name is not None and name != party.name:
-            return f"its certificate is of {party}, and it calls itself otherwise"
+            return f"{of} is of {party}, and it calls itself otherwise"
         if lapse := certificates.find_lapse(certificate):
-            return f"its certificate {lapse}"
+            return f"{of} {lapse}"
         listed = self._list.content
         entry = listed.get_revoked_certificate_by_serial_number(certificate.serial_number) if listed else None
         if entry is not None:
-            return f"its certificate was revoked on {certificates.moment(entry.revocation_date_utc)}"
+            return f"{of} was revoked on {certificates.moment(entry.revocation_date_utc)}"
         return None
 
     def refresh(self) -> str | None:

@@ -19,7 +19,7 @@ from federated_health.security.admission import Admission
 from federated_health.security.identity import CERTIFICATE, KEY, Identity
 from federated_health.security.parties import Role
 
-PREFLIGHT_SECONDS = 3.0
+PREFLIGHT_SECONDS = 2.0
 """For a preflight handshake."""
 
 ALPN = "h2"
@@ -68,7 +68,7 @@ def diagnose(host: str, port: int, identity: Identity, patience: float = PREFLIG
         ):
             shown = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
             if obstacle := admission.find_obstacle(shown, Role.SERVER):
-                return Finding(f"the server cannot be trusted: {obstacle}", final=True)
+                return Finding(obstacle, final=True)
             if encrypted.selected_alpn_protocol() != ALPN:
                 return Finding("what listens there speaks TLS but not HTTP/2: no federation's server", final=True)
             if encrypted.recv(1):

@@ -80,10 +80,9 @@ class Identity:
     def remark(self) -> str | None:
         """What the owner should see to soon, in words."""
         end = min(self.certificate.not_valid_after_utc, self.authority.not_valid_after_utc)
-        left = end - datetime.now(UTC)
-        if left > SOON:
+        if end - datetime.now(UTC) > SOON:
             return None
-        return f"the certificate in {self.folder} ends on {certificates.moment(end)}, in {left.days} days: renew it"
+        return f"the certificate in {self.folder} ends on {certificates.moment(end)}: renew it"
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:

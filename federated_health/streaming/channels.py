@@ -9,6 +9,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
+from federated_health.security import Identity
 
 PROTOCOL = "2"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -81,8 +82,12 @@ def server_options(largest_message: int) -> list[tuple[str, int]]:
     ]
 
 
-def check_address(address: str, *, insecure: bool) -> None:
+def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:
     """Refuse what is not HOST:PORT, and what would carry messages unencrypted past this machine.
+
+    Args:
+        encrypted: whether TLS is used.
+        insecure: whether it may be done without.
 
     Raises:
         AddressError: says what is wrong.
@@ -92,10 +97,10 @@ def check_address(address: str, *, insecure: bool) -> None:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host.lower() == "localhost"
-    if not loopback and not insecure:
+    if not loopback and not encrypted and not insecure:
         raise AddressError(
-            f"address {address}: is not loopback, and messages are not encrypted yet: anyone on the way could read and "
-            "change them; --insecure allows it all the same"
+            f"address {address}: is not loopback, and without --tls messages are not encrypted: anyone on the way "
+            "could read and change them; --insecure allows it all the same"
         )
 
 
@@ -111,32 +116,49 @@ def split_address(address: str) -> tuple[str, int]:
     return parts[1].strip("[]"), int(parts[2])
 
 
-# The two places where credentials are made. Both are without encryption until mutual TLS joins.
+# The two places where credentials are made. gRPC's TLS is 1.2 at least, and each end checks the other's authority and
+# purpose (RFC 5280's extended key usage); a hospital checks the server's name, too.
 
 
-def listen(server: grpc.aio.Server, address: str) -> None:
-    """Open the server's port.
+def listen(server: grpc.aio.Server, address: str, tls: Identity | None = None) -> None:
+    """Open the server's port, to hospitals with a certificate of its authority where it has an identity.
 
     Raises:
         AddressError: it is taken, or the host is not this machine's.
+        CertificateError: the identity's key cannot be read.
     """
     host, port = split_address(address)
     # `localhost` has two addresses, and gRPC is content with either: a second server could take the other one.
     host = "127.0.0.1" if host.lower() == "localhost" else host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    key = tls.read_key() if tls else b""
     try:
         # gRPC does not say why it cannot listen, other than in a line of its own on stderr.
         socket.create_server((host, port), family=family).close()
-        opened = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if tls is None:
+            opened = server.add_insecure_port(where)
+        else:
+            pair = (key, tls.certificate_bytes)
+            opened = server.add_secure_port(
+                where, grpc.ssl_server_credentials([pair], tls.authority_bytes, require_client_auth=True)
+            )
     except (OSError, RuntimeError):
         opened = 0
     if not opened:
         raise AddressError(f"address {address}: cannot be listened on; another server may be using the port")
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """A hospital's connection to its server; it is made when it is first used."""
-    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+def open_channel(address: str, tls: Identity | None = None) -> grpc.Channel:
+    """A hospital's connection to its server; it is made when it is first used.
+
+    Raises:
+        CertificateError: the identity's key cannot be read.
+    """
+    if tls is None:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
+    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def wrap(proto: ProtoMessage) -> Parameters:

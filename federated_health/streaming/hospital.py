@@ -1,12 +1,8 @@
 """The hospital's side of a stream: joins, answers with its app, and comes back when the connection was lost."""
 
-import logging
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from uuid import uuid4
 
 import grpc
@@ -17,46 +13,21 @@ from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
-from federated_health.streaming import channels
-from federated_health.streaming.backoff import LONGEST_DELAY, Backoff
-from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, PROTOCOL, open_channel, unwrap
+from federated_health.security import Identity
+from federated_health.streaming.absence import Absence, Ending, find_obstacle
+from federated_health.streaming.channels import (
+    LARGEST_KEY,
+    LARGEST_REPLY,
+    PROTOCOL,
+    open_channel,
+    unwrap,
+)
 from federated_health.streaming.grids import call_app
 from federated_health.streaming.outbox import Outbox
 from federated_health.terms import write_terms
 
-logger = logging.getLogger(__name__)
-
-PASSING = {
-    grpc.StatusCode.UNAVAILABLE: "nobody listens, the connection was lost, or the server is full",
-    grpc.StatusCode.CANCELLED: "the server went away in the middle, or said nothing until the wait was over",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "something on the way gave up",
-    grpc.StatusCode.INTERNAL: "the transport broke",
-    grpc.StatusCode.UNKNOWN: "the server failed in its own code, or what answered is no gRPC server",
-}
-"""Ends of a stream after which a hospital tries again, and what they mean.
-
-OK is the end of the run. ALREADY_EXISTS passes when it was this hospital itself (see `taken_seconds`). All others are
-final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION, PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it
-is no server of ours (UNIMPLEMENTED, NOT_FOUND), or the same would happen again (RESOURCE_EXHAUSTED: what one side sends
-is larger than the other takes; OUT_OF_RANGE, DATA_LOSS).
-"""
-
-TAKEN_MARGIN = 10.0
-"""Seconds, beside what a server needs to notice that a hospital is gone, for it to come back under its name."""
-
-SILENT_SECONDS = 5.0
-"""After which an attempt that has led to nothing yet is spoken of."""
-
 UNFIT_SECONDS = 3.0
 """For telling the server that a hospital may not join."""
-
-
-def taken_seconds() -> float:
-    """How long a hospital whose name is connected already waits for that to end.
-
-    It may have come back from a power cut, as a new process, before the server has noticed that the old one is gone.
-    """
-    return 2 * channels.KEEPALIVE_SECONDS + TAKEN_MARGIN
 
 
 def join_federation(
@@ -70,6 +41,7 @@ def join_federation(
     announce: Callable[[str], None],
     prepare: Callable[[], object],
     ledger: Ledger,
+    tls: Identity | None = None,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
@@ -83,15 +55,22 @@ def join_federation(
         announce: told, in words, what happens.
         prepare: called once the server has accepted the hospital, before the first message is answered.
         ledger: has a line for all that is sent, before it is.
+        tls: who the hospital is; None to go without encryption.
 
     Raises:
         LedgerError: something cannot be recorded, and was not sent.
-        JoinError: no server within the wait, or it refused, stopped, or sent what is not a message.
+        JoinError: no server within the wait; it refused, stopped, or sent what is not a message; or its or the
+            hospital's certificate will not do.
+        CertificateError: the certificate has another name, or its key cannot be read any more.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
     metadata = (*_introduction(name, terms), ("process", uuid4().hex))
-    absence = _Absence(address, wait, announce)
-
+    absence = Absence(address, tls, wait, announce)
+    if tls is not None:
+        tls.check_name(name)
+        if remark := tls.remark():
+            announce(remark)
+        find_obstacle(address, tls, wait)
     was_in = False
 
     def enter() -> None:
@@ -102,7 +81,7 @@ def join_federation(
 
     while True:
         began = time.monotonic()
-        ending = _take_part(app, context, address, metadata, absence, enter, ledger)
+        ending = _take_part(app, context, address, metadata, absence, enter, ledger, tls)
         if ending.code is grpc.StatusCode.OK:
             return
         if ending.was_accepted:
@@ -110,98 +89,18 @@ def join_federation(
         absence.wait_after(ending)
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """How a stream ended: in which status, with which words, and whether the hospital was in."""
-
-    code: grpc.StatusCode
-    reason: str
-    was_accepted: bool
-
-
-class _Absence:
-    """The time in which a hospital is not in: how long it may last, and what is said meanwhile."""
-
-    def __init__(self, address: str, wait: float, announce: Callable[[str], None]) -> None:
-        self._address = address
-        self._wait = wait
-        self._announce = announce
-        self._backoff = Backoff()
-        self.begin()
-
-    def begin(self, lasted: float = LONGEST_DELAY) -> None:
-        """The stream ended, after so many seconds: all limits begin anew.
-
-        Delays go on growing where streams break off at once, else a server that fails at each joining would be called
-        without end.
-        """
-        self._deadline = time.monotonic() + self._wait
-        self._taken_deadline: float | None = None
-        self._last_refusal = ""
-        self._said: set[str] = set()
-        if lasted >= LONGEST_DELAY:
-            self._backoff.reset()
-
-    @contextmanager
-    def patience(self, call: grpc.Call) -> Iterator[None]:
-        """What accepts connections and says nothing must not hold a hospital in silence, nor past its wait."""
-        left = max(0.0, self._deadline - time.monotonic())
-        timers = [threading.Timer(left, call.cancel), threading.Timer(SILENT_SECONDS, self._say_waiting)]
-        for timer in timers:
-            timer.start()
-        try:
-            yield
-        finally:
-            for timer in timers:
-                timer.cancel()
-
-    def wait_after(self, ending: _Ending) -> None:
-        """Wait until it is time for the next attempt.
-
-        Raises:
-            JoinError: there will be none.
-        """
-        deadline = self._deadline
-        if ending.code is grpc.StatusCode.ALREADY_EXISTS:
-            if self._taken_deadline is None:
-                self._taken_deadline = min(self._deadline, time.monotonic() + taken_seconds())
-            deadline, self._last_refusal = self._taken_deadline, ending.reason
-            left = max(0.0, deadline - time.monotonic())
-            patiently = "in case the server has not noticed yet that this one was cut off"
-            self._say("taken", f"{ending.reason}; trying again for {left:.0f} s, {patiently}")
-        elif ending.code not in PASSING:
-            raise JoinError(f"{self._address}: {ending.reason}")
-        elif ending.code is not grpc.StatusCode.CANCELLED or ending.was_accepted:  # else our patience may have ended
-            self._last_refusal = ""
-        logger.debug("the stream ended: %s %s", ending.code.name, ending.reason)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise JoinError(f"{self._address}: {self._last_refusal or f'no server within {self._wait:g} s'}")
-        if not self._last_refusal:
-            self._say_waiting()
-        time.sleep(min(self._backoff.next_delay(), left))
-
-    def _say_waiting(self) -> None:
-        self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}")
-
-    def _say(self, kind: str, words: str) -> None:
-        """Once in an absence."""
-        if kind not in self._said:
-            self._said.add(kind)
-            self._announce(words)
-
-
 def _take_part(
     app: ClientApp,
     context: Context,
     address: str,
     metadata: tuple[tuple[str, str], ...],
-    absence: _Absence,
+    absence: Absence,
     enter: Callable[[], None],
     ledger: Ledger,
-) -> _Ending:
+    tls: Identity | None,
+) -> Ending:
     """One stream, from the attempt to join to its end."""
-    with open_channel(address) as channel:
+    with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         call = outbox.begin(JOIN, metadata)
         largest = None
@@ -220,10 +119,17 @@ def _take_part(
             raise JoinError(f"{address}: the server sent what is not a message") from None
         finally:
             outbox.close()
-        return _Ending(call.code(), call.details() or "", was_accepted=largest is not None)
+        return Ending(call.code(), call.details() or "", was_accepted=largest is not None)
 
 
-def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str, ledger: Ledger) -> None:
+def report_unfit(
+    name: str,
+    address: str,
+    terms: Mapping[str, str],
+    reason: str,
+    ledger: Ledger,
+    tls: Identity | None = None,
+) -> None:
     """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
 
     Args:
@@ -234,7 +140,7 @@ def report_unfit(name: str, address: str, terms: Mapping[str, str], reason: str,
         LedgerError: it cannot be recorded, and was not told.
     """
     metadata = (*_introduction(name, terms), ("unfit", reason))
-    with open_channel(address) as channel:
+    with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         outbox.close()
         call = outbox.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -16,7 +17,9 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import is_hospital_name, node_id_of, printable
+from federated_health.security import Identity
 from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, server_options
+from federated_health.streaming.gate import Gate, certificate_of
 from federated_health.streaming.grids import FutureGrid, Incident, error_reply
 from federated_health.streaming.stream import Incidents, Stream
 from federated_health.terms import find_difference, read_terms
@@ -34,9 +37,6 @@ LONGEST_REFUSAL = 500
 MOST_STREAMS = 500
 """Hospitals at one time."""
 
-MOST_REFUSED = 1_000
-"""Names whose refusals are told: strangers can think of any number."""
-
 SETTLING_SECONDS = 0.05
 """A stream that breaks off ends as one does that the hospital has closed, and is cancelled right after."""
 
@@ -45,7 +45,11 @@ class _Servicer:
     """Accepts or refuses hospitals, and reads their streams."""
 
     def __init__(
-        self, terms: Mapping[str, str], on_change: Callable[[str], None], largest_message: int = LARGEST_REPLY
+        self,
+        terms: Mapping[str, str],
+        on_change: Callable[[str], None],
+        largest_message: int = LARGEST_REPLY,
+        tls: Identity | None = None,
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.incidents = Incidents()
@@ -53,28 +57,32 @@ class _Servicer:
         self._terms = terms
         self._on_change = on_change
         self._largest_message = largest_message
-        self._refusals: dict[str, str] = {}
+        self._gate = Gate(tls, on_change)
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
         said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = said.get("hospital", "")
-        if refusal := self._refuse(name, said):
+        certificate = certificate_of(context)
+        # First who it is: a stranger must not learn who is connected, or what was agreed on.
+        if refusal := self._gate.refuse(certificate, name) or self._refuse(name, said):
             code, reason = refusal
-            self._tell_refusal(printable(name, 63) or "a stranger", reason)
+            self._gate.tell(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
         if before is None and len(self.streams) >= MOST_STREAMS:
-            self._tell_refusal(name, reason := f"{MOST_STREAMS} hospitals are connected already")
+            reason = f"{MOST_STREAMS} hospitals are connected already"
+            self._gate.tell(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
             name, said.get("process", ""), context, self.incidents, self._largest_message
         )
+        stream.find_obstacle = partial(self._gate.find_obstacle, certificate, name)
         try:
             if before is not None:
                 before.replaced.set_result(None)
-            self._refusals.pop(name, None)
+            self._gate.forget()
             self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
@@ -82,22 +90,20 @@ class _Servicer:
             # gRPC does not say which of the two it was; nobody else can know, either.
             if stream.awaited and not self.ending.done():
                 most = 2 * self._largest_message
-                stream.complain(f"broke off before its reply: a lost connection, or a message of over {most} bytes")
+                stream.fail(f"its connection was lost, or it sent a message of more than {most} bytes")
             raise
         finally:
             stream.fail("its connection was lost")
             if self.streams.get(node) is stream:
                 del self.streams[node]
-                if not self.ending.done():
+                if stream.expelled.done():
+                    self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
+                elif not self.ending.done():
                     self._on_change(f"{name} left")
+        if stream.expelled.done():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(grpc.StatusCode.ABORTED, stopped)
-
-    def _tell_refusal(self, who: str, reason: str) -> None:
-        """Once, as long as it stays the same: whoever is refused may try again every second."""
-        if self._refusals.get(who) != reason and (who in self._refusals or len(self._refusals) < MOST_REFUSED):
-            self._refusals[who] = reason
-            self._on_change(f"refused {who}: {reason}")
 
     def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
@@ -120,8 +126,9 @@ class _Servicer:
         """Deliver replies until the hospital leaves, comes back on another stream, or the server ends."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
-            await asyncio.wait({reading, self.ending, stream.replaced}, return_when=asyncio.FIRST_COMPLETED)
-            if self.ending.done() or stream.replaced.done():
+            ends: set[asyncio.Future[Any]] = {self.ending, stream.replaced, stream.expelled}
+            await asyncio.wait({reading, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if any(end.done() for end in ends):
                 reading.cancel()
                 return
             content = reading.result()
@@ -166,6 +173,7 @@ def serve_streams(
     on_change: Callable[[str], None],
     *,
     largest_message: int = LARGEST_REPLY,
+    tls: Identity | None = None,
 ) -> Iterator[StreamGrid]:
     """A gRPC server that hospitals join, as a grid.
 
@@ -174,24 +182,29 @@ def serve_streams(
     Args:
         address: HOST:PORT.
         terms: what a hospital must agree to when it joins, such as task and schema.
-        on_change: told, in words and from another thread, who joined, left or was refused.
+        on_change: told, in words and from another thread, who joined, left, was refused or cut off.
         largest_message: bytes that a hospital's message may have. A larger one is an incident, and costs its reply; one
             that is more than twice as large costs the hospital its stream.
+        tls: who the server is; every hospital then shows a certificate of the same authority, at every call, and is
+            dealt with only as long as it is valid and not revoked. None to go without encryption and without proof.
 
     Raises:
         AddressError: the address is taken or cannot be listened on.
+        CertificateError: what is in the identity's folder cannot be used.
     """
+    if tls is not None and (remark := tls.remark()):
+        on_change(remark)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)
     thread.start()
 
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(largest_message))
-        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change, largest_message)
+        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change, largest_message, tls)
         # What hospitals send stays bytes here, so that it is measured before it is read.
         join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
-        listen(server, address)
+        listen(server, address, tls)
         await server.start()
         return server, servicer
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 MOST_INCIDENTS = 100
 """Of one hospital, between two looks at them."""
 
-MOST_PAST_QUESTIONS = 256
+MOST_PAST_QUESTIONS = 16
 """Of one stream, that are remembered so that a late or second reply can be called so."""
 
 ANSWERED, GIVEN_UP = "sent a second reply to one question", "sent its reply too late"
@@ -58,6 +59,8 @@ class Stream:
         largest_message: bytes of a message that is read.
         replaced: done when the same process came back on another stream.
         awaited: question's id -> its reply.
+        find_obstacle: why the hospital must not be dealt with any more; None where it may.
+        expelled: done, with the reason, when it must not.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Stream:
     largest_message: int = LARGEST_REPLY
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
+    find_obstacle: Callable[[], str | None] = lambda: None
+    expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
     _complained: set[str] = field(default_factory=set)
@@ -85,6 +90,8 @@ class Stream:
         proto = message_to_proto(message)
         proto.metadata.message_id = key
         wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(proto)))
+        if not self.is_admitted():
+            return error_reply(message, self.expelled.result())
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.awaited[key] = waiter
         past = GIVEN_UP
@@ -106,6 +113,8 @@ class Stream:
 
     def deliver(self, content: bytes) -> None:
         """Hand a reply to whoever awaits it; what nobody awaits is an incident, and so is what is no reply."""
+        if not self.is_admitted():
+            return
         if len(content) > self.largest_message:
             self._spoil(f"sent a message of more than {self.largest_message} bytes")
             return
@@ -123,6 +132,13 @@ class Stream:
             _end_wait(waiter, f"it {PRETENDED}")
         else:
             waiter.set_result(reply)
+
+    def is_admitted(self) -> bool:
+        """Whether the hospital may still be dealt with; if not, its stream and the wait for its replies end."""
+        if not self.expelled.done() and (obstacle := self.find_obstacle()):
+            self.expelled.set_result(obstacle)
+            self.fail(obstacle)
+        return not self.expelled.done()
 
     def fail(self, reason: str) -> None:
         """End the wait for every reply of this stream."""

@@ -24,6 +24,8 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again(
         assert (tmp_path / "demo" / "model.keras").exists()
     said = capfd.readouterr().out
     assert "hospital mean" in said
+    assert "as server localhost, with mutual TLS" in said
+    assert "only because this is a demo" in said
     for name in ("cleveland", "hungary", "switzerland", "va-long-beach"):
         assert f"{name} joined" in said
         assert "the run is over" in (tmp_path / "demo" / "hospitals" / name / "console.log").read_text()

@@ -1,0 +1,149 @@
+"""Whom a party deals with, and that what was revoked stays so, whatever becomes of the list."""
+
+import os
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
+
+from federated_health.errors import CertificateError
+from federated_health.security import Admission, Identity, Party, Role, certificates, files, hospital, issuing, server
+from tests.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer()
+
+
+@pytest.fixture
+def own(signer: Signer, tmp_path: Path) -> Identity:
+    return write_identity(tmp_path / "server", server(()), signer)
+
+
+def leaf(signer: Signer, party: Party = hospital("a"), valid: Valid | None = None) -> x509.Certificate:  # noqa: B008  # frozen
+    return signer.sign(party, issuing.make_key(), valid)
+
+
+def save(own: Identity, content: bytes) -> None:
+    files.write_file(own.folder / "revoked.pem", content)
+
+
+def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: Signer) -> None:
+    assert Admission(own).find_obstacle(leaf(signer), Role.HOSPITAL, "a") is None
+    assert Admission(own).find_obstacle(leaf(signer), Role.HOSPITAL) is None
+    assert Admission(own).find_obstacle(leaf(signer, server(())), Role.SERVER) is None
+
+
+@pytest.mark.parametrize(
+    ("party", "valid", "role", "name", "words"),
+    [
+        (
+            hospital("a"),
+            usual(),
+            Role.HOSPITAL,
+            "b",
+            "the hospital's certificate is of hospital a, and it",
+        ),
+        (server(["a"]), usual(), Role.HOSPITAL, "a", "the hospital's certificate is of server a"),
+        (hospital("a"), usual(), Role.SERVER, None, "the server's certificate is of hospital a"),
+        (hospital("a"), expired(), Role.HOSPITAL, "a", "the hospital's certificate expired on "),
+        (hospital("a"), not_yet(), Role.HOSPITAL, "a", "the hospital's certificate is not valid before "),
+    ],
+)
+def test_others_are_not(
+    party: Party, valid: Valid, role: Role, name: str | None, words: str, own: Identity, signer: Signer
+) -> None:
+    obstacle = Admission(own).find_obstacle(leaf(signer, party, valid), role, name)
+    assert obstacle is not None
+    assert obstacle.startswith(words)
+
+
+def test_neither_is_who_was_signed_by_another_key_or_for_another_purpose(own: Identity, signer: Signer) -> None:
+    admission = Admission(own)
+    stranger = admission.find_obstacle(leaf(Signer()), Role.HOSPITAL)
+    assert stranger == "the hospital's certificate is of another authority"
+    for purposes in ((), (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH)):
+        free = signer.sign_freely("a", issuing.make_key(), *purposes)
+        for role in Role:
+            words = f"the {role.value}'s certificate is not one of a {role.value}: it "
+            assert str(admission.find_obstacle(free, role)).startswith(words)
+    assert "is not one of a hospital" in str(admission.find_obstacle(signer.certificate, Role.HOSPITAL))
+
+
+def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, signer: Signer) -> None:
+    first, second = leaf(signer), leaf(signer, hospital("b"))
+    admission = Admission(own)
+    assert admission.refresh() is None
+    save(own, signer.revocations(first))
+    assert admission.find_obstacle(first, Role.HOSPITAL) is None  # only refresh reads
+    assert admission.refresh() is None
+    words = f"the hospital's certificate was revoked on {certificates.moment(now())[:-6]}"
+    assert str(admission.find_obstacle(first, Role.HOSPITAL)).startswith(words)
+    assert admission.find_obstacle(second, Role.HOSPITAL) is None
+    save(own, signer.revocations(first, second, number=3))
+    assert admission.refresh() is None
+    assert admission.find_obstacle(second, Role.HOSPITAL) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None, "older", "foreign"])
+def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
+    content: bytes | str | None, own: Identity, signer: Signer
+) -> None:
+    bad = leaf(signer)
+    save(own, signer.revocations(bad, number=5))
+    admission = Admission(own)
+    if content is None:
+        (own.folder / "revoked.pem").unlink()
+    else:
+        spoiled = {"older": signer.revocations(number=4), "foreign": Signer().revocations(number=9)}
+        save(own, content if isinstance(content, bytes) else spoiled[content])
+    complaint = admission.refresh()
+    assert complaint is not None
+    assert complaint.endswith("; what was revoked before stays revoked")
+    assert "\n" not in complaint
+    assert admission.refresh() is None
+    assert admission.find_obstacle(bad, Role.HOSPITAL) is not None
+    other = leaf(signer)
+    save(own, signer.revocations(bad, other, number=6))
+    assert admission.refresh() is None
+    assert admission.find_obstacle(other, Role.HOSPITAL) is not None
+
+
+def test_a_list_is_read_when_it_changes_and_only_then(
+    own: Identity, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(own, signer.revocations())
+    admission = Admission(own)
+    reads: list[Path] = []
+    read = certificates.read_revocations
+
+    def count(path: Path, authority: x509.Certificate) -> x509.CertificateRevocationList:
+        reads.append(path)
+        return read(path, authority)
+
+    monkeypatch.setattr(certificates, "read_revocations", count)
+    for _ in range(5):
+        admission.refresh()
+    assert reads == []
+    path = own.folder / "revoked.pem"
+    found = path.stat()
+    save(own, signer.revocations(number=3))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a copy that keeps times
+    assert path.stat().st_mtime_ns == found.st_mtime_ns
+    admission.refresh()
+    assert reads == [path]
+
+
+@pytest.mark.parametrize("content", [b"garbage", "foreign"])
+def test_a_server_does_not_start_with_a_list_that_it_cannot_use(content: bytes | str, own: Identity) -> None:
+    save(own, content if isinstance(content, bytes) else Signer().revocations())
+    with pytest.raises(CertificateError, match=r"revoked\.pem: (is not a list of|was not signed by this authority)"):
+        Admission(own)
+
+
+def test_nobody_starts_who_was_revoked_himself(own: Identity, signer: Signer) -> None:
+    save(own, signer.revocations(own.certificate))
+    with pytest.raises(CertificateError, match="the server's certificate was revoked on"):
+        Admission(own)

@@ -1,0 +1,347 @@
+"""What is in a certificate, as OpenSSL sees it, and what is read of one."""
+
+import hashlib
+import shutil
+import subprocess
+from base64 import b64encode
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as some
+
+from federated_health.errors import CertificateError
+from federated_health.security import certificates, issuing
+from federated_health.security.parties import LOOPBACK, MOST_HOSTS, Party, Role, hospital, server
+from tests.identities import Signer, expired, not_yet, now
+
+OPENSSL = shutil.which("openssl")
+P384 = ec.generate_private_key(ec.SECP384R1())
+needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
+
+
+def openssl(*arguments: object) -> tuple[int, str]:
+    done = subprocess.run([str(OPENSSL), *map(str, arguments)], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer()
+
+
+# Parties
+
+
+def test_a_server_has_its_hosts_and_loopback_s_in_order_and_once() -> None:
+    party = server(["FL.example.org.", "192.0.2.7", "[2001:DB8::1]", "localhost", "fl.example.org"])
+    assert party.name == "fl.example.org"
+    assert party.hosts == ("fl.example.org", "192.0.2.7", "2001:db8::1", "localhost", "127.0.0.1", "::1")
+    assert str(party) == "server fl.example.org"
+    assert server(()).hosts == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "a b", "*.example.org", "-a", "a-", "a..b", ".a", "a:80", "http://a", "1.2.3", "1.2.3.4.5", "256.1.1.1", "ä",
+     "a\n", "a" * 64, "a." * 127 + "a", "[red]a[/red]", "10.0.0.0/8"],
+)  # fmt: skip
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(CertificateError, match="expected a DNS name or an address, without a port"):
+        server([host])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]"])
+def test_an_address_that_nobody_can_call_is_refused(host: str) -> None:
+    with pytest.raises(CertificateError, match="is no address that a hospital can call"):
+        server([host])
+
+
+def test_a_server_has_only_so_many_names() -> None:
+    hosts = [f"h{number}" for number in range(MOST_HOSTS)]
+    assert len(server([*hosts, *LOOPBACK]).hosts) == MOST_HOSTS + 3
+    with pytest.raises(CertificateError, match="at most 20 names, got 21"):
+        server([*hosts, "one-more"])
+
+
+@pytest.mark.parametrize("name", ["", "federation", "Upper", "a b", "a" * 64, "-a", "a\n", "\x1b[31m"])
+def test_a_certificate_s_hospital_has_a_hospital_s_name(name: str) -> None:
+    with pytest.raises(CertificateError, match="lower-case letters, digits and hyphens") as refused:
+        hospital(name)
+    assert str(refused.value).isprintable()
+
+
+# What OpenSSL sees
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("party", "purpose", "other"),
+    [(hospital("cleveland"), "sslclient", "sslserver"), (server(["fl.example.org"]), "sslserver", "sslclient")],
+    ids=["hospital", "server"],
+)
+def test_openssl_takes_a_leaf_for_its_one_purpose(
+    party: Party, purpose: str, other: str, signer: Signer, tmp_path: Path
+) -> None:
+    (tmp_path / "ca").write_bytes(issuing.pem(signer.certificate))
+    (tmp_path / "leaf").write_bytes(issuing.pem(signer.sign(party, issuing.make_key())))
+    strict = ("verify", "-x509_strict", "-CAfile", tmp_path / "ca", "-purpose")
+    assert openssl(*strict, purpose, tmp_path / "leaf")[0] == 0
+    code, said = openssl(*strict, other, tmp_path / "leaf")
+    assert code != 0
+    assert "unsuitable certificate purpose" in said
+    if party.role is Role.SERVER:
+        for host, code in (("fl.example.org", 0), ("localhost", 0), ("other.example.org", 2)):
+            assert openssl(*strict, purpose, "-verify_hostname", host, tmp_path / "leaf")[0] == code
+        for address, code in (("127.0.0.1", 0), ("::1", 0), ("127.0.0.2", 2)):
+            assert openssl(*strict, purpose, "-verify_ip", address, tmp_path / "leaf")[0] == code
+
+
+@needs_openssl
+def test_openssl_does_not_take_what_a_leaf_signed(signer: Signer, tmp_path: Path) -> None:
+    key = issuing.make_key()
+    middle = signer.sign(hospital("a"), key)
+    leaf = issuing.make_leaf(hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1)))
+    for name, one in (("ca", signer.certificate), ("middle", middle), ("leaf", leaf)):
+        (tmp_path / name).write_bytes(issuing.pem(one))
+    code, _ = openssl("verify", "-CAfile", tmp_path / "ca", "-untrusted", tmp_path / "middle", tmp_path / "leaf")
+    assert code != 0
+
+
+@needs_openssl
+def test_openssl_finds_the_revoked_one_in_the_list(signer: Signer, tmp_path: Path) -> None:
+    good, bad = (signer.sign(hospital(name), issuing.make_key()) for name in ("good", "bad"))
+    (tmp_path / "list").write_bytes(signer.revocations(bad))
+    for name, one in (("ca", signer.certificate), ("good", good), ("bad", bad)):
+        (tmp_path / name).write_bytes(issuing.pem(one))
+    check = ("verify", "-crl_check", "-CAfile", tmp_path / "ca", "-CRLfile", tmp_path / "list")
+    assert openssl(*check, tmp_path / "good")[0] == 0
+    assert "certificate revoked" in openssl(*check, tmp_path / "bad")[1]
+
+
+def test_what_stands_in_certificates(signer: Signer) -> None:
+    """By their extensions: those that RFC 5280 asks for, and no more."""
+    leaf = signer.sign(hospital("cleveland"), issuing.make_key())
+    kinds = {extension.oid._name: (extension.critical, extension.value) for extension in leaf.extensions}
+    assert list(kinds) == [
+        "basicConstraints",
+        "keyUsage",
+        "subjectKeyIdentifier",
+        "authorityKeyIdentifier",
+        "extendedKeyUsage",
+        "subjectAltName",
+    ]
+    assert kinds["basicConstraints"] == (True, x509.BasicConstraints(ca=False, path_length=None))
+    assert list(kinds["extendedKeyUsage"][1]) == [Purpose.CLIENT_AUTH]
+    assert list(kinds["subjectAltName"][1]) == [x509.DNSName("cleveland")]
+    usage = kinds["keyUsage"][1]
+    assert kinds["keyUsage"][0]
+    assert (usage.digital_signature, usage.key_cert_sign, usage.crl_sign) == (True, False, False)
+    assert leaf.version is x509.Version.v3
+    own = signer.certificate.extensions
+    assert own.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(ca=True, path_length=0)
+    usage = own.get_extension_for_class(x509.KeyUsage).value
+    assert (usage.digital_signature, usage.key_cert_sign, usage.crl_sign) == (False, True, True)
+    identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert identifier == own.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    serials = {signer.sign(hospital("a"), issuing.make_key()).serial_number for _ in range(20)}
+    assert len(serials) == 20
+    assert min(serials) > 2**64
+
+
+def test_a_lifetime_begins_five_minutes_back_and_ends_after_its_days() -> None:
+    start, end = issuing.lifetime(365)
+    assert end - start == timedelta(days=365, minutes=5)
+    assert abs(start + timedelta(minutes=5) - now()) < timedelta(minutes=1)
+    for days in (0, -1, 36501, 10**12):
+        with pytest.raises(CertificateError, match=f"days: expected 1 to 36500, got {days}"):
+            issuing.lifetime(days)
+
+
+def test_a_fingerprint_is_the_digest_of_the_public_key() -> None:
+    """SHA-256 of SubjectPublicKeyInfo, worked out with hashlib."""
+    key = issuing.make_key()
+    encoded = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    shown = certificates.fingerprint(key.public_key())
+    assert shown.replace(" ", "") == hashlib.sha256(encoded).hexdigest()
+    assert [len(group) for group in shown.split(" ")] == [4] * 16
+
+
+# Reading
+
+
+@pytest.mark.parametrize("party", [hospital("a"), server(["fl.example.org", "192.0.2.7"]), server(())])
+def test_a_certificate_and_its_request_say_whose_they_are(party: Party, signer: Signer) -> None:
+    key = issuing.make_key()
+    assert certificates.party_of(signer.sign(party, key)) == party
+    assert certificates.party_of(issuing.make_request(party, key)) == party
+
+
+def test_a_host_of_more_letters_than_a_subject_may_have_is_read_whole(signer: Signer) -> None:
+    party = server(["a" * 60 + ".example.org"])
+    assert certificates.party_of(signer.sign(party, issuing.make_key())) == party
+
+
+@pytest.mark.parametrize(
+    ("name", "purposes", "words"),
+    [
+        ("a", (), "does not say whether it is for a hospital or a server"),
+        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "not for a hospital alone"),
+        ("a", (Purpose.CODE_SIGNING,), "not for a hospital alone"),
+        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "not for a hospital alone"),
+        ("federation", (Purpose.CLIENT_AUTH,), "a hospital's name is lower-case"),
+        ("A", (Purpose.CLIENT_AUTH,), "a hospital's name is lower-case"),
+        ("*.example.org", (Purpose.SERVER_AUTH,), "expected a DNS name"),
+    ],
+)
+def test_a_certificate_of_another_form_is_nobody_s(
+    name: str, purposes: tuple[x509.ObjectIdentifier, ...], words: str, signer: Signer
+) -> None:
+    with pytest.raises(CertificateError, match=words):
+        certificates.party_of(signer.sign_freely(name, issuing.make_key(), *purposes))
+
+
+def test_a_server_whose_subject_is_none_of_its_hosts_is_refused() -> None:
+    key = issuing.make_key()
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "other")]))
+        .add_extension(x509.ExtendedKeyUsage([Purpose.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("fl.example.org")]), critical=False)
+        .sign(key, SHA256())
+    )
+    with pytest.raises(CertificateError, match="its subject is not the first of its hosts"):
+        certificates.party_of(request)
+
+
+def test_two_common_names_are_none() -> None:
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("a", "b")]
+    assert certificates.name_of(x509.Name(names)) == ""
+    assert certificates.name_of(x509.Name(names[:1])) == "a"
+    assert certificates.name_of(x509.Name([])) == ""
+
+
+def write_key(path: Path, key: object, password: bytes | None = None) -> Path:
+    protection = BestAvailableEncryption(password) if password else NoEncryption()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))  # type: ignore[attr-defined]
+    path.chmod(0o600)
+    return path
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    own = issuing.make_key()
+    assert certificates.read_key(write_key(tmp_path / "own", own)).private_numbers() == own.private_numbers()
+    others = rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate(), P384
+    for number, key in enumerate(others):
+        with pytest.raises(CertificateError, match="is not an ECDSA key on P-256"):
+            certificates.read_key(write_key(tmp_path / str(number), key))
+    with pytest.raises(CertificateError, match="is protected by a password"):
+        certificates.read_key(write_key(tmp_path / "locked", own, b"word"))
+    (tmp_path / "own").write_bytes(b"-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(CertificateError, match="is not a private key"):
+        certificates.read_key(tmp_path / "own")
+
+
+def test_a_request_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """One of cleveland with the name of hungary9, which is as long, in its place."""
+    request = issuing.make_request(hospital("cleveland"), issuing.make_key()).public_bytes(Encoding.DER)
+    changed = x509.load_der_x509_csr(request.replace(b"cleveland", b"hungary-9"))
+    (tmp_path / "r").write_bytes(changed.public_bytes(Encoding.PEM))
+    with pytest.raises(CertificateError, match="was changed after it was made"):
+        certificates.read_request(tmp_path / "r")
+
+
+def test_a_request_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")])
+    key = rsa.generate_private_key(65537, 2048)
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
+    (tmp_path / "r").write_bytes(request.public_bytes(Encoding.PEM))
+    with pytest.raises(CertificateError, match="is not a request of an ECDSA key on P-256"):
+        certificates.read_request(tmp_path / "r")
+
+
+def test_only_its_own_key_issues_in_an_authority_s_name(signer: Signer) -> None:
+    leaf = signer.sign(hospital("a"), issuing.make_key())
+    assert certificates.is_issued_by(leaf, signer.certificate)
+    assert not certificates.is_issued_by(leaf, Signer().certificate)  # of the same name
+    assert not certificates.is_issued_by(leaf, Signer(name="other", key=signer.key).certificate)
+    assert certificates.is_authority(signer.certificate)
+    assert not certificates.is_authority(leaf)
+
+
+def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
+    key = issuing.make_key()
+    assert certificates.find_lapse(signer.sign(hospital("a"), key)) is None
+    over = certificates.find_lapse(signer.sign(hospital("a"), key, expired()))
+    early = certificates.find_lapse(signer.sign(hospital("a"), key, not_yet()))
+    assert over is not None
+    assert over.startswith(f"expired on {certificates.moment(expired()[1])} (this machine's clock: ")
+    assert early is not None
+    assert early.startswith(f"is not valid before {certificates.moment(not_yet()[0])} (this machine's clock: ")
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (timedelta(days=365), "365 days left"),
+        (timedelta(hours=25), "2 days left"),
+        (timedelta(hours=3), "1 day left"),
+        (timedelta(hours=-1), "expired"),
+    ],
+)
+def test_what_is_left_is_told_in_days_that_were_begun(end: timedelta, words: str, signer: Signer) -> None:
+    leaf = signer.sign(hospital("a"), issuing.make_key(), (now() - timedelta(days=9), now() + end))
+    assert certificates.describe_rest(leaf) == words
+
+
+def test_what_is_not_valid_yet_has_no_days_left(signer: Signer) -> None:
+    assert certificates.describe_rest(signer.sign(hospital("a"), issuing.make_key(), not_yet())) == "not valid yet"
+
+
+@given(
+    content=some.binary(max_size=300),
+    where=some.integers(0, 2000),
+    kind=some.sampled_from(("cert", "csr", "crl", "key")),
+)
+def test_any_bytes_are_read_or_refused_in_a_line(
+    content: bytes, where: int, kind: str, signer: Signer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whole files, and proper ones with bytes that differ in the middle of what they encode."""
+    key = KEY
+    der, label = {
+        "cert": (signer.certificate.public_bytes(Encoding.DER), b"CERTIFICATE"),
+        "csr": (issuing.make_request(hospital("a"), key).public_bytes(Encoding.DER), b"CERTIFICATE REQUEST"),
+        "crl": (x509.load_pem_x509_crl(signer.revocations()).public_bytes(Encoding.DER), b"X509 CRL"),
+        "key": (key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), b"PRIVATE KEY"),
+    }[kind]
+    at = where % len(der)
+    spoiled = der[:at] + content + der[at + len(content) :]
+    path = tmp_path_factory.getbasetemp() / "any.pem"
+    read = {
+        "cert": lambda path: [certificates.party_of(one) for one in certificates.read_certificates(path)],
+        "csr": lambda path: certificates.party_of(certificates.read_request(path)),
+        "crl": lambda path: certificates.read_revocations(path, signer.certificate),
+        "key": certificates.read_key,
+    }[kind]
+    for whole in (content, b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, b64encode(spoiled), label)):
+        path.write_bytes(whole)
+        path.chmod(0o600)
+        with suppress(CertificateError):
+            read(path)
+
+
+KEY = issuing.make_key()

@@ -1,0 +1,214 @@
+"""`python -m federated_health certificates`: from an authority to a renewal, and each mistake in a line."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+import utils
+from federated_health import __main__ as verbs
+from federated_health.security import Role, certificates, hospital, issuing, load_identity, server
+from tests.identities import Signer, expired, not_yet, write_identity
+
+Certificates = Callable[[str], tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
+    """Runs the verb as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
+    assert in_folder.is_dir()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
+
+    def call(typed: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
+        with pytest.raises(SystemExit) as ended:
+            utils.run_door(verbs.main)
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def well(run: Certificates) -> Callable[[str], str]:
+    """Runs what is in order; returns what it prints."""
+
+    def call(typed: str) -> str:
+        code, printed, said = run(typed)
+        assert (code, said) == (0, "")
+        return printed
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
+    assert "founded Federated Health in ca" in well("init --authority ca")
+    asked = well("request --tls hospital --name cleveland")
+    assert "hospital/key.pem, which stays here" in asked
+    well("request --tls server --server --host fl.example.org --host 192.0.2.7")
+    signed = well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    well("sign server/request.pem --authority ca --days 30")
+    (answer,) = Path("ca/issued").glob("fl.example.org-*.pem")
+    Path("server/certificate.pem").write_bytes(answer.read_bytes())
+
+    identity = load_identity(Path("hospital"), Role.HOSPITAL)
+    there = load_identity(Path("server"), Role.SERVER)
+    assert identity.name == "cleveland"
+    assert there.party == server(["fl.example.org", "192.0.2.7"])
+    assert identity.authority == there.authority
+    assert (there.certificate.not_valid_after_utc - there.certificate.not_valid_before_utc).days == 30
+    shown = f"fingerprint  {certificates.fingerprint(certificates.public_key_of(identity.certificate))}"
+    above = certificates.fingerprint(certificates.public_key_of(identity.authority))
+    for printed in (asked, signed, well("show hospital"), well("show ca"), well("show hospital/request.pem")):
+        assert shown in printed
+    assert above in signed
+    assert above in well("show hospital")
+    assert "365 days left" in well("show hospital")
+    assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in well("show server")
+    assert "revoked      not known here, without revoked.pem" in well("show hospital")
+    assert well("show ca/revoked.pem").endswith("\n  nobody\n")
+    assert well("show hospital/key.pem") == f"private key\n  {shown}\n"
+    both = well("show hospital/certificate.pem")
+    assert both.index("hospital cleveland") < both.index("authority Federated Health")
+
+    before = Path("hospital/key.pem").read_bytes()
+    well("renew --tls hospital")
+    well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    renewed = load_identity(Path("hospital"), Role.HOSPITAL)
+    assert renewed.certificate.serial_number != identity.certificate.serial_number
+    assert Path("hospital/key.pem").read_bytes() == before
+
+    assert "revoked hospital cleveland: 2 certificates" in well("revoke cleveland --authority ca")
+    listed = x509.load_pem_x509_crl(Path("ca/revoked.pem").read_bytes())
+    assert {one.serial_number for one in listed} == {one.certificate.serial_number for one in (identity, renewed)}
+    assert well("show ca").count("revoked      on ") == 2
+    assert f"serial {renewed.certificate.serial_number:040x} on " in well("show ca/revoked.pem")
+    Path("hospital/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
+    code, printed, said = run("show hospital")
+    assert (code, printed.splitlines()[0]) == (1, "hospital cleveland")
+    assert said.startswith("error: hospital: the hospital's certificate was revoked on ")
+    Path("server/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
+    assert "revoked      no\n" in well("show server")
+
+    well("request --tls hospital --name cleveland --force")
+    Path("hospital/revoked.pem").unlink()
+    code, _, said = run("show hospital")
+    assert (code, "is of another key than key.pem" in said) == (1, True)
+    well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    well("show hospital")
+
+
+def test_what_waits_for_an_answer_is_shown_and_is_an_error(run: Certificates) -> None:
+    run("request --tls hospital --name cleveland")
+    code, printed, said = run("show hospital")
+    assert code == 1
+    assert printed.startswith("request of hospital cleveland\n")
+    assert said == "error: hospital/certificate.pem: is not there yet: the request was not answered\n"
+
+
+@pytest.fixture
+def prepared(run: Certificates) -> None:
+    """An authority `ca` with a hospital `a` and a server, another authority `other`, and what is wrong with some."""
+    run("init --authority ca --name Ours")
+    run("init --authority other --name Theirs")
+    run("request --tls a --name a")
+    run("sign a/request.pem --authority ca --out a/certificate.pem")
+    run("request --tls server --server")
+    run("sign server/request.pem --authority ca --out server/certificate.pem")
+    run("request --tls new-a --name a")
+    run("request --tls waiting --name waiting")
+    run("request --tls mixed --name a")
+    Path("mixed/certificate.pem").write_bytes(Path("a/certificate.pem").read_bytes())
+    run("request --tls foreign --name f")
+    run("sign foreign/request.pem --authority other --out foreign/certificate.pem")
+    Path("foreign/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
+    Path("garbage").write_bytes(b"\xff\0garbage")
+    signer = Signer.of(Path("ca"))
+    write_identity(Path("expired"), hospital("x"), signer, expired())
+    write_identity(Path("early"), hospital("y"), signer, not_yet())
+    run("request --tls open --name o")
+    run("sign open/request.pem --authority ca --out open/certificate.pem")
+    Path("open/key.pem").chmod(0o644)
+    run("init --authority old")
+    key = certificates.read_key(Path("old/key.pem"))
+    old = issuing.make_authority_certificate(key, "Old", expired())
+    Path("old/authority.pem").write_bytes(issuing.pem(old))
+    Path("old/revoked.pem").write_bytes(Signer("Old", key=key).revocations())
+
+
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize(
+    ("typed", "code", "words"),
+    [
+        ("", 2, "the following arguments are required: VERB"),
+        ("sing a/request.pem", 2, "invalid choice: 'sing'"),
+        ("init", 2, "required: --authority"),
+        ("init --auth new", 2, "required: --authority"),
+        ("init --authority ca", 1, "ca: holds authority.pem already; no authority is replaced"),
+        ("init --authority garbage/x", 1, "garbage/x: cannot be made (Not a directory)"),
+        ("init --authority new --days 0", 1, "days: expected 1 to 36500, got 0"),
+        ("init --authority new --days ten", 2, "argument --days: invalid int value: 'ten'"),
+        ("request --tls new", 2, "one of the arguments --name --server is required"),
+        ("request --tls new --name b --server", 2, "argument --server: not allowed with argument --name"),
+        ("request --tls new --name B", 1, "a hospital's name is lower-case letters, digits and hyphens, got 'B'"),
+        ("request --tls new --name federation", 1, "a hospital's name is lower-case"),
+        ("request --tls new --name b --host c", 1, "--host: goes with --server"),
+        ("request --tls new --server --host c:80", 1, "host 'c:80': expected a DNS name or an address"),
+        ("request --tls new --server --host 0.0.0.0", 1, "is no address that a hospital can call"),
+        ("request --tls a --name a", 1, "a/key.pem: is there already; renew keeps it, --force replaces it"),
+        ("request --tls garbage --name a", 1, "garbage: cannot be made (File exists)"),
+        ("sign none.pem --authority ca", 1, "none.pem: cannot be read (No such file or directory)"),
+        ("sign a --authority ca", 1, "a: cannot be read (Is a directory)"),
+        ("sign garbage --authority ca", 1, "garbage: is not a signing request (PEM)"),
+        ("sign a/certificate.pem --authority ca", 1, "a/certificate.pem: is not a signing request (PEM)"),
+        ("sign waiting/request.pem --authority a", 1, "a: is not an authority's folder: it has no authority.pem"),
+        ("sign waiting/request.pem --authority none", 1, "none: is not an authority's folder"),
+        ("sign waiting/request.pem --authority old", 1, "old: this authority expired on "),
+        ("sign waiting/request.pem --authority ca --days 0", 1, "days: expected 1 to 36500, got 0"),
+        ("sign new-a/request.pem --authority ca", 1, "hospital a: hospital a has a certificate of another key"),
+        ("revoke b --authority ca", 1, "ca: nothing was issued to b; see show"),
+        ("revoke a --authority other", 1, "other: nothing was issued to a; see show"),
+        ("revoke a --authority old", 1, "old: this authority expired on "),
+        ("revoke a --authority a", 1, "a: is not an authority's folder"),
+        ("renew --tls none", 1, "none: is not a folder; `certificates request --tls none` makes one"),
+        ("renew --tls waiting", 1, "waiting/certificate.pem: is not there yet"),
+        ("renew --tls ca", 1, "ca/certificate.pem: is not there yet"),
+        ("renew --tls mixed", 1, "mixed/certificate.pem: is of another key than key.pem"),
+        ("renew --tls open", 1, "open/key.pem: others on this machine may read this key (mode 644); chmod 600"),
+        ("show none", 1, "none: cannot be read (No such file or directory)"),
+        ("show garbage", 1, "garbage: is not a certificate (PEM)"),
+        ("show mixed", 1, "mixed/certificate.pem: is of another key than key.pem"),
+        ("show expired", 1, "expired/certificate.pem: the certificate expired on "),
+        ("show early", 1, "early/certificate.pem: the certificate is not valid before "),
+        ("show foreign", 1, "foreign/revoked.pem: was not signed by this authority, Theirs"),
+        ("show open", 1, "open/key.pem: others on this machine may read this key"),
+        ("show open/key.pem", 1, "open/key.pem: others on this machine may read this key"),
+    ],
+)
+def test_each_mistake_is_one_line_and_changes_nothing(
+    run: Certificates, in_folder: Path, typed: str, code: int, words: str
+) -> None:
+    before = contents(in_folder)
+    ended, _, said = run(typed)
+    assert ended == code
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert words in said
+    assert contents(in_folder) == before
+    assert not Path("new").exists()
+
+
+def test_help_says_what_is_kept_where_and_how_long(well: Callable[[str], str]) -> None:
+    words = " ".join(well("--help").split())
+    assert "An authority lasts 10 years, a certificate one year" in words
+    assert "five minutes before" in words
+    assert "revoke, request --force" in words
+    for verb in ("init", "request", "sign", "revoke", "renew", "show"):
+        assert verb in words
+        well(f"{verb} --help")

@@ -1,0 +1,256 @@
+"""Why there is no connection: against listeners of every kind on loopback, each with the line that a hospital gets."""
+
+import socket
+import ssl
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from federated_health.security import Finding, Identity, diagnose, hospital, server, speaks_tls
+from tests.identities import Signer, expired, not_yet, usual, write_identity
+
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+"""What a server of HTTP/2 says first: its settings, empty (RFC 9113, 6.5)."""
+
+Serve = Callable[[socket.socket], None]
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer(name="Ours")
+
+
+@pytest.fixture
+def own(signer: Signer, tmp_path: Path) -> Identity:
+    return write_identity(tmp_path / "a", hospital("a"), signer)
+
+
+@contextmanager
+def listener(serve: Serve) -> Iterator[int]:
+    """A port whose every connection is served, one after the other; the server's own errors are nobody's."""
+    opened = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = opened.accept()
+                with connection, suppress(OSError):
+                    connection.settimeout(5)
+                    serve(connection)
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield opened.getsockname()[1]
+    finally:
+        opened.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        opened.close()
+
+
+def tls_server(identity: Identity, *, alpn: str | None = "h2", newest: ssl.TLSVersion | None = None) -> Serve:
+    """Mutual TLS by Python's ssl, which says hello in HTTP/2 to whom it trusts, and to others as gRPC does: nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.folder / "certificate.pem", identity.folder / "key.pem")
+    context.load_verify_locations(cadata=identity.authority_bytes.decode())
+    context.verify_mode = ssl.CERT_OPTIONAL
+    if alpn:
+        context.set_alpn_protocols([alpn])
+    if newest:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # old versions are what is tested
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = newest
+        context.set_ciphers("ALL:@SECLEVEL=0")
+
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            if encrypted.getpeercert():
+                encrypted.sendall(SETTINGS)
+                encrypted.recv(1)
+
+    return serve
+
+
+def look(port: int, own: Identity, host: str = "127.0.0.1") -> Finding | None:
+    return diagnose(host, port, own, patience=2.0)
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_that_takes_the_certificate_is_in_order(
+    newest: ssl.TLSVersion, host: str, own: Identity, signer: Signer, tmp_path: Path
+) -> None:
+    with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
+        assert look(port, own, host) is None
+        assert speaks_tls("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_a_server_of_old_tls_is_told_so(newest: ssl.TLSVersion, own: Identity, signer: Signer, tmp_path: Path) -> None:
+    with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
+        assert look(port, own) == Finding("the server speaks no TLS that is new enough (1.2 or newer)", final=True)
+
+
+@pytest.mark.parametrize(
+    ("valid", "words"),
+    [(expired, "the server's certificate expired on "), (not_yet, "the server's certificate is not valid before ")],
+)
+def test_a_server_out_of_its_time(
+    valid: Callable[[], object], words: str, own: Identity, signer: Signer, tmp_path: Path
+) -> None:
+    late = write_identity(tmp_path / "s", server(()), signer, valid())  # type: ignore[arg-type]  # parametrised
+    with listener(tls_server(late)) as port:
+        finding = look(port, own)
+    assert finding is not None
+    assert finding.words.startswith(words)
+    assert finding.final
+
+
+def test_a_server_under_a_name_that_it_does_not_have_and_which_it_has(
+    own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = "fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1"
+    connect = socket.create_connection
+    there = write_identity(tmp_path / "s", server(["fl.example.org", "192.0.2.7"]), signer)
+    with listener(tls_server(there)) as port:
+        monkeypatch.setattr(socket, "create_connection", lambda _, **more: connect(("127.0.0.1", port), **more))
+        for host in ("other.example.org", "192.0.2.8", "example.org"):
+            words = f"the server's certificate is not for {host}, but for {has}"
+            assert diagnose(host, 1, own, 2.0) == Finding(words, final=True)
+        for host in ("fl.example.org", "192.0.2.7", "FL.example.org", "::1"):
+            assert diagnose(host, 1, own, 2.0) is None
+
+
+def test_a_server_of_another_authority(own: Identity, tmp_path: Path) -> None:
+    theirs = write_identity(tmp_path / "s", server(()), Signer(name="Theirs"))
+    words = "the server's certificate is of another authority, 'Theirs', than this hospital's, 'Ours'"
+    with listener(tls_server(theirs)) as port:
+        assert look(port, own) == Finding(words, final=True)
+
+
+def test_another_authority_of_the_same_name_is_another(own: Identity, tmp_path: Path) -> None:
+    with listener(tls_server(write_identity(tmp_path / "s", server(()), Signer(name="Ours")))) as port:
+        finding = look(port, own)
+    assert finding is not None
+    assert "is of another authority" in finding.words
+
+
+def test_a_hospital_that_poses_as_the_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
+    with listener(tls_server(write_identity(tmp_path / "s", hospital("b"), signer))) as port:
+        words = "what listens there shows a certificate that is not a server's, but of hospital b"
+        assert look(port, own) == Finding(words, final=True)
+
+
+def test_a_server_that_was_revoked(own: Identity, signer: Signer, tmp_path: Path) -> None:
+    there = write_identity(tmp_path / "s", server(()), signer)
+    (own.folder / "revoked.pem").write_bytes(signer.revocations(there.certificate))
+    with listener(tls_server(there)) as port:
+        finding = look(port, own)
+    assert finding is not None
+    assert finding.words.startswith("the server's certificate was revoked on ")
+    assert finding.final
+
+
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+def test_a_server_of_another_protocol(alpn: str | None, own: Identity, signer: Signer, tmp_path: Path) -> None:
+    with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), alpn=alpn)) as port:
+        finding = look(port, own)
+    assert finding == Finding("what listens there speaks TLS but not HTTP/2: no federation's server", final=True)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [SETTINGS, b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 9000, b"\xff" * 9000],
+)
+def test_what_does_not_encrypt(greeting: bytes, own: Identity) -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(greeting)
+        connection.recv(65536)
+
+    with listener(greet) as port:
+        words = "what listens there does not encrypt: a server without --tls, or no federation's server"
+        assert look(port, own) == Finding(words, final=True)
+        assert not speaks_tls("127.0.0.1", port)
+
+
+def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer: Signer, tmp_path: Path) -> None:
+    """Which may be one that stops, so it is waited for."""
+    own = write_identity(tmp_path / "a", hospital("a"), signer)
+    there = tls_server(write_identity(tmp_path / "s", server(()), signer))
+
+    def refuse(connection: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "s" / "certificate.pem", tmp_path / "s" / "key.pem")
+        context.set_alpn_protocols(["h2"])
+        context.wrap_socket(connection, server_side=True).close()
+
+    for serve in (refuse, lambda connection: connection.close()):
+        with listener(serve) as port:
+            finding = look(port, own)
+        assert finding is not None
+        assert finding.words.startswith("the server ends the handshake without a word: ")
+        assert not finding.final
+    with listener(there) as port:
+        assert look(port, own) is None
+
+
+def test_who_is_not_there_or_silent_is_waited_for(own: Identity) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert diagnose("127.0.0.1", port, own, 0.2) == Finding("what listens there does not answer", final=False)
+        assert not speaks_tls("127.0.0.1", port, 0.2)
+    assert look(port, own) == Finding("it cannot be reached (Connection refused)", final=False)
+    assert not speaks_tls("127.0.0.1", port)
+    finding = look(port, own, "a" * 70 + ".example")  # no DNS can hold it
+    assert finding is not None
+    assert finding.words.startswith("it cannot be reached (")
+    assert not finding.final
+
+
+def test_a_name_that_nobody_knows_is_waited_for(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    assert look(1, own, "a.invalid") == Finding("it cannot be reached (Name or service not known)", final=False)
+
+
+def test_a_hospital_s_own_fault_is_found_without_a_connection(
+    own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = write_identity(tmp_path / "late", hospital("a"), signer, expired())
+    early = write_identity(tmp_path / "early", hospital("a"), signer, not_yet())
+    monkeypatch.setattr(socket, "create_connection", None)
+    for identity, words in ((late, "the certificate expired on "), (early, "the certificate is not valid before ")):
+        finding = look(1, identity)
+        assert finding is not None
+        assert words in finding.words
+        assert finding.final
+    (own.folder / "revoked.pem").write_bytes(signer.revocations(own.certificate))
+    finding = look(1, own)
+    assert finding is not None
+    assert "the hospital's certificate was revoked on " in finding.words
+    (own.folder / "revoked.pem").unlink()
+    (own.folder / "key.pem").chmod(0o644)
+    finding = look(1, own)
+    assert finding is not None
+    assert "others on this machine may read this key" in finding.words
+    (own.folder / "key.pem").unlink()
+    finding = look(1, own)
+    assert finding is not None
+    assert "key.pem: cannot be read" in finding.words
+    assert finding.final
+
+
+def test_a_key_that_was_exchanged_under_a_hospital_is_its_fault(own: Identity, signer: Signer, tmp_path: Path) -> None:
+    other = write_identity(tmp_path / "other", hospital("a"), signer, usual())
+    (own.folder / "key.pem").write_bytes((other.folder / "key.pem").read_bytes())
+    finding = look(1, own)
+    assert finding is not None
+    assert finding.words.startswith(f"{own.folder}: cannot be used (")
+    assert finding.final

@@ -1,0 +1,190 @@
+"""A TLS folder: what is made in it, and what in it does not go together."""
+
+from pathlib import Path
+
+import pytest
+
+from federated_health.errors import CertificateError
+from federated_health.security import (
+    Identity,
+    Party,
+    Role,
+    certificates,
+    files,
+    hospital,
+    issuing,
+    load_identity,
+    renew_request,
+    request_identity,
+    server,
+)
+from federated_health.security.rehearsal import make_all_identities
+from tests.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer()
+
+
+def test_a_key_and_its_request_are_made_where_they_are_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    path = request_identity(folder, hospital("a"))
+    modes = {one.name: one.stat().st_mode & 0o777 for one in folder.iterdir()}
+    assert modes == {"key.pem": 0o600, "request.pem": 0o644}
+    request = certificates.read_request(path)
+    assert certificates.party_of(request) == hospital("a")
+    assert request.public_key() == certificates.read_key(folder / "key.pem").public_key()
+
+
+def test_a_key_is_replaced_on_demand_only(tmp_path: Path) -> None:
+    request_identity(tmp_path, hospital("a"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CertificateError, match=r"key\.pem: is there already; renew keeps it"):
+        request_identity(tmp_path, hospital("a"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    request_identity(tmp_path, hospital("a"), force=True)
+    assert (tmp_path / "key.pem").read_bytes() != before["key.pem"]
+    assert (
+        certificates.read_request(tmp_path / "request.pem").public_key()
+        == certificates.read_key(tmp_path / "key.pem").public_key()
+    )
+
+
+@pytest.mark.parametrize("valid", [None, expired()])
+def test_a_renewal_asks_for_the_same_key_and_party(valid: Valid | None, signer: Signer, tmp_path: Path) -> None:
+    identity = write_identity(tmp_path, server(["fl.example.org"]), signer, valid)
+    before = (tmp_path / "key.pem").read_bytes()
+    request = certificates.read_request(renew_request(tmp_path))
+    assert certificates.party_of(request) == identity.party
+    assert request.public_key() == identity.certificate.public_key()
+    assert (tmp_path / "key.pem").read_bytes() == before
+
+
+def test_what_is_read_is_what_was_written(signer: Signer, tmp_path: Path) -> None:
+    for party in (hospital("a"), server(["fl.example.org"])):
+        written = write_identity(tmp_path / party.name, party, signer)
+        read = load_identity(tmp_path / party.name, party.role)
+        assert read == written
+        assert read.name == party.name
+        assert read.certificate_bytes + read.authority_bytes == (read.folder / "certificate.pem").read_bytes()
+        assert read.read_key() == (read.folder / "key.pem").read_bytes()
+
+
+def test_a_name_is_the_certificate_s(signer: Signer, tmp_path: Path) -> None:
+    identity = write_identity(tmp_path, hospital("a"), signer)
+    identity.check_name("a")
+    with pytest.raises(CertificateError, match="is of hospital a, so its name is not b"):
+        identity.check_name("b")
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(hospital("a"), Role.SERVER), (server(["a"]), Role.HOSPITAL)])
+def test_one_role_s_certificate_is_not_the_other_s(own: Party, wanted: Role, signer: Signer, tmp_path: Path) -> None:
+    identity = write_identity(tmp_path, own, signer)
+    with pytest.raises(CertificateError, match=f"is of {identity.party}, where a {wanted.value}'s is needed"):
+        load_identity(tmp_path, wanted)
+
+
+@pytest.mark.parametrize(
+    ("valid", "words"),
+    [(expired(), "the certificate expired on .*; renew it"), (not_yet(), "the certificate is not valid before")],
+)
+def test_a_certificate_out_of_its_time_is_refused(valid: Valid, words: str, signer: Signer, tmp_path: Path) -> None:
+    write_identity(tmp_path, hospital("a"), signer, valid)
+    with pytest.raises(CertificateError, match=words):
+        load_identity(tmp_path, Role.HOSPITAL)
+
+
+def test_an_authority_out_of_its_time_is_refused(tmp_path: Path) -> None:
+    write_identity(tmp_path, hospital("a"), Signer(valid=expired()))
+    with pytest.raises(CertificateError, match="the authority's certificate expired on"):
+        load_identity(tmp_path, Role.HOSPITAL)
+
+
+def test_what_does_not_go_together_is_refused(signer: Signer, tmp_path: Path) -> None:
+    write_identity(tmp_path, hospital("a"), signer)
+    leaf, authority = certificates.read_certificates(tmp_path / "certificate.pem")
+    stranger = Signer(name="stranger")
+    other = signer.sign(hospital("a"), issuing.make_key())
+    for content, words in (
+        (issuing.pem(leaf), "expected a certificate and then its authority's"),
+        (issuing.pem(authority, leaf), "expected a certificate and then its authority's"),
+        (issuing.pem(leaf, authority, authority), "expected a certificate and then its authority's"),
+        (issuing.pem(leaf, other), "expected a certificate and then its authority's"),
+        (issuing.pem(leaf, stranger.certificate), "was not signed by its second, the authority's"),
+        (issuing.pem(leaf, Signer().certificate), "was not signed by its second, the authority's"),
+        (issuing.pem(other, authority), "is of another key than key.pem"),
+        (issuing.pem(authority, authority), "is of another key than key.pem"),
+        (b"", "is not a certificate"),
+        (b"\xff\0garbage", "is not a certificate"),
+        ((tmp_path / "key.pem").read_bytes(), "is not a certificate"),
+    ):
+        (tmp_path / "certificate.pem").write_bytes(content)
+        with pytest.raises(CertificateError, match=words):
+            load_identity(tmp_path, Role.HOSPITAL)
+    (tmp_path / "certificate.pem").write_bytes(
+        issuing.pem(signer.sign_freely("a", certificates.read_key(tmp_path / "key.pem")), authority)
+    )
+    with pytest.raises(CertificateError, match=r"certificate\.pem: it does not say whether it is for a hospital"):
+        load_identity(tmp_path, Role.HOSPITAL)
+
+
+def test_what_is_lacking_is_named(signer: Signer, tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="is not a folder; `certificates request --tls"):
+        load_identity(tmp_path / "none", Role.HOSPITAL)
+    with pytest.raises(CertificateError, match=r"key\.pem: cannot be read"):
+        load_identity(tmp_path, Role.HOSPITAL)
+    request_identity(tmp_path, hospital("a"))
+    with pytest.raises(CertificateError, match=r"is not there yet: the authority's answer to request\.pem"):
+        load_identity(tmp_path, Role.HOSPITAL)
+    write_identity(tmp_path, hospital("a"), signer)
+    (tmp_path / "key.pem").chmod(0o640)
+    for read in (lambda: load_identity(tmp_path, Role.HOSPITAL), lambda: renew_request(tmp_path)):
+        with pytest.raises(CertificateError, match="others on this machine may read this key"):
+            read()
+
+
+def test_a_certificate_that_ends_soon_is_remarked_upon(signer: Signer, tmp_path: Path) -> None:
+    late = Signer(valid=(now() - DAY, now() + 90 * DAY))
+    end = now() + 10 * DAY
+    soon = write_identity(tmp_path / "soon", hospital("a"), late, (now(), end))
+    assert soon.remark() == (f"the certificate in {tmp_path}/soon ends on {certificates.moment(end)}: renew it")
+    assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).remark() is None
+    below = write_identity(tmp_path / "below", hospital("a"), signer, (now(), now() + 90 * DAY))
+    assert below.remark() is not None  # its authority ends tomorrow
+
+
+def test_a_rehearsal_has_everybody_and_replaces_only_another(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    own, hospitals = make_all_identities(folder, ("a", "b"))
+    first = load_identity(own, Role.SERVER)
+    assert first.party == server(())
+    assert [load_identity(path, Role.HOSPITAL).name for path in hospitals.values()] == ["a", "b"]
+    assert (own / "revoked.pem").exists()
+    own, hospitals = make_all_identities(folder, ("c",))
+    assert list(hospitals) == ["c"]
+    assert not (folder / "hospitals" / "a").exists()
+    second: Identity = load_identity(own, Role.SERVER)
+    assert second.authority != first.authority
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(CertificateError, match=r"holds what is none of a rehearsal's: mine\.txt"):
+        make_all_identities(folder, ("a",))
+    assert (folder / "hospitals" / "c").exists()
+
+
+def test_a_request_is_for_the_key_beside_it_even_if_the_folder_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = files.write_file
+
+    def write_once(path: Path, content: bytes, mode: int = files.PUBLIC) -> None:
+        if written:
+            raise CertificateError(f"{path}: cannot be written (No space left on device)")
+        written.append(path.name)
+        write(path, content, mode)
+
+    monkeypatch.setattr(files, "write_file", write_once)
+    with pytest.raises(CertificateError, match="No space left"):
+        request_identity(tmp_path, hospital("a"))
+    assert written == ["key.pem"]  # never a request for a key that is lost
