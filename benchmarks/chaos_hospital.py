@@ -226,8 +226,11 @@ def _unreadable(content: RecordDict) -> RecordDict:
 
 
 ANOTHER_ROUND, GARBAGE = "a reply to another round", "bytes of no message"
-OVERSIZES: Mapping[str, int] = {"64 MiB": 64 * 2**20, "1.5 MiB": 3 * 2**19}
-"""Bytes of messages that no task has: the first ends the connection, the second is read and left out."""
+FAR_TOO_LARGE = "64 MiB"
+"""After such a message the server ends the stream for good, and the hospital with it."""
+
+OVERSIZES: Mapping[str, int] = {FAR_TOO_LARGE: 64 * 2**20, "1.5 MiB": 3 * 2**19}
+"""Bytes of messages that no task has; the second is read, and left out."""
 
 ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, *OVERSIZES)
 """What is wrong with a message, not with an update in it."""
@@ -238,7 +241,7 @@ POISONS: Mapping[str, Spoil] = {
     "a huge norm": lambda content: _with_arrays(content, lambda array: array + np.float32(HUGE)),
     ANOTHER_ROUND: lambda content: content,
     "another shape": lambda content: _with_arrays(content, lambda array: array[1:]),
-    "64 MiB": lambda content: content,
+    FAR_TOO_LARGE: lambda content: content,
     "infinity": _one_weight(float("inf")),
     "num-examples negative": _with_metric(NUM_EXAMPLES, lambda rows: -rows),
     GARBAGE: lambda content: content,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_faults import HOSPITALS, Fault, Trial
-from chaos_hospital import Poison, PoisonedApp, light_app
+from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_door
 
@@ -30,8 +30,8 @@ PATIENCE = 240.0
 FAREWELL = 15.0
 """Seconds that hospitals have to end after the server."""
 
-INTERRUPTED = 130
-"""The code of a door that was asked to end."""
+INTERRUPTED, REFUSED = 130, 1
+"""Codes of a door that was asked to end, and of a hospital that may not come back."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,13 @@ class Run:
                 self.course.waiting.append(name)
                 one.send(signal.SIGTERM)
                 code = 0 if await one.wait(FAREWELL) == INTERRUPTED else one.code
-            if code != 0:
+            if code != 0 and not (code == REFUSED and self._is_banned(name)):
                 self.course.problems.append(f"{name} {_ended(code)}")
+
+    def _is_banned(self, name: str) -> bool:
+        """Whether the server wants no more of a hospital, which says so and ends."""
+        poison = self.trial.poison
+        return poison is not None and poison.kind == FAR_TOO_LARGE and name == self.names[self.trial.victim]
 
     def _is_cut_off(self, name: str) -> bool:
         """Whether a hospital's last word is that it waits for the server."""
