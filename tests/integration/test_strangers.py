@@ -12,6 +12,7 @@ from federated_health.processes import door, free_port, interrupt, process
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.streaming import report_unfit
 from federated_health.tasks import HEART_DISEASE
+from tests.wire import UNWRITTEN
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
                 encrypted.recv(100)
         a = load_identity(hospitals["a"], Role.HOSPITAL)
         for _ in range(3):
-            report_unfit("b", f"127.0.0.1:{port}", HEART_DISEASE.terms, "none", tls=a)
+            report_unfit("b", f"127.0.0.1:{port}", HEART_DISEASE.terms, "none", UNWRITTEN, tls=a)
         assert server.poll() is None
         interrupt([server])
         assert server.returncode == 130
