@@ -32,6 +32,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/many_hospitals.py
+	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/decoder.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

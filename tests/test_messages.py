@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,14 @@ def test_weights_that_claim_something_else_are_refused_before_they_are_read(data
 )
 def test_weights_of_another_length_are_refused(data: bytes) -> None:
     assert refusal_of_weights(record_of(data)) == "its weights logit/kernel are cut off or too long"
+
+
+def test_a_header_that_numpy_would_warn_of_is_refused_in_silence() -> None:
+    data = spoilt(b"(3, 1), } ", b"(3L, 1), }")  # as Python 2 wrote it
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert refusal_of_weights(record_of(data)) == "its weights logit/kernel cannot be read"
+    assert said == []
 
 
 # Instructions
