@@ -374,6 +374,7 @@ TOO_SMALL = "its sums of squares are smaller than its sums allow"
         pytest.param(0, 227, 12345.5, 671000, TOO_SMALL, id="squares below those of the mean"),  # 671404.4
         pytest.param(2, 100, 100, 99.9, TOO_SMALL, id="squares a little below those of the mean"),
         pytest.param(2, 100, 0, -1e12, TOO_SMALL, id="negative squares"),
+        pytest.param(2, 100, 0, -1e308, TOO_SMALL, id="very negative squares"),
     ],
 )
 def test_an_introduction_with_impossible_sums_is_refused(

@@ -448,25 +448,38 @@ def test_items_under_one_name_count_each() -> None:
 # Strangers
 
 
-def test_connections_that_never_speak_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "HANDSHAKE_SECONDS", 0.5)
-    monkeypatch.setattr(channels, "IDLE_SECONDS", 1.0)
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
-    begun_headers = b"\0\0\x20\x01\0\0\0\0\x01\x82"  # of a frame of 32 bytes
-    unended_headers = b"\0\0\x01\x01\0\0\0\0\x01\x82"  # more were to come in a frame of their own
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
+SILENT: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "HANDSHAKE_SECONDS"),
+    "half a preface": (PREFACE[:10], "HANDSHAKE_SECONDS"),
+    "no call": (PREFACE, "IDLE_SECONDS"),
+    "half a frame of headers": (PREFACE + b"\0\0\x20\x01\0\0\0\0\x01\x82", "IDLE_SECONDS"),
+    "headers without an end": (PREFACE + b"\0\0\x01\x01\0\0\0\0\x01\x82", "IDLE_SECONDS"),
+}
+
+
+@pytest.mark.parametrize("said", SILENT)
+def test_a_connection_that_never_makes_a_call_is_closed(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, limit = SILENT[said]
+    monkeypatch.setattr(channels, limit, 0.5)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         host, port = address.split(":")
-        sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
-        for one, said in zip(sockets, (b"", preface, preface + begun_headers, preface + unended_headers), strict=True):
-            one.sendall(said)
-        for one in sockets:
-            with one:
-                while one.recv(4096):
-                    pass  # ends when the server closes, and fails when it takes 10 s
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(content)
+            while stranger.recv(4096):
+                pass  # ends when the server closes, and fails when it does not within 10 s
         assert answer_of(grid.send_and_receive([question("a", 1)], timeout=5)[0]) == ("a", 1)
     assert hospital.end() is None
+
+
+def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
+    with server() as (grid, address):
+        hospitals = [LightHospital(name, address) for name in "ab"]
+        wait_until(lambda: len(grid.get_node_ids()) == 2)
+        assert len({stream.context.peer() for stream in grid._servicer.streams.values()}) == 2
+    assert [hospital.end() for hospital in hospitals] == [None, None]
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
