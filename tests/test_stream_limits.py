@@ -1,5 +1,6 @@
 """What hospitals send that no round gets, and what strangers can cost: incidents, sizes, connections."""
 
+import asyncio
 import logging
 import re
 import socket
@@ -33,7 +34,7 @@ from federated_health.streaming.decoding import (
 )
 from federated_health.streaming.grids import Incident
 from federated_health.streaming.server import SERVICE
-from federated_health.streaming.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents
+from federated_health.streaming.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents, Stream
 from federated_health.terms import write_terms
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -249,6 +250,42 @@ def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
         wait_until(lambda: not stream.awaited)
         assert len(stream._past) == MOST_PAST_QUESTIONS
     assert hospital.end() is None
+
+
+def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
+    with server() as (grid, address), RawHospital("a", address) as raw:
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        messages = []
+        for number in range(MOST_PAST_QUESTIONS + 1):
+            asking = Asking(grid, question("a", number))
+            messages.append(raw.read())
+            raw.reply(messages[-1])
+            asking.end()
+        raw.reply(messages[0])
+        raw.reply(messages[1])
+        raw.reply(messages[-1])
+        reasons = [one.reason for one in incidents_after(grid, 3)]
+        assert reasons == ["sent a reply that nobody awaits", *["sent a second reply to one question"] * 2]
+
+
+def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
+    class Context:
+        async def write(self, _: object) -> None: ...
+
+    async def answer_twice() -> list[Incident]:
+        stream = Stream("a", "", Context())
+        asking = asyncio.ensure_future(stream.exchange("1", question("a")))
+        await asyncio.sleep(0.01)
+        reply = Message(RecordDict(), reply_to=question("a"))
+        reply.metadata.__dict__["_reply_to_message_id"] = "1"
+        content = wrapped(message_to_proto(reply).SerializeToString())
+        stream.deliver(content)
+        stream.deliver(content)
+        assert not (await asking).has_error()
+        return stream.incidents.take()
+
+    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    assert asyncio.run(answer_twice()) == [Incident("a", "sent a second reply to one question")]
 
 
 # Sizes
@@ -472,6 +509,17 @@ def test_a_connection_that_never_makes_a_call_is_closed(said: str, monkeypatch: 
                 pass  # ends when the server closes, and fails when it does not within 10 s
         assert answer_of(grid.send_and_receive([question("a", 1)], timeout=5)[0]) == ("a", 1)
     assert hospital.end() is None
+
+
+def test_one_connection_may_make_a_hundred_calls_at_a_time() -> None:
+    with server() as (_, address):
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(PREFACE)
+            settings = b""
+            while b"\0\x03\0\0\0\x64" not in settings:  # HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS = 100
+                settings += (more := stranger.recv(4096))
+                assert more, "the server closed"
 
 
 def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
