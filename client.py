@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
     parser.add_argument("--tls", type=Path, metavar="DIR", help="folder of this hospital's key and certificate")
-    parser.add_argument("--insecure", action="store_true", help="allow a server that is not on this machine")
+    parser.add_argument("--insecure", action="store_true", help="allow one that is not on this machine without --tls")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
     if flags.show_egress is not None:

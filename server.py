@@ -75,6 +75,8 @@ def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, 
         try:
             show_figures(figures, federation.threshold)
             show_joining(figures.get("joining", {}))
+            if faults := federation.tally.describe():
+                utils.print_lines("What did not go as it should:", faults)
             utils.say("saving the model and the report, which takes some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)

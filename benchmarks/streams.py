@@ -75,9 +75,10 @@ def run(number: int, rounds: int, out: str) -> dict[str, object]:
             federation = Federation(grid, settings)
             began = time.perf_counter()
             federation.gather()
+            folder.begin(federation)
             gathered = time.perf_counter()
             for record in federation.rounds():
-                folder.append_round(record)
+                folder.append_round(federation)
                 complete += len(record.hospitals) == number and all(one.counts for one in record.hospitals.values())
                 if record.number in (EARLY_ROUND, rounds):
                     stock[record.number] = take_stock()

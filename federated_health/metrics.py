@@ -33,7 +33,7 @@ LARGEST_LOSS = 28.0
 Scores = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """What one evaluation of one set of patients adds up to.
 

@@ -118,6 +118,12 @@ def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Se
         blocks.append(Text(words=f"Gave no figures of the last model: {list_some(gone, ', ')}."))
     if "joining" not in figures:
         blocks.append(Text(words="What joining gave them is not known: no hospital was asked, or none could answer."))
+    if faults := federation.tally.describe():
+        more = [f"and {len(faults) - MOST_ROWS:,} more lines, in metrics.json"] if len(faults) > MOST_ROWS else []
+        blocks += [
+            Text(words="What did not go as it should:"),
+            Bullets(items=(*faults[:MOST_ROWS], *more)),
+        ]
     return Section(title="Who took part", blocks=tuple(blocks))
 
 

@@ -13,7 +13,7 @@ from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_f
 from federated_health.tasks import Task
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HospitalRound:
     """One hospital in one round.
 
@@ -27,7 +27,7 @@ class HospitalRound:
     counts: Counts | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
     """What one round gave. `hospitals` is ordered by name; `federation` is merged from the same counts."""
 

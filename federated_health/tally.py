@@ -47,6 +47,23 @@ class Tally:
             "resumed_after": list(self.resumed_after),
         }
 
+    def describe(self) -> list[str]:
+        """The counts as lines, hospitals by name; none where nothing went wrong."""
+        lines = []
+        for name in sorted({*self.rejected, *self.unanswered, *self.absent}):
+            parts = [
+                _list_reasons(self.rejected.get(name), "reply was left out", "replies were left out"),
+                _list_reasons(self.unanswered.get(name), "question got no answer", "questions got no answer"),
+                f"{_number(rounds, 'round', 'rounds')} without it" if (rounds := self.absent[name]) else "",
+            ]
+            lines.append(f"{name}: {'; '.join(part for part in parts if part)}")
+        if self.repeated_rounds:
+            lines.append(_number(self.repeated_rounds, "round was repeated", "times a round was repeated"))
+        if self.resumed_after:
+            finished = ", ".join(map(str, self.resumed_after))
+            lines.append(f"the server was cut off, and went on after round {finished}")
+        return lines
+
     def go_on_from(self, content: Mapping[str, Any]) -> None:
         """Take the counts of `to_json` in place of these."""
         self.rejected = {name: Counter(reasons) for name, reasons in content["rejected"].items()}
@@ -54,6 +71,17 @@ class Tally:
         self.absent = Counter(content["absent"])
         self.repeated_rounds = content["repeated_rounds"]
         self.resumed_after = list(content["resumed_after"])
+
+
+def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
+    if not reasons:
+        return ""
+    counted = [f"{reason} ({times})" if times > 1 else reason for reason, times in sorted(reasons.items())]
+    return f"{_number(reasons.total(), one, many)}: {', '.join(counted)}"
+
+
+def _number(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _count(reasons: "Counter[str]", reason: str) -> None:

@@ -31,6 +31,7 @@ from federated_health.model import Weights, build_model, initial_weights, load_m
 from federated_health.partitions import Partition, divide
 from federated_health.patients import read_patients
 from federated_health.processes import free_port
+from federated_health.security import make_all_identities
 from federated_health.sources import generate_readmission
 from federated_health.statistics import Normalisation
 from federated_health.streaming import serve_streams
@@ -170,6 +171,70 @@ def test_client_without_a_server_within_the_wait(run: Run, hospitals_folder: Pat
 def test_an_address_past_this_machine_is_refused(name: str, flag: str, run: Run, hospitals_folder: Path) -> None:
     own = ["--data", hospitals_folder / "client_1.csv", "--name", "mine"] if name == "client.py" else []
     assert_one_line(run(name, *own, flag, "192.0.2.1:8080"), "is not loopback", "--insecure")
+
+
+@pytest.fixture
+def tls(in_folder: Path) -> dict[str, Path]:
+    """TLS folders of a server, and of the hospitals a and cleveland."""
+    own, hospitals = make_all_identities(in_folder / "tls", ("a", "cleveland"))
+    return {"server": own, **hospitals}
+
+
+def test_with_tls_an_address_past_this_machine_may_be_used(
+    run: Run, hospitals_folder: Path, tls: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(client, "join_federation", lambda *_, address, **__: asked.append(address))
+    own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"]]
+    assert run("client.py", *own, "--server", "192.0.2.1:8080")[0] == 0
+    assert asked == ["192.0.2.1:8080"]
+    result = run("server.py", "--tls", tls["server"], "--address", "192.0.2.1:8080")
+    assert_one_line(result, "address 192.0.2.1:8080: cannot be listened on")
+
+
+def test_a_client_takes_its_name_from_its_certificate(show: Show, hospitals_folder: Path, tls: dict[str, Path]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"], "--server", address, "--wait", "0.1"]
+    for name in ([], ["--name", "a"]):
+        code, page, said = show("client.py", *own, *name)
+        assert code == 1
+        assert " a: 227 patients to train on" in page
+        assert_one_line((code, said), address, "no server within 0.1 s: it cannot be reached (Connection refused)")
+
+
+def test_a_client_of_another_name_than_its_certificate_s_is_refused(
+    run: Run, hospitals_folder: Path, tls: dict[str, Path]
+) -> None:
+    words = "certificate.pem: is of hospital a, so its name is not b"
+    result = run("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "b", "--tls", tls["a"])
+    assert_one_line(result, words)
+    run("create_dataset.py")
+    address = f"127.0.0.1:{free_port()}"
+    assert_one_line(run("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address), "name is not cleveland")
+    own = ("client.py", "--hospital", 1, "--tls", tls["cleveland"], "--server", address, "--wait", "0.1")
+    assert_one_line(run(*own), "no server within 0.1 s")
+
+
+@pytest.mark.parametrize(
+    ("name", "whose", "words"),
+    [
+        ("client.py", "server", "is of server localhost, where a hospital's is needed"),
+        ("server.py", "a", "is of hospital a, where a server's is needed"),
+        ("client.py", "none", "none: is not a folder"),
+        ("server.py", "none", "none: is not a folder"),
+    ],
+)
+def test_a_tls_folder_that_will_not_do_is_refused(
+    name: str, whose: str, words: str, run: Run, hospitals_folder: Path, tls: dict[str, Path]
+) -> None:
+    own = ["--data", hospitals_folder / "client_1.csv"] if name == "client.py" else []
+    assert_one_line(run(name, *own, "--tls", tls.get(whose, Path("none"))), words)
+
+
+def test_a_server_whose_list_of_revoked_ones_is_spoiled_does_not_start(run: Run, tls: dict[str, Path]) -> None:
+    (tls["server"] / "revoked.pem").write_bytes(b"garbage")
+    result = run("server.py", "--tls", tls["server"], "--address", f"127.0.0.1:{free_port()}")
+    assert_one_line(result, "revoked.pem: is not a list of revoked certificates")
 
 
 def test_server_whose_port_is_taken(run: Run) -> None:

@@ -26,14 +26,14 @@ from federated_health.errors import JoinError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
-from federated_health.streaming import StreamGrid, report_unfit, serve_streams
+from federated_health.streaming import StreamGrid, absence, report_unfit, serve_streams
 from federated_health.streaming import gate as gate_of_streams
-from federated_health.streaming import hospital as hospital_side
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.terms import write_terms
 from tests import test_streaming as streams
 from tests.identities import Federation, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
+from tests.wire import UNWRITTEN
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 """What a client of HTTP/2 says first (RFC 9113, 3.4)."""
@@ -266,7 +266,7 @@ def test_a_second_connection_under_a_connected_name_is_refused_with_the_right_ce
 
 
 def test_a_report_in_another_s_name_is_refused_as_an_intruder_s(site: Site) -> None:
-    report_unfit("a", site.address, TERMS, "its CSV is gone", tls=site.federation.hospitals["b"])
+    report_unfit("a", site.address, TERMS, "its CSV is gone", UNWRITTEN, tls=site.federation.hospitals["b"])
     words = "the hospital's certificate is of hospital b, and it calls itself otherwise"
     assert site.refusals() == [f"refused a: {words} (from 127.0.0.1)"]
 
@@ -574,11 +574,11 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
         assert isinstance(error, JoinError)
         assert words in str(error)
         # The diagnosis is advice: without it the channel refuses by itself.
-        monkeypatch.setattr(hospital_side, "diagnose", lambda *_: None)
+        monkeypatch.setattr(absence, "diagnose", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert isinstance(error, JoinError)
         assert "no server within 1 s" in str(error)
-        report_unfit("a", address, TERMS, "its CSV is gone", tls=federation.hospitals["a"])
+        report_unfit("a", address, TERMS, "its CSV is gone", UNWRITTEN, tls=federation.hospitals["a"])
         assert heard == []
 
 
@@ -589,7 +589,7 @@ def test_a_server_under_another_name_than_its_own_gets_nothing(
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
         assert "is not for 127.0.0.2, but for localhost, 127.0.0.1, ::1" in str(error)
-        monkeypatch.setattr(hospital_side, "diagnose", lambda *_: None)
+        monkeypatch.setattr(absence, "diagnose", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert "no server within 1 s" in str(error)
         assert heard == []

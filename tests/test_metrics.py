@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,7 @@ def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
 def test_counts_are_plain_numbers() -> None:
     counts = count_outcomes(SCORES, LABELS)
 
-    assert [type(value) for value in vars(counts).values()] == [int, int, int, int, float, float]
+    assert [type(value) for value in asdict(counts).values()] == [int, int, int, int, float, float]
 
 
 def test_figures_without_patients_are_not_defined() -> None:

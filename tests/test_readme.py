@@ -1,12 +1,17 @@
 """The README says what is so: its tables equal the declarations, and its links lead somewhere."""
 
 import re
+import shlex
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+from federated_health import __main__ as verbs
 from federated_health.columns import Category, Measurement
 from federated_health.partitions import KINDS
+from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, flag_of, read_defaults
 from federated_health.strategies import STRATEGIES, read_arguments
 from federated_health.tasks import HEART_DISEASE, READMISSION, Task
@@ -73,6 +78,29 @@ def test_the_modules_are_all_in_the_design() -> None:
     named = set(re.findall(r"\b(\w+)\.py\b", section)) | set(re.findall(r"\b(\w+)/ ", section))
     modules = {path.stem for path in (PROJECT / "federated_health").iterdir() if not path.stem.startswith("__")}
     assert modules - named == set()
+
+
+def without_chance(text: str) -> str:
+    """A text whose fingerprints and times are all the same."""
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", re.sub(r"([0-9a-f]{4} ){15}[0-9a-f]{4}", "FINGERPRINT", text))
+
+
+def test_the_commands_for_certificates_do_and_say_what_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path
+) -> None:
+    section = README.split("## Across machines", 1)[1].split("\n## ", 1)[0]
+    commands = "".join(re.findall(r"<!-- certificates -->\n```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    assert len(commands) == 6
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command.removeprefix("python -m ")))
+        verbs.main()
+    said = without_chance(capsys.readouterr().out)
+    shown = re.findall(r"\n```\n((?:wrote|signed) .*?)```", section, re.DOTALL)
+    assert len(shown) == 2
+    for block in shown:
+        assert without_chance(block) in said
+    assert load_identity(in_folder / "server-tls", Role.SERVER).name == "fl.example.org"
+    assert load_identity(in_folder / "cleveland-tls", Role.HOSPITAL).name == "cleveland"
 
 
 def test_links_lead_to_files() -> None:

@@ -17,6 +17,7 @@ from federated_health.messages import Evaluation
 from federated_health.metrics import Counts
 from federated_health.model import weights_hash
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
+from federated_health.report.svg import MOST_ROWS
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
@@ -98,6 +99,25 @@ def test_who_took_part_and_in_how_many_rounds() -> None:
     (table,) = blocks(section(usual_page(), "Who took part"), Table)
     assert table.columns == ("hospital", "trained on", "held out", "rounds trained in")
     assert rows(table) == {"a": ("40", "20", "2"), "b": ("60", "20", "1"), "c": ("40", "20", "2")}
+
+
+def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
+    hospitals = three()
+    federation = federation_of(hospitals)
+    federation.history = list(rounds_of(hospitals))
+    figures = federation.figures_of_last_round()
+
+    def told() -> list[Bullets]:
+        page = page_of_run(federation, figures, federation.history, stopped=True, others=OTHERS)
+        return blocks(section(page, "Who took part"), Bullets)
+
+    assert told() == []
+    federation.tally.count_absent(["b"])
+    assert told() == [Bullets(items=("b: 1 round without it",))]
+    federation.tally.count_absent(f"h{number:03}" for number in range(200))
+    (bullets,) = told()
+    assert len(bullets.items) == MOST_ROWS + 1
+    assert bullets.items[-1] == f"and {201 - MOST_ROWS} more lines, in metrics.json"
 
 
 def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> None:

@@ -120,8 +120,13 @@ def _revoke(flags: argparse.Namespace) -> Pages:
     signer = authority.Authority(flags.authority)
     taken = signer.revoke(flags.name)
     count = f"{len(taken)} certificate{'s' if len(taken) > 1 else ''}"
-    advice = f"Copy {flags.authority / authority.REVOKED} into the server's TLS folder, as {identity.REVOKED}: a server"
-    yield f"revoked {taken[0].party}: {count}", [advice, "that runs reads it at once, and cuts off who is on it."]
+    yield (
+        f"revoked {taken[0].party}: {count}",
+        [
+            f"Copy {flags.authority / authority.REVOKED} into the server's TLS folder, as {identity.REVOKED}.",
+            "A server that runs reads it at once, and cuts off who is on it.",
+        ],
+    )
 
 
 def _show(flags: argparse.Namespace) -> Pages:

@@ -34,9 +34,10 @@ def decode_reply(content: bytes) -> Message:
     """
     try:
         proto = unwrap(ClientMessage.FromString(content).fit_res.parameters)
+        # A byte of a list can become many in Python, so that the size in bytes alone is no limit.
         has_too_much = _has_too_much(proto)
-        # A hundred bytes of a list can become thousands in Python, so that the size in bytes alone is no limit.
         if not has_too_much:
+            _refuse_twins(proto)
             return message_from_proto(proto)
     except Exception:  # whatever a stranger's bytes make protobuf or Flower raise
         raise UndecodableError("sent bytes that are not a message") from None
@@ -44,21 +45,24 @@ def decode_reply(content: bytes) -> Message:
 
 
 def _has_too_much(proto: ProtoMessage) -> bool:
-    records = proto.content.items
-    if len(records) > MOST_RECORDS:
+    if len(proto.content.items) > MOST_RECORDS:
         return True
-    kinds = [(record, record.WhichOneof("value")) for record in records]
-    items = [getattr(record, kind).items for record, kind in kinds if kind]
-    if sum(map(len, items)) > MOST_ITEMS:
+    kinds = [(record, record.WhichOneof("value")) for record in proto.content.items]
+    items = [(kind, getattr(record, kind).items) for record, kind in kinds if kind]
+    if sum(len(those) for _, those in items) > MOST_ITEMS:
         return True
     values = 0
-    for record, kind in kinds:
-        if kind == "array_record":
-            if any(len(item.value.shape) > MOST_DIMENSIONS for item in record.array_record.items):
-                return True
-        elif kind:
-            for item in getattr(record, kind).items:
-                which = item.value.WhichOneof("value") or ""
-                if which.endswith("_list"):
-                    values += len(getattr(item.value, which).vals)
+    for kind, those in items:
+        for item in those:
+            if kind == "array_record":
+                if len(item.value.shape) > MOST_DIMENSIONS:
+                    return True
+            elif (which := item.value.WhichOneof("value") or "").endswith("_list"):
+                values += len(getattr(item.value, which).vals)
     return values > MOST_VALUES
+
+
+def _refuse_twins(proto: ProtoMessage) -> None:
+    """Of two records under one name Flower takes the last, and writes the name, a stranger's words, into its log."""
+    if len({record.key for record in proto.content.items}) < len(proto.content.items):
+        raise ValueError

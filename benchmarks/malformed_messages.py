@@ -1,0 +1,327 @@
+"""Real replies of every kind, spoiled in many ways, and the whole path that a server takes with them.
+
+For `decoder.py`, which reads very many, and for the test suite, which reads some.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Error, Message, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.transport_pb2 import ClientMessage, Parameters
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message as AnyProto
+from hypothesis import strategies as st
+from light_hospitals import ROWS  # and finds the project
+
+from federated_health.appraisal import Appraisal
+from federated_health.intervals import Interval
+from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
+from federated_health.metrics import Counts
+from federated_health.model import initial_weights, weight_shapes
+from federated_health.replies import accept_replies
+from federated_health.statistics import ColumnSums
+from federated_health.streaming import InProcessGrid
+from federated_health.streaming.decoding import UndecodableError, decode_reply
+from federated_health.tasks import HEART_DISEASE
+
+TASK = HEART_DISEASE
+NODE = 7
+SHAPES = weight_shapes(TASK, "mlp")
+
+LARGEST = 2**20
+"""Bytes of a message, as a server with small weights has it."""
+
+MOST_ADDED = LARGEST // 4
+"""Bytes of what is repeated very often."""
+
+Reader = Callable[[int, RecordDict], object]
+Operation = tuple[str, int]
+Example = tuple[str, list[Operation], str]
+"""Which original, what is done to it, in order, and as what it is read."""
+
+
+def _originals() -> dict[str, RecordDict]:
+    cells = np.array([[5.0, -1.0, 0.5], [7.0, 2.0, 0.0]])
+    middle = np.array([(one.low + one.high) / 2 for one in TASK.measurements])
+    counts = Counts(true_positives=12, false_positives=8, true_negatives=18, false_negatives=2, loss_sum=9.5)
+    columns = len(TASK.columns)
+    full = np.full(len(middle), float(ROWS))
+    return {
+        "introduction": Introduction(
+            name="cleveland",
+            train_examples=ROWS,
+            test_examples=ROWS,
+            sums=ColumnSums(count=full, total=ROWS * middle, squares=ROWS * middle**2),
+        ).to_content(),
+        "update": Update(weights=initial_weights(TASK, "mlp", 1), examples=ROWS, loss=0.6).to_content(),
+        "evaluation": Evaluation(counts=counts).to_content(),
+        "final": Evaluation(
+            counts=Counts(true_positives=12, true_negatives=12, false_positives=16, squared_error_sum=3.5),
+            roc_auc=0.75,
+            positives=cells,
+            negatives=np.array([[28.0, 0.25, 1.5]]),
+        ).to_content(),
+        "scores": TrainingScores(positives=cells, negatives=cells).to_content(),
+        "appraisal": Appraisal(
+            roc_auc=Interval(value=0.75, low=0.5, high=0.9),
+            own_roc_auc=0.7,
+            difference=Interval(value=0.05, low=-0.1, high=0.25),
+            importance=np.linspace(-1, 1, columns),
+            observed=np.full(columns, 30.0),
+        ).to_content(),
+    }
+
+
+READERS: Mapping[str, Reader] = {
+    "introduction": lambda _node, content: Introduction.from_content(content, TASK.measurements),
+    "update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
+    "evaluation": lambda _node, content: Evaluation.from_content(content, ROWS),
+    "final": lambda _node, content: Evaluation.from_content(content, ROWS, final=True),
+    "scores": lambda _node, content: TrainingScores.from_content(content, ROWS),
+    "appraisal": lambda _node, content: Appraisal.from_content(content, TASK, ROWS, ROWS),
+}
+
+
+class _NoApp:
+    """A grid needs one; it is never called."""
+
+
+def original_protos() -> dict[str, ProtoMessage]:
+    """A good reply of each kind, and an error in place of one."""
+    InProcessGrid(_NoApp(), {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    asked = Message(RecordDict(), NODE, "query")
+    asked.metadata.__dict__["_message_id"] = "0123456789abcdef"
+    protos = {kind: message_to_proto(Message(content, reply_to=asked)) for kind, content in _originals().items()}
+    return {**protos, "error": message_to_proto(Message(Error(3, "OSError at the hospital"), reply_to=asked))}
+
+
+def wrap_bytes(content: bytes) -> bytes:
+    """Bytes in place of a message, as a stream carries them."""
+    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=Parameters(tensors=[content]))).SerializeToString()
+
+
+def receive(content: bytes, kind: str) -> str:
+    """What a server makes of a hospital's bytes where it awaits this kind of reply.
+
+    Returns:
+        `accepted`, `error reply`, `malformed`, `not a message` or `too large`.
+
+    Raises:
+        Exception: what nobody has foreseen: the server would come to harm.
+    """
+    if len(content) > LARGEST:
+        return "too large"
+    try:
+        reply = decode_reply(content)
+    except UndecodableError:
+        return "not a message"
+    accepted, rejected = accept_replies([reply], {NODE: "cleveland"}, READERS[kind])
+    if len(accepted) + len(rejected) != 1:
+        raise AssertionError("a reply is neither accepted nor rejected")
+    if accepted:
+        return "accepted"
+    if not rejected[0].reason.isprintable() or len(rejected[0].reason) > 300:
+        raise AssertionError("a reason is no short line")
+    return "error reply" if reply.has_error() else "malformed"
+
+
+# Spoiling
+
+NUMBERS = [0, 1, -1, 2, 5, 39, 41, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 2**64 - 1]
+RANGES = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.CPPTYPE_ENUM: (0, 0),
+}
+FLOATS = [0.0, -0.0, 0.5, 1.0, -1.0, 1e-320, 1e39, 1e308, -1e308, math.inf, -math.inf, math.nan]
+WORDS = [
+    *("", "a", "metrics", "arrays", "hospital", "name", "num-examples", "count", "train-loss", "roc_auc", "positives"),
+    *(
+        "numpy.ndarray",
+        "torch",
+        "float32",
+        "object",
+        "|O",
+        "federation",
+        "A",
+        "x" * 3000,
+        "\0",
+        "\n",
+        "\u202e\U0001f600",
+    ),
+    *("hidden/kernel", "logit/bias", "importance", "own-roc-auc", "true_positives", "equal-weight"),
+]
+HEADERS = [
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }" % ("9" * 18),
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (99999, 99999, 99999), }",
+    "{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': '|V2147483647', 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': [('a', '<f4', 99999)], 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1L,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1.0,), }",
+    "{'descr': '\\d', 'fortran_order': False, 'shape': (1,), }",
+    "{'descr': '<f4,' * 999, 'shape': ()}",
+    "(" * 5000,
+    "-" * 9000 + "1",
+    "[" * 150 + "]" * 150,
+    "{" + "1:1," * 2000 + "}",
+    "__import__('os').abort()",
+    "9" * 9000,
+    "\0",
+    "",
+]
+
+
+def _npy(header: str, draw: random.Random) -> bytes:
+    version = draw.choice([b"\x01\x00", b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\xff\xff"])
+    length = draw.choice([len(header), len(header), 0, 65535])
+    return b"\x93NUMPY" + version + min(length, 65535).to_bytes(2, "little") + header.encode() + bytes(4)
+
+
+def _fields(message: AnyProto) -> list[tuple[Any, FieldDescriptor]]:
+    """Every field that is set, at any depth, with the message that holds it."""
+    found = []
+    for descriptor, value in message.ListFields():
+        found.append((message, descriptor))
+        if descriptor.type == FieldDescriptor.TYPE_MESSAGE:
+            for one in value[:50] if descriptor.is_repeated else [value]:
+                found.extend(_fields(one))
+    return found
+
+
+def _scalar(descriptor: FieldDescriptor, draw: random.Random) -> Any:
+    match descriptor.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING if descriptor.type == FieldDescriptor.TYPE_BYTES:
+            return draw.choice([b"", draw.randbytes(40), _npy(draw.choice(HEADERS), draw)])
+        case FieldDescriptor.CPPTYPE_STRING:
+            return draw.choice(WORDS)
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            return draw.choice(FLOATS)
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return draw.random() < 0.5
+    low, high = RANGES[descriptor.cpp_type]
+    return draw.choice([number for number in NUMBERS if low <= number <= high])
+
+
+def _spoil_field(message: ProtoMessage, draw: random.Random) -> None:
+    """Another value in a field."""
+    fields = _fields(message)
+    if not fields:
+        return
+    holder, field = draw.choice(fields)
+    if field.is_repeated:
+        items = getattr(holder, field.name)
+        match draw.choice(["delete", "repeat", "reverse", "many", "set"]):
+            case "delete":
+                del items[draw.randrange(len(items))]
+            case "repeat":
+                items.extend([items[draw.randrange(len(items))]] * draw.choice([1, 1, 2, 70]))
+            case "reverse":
+                turned = list(items)[::-1]
+                del items[:]
+                items.extend(turned)
+            case "many":
+                size = items[0].ByteSize() if field.type == FieldDescriptor.TYPE_MESSAGE else 8
+                items.extend([items[0]] * min(draw.choice([1_001, 5_000, 100_001]), MOST_ADDED // (size + 3)))
+            case "set" if field.type != FieldDescriptor.TYPE_MESSAGE:
+                items[draw.randrange(len(items))] = _scalar(field, draw)
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        holder.ClearField(field.name)
+    else:
+        setattr(holder, field.name, _scalar(field, draw))
+
+
+def _spoil_type(message: ProtoMessage, draw: random.Random) -> None:
+    """Another member of a oneof, or a field that was not set: another type of value or of record, an error besides."""
+    holder = draw.choice([message, *(holder for holder, _ in _fields(message))])
+    field = draw.choice(holder.DESCRIPTOR.fields)
+    if field.is_repeated:
+        items = getattr(holder, field.name)
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            items.add()
+        else:
+            items.append(_scalar(field, draw))
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        getattr(holder, field.name).SetInParent()
+    else:
+        setattr(holder, field.name, _scalar(field, draw))
+
+
+def _swap_fields(message: ProtoMessage, draw: random.Random) -> None:
+    """Two fields of one type change places."""
+    fields = [one for one in _fields(message) if not one[1].is_repeated]
+    holder, field = draw.choice(fields) if fields else (message, None)
+    same = [one for one in fields if field is not None and one[1].type == field.type]
+    if field is None or field.type == FieldDescriptor.TYPE_MESSAGE:
+        return
+    other, twin = draw.choice(same)
+    first, second = getattr(holder, field.name), getattr(other, twin.name)
+    try:
+        setattr(holder, field.name, second)
+        setattr(other, twin.name, first)
+    except ValueError:
+        return  # of another range
+
+
+def _spoil_bytes(content: bytes, draw: random.Random) -> bytes:
+    place = draw.randrange(len(content) + 1)
+    end = min(len(content), place + draw.choice([1, 2, 8, 60]))
+    match draw.choice(["flip", "flip", "flip", "cut", "gone", "insert", "delete", "twice", "length", "garbage"]):
+        case "flip" if place < len(content):
+            return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+        case "cut":
+            return content[:place]
+        case "gone":
+            return content[place:]
+        case "insert":
+            return content[:place] + draw.randbytes(draw.choice([1, 3, 50])) + content[place:]
+        case "delete":
+            return content[:place] + content[end:]
+        case "twice":
+            return content[:end] + content[place:]
+        case "length":  # a varint of up to ten bytes, wherever it may stand
+            claim = draw.choice([b"\xff\xff\xff\xff\x07", b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\x80" * 12])
+            return content[:place] + claim + content[place + 1 :]
+        case "garbage":
+            return draw.randbytes(draw.choice([0, 1, 10, 200]))
+    return content
+
+
+def spoil(proto: ProtoMessage, operations: list[Operation]) -> bytes:
+    """The bytes of a message to which all this was done: first to its fields, then to its bytes, then to the whole."""
+    spoiled = ProtoMessage()
+    spoiled.CopyFrom(proto)
+    by_name = {"field": _spoil_field, "type": _spoil_type, "swap": _swap_fields}
+    for name, seed in operations:
+        if name in by_name:
+            by_name[name](spoiled, random.Random(seed))
+    content = spoiled.SerializeToString()
+    for name, seed in operations:
+        if name == "inner":
+            content = _spoil_bytes(content, random.Random(seed))
+    content = wrap_bytes(content)
+    for name, seed in operations:
+        if name == "outer":
+            content = _spoil_bytes(content, random.Random(seed))
+    return content
+
+
+def examples() -> st.SearchStrategy[Example]:
+    """Of every kind, spoiled up to three times, and read as what it is more often than as something else."""
+    kinds = sorted(READERS)
+    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "inner", "inner", "outer"])
+    operations = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
+    own = st.sampled_from([*kinds]).flatmap(lambda kind: st.tuples(st.just(kind), operations, st.just(kind)))
+    other = st.tuples(st.sampled_from([*kinds, "error"]), operations, st.sampled_from(kinds))
+    return st.one_of(own, own, other)

@@ -1,0 +1,82 @@
+"""A server survives whatever bytes a hospital sends in place of a reply; `benchmarks/decoder.py` tries many more."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from malformed_messages import LARGEST, READERS, Example, examples, original_protos, receive, spoil, wrap_bytes
+
+PROTOS = original_protos()
+OUTCOMES = {"accepted", "error reply", "malformed", "not a message", "too large"}
+SIZE = LARGEST - 1000
+MOST_MEMORY = 8 * LARGEST
+"""Of Python's own."""
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_the_originals_are_good(kind: str) -> None:
+    assert receive(wrap_bytes(PROTOS[kind].SerializeToString()), kind) == "accepted"
+    assert receive(wrap_bytes(PROTOS["error"].SerializeToString()), kind) == "error reply"
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_good_reply_to_another_question_is_malformed(kind: str) -> None:
+    content = wrap_bytes(PROTOS[kind].SerializeToString())
+    # A round's evaluation holds all that the final one must.
+    alike = {("evaluation", "final")}
+    for other in READERS:
+        if other != kind and (kind, other) not in alike:
+            assert receive(content, other) == "malformed"
+
+
+@settings(max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
+@given(examples())
+def test_no_spoiled_reply_does_harm(example: Example) -> None:
+    kind, operations, read_as = example
+    assert receive(spoil(PROTOS[kind], operations), read_as) in OUTCOMES
+
+
+def varint(number: int) -> bytes:
+    low = number & 127
+    return bytes([low | 128]) + varint(number >> 7) if number > 127 else bytes([low])
+
+
+def repeated(field: bytes, *path: int) -> bytes:
+    """Very many of one field, inside fields of these numbers, in a message that is good so far."""
+    content = field * (SIZE // len(field))
+    for number in reversed(path):
+        content = varint(number << 3 | 2) + varint(len(content)) + content
+    return wrap_bytes(PROTOS["error"].SerializeToString() + content)
+
+
+CLAIMS = {
+    "records": repeated(b"\x0a\x00", 2),
+    "arrays": repeated(b"\x0a\x00", 2, 1, 2),
+    "metrics": repeated(b"\x0a\x00", 2, 1, 3),
+    "lists": repeated(b"\x0a\x04\x12\x02\xa2\x01\x00", 2, 1, 3),
+    "dimensions": repeated(b"\x01", 2, 1, 2, 1, 2, 2),
+    "integers": repeated(b"\x01", 2, 1, 3, 1, 2, 22, 1),
+    "strings": repeated(b"\x0a\x00", 2, 1, 4, 1, 2, 25),
+    "garbage": b"\xff" * SIZE,
+    "groups": wrap_bytes(b"\x0b" * SIZE),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_megabyte_that_would_become_very_much_does_not(claim: str) -> None:
+    tracemalloc.start()
+    try:
+        assert receive(CLAIMS[claim], "update") == "not a message"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MOST_MEMORY
+
+
+def test_two_records_under_one_name_are_no_message(caplog: pytest.LogCaptureFixture) -> None:
+    """Flower would write the name into its log."""
+    proto = original_protos()["update"]
+    proto.content.items.add(key="arrays").config_record.SetInParent()
+
+    assert receive(wrap_bytes(proto.SerializeToString()), "update") == "not a message"
+    assert caplog.records == []

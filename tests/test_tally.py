@@ -1,0 +1,63 @@
+"""What went wrong is counted by hospital and reason, bounded, and told in words."""
+
+import json
+
+from federated_health.tally import MOST_REASONS, OTHER_REASONS, Tally
+
+
+def tally() -> Tally:
+    one = Tally()
+    for _ in range(3):
+        one.count_rejected("b", "its weights are not all finite")
+    one.count_rejected("b", "its loss is out of range")
+    one.count_unanswered("a", "its connection was lost")
+    one.count_absent(["b", "c"])
+    one.count_absent(["c"])
+    one.repeated_rounds = 2
+    one.resumed_after += [0, 7]
+    return one
+
+
+def test_counts_are_told_by_name() -> None:
+    assert tally().to_json() == {
+        "rejected": {"b": {"its loss is out of range": 1, "its weights are not all finite": 3}},
+        "unanswered": {"a": {"its connection was lost": 1}},
+        "absent": {"b": 1, "c": 2},
+        "repeated_rounds": 2,
+        "resumed_after": [0, 7],
+    }
+
+
+def test_counts_go_on_through_json() -> None:
+    other = Tally()
+    other.count_absent(["z"])
+    other.go_on_from(json.loads(json.dumps(tally().to_json())))
+    assert other.to_json() == tally().to_json()
+    other.count_rejected("b", "its loss is out of range")
+    other.count_unanswered("b", "its connection was lost")
+    other.count_absent(["b"])
+    assert other.to_json()["rejected"]["b"]["its loss is out of range"] == 2
+    assert other.to_json()["unanswered"]["b"] == {"its connection was lost": 1}
+    assert other.to_json()["absent"]["b"] == 2
+
+
+def test_a_hospital_s_own_words_cannot_fill_the_file() -> None:
+    one = Tally()
+    for number in range(1000):
+        one.count_unanswered("a", f"reason {number}")
+    one.count_unanswered("a", "reason 3")
+    reasons = one.to_json()["unanswered"]["a"]
+    assert len(reasons) == MOST_REASONS + 1
+    assert reasons[OTHER_REASONS] == 1000 - MOST_REASONS
+    assert reasons["reason 3"] == 2
+
+
+def test_the_lines_say_who_what_and_how_often() -> None:
+    assert tally().describe() == [
+        "a: 1 question got no answer: its connection was lost",
+        "b: 4 replies were left out: its loss is out of range, its weights are not all finite (3); 1 round without it",
+        "c: 2 rounds without it",
+        "2 times a round was repeated",
+        "the server was cut off, and went on after round 0, 7",
+    ]
+    assert Tally().describe() == []
