@@ -35,13 +35,13 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/checkpoints.py
 
 # Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
-STRANGERS := $(wildcard $(foreach what,messages stream replies checkpoint tls security certificates,tests/test_$(what)*.py))
+STRANGERS := $(wildcard $(foreach what,intruders messages stream replies checkpoint egress security,tests/test_$(what)*.py))
 
 chaos: .venv/installed
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/decoder.py
-	$(BIN)/python -m pytest $(STRANGERS) -k "refused or malformed or damaged or incident or stranger or left_out or no_message"
+	$(BIN)/python -m pytest $(STRANGERS) -k "intruders or refused or malformed or damaged or incident or stranger or left_out or no_message"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,10 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
+from chaos_course import Pace
 from chaos_faults import HOSPITALS, Fault, Trial, plan_trials, undisturbed
-from chaos_hospital import ON_THE_WAY
+from chaos_hospital import FAR_TOO_LARGE, ON_THE_WAY
 from chaos_processes import Process, prepare_forks
-from chaos_run import Pace, Run
+from chaos_run import Run
 from chaos_verdict import Verdict, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,8 +37,8 @@ from federated_health.processes import door
 
 JUDGE_SECONDS = 120.0
 
-UNHEARD = ("sent its reply too late",)
-"""How the reasons begin for which the server has no reply, while nothing is wrong with any."""
+TOO_LATE = "sent its reply too late"
+"""The one reason for a rejection that is no fault of a hospital's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +128,20 @@ def _create_hospitals(folder: Path) -> dict[str, Path]:
 
 
 def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
-    """What is wrong with what metrics.json counts as rejected: each poisoned reply, and of others what was not heard.
+    """What is wrong with what metrics.json counts as rejected: each poisoned reply, and of others what came too late.
 
     A hospital that is cut off when it has spoilt a message may miss the rounds in which it was to spoil another.
     """
-    rejected, poison = verdict.metrics.get("faults", {}).get("rejected", {}), trial.poison
-    problems = []
+    faults, poison = verdict.metrics.get("faults", {}), trial.poison
+    rejected, problems = faults.get("rejected", {}), []
     if poison is not None:
-        counted = sum(rejected.get(name, {}).values())
+        # gRPC ends a stream that carries far too much, and does not tell the server that it was this.
+        those = faults.get("unanswered", {}) if poison.kind == FAR_TOO_LARGE else rejected
+        counted = sum(those.get(name, {}).values())
         if counted < (1 if poison.kind in ON_THE_WAY else poison.times):
             problems.append(f"{counted} of {poison.times} poisoned replies are counted")
     for hospital, reasons in rejected.items():
-        wrong = [reason for reason in reasons if not reason.startswith(UNHEARD)]
+        wrong = [reason for reason in reasons if reason != TOO_LATE]
         if wrong and (poison is None or hospital != name):
             problems.append(f"a reply of {hospital} is rejected: {', '.join(wrong)}")
     return problems
@@ -159,7 +162,7 @@ async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: C
 
 def show(outcomes: list[Outcome], console: Console) -> None:
     """A row a kind of fault."""
-    names = ("runs", "hit", "ended well", "identical", "repeated", "median s", "longest")
+    names = ("runs", "hit", "well", "identical", "repeated", "median", "longest")
     columns = [Column("fault", no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for fault in [*Fault, None]:
@@ -173,8 +176,8 @@ def show(outcomes: list[Outcome], console: Console) -> None:
             *map(str, (len(those), sum(one.struck for one in those), sum(not one.problems for one in those))),
             f"{sum(compared)} of {len(compared)}" if compared else "",
             str(sum(one.repeated for one in those)),
-            f"{statistics.median(seconds):.1f}",
-            f"{max(seconds):.1f}",
+            f"{statistics.median(seconds):.1f} s",
+            f"{max(seconds):.1f} s",
         )
     console.print(table)
 

@@ -2,21 +2,19 @@
 
 import asyncio
 import csv
+import shutil
 import signal
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaos_course import SAVED, Course, Pace
 from chaos_faults import HOSPITALS, Fault, Trial
 from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_door
 
-from federated_health.runs import METRICS, MODEL, REPORT, ROUNDS
-
-SAVED = (METRICS, MODEL, REPORT)
-"""What a server saves when the last round is over, in this order."""
+from federated_health.runs import ROUNDS
 
 PAUSE = 0.05
 """Seconds that a light hospital trains."""
@@ -34,58 +32,17 @@ INTERRUPTED, REFUSED = 130, 1
 """Codes of a door that was asked to end, and of a hospital that may not come back."""
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How an undisturbed run went.
-
-    Attributes:
-        marks: seconds from its start at which each round was finished, then each of SAVED was there.
-        end: seconds from its start to its end.
-    """
-
-    marks: tuple[float, ...]
-    end: float
-
-    def place(self, moment: float) -> tuple[int, float]:
-        """A share of the run's duration as marks that were reached before it, and seconds after the last of them."""
-        seconds = moment * self.end
-        number = sum(one <= seconds for one in self.marks)
-        return number, seconds - (self.marks[number - 1] if number else 0.0)
-
-
-@dataclass
-class Course:
-    """How a run went.
-
-    Attributes:
-        problems: why it did not end well; empty where it did.
-        waiting: hospitals that still waited for the server when it had ended.
-        struck: whether the fault befell it before it was over.
-        is_over: the server was killed when all was saved, and before it said so to its hospitals.
-    """
-
-    problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    marks: list[float] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
-    struck: bool = False
-    is_over: bool = False
-
-    @property
-    def pace(self) -> Pace:
-        return Pace(tuple(self.marks), self.seconds)
-
-
 class Run:
     """The processes of one run.
 
     Args:
         folder: of all it leaves; `run` in it is the server's own.
-        data: hospital -> its CSV.
+        data: hospital -> its CSV, of which the run takes a copy: a hospital keeps its ledger beside it.
     """
 
     def __init__(self, trial: Trial, folder: Path, data: dict[str, Path]) -> None:
-        self.trial, self.folder, self.data = trial, folder, data
+        self.trial, self.folder = trial, folder
+        self._csvs = data
         self.out = folder / "run"
         self.names = list(data)
         # Each has a host of its own: a port that is free for a moment cannot be taken by another run.
@@ -109,6 +66,9 @@ class Run:
                 self.links[name] = Link(self.host, self.port)
                 await self.links[name].open()
                 stack.push_async_callback(self.links[name].close)
+            (self.folder / "data").mkdir(parents=True)
+            for path in self._csvs.values():
+                shutil.copy(path, self.folder / "data")
             started = loop.time()
             if self.trial.hospitals_first:
                 self._start_hospitals()
@@ -237,10 +197,10 @@ class Run:
             await asyncio.sleep(POLL_SECONDS)
             said = _read(self.folder / "server.txt")[before:]
         said = _read(self.folder / "server.txt")[before:]
-        if server.code is not None and "the run is over" in said:
-            self.course.is_over = True
-        elif server.code is not None and "holds no checkpoint" in said and not self.finished_round():
-            self._start_server("--force")
+        if server.code is not None and ("holds no checkpoint" in said or "the run is over" in said):
+            self.course.is_over = all((self.out / name).exists() for name in SAVED)
+            if not self.course.is_over:
+                self._start_server("--force")
 
     def _server(self) -> Process:
         assert self.server is not None
@@ -269,9 +229,10 @@ class Run:
 
     def _start_hospital(self, name: str) -> None:
         trial = self.trial
-        flags = ["--data", self.data[name], "--name", name, "--server", self.links[name].address, "--wait", WAIT]
+        data, link = self.folder / "data" / self._csvs[name].name, self.links[name]
+        flags = ["--data", str(data), "--name", name, "--server", link.address, "--wait", str(WAIT)]
         poison = trial.poison if name == self.names[trial.victim] else None
-        log, flags = self.folder / f"{name}.txt", [*map(str, flags)]
+        log = self.folder / f"{name}.txt"
         self.hospitals[name] = Process(log, run_hospital, flags, trial.is_real, poison)
         self._all.append(self.hospitals[name])
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from chaos_course import Pace
 from chaos_faults import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, plan_trials, undisturbed
 from chaos_hospital import (
     ANOTHER_ROUND,
@@ -19,7 +20,6 @@ from chaos_hospital import (
     light_app,
     train_lightly,
 )
-from chaos_run import Pace
 from chaos_verdict import read_contributions, replay
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp

@@ -1,0 +1,50 @@
+"""How a run of `chaos.py` went, and the pace of one that nothing befell."""
+
+from dataclasses import dataclass, field
+
+from federated_health.runs import METRICS, MODEL, REPORT
+
+SAVED = (METRICS, MODEL, REPORT)
+"""What a server saves when the last round is over, in this order."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an undisturbed run went.
+
+    Attributes:
+        marks: seconds from its start at which each round was finished, then each of SAVED was there.
+        end: seconds from its start to its end.
+    """
+
+    marks: tuple[float, ...]
+    end: float
+
+    def place(self, moment: float) -> tuple[int, float]:
+        """A share of the run's duration as marks that were reached before it, and seconds after the last of them."""
+        seconds = moment * self.end
+        number = sum(one <= seconds for one in self.marks)
+        return number, seconds - (self.marks[number - 1] if number else 0.0)
+
+
+@dataclass
+class Course:
+    """How a run went.
+
+    Attributes:
+        problems: why it did not end well; empty where it did.
+        waiting: hospitals that still waited for the server when it had ended.
+        struck: whether the fault befell it before it was over.
+        is_over: the server was killed when all was saved, and before it said so to its hospitals.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    marks: list[float] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    struck: bool = False
+    is_over: bool = False
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(tuple(self.marks), self.seconds)
