@@ -280,6 +280,11 @@ def test_a_stranger_learns_neither_who_is_there_nor_what_was_agreed(site: Site) 
         assert "hospital c" in details
 
 
+def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: Federation) -> None:
+    gate = gate_of_streams.Gate(federation.server, [].append)
+    assert gate.refuse(None, "a") == (grpc.StatusCode.PERMISSION_DENIED, "it has no certificate that can be read")
+
+
 def test_refusals_do_not_fill_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_of_streams, "MOST_REFUSALS", 3)
     pair = pair_of(site.federation.hospitals["b"])

@@ -111,6 +111,13 @@ def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
     assert admission.find_obstacle(other, Role.HOSPITAL) is not None
 
 
+def test_the_same_list_again_is_no_older_one(own: Identity, signer: Signer) -> None:
+    save(own, listed := signer.revocations(number=5))
+    admission = Admission(own)
+    save(own, listed)
+    assert admission.refresh() is None
+
+
 def test_a_list_is_read_when_it_changes_and_only_then(
     own: Identity, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
