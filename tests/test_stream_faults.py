@@ -22,8 +22,9 @@ from grpc import StatusCode
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
 from federated_health.settings import PROJECT_FILE
-from federated_health.streaming import backoff, channels, serve_streams
+from federated_health.streaming import backoff, channels, report_unfit, serve_streams
 from federated_health.streaming import hospital as streaming_hospital
+from federated_health.streaming import server as streaming_server
 from federated_health.streaming.backoff import Backoff
 from federated_health.streaming.channels import LARGEST_KEY
 from federated_health.streaming.hospital import PASSING, taken_seconds
@@ -135,6 +136,51 @@ def test_a_name_that_stays_taken_is_given_up_when_the_server_must_have_noticed(m
         assert isinstance(error, JoinError)
         assert str(error) == f"{address}: a hospital called a is connected already"
     assert first.end() is None
+
+
+def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming_hospital, "taken_seconds", lambda: 0.05)
+    monkeypatch.setattr(streaming_hospital, "Backoff", Recorded)
+    taken = streaming_hospital._Ending(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
+    absence = streaming_hospital._Absence("here", 60.0, lambda _: None)
+    absence.wait_after(taken)
+    time.sleep(0.06)
+    with pytest.raises(JoinError, match="^here: it is taken$"):
+        absence.wait_after(taken)
+    absence.begin()
+    absence.wait_after(taken)
+
+
+def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming_server, "MOST_STREAMS", 1)
+    words: list[str] = []
+    with server(words) as (grid, address), Proxy(address) as proxy:
+        LightHospital("a", proxy.address)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        proxy.cut(tell_server=False)
+        wait_until(lambda: words == ["a joined", "a came back"])
+
+
+def test_a_cut_while_nothing_is_asked_is_no_incident() -> None:
+    words: list[str] = []
+    with server(words) as (grid, address), Proxy(address) as proxy:
+        LightHospital("a", proxy.address, wait=0.5)
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        proxy.cut()
+        wait_until(lambda: words == ["a joined", "a left"])
+        assert grid.take_incidents() == []
+
+
+def test_a_refusal_is_told_again_after_the_hospital_has_joined() -> None:
+    words: list[str] = []
+    with server(words) as (_, address), Proxy(address) as proxy:
+        report_unfit("a", address, TERMS, "no")
+        LightHospital("a", proxy.address, wait=0.5)
+        wait_until(lambda: words[-1] == "a joined")
+        proxy.cut()
+        wait_until(lambda: words[-1] == "a left")
+        report_unfit("a", address, TERMS, "no")
+        assert words[-1] == words[0] == "refused a: its own check says no: no"
 
 
 def test_a_server_that_says_nothing_is_spoken_of_long_before_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
