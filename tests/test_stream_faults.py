@@ -145,7 +145,7 @@ def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypat
     absence = streaming_hospital._Absence("here", 60.0, lambda _: None)
     absence.wait_after(taken)
     time.sleep(0.06)
-    with pytest.raises(JoinError, match="^here: it is taken$"):
+    with pytest.raises(JoinError, match=r"^here: it is taken$"):
         absence.wait_after(taken)
     absence.begin()
     absence.wait_after(taken)
