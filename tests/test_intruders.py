@@ -281,7 +281,7 @@ def test_a_stranger_learns_neither_who_is_there_nor_what_was_agreed(site: Site) 
 
 
 def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: Federation) -> None:
-    gate = gate_of_streams.Gate(federation.server, [].append)
+    gate = gate_of_streams.Gate(federation.server, lambda _: None)
     assert gate.refuse(None, "a") == (grpc.StatusCode.PERMISSION_DENIED, "it has no certificate that can be read")
 
 

@@ -90,7 +90,7 @@ class _Servicer:
             # gRPC does not say which of the two it was; nobody else can know, either.
             if stream.awaited and not self.ending.done():
                 most = 2 * self._largest_message
-                stream.fail(f"its connection was lost, or it sent a message of more than {most} bytes")
+                stream.fail(f"its connection was lost, or it sent more than {most} bytes at once")
             raise
         finally:
             stream.fail("its connection was lost")
