@@ -45,6 +45,18 @@ class JoinError(UserError):
     """A hospital could not join, or the server is gone."""
 
 
+class AnswerError(Exception):
+    """A hospital cannot answer, in words that the server may hear: an error's `reason`, or an exception's type.
+
+    Args:
+        error: why, with words that stay at the hospital.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error.reason if isinstance(error, UserError) else f"{type(error).__name__} at the hospital")
+        self.error = error
+
+
 class RunError(UserError):
     """A run could not start or go on."""
 

@@ -280,7 +280,9 @@ def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]
     outside = (total < count * low - slack) | (total > count * high + slack)
     if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
         raise MalformedMessageError("its sums are outside what plausible values can add up to")
-    if (squares * count < total**2 - slack * np.maximum(count, 1.0)).any():
+    with np.errstate(over="ignore"):  # an infinity is refused as any other
+        too_small = squares * count < total**2 - slack * np.maximum(count, 1.0)
+    if too_small.any():
         raise MalformedMessageError("its sums of squares are smaller than its sums allow")
     if (squares < 0).any() or ((count == 0) & ((total != 0) | (squares != 0))).any():
         raise MalformedMessageError("its sums over no rows, or of squares, are impossible")

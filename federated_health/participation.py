@@ -16,7 +16,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
-from federated_health.errors import JoinError
+from federated_health.errors import AnswerError, JoinError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.messages import (
     ARRAYS,
@@ -78,8 +78,18 @@ class PresentHospital(Context):
 
 
 def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
-    """An answer as a handler of a Flower ClientApp."""
-    return lambda message, context: Message(answer(message, context).to_content(), reply_to=message)
+    """An answer as a handler of a Flower ClientApp.
+
+    What it raises is an AnswerError, since Flower's own runtimes send the words of any exception to the server.
+    """
+
+    def reply(message: Message, context: Context) -> Message:
+        try:
+            return Message(answer(message, context).to_content(), reply_to=message)
+        except Exception as error:
+            raise AnswerError(error) from error
+
+    return reply
 
 
 def hospital_of(message: Message, context: Context) -> Hospital:

@@ -1,6 +1,7 @@
 """Weights as Flower carries them; what comes from another side is checked before it is believed."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 
@@ -53,8 +54,10 @@ def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
     buffer = BytesIO(array.data)
     try:
-        version = np.lib.format.read_magic(buffer)
-        claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy warns of what Python 2 wrote, and Python of odd literals
+            version = np.lib.format.read_magic(buffer)
+            claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
     except Exception:  # whatever a stranger's bytes make NumPy's parser raise
         raise MalformedMessageError(f"its weights {name} cannot be read") from None
     if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:

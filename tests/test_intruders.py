@@ -402,14 +402,14 @@ def test_a_handshake_that_is_left_open_holds_nobody_up(share: float, site: Site)
         wait_until(lambda: "c joined" in site.words)
         reply = site.grid.send_and_receive([question("c", 9)], timeout=20)[0]
         assert answer_of(reply) == ("c", 9)
-        site.federation.signer.revocations()
         expel(site, late, "c")
 
 
-def expel(site: Site, hospital_there: LightHospital, name: str) -> None:
+def expel(site: Site, hospital_there: LightHospital, name: str, *others: x509.Certificate) -> None:
     """Revoke a hospital that is connected, so that the site is again as it was."""
     leaf = certificates.read_certificates(site.federation.folder.parent / f"more-{name}" / "certificate.pem")[0]
-    files.write_file(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(leaf))
+    listed = site.federation.signer.revocations(leaf, *others, number=3)
+    files.write_file(site.federation.server.folder / "revoked.pem", listed)
     site.grid.send_and_receive([question(name)], timeout=20)
     assert isinstance(hospital_there.end(), JoinError)
     wait_until(lambda: name not in site.grid.names().values())
@@ -473,6 +473,22 @@ def test_a_hospital_that_is_revoked_while_it_waits_gets_no_more_messages(site: S
         assert reply.has_error()
     assert isinstance(hospital_there.end(), JoinError)
     assert got == [1]
+
+
+def test_who_was_revoked_does_not_keep_the_name_from_the_hospital_s_new_key(site: Site) -> None:
+    """Such as a thief who waits with the stolen key: no message needs to come by before the hospital is back."""
+    thief = LightHospital("c", site.address, tls=site.federation.add("c"))
+    wait_until(lambda: "c joined" in site.words)
+    stolen = certificates.read_certificates(site.federation.folder.parent / "more-c" / "certificate.pem")[0]
+    files.write_file(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(stolen))
+    anew = LightHospital("c", site.address, tls=site.federation.add("c"))
+    wait_until(lambda: site.words.count("c joined") == 2)
+    assert answer_of(site.grid.send_and_receive([question("c", 7)], timeout=20)[0]) == ("c", 7)
+    assert isinstance(thief.end(), JoinError)
+    wait_until(lambda: bool(site.refusals()))
+    assert [line.split(":")[0] for line in site.refusals()] == ["cut c off"]
+    assert "c left" not in site.words
+    expel(site, anew, "c", stolen)
 
 
 def test_a_hospital_whose_certificate_ends_is_cut_off(site: Site) -> None:

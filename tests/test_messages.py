@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,14 @@ def test_weights_of_another_length_are_refused(data: bytes) -> None:
     assert refusal_of_weights(record_of(data)) == "its weights logit/kernel are cut off or too long"
 
 
+def test_a_header_that_numpy_would_warn_of_is_refused_in_silence() -> None:
+    data = spoilt(b"(3, 1), } ", b"(3L, 1), }")  # as Python 2 wrote it
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert refusal_of_weights(record_of(data)) == "its weights logit/kernel cannot be read"
+    assert said == []
+
+
 # Instructions
 
 INSTRUCTIONS = Instructions(
@@ -365,6 +374,7 @@ TOO_SMALL = "its sums of squares are smaller than its sums allow"
         pytest.param(0, 227, 12345.5, 671000, TOO_SMALL, id="squares below those of the mean"),  # 671404.4
         pytest.param(2, 100, 100, 99.9, TOO_SMALL, id="squares a little below those of the mean"),
         pytest.param(2, 100, 0, -1e12, TOO_SMALL, id="negative squares"),
+        pytest.param(2, 100, 0, -1e308, TOO_SMALL, id="very negative squares"),
     ],
 )
 def test_an_introduction_with_impossible_sums_is_refused(

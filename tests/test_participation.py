@@ -12,9 +12,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from sklearn import metrics as reference
 
 from federated_health import participation
-from federated_health.errors import DataError, JoinError
+from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import Hospital
-from federated_health.messages import Instructions
+from federated_health.messages import Instructions, Introduction
 from federated_health.model import initial_weights
 from federated_health.names import node_id_of
 from federated_health.statistics import Normalisation
@@ -215,3 +215,20 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
         participation.introduce(introduction_of(), context)
 
     assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("age 61 of row 3"), "ValueError at the hospital"),
+        (DataError("/home/x/patients.csv: row 3 of chol", reason="chol is not a number"), "chol is not a number"),
+    ],
+)
+def test_the_words_of_an_exception_stay_at_the_hospital_in_every_runtime(error: Exception, words: str) -> None:
+    def answer(_message: Message, _context: Context) -> Introduction:
+        raise error
+
+    with pytest.raises(AnswerError) as caught:
+        participation.reply_with(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
+    assert str(caught.value) == words
+    assert caught.value.error is error

@@ -136,9 +136,12 @@ def test_a_list_is_read_when_it_changes_and_only_then(
     assert reads == [path]
 
 
-@pytest.mark.parametrize("content", [b"garbage", "foreign"])
-def test_a_server_does_not_start_with_a_list_that_it_cannot_use(content: bytes | str, own: Identity) -> None:
-    save(own, content if isinstance(content, bytes) else Signer().revocations())
+@pytest.mark.parametrize("content", [b"garbage", "foreign", "renamed"])
+def test_a_server_does_not_start_with_a_list_that_it_cannot_use(
+    content: bytes | str, own: Identity, signer: Signer
+) -> None:
+    others = {"foreign": Signer(), "renamed": Signer(name="Other", key=signer.key)}
+    save(own, content if isinstance(content, bytes) else others[content].revocations())
     with pytest.raises(CertificateError, match=r"revoked\.pem: (is not a list of|was not signed by this authority)"):
         Admission(own)
 

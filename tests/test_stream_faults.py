@@ -329,11 +329,13 @@ def test_a_hospital_that_does_not_read_holds_up_one_message_and_no_other_hospita
         for number in range(2, 7):
             large = question("a", number)
             large.content.config_records["question"]["padding"] = bytes(8 * 1024 * 1024)
-            assert grid.send_and_receive([large], timeout=0.2)[0].has_error()
+            assert grid.send_and_receive([large], timeout=0.1)[0].has_error()
             assert answer_of(grid.send_and_receive([question("b", number)], timeout=10)[0]) == ("b", number)
         busy.set()
         assert answer_of(grid.send_and_receive([question("a", 12)], timeout=10)[0]) == ("a", 12)
-        assert asked in ([1, 12], [1, asked[1], 12])  # what waited for its turn when it was given up was never sent
+        # What waited for its turn when it was given up was never sent.
+        assert (asked[0], asked[-1]) == (1, 12)
+        assert len(asked) <= 3
     assert stalled.end() is None
     assert other.end() is None
 
@@ -387,6 +389,8 @@ def test_a_server_that_is_killed_and_comes_back_finds_its_hospitals_again(tmp_pa
     address, log, hospital_log = f"127.0.0.1:{free_port()}", tmp_path / "server.log", tmp_path / "hospital.log"
     with peers() as running:
         running.append(peer(hospital_log, "join", address, "a"))
+        waiting = f"waiting up to 60 s for the server at {address}"
+        wait_until(lambda: lines(hospital_log) == [waiting], 30.0)
         for _ in range(3):
             running.append(killed := peer(log, "serve", address))
             wait_until(later_answers(log), 30.0)
@@ -395,9 +399,7 @@ def test_a_server_that_is_killed_and_comes_back_finds_its_hospitals_again(tmp_pa
         running.append(peer(log, "serve", address))
         wait_until(later_answers(log), 30.0)
         assert running[0].poll() is None
-    said = lines(hospital_log)
-    assert said[0] == f"waiting up to 60 s for the server at {address}"
-    assert [line for line in said if "joined" in line] == [
+    assert [line for line in lines(hospital_log) if "joined" in line] == [
         f"joined {address} as a; loading Keras",
         *[f"joined {address} as a again"] * 3,
     ]

@@ -1,5 +1,6 @@
 """What hospitals send that no round gets, and what strangers can cost: incidents, sizes, connections."""
 
+import asyncio
 import logging
 import re
 import socket
@@ -33,7 +34,7 @@ from federated_health.streaming.decoding import (
 )
 from federated_health.streaming.grids import Incident
 from federated_health.streaming.server import SERVICE
-from federated_health.streaming.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents
+from federated_health.streaming.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents, Stream
 from federated_health.terms import write_terms
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -251,6 +252,42 @@ def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
     assert hospital.end() is None
 
 
+def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
+    with server() as (grid, address), RawHospital("a", address) as raw:
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+        messages = []
+        for number in range(MOST_PAST_QUESTIONS + 1):
+            asking = Asking(grid, question("a", number))
+            messages.append(raw.read())
+            raw.reply(messages[-1])
+            asking.end()
+        raw.reply(messages[0])
+        raw.reply(messages[1])
+        raw.reply(messages[-1])
+        reasons = [one.reason for one in incidents_after(grid, 3)]
+        assert reasons == ["sent a reply that nobody awaits", *["sent a second reply to one question"] * 2]
+
+
+def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
+    class Context:
+        async def write(self, _: object) -> None: ...
+
+    async def answer_twice() -> list[Incident]:
+        stream = Stream("a", "", Context())
+        asking = asyncio.ensure_future(stream.exchange("1", question("a")))
+        await asyncio.sleep(0.01)
+        reply = Message(RecordDict(), reply_to=question("a"))
+        reply.metadata.__dict__["_reply_to_message_id"] = "1"
+        content = wrapped(message_to_proto(reply).SerializeToString())
+        stream.deliver(content)
+        stream.deliver(content)
+        assert not (await asking).has_error()
+        return stream.incidents.take()
+
+    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    assert asyncio.run(answer_twice()) == [Incident("a", "sent a second reply to one question")]
+
+
 # Sizes
 
 
@@ -448,25 +485,49 @@ def test_items_under_one_name_count_each() -> None:
 # Strangers
 
 
-def test_connections_that_never_speak_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "HANDSHAKE_SECONDS", 0.5)
-    monkeypatch.setattr(channels, "IDLE_SECONDS", 1.0)
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
-    begun_headers = b"\0\0\x20\x01\0\0\0\0\x01\x82"  # of a frame of 32 bytes
-    unended_headers = b"\0\0\x01\x01\0\0\0\0\x01\x82"  # more were to come in a frame of their own
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
+SILENT: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "HANDSHAKE_SECONDS"),
+    "half a preface": (PREFACE[:10], "HANDSHAKE_SECONDS"),
+    "no call": (PREFACE, "IDLE_SECONDS"),
+    "half a frame of headers": (PREFACE + b"\0\0\x20\x01\0\0\0\0\x01\x82", "IDLE_SECONDS"),
+    "headers without an end": (PREFACE + b"\0\0\x01\x01\0\0\0\0\x01\x82", "IDLE_SECONDS"),
+}
+
+
+@pytest.mark.parametrize("said", SILENT)
+def test_a_connection_that_never_makes_a_call_is_closed(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, limit = SILENT[said]
+    monkeypatch.setattr(channels, limit, 0.5)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         host, port = address.split(":")
-        sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
-        for one, said in zip(sockets, (b"", preface, preface + begun_headers, preface + unended_headers), strict=True):
-            one.sendall(said)
-        for one in sockets:
-            with one:
-                while one.recv(4096):
-                    pass  # ends when the server closes, and fails when it takes 10 s
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(content)
+            while stranger.recv(4096):
+                pass  # ends when the server closes, and fails when it does not within 10 s
         assert answer_of(grid.send_and_receive([question("a", 1)], timeout=5)[0]) == ("a", 1)
     assert hospital.end() is None
+
+
+def test_one_connection_may_make_a_hundred_calls_at_a_time() -> None:
+    with server() as (_, address):
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(PREFACE)
+            settings = b""
+            while b"\0\x03\0\0\0\x64" not in settings:  # HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS = 100
+                settings += (more := stranger.recv(4096))
+                assert more, "the server closed"
+
+
+def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
+    with server() as (grid, address):
+        hospitals = [LightHospital(name, address) for name in "ab"]
+        wait_until(lambda: len(grid.get_node_ids()) == 2)
+        assert len({stream.context.peer() for stream in grid._servicer.streams.values()}) == 2
+    assert [hospital.end() for hospital in hospitals] == [None, None]
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated_health.errors import UserError
+from federated_health.errors import AnswerError, UserError
 from federated_health.names import node_id_of
 
 logger = logging.getLogger(__name__)
@@ -159,22 +159,23 @@ class InProcessGrid(FutureGrid):
 def call_app(app: ClientApp, message: Message, context: Context) -> Message:
     """The app's reply; an exception becomes an error reply.
 
-    The reason that travels is a UserError's `reason` or an exception's type, since another exception's words may hold a
-    patient's values.
+    The reason that travels is that of an AnswerError, since another exception's words may hold a patient's values.
     """
     try:
         reply = app(message, context)
         if not isinstance(reply, Message):
             raise TypeError
         return reply
-    except UserError as error:
-        logger.error("%s", error)
-        return error_reply(message, error.reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-    except Exception as error:
-        # Where it happened, without the exception's words: they may hold values, and a log is a file.
-        logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
-        logger.debug("".join(traceback.format_tb(error.__traceback__)))
-        return error_reply(message, f"{type(error).__name__} at the hospital", ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+    except Exception as raised:
+        answer = raised if isinstance(raised, AnswerError) else AnswerError(raised)
+        error = answer.error
+        if isinstance(error, UserError):
+            logger.error("%s", error)
+        else:
+            # Where it happened, without the exception's words: they may hold values, and a log is a file.
+            logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
+            logger.debug("".join(traceback.format_tb(error.__traceback__)))
+        return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
 
 def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAILABLE) -> Message:

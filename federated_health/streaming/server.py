@@ -96,11 +96,10 @@ class _Servicer:
             stream.fail("its connection was lost")
             if self.streams.get(node) is stream:
                 del self.streams[node]
-                if stream.expelled.done():
-                    self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
-                elif not self.ending.done():
+                if not self.ending.done() and not stream.expelled.done():
                     self._on_change(f"{name} left")
         if stream.expelled.done():
+            self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(grpc.StatusCode.ABORTED, stopped)
@@ -109,6 +108,9 @@ class _Servicer:
         if not is_hospital_name(name):
             return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
         connected = self.streams.get(node_id_of(name))
+        if connected is not None and not connected.is_admitted():  # its name is free from now on
+            del self.streams[node_id_of(name)]
+            connected = None
         # The same process comes back from a cut of which the server knows nothing yet; only it can know its token.
         if connected is not None and (not connected.process or connected.process != said.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
