@@ -9,7 +9,9 @@ from chaos_hospital import POISONS, Poison
 
 HOSPITALS = 4
 LIGHT_ROUNDS, REAL_ROUNDS = 30, 20
-LIGHT_STRATEGIES = ("fedavg", "fedavgm", "fedyogi")  # without and with a state that a checkpoint must hold
+LIGHT_STRATEGIES = {"fedavg": 0.2, "fedavgm": 0.4, "fedyogi": 0.4}
+"""And how often each is drawn: the last two have a state, which a checkpoint must hold."""
+
 REAL_STRATEGY = "fedavgm"
 LIGHT_TIMEOUT, REAL_TIMEOUT, LONG_TIMEOUT = 2.0, 8.0, 60.0
 
@@ -95,7 +97,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
     for number in range(1, runs + 1):
         generator = np.random.default_rng([seed, number])
         fault, is_real = CYCLE[(number - 1) % len(CYCLE)], number <= real
-        strategy = str(generator.choice(LIGHT_STRATEGIES))
+        strategy = str(generator.choice(list(LIGHT_STRATEGIES), p=list(LIGHT_STRATEGIES.values())))
         cut, stall, away = generator.uniform(1, longest_cut), generator.uniform(0.5, 6), generator.uniform(0, 2)
         # A short one is shorter than most cuts and stalls, so that the round is repeated; a long one outlasts them.
         short = REAL_TIMEOUT if is_real else LIGHT_TIMEOUT
