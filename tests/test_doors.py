@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from federated_health.statistics import Normalisation
 from federated_health.streaming import serve_streams
 from federated_health.tasks import HEART_DISEASE
 from federated_health.weights import weights_to_record
+from tests.test_participation import TOLD
 
 DOORS = {
     "server.py": server.serve,
@@ -868,21 +870,7 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
         saved.append((path, sorted(weights)))
 
     saved: list[tuple[Path, list[str]]] = []
-    told = Instructions(
-        task="heart-disease",
-        schema=HEART_DISEASE.schema_hash,
-        model="logistic",
-        strategy="fedavg",
-        strategy_args="",
-        rounds=3,
-        local_epochs=1,
-        batch_size=0,
-        learning_rate=0.1,
-        l2=0.0,
-        seed=1,
-        threshold=0.25,
-        normalisation=NORMALISATION,
-    )
+    told = replace(TOLD, threshold=0.25)
     monkeypatch.setattr(client, "join_federation", evaluate_finally)
     monkeypatch.setattr(client, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
