@@ -146,7 +146,7 @@ class _Servicer(FlowerServiceServicer):
         node = node_id_of(name)
         before = self.streams.get(node)
         stream = self.streams[node] = _Stream(name, said.get("process", ""), context)
-        stream.find_obstacle = partial(self._gate.find_obstacle, certificate, name)
+        stream.find_obstacle = partial(self._gate.find_end, certificate)
         try:
             if before is not None:
                 before.replaced.set_result(None)
