@@ -82,6 +82,8 @@ def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, 
     words = f"the hospital's certificate was revoked on {certificates.moment(now())[:-6]}"
     assert str(admission.find_obstacle(first, Role.HOSPITAL)).startswith(words)
     assert admission.find_obstacle(second, Role.HOSPITAL) is None
+    assert admission.find_end(first, Role.HOSPITAL) == admission.find_obstacle(first, Role.HOSPITAL)
+    assert admission.find_end(second, Role.HOSPITAL) is None
     save(own, signer.revocations(first, second, number=3))
     assert admission.refresh() is None
     assert admission.find_obstacle(second, Role.HOSPITAL) is not None

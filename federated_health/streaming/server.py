@@ -78,7 +78,7 @@ class _Servicer:
         stream = self.streams[node] = Stream(
             name, said.get("process", ""), context, self.incidents, self._largest_message
         )
-        stream.find_obstacle = partial(self._gate.find_obstacle, certificate, name)
+        stream.find_obstacle = partial(self._gate.find_end, certificate)
         try:
             if before is not None:
                 before.replaced.set_result(None)
