@@ -152,6 +152,9 @@ class StreamGrid(FutureGrid):
     def names(self) -> dict[int, str]:
         return {node: stream.name for node, stream in list(self._servicer.streams.items())}
 
+    def processes(self) -> dict[int, str]:
+        return {node: stream.process for node, stream in list(self._servicer.streams.items()) if stream.process}
+
     def take_incidents(self) -> list[Incident]:
         return self._servicer.incidents.take()
 
