@@ -290,10 +290,10 @@ def test_a_refusal_is_told_again_once_somebody_joined(federation: Federation) ->
     words: list[str] = []
     with streams.server(words, tls=federation.server) as (_, address):
         for _ in range(2):
-            report_unfit("c", address, TERMS, "none", tls=federation.hospitals["b"])
+            report_unfit("c", address, TERMS, "none", UNWRITTEN, tls=federation.hospitals["b"])
         there = LightHospital("a", address, tls=federation.hospitals["a"])
         wait_until(lambda: words[-1] == "a joined")
-        report_unfit("c", address, TERMS, "none", tls=federation.hospitals["b"])
+        report_unfit("c", address, TERMS, "none", UNWRITTEN, tls=federation.hospitals["b"])
     assert there.end() is None
     assert [line.split(":")[0] for line in words] == ["refused c", "a joined", "refused c"]
 
