@@ -23,7 +23,7 @@ from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.pauses import Pauses
 from federated_health.replies import Accepted, Correspondence, Participants
-from federated_health.roster import Roster
+from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, write_arguments
@@ -92,6 +92,8 @@ class Federation:
         present = self._roster.wait_for(needed, "waiting for hospitals", announce, deadline)
         names = sorted(self._roster.names()[node] for node in present)
         if self.normalisation is None:
+            self._roster.forget_others(present)
+            self._roster.settle()
             sums = [one.sums for _, one in sorted(self.introductions.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
             announce(f"training with {', '.join(names)}")
@@ -110,14 +112,13 @@ class Federation:
             trained = self._train(number)
             weights = self._aggregate(number, trained)
             evaluated = self._evaluate(number, weights)
-            self.weights = weights
-            self.history.append(
-                summarise_round(
-                    number,
-                    {reply.hospital: reply.content for reply in trained},
-                    {reply.hospital: reply.content.counts for reply in evaluated},
-                )
+            finished = summarise_round(
+                number,
+                {reply.hospital: reply.content for reply in trained},
+                {reply.hospital: reply.content.counts for reply in evaluated},
             )
+            self.weights = weights
+            self.history.append(finished)
             yield self.history[-1]
 
     def evaluate_finally(self) -> dict[str, Any]:
@@ -204,6 +205,7 @@ class Federation:
         self.normalisation = checkpoint.normalisation
         self.history = list(checkpoint.history)
         self.introductions.update({one.name: one for one in checkpoint.introductions})
+        self._roster.settle()
         self.tally.go_on_from(checkpoint.tally)
         self.tally.resumed_after.append(checkpoint.round_number)
 
@@ -233,7 +235,7 @@ class Federation:
         content = RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
         accepted: dict[str, Accepted[Read]] = {}
         asked: Counter[str] = Counter()
-        pauses = Pauses(self.settings.wait)
+        pauses, next_words = Pauses(self.settings.wait), 0.0
         while True:
             names = {node: self._roster.names()[node] for node in self._roster.present()}
             nodes = [node for node, name in names.items() if name not in accepted and asked[name] < MOST_ASKED]
@@ -244,8 +246,13 @@ class Federation:
             may_answer = [name for name in self.introductions if name not in accepted and asked[name] < MOST_ASKED]
             if len(accepted) >= self.settings.least_updates or not may_answer:
                 break
+            words = f"{message_type}: {len(accepted)} of {len(self.introductions)} hospitals answered"
+            if (now := time.monotonic()) >= next_words:
+                waits = f"{self.settings.least_updates} are needed; waiting up to {self.settings.wait:g} s for"
+                logger.warning("%s, and %s %s", words, waits, ", ".join(sorted(may_answer)))
+                next_words = now + WORDS_INTERVAL
             if not pauses.pause():
-                logger.warning("%s: %d of %d hospitals answered", message_type, len(accepted), len(self.introductions))
+                logger.warning("%s", words)
                 break
         return [answer for _, answer in sorted(accepted.items())]
 

@@ -107,6 +107,10 @@ class Correspondence:
         """Names that our own grids know from joining; Flower's grids know none."""
         return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
 
+    def processes(self) -> dict[int, str]:
+        """Node id -> a token of that hospital's process, of those that say one; over Flower's grids none does."""
+        return self._grid.processes() if isinstance(self._grid, FutureGrid) else {}
+
     def ask(
         self, questions: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
     ) -> list[Accepted[Read]]:
@@ -118,6 +122,10 @@ class Correspondence:
         replies = self._grid.send_and_receive(questions, timeout=self._timeout)
         expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
         accepted = self.accept(expected, names, read)
+        # Our own grids put an error in its place; Flower's return what there is.
+        for node in sorted(asked - {reply.metadata.src_node_id for reply in expected}):
+            reason = f"it did not answer within {self._timeout:g} s"
+            self.leave_out(Rejected(names.get(node, f"node {node}"), reason, answered=False))
         for incident in self._grid.take_incidents() if isinstance(self._grid, FutureGrid) else ():
             self._tally.count_rejected(incident.hospital, incident.reason)
         return accepted

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -24,6 +24,9 @@ WORDS_INTERVAL = 15.0
 LOOK_INTERVAL = 0.1
 """Seconds between looks at who is connected."""
 
+AGAIN_INTERVAL = 1.0
+"""Seconds between two questions to one process that has not answered the first, as its connection broke off."""
+
 
 class Roster:
     """Hospitals of one run over a grid.
@@ -31,8 +34,7 @@ class Roster:
     Nobody is waited for while a hospital introduces itself, so one that is slow to do so holds nobody up.
 
     Attributes:
-        introductions: by name, of all who have taken part since the run began. What a hospital declared first holds
-            for the whole run: one that comes back with other rows is left out.
+        introductions: by name, of all who have taken part since the run began (see `settle`).
     """
 
     def __init__(self, grid: Grid, settings: Settings, correspondence: Correspondence) -> None:
@@ -42,7 +44,10 @@ class Roster:
         self._correspondence = correspondence
         self._names: dict[int, str] = {}
         self._asked: dict[int, tuple[str, float]] = {}  # node -> the question's id, and until when it may be answered
+        self._next_asking: dict[int, float] = {}  # node -> when it may be asked again
         self._declined: set[int] = set()
+        self._processes: dict[int, str] = {}
+        self._is_settled = False
 
     def names(self) -> Mapping[int, str]:
         """Node id -> hospital, of those who have introduced themselves to this server."""
@@ -56,6 +61,18 @@ class Roster:
         connected = sorted(self._grid.get_node_ids())
         self._introduce(connected)
         return [node for node in connected if node in self._names]
+
+    def forget_others(self, nodes: Iterable[int]) -> None:
+        """Forget who introduced himself, and left again before the run began."""
+        for node in set(self._names) - set(nodes):
+            self.introductions.pop(self._names.pop(node), None)
+
+    def settle(self) -> None:
+        """The run begins: what hospitals have declared holds from now on.
+
+        Until then a hospital may leave, and come back with other rows; one that does so later is left out.
+        """
+        self._is_settled = True
 
     def absent(self) -> list[str]:
         """Hospitals that took part and are not connected."""
@@ -97,22 +114,23 @@ class Roster:
     def _introduce(self, connected: list[int]) -> None:
         """Ask hospitals that are new for name, row counts and statistics, and read what has come of it.
 
-        Each is asked once while it is connected, and again where the connection was lost before it could answer. An
-        answer that is late is said to be, and still counts.
+        Each process of theirs is asked once while it is connected, and again where the connection was lost before it
+        could answer. An answer that is late is said to be, and still counts.
         """
+        self._forget_ended(connected)
         self._declined &= set(connected)
-        new = [node for node in connected if not (node in self._names or node in self._asked or node in self._declined)]
-        if new:
-            task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
-            config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
-            questions = [Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS) for node in new]
-            for node, key in zip(new, self._grid.push_messages(questions), strict=True):
-                self._asked[node] = key, until
+        now = time.monotonic()
+        for node in connected:
+            is_known = node in self._names or node in self._asked or node in self._declined
+            if not is_known and now >= self._next_asking.get(node, now):
+                self._ask(node)
         if not self._asked:
             return
-        replies = list(self._grid.pull_messages([key for key, _ in self._asked.values()]))
+        nodes = {key: node for node, (key, _) in self._asked.items()}
+        replies = list(self._grid.pull_messages(nodes))
         for reply in replies:
-            node = reply.metadata.src_node_id
+            # Flower's own grids answer in their own name where a reply is lost.
+            node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             self._asked.pop(node, None)
             if not is_cut_off(reply):
                 self._declined.add(node)
@@ -126,6 +144,32 @@ class Roster:
             reason = f"it did not introduce itself within {self._settings.round_timeout:g} s"
             self._correspondence.leave_out(Rejected(name, reason, answered=False))
 
+    def _forget_ended(self, connected: list[int]) -> None:
+        """What was started anew may have other rows, and has to introduce itself again.
+
+        So has what was away, where the grid does not tell whether it was started anew.
+        """
+        processes = self._correspondence.processes()
+        there = {node: processes.get(node, "") for node in connected}
+        for node, process in list(self._processes.items()):
+            if there.get(node) != process and (node in there or not process):
+                del self._processes[node]
+                self._names.pop(node, None)
+                self._next_asking.pop(node, None)
+                self._declined.discard(node)
+                if node in self._asked:  # what was answered before counts no longer
+                    list(self._grid.pull_messages([self._asked.pop(node)[0]]))
+        self._processes.update(there)
+
+    def _ask(self, node: int) -> None:
+        self._next_asking[node] = time.monotonic() + AGAIN_INTERVAL
+        task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
+        config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
+        question = Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS)
+        for key in self._grid.push_messages([question]):
+            if key:  # none where Flower's own grids cannot deliver
+                self._asked[node] = key, until
+
     def _enter(self, introduced: Accepted[Introduction]) -> None:
         """Let a hospital in, unless another one, or other rows, go by its name."""
         node, one = introduced.message.metadata.src_node_id, introduced.content
@@ -133,14 +177,15 @@ class Roster:
         namesake = next((other for other, name in self._names.items() if name == one.name), None)
         if namesake is not None and namesake in list(self._grid.get_node_ids()):
             self._correspondence.leave_out(Rejected(one.name, "a second hospital of this name"))
-        elif known is not None and not known.is_of_same_rows(one):
+        elif self._is_settled and known is not None and not known.is_of_same_rows(one):
             reason = "its rows are not those that it declared when the run began"
             self._correspondence.leave_out(Rejected(one.name, reason))
         else:
             if namesake is not None:  # Flower gives a node that comes back another id
                 del self._names[namesake]
             self._names[node] = one.name
-            self.introductions.setdefault(one.name, one)
+            if known is None or not self._is_settled:
+                self.introductions[one.name] = one
             self._declined.discard(node)
 
     def _read(self, node: int, content: RecordDict) -> Introduction:

@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -44,8 +45,8 @@ _ROUND_COLUMNS = (
 class RunFolder:
     """Where a run's results go, and its checkpoints, from which a run that was cut off goes on.
 
-    Use it as a context: of a run that ends before its first round is finished, nothing is left; an earlier run's
-    results are replaced when the first round is finished.
+    Use it as a context: of a run that ends before its first round is finished, nothing is left. An earlier run's
+    checkpoints are removed when it begins, and its results when the first round is finished.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
@@ -63,24 +64,26 @@ class RunFolder:
         self.checkpoint = read_checkpoint(self.path) if settings.resume else None
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
-        self._has_begun = False
+        self._has_begun = self._has_rounds = False
         present = files_of_run(self.path)
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
             self.checkpoint.check_task(settings.task_declaration)
         elif present and not settings.force:
-            raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); --force overwrites it")
-        self._is_new = not self.path.exists()
+            goes_on = "--resume goes on with it, " if CHECKPOINTS in present else ""
+            raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {goes_on}--force overwrites it")
+        self._is_new = not _is_there(self.path)
         make_folder(self.path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._has_begun and self.checkpoint is None and not (self.path / ROUNDS).exists():
+        if self._has_begun and self.checkpoint is None and not self._has_rounds:
             self._checkpoints.remove()
-        if self._is_new and not any(self.path.iterdir()):
-            self.path.rmdir()
+        if self._is_new:
+            with suppress(OSError):  # it holds something, or somebody has removed it
+                self.path.rmdir()
 
     def begin(self, federation: Federation) -> None:
         """Keep what is settled when the hospitals are gathered, before the first round."""
@@ -93,6 +96,7 @@ class RunFolder:
 
     def append_round(self, federation: Federation) -> None:
         """Add the last finished round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
+        self._has_rounds = True
         if len(federation.history) == 1:
             self._write_rounds(federation.history)
         else:
@@ -111,6 +115,9 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
         write_json(self.path / SETTINGS, self._settings.to_config())
+        self._write_table(history)
+
+    def _write_table(self, history: Sequence[Round]) -> None:
         text = StringIO(newline="")
         csv.writer(text).writerows([_ROUND_COLUMNS, *(row for record in history for row in _rows_of_round(record))])
         write_text(self.path / ROUNDS, text.getvalue())
@@ -126,6 +133,8 @@ class RunFolder:
             RunError: one of them could not be made or written; those before it are there.
         """
         settings, instructions = self._settings, federation.instructions()
+        if stopped:  # perhaps since the last round could not be added
+            self._write_table(federation.history)
         write_json(
             self.path / METRICS,
             {
@@ -157,8 +166,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: there is no run, or it is over, or it has no checkpoint that is whole.
     """
-    if (path / MODEL).exists() and not (path / CHECKPOINTS).exists():
-        raise RunError(f"{path}: the run is over; there is nothing to resume")
+    if not _is_there(path / CHECKPOINTS):
+        if _is_there(path / MODEL):
+            raise RunError(f"{path}: the run is over; there is nothing to resume")
+        if not _is_there(path):
+            raise RunError(f"{path}: holds no checkpoint: there is no such folder, or it may not be looked into")
     return CheckpointFolder(path / CHECKPOINTS).load()
 
 
@@ -175,7 +187,15 @@ def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Valu
 
 def files_of_run(path: Path) -> list[str]:
     """The names of a run's files that are in a folder."""
-    return [name for name in _FILES if (path / name).exists()]
+    return [name for name in (*_FILES, CHECKPOINTS) if _is_there(path / name)]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it can be seen; what is made of it says why not."""
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
 
 
 def make_folder(path: Path) -> None:

@@ -87,6 +87,8 @@ class Settings:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
+        if 0 < self.max_update_norm < 1:
+            raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,30 @@ import grpc
 import pandas as pd
 import pytest
 from flwr.app import Context, MetricRecord
+from flwr.clientapp import ClientApp
 
 import client
 import create_dataset
 import predict
 import server
 import utils
+from federated_health.checkpoints import CheckpointFolder
 from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import DataError, JoinError
+from federated_health.federation import Federation
 from federated_health.messages import ARRAYS, CONFIG, Instructions
 from federated_health.model import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.partitions import Partition, divide
 from federated_health.patients import read_patients
 from federated_health.processes import free_port
 from federated_health.security import make_all_identities
+from federated_health.settings import Settings, read_defaults
 from federated_health.sources import generate_readmission
 from federated_health.statistics import Normalisation
-from federated_health.streaming import serve_streams
+from federated_health.streaming import InProcessGrid, serve_streams
 from federated_health.tasks import HEART_DISEASE
 from federated_health.weights import weights_to_record
+from tests.test_participation import TOLD
 
 DOORS = {
     "server.py": server.serve,
@@ -868,21 +874,7 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
         saved.append((path, sorted(weights)))
 
     saved: list[tuple[Path, list[str]]] = []
-    told = Instructions(
-        task="heart-disease",
-        schema=HEART_DISEASE.schema_hash,
-        model="logistic",
-        strategy="fedavg",
-        strategy_args="",
-        rounds=3,
-        local_epochs=1,
-        batch_size=0,
-        learning_rate=0.1,
-        l2=0.0,
-        seed=1,
-        threshold=0.25,
-        normalisation=NORMALISATION,
-    )
+    told = replace(TOLD, threshold=0.25)
     monkeypatch.setattr(client, "join_federation", evaluate_finally)
     monkeypatch.setattr(client, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
@@ -943,3 +935,64 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         archive.writestr("federated_health.json", json.dumps(description))
     result = run("predict.py", "model.keras", "none.csv")
     assert_one_line(result, "model.keras: its threshold is not between 0 and 1")
+
+
+# Going on with a run
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--min-hospitals", 5], 2, "min-hospitals: expected at most --hospitals 4, got 5"),
+        (["--min-hospitals", -1], 2, "min-hospitals: expected at least 0, got -1"),
+        (["--min-hospitals", "all"], 2, "--min-hospitals: invalid int value: 'all'"),
+        (["--round-timeout", 0], 2, "round-timeout: expected more than 0, got 0.0"),
+        (["--round-timeout", "nan"], 2, "round-timeout: expected more than 0, got nan"),
+        (["--wait", "inf"], 2, "wait: expected more than 0, got inf"),
+        (["--max-update-norm", -1], 2, "max-update-norm: expected at least 0, got -1.0"),
+        (["--max-update-norm", 0.5], 2, "max-update-norm: expected 0 or at least 1, got 0.5"),
+        (["--out", "a" * 300], 1, "cannot be written to (File name too long)"),
+        (["--out", "file"], 1, "file: cannot be written to (File exists)"),
+        (["--out", "file/run"], 1, "file/run: cannot be written to (Not a directory)"),
+        (
+            ["--out", "cut"],
+            1,
+            "cut: holds a run already (checkpoints); --resume goes on with it, --force overwrites it",
+        ),
+        (["--resume", "none"], 1, "none: holds no checkpoint: there is no such folder"),
+        (["--resume", "a" * 300], 1, "holds no checkpoint: there is no such folder"),
+        (["--resume", "file"], 1, "file/checkpoints: cannot be read (Not a directory)"),
+        (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint: the run is over"),
+        (["--resume", "over"], 1, "over: the run is over; there is nothing to resume"),
+        (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
+        (["--resume", "torn"], 1, "torn/checkpoints: holds no checkpoint that is whole"),
+        (["--resume", "cut", "--seed", 7], 1, "it began with: seed is 42 and not 7"),
+        (["--resume", "cut", "--task", "readmission"], 1, 'task is "heart-disease" and not "readmission"'),
+        (["--resume", "cut", "--rounds", 31, "--l2", 1], 1, "rounds is 30 and not 31; l2 is 0.003 and not 1.0"),
+        (["--resume", "cut", "--out", "other"], 2, "out: a run that is resumed goes on in its own folder"),
+        (["--resume", "cut", "--min-hospitals", 9], 2, "min-hospitals: expected at most --hospitals 4, got 9"),
+        (["--resume", "cut", "--force"], 1, "waiting for hospitals: 0 of 3 hospitals were connected"),
+        (["--resume", "cut", "--out", "./cut/", "--seed", 42], 1, "0 of 3 hospitals were connected"),
+        (["--resume", "cut", "--min-hospitals", 4], 1, "0 of 4 hospitals were connected"),
+    ],
+)
+def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
+    flags: list[object], code: int, words: str, run: Run
+) -> None:
+    Path("file").touch()
+    for name in ("empty", "over", "study", "torn/checkpoints"):
+        Path(name).mkdir(parents=True)
+    Path("over/model.keras").touch()
+    Path("study/evidence.json").touch()
+    Path("study/report.html").touch()
+    Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
+    federation = Federation(InProcessGrid(ClientApp(), {}), Settings.from_config(read_defaults()))
+    federation.normalisation = NORMALISATION
+    CheckpointFolder(Path("cut/checkpoints")).save(federation.checkpoint())
+    before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+    result = run(
+        "server.py", "--address", f"127.0.0.1:{free_port()}", "--wait", 0.1, *flags
+    )  # the last of a flag counts
+    assert_one_line(result, words)
+    assert result[0] == code
+    assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before

@@ -280,6 +280,24 @@ def test_a_stranger_learns_neither_who_is_there_nor_what_was_agreed(site: Site) 
         assert "hospital c" in details
 
 
+def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: Federation) -> None:
+    words: list[str] = []
+    gate = gate_of_streams.Gate(federation.server, words.append)
+    assert gate.refuse(None, "a") == (grpc.StatusCode.PERMISSION_DENIED, "it has no certificate that can be read")
+
+
+def test_a_refusal_is_told_again_once_somebody_joined(federation: Federation) -> None:
+    words: list[str] = []
+    with streams.server(words, tls=federation.server) as (_, address):
+        for _ in range(2):
+            report_unfit("c", address, TERMS, "none", UNWRITTEN, tls=federation.hospitals["b"])
+        there = LightHospital("a", address, tls=federation.hospitals["a"])
+        wait_until(lambda: words[-1] == "a joined")
+        report_unfit("c", address, TERMS, "none", UNWRITTEN, tls=federation.hospitals["b"])
+    assert there.end() is None
+    assert [line.split(":")[0] for line in words] == ["refused c", "a joined", "refused c"]
+
+
 def test_refusals_do_not_fill_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_of_streams, "MOST_REFUSALS", 3)
     pair = pair_of(site.federation.hospitals["b"])

@@ -2,22 +2,37 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federated_health import runs
 from federated_health.errors import RunError
+from federated_health.federation import Federation
 from federated_health.model import read_description
 from federated_health.report.page import Page
-from federated_health.runs import RunFolder, make_folder, write_json, write_report, write_text
+from federated_health.runs import (
+    RunFolder,
+    make_folder,
+    read_checkpoint,
+    settings_to_resume,
+    write_json,
+    write_report,
+    write_text,
+)
+from federated_health.settings import Settings, Value
+from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.tables import hash_file
+from federated_health.tasks import HEART_DISEASE
 from tests.conftest import PROJECT
-from tests.test_federation import CHOSEN, federation_of, three_with_scores
+from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
 
 
 def test_text_is_written_as_it_is_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -164,3 +179,348 @@ def test_what_draws_is_imported_at_the_end_only() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+# Beginning, going on, and ending at any moment: with light hospitals, and without a model
+
+
+def chosen_for(out: Path, **changed: Any) -> Settings:
+    return replace(settings_of("fedavg"), **{"out": str(out), "min_hospitals": 3, "appraisal": False, **changed})
+
+
+def resumed(out: Path, **changed: Any) -> Settings:
+    return replace(chosen_for(out), **{"out": "", "resume": str(out), **changed})
+
+
+def federation_for(settings: Settings) -> Federation:
+    hospitals = three_with_scores()
+    grid = InProcessGrid(
+        app_of({one.name: one for one in hospitals}), {one.name: hospital_context(one.name, {}) for one in hospitals}
+    )
+    return Federation(grid, settings)
+
+
+class StopHereError(Exception):
+    """A run goes no further."""
+
+
+def go(settings: Settings, *, until: int = 99) -> Federation:
+    """What server.py does; StopHereError after so many rounds, and -1 for before the run begins."""
+    with RunFolder(settings) as folder:
+        federation = federation_for(settings)
+        if folder.checkpoint is not None:
+            federation.resume(folder.checkpoint)
+        federation.gather()
+        if until == -1:
+            raise StopHereError
+        folder.begin(federation)
+        if until <= len(federation.history):
+            raise StopHereError
+        for record in federation.rounds():
+            folder.append_round(federation)
+            if record.number == until:
+                raise StopHereError
+        folder.finish(federation, federation.evaluate_finally(), stopped=False)
+    return federation
+
+
+def stop(settings: Settings, until: int) -> None:
+    with pytest.raises(StopHereError):
+        go(settings, until=until)
+
+
+@pytest.fixture
+def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and a report that are made at once."""
+
+    def save(path: Path, *_: object) -> None:
+        path.write_text("a model")
+
+    monkeypatch.setattr(runs, "save_final_model", save)
+    monkeypatch.setattr(runs, "write_report", lambda path, _: path.write_text("a report"))
+
+
+light = pytest.mark.usefixtures("_no_keras")
+
+ALL = {"metrics.json", "model.keras", "report.html", "rounds.csv", "settings.json"}
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def rounds_in(folder: Path) -> list[int]:
+    rows = (folder / "rounds.csv").read_text().splitlines()
+    assert rows[0].startswith("round,hospital,")
+    return sorted({int(row.split(",")[0]) for row in rows[1:]})
+
+
+@light
+def test_a_run_that_is_over_leaves_its_files_and_no_checkpoint(tmp_path: Path) -> None:
+    go(chosen_for(tmp_path / "run"))
+    assert names_in(tmp_path / "run") == ALL
+    assert rounds_in(tmp_path / "run") == [1, 2, 3]
+    lines = (tmp_path / "run" / "rounds.csv").read_text().splitlines()
+    assert lines[:5] == [
+        "round,hospital,train_examples,train_loss,test_examples,test_loss,test_accuracy",
+        "1,a,30,1.000000,60,2.000000,1.000000",
+        "1,b,10,1.000000,20,2.000000,1.000000",
+        "1,c,5,1.000000,10,2.000000,1.000000",
+        "1,federation,45,1.000000,90,2.000000,1.000000",
+    ]
+    assert len(lines) == 1 + 3 * 4
+
+
+@pytest.mark.parametrize("until", [-1, 0])
+def test_of_a_run_that_ends_before_its_first_round_nothing_is_left(until: int, tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path / "run"), until)
+    assert names_in(tmp_path) == set()
+    (tmp_path / "mine").mkdir()
+    stop(chosen_for(tmp_path / "mine"), until)
+    assert names_in(tmp_path) == {"mine"}
+    assert names_in(tmp_path / "mine") == set()
+
+
+@light
+@pytest.mark.parametrize("until", [-1, 0])
+def test_a_forced_run_that_ends_before_its_first_round_leaves_the_earlier_one_s_results(
+    until: int, tmp_path: Path
+) -> None:
+    go(chosen_for(tmp_path))
+    before = {name: (tmp_path / name).read_bytes() for name in ALL}
+    stop(chosen_for(tmp_path, force=True, seed=7), until)
+    assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+    with pytest.raises(RunError, match="the run is over"):
+        RunFolder(resumed(tmp_path))
+
+
+@light
+def test_a_forced_run_replaces_the_earlier_one_when_its_first_round_is_finished(tmp_path: Path) -> None:
+    go(chosen_for(tmp_path))
+    stop(chosen_for(tmp_path, force=True, seed=7), 1)
+    assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
+    assert rounds_in(tmp_path) == [1]
+    assert json.loads((tmp_path / "settings.json").read_text())["seed"] == 7
+
+
+@light
+def test_a_forced_run_over_one_that_was_cut_off_does_not_go_on_with_it(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 2)
+    stop(chosen_for(tmp_path, force=True, seed=7), 1)
+    checkpoint = read_checkpoint(tmp_path)
+    assert (checkpoint.round_number, checkpoint.settings["seed"]) == (1, 7)
+    assert (tmp_path / "checkpoints" / "history.jsonl").read_text().count("\n") == 1
+
+
+@light
+@pytest.mark.parametrize("until", [0, 1, 2, 3])
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
+    until: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(chosen_for(tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "__exit__", lambda *_: None)  # as after kill -9
+        stop(chosen_for(tmp_path / "run"), until)
+    assert "checkpoints" in names_in(tmp_path / "run")
+    with (tmp_path / "run" / "rounds.csv").open("a") as torn:
+        torn.write("9,a,30,1.0")
+    go(resumed(tmp_path / "run"))
+    assert names_in(tmp_path / "run") == ALL
+    whole, run = ((tmp_path / name / "rounds.csv").read_text() for name in ("whole", "run"))
+    assert whole == run
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
+    assert metrics[1].pop("faults")["resumed_after"] == [until]
+    assert metrics[0].pop("faults")["resumed_after"] == []
+    assert metrics[0] == metrics[1]
+
+
+@light
+def test_a_run_goes_on_twice_and_counts_both_times(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 1)
+    stop(resumed(tmp_path), 1)
+    stop(resumed(tmp_path), 2)
+    assert rounds_in(tmp_path) == [1, 2]
+    assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
+    assert go(resumed(tmp_path)).tally.resumed_after == [1, 1, 2]
+
+
+@light
+def test_a_run_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path / "here"), 2)
+    (tmp_path / "here").rename(tmp_path / "there")
+    given: dict[str, Value] = {"resume": str(tmp_path / "there")}
+    config = settings_to_resume(tmp_path / "there", given)
+    assert config == {**chosen_for(tmp_path / "here").to_config(), "out": "", "resume": str(tmp_path / "there")}
+    go(Settings.from_config(config))
+    assert names_in(tmp_path) == {"there"}
+    assert names_in(tmp_path / "there") == ALL
+
+
+def test_a_run_that_is_resumed_and_ends_before_its_next_round_keeps_its_checkpoint(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 2)
+    for until in (-1, 0):
+        stop(resumed(tmp_path), until)
+        assert read_checkpoint(tmp_path).round_number == 2
+        assert rounds_in(tmp_path) == [1, 2]
+
+
+@light
+def test_the_results_of_a_stopped_run_stay_until_it_goes_on(tmp_path: Path) -> None:
+    settings = chosen_for(tmp_path)
+    with RunFolder(settings) as folder:
+        federation = federation_for(settings)
+        federation.gather()
+        folder.begin(federation)
+        next(rounds := federation.rounds())
+        folder.append_round(federation)
+        (tmp_path / "rounds.csv").write_text("round,hospital\n1,a,3")  # as a full disk leaves it
+        next(rounds)
+        folder.finish(federation, federation.figures_of_last_round(), stopped=True)
+    assert names_in(tmp_path) == ALL | {"checkpoints"}
+    assert json.loads((tmp_path / "metrics.json").read_text())["stopped"] is True
+    assert json.loads((tmp_path / "metrics.json").read_text())["rounds"] == 2
+    assert rounds_in(tmp_path) == [1, 2]
+    stop(resumed(tmp_path), -1)
+    assert names_in(tmp_path) == ALL | {"checkpoints"}
+    stop(resumed(tmp_path), 0)
+    assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
+    assert rounds_in(tmp_path) == [1]
+    go(resumed(tmp_path))
+    assert "stopped" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_a_folder_with_nothing_but_checkpoints_is_a_run_that_can_go_on(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 2)
+    for name in ALL:
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(RunError) as told:
+        RunFolder(chosen_for(tmp_path))
+    assert str(told.value) == (
+        f"{tmp_path}: holds a run already (checkpoints); --resume goes on with it, --force overwrites it"
+    )
+    assert read_checkpoint(tmp_path).round_number == 2
+
+
+def test_what_differs_from_the_run_s_settings_is_refused_and_what_may_differ_is_taken(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 1)
+    others: dict[str, Value] = {"seed": 7, "rounds": 4, "hospitals": 4, "max-update-norm": 5.0}
+    for name, value in others.items():
+        with pytest.raises(RunError, match=f"it began with: {name} is .* and not {value}"):
+            settings_to_resume(tmp_path, {name: value})
+        with pytest.raises(RunError, match=f"it began with: {name} is .* and not {value}"):
+            RunFolder(resumed(tmp_path, **{name.replace("-", "_"): value}))
+    given: dict[str, Value] = {
+        "seed": 42,
+        "min-hospitals": 2,
+        "wait": 9.0,
+        "round-timeout": 8.0,
+        "address": "127.0.0.1:1",
+    }
+    config = settings_to_resume(tmp_path, given)
+    assert {name: config[name] for name in given} == given
+    assert RunFolder(resumed(tmp_path, min_hospitals=2, wait=9.0)).checkpoint is not None
+    assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
+
+
+def test_a_run_whose_columns_mean_something_else_by_now_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(chosen_for(tmp_path), 1)
+    altered = replace(HEART_DISEASE, label=replace(HEART_DISEASE.label, meaning="something else"))
+    monkeypatch.setattr(Settings, "task_declaration", altered)
+    with pytest.raises(RunError, match=r"the checkpoint's .* the server's .*something else"):
+        RunFolder(resumed(tmp_path))
+    assert rounds_in(tmp_path) == [1]
+
+
+def test_a_folder_to_go_on_in_that_holds_nothing_to_go_on_with(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, words in (
+        ("none", "holds no checkpoint: there is no such folder"),
+        ("a" * 300, "holds no checkpoint: there is no such folder"),
+        ("file", "checkpoints: cannot be read (Not a directory)"),
+        ("empty", "checkpoints: holds no checkpoint: the run is over"),
+    ):
+        for attempt in (read_checkpoint, lambda path: RunFolder(resumed(path))):
+            with pytest.raises(RunError) as told:
+                attempt(tmp_path / name)
+            assert words in str(told.value)
+    assert names_in(tmp_path) == {"file", "empty"}
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may look everywhere, so that this is pretended."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("stat", "iterdir", "touch"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(RunError, match=r"cannot be written to \(Permission denied\)"):
+        RunFolder(chosen_for(tmp_path))
+    with pytest.raises(RunError, match="cannot be written to"):
+        RunFolder(chosen_for(Path("a" * 300)))
+
+
+def test_a_folder_that_was_removed_in_the_middle_is_one_line(tmp_path: Path) -> None:
+    settings = chosen_for(tmp_path / "run")
+    with RunFolder(settings) as folder:
+        federation = federation_for(settings)
+        federation.gather()
+        folder.begin(federation)
+        shutil.rmtree(tmp_path / "run")
+        next(federation.rounds())
+        with pytest.raises(RunError, match="cannot be written"):
+            folder.append_round(federation)
+    assert names_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["settings.json", "rounds.csv"])
+def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runs.write_text
+
+    def refuse(path: Path, text: str) -> None:
+        if path.name == name:
+            raise RunError(f"{path}: cannot be written (No space left on device)")
+        real(path, text)
+
+    monkeypatch.setattr(runs, "write_text", refuse)
+    with pytest.raises(RunError, match="No space left"):
+        go(chosen_for(tmp_path / "run"))
+    monkeypatch.undo()
+    assert read_checkpoint(tmp_path / "run").round_number == 0
+    stop(resumed(tmp_path / "run"), 1)
+    assert rounds_in(tmp_path / "run") == [1]
+
+
+@light
+@pytest.mark.parametrize("last", ["metrics.json", "model.keras", "report.html"])
+def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = {name: getattr(runs, name) for name in ("write_json", "save_final_model", "write_report")}
+
+    def mortal(name: str) -> Callable[..., None]:
+        def write(path: Path, *rest: Any) -> None:
+            real[name](path, *rest)
+            if path.name == last:
+                raise StopHereError
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in real:
+            patched.setattr(runs, name, mortal(name))
+        with pytest.raises(StopHereError):
+            go(chosen_for(tmp_path))
+    assert "checkpoints" in names_in(tmp_path)
+    federation = go(resumed(tmp_path))
+    assert names_in(tmp_path) == ALL
+    assert federation.tally.resumed_after == [3]
+    with pytest.raises(RunError, match="the run is over; there is nothing to resume"):
+        RunFolder(resumed(tmp_path))

@@ -82,6 +82,8 @@ def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, 
     words = f"the hospital's certificate was revoked on {certificates.moment(now())[:-6]}"
     assert str(admission.find_obstacle(first, Role.HOSPITAL)).startswith(words)
     assert admission.find_obstacle(second, Role.HOSPITAL) is None
+    assert admission.find_end(first, Role.HOSPITAL) == admission.find_obstacle(first, Role.HOSPITAL)
+    assert admission.find_end(second, Role.HOSPITAL) is None
     save(own, signer.revocations(first, second, number=3))
     assert admission.refresh() is None
     assert admission.find_obstacle(second, Role.HOSPITAL) is not None
@@ -109,6 +111,13 @@ def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
     save(own, signer.revocations(bad, other, number=6))
     assert admission.refresh() is None
     assert admission.find_obstacle(other, Role.HOSPITAL) is not None
+
+
+def test_the_same_list_again_is_no_older_one(own: Identity, signer: Signer) -> None:
+    save(own, listed := signer.revocations(number=5))
+    admission = Admission(own)
+    save(own, listed)
+    assert admission.refresh() is None
 
 
 def test_a_list_is_read_when_it_changes_and_only_then(

@@ -283,6 +283,28 @@ def test_only_its_own_key_issues_in_an_authority_s_name(signer: Signer) -> None:
     assert not certificates.is_authority(leaf)
 
 
+def test_an_authority_may_sign_and_stands_for_itself(signer: Signer) -> None:
+    """Neither one that may not sign, nor one that another authority made."""
+    start, end = now(), now() + timedelta(days=1)
+
+    def make(issuer: x509.Name, key: certificates.Key, *, may_sign: bool) -> x509.Certificate:
+        usage = issuing._key_usage(key_cert_sign=may_sign, crl_sign=True)
+        return (
+            x509.CertificateBuilder(issuer, signer.certificate.subject, signer.key.public_key())
+            .serial_number(1)
+            .not_valid_before(start)
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage, critical=True)
+            .sign(key, SHA256())
+        )
+
+    above = Signer(name="above")
+    assert certificates.is_authority(make(signer.certificate.subject, signer.key, may_sign=True))
+    assert not certificates.is_authority(make(signer.certificate.subject, signer.key, may_sign=False))
+    assert not certificates.is_authority(make(above.certificate.subject, above.key, may_sign=True))
+
+
 def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
     key = issuing.make_key()
     assert certificates.find_lapse(signer.sign(hospital("a"), key)) is None

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -189,7 +190,11 @@ def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer
         context.set_alpn_protocols(["h2"])
         context.wrap_socket(connection, server_side=True).close()
 
-    for serve in (refuse, lambda connection: connection.close()):
+    def reset(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    for serve in (refuse, reset, lambda connection: connection.close()):
         with listener(serve) as port:
             finding = look(port, own)
         assert finding is not None

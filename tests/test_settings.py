@@ -178,6 +178,38 @@ def test_too_few_hospitals_for_the_strategy_are_told(defaults: dict[str, Value])
     )
 
 
+def test_a_factor_that_would_refuse_the_median_itself_is_refused(defaults: dict[str, Value]) -> None:
+    for factor in (0.0, 1.0, 30.0):
+        assert Settings.from_config({**defaults, "max-update-norm": factor}).max_update_norm == factor
+    assert refusal({**defaults, "max-update-norm": 0.5}) == "max-update-norm: expected 0 or at least 1, got 0.5"
+
+
+def test_as_many_updates_may_be_needed_as_there_are_hospitals_and_no_more(defaults: dict[str, Value]) -> None:
+    assert Settings.from_config({**defaults, "min-hospitals": 4}).least_updates == 4
+    words = "min-hospitals: expected at most --hospitals 4, got 5"
+    assert refusal({**defaults, "min-hospitals": 5}) == words
+    assert refusal({**defaults, "min-hospitals": -1}) == "min-hospitals: expected at least 0, got -1"
+
+
+def test_why_so_many_updates_are_needed_is_told(defaults: dict[str, Value]) -> None:
+    def reason(**given: Value) -> str:
+        return Settings.from_config(
+            {**defaults, **{name.replace("_", "-"): value for name, value in given.items()}}
+        ).least_reason
+
+    assert reason() == "more than half of --hospitals; see --min-hospitals"
+    assert reason(min_hospitals=2) == "--min-hospitals"
+    assert reason(hospitals=5, strategy="krum", strategy_args="num-malicious-nodes=1").startswith("krum: ")
+    assert reason(hospitals=6, min_hospitals=6, strategy="krum") == "--min-hospitals"
+
+
+def test_a_run_that_is_resumed_stays_in_its_folder(defaults: dict[str, Value]) -> None:
+    for out in ("", "runs/a", "./runs/a/"):
+        assert Settings.from_config({**defaults, "resume": "runs/a", "out": out}).resume == "runs/a"
+    words = "out: a run that is resumed goes on in its own folder"
+    assert refusal({**defaults, "resume": "runs/a", "out": "runs/b"}) == words
+
+
 def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Value]) -> None:
     loaded = Settings.from_config(defaults)
 

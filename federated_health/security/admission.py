@@ -64,6 +64,11 @@ class Admission:
             return f"{of} is of {party}"
         if name is not None and name != party.name:
             return f"{of} is of {party}, and it calls itself otherwise"
+        return self.find_end(certificate, role)
+
+    def find_end(self, certificate: x509.Certificate, role: Role) -> str | None:
+        """Why a certificate that had no obstacle has one now; None where it has none. Cheap: for every message."""
+        of = f"the {role.value}'s certificate"
         if lapse := certificates.find_lapse(certificate):
             return f"{of} {lapse}"
         listed = self._list.content

@@ -110,7 +110,7 @@ class Absence:
             self._say("taken", f"{ending.reason}; trying again for {left:.0f} s, {patiently}")
         elif ending.code not in PASSING:
             raise JoinError(f"{self._address}: {ending.reason}")
-        elif ending.code is not grpc.StatusCode.CANCELLED or ending.was_accepted:  # else our patience may have ended
+        elif ending.code is not grpc.StatusCode.CANCELLED:  # which may be the end of our own patience
             self._last_refusal = ""
         logger.debug("the stream ended: %s %s", ending.code.name, ending.reason)
         why = "" if self._last_refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())

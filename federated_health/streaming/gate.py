@@ -35,11 +35,17 @@ class Gate:
         """Why who has a certificate must not be dealt with as the hospital of a name, as of now; None where it may."""
         if self._admission is None:
             return None
-        if complaint := self._admission.refresh():
-            self._tell(complaint)
+        self._refresh(self._admission)
         if certificate is None:
             return "it has no certificate that can be read"
         return self._admission.find_obstacle(certificate, Role.HOSPITAL, name)
+
+    def find_end(self, certificate: x509.Certificate | None) -> str | None:
+        """Why who was taken with a certificate must not be dealt with any more; None where it may."""
+        if self._admission is None or certificate is None:
+            return None
+        self._refresh(self._admission)
+        return self._admission.find_end(certificate, Role.HOSPITAL)
 
     def refuse(self, certificate: x509.Certificate | None, name: str) -> tuple[grpc.StatusCode, str] | None:
         """How to answer who must not be dealt with; None where it may."""
@@ -56,6 +62,10 @@ class Gate:
     def forget(self) -> None:
         """Tell everything anew."""
         self._told.clear()
+
+    def _refresh(self, admission: Admission) -> None:
+        if complaint := admission.refresh():
+            self._tell(complaint)
 
 
 def certificate_of(context: grpc.aio.ServicerContext) -> x509.Certificate | None:

@@ -119,6 +119,10 @@ class FutureGrid(Grid):
     def get_node_ids(self) -> list[int]:
         return list(self.names())
 
+    def processes(self) -> dict[int, str]:
+        """Node id -> a token of that hospital's process, of those that say one."""
+        return {}
+
     def take_incidents(self) -> list[Incident]:
         """What has happened since this was last asked, in order; beyond a limit a hospital's are counted no longer."""
         return []

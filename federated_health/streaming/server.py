@@ -78,7 +78,7 @@ class _Servicer:
         stream = self.streams[node] = Stream(
             name, said.get("process", ""), context, self.incidents, self._largest_message
         )
-        stream.find_obstacle = partial(self._gate.find_obstacle, certificate, name)
+        stream.find_obstacle = partial(self._gate.find_end, certificate)
         try:
             if before is not None:
                 before.replaced.set_result(None)
@@ -90,7 +90,7 @@ class _Servicer:
             # gRPC does not say which of the two it was; nobody else can know, either.
             if stream.awaited and not self.ending.done():
                 most = 2 * self._largest_message
-                stream.fail(f"its connection was lost, or it sent a message of more than {most} bytes")
+                stream.fail(f"its connection was lost, or it sent more than {most} bytes at once")
             raise
         finally:
             stream.fail("its connection was lost")
@@ -151,6 +151,9 @@ class StreamGrid(FutureGrid):
 
     def names(self) -> dict[int, str]:
         return {node: stream.name for node, stream in list(self._servicer.streams.items())}
+
+    def processes(self) -> dict[int, str]:
+        return {node: stream.process for node, stream in list(self._servicer.streams.items()) if stream.process}
 
     def take_incidents(self) -> list[Incident]:
         return self._servicer.incidents.take()
