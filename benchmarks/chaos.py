@@ -49,6 +49,7 @@ class Outcome:
         struck: the fault came before the run was over.
         waiting: hospitals that were cut off as the run ended, and did not learn that it did.
         identical: to the undisturbed run, to the bit; None where it need not be.
+        resumed_after: rounds that were finished each time that a server went on with it.
         problems: why it failed; empty where it did not.
     """
 
@@ -59,6 +60,7 @@ class Outcome:
     waiting: tuple[str, ...]
     identical: bool | None
     repeated: int
+    resumed_after: tuple[int, ...]
     seconds: float
     problems: tuple[str, ...]
 
@@ -93,6 +95,7 @@ class Chaos:
         problems += _check_rejections(trial, verdict, list(self._data)[trial.victim])
         if not problems:
             shutil.rmtree(folder)
+        faults = verdict.metrics.get("faults", {})
         return Outcome(
             number=trial.number,
             fault=str(trial.fault),
@@ -100,7 +103,8 @@ class Chaos:
             struck=course.struck,
             waiting=tuple(course.waiting),
             identical=identical,
-            repeated=verdict.metrics.get("faults", {}).get("repeated_rounds", 0),
+            repeated=faults.get("repeated_rounds", 0),
+            resumed_after=tuple(faults.get("resumed_after", ())),
             seconds=round(course.seconds, 1),
             problems=tuple(problems),
         )

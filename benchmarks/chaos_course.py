@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from federated_health.runs import METRICS, MODEL, REPORT
 
 SAVED = (METRICS, MODEL, REPORT)
 """What a server saves when the last round is over, in this order."""
+
+MOMENTS = (0.0, 0.15, 0.8, 1.0)
+"""Start, first round, last round and end of a run: most faults come while it trains, however short that is."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,13 @@ class Pace:
     end: float
 
     def place(self, moment: float) -> tuple[int, float]:
-        """A share of the run's duration as marks that were reached before it, and seconds after the last of them."""
-        seconds = moment * self.end
+        """A moment as marks that were reached before it, and seconds after the last of them.
+
+        Args:
+            moment: from 0, the start, to 1, the end; see MOMENTS.
+        """
+        first, last = self.marks[0], self.marks[-1 - len(SAVED)]
+        seconds = float(np.interp(moment, MOMENTS, (0.0, first, last, self.end)))
         number = sum(one <= seconds for one in self.marks)
         return number, seconds - (self.marks[number - 1] if number else 0.0)
 

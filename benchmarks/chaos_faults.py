@@ -46,7 +46,7 @@ class Trial:
         fault: None where nothing befalls it.
         is_real: hospitals with Keras; else light ones.
         victim: the hospital that the fault befalls, from 0; one of the server befalls none.
-        moment: of the fault, as a share of an undisturbed run's duration.
+        moment: of the fault, from 0, the start, to 1, the end (see `chaos_course.Pace.place`).
         seconds: a cut or a stall is so long, and so long a killed process stays away.
         hospitals_first: they are started before the server.
     """
@@ -80,7 +80,7 @@ class Trial:
         if self.poison is not None:
             return f"{run}: {self.poison.describe()}, {names[self.victim]}"
         whom = "" if self.fault in (Fault.SERVER_KILLED, Fault.POWER_CUT) else f", {names[self.victim]}"
-        return f"{run}: {self.fault}{whom}, at {100 * self.moment:.0f} %, for {self.seconds:.1f} s"
+        return f"{run}: {self.fault}{whom}, at {self.moment:.2f}, for {self.seconds:.1f} s"
 
 
 def undisturbed(is_real: bool, strategy: str) -> Trial:

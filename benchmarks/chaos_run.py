@@ -86,6 +86,7 @@ class Run:
                 code = None
             finally:
                 watching.cancel()
+                self._note_marks(started)
             self.course.seconds = loop.time() - started
             await self._part(code)
         return self.course
@@ -128,10 +129,13 @@ class Run:
 
     async def _watch_marks(self, started: float) -> None:
         while True:
-            number = self.reached_marks()
-            while len(self.course.marks) < number:
-                self.course.marks.append(asyncio.get_running_loop().time() - started)
+            self._note_marks(started)
             await asyncio.sleep(POLL_SECONDS / 2)
+
+    def _note_marks(self, started: float) -> None:
+        number = self.reached_marks()
+        while len(self.course.marks) < number:
+            self.course.marks.append(asyncio.get_running_loop().time() - started)
 
     async def _reach(self, mark: int, delay: float) -> None:
         """Wait for a mark, and then so long, but no longer than until the next mark or the end."""

@@ -97,15 +97,16 @@ def test_runs_are_compared_with_the_undisturbed_run_of_their_kind() -> None:
     ("moment", "place"),
     [
         (0.0, (0, 0.0)),
-        (0.1, (0, 1.0)),
-        (0.2, (1, 0.0)),
-        (0.35, (1, 1.5)),
-        (0.4, (2, 0.0)),
-        (0.9, (2, 5.0)),
+        (0.075, (0, 1.0)),  # half way to the first round
+        (0.15, (1, 0.0)),
+        (0.475, (2, 0.5)),  # half way from the first round, at 2 s, to the last, at 5 s
+        (0.8, (3, 0.0)),
+        (0.9, (5, 0.5)),  # half way from there to the end, at 10 s
     ],
 )
-def test_a_moment_is_counted_from_the_round_before_it(moment: float, place: tuple[int, float]) -> None:
-    assert Pace((2.0, 4.0), 10.0).place(moment) == pytest.approx(place)
+def test_a_moment_is_counted_from_the_mark_before_it(moment: float, place: tuple[int, float]) -> None:
+    pace = Pace((2.0, 3.0, 5.0, 6.0, 7.0, 9.0), 10.0)  # three rounds, and three files that are saved
+    assert pace.place(moment) == pytest.approx(place)
 
 
 def test_contributions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
