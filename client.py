@@ -6,6 +6,8 @@
 config (`data`, `name`, `split-seed`), or, in a simulation, from its number and the run config's folder `data`.
 """
 
+import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
+
 import argparse
 import logging
 from contextlib import suppress

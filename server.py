@@ -62,11 +62,16 @@ def main(grid: Grid, context: Context) -> None:
             if federation.last_round is None:
                 raise
             stop = error
-            utils.say(f"stopped after round {federation.last_round.number}; saving what the finished rounds gave")
+            why = f" ({error})" if isinstance(error, RunError) else ""
+            utils.say(f"stopped after round {federation.last_round.number}{why}; saving what the finished rounds gave")
             figures = federation.figures_of_last_round()
-        save(folder, federation, figures, stopped=stop is not None)
-    if stop is not None:
-        raise stop
+        try:
+            save(folder, federation, figures, stopped=stop is not None)
+        except RunError as error:
+            raise stop or error from None
+        if stop is not None:
+            utils.say(f"--resume {folder.path} goes on with the run")
+            raise stop
 
 
 def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, stopped: bool) -> None:

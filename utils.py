@@ -26,6 +26,9 @@ PACKAGE = "federated_health"
 CHATTY = ("flwr", "grpc", "tensorflow")
 Number = TypeVar("Number", int, float)
 
+LONGEST = 1e7
+"""Seconds of any wait; some clocks end before their numbers do."""
+
 MOST_ROWS = 200
 """Of a printed table."""
 
@@ -93,8 +96,8 @@ def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentP
 
 
 def seconds(text: str) -> float:
-    """A positive, finite number, for argparse."""
-    return _within(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+    """A positive number, not of months, for argparse."""
+    return _within(text, float, lambda value: 0 < value <= LONGEST, f"a number above 0 and at most {LONGEST:.0f}")
 
 
 def seed(text: str) -> int:

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
+COMING_BACK = 10.0
+"""Seconds that a run that goes on waits for hospitals beyond those that it needs: twice their longest delay."""
+
 MOST_ASKED = 3
 """Times that a hospital is asked the same at the end of a run."""
 
@@ -90,6 +93,8 @@ class Federation:
         needed = self.settings.hospitals if self.normalisation is None else self.settings.least_updates
         deadline = time.monotonic() + self.settings.wait
         present = self._roster.wait_for(needed, "waiting for hospitals", announce, deadline)
+        if self.normalisation is not None:
+            present = self._roster.wait_for_others(min(COMING_BACK, self.settings.wait), announce)
         names = sorted(self._roster.names()[node] for node in present)
         if self.normalisation is None:
             self._roster.forget_others(present)

@@ -108,6 +108,15 @@ class Roster:
             time.sleep(LOOK_INTERVAL)
         return present
 
+    def wait_for_others(self, seconds: float, announce: Callable[[str], None]) -> list[int]:
+        """Wait so long for those who took part and are not connected, and return all that are present."""
+        deadline = time.monotonic() + seconds
+        if absent := self.absent():
+            announce(f"waiting {seconds:.0f} s more for {', '.join(absent)}")
+        while self.absent() and time.monotonic() < deadline:
+            time.sleep(LOOK_INTERVAL)
+        return self.present()
+
     def _name_absent(self) -> str:
         absent = self.absent()
         return f"; not there: {', '.join(absent)}" if absent else ""

@@ -59,7 +59,7 @@ def page_of_run(
         others: further facts to be shown beside the settings, such as hashes of files.
     """
     task = federation.settings.task_declaration
-    hospitals = sorted(one.name for one in federation.introductions.values())
+    hospitals = sorted({name for record in rounds for name, one in record.hospitals.items() if _trained(one)})
     together = f"{number_of(len(hospitals), 'hospital')}, {number_of(len(rounds), 'round')}"
     words = [
         f"Estimates the risk of this: {task.label.meaning}.",

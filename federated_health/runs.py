@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +46,9 @@ _ROUND_COLUMNS = (
 class RunFolder:
     """Where a run's results go, and its checkpoints, from which a run that was cut off goes on.
 
-    Use it as a context: of a run that ends before its first round is finished, nothing is left. An earlier run's
-    checkpoints are removed when it begins, and its results when the first round is finished.
+    Use it as a context, in which no other server can use the folder. Of a run that ends before its first round is
+    finished, nothing is left. An earlier run's checkpoints are removed when it begins, and its results when the first
+    round is finished.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
@@ -61,9 +63,9 @@ class RunFolder:
 
     def __init__(self, settings: Settings) -> None:
         self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
-        self.checkpoint = read_checkpoint(self.path) if settings.resume else None
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
+        self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
         self._has_begun = self._has_rounds = False
         present = files_of_run(self.path)
         if self.checkpoint is not None:
@@ -76,9 +78,11 @@ class RunFolder:
         make_folder(self.path)
 
     def __enter__(self) -> Self:
+        self._lock = _lock(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
         if self._has_begun and self.checkpoint is None and not self._has_rounds:
             self._checkpoints.remove()
         if self._is_new:
@@ -114,7 +118,10 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
-        write_json(self.path / SETTINGS, self._settings.to_config())
+        config = self._settings.to_config()
+        if self.checkpoint is not None:  # its settings say how to do it again, not how it went on
+            config |= {"out": str(self.path), "resume": ""}
+        write_json(self.path / SETTINGS, config)
         self._write_table(history)
 
     def _write_table(self, history: Sequence[Round]) -> None:
@@ -166,12 +173,37 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: there is no run, or it is over, or it has no checkpoint that is whole.
     """
+    return _load(path, CheckpointFolder(path / CHECKPOINTS))
+
+
+def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
     if not _is_there(path / CHECKPOINTS):
         if _is_there(path / MODEL):
             raise RunError(f"{path}: the run is over; there is nothing to resume")
         if not _is_there(path):
             raise RunError(f"{path}: holds no checkpoint: there is no such folder, or it may not be looked into")
-    return CheckpointFolder(path / CHECKPOINTS).load()
+    return checkpoints.load()
+
+
+def _lock(path: Path) -> int:
+    """Keep other servers off a folder until what is returned is closed, or the process ends, however it does.
+
+    Raises:
+        RunError: one is at work on it.
+    """
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
+    with suppress(ImportError):  # Windows has no fcntl, nor opens folders
+        import fcntl
+
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(opened)
+            raise RunError(f"{path}: another server is at work on it") from None
+    return opened
 
 
 def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:

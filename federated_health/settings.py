@@ -22,13 +22,22 @@ OPERATIONAL = frozenset(
 LARGEST = 2**31 - 1
 """Of any whole number."""
 
+LONGEST = 1e7
+"""Seconds of any wait; some clocks end before their numbers do."""
+
 Value = str | int | float | bool
 
 
 def _setting(
-    help: str, *, minimum: float | None = None, above: float | None = None, choices: tuple[str, ...] = ()
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    return field(metadata={"help": help, "minimum": minimum, "above": above, "choices": choices})
+    rules = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
+    return field(metadata={"help": help, **rules})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +79,10 @@ class Settings:
     )
     address: str = _setting("where the server listens, HOST:PORT")
     tls: str = _setting("folder of the server's key and certificate (see `certificates`); empty for no encryption")
-    wait: float = _setting("seconds to wait for hospitals, at the start and whenever a round lacks some", above=0)
-    round_timeout: float = _setting("seconds that hospitals have for a reply", above=0)
+    wait: float = _setting(
+        "seconds to wait for hospitals, at the start and whenever a round lacks some", above=0, maximum=LONGEST
+    )
+    round_timeout: float = _setting("seconds that hospitals have for a reply", above=0, maximum=LONGEST)
     out: str = _setting("folder of the run's results; empty for runs/ and the date")
     resume: str = _setting("folder of a run that was cut off, to go on with it; empty for a new run")
     force: bool = _setting("overwrite the results of an earlier run in --out")
@@ -186,6 +197,8 @@ def _check(setting: "Field[Any]", value: object) -> None:
             raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
         if type(value) is int and value > LARGEST:
             raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
+        if rules["maximum"] is not None and value > rules["maximum"]:
+            raise SettingsError(f"{name}: expected at most {rules['maximum']:g}, got {value!r}")
         if rules["above"] is not None and not rules["above"] < value < float("inf"):
             raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
 

@@ -13,6 +13,7 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from federated_health import federation as federation_module
 from federated_health import pauses, roster
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
@@ -32,6 +33,7 @@ Hook = Callable[[str, str], None]
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(federation_module, "COMING_BACK", 0.05)
 
 
 class ComingAndGoing(InProcessGrid):
@@ -154,7 +156,7 @@ def test_what_is_asked_at_the_end_is_asked_again_where_too_few_answer(kind: str)
 
 def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
-    figures = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=10.0**9)).run()
+    figures = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=10.0**7)).run()
     assert list(figures["hospitals"]) == ["a", "c"]
     assert failing.asked["b", "evaluate.final"] == 3
 
@@ -312,14 +314,26 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
     grid.gone = {"b"}
     words: list[str] = []
     federation.gather(words.append)
-    assert words == ["going on after round 1 with a, c"]
+    assert words == ["waiting 0 s more for b", "going on after round 1 with a, c"]
     grid.gone = {"b", "c"}
     federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings(min_hospitals=2, wait=1.0))
     federation._roster._grid = grid
     with pytest.raises(RunError, match="not there: b, c"):
         federation.gather(words.append)
-    assert words[1].startswith("waiting for hospitals: 1 of 2 are connected")
-    assert words[1].endswith("not there: b, c")
+    assert words[2].startswith("waiting for hospitals: 1 of 2 are connected")
+    assert words[2].endswith("not there: b, c")
+
+
+def test_a_run_that_goes_on_waits_a_little_for_those_who_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(federation_module, "COMING_BACK", 4.0)
+    grid = ComingAndGoing(three_with_scores())
+    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    grid.gone = {"b"}
+    looks = iter(range(100))
+    monkeypatch.setattr(time, "sleep", lambda _: grid.gone.clear() if next(looks) == 5 else None)
+    words: list[str] = []
+    federation.gather(words.append)
+    assert words == ["waiting 4 s more for b", "going on after round 1 with a, b, c"]
 
 
 def test_a_hospital_that_comes_back_with_other_rows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

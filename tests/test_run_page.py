@@ -267,7 +267,7 @@ def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> N
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
     federation.evaluations, federation.threshold, federation.history = {}, 0.5, [record]
     page = page_of_run(federation, federation.figures_of_last_round(), [record], stopped=True, others={})
-    assert page.title == "heart-disease: a model of 3 hospitals"
+    assert page.title == "heart-disease: a model of 2 hospitals"  # b sent no update in the first round
     assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words
     assert "Decisions at the threshold" not in titles(page)
     assert "Gave no figures of the last model: a, b, c." in blocks(section(page, "Who took part"), Text)[0].words

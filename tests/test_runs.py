@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from federated_health import runs
+from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.model import read_description
@@ -319,7 +320,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
 ) -> None:
     go(chosen_for(tmp_path / "whole"))
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "__exit__", lambda *_: None)  # as after kill -9
+        patched.setattr(RunFolder, "__exit__", lambda folder, *_: os.close(folder._lock))  # as after kill -9
         stop(chosen_for(tmp_path / "run"), until)
     assert "checkpoints" in names_in(tmp_path / "run")
     with (tmp_path / "run" / "rounds.csv").open("a") as torn:
@@ -524,3 +525,24 @@ def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     assert federation.tally.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over; there is nothing to resume"):
         RunFolder(resumed(tmp_path))
+
+
+@light
+def test_a_folder_that_a_server_works_on_is_no_other_server_s(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 1)
+    with RunFolder(resumed(tmp_path)) as folder:
+        for settings in (resumed(tmp_path), chosen_for(tmp_path, force=True)):
+            with pytest.raises(RunError, match="another server is at work on it"), RunFolder(settings):
+                raise AssertionError
+        assert folder.checkpoint is not None
+    with RunFolder(resumed(tmp_path)):
+        pass
+
+
+@light
+def test_a_run_that_goes_on_is_never_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop(chosen_for(tmp_path), 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointFolder, "remove", lambda _: pytest.fail("it removed what it goes on from"))
+        stop(resumed(tmp_path), 0)
+    assert read_checkpoint(tmp_path).round_number == 2
