@@ -61,7 +61,11 @@ class RunError(UserError):
     """A run could not start or go on."""
 
 
-class CheckpointError(RunError):
+class StorageError(RunError):
+    """A run's files cannot be written; it can go on once they can."""
+
+
+class CheckpointError(StorageError):
     """A checkpoint cannot be saved, or none can be gone on from."""
 
 

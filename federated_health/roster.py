@@ -45,7 +45,8 @@ class Roster:
         self._names: dict[int, str] = {}
         self._asked: dict[int, tuple[str, float]] = {}  # node -> the question's id, and until when it may be answered
         self._next_asking: dict[int, float] = {}  # node -> when it may be asked again
-        self._declined: set[int] = set()
+        self._answered: set[int] = set()  # also those that may not take part
+        self._namesakes: dict[int, int] = {}  # node -> the one that has its name
         self._processes: dict[int, str] = {}
         self._is_settled = False
 
@@ -118,10 +119,10 @@ class Roster:
         could answer. An answer that is late is said to be, and still counts.
         """
         self._forget_ended(connected)
-        self._declined &= set(connected)
+        self._answered &= set(connected)
         now = time.monotonic()
         for node in connected:
-            is_known = node in self._names or node in self._asked or node in self._declined
+            is_known = node in self._names or node in self._asked or node in self._answered
             if not is_known and now >= self._next_asking.get(node, now):
                 self._ask(node)
         if not self._asked:
@@ -133,7 +134,7 @@ class Roster:
             node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             self._asked.pop(node, None)
             if not is_cut_off(reply):
-                self._declined.add(node)
+                self._answered.add(node)
         for introduced in self._correspondence.accept(replies, self._names, self._read):
             self._enter(introduced)
         for node in [node for node, (_, until) in self._asked.items() if time.monotonic() > until]:
@@ -156,7 +157,9 @@ class Roster:
                 del self._processes[node]
                 self._names.pop(node, None)
                 self._next_asking.pop(node, None)
-                self._declined.discard(node)
+                freed = {other for other, holder in self._namesakes.items() if node in (other, holder)}
+                self._answered -= {node, *freed}
+                self._namesakes = {one: holder for one, holder in self._namesakes.items() if one not in freed}
                 if node in self._asked:  # what was answered before counts no longer
                     list(self._grid.pull_messages([self._asked.pop(node)[0]]))
         self._processes.update(there)
@@ -175,18 +178,16 @@ class Roster:
         node, one = introduced.message.metadata.src_node_id, introduced.content
         known = self.introductions.get(one.name)
         namesake = next((other for other, name in self._names.items() if name == one.name), None)
-        if namesake is not None and namesake in list(self._grid.get_node_ids()):
+        if namesake is not None:
+            self._namesakes[node] = namesake  # Flower gives a hospital that comes back another id, and may be slow
             self._correspondence.leave_out(Rejected(one.name, "a second hospital of this name"))
         elif self._is_settled and known is not None and not known.is_of_same_rows(one):
             reason = "its rows are not those that it declared when the run began"
             self._correspondence.leave_out(Rejected(one.name, reason))
         else:
-            if namesake is not None:  # Flower gives a node that comes back another id
-                del self._names[namesake]
             self._names[node] = one.name
             if known is None or not self._is_settled:
                 self.introductions[one.name] = one
-            self._declined.discard(node)
 
     def _read(self, node: int, content: RecordDict) -> Introduction:
         introduction = Introduction.from_content(content, self._settings.task_declaration.measurements)

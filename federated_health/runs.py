@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
-from federated_health.errors import RunError
+from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
 from federated_health.messages import Instructions
 from federated_health.model import Weights, build_model, save_model, weights_hash
@@ -104,7 +104,7 @@ class RunFolder:
                 with (self.path / ROUNDS).open("a", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows(_rows_of_round(federation.history[-1]))
             except OSError as error:
-                raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
+                raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
         self._checkpoints.save(federation.checkpoint())
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
@@ -113,7 +113,7 @@ class RunFolder:
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written to ({error.strerror})") from None
+            raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
         write_json(self.path / SETTINGS, self._settings.to_config())
         self._write_table(history)
 
@@ -210,7 +210,7 @@ def make_folder(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise RunError(f"{path}: cannot be written to ({error.strerror})") from None
+        raise StorageError(f"{path}: cannot be written to ({error.strerror})") from None
 
 
 def save_final_model(path: Path, instructions: Instructions, weights: Weights) -> None:
@@ -224,7 +224,7 @@ def save_final_model(path: Path, instructions: Instructions, weights: Weights) -
     try:
         save_model(path, model, description)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_report(path: Path, make: Callable[[], Page]) -> None:
@@ -269,7 +269,7 @@ def write_text(path: Path, text: str) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _rows_of_round(record: Round) -> list[list[int | str]]:

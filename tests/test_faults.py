@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
     federation.gather(words.append)
     assert words == ["going on after round 1 with a, c"]
     grid.gone = {"b", "c"}
-    federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings(min_hospitals=2, wait=0.05))
+    federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings(min_hospitals=2, wait=1.0))
     federation._roster._grid = grid
     with pytest.raises(RunError, match="not there: b, c"):
         federation.gather(words.append)

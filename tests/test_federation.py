@@ -323,7 +323,8 @@ def test_a_hospital_that_declines_is_asked_once(
 
 
 def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "WORDS_INTERVAL", 0.05)
+    monkeypatch.setattr(roster, "WORDS_INTERVAL", 0.0)
+    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
     words: list[str] = []
     with pytest.raises(RunError):
         federation_of(three()[:1]).gather(words.append)

@@ -1,10 +1,15 @@
 """Only replies that can be read are accepted, in one order."""
 
-import pytest
-from flwr.app import MetricRecord, RecordDict
+import logging
+from typing import Any
 
-from federated_health.replies import Rejected, accept_replies
-from tests.updates import NAMES, ROWS, accept, error_reply, reply, update_of, updates
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+
+from federated_health.messages import Update
+from federated_health.replies import Correspondence, Rejected, accept_replies, find_outsized
+from federated_health.tally import Tally
+from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 
@@ -74,3 +79,96 @@ def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
 
 def test_no_replies_are_none() -> None:
     assert accept([]) == ([], [])
+
+
+class Answering:
+    """A grid as Flower's own, which returns those replies that there are.
+
+    Args:
+        replies: of every question that is put.
+    """
+
+    def __init__(self, replies: list[Message]) -> None:
+        self.replies = replies
+        self.timeouts: list[float | None] = []
+
+    def send_and_receive(self, _questions: list[Message], timeout: float | None = None) -> list[Message]:
+        self.timeouts.append(timeout)
+        return list(self.replies)
+
+
+def correspond(replies: list[Message]) -> tuple[Any, Correspondence, Tally]:
+    grid: Any = Answering(replies)
+    tally = Tally()
+    return grid, Correspondence(grid, 7.5, tally), tally
+
+
+def ask(correspondence: Correspondence, nodes: list[int]) -> list[str]:
+    questions = [Message(RecordDict(), node, "train") for node in nodes]
+
+    def read(node: int, content: RecordDict) -> Update:
+        return Update.from_content(content, SHAPES, ROWS[NAMES[node]])
+
+    return [one.hospital for one in correspondence.ask(questions, NAMES, read)]
+
+
+def test_who_does_not_answer_at_all_is_counted_and_who_was_not_asked_is_not_heard() -> None:
+    replies = [reply(12, update_of("cleveland")), reply(13, update_of("va-long-beach"))]
+    grid, correspondence, tally = correspond(replies)
+
+    assert ask(correspondence, [11, 12, 99]) == ["cleveland"]
+    assert grid.timeouts == [7.5]
+    assert tally.to_json()["unanswered"] == {
+        "hungary": {"it did not answer within 7.5 s": 1},
+        "node 99": {"it did not answer within 7.5 s": 1},
+    }
+    assert tally.to_json()["rejected"] == {}
+
+
+def test_who_answers_with_an_error_is_counted_once() -> None:
+    _, correspondence, tally = correspond([error_reply(11, "gone")])
+
+    assert ask(correspondence, [11]) == []
+    assert tally.to_json()["unanswered"] == {"hungary": {"gone": 1}}
+
+
+def test_nobody_is_asked_where_there_is_nobody() -> None:
+    grid, correspondence, _ = correspond([])
+    assert ask(correspondence, []) == []
+    assert grid.timeouts == []
+
+
+def test_what_is_left_out_is_told_when_it_changes_and_counted_every_time(caplog: pytest.LogCaptureFixture) -> None:
+    grid, correspondence, tally = correspond([error_reply(11, "gone")])
+    for content in (error_reply(11, "gone"), error_reply(11, "back"), None):
+        for _ in range(2):
+            grid.replies = [content or reply(11, update_of("hungary"))]
+            ask(correspondence, [11])
+    grid.replies = [error_reply(11, "back")]
+    ask(correspondence, [11])
+
+    said = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert said == [f"hungary is left out: {reason}" for reason in ("gone", "back", "back")]
+    assert tally.to_json()["unanswered"] == {"hungary": {"back": 3, "gone": 2}}
+
+
+@pytest.mark.parametrize(
+    ("norms", "factor", "found"),
+    [
+        ({}, 30.0, set()),
+        ({"a": 1e9}, 30.0, set()),
+        ({"a": 1.0, "b": 31.0}, 30.0, {"b"}),
+        ({"a": 1.0, "b": 30.0}, 30.0, set()),
+        ({"a": 1.0, "b": 2.0, "c": 61.0}, 30.0, {"c"}),
+        ({"a": 1.0, "b": 2.0, "c": 59.0}, 30.0, set()),
+        ({"a": 1.0, "b": 2.0, "c": 90.0, "d": 90.0}, 30.0, {"c", "d"}),
+        ({"a": 1.0, "b": 90.0, "c": 90.0}, 30.0, set()),
+        ({"a": 1.0, "b": 90.0}, 0.0, set()),
+        ({"a": 0.0, "b": 0.0, "c": 1e-9}, 30.0, set()),
+        ({"a": 0.0, "b": 1.0, "c": 31.0}, 30.0, {"c"}),
+    ],
+)
+def test_an_update_is_outsized_beyond_so_many_times_the_lower_median(
+    norms: dict[str, float], factor: float, found: set[str]
+) -> None:
+    assert find_outsized(norms, factor) == found

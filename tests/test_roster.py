@@ -1,9 +1,11 @@
 """Who takes part: hospitals that come, go, start anew and introduce themselves at any moment. In process."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +13,20 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from federated_health import roster
-from federated_health.errors import RunError
+from federated_health.errors import JoinError, RunError
 from federated_health.federation import Federation
 from federated_health.names import node_id_of
+from federated_health.processes import free_port
 from federated_health.replies import Correspondence
 from federated_health.roster import Roster
 from federated_health.settings import Settings
+from federated_health.streaming import hospital_context, join_federation, serve_streams
 from federated_health.streaming.grids import error_reply
 from federated_health.tally import Tally
 from tests.test_faults import ComingAndGoing, Failing, settings
-from tests.test_federation import LightHospital, three, three_with_scores
+from tests.test_federation import LightHospital, app_of, three, three_with_scores
+from tests.test_streaming import wait_until
+from tests.wire import UNWRITTEN, Wire
 
 OTHER_ROWS = "its rows are not those that it declared when the run began"
 
@@ -102,11 +108,13 @@ def test_a_process_that_was_started_anew_with_the_same_rows_takes_part_again(see
     one, tally = roster_of(grid)
     present(one)
     one.settle()
+    declared = one.introductions["b"]
     if seen_away:
         grid.gone = {"b"}
         present(one)
     grid.gone, grid.tokens["b"] = set(), "second b"
     assert present(one) == ["a", "b", "c"]
+    assert one.introductions["b"] is declared
     assert grid.asked == {"a": 1, "b": 2, "c": 1}
     assert tally.rejected == {}
 
@@ -157,6 +165,16 @@ def test_who_declined_is_asked_again_when_its_process_is_another_one() -> None:
     assert grid.asked["b"] == 2
 
 
+def test_who_declined_is_asked_again_when_it_comes_back() -> None:
+    grid = Streams(three(), Failing("b", "query.statistics", 1))
+    one, _ = roster_of(grid)
+    assert present(one) == ["a", "c"]
+    grid.gone = {"b"}
+    assert present(one) == ["a", "c"]
+    grid.gone = set()
+    assert present(one) == ["a", "b", "c"]
+
+
 def test_what_an_ended_process_said_is_not_believed_of_the_next() -> None:
     hospitals = three()
     grid = Streams(hospitals)
@@ -171,11 +189,11 @@ def test_what_an_ended_process_said_is_not_believed_of_the_next() -> None:
 
 def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_away() -> None:
     hospitals = three()
-    hospitals[1].shift = 900.0  # by mistake
+    hospitals[1].shift = 0.9  # by mistake
     grid = Streams(hospitals)
     grid.gone = {"c"}
     federation = Federation(grid, settings(hospitals=2, min_hospitals=1))
-    federation._roster.present()
+    assert len(federation._roster.present()) == 2
     hospitals[1].shift, grid.tokens["b"], grid.gone = 0.2, "second b", {"a"}
     federation.gather()
     assert federation.normalisation is not None
@@ -232,7 +250,11 @@ def test_a_second_hospital_of_a_name_is_left_out_while_the_first_is_there() -> N
     one, tally = roster_of(Nameless(ids))
     assert one.present() == [1]
     assert tally.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
-    del ids[1]
+    assert one.present() == [1]
+    assert tally.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
+    del ids[1]  # it was the same hospital, and Flower is slow to notice that its old node is gone
+    assert one.present() == [2]
+    del ids[2]
     ids[3] = "a"
     assert one.present() == [3]
     assert dict(one.names()) == {3: "a"}
@@ -291,6 +313,52 @@ def test_an_error_in_flower_s_own_name_ends_the_wait_for_the_answer_that_it_stan
     assert one.present() == []
     assert grid.pushed == 1
     assert tally.to_json()["unanswered"] == {"node 1": {"it is lost": 1}}
+
+
+def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_out() -> None:
+    hospitals = three()
+    chosen = settings(min_hospitals=2, round_timeout=30.0, wait=30.0)
+    terms, address = chosen.task_declaration.terms, f"127.0.0.1:{free_port()}"
+    app = app_of({one.name: one for one in hospitals})
+    threads = []
+
+    def start(name: str, towards: str) -> None:
+        def join() -> None:
+            with suppress(JoinError):
+                join_federation(
+                    app,
+                    hospital_context(name, {}),
+                    name=name,
+                    address=towards,
+                    terms=terms,
+                    wait=0.2 if name == "b" else 30.0,
+                    announce=lambda _: None,
+                    prepare=lambda: None,
+                    ledger=UNWRITTEN,
+                )
+
+        threads.append(threading.Thread(target=join, daemon=True))
+        threads[-1].start()
+
+    with serve_streams(address, terms, lambda _: None) as grid:
+        federation = Federation(grid, chosen)
+        with Wire(address) as wire:
+            start("a", address)
+            start("b", wire.address)
+            start("c", address)
+            federation.gather()
+        rounds = federation.rounds()
+        wait_until(lambda: len(grid.get_node_ids()) == 2)
+        hospitals[1].shift = 0.9
+        start("b", address)
+        wait_until(lambda: len(grid.get_node_ids()) == 3)
+        assert [list(one.hospitals) for one in rounds] == [["a", "c"]] * 3
+        wait_until(lambda: "b" not in {federation._roster.names()[node] for node in federation._roster.present()})
+        wait_until(lambda: bool(federation._roster.present()) and "b" in federation.tally.rejected)
+        assert federation.tally.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
+    for thread in threads:
+        thread.join(10.0)
+        assert not thread.is_alive()
 
 
 # Waiting

@@ -18,7 +18,7 @@ from flwr.proto.transport_pb2 import ClientMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from grpc._cython import cygrpc
 
-from federated_health.errors import AddressError, DataError, JoinError
+from federated_health.errors import AddressError, DataError, JoinError, StorageError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security import Identity
@@ -333,6 +333,38 @@ def test_a_hospital_learns_that_the_server_stopped_early() -> None:
     error = hospitals[0].end()
     assert isinstance(error, JoinError)
     assert "the server stopped before the end of the run" in str(error)
+
+
+def test_processes_of_one_hospital_are_told_apart() -> None:
+    with server() as (grid, address):
+        seen: list[str] = []
+        for _ in range(2):
+            with Proxy(address) as proxy:
+                hospital = LightHospital("a", proxy.address, wait=0.1)
+                wait_until(lambda: len(grid.get_node_ids()) == 1)
+                assert list(grid.processes()) == [node_id_of("a")]
+                seen += grid.processes().values()
+                proxy.cut()
+            assert isinstance(hospital.end(), JoinError)
+            wait_until(lambda: not grid.get_node_ids())
+        assert grid.processes() == {}
+    assert len(set(seen)) == 2
+
+
+def test_a_hospital_waits_for_a_server_that_could_not_write_its_files() -> None:
+    def stop(address: str) -> None:
+        with serve_streams(address, TERMS, lambda _: None) as grid:
+            wait_until(lambda: len(grid.get_node_ids()) == 1)
+            raise StorageError("the disk is full")
+
+    address = f"127.0.0.1:{free_port()}"
+    hospital = LightHospital("a", address, wait=60.0)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            stop(address)
+    with serve_streams(address, TERMS, lambda _: None) as grid:
+        wait_until(lambda: len(grid.get_node_ids()) == 1)
+    assert hospital.end() is None
 
 
 def test_a_port_that_another_server_uses_is_refused() -> None:

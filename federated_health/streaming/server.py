@@ -16,6 +16,7 @@ import grpc
 from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
+from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
 from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, server_options
@@ -53,7 +54,7 @@ class _Servicer:
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.incidents = Incidents()
-        self.ending: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
         self._terms = terms
         self._on_change = on_change
         self._largest_message = largest_message
@@ -102,7 +103,7 @@ class _Servicer:
             self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
-            await context.abort(grpc.StatusCode.ABORTED, stopped)
+            await context.abort(*stopped)
 
     def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
@@ -182,7 +183,8 @@ def serve_streams(
 ) -> Iterator[StreamGrid]:
     """A gRPC server that hospitals join, as a grid.
 
-    When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped.
+    When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped,
+    or, where files could not be written, to wait for a server that goes on with the run.
 
     Args:
         address: HOST:PORT.
@@ -213,8 +215,8 @@ def serve_streams(
         await server.start()
         return server, servicer
 
-    async def stop(server: grpc.aio.Server, servicer: _Servicer, reason: str | None) -> None:
-        servicer.ending.set_result(reason)
+    async def stop(server: grpc.aio.Server, servicer: _Servicer, told: tuple[grpc.StatusCode, str] | None) -> None:
+        servicer.ending.set_result(told)
         await server.stop(grace=GRACE_SECONDS)
         if left := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(left, timeout=GRACE_SECONDS)  # cancelled calls end, else asyncio complains about them
@@ -226,8 +228,10 @@ def serve_streams(
         server, servicer = run(start())
         try:
             yield StreamGrid(loop, servicer)
-        except BaseException:
-            run(stop(server, servicer, "the server stopped before the end of the run"))
+        except BaseException as error:
+            is_over = not isinstance(error, StorageError)
+            code = grpc.StatusCode.ABORTED if is_over else grpc.StatusCode.UNAVAILABLE
+            run(stop(server, servicer, (code, "the server stopped before the end of the run")))
             raise
         run(stop(server, servicer, None))
     finally:

@@ -1,0 +1,173 @@
+"""A whole server whose disk is full or read-only, on a small file system of its own: hospitals wait, and it goes on."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pytest
+
+from federated_health.checkpoints import CheckpointFolder
+from federated_health.federation import Federation
+from federated_health.model import read_description, weights_hash
+from federated_health.processes import door, free_port, process
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import InProcessGrid, hospital_context, join_federation
+from tests.test_federation import app_of, three_with_scores
+from tests.wire import UNWRITTEN
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 120
+FLAGS = ("--hospitals", 3, "--min-hospitals", 3, "--rounds", ROUNDS, "--no-appraisal", "--wait", 60)
+
+
+class Disk:
+    """A small file system that only processes of one mount namespace see.
+
+    Args:
+        holder: a process of that namespace; it keeps it alive.
+    """
+
+    def __init__(self, holder: int, path: Path) -> None:
+        self.command = ["nsenter", "-t", str(holder), "-m"]
+        self.path = path
+        self.seen = Path(f"/proc/{holder}/root{path}")
+        """The same folder, as this process sees it."""
+
+    def run(self, *command: str) -> int:
+        return subprocess.run([*self.command, *command], check=False, capture_output=True).returncode
+
+    def fill(self) -> None:
+        with suppress(OSError), (self.seen / "filler").open("ab", buffering=0) as file:
+            for size in (4096, 1):
+                with suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+
+    def empty(self) -> None:
+        (self.seen / "filler").unlink()
+
+    def protect(self) -> None:
+        wait_until(lambda: self.run("mount", "-o", "remount,ro", str(self.path)) == 0)  # not while a file is written
+
+    def release(self) -> None:
+        assert self.run("mount", "-o", "remount,rw", str(self.path)) == 0
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = f'mount -t tmpfs -o size=2m tmpfs "{path}" && echo mounted && exec cat'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount]
+    try:
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    with holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"mounted\n":
+            pytest.skip("may not mount a file system of its own: not root")
+        yield Disk(holder.pid, path)
+
+
+class Hospital:
+    """A light hospital in a thread, and what its side of the stream ended in."""
+
+    def __init__(self, name: str, address: str, settings: Settings) -> None:
+        self.ended = False
+        self.error: BaseException | None = None
+        self.words: list[str] = []
+        self.thread = threading.Thread(target=self._join, args=(name, address, settings), daemon=True)
+        self.thread.start()
+
+    def _join(self, name: str, address: str, settings: Settings) -> None:
+        try:
+            join_federation(
+                app_of({one.name: one for one in three_with_scores()}),
+                hospital_context(name, {}),
+                name=name,
+                address=address,
+                terms=settings.task_declaration.terms,
+                wait=60.0,
+                announce=self.words.append,
+                prepare=lambda: None,
+                ledger=UNWRITTEN,
+            )
+            self.ended = True
+        except BaseException as error:
+            self.error = error
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend", "why"),
+    [
+        (Disk.fill, Disk.empty, "No space left on device"),
+        (Disk.protect, Disk.release, "Read-only file system"),
+    ],
+)
+def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_hospitals(
+    spoil: Callable[[Disk], None], mend: Callable[[Disk], None], why: str, disk: Disk, tmp_path: Path
+) -> None:
+    config = {**read_defaults(), "hospitals": 3, "min-hospitals": 3, "rounds": ROUNDS, "appraisal": False}
+    settings = Settings.from_config(config)
+    address, out = f"127.0.0.1:{free_port()}", disk.seen / "run"
+    logs = [tmp_path / f"server-{number}.txt" for number in range(3)]
+    hospitals = [Hospital(name, address, settings) for name in "abc"]
+
+    def serve(log: Path, *flags: object) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+        return process([*disk.command, *door("server.py", "--address", address, *flags)], log=log)
+
+    def finished() -> int:
+        with suppress(OSError, ValueError):
+            return int((out / "rounds.csv").read_text().splitlines()[-1].split(",")[0])
+        return 0
+
+    with serve(logs[0], "--out", disk.path / "run", *FLAGS) as server:
+        wait_until(lambda: finished() >= 3)
+        spoil(disk)
+        assert server.wait(60) == 1
+    assert_one_error(logs[0].read_text(), f"({why})")
+    kept = CheckpointFolder(out / "checkpoints").load().round_number
+    assert 3 <= kept < ROUNDS
+    assert not list(out.glob(".*"))
+
+    with serve(logs[1], "--resume", disk.path / "run") as server:  # too early
+        assert server.wait(60) == 1
+    assert_one_error(logs[1].read_text(), f"({why})")
+    assert CheckpointFolder(out / "checkpoints").load().round_number == kept
+
+    mend(disk)
+    with serve(logs[2], "--resume", disk.path / "run") as server:
+        assert server.wait(180) == 0, logs[2].read_text()
+    wait_until(lambda: all(one.ended for one in hospitals))
+    assert all(any("again" in words for words in one.words) for one in hospitals)
+    assert f"going on after round {kept} with a, b, c" in logs[2].read_text()
+    rows = (out / "rounds.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [number for number in range(1, ROUNDS + 1) for _ in range(4)]
+    assert read_description(out / "model.keras")["weights_sha256"] == weights_hash(undisturbed(settings).weights)
+
+
+def assert_one_error(said: str, why: str) -> None:
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert [line for line in said.splitlines() if line.startswith("error: ")] == said.splitlines()[-1:]
+    assert said.rstrip().endswith(why)
+
+
+def undisturbed(settings: Settings) -> Federation:
+    hospitals = {one.name: one for one in three_with_scores()}
+    grid = InProcessGrid(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
+    federation = Federation(grid, settings)
+    federation.run()
+    return federation
