@@ -76,7 +76,7 @@ class Tally:
 def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
     if not reasons:
         return ""
-    counted = [f"{reason} ({times})" if times > 1 else reason for reason, times in sorted(reasons.items())]
+    counted = [f'"{reason}"{f" ({times})" if times > 1 else ""}' for reason, times in sorted(reasons.items())]
     return f"{_number(reasons.total(), one, many)}: {', '.join(counted)}"
 
 

@@ -271,6 +271,12 @@ def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
+def test_where_there_is_no_run_the_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        CheckpointFolder(tmp_path / "nowhere" / "checkpoints").load()
+    assert str(caught.value) == f"{tmp_path / 'nowhere'}: is not there, so there is no run to go on with"
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder of two small checkpoints, of round 2 and 3."""
@@ -342,7 +348,7 @@ def test_a_history_that_is_not_there_is_noticed(tmp_path: Path, caplog: pytest.L
     (tmp_path / "history.jsonl").unlink()
     with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
         CheckpointFolder(tmp_path).load()
-    assert caplog.messages == [f"{file_of(tmp_path, 1)} is left out: it cannot be read (No such file or directory)"]
+    assert caplog.messages == [f"{file_of(tmp_path, 1)} is left out: history.jsonl cannot be read (No such file or directory)"]
     with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
         folder.save(checkpoint_of(2))
 

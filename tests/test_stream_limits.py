@@ -336,7 +336,7 @@ def test_a_message_of_over_twice_the_limit_costs_the_stream_and_disturbs_nobody(
         raw.send(bytes(10_000_000))
         replies = asking.end()
         # gRPC does not say which of the two it was.
-        reason = "its connection was lost, or it sent more than 40000 bytes at once"
+        reason = "its connection was lost, or it sent more than 0.0381 MiB at once"  # 40,000 bytes
         assert replies[0].error.reason == reason
         assert answer_of(replies[1]) == ("b", 2)
         assert asking.seconds < 5

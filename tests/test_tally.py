@@ -4,13 +4,15 @@ import json
 
 from federated_health.tally import MOST_REASONS, OTHER_REASONS, Tally
 
+LOST = "its connection was lost, or it sent more than 2 MiB at once"
+
 
 def tally() -> Tally:
     one = Tally()
     for _ in range(3):
         one.count_rejected("b", "its weights are not all finite")
     one.count_rejected("b", "its loss is out of range")
-    one.count_unanswered("a", "its connection was lost")
+    one.count_unanswered("a", LOST)
     one.count_absent(["b", "c"])
     one.count_absent(["c"])
     one.repeated_rounds = 2
@@ -21,7 +23,7 @@ def tally() -> Tally:
 def test_counts_are_told_by_name() -> None:
     assert tally().to_json() == {
         "rejected": {"b": {"its loss is out of range": 1, "its weights are not all finite": 3}},
-        "unanswered": {"a": {"its connection was lost": 1}},
+        "unanswered": {"a": {LOST: 1}},
         "absent": {"b": 1, "c": 2},
         "repeated_rounds": 2,
         "resumed_after": [0, 7],
@@ -54,8 +56,9 @@ def test_a_hospital_s_own_words_cannot_fill_the_file() -> None:
 
 def test_the_lines_say_who_what_and_how_often() -> None:
     assert tally().describe() == [
-        "a: 1 question got no answer: its connection was lost",
-        "b: 4 replies were left out: its loss is out of range, its weights are not all finite (3); 1 round without it",
+        'a: 1 question got no answer: "its connection was lost, or it sent more than 2 MiB at once"',
+        'b: 4 replies were left out: "its loss is out of range", "its weights are not all finite" (3); '
+        "1 round without it",
         "c: 2 rounds without it",
         "2 times a round was repeated",
         "the server was cut off, and went on after round 0, 7",

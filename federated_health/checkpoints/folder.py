@@ -79,12 +79,15 @@ class CheckpointFolder:
             except DamagedCheckpointError as error:
                 logger.warning("%s is left out: %s", path, error)
             except OSError as error:
-                logger.warning("%s is left out: it cannot be read (%s)", path, _why(error))
+                what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
+                logger.warning("%s is left out: %s cannot be read (%s)", path, what, _why(error))
             else:
                 self._history, self._kept = history, [path]
                 return replace(checkpoint, history=rounds)
         if files:
             raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
+        if not self.path.parent.exists():  # a run that is over has its folder, and none of checkpoints
+            raise CheckpointError(f"{self.path.parent}: is not there, so there is no run to go on with")
         raise CheckpointError(f"{self.path}: holds no checkpoint: the run is over, or no round of it was finished")
 
     def remove(self) -> None:

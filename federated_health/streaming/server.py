@@ -90,8 +90,8 @@ class _Servicer:
         except asyncio.CancelledError:
             # gRPC does not say which of the two it was; nobody else can know, either.
             if stream.awaited and not self.ending.done():
-                most = 2 * self._largest_message
-                stream.fail(f"its connection was lost, or it sent more than {most} bytes at once")
+                most = 2 * self._largest_message / 2**20
+                stream.fail(f"its connection was lost, or it sent more than {most:.3g} MiB at once")
             raise
         finally:
             stream.fail("its connection was lost")
