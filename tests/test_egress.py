@@ -548,7 +548,7 @@ def test_a_disk_that_fills_up_ends_the_hospital_before_its_next_reply_leaves(led
         ledger.path.rename(kept)
         ledger.path.symlink_to("/dev/full")
         (reply,) = ask(grid, 2)
-        assert reply.error.reason == "its connection was lost"
+        assert (reply.error.reason or "").startswith("its connection was lost")
         error = hospital.end()
         wait_until(lambda: words[-1] == "a left")
     assert isinstance(error, LedgerError)
