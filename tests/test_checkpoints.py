@@ -348,7 +348,9 @@ def test_a_history_that_is_not_there_is_noticed(tmp_path: Path, caplog: pytest.L
     (tmp_path / "history.jsonl").unlink()
     with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
         CheckpointFolder(tmp_path).load()
-    assert caplog.messages == [f"{file_of(tmp_path, 1)} is left out: history.jsonl cannot be read (No such file or directory)"]
+    assert caplog.messages == [
+        f"{file_of(tmp_path, 1)} is left out: history.jsonl cannot be read (No such file or directory)"
+    ]
     with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
         folder.save(checkpoint_of(2))
 
