@@ -62,13 +62,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
-    parser.add_argument("--tls", type=Path, metavar="DIR", help="folder of this hospital's key and certificate")
+    parser.add_argument("--tls", metavar="DIR", help="folder of this hospital's key and certificate")
     parser.add_argument("--insecure", action="store_true", help="allow one that is not on this machine without --tls")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
     if flags.show_egress is not None:
         return flags
-    flags.tls = flags.tls and load_identity(flags.tls, Role.HOSPITAL)
+    if flags.tls == "":  # which as a path is the current folder
+        parser.error("argument --tls: expected a folder, got ''")
+    flags.tls = flags.tls and load_identity(Path(flags.tls), Role.HOSPITAL)
     name = flags.name
     if flags.data and not name:
         name = flags.tls.name if flags.tls else "unnamed" if flags.check else None

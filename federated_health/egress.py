@@ -42,6 +42,9 @@ ERROR = "error"
 OPENING = b'{"time":'
 """What every line begins with."""
 
+PAGE = 4096
+"""Bytes that are looked at to tell whether a file is a ledger."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -77,6 +80,7 @@ class Ledger:
     def __init__(self, path: Path, hospital: str) -> None:
         self.path = path
         self._hospital = hospital
+        self._is_checked = False
 
     @classmethod
     def beside(cls, data: Path, hospital: str) -> "Ledger":
@@ -118,6 +122,7 @@ class Ledger:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:
             with open(self.path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
+                self._check(file)
                 line = b"\n" * _is_torn(file) + line
                 is_whole = file.write(line) == len(line)
                 os.fsync(file.fileno())
@@ -126,8 +131,23 @@ class Ledger:
         if not is_whole:
             raise self._refusal("No space left on device")
 
+    def _check(self, file: FileIO) -> None:
+        """Refuse, once, to add to a file that is something else; raises LedgerError."""
+        if not self._is_checked:
+            file.seek(0)
+            first, *_ = file.read(PAGE).lstrip(b"\0\n").splitlines() or [b""]
+            if not begins_line(first):
+                raise LedgerError(f"{self.path}: is not an egress ledger, and is not added to: move it elsewhere")
+            self._is_checked = True
+
     def _refusal(self, reason: str | None) -> LedgerError:
         return LedgerError(f"{self.path}: cannot be written to ({reason}); what cannot be recorded does not leave")
+
+
+def begins_line(content: bytes) -> bool:
+    """Whether a ledger's line begins so, or was cut off so: then it may be shorter, and have zeros at its end."""
+    content = content.rstrip(b"\0")
+    return content[: len(OPENING)] == OPENING[: len(content)]
 
 
 def describe(message: Message) -> list[Item]:

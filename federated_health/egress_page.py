@@ -1,6 +1,7 @@
 """What a hospital's egress ledger says, as a page: totals, errors that left, a table a kind of message."""
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from federated_health.egress import ERROR, OPENING, UNFIT
+from federated_health.egress import ERROR, UNFIT, begins_line
 from federated_health.errors import LedgerError
 from federated_health.names import printable
 
@@ -92,6 +93,7 @@ class Summary:
         hospitals: whose it is; several where files were put together.
         kinds: in the order in which they first left.
         torn: lines that were cut off, as by a power cut.
+        unreadable: lines behind the first message that are no ledger's.
     """
 
     path: Path
@@ -101,6 +103,7 @@ class Summary:
     total: Total = field(default_factory=Total)
     kinds: dict[str, Total] = field(default_factory=dict)
     torn: int = 0
+    unreadable: int = 0
 
     def add(self, entry: Mapping[str, Any]) -> None:
         self.first = min(self.first or entry["time"], entry["time"])
@@ -127,6 +130,7 @@ class Summary:
             f"{values:,} of these bytes are of the values below, the others of their packing: names, types and lengths",
             f"errors that left in place of an answer: {', '.join(errors) or 'none'}",
             *([torn] if self.torn else []),
+            *([f"{_count(self.unreadable, 'line')} cannot be read, and not counted"] if self.unreadable else []),
         ]
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -138,15 +142,20 @@ def summarise(path: Path) -> Summary:
     """Read a ledger line by line, whatever its size.
 
     Raises:
-        LedgerError: it cannot be read, or is not a ledger; names the line.
+        LedgerError: it cannot be read, or what comes before its first message is not a ledger's; names the line.
     """
     summary = Summary(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe might be waited for without end
+            raise LedgerError(f"{path}: is not a regular file")
         for number, line in enumerate(_lines(path), start=1):
             try:
                 entry = _parse(line)
             except ValueError:
-                raise LedgerError(f"{path}, line {number}: is not a line of an egress ledger") from None
+                if not summary.total.messages:
+                    raise LedgerError(f"{path}, line {number}: is not a line of an egress ledger") from None
+                summary.unreadable += 1
+                continue
             if entry is not None:
                 summary.add(entry)
             elif line != b"\n":  # which two processes that share a ledger may leave
@@ -173,15 +182,24 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(content)
     except (ValueError, RecursionError):
-        if len(line) < LONGEST_LINE and content[: len(OPENING)] == OPENING[: len(content)]:
+        if len(line) < LONGEST_LINE and begins_line(content):
             return None
         raise ValueError("not JSON") from None
     if not _has(entry, _ENTRY) or not all(_has(item, _ITEM) for item in entry["records"]):
         raise ValueError("not a message that left")
+    if any(type(size) is not int or size < 0 for size in _sizes(entry)):
+        raise ValueError("not sizes")
     try:
         return {**entry, "time": datetime.fromisoformat(entry["time"]).astimezone(UTC)}
     except OverflowError:
         raise ValueError("not a time") from None
+
+
+def _sizes(entry: Mapping[str, Any]) -> Iterator[object]:
+    yield entry["bytes"]
+    for item in entry["records"]:
+        yield item["bytes"]
+        yield from item["shape"]
 
 
 _ENTRY = {

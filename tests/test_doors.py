@@ -195,7 +195,13 @@ def test_with_tls_an_address_past_this_machine_may_be_used(
     assert run("client.py", *own, "--server", "192.0.2.1:8080")[0] == 0
     assert asked == ["192.0.2.1:8080"]
     result = run("server.py", "--tls", tls["server"], "--address", "192.0.2.1:8080")
-    assert_one_line(result, "address 192.0.2.1:8080: cannot be listened on")
+    assert_one_line(result, "address 192.0.2.1:8080: cannot be listened on; its host is not this machine's")
+
+
+def test_an_empty_tls_folder_is_not_the_current_one(run: Run, hospitals_folder: Path) -> None:
+    result = run("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "a", "--tls", "")
+    assert_one_line(result, "argument --tls: expected a folder, got ''")
+    assert result[0] == 2
 
 
 def test_a_client_takes_its_name_from_its_certificate(show: Show, hospitals_folder: Path, tls: dict[str, Path]) -> None:

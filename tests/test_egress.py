@@ -221,6 +221,19 @@ def test_a_line_behind_one_that_was_cut_off_begins_anew(tail: bytes, ledger: Led
     assert json.loads(last)["sha256"] == digest(b"hospital: b")
 
 
+@pytest.mark.parametrize("content", [b"age,sex\n63,1\n", b"x", b"\n\0{}\n", b'{"time":', b"\0\0", b"\n", b'{"ti\0\0\n'])
+def test_what_is_no_ledger_is_not_added_to(content: bytes, ledger: Ledger) -> None:
+    ledger.path.write_bytes(content)
+    if b'"ti' in content or not content.strip(b"\0\n"):  # cut off, as a ledger's first line may be
+        ledger.record_metadata("join", [("hospital", "a")])
+        assert json.loads(ledger.path.read_bytes().splitlines()[-1])["kind"] == "join"
+        return
+    with pytest.raises(LedgerError) as caught:
+        ledger.record_metadata("join", [("hospital", "a")])
+    assert str(caught.value) == f"{ledger.path}: is not an egress ledger, and is not added to: move it elsewhere"
+    assert ledger.path.read_bytes() == content
+
+
 def test_a_line_is_on_disk_when_it_counts_as_recorded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

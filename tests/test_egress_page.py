@@ -1,6 +1,7 @@
 """The page of an egress ledger."""
 
 import json
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 import client
+from federated_health import egress_page
 from federated_health.egress_page import Summary, summarise
 from federated_health.errors import LedgerError
 
@@ -117,7 +119,7 @@ def test_blank_lines_are_none(path: Path) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        "age,sex\n63,1\n",
+        "age,sex\n",
         "{}\n",
         "[]\n",
         "1\n",
@@ -134,6 +136,10 @@ def test_blank_lines_are_none(path: Path) -> None:
         line("join", 1, None, 1, round=True),
         line("join", 1, None, 1, bytes=1.5),
         line("join", 1, None, 1, bytes=None),
+        line("join", 1, None, -1),
+        line("join", 1, None, 1, item("arrays", "k", -8)),
+        line("join", 1, None, 1, item("arrays", "k", 8, (2, -1))),
+        line("join", 1, None, 1, {**KERNEL, "shape": ["2"]}),
         line("join", 1, None, 1, records={}),
         line("join", 1, None, 1, records=["a"]),
         line("join", 1, None, 1, {**KERNEL, "shape": 3}),
@@ -142,16 +148,19 @@ def test_blank_lines_are_none(path: Path) -> None:
         line("join", 1, None, 1, {"record": "a"}),
     ],
 )
-@pytest.mark.parametrize("before", [0, 2])
-def test_what_is_no_line_of_a_ledger_is_named(bad: str, before: int, path: Path) -> None:
+@pytest.mark.parametrize("before", ["", '{"time":"2026\n'])
+def test_what_is_no_line_of_a_ledger_is_named_where_no_message_was_before(bad: str, before: str, path: Path) -> None:
     with pytest.raises(LedgerError) as caught:
-        page_of(path, "".join(LINES[:before]).encode() + bad.encode("latin-1"))
-    assert str(caught.value) == f"{path}, line {before + 1}: is not a line of an egress ledger"
+        page_of(path, before.encode() + bad.encode("latin-1") + LINES[0].encode())
+    assert str(caught.value) == f"{path}, line {2 if before else 1}: is not a line of an egress ledger"
+    page = page_of(path, LINES[0].encode() + bad.encode("latin-1") + LINES[1].encode())
+    assert (page.total.messages, page.total.bytes, page.torn, page.unreadable) == (2, 4000, 0, 1)
+    assert page.lines()[-1] == "1 line cannot be read, and not counted"
 
 
 def test_blank_lines_count_in_the_number_of_a_line(path: Path) -> None:
     with pytest.raises(LedgerError, match=r", line 3: "):
-        page_of(path, LINES[0] + "\nx\n")
+        page_of(path, "\n\nx\n" + LINES[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{"time":"2026'])
@@ -163,13 +172,16 @@ def test_a_file_without_a_message_is_no_page(content: bytes, path: Path) -> None
 def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
     with pytest.raises(LedgerError, match=r"egress-a\.jsonl: cannot be read \(No such file or directory\)$"):
         summarise(path)
-    with pytest.raises(LedgerError, match=r"cannot be read \(Is a directory\)$"):
-        summarise(path.parent)
+    os.mkfifo(path)
+    for other in (path, path.parent, Path("/dev/zero")):
+        with pytest.raises(LedgerError, match=r": is not a regular file$"):
+            summarise(other)
 
 
-def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
-    with pytest.raises(LedgerError, match=r"^/dev/zero, line 1: "):
-        summarise(Path("/dev/zero"))
+def test_a_line_without_an_end_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_page, "LONGEST_LINE", 1024)
+    with pytest.raises(LedgerError, match=r"egress-a\.jsonl, line 1: "):
+        page_of(path, '{"time":' + "1" * 5000)
 
 
 def test_a_large_ledger_is_read_line_by_line(path: Path) -> None:

@@ -157,14 +157,14 @@ def prepared(run: Certificates) -> None:
         ("request --tls new", 2, "one of the arguments --name --server is required"),
         ("request --tls new --name b --server", 2, "argument --server: not allowed with argument --name"),
         ("request --tls new --name B", 1, "a hospital's name is lower-case letters, digits and hyphens, got 'B'"),
-        ("request --tls new --name federation", 1, "a hospital's name is lower-case"),
+        ("request --tls new --name federation", 1, "the name federation is reserved: it stands for all hospitals"),
         ("request --tls new --name b --host c", 1, "--host: goes with --server"),
         ("request --tls new --server --host c:80", 1, "host 'c:80': expected a DNS name or an address"),
         ("request --tls new --server --host 0.0.0.0", 1, "is no address that a hospital can call"),
         ("request --tls a --name a", 1, "a/key.pem: is there already; renew keeps it, --force replaces it"),
         ("request --tls garbage --name a", 1, "garbage: cannot be made (File exists)"),
         ("sign none.pem --authority ca", 1, "none.pem: cannot be read (No such file or directory)"),
-        ("sign a --authority ca", 1, "a: cannot be read (Is a directory)"),
+        ("sign a --authority ca", 1, "a: is not a regular file"),
         ("sign garbage --authority ca", 1, "garbage: is not a signing request (PEM)"),
         ("sign a/certificate.pem --authority ca", 1, "a/certificate.pem: is not a signing request (PEM)"),
         ("sign waiting/request.pem --authority a", 1, "a: is not an authority's folder: it has no authority.pem"),
@@ -202,6 +202,15 @@ def test_each_mistake_is_one_line_and_changes_nothing(
     assert words in said
     assert contents(in_folder) == before
     assert not Path("new").exists()
+
+
+def test_an_answer_that_cannot_be_written_says_where_it_is_kept(run: Certificates, well: Callable[[str], str]) -> None:
+    well("init --authority ca")
+    well("request --tls a --name a")
+    code, _, said = run("sign a/request.pem --authority ca --out none/c.pem")
+    (kept,) = Path("ca/issued").glob("a-*.pem")
+    words = "none/c.pem: cannot be written (No such file or directory); hospital a was signed all the same: see"
+    assert (code, said) == (1, f"error: {words} {kept}\n")
 
 
 def test_help_says_what_is_kept_where_and_how_long(well: Callable[[str], str]) -> None:

@@ -89,6 +89,15 @@ def test_a_key_that_others_may_touch_is_refused(mode: int, tmp_path: Path) -> No
         files.check_private(path)
 
 
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        for use in (files.read_file, files.check_private, files.check_regular):
+            with pytest.raises(CertificateError, match=f"{name}: is not a regular file$"):
+                use(tmp_path / name)
+
+
 def test_what_is_too_large_for_a_certificate_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LARGEST_FILE", 8)
     (tmp_path / "a").write_bytes(b"12345678")

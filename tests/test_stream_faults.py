@@ -140,6 +140,15 @@ def test_a_name_that_stays_taken_is_given_up_when_the_server_must_have_noticed(m
     assert first.end() is None
 
 
+def test_a_host_that_is_not_known_is_said_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    words = ": it cannot be reached (Name or service not known)"
+    assert absences.find_obstacle("nowhere.example:1", None, 1.0) == words
+
+
 def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absences, "taken_seconds", lambda: 0.05)
     monkeypatch.setattr(absences, "Backoff", Recorded)

@@ -102,7 +102,10 @@ def _sign(flags: argparse.Namespace) -> Pages:
     issued = signer.sign(flags.request, flags.days)
     path = issued.path
     if flags.out is not None:
-        files.write_file(path := flags.out, files.read_file(issued.path))
+        try:
+            files.write_file(path := flags.out, files.read_file(issued.path))
+        except CertificateError as error:
+            raise CertificateError(f"{error}; {issued.party} was signed all the same: see {issued.path}") from None
     yield (
         f"signed {issued.party}",
         [

@@ -98,6 +98,7 @@ def speaks_tls(host: str, port: int, patience: float = PREFLIGHT_SECONDS) -> boo
 def _make_context(identity: Identity) -> ssl.SSLContext:
     """A hospital's side of mutual TLS; raises CertificateError where its files cannot be used any more."""
     files.check_private(identity.folder / KEY)
+    files.check_regular(identity.folder / CERTIFICATE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])

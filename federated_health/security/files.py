@@ -60,8 +60,9 @@ def read_file(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        CertificateError: it is not there, too large, or cannot be read.
+        CertificateError: it is not there, no regular file, too large, or cannot be read.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
@@ -72,16 +73,31 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def check_regular(path: Path) -> int:
+    """Refuse a folder, and a pipe or a device, which might be waited for without end.
+
+    Returns:
+        The file's mode, without its type.
+
+    Raises:
+        CertificateError: it is one, or cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(mode):
+        raise CertificateError(f"{path}: is not a regular file")
+    return stat.S_IMODE(mode)
+
+
 def check_private(path: Path) -> None:
     """Refuse a key that others on this machine may read, as ssh does.
 
     Raises:
-        CertificateError: they may, or the file cannot be read.
+        CertificateError: they may, or it is no regular file, or cannot be looked at.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
+    mode = check_regular(path)
     if os.name == "posix" and mode & 0o077:
         raise CertificateError(f"{path}: others on this machine may read this key (mode {mode:o}); chmod 600 {path}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from federated_health.errors import CertificateError
-from federated_health.names import is_hospital_name, printable
+from federated_health.names import FEDERATION, is_hospital_name, printable
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names that every server's certificate has."""
@@ -48,6 +48,8 @@ def hospital(name: str) -> Party:
     Raises:
         CertificateError: no hospital may be called so.
     """
+    if name == FEDERATION:
+        raise CertificateError(f"the name {FEDERATION} is reserved: it stands for all hospitals together")
     if not is_hospital_name(name):
         shown = printable(name, 63)
         raise CertificateError(f"a hospital's name is lower-case letters, digits and hyphens, got {shown!r}")

@@ -1,6 +1,7 @@
 """What a hospital does while it is not in: how long it waits, for what, and what it says of it."""
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,6 +145,8 @@ def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
     patience = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may be waited for
     if tls is not None:
         finding = diagnose(host, port, tls, patience)
+    elif unknown := _find_unknown(host, port):
+        finding = Finding(f"it cannot be reached ({unknown})", False)
     elif speaks_tls(host, port, patience):
         finding = Finding("the server speaks TLS: to join it takes --tls, the folder of this hospital's identity", True)
     else:
@@ -151,3 +154,12 @@ def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
     if finding and finding.final:
         raise JoinError(f"{address}: {finding.words}")
     return f": {finding.words}" if finding else ""
+
+
+def _find_unknown(host: str, port: int) -> str:
+    """Why a host's name leads to no address; empty where it does."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        return getattr(error, "strerror", None) or "no such name"
+    return ""

@@ -1,5 +1,6 @@
 """Addresses, channel options, credentials, and how a Flower message is wrapped: what both ends of a stream share."""
 
+import errno
 import ipaddress
 import re
 import socket
@@ -29,6 +30,8 @@ MOST_CONNECTIONS = 900
 
 HANDSHAKE_SECONDS = 20.0
 """For a new connection to begin to speak gRPC; it is closed when it does not."""
+
+TAKEN = "another server may be using the port"
 
 IDLE_SECONDS = 60.0
 """That a connection may stay without a call; a hospital's has one as long as it is there."""
@@ -143,10 +146,23 @@ def listen(server: grpc.aio.Server, address: str, tls: Identity | None = None) -
             opened = server.add_secure_port(
                 where, grpc.ssl_server_credentials([pair], tls.authority_bytes, require_client_auth=True)
             )
-    except (OSError, RuntimeError):
-        opened = 0
+    except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: a host that no DNS can hold
+        raise AddressError(f"address {address}: cannot be listened on; {_why(error)}") from None
     if not opened:
-        raise AddressError(f"address {address}: cannot be listened on; another server may be using the port")
+        raise AddressError(f"address {address}: cannot be listened on; {TAKEN}")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "its host is not known"
+    reasons = {
+        errno.EADDRINUSE: TAKEN,
+        errno.EADDRNOTAVAIL: "its host is not this machine's",
+        errno.EACCES: "this user may not open that port",
+    }
+    if not isinstance(error, OSError):
+        return TAKEN
+    return reasons.get(error.errno or 0) or error.strerror or TAKEN
 
 
 def open_channel(address: str, tls: Identity | None = None) -> grpc.Channel:
