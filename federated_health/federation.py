@@ -27,7 +27,7 @@ from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from
 from federated_health.strategies import STRATEGIES, write_arguments
-from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
+from federated_health.summaries import History, Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.tally import Tally
 from federated_health.weights import weights_to_record
 
@@ -55,7 +55,7 @@ class Federation:
         self.settings = settings
         self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
-        self.history: list[Round] = []
+        self.history = History()
         self.threshold = THRESHOLD
         self.tally = Tally()
         self.evaluations: dict[str, Evaluation] = {}
@@ -124,7 +124,7 @@ class Federation:
             )
             self.weights = weights
             self.history.append(finished)
-            yield self.history[-1]
+            yield finished
 
     def evaluate_finally(self) -> dict[str, Any]:
         """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
@@ -196,7 +196,7 @@ class Federation:
             normalisation=self.normalisation,
             introductions=tuple(one for _, one in sorted(self.introductions.items())),
             tally=self.tally.to_json(),
-            history=tuple(self.history),
+            history=self.history,
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -208,7 +208,7 @@ class Federation:
         self._declared.write_state(self._strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         self.normalisation = checkpoint.normalisation
-        self.history = list(checkpoint.history)
+        self.history = History(checkpoint.history)
         self.introductions.update({one.name: one for one in checkpoint.introductions})
         self._roster.settle()
         self.tally.go_on_from(checkpoint.tally)

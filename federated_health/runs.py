@@ -161,7 +161,7 @@ class RunFolder:
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(
             self.path / REPORT,
-            lambda: page_of_run(federation, figures, federation.history, stopped=stopped, others=files),
+            lambda: page_of_run(federation, figures, list(federation.history), stopped=stopped, others=files),
         )
         if not stopped:
             self._checkpoints.remove()

@@ -1,8 +1,9 @@
 """What one round, and a whole run, gave: each hospital's figures, and the federation's from merged counts."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, overload
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import Evaluation, Update
 from federated_health.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
 from federated_health.tasks import Task
+
+_COUNTS = tuple(field.name for field in fields(Counts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,61 @@ class Round:
     number: int
     hospitals: Mapping[str, HospitalRound]
     federation: HospitalRound
+
+
+class History(Sequence[Round]):
+    """Finished rounds, of which there may be many: each is kept as a line of text, which takes less memory."""
+
+    def __init__(self, rounds: Iterable[Round] = ()) -> None:
+        self._lines = [write_round(one) for one in rounds]
+
+    def append(self, one: Round) -> None:
+        self._lines.append(write_round(one))
+
+    @overload
+    def __getitem__(self, index: int) -> Round: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Round]: ...
+
+    def __getitem__(self, index: int | slice) -> Round | Sequence[Round]:
+        if isinstance(index, slice):
+            return tuple(map(read_round, self._lines[index]))
+        return read_round(self._lines[index])
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
+def write_round(one: Round) -> bytes:
+    """A line of JSON: the number, then of each hospital and of the federation rows, loss and counts in their order."""
+    hospitals = {name: _write_hospital(hospital) for name, hospital in one.hospitals.items()}
+    line = [one.number, hospitals, _write_hospital(one.federation)]
+    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def read_round(line: bytes) -> Round:
+    """The inverse of `write_round`."""
+    number, hospitals, federation = json.loads(line)
+    return Round(
+        number=number,
+        hospitals={name: _read_hospital(content) for name, content in hospitals.items()},
+        federation=_read_hospital(federation),
+    )
+
+
+def _write_hospital(one: HospitalRound) -> list[Any]:
+    counts = None if one.counts is None else [getattr(one.counts, name) for name in _COUNTS]
+    return [one.train_examples, one.train_loss, counts]
+
+
+def _read_hospital(content: list[Any]) -> HospitalRound:
+    train_examples, train_loss, counts = content
+    return HospitalRound(
+        train_examples=train_examples,
+        train_loss=train_loss,
+        counts=None if counts is None else Counts(**dict(zip(_COUNTS, counts, strict=True))),
+    )
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, Counts]) -> Round:

@@ -21,6 +21,7 @@ from federated_health.report.svg import MOST_ROWS
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.summaries import History
 from tests.released import (
     OTHERS,
     Released,
@@ -71,7 +72,7 @@ def usual_page() -> Page:
 def stopped_page(hospitals: dict[str, Released]) -> Page:
     federation = federation_of(hospitals)
     federation.evaluations, federation.threshold = {}, 0.5
-    federation.history = list(rounds_of(hospitals))
+    federation.history = History(rounds_of(hospitals))
     return page_of_run(
         federation, federation.figures_of_last_round(), rounds_of(hospitals), stopped=True, others=OTHERS
     )
@@ -104,7 +105,7 @@ def test_who_took_part_and_in_how_many_rounds() -> None:
 def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
     hospitals = three()
     federation = federation_of(hospitals)
-    federation.history = list(rounds_of(hospitals))
+    federation.history = History(rounds_of(hospitals))
     figures = federation.figures_of_last_round()
 
     def told() -> list[Bullets]:
@@ -265,7 +266,7 @@ def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> N
     federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
-    federation.evaluations, federation.threshold, federation.history = {}, 0.5, [record]
+    federation.evaluations, federation.threshold, federation.history = {}, 0.5, History([record])
     page = page_of_run(federation, federation.figures_of_last_round(), [record], stopped=True, others={})
     assert page.title == "heart-disease: a model of 2 hospitals"  # b sent no update in the first round
     assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words

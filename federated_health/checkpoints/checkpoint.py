@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Checkpoint:
     normalisation: Normalisation
     introductions: tuple[Introduction, ...]
     tally: Mapping[str, Any]
-    history: tuple[Round, ...]
+    history: Sequence[Round]
 
     def check_task(self, task: Task) -> None:
         """Refuse a task that is not the checkpoint's, or whose columns mean something else now.

@@ -1,22 +1,17 @@
 """The finished rounds of a run that may have to go on: a file that grows by a line a round.
 
-A line is JSON: the round's number, then of each hospital and of the federation its training rows, its training loss,
-and its counts in the order of `metrics.Counts`. What is behind the position that a checkpoint names is of no round that
+A line is a round (see `summaries.write_round`). What is behind the position that a checkpoint names is of no round that
 is safe, and is cut off before the next one is added.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health.metrics import Counts
-from federated_health.summaries import HospitalRound, Round
-
-_COUNTS = tuple(field.name for field in fields(Counts))
+from federated_health.summaries import Round, read_round, write_round
 
 
 class DamagedCheckpointError(ValueError):
@@ -60,7 +55,7 @@ class HistoryFile:
         """
         if tuple(history[max(self._rounds - 1, 0) : self._rounds]) != self._last:
             raise ValueError(f"the history does not go on from round {self._rounds}")
-        lines = b"".join(_write_round(one) for one in history[self._rounds :])
+        lines = b"".join(write_round(one) for one in history[self._rounds :])
         with self.path.open("r+b" if self._size else "wb") as file:
             if file.seek(0, os.SEEK_END) < self._size:
                 raise OSError(0, f"{self.path.name} has become shorter")
@@ -85,36 +80,7 @@ class HistoryFile:
         digest = hashlib.sha256(data)
         if digest.hexdigest() != position.digest:
             raise DamagedCheckpointError("its history is cut off or altered")
-        rounds = tuple(_read_round(line) for line in data.splitlines())
+        rounds = tuple(read_round(line) for line in data.splitlines())
         self._rounds, self._size, self._hash = position.rounds, position.size, digest
         self._last = rounds[-1:]
         return rounds
-
-
-def _write_round(one: Round) -> bytes:
-    hospitals = {name: _write_hospital(hospital) for name, hospital in one.hospitals.items()}
-    line = [one.number, hospitals, _write_hospital(one.federation)]
-    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _write_hospital(one: HospitalRound) -> list[Any]:
-    counts = None if one.counts is None else [getattr(one.counts, name) for name in _COUNTS]
-    return [one.train_examples, one.train_loss, counts]
-
-
-def _read_round(line: bytes) -> Round:
-    number, hospitals, federation = json.loads(line)
-    return Round(
-        number=number,
-        hospitals={name: _read_hospital(content) for name, content in hospitals.items()},
-        federation=_read_hospital(federation),
-    )
-
-
-def _read_hospital(content: list[Any]) -> HospitalRound:
-    train_examples, train_loss, counts = content
-    return HospitalRound(
-        train_examples=train_examples,
-        train_loss=train_loss,
-        counts=None if counts is None else Counts(**dict(zip(_COUNTS, counts, strict=True))),
-    )
