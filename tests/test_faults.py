@@ -161,6 +161,24 @@ def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> No
     assert failing.asked["b", "evaluate.final"] == 3
 
 
+def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_waited_for() -> None:
+    failing = Failing("b", "evaluate.final", 10**6)
+    grid = ComingAndGoing(three_with_scores(), failing)
+    federation = Federation(grid, settings(wait=0.5))
+    federation.gather()
+    list(federation.rounds())
+    grid.gone = {"c"}
+    assert list(federation.evaluate_finally()["hospitals"]) == ["a"]
+    assert failing.asked["b", "evaluate.final"] == 3
+
+
+def test_at_the_end_enough_answers_are_enough() -> None:
+    failing = Failing("b", "evaluate.final", 10**6)
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**9))
+    assert list(federation.run()["hospitals"]) == ["a", "c"]
+    assert failing.asked["b", "evaluate.final"] == 1
+
+
 def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     grid = ComingAndGoing(three_with_scores())
     federation = Federation(grid, settings(wait=0.1))

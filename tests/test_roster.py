@@ -21,7 +21,7 @@ from federated_health.replies import Correspondence
 from federated_health.roster import Roster
 from federated_health.settings import Settings
 from federated_health.streaming import hospital_context, join_federation, serve_streams
-from federated_health.streaming.grids import error_reply
+from federated_health.streaming.grids import Incident, error_reply
 from federated_health.tally import Tally
 from tests.test_faults import ComingAndGoing, Failing, settings
 from tests.test_federation import LightHospital, app_of, three, three_with_scores
@@ -322,6 +322,10 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
     app = app_of({one.name: one for one in hospitals})
     threads = []
 
+    def end_when_lost(words: str) -> None:
+        if "waiting" in words:
+            raise JoinError(words)
+
     def start(name: str, towards: str) -> None:
         def join() -> None:
             with suppress(JoinError):
@@ -331,8 +335,8 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
                     name=name,
                     address=towards,
                     terms=terms,
-                    wait=0.2 if name == "b" else 30.0,
-                    announce=lambda _: None,
+                    wait=30.0,
+                    announce=end_when_lost if towards != address else lambda _: None,
                     prepare=lambda: None,
                     ledger=UNWRITTEN,
                 )
@@ -357,8 +361,17 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
         wait_until(lambda: bool(federation._roster.present()) and "b" in federation.tally.rejected)
         assert federation.tally.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
     for thread in threads:
-        thread.join(10.0)
+        thread.join(30.0)
         assert not thread.is_alive()
+
+
+def test_what_no_round_gets_is_counted_with_the_next_question() -> None:
+    grid = Streams(three())
+    grid.take_incidents = lambda: [Incident("b", "sent its reply too late")]  # type: ignore[method-assign]
+    federation = Federation(grid, settings())
+    federation.gather()
+    next(federation.rounds())
+    assert federation.tally.to_json()["rejected"] == {"b": {"sent its reply too late": 2}}  # to train, to evaluate
 
 
 # Waiting

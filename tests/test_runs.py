@@ -313,6 +313,14 @@ def test_a_forced_run_over_one_that_was_cut_off_does_not_go_on_with_it(tmp_path:
     assert (tmp_path / "checkpoints" / "history.jsonl").read_text().count("\n") == 1
 
 
+def test_a_forced_run_that_never_begins_leaves_the_checkpoints_of_the_one_that_was_cut_off(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path), 2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    stop(chosen_for(tmp_path, force=True, seed=7), -1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert read_checkpoint(tmp_path).round_number == 2
+
+
 @light
 @pytest.mark.parametrize("until", [0, 1, 2, 3])
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
@@ -347,7 +355,7 @@ def test_a_run_goes_on_twice_and_counts_both_times(tmp_path: Path) -> None:
 
 @light
 def test_a_run_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
-    stop(chosen_for(tmp_path / "here"), 2)
+    stop(chosen_for(tmp_path / "here", force=True), 2)
     (tmp_path / "here").rename(tmp_path / "there")
     given: dict[str, Value] = {"resume": str(tmp_path / "there")}
     config = settings_to_resume(tmp_path / "there", given)

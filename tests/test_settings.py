@@ -199,7 +199,7 @@ def test_why_so_many_updates_are_needed_is_told(defaults: dict[str, Value]) -> N
         ).least_reason
 
     assert reason() == "more than half of --hospitals; see --min-hospitals"
-    assert reason(min_hospitals=2) == "--min-hospitals"
+    assert reason(min_hospitals=2) == reason(min_hospitals=1) == "--min-hospitals"
     assert reason(hospitals=5, strategy="krum", strategy_args="num-malicious-nodes=1").startswith("krum: ")
     assert reason(hospitals=6, min_hospitals=6, strategy="krum") == "--min-hospitals"
 

@@ -35,6 +35,10 @@ def test_counts_go_on_through_json() -> None:
     other.count_absent(["z"])
     other.go_on_from(json.loads(json.dumps(tally().to_json())))
     assert other.to_json() == tally().to_json()
+    content = tally().to_json()
+    other.go_on_from(content)
+    other.resumed_after.append(9)
+    assert content["resumed_after"] == [0, 7]
     other.count_rejected("b", "its loss is out of range")
     other.count_unanswered("b", "its connection was lost")
     other.count_absent(["b"])
