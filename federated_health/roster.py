@@ -101,9 +101,9 @@ class Roster:
                     f"within {self._settings.wait:g} s{self._name_absent()}; see --wait"
                 )
             if now >= next_words:
-                announce(
-                    f"{what}: {connected} of {least} are connected, {deadline - now:.0f} s left{self._name_absent()}"
-                )
+                ready = f", {len(present)} ready" if connected >= least else ""
+                left = f"{deadline - now:.0f} s left"
+                announce(f"{what}: {connected} of {least} are connected{ready}, {left}{self._name_absent()}")
                 next_words = now + WORDS_INTERVAL
             time.sleep(LOOK_INTERVAL)
         return present
