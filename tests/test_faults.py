@@ -174,7 +174,7 @@ def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_w
 
 def test_at_the_end_enough_answers_are_enough() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**9))
+    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**7))
     assert list(federation.run()["hospitals"]) == ["a", "c"]
     assert failing.asked["b", "evaluate.final"] == 1
 
