@@ -85,7 +85,14 @@ class CheckpointFolder:
                 return replace(checkpoint, history=rounds)
         if files:
             raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
-        raise CheckpointError(f"{self.path}: holds no checkpoint: the run is over, or no round of it was finished")
+        raise CheckpointError(f"{self.path}: holds no checkpoint")
+
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint, whole or not, or none that can be seen."""
+        try:
+            return not self._files()
+        except OSError:
+            return True
 
     def remove(self) -> None:
         """Remove what `save` made, the newest checkpoint last; then there is nothing to go on from.
