@@ -177,11 +177,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
-    if not _is_there(path / CHECKPOINTS):
-        if _is_there(path / MODEL):
-            raise RunError(f"{path}: the run is over; there is nothing to resume")
-        if not _is_there(path):
-            raise RunError(f"{path}: holds no checkpoint: there is no such folder, or it may not be looked into")
+    if checkpoints.is_empty() and _is_there(path / MODEL):
+        raise RunError(f"{path}: the run is over; there is nothing to resume")
+    if not _is_there(path):
+        raise RunError(f"{path}: holds no checkpoint: there is no such folder, or it may not be looked into")
     return checkpoints.load()
 
 
@@ -218,8 +217,9 @@ def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Valu
 
 
 def files_of_run(path: Path) -> list[str]:
-    """The names of a run's files that are in a folder."""
-    return [name for name in (*_FILES, CHECKPOINTS) if _is_there(path / name)]
+    """The names of a run's files, and of its checkpoints if there are any, that are in a folder."""
+    files = [name for name in _FILES if _is_there(path / name)]
+    return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
 
 
 def _is_there(path: Path) -> bool:

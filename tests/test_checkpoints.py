@@ -264,9 +264,7 @@ def test_where_none_is_whole_it_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r": holds no checkpoint: the run is over, or no round of it was finished$"
-    ):
+    with pytest.raises(CheckpointError, match=r": holds no checkpoint$"):
         CheckpointFolder(tmp_path / name).load()
     assert names_in(tmp_path) == []
 
@@ -516,7 +514,7 @@ def test_what_is_removed_is_gone_and_what_is_somebody_s_stays(tmp_path: Path) ->
     folder.remove()
     assert names_in(tmp_path) == []
     folder.remove()
-    with pytest.raises(CheckpointError, match="holds no checkpoint: "):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint$"):
         folder.load()
     saved_in(tmp_path / "b", 1)
     (tmp_path / "b" / "notes.txt").touch()

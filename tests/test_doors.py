@@ -968,7 +968,7 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         (["--resume", "none"], 1, "none: holds no checkpoint: there is no such folder"),
         (["--resume", "a" * 300], 1, "holds no checkpoint: there is no such folder"),
         (["--resume", "file"], 1, "file/checkpoints: cannot be read (Not a directory)"),
-        (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint: the run is over"),
+        (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
         (["--resume", "over"], 1, "over: the run is over; there is nothing to resume"),
         (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
         (["--resume", "torn"], 1, "torn/checkpoints: holds no checkpoint that is whole"),

@@ -410,6 +410,27 @@ def test_a_folder_with_nothing_but_checkpoints_is_a_run_that_can_go_on(tmp_path:
     assert read_checkpoint(tmp_path).round_number == 2
 
 
+@light
+def test_a_run_that_was_killed_before_its_first_checkpoint_can_be_begun_anew(tmp_path: Path) -> None:
+    """Neither is there something to go on with, nor something to overwrite, nor was it over."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "history.jsonl").touch()
+    with pytest.raises(RunError) as told:
+        read_checkpoint(tmp_path)
+    assert str(told.value) == f"{tmp_path}/checkpoints: holds no checkpoint"
+    go(chosen_for(tmp_path))
+    assert names_in(tmp_path) == ALL
+
+
+@light
+def test_a_run_that_was_killed_as_it_removed_its_checkpoints_is_over(tmp_path: Path) -> None:
+    go(chosen_for(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "history.jsonl").touch()
+    with pytest.raises(RunError, match="the run is over; there is nothing to resume"):
+        read_checkpoint(tmp_path)
+
+
 def test_what_differs_from_the_run_s_settings_is_refused_and_what_may_differ_is_taken(tmp_path: Path) -> None:
     stop(chosen_for(tmp_path), 1)
     others: dict[str, Value] = {"seed": 7, "rounds": 4, "hospitals": 4, "max-update-norm": 5.0}
@@ -449,7 +470,7 @@ def test_a_folder_to_go_on_in_that_holds_nothing_to_go_on_with(tmp_path: Path) -
         ("none", "holds no checkpoint: there is no such folder"),
         ("a" * 300, "holds no checkpoint: there is no such folder"),
         ("file", "checkpoints: cannot be read (Not a directory)"),
-        ("empty", "checkpoints: holds no checkpoint: the run is over"),
+        ("empty", "empty/checkpoints: holds no checkpoint"),
     ):
         for attempt in (read_checkpoint, lambda path: RunFolder(resumed(path))):
             with pytest.raises(RunError) as told:

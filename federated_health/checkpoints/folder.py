@@ -86,9 +86,16 @@ class CheckpointFolder:
                 return replace(checkpoint, history=rounds)
         if files:
             raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
-        if not self.path.parent.exists():  # a run that is over has its folder, and none of checkpoints
+        if not self.path.parent.exists():
             raise CheckpointError(f"{self.path.parent}: is not there, so there is no run to go on with")
-        raise CheckpointError(f"{self.path}: holds no checkpoint: the run is over, or no round of it was finished")
+        raise CheckpointError(f"{self.path}: holds no checkpoint")
+
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint, whole or not, or none that can be seen."""
+        try:
+            return not self._files()
+        except OSError:
+            return True
 
     def remove(self) -> None:
         """Remove what `save` made, the newest checkpoint last; then there is nothing to go on from.
