@@ -239,7 +239,7 @@ def revoked(federation: Federation) -> Forged:
             "c",
             "is not one of a hospital: it is not for a hospital",
         ),
-        (free("federation", Purpose.CLIENT_AUTH), "federation", "a hospital's name is lower-case"),
+        (free("federation", Purpose.CLIENT_AUTH), "federation", "the name federation is reserved"),
     ],
     ids=["b as a", "b as c", "b as nobody", "b as B", "revoked", "no purpose", "both purposes", "federation"],
 )
