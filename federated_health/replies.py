@@ -165,14 +165,15 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
     """The hospitals whose updates are out of all proportion.
 
     An update is one where its L2 norm is more than `factor` times the median, of two middle ones the lower, of all
-    norms of the round: so it is found as long as fewer than half of the updates are like it, or, of two, the other one
-    is smaller. Of honest hospitals whose rows differ two-hundredfold in number the ratio was at most 9.
+    norms of the round: so it is found as long as fewer than half of the updates are like it. Of two updates nobody can
+    say which is the wrong one, and both pass. Of honest hospitals whose rows differ two-hundredfold in number the ratio
+    was at most 9.
 
     Args:
         norms: hospital -> L2 norm of its update minus the weights that it was sent.
         factor: of the median; 0 finds none.
     """
-    if not norms or not factor:
+    if len(norms) < 3 or not factor:
         return set()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
     return {name for name, norm in norms.items() if norm > factor * median > 0}

@@ -145,7 +145,8 @@ def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_ho
     with serve(logs[1], "--resume", disk.path / "run") as server:  # too early
         assert server.wait(60) == 1
     assert_one_error(logs[1].read_text(), f"({why})")
-    assert CheckpointFolder(out / "checkpoints").load().round_number == kept
+    # What it put in order first may have made room for a round.
+    assert kept <= (kept := CheckpointFolder(out / "checkpoints").load().round_number) < ROUNDS
 
     mend(disk)
     with serve(logs[2], "--resume", disk.path / "run") as server:
