@@ -154,7 +154,8 @@ def _unpack(content: bytes, number: int, largest: int) -> list[bytes]:
     Raises:
         CertificateError: it is not so many fields.
     """
-    fields, rest = [], content
+    fields: list[bytes] = []
+    rest = content
     while len(rest) >= 4 and len(content) <= largest and len(fields) < number:
         (length,) = struct.unpack(">I", rest[:4])
         if length > len(rest) - 4:
