@@ -17,14 +17,13 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import participation
+from federated_health import answers, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
 from federated_health.egress_page import NEVER, summarise
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
-from federated_health.participation import reply_with
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
 from federated_health.security import Role, load_identity
@@ -35,15 +34,7 @@ from federated_health.tasks import TASKS
 logger = logging.getLogger("federated_health.client")
 
 app = ClientApp()
-
-
-# What each of these gives away, `messages.py` lists.
-app.query("statistics")(reply_with(participation.introduce))
-app.train()(reply_with(participation.train_round))
-app.evaluate()(reply_with(participation.evaluate_round))
-app.evaluate("threshold")(reply_with(participation.score_training_rows))
-app.evaluate("final")(reply_with(participation.evaluate_finally))
-app.evaluate("appraisal")(reply_with(participation.appraise_model))
+answers.register(app)
 
 
 def parse() -> argparse.Namespace:
@@ -107,7 +98,8 @@ def join(flags: argparse.Namespace) -> None:
         with suppress(LedgerError):  # what cannot be recorded is not told; what is wrong with the CSV comes first
             report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
-    context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed})
+    node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
+    context = hospital_context(name, node)
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 import utils
 from federated_health.federation import Federation
+from federated_health.federations import make_federation
 from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import largest_reply
 from federated_health.metrics import THRESHOLD
@@ -45,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
     settings = Settings.from_config(context.run_config)
     with RunFolder(settings) as folder:
-        federation = Federation(grid, settings)
+        federation = make_federation(grid, settings)
         if folder.checkpoint is not None:
             federation.resume(folder.checkpoint)
         federation.gather(utils.say)

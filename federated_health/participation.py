@@ -22,6 +22,7 @@ from federated_health.messages import (
     ARRAYS,
     CONFIG,
     ROUND,
+    WITHHELD,
     Evaluation,
     Instructions,
     Introduction,
@@ -31,7 +32,7 @@ from federated_health.messages import (
 )
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
-from federated_health.statistics import Normalisation, column_sums
+from federated_health.statistics import Normalisation, column_sums, no_sums
 from federated_health.streaming.grids import hospital_context
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
@@ -133,13 +134,15 @@ def open_message(message: Message, context: Context) -> Assignment:
 
 
 def introduce(message: Message, context: Context) -> Introduction:
-    """Name, row counts, and the sums from which the federation's one normalisation is made."""
+    """Name, row counts, and the sums from which the one normalisation is made, where the server may have them."""
     hospital = hospital_of(message, context)
+    measured = list(hospital.task.measurement_positions)
+    is_withheld = message.content.config_records[CONFIG].get(WITHHELD) is True
     return Introduction(
         name=hospital.name,
         train_examples=len(hospital.train),
         test_examples=len(hospital.test),
-        sums=column_sums(hospital.train.values[:, list(hospital.task.measurement_positions)]),
+        sums=no_sums(len(measured)) if is_withheld else column_sums(hospital.train.values[:, measured]),
     )
 
 

@@ -55,6 +55,12 @@ def column_sums(values: Vector, minimum: int = MINIMUM_OBSERVED) -> ColumnSums:
     )
 
 
+def no_sums(measurements: int) -> ColumnSums:
+    """The sums of one who releases none."""
+    nothing = np.zeros(measurements)
+    return ColumnSums(count=nothing, total=nothing, squares=nothing)
+
+
 def merge_sums(parts: Iterable[ColumnSums]) -> ColumnSums:
     """The sums of all rows together.
 
