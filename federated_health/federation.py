@@ -5,6 +5,7 @@ neither repeat a round, resume, nor order replies so that the result does not de
 """
 
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,10 +23,11 @@ from federated_health.messages import Evaluation, Instructions, TrainingScores, 
 from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.pauses import Pauses
+from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence, Participants
 from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
-from federated_health.statistics import Normalisation, merge_sums, normalisation_from
+from federated_health.statistics import Normalisation, merge_sums, normalisation_from, public_normalisation
 from federated_health.strategies import STRATEGIES, write_arguments
 from federated_health.summaries import History, Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.tally import Tally
@@ -53,6 +55,7 @@ class Federation:
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
         self.settings = settings
+        self.run_token = secrets.token_hex(8)
         self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
         self.history = History()
@@ -63,9 +66,15 @@ class Federation:
         self._strategy = self._declared.build(settings.strategy_arguments, settings.learning_rate)
         self._correspondence = Correspondence(grid, settings.round_timeout, self.tally)
         self._roster = Roster(grid, settings, self._correspondence)
+        self._roster.privacy = self.privacy
         self.introductions = self._roster.introductions  # by name, of every hospital that has taken part
         self._away: list[str] = []
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
+
+    @property
+    def privacy(self) -> PrivacyPlan | None:
+        """What training patients are promised."""
+        return self.settings.privacy_plan(self.run_token)
 
     @property
     def last_round(self) -> Round | None:
@@ -99,11 +108,12 @@ class Federation:
         if self.normalisation is None:
             self._roster.forget_others(present)
             self._roster.settle()
-            sums = [one.sums for _, one in sorted(self.introductions.items())]
-            self.normalisation = normalisation_from(merge_sums(sums))
+            self.normalisation = self._normalise()
             announce(f"training with {', '.join(names)}")
         else:
             announce(f"going on after round {len(self.history)} with {', '.join(names)}")
+        if self.privacy is not None:
+            announce(self.privacy.describe())
 
     def rounds(self) -> Iterator[Round]:
         """Train, average and evaluate, round after round, from the first that is not finished.
@@ -144,7 +154,7 @@ class Federation:
                     content, self._roster.introduction_of(node).test_examples, final=True
                 ),
             )
-            appraisals = self._ask_finally(messages.APPRAISAL, self._read_appraisal) if self.settings.appraisal else []
+            appraisals = self._ask_finally(messages.APPRAISAL, self._read_appraisal) if self.asks_appraisal else []
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
             raise
@@ -182,12 +192,14 @@ class Federation:
             seed=settings.seed,
             threshold=self.threshold,
             normalisation=self.normalisation,
+            privacy=self.privacy,
         )
 
     def checkpoint(self) -> Checkpoint:
         """All that the rounds to come depend on, as it is between two rounds."""
         assert self.normalisation is not None, "gather comes first"
         return Checkpoint(
+            run=self.run_token,
             round_number=len(self.history),
             settings=self.settings.to_config(),
             terms=self.settings.task_declaration.terms,
@@ -206,6 +218,8 @@ class Federation:
             CheckpointError: what the strategy should remember is not of this strategy and model.
         """
         self._declared.write_state(self._strategy, checkpoint.strategy_state, self._shapes)
+        self.run_token = checkpoint.run
+        self._roster.privacy = self.privacy
         self.weights = dict(checkpoint.weights)
         self.normalisation = checkpoint.normalisation
         self.history = History(checkpoint.history)
@@ -214,8 +228,20 @@ class Federation:
         self.tally.go_on_from(checkpoint.tally)
         self.tally.resumed_after.append(checkpoint.round_number)
 
+    @property
+    def asks_appraisal(self) -> bool:
+        """Whether hospitals are asked what joining gave them, which their training rows tell."""
+        return self.settings.appraisal and self.privacy is None
+
+    def _normalise(self) -> Normalisation:
+        if self.privacy is not None:
+            return public_normalisation(self.settings.task_declaration.measurements)
+        return normalisation_from(merge_sums(one.sums for _, one in sorted(self.introductions.items())))
+
     def _choose_threshold(self) -> float:
-        """From all hospitals' scores of their training rows; 0.5 where these do not hold both classes."""
+        """From all hospitals' scores of their training rows; 0.5 where these hold not both classes, or stay hidden."""
+        if self.privacy is not None:
+            return THRESHOLD
         replies = self._ask_finally(
             messages.THRESHOLD,
             lambda node, content: TrainingScores.from_content(
@@ -303,7 +329,10 @@ class Federation:
             questions,
             self._roster.names(),
             lambda node, content: Update.from_content(
-                content, self._shapes, self._roster.introduction_of(node).train_examples
+                content,
+                self._shapes,
+                self._roster.introduction_of(node).train_examples,
+                private=self.privacy is not None,
             ),
         )
         return self._correspondence.leave_out_outsized(trained, self.weights, self.settings.max_update_norm)
