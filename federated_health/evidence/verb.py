@@ -12,7 +12,15 @@ from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 
-NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal"}
+NOT_OF_A_STUDY = {
+    *OPERATIONAL,
+    "task",
+    "hospitals",
+    "min-hospitals",
+    "max-update-norm",
+    "appraisal",
+    *(name for name in read_defaults() if name.startswith("dp-")),
+}
 """Settings that are a federation's alone, or that a study sets itself."""
 
 
