@@ -97,8 +97,10 @@ def join(flags: argparse.Namespace) -> None:
     try:
         hospital = load_hospital(own.data, task, name, flags.split_seed)
     except DataError as error:
-        with suppress(LedgerError):  # what cannot be recorded is not told; what is wrong with the CSV comes first
-            report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
+        # What cannot be recorded is not told; what is wrong with the CSV comes first. No budget accounts for it.
+        with suppress(LedgerError):
+            if flags.dp_budget is None:
+                report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
     context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed, **budget})
@@ -122,6 +124,8 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
+        if kept[0].privacy is not None:
+            logger.info("%s", participation.account_of(context).statement())
 
 
 def main() -> None:
