@@ -5,6 +5,7 @@ does not depend on who answers first.
 """
 
 import logging
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,6 +19,7 @@ from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
 from federated_health.metrics import THRESHOLD
 from federated_health.pauses import Pauses
+from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence
 from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
@@ -45,18 +47,31 @@ class Course(ABC):
     Attributes:
         threshold: 0.5 until one is chosen at the end.
         introductions: by name, of every hospital that has taken part.
+        run_token: 16 random hex digits, which a run that goes on keeps.
     """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
         self.settings = settings
+        self.run_token = secrets.token_hex(8)
         self.history = History()
         self.threshold = THRESHOLD
         self.tally = Tally()
         self._correspondence = Correspondence(grid, settings.round_timeout, self.tally)
         self._roster = Roster(grid, settings, self._correspondence)
+        self._roster.privacy = self.privacy
         self.introductions = self._roster.introductions
         self._has_begun = False
         self._away: list[str] = []
+
+    @property
+    def privacy(self) -> PrivacyPlan | None:
+        """What training patients are promised; None without differential privacy."""
+        return self.settings.privacy_plan(self.run_token)
+
+    @property
+    def asks_appraisal(self) -> bool:
+        """Whether hospitals are asked what joining gave them, which depends on their training rows."""
+        return self.settings.appraisal and self.privacy is None
 
     @property
     def last_round(self) -> Round | None:
@@ -95,6 +110,8 @@ class Course(ABC):
             self._begin()
             self._has_begun = True
             announce(f"training with {names}")
+        if self.privacy is not None:
+            announce(self.privacy.describe())
 
     @abstractmethod
     def _begin(self) -> None:
@@ -139,6 +156,8 @@ class Course(ABC):
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         """What every run takes from a checkpoint."""
+        self.run_token = checkpoint.run
+        self._roster.privacy = self.privacy
         self.history = History(checkpoint.history)
         self.introductions.update({one.name: one for one in checkpoint.introductions})
         self._roster.settle()

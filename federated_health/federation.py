@@ -17,7 +17,7 @@ from federated_health.metrics import THRESHOLD, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.replies import Accepted, Participants
 from federated_health.settings import Settings
-from federated_health.statistics import Normalisation, merge_sums, normalisation_from
+from federated_health.statistics import Normalisation, merge_sums, normalisation_from, public_normalisation
 from federated_health.strategies import STRATEGIES, write_arguments
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.weights import weights_to_record
@@ -40,6 +40,9 @@ class Federation(Course):
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 
     def _begin(self) -> None:
+        if self.privacy is not None:
+            self.normalisation = public_normalisation(self.settings.task_declaration.measurements)
+            return
         sums = [one.sums for _, one in sorted(self.introductions.items())]
         self.normalisation = normalisation_from(merge_sums(sums))
 
@@ -74,7 +77,7 @@ class Federation(Course):
                 ),
             )
             appraisals = (
-                self._ask_finally(messages.APPRAISAL, question, self._read_appraisal) if self.settings.appraisal else []
+                self._ask_finally(messages.APPRAISAL, question, self._read_appraisal) if self.asks_appraisal else []
             )
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
@@ -113,11 +116,13 @@ class Federation(Course):
             seed=settings.seed,
             threshold=self.threshold,
             normalisation=self.normalisation,
+            privacy=self.privacy,
         )
 
     def checkpoint(self) -> Checkpoint:
         assert self.normalisation is not None, "gather comes first"
         return Checkpoint(
+            run=self.run_token,
             round_number=len(self.history),
             settings=self.settings.to_config(),
             terms=self.settings.task_declaration.terms,
@@ -136,7 +141,9 @@ class Federation(Course):
         self._go_on_from(checkpoint)
 
     def _choose_threshold(self) -> float:
-        """From all hospitals' scores of their training rows; 0.5 where these do not hold both classes."""
+        """From all hospitals' scores of their training rows; 0.5 where these hold not both classes, or stay hidden."""
+        if self.privacy is not None:
+            return THRESHOLD
         replies = self._ask_finally(
             messages.THRESHOLD,
             self._final_question(),
@@ -173,7 +180,10 @@ class Federation(Course):
             questions,
             self._roster.names(),
             lambda node, content: Update.from_content(
-                content, self._shapes, self._roster.introduction_of(node).train_examples
+                content,
+                self._shapes,
+                self._roster.introduction_of(node).train_examples,
+                private=self.privacy is not None,
             ),
         )
         return self._correspondence.leave_out_outsized(trained, self.weights, self.settings.max_update_norm)

@@ -212,8 +212,8 @@ def _public_context() -> Any:
 def _tenseal() -> ModuleType:
     """Imported when it is first needed: most runs do not need it.
 
-    It brings a protobuf of its own, and so does TensorFlow, which shows its symbols to all that are loaded later: without
-    RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's, and crash.
+    It brings a protobuf of its own, and so does TensorFlow, which shows its symbols to all that are loaded later:
+    without RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's, and crash.
     """
     if not hasattr(os, "RTLD_DEEPBIND"):  # where libraries do not share names, or TensorFlow must come later
         return importlib.import_module("tenseal")

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +47,7 @@ class EncryptedFederation(Course):
     def __init__(self, grid: Grid, settings: Settings) -> None:
         super().__init__(grid, settings)
         self._adder = Adder()
-        self._keys = self._new_keys(secrets.token_hex(16))
+        self._keys = self._new_keys()
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
         self._patients = 0
         self._column_sums: Chunks = []
@@ -59,14 +58,18 @@ class EncryptedFederation(Course):
         self._scores: Chunks = []
         self._figures: Chunks = []
 
-    def _new_keys(self, run: str, key_id: str = "") -> KeyExchange:
-        return KeyExchange(self._roster, self._correspondence, self.settings, run, key_id)
+    def _new_keys(self, key_id: str = "") -> KeyExchange:
+        return KeyExchange(self._roster, self._correspondence, self.settings, self.run_token, key_id)
 
     def _begin(self) -> None:
         self._patients = sum(one.train_examples + one.test_examples for one in self.introductions.values())
         if self._patients > vectors.MOST_PATIENTS:
             raise RunError(f"with --encrypt a federation has at most {vectors.MOST_PATIENTS:,} patients")
         nodes = self._keys.share_key(self._roster.present())
+        if self.privacy is None:  # else the normalisation is what the task declares
+            self._merge_sums(nodes)
+
+    def _merge_sums(self, nodes: list[int]) -> None:
         length = 3 * len(self.settings.task_declaration.measurements)
         config = self._keys.config(**{messages.PATIENTS: self._patients})
         questions = [Message(RecordDict({CONFIG: config}), node, messages.SUMS) for node in nodes]
@@ -95,20 +98,24 @@ class EncryptedFederation(Course):
 
     def evaluate_finally(self) -> dict[str, Any]:
         """Have the hospitals choose the threshold, evaluate the final weights with it, and keep what comes of it."""
+        self._scores = self._sum_scores() if self.privacy is None else []
+        length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
+        answers = self._ask_finally(
+            messages.FINAL,
+            self._question({messages.SCORES: self._scores}, appraisal=self.asks_appraisal),
+            lambda node, content: self._read(node, content, length, of_test=True),
+        )
+        self._figures = self._add(answers) if len(answers) >= LEAST_ENCRYPTED else []
+        return self._close({answer.hospital for answer in answers})
+
+    def _sum_scores(self) -> Chunks:
+        """Of all training rows, for the threshold; nothing where too few hospitals answer."""
         scores = self._ask_finally(
             messages.THRESHOLD,
             self._question(),
             lambda node, content: self._read(node, content, 2 * vectors.BINS),
         )
-        self._scores = self._add(scores) if len(scores) >= LEAST_ENCRYPTED else []
-        length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        answers = self._ask_finally(
-            messages.FINAL,
-            self._question({messages.SCORES: self._scores}, appraisal=self.settings.appraisal),
-            lambda node, content: self._read(node, content, length, of_test=True),
-        )
-        self._figures = self._add(answers) if len(answers) >= LEAST_ENCRYPTED else []
-        return self._close({answer.hospital for answer in answers})
+        return self._add(scores) if len(scores) >= LEAST_ENCRYPTED else []
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """Have the hospitals keep what the finished rounds gave."""
@@ -130,7 +137,6 @@ class EncryptedFederation(Course):
 
     def checkpoint(self) -> Checkpoint:
         arrays = {
-            "run": self._keys.run.encode(),
             "key": self._keys.key_id.encode(),
             **{f"{messages.COLUMN_SUMS}/{place}": chunk for place, chunk in enumerate(self._column_sums)},
             **{f"{name}/{place}": chunk for name, block in self._blocks.items() for place, chunk in enumerate(block)},
@@ -138,6 +144,7 @@ class EncryptedFederation(Course):
         state: dict[str, npt.NDArray[Any]] = {name: np.frombuffer(one, np.uint8) for name, one in arrays.items()}
         average = {str(place): np.frombuffer(chunk, np.uint8) for place, chunk in enumerate(self._average)}
         return Checkpoint(
+            run=self.run_token,
             round_number=len(self.history),
             settings=self.settings.to_config(),
             terms=self.settings.task_declaration.terms,
@@ -152,7 +159,7 @@ class EncryptedFederation(Course):
     def resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.strategy_state
         try:
-            self._keys = self._new_keys(state["run"].tobytes().decode(), state["key"].tobytes().decode())
+            key_id = state["key"].tobytes().decode()
             self._scale, self._patients = float(state["scale"]), int(state["patients"])
         except KeyError:
             raise CheckpointError("what an encrypted run should remember is not in it") from None
@@ -161,6 +168,7 @@ class EncryptedFederation(Course):
         blocks = dict.fromkeys(name.partition("/")[0] for name in state if name.startswith(messages.HISTORY))
         self._blocks = {name: _chunks_under(name, state) for name in blocks}
         self._go_on_from(checkpoint)
+        self._keys = self._new_keys(key_id)
 
     def instructions(self) -> Instructions:
         """What hospitals are told; the normalisation and the threshold are theirs."""
@@ -179,6 +187,7 @@ class EncryptedFederation(Course):
             seed=settings.seed,
             threshold=self.threshold,
             normalisation=NOT_KNOWN,
+            privacy=self.privacy,
         )
 
     def _present(self) -> list[int]:

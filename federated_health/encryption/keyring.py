@@ -159,7 +159,7 @@ def _identity_of(message: Message, context: Context) -> Identity:
 
 def _run_of(message: Message) -> str:
     run = message.content.config_records[CONFIG].get(RUN)
-    if not isinstance(run, str) or len(run) != 32:
+    if not isinstance(run, str) or len(run) != 16:
         raise MalformedMessageError("the server's message is of no encrypted run")
     return run
 

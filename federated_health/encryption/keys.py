@@ -23,7 +23,7 @@ class KeyExchange:
     """Sees to it that every hospital that is present has the run's key and knows the sums for its normalisation.
 
     Args:
-        run: a random name of this run.
+        run: the run's token (see `Course`).
         key_id: the public name of the run's key; empty as long as there is none.
     """
 
@@ -58,8 +58,10 @@ class KeyExchange:
         return [node for node in nodes if self._is_known(node, self._holders)]
 
     def brief(self, nodes: Iterable[int], sums: list[bytes], patients: int) -> list[int]:
-        """Those of the nodes that have the key and the encrypted sums for the normalisation."""
+        """Those of the nodes that have the key and, if there are any, the encrypted sums for the normalisation."""
         nodes = self.share_key(nodes)
+        if not sums:
+            return nodes
         lacking = [node for node in nodes if not self._is_known(node, self._briefed)]
         record = messages.to_record({COLUMN_SUMS: sums})
         content = {CONFIG: self.config(**{PATIENTS: patients}), messages.ENCRYPTED: record}

@@ -44,6 +44,8 @@ from federated_health.participation import (
     open_message,
     train_round,
 )
+from federated_health.privacy import guard
+from federated_health.statistics import public_normalisation
 from federated_health.summaries import HospitalRound
 from federated_health.weights import MalformedMessageError, distance_between, weights_from_record, weights_to_record
 
@@ -97,10 +99,11 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
         MalformedMessageError: the message is not what such a run's server sends.
     """
     config, own = message.content.config_records[CONFIG], member(message, context)
-    if own.normalisation is None:
+    told, hospital = Instructions.from_record(config), hospital_of(message, context)
+    normalisation = public_normalisation(hospital.task.measurements) if told.privacy else own.normalisation
+    if normalisation is None:
         raise EncryptionError("it does not have the run's normalisation")
-    told = replace(Instructions.from_record(config), normalisation=own.normalisation, threshold=threshold)
-    hospital = hospital_of(message, context)
+    told = replace(told, normalisation=normalisation, threshold=threshold)
     shapes = weight_shapes(hospital.task, told.model)
     if chunks := chunks_in(message.content, WEIGHTS):
         scale = read_positive(config, SCALE)
@@ -117,6 +120,7 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
 
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """The sums from which the normalisation is made."""
+    guard.check(context, None)  # sums of training rows are not accounted for
     hospital, patients = hospital_of(message, context), read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
@@ -164,6 +168,7 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
 def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """How many training rows score in which bin, for the threshold."""
     asked = open_question(message, context)
+    guard.refuse_unaccounted(asked.instructions.privacy, "the threshold")
     local = open_message(asked.plain, context).local
     bins = vectors.histogram(local.score_training(asked.weights), asked.hospital.train.labels)
     return asked.answer(bins / asked.patients, len(asked.hospital.train))
