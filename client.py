@@ -20,6 +20,7 @@ import utils
 from federated_health import answers, egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
+from federated_health.encryption import results
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
@@ -125,6 +126,7 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
+            results.save_result(out, context, *kept)
         if kept[0].privacy is not None:
             logger.info("%s", participation.account_of(context).statement())
 

@@ -24,12 +24,13 @@ from federated_health.encryption.participation import (
     read_patients,
     read_threshold,
 )
+from federated_health.errors import SettingsError
 from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import ARRAYS, CONFIG
 from federated_health.metrics import Counts, figures_of, roc_auc_from_cells
 from federated_health.participation import evaluate_round
 from federated_health.records import METRICS
-from federated_health.settings import LEAST_ENCRYPTED
+from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults
 from federated_health.summaries import HospitalRound, Round, read_round, write_round
 from federated_health.weights import MalformedMessageError, weights_to_record
 
@@ -44,16 +45,20 @@ class Result:
     Attributes:
         figures: as in metrics.json: `hospitals` with this one alone, `federation`, and what else there is.
         rounds: of this hospital and of the federation.
-        scores: of all held-out patients, [2 * BINS], see `vectors.histogram`; empty where the run was stopped.
+        counts: of all held-out patients; empty where there are none.
+        scores: of the same patients, [2 * BINS], see `vectors.histogram`; empty where the run was stopped.
         hospitals: how many took part.
         stopped: whether the run ended before its last round, or its final figures were not given.
+        settings: the server's, apart from where and how it carried out the run.
     """
 
     figures: dict[str, Any]
     rounds: tuple[Round, ...]
+    counts: dict[str, Any]
     scores: list[int]
     hospitals: int
     stopped: bool
+    settings: dict[str, Any]
 
     def to_record(self) -> ConfigRecord:
         rounds = [write_round(one).decode() for one in self.rounds]
@@ -66,7 +71,7 @@ class Result:
 
 
 def remembered_result(context: Context) -> Result | None:
-    """What `close` kept; None before the end of a run, or in a plain one."""
+    """What `close` kept; None before the end of a run, and in a plain one."""
     record = context.state.config_records.get(RESULT)
     return None if record is None else Result.from_record(record)
 
@@ -78,37 +83,47 @@ def close(message: Message, context: Context) -> KeyNews:
     asked = open_question(message, context, read_threshold(message, own, patients))
     account = _read_account(asked.config)
     rounds = tuple(_rounds(message, context, asked, account["rounds"]))
-    figures, scores = _final_figures(message, context, asked, account["train_examples"])
-    if not figures:
-        figures = _last_figures(context, asked, rounds, account["train_examples"])
+    sums = _final_sums(message, context, asked)
+    if sums is None:
+        counts = rounds[-1].federation.counts if rounds else None
+        figures = _last_figures(context, asked, counts, account["train_examples"])
+    else:
+        counts = sums.counts
+        figures = _final_figures(context, asked, sums, account["train_examples"])
     context.state[RESULT] = Result(
-        figures=figures, rounds=rounds, scores=scores, hospitals=account["hospitals"], stopped=account["stopped"]
+        figures=figures,
+        rounds=rounds,
+        counts=asdict(counts) if counts else {},
+        scores=[] if sums is None else np.round(sums.scores).astype(int).tolist(),
+        hospitals=account["hospitals"],
+        stopped=account["stopped"],
+        settings=account["settings"],
     ).to_record()
     return KeyNews(key_id=key_id(own.key_bytes))
 
 
-def _final_figures(
-    message: Message, context: Context, asked: Question, train_examples: int
-) -> tuple[dict[str, Any], list[int]]:
-    """Figures of the final evaluation, and the bins of all held-out scores; nothing where there was none."""
+def _final_sums(message: Message, context: Context, asked: Question) -> vectors.FinalSums | None:
+    """What all hospitals say of the final weights; None where this one or too many others did not evaluate them."""
     chunks = chunks_in(message.content, FIGURES)
     if not chunks or "figures" not in context.state:
-        return {}, []
-    columns = asked.hospital.task.column_names
-    vector = asked.member.key.decrypt(chunks, vectors.FinalSums.length(len(columns)))
-    sums = vectors.FinalSums.from_vector(vector, len(columns), asked.patients)
+        return None
+    columns = len(asked.hospital.task.columns)
+    vector = asked.member.key.decrypt(chunks, vectors.FinalSums.length(columns))
+    return vectors.FinalSums.from_vector(vector, columns, asked.patients)
+
+
+def _final_figures(context: Context, asked: Question, sums: vectors.FinalSums, train_examples: int) -> dict[str, Any]:
     federation = figures_of(sums.counts, train_examples, roc_auc_from_cells(*vectors.read_histogram(sums.scores)))
     # Of fewer the mean would tell each of them the others'.
     enough = sums.with_roc_auc >= LEAST_ENCRYPTED
     federation["mean_roc_auc"] = sums.roc_auc / sums.with_roc_auc if enough else None
     importance = (sums.importance / max(sums.counts.examples, 1)).tolist()
-    more = _appraised(context, asked, dict(zip(columns, importance, strict=True)))
-    return {**_with_own(context, asked, federation), **more}, np.round(sums.scores).astype(int).tolist()
+    named = dict(zip(asked.hospital.task.column_names, importance, strict=True))
+    return {**_with_own(context, asked, federation), **_appraised(context, asked, named)}
 
 
-def _last_figures(context: Context, asked: Question, rounds: tuple[Round, ...], train_examples: int) -> dict[str, Any]:
+def _last_figures(context: Context, asked: Question, counts: Counts | None, train_examples: int) -> dict[str, Any]:
     """Figures of the last finished round, whose weights are kept as the final ones."""
-    counts = rounds[-1].federation.counts if rounds else None
     federation = {**figures_of(counts or Counts(), train_examples, None), "mean_roc_auc": None}
     own = figures_of(evaluate_round(asked.plain, context).counts, len(asked.hospital.train), None)
     context.state["figures"] = MetricRecord({key: value for key, value in own.items() if value is not None})
@@ -167,6 +182,8 @@ def _read_account(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         account = json.loads(str(config.get(ACCOUNT)))
         numbers = {key: int(account[key]) for key in ("hospitals", "train_examples", "rounds")}
-        return {**numbers, "stopped": bool(account["stopped"])}
-    except (ValueError, TypeError, KeyError):
+        settings = Settings.from_config({**read_defaults(), **account["settings"]}).to_config()
+        told = {key: settings[key] for key in account["settings"]}
+        return {**numbers, "stopped": bool(account["stopped"]), "settings": told}
+    except (ValueError, TypeError, KeyError, SettingsError):
         raise MalformedMessageError("the server's account of the run cannot be read") from None

@@ -21,7 +21,7 @@ from federated_health.errors import CheckpointError, RunError
 from federated_health.messages import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
 from federated_health.model import weight_shapes
 from federated_health.replies import Accepted
-from federated_health.settings import LEAST_ENCRYPTED, Settings
+from federated_health.settings import LEAST_ENCRYPTED, OPERATIONAL, Settings
 from federated_health.statistics import Normalisation
 from federated_health.strategies import STRATEGIES, write_arguments
 from federated_health.summaries import HospitalRound, Round
@@ -106,7 +106,9 @@ class EncryptedFederation(Course):
             lambda node, content: self._read(node, content, length, of_test=True),
         )
         self._figures = self._add(answers) if len(answers) >= LEAST_ENCRYPTED else []
-        return self._close({answer.hospital for answer in answers})
+        question = self._closing({answer.hospital for answer in answers})
+        told = self._ask_finally(messages.CLOSING, question, self._read_closing)
+        return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
 
     def _sum_scores(self) -> Chunks:
         """Of all training rows, for the threshold; nothing where too few hospitals answer."""
@@ -118,22 +120,28 @@ class EncryptedFederation(Course):
         return self._add(scores) if len(scores) >= LEAST_ENCRYPTED else []
 
     def figures_of_last_round(self) -> dict[str, Any]:
-        """Have the hospitals keep what the finished rounds gave."""
+        """Have those hospitals that are there keep what the finished rounds gave."""
         self._scores, self._figures = [], []
-        return self._close(set())
+        names = self._roster.names()
+        questions = [Message(self._closing(set()), node, messages.CLOSING) for node in self._present()]
+        told = self._correspondence.ask(questions, names, self._read_closing)
+        return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
 
-    def _close(self, evaluated: set[str]) -> dict[str, Any]:
-        """Give every hospital all sums, which is all that there is; what they make of them, the server is not told."""
+    def _closing(self, evaluated: set[str]) -> RecordDict:
+        """All sums, which is all that there is; what hospitals make of them, the server is not told.
+
+        Args:
+            evaluated: hospitals whose final figures are in them.
+        """
         account = {
             "hospitals": len(self.introductions),
             "train_examples": sum(self._train_examples()[name] for name in evaluated or self.introductions),
             "rounds": len(self.history),
-            "stopped": len(self.history) < self.settings.rounds or not evaluated,
+            "stopped": not evaluated,
+            "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
         }
         sums = {messages.SCORES: self._scores, messages.FIGURES: self._figures, **self._blocks}
-        question = self._question(sums, account=json.dumps(account))
-        told = self._ask_finally(messages.CLOSING, question, self._read_closing)
-        return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
+        return self._question(sums, account=json.dumps(account))
 
     def checkpoint(self) -> Checkpoint:
         arrays = {
@@ -171,7 +179,7 @@ class EncryptedFederation(Course):
         self._keys = self._new_keys(key_id)
 
     def instructions(self) -> Instructions:
-        """What hospitals are told; the normalisation and the threshold are theirs."""
+        """What hospitals are told; the normalisation and the threshold they know by themselves."""
         settings = self.settings
         return Instructions(
             task=settings.task,
