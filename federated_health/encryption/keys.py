@@ -70,6 +70,15 @@ class KeyExchange:
             self._briefed[node] = self._roster.entry_of(node)
         return [node for node in nodes if self._is_known(node, self._briefed)]
 
+    def doubt(self, nodes: Iterable[int]) -> None:
+        """Look anew at what these have, who gave no answer that can be used.
+
+        A hospital may have been started anew without a grid's word of it, and lack the key.
+        """
+        for node in nodes:
+            self._holders.pop(node, None)
+            self._briefed.pop(node, None)
+
     def _share_key_with(self, lacking: list[int], holders: list[int]) -> None:
         offers: dict[int, bytes] = {}
         wishes = self._ask(messages.OFFER, {node: {CONFIG: self.config()} for node in lacking}, self._read_offer)
