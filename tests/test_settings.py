@@ -1,6 +1,7 @@
 """One frozen set of settings: what pyproject.toml says is valid, and what is not valid is told by name."""
 
 import math
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
