@@ -1,22 +1,16 @@
 """`python -m federated_health VERB`: what is not for every day."""
 
 import argparse
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import utils
 from federated_health.demo import SCENARIOS, run_demo
-from federated_health.intervals import SMALL_CLASS
+from federated_health.evidence import verb as evidence
 from federated_health.security import command as certificates
-from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 CLIENT_APP = "client:app"
 """Where Flower's own runtimes find it, too."""
-
-NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal"}
-"""Settings that are a federation's alone, or that a study sets itself."""
 
 
 def add_demo(verbs: Any) -> None:
@@ -25,62 +19,23 @@ def add_demo(verbs: Any) -> None:
     demo.add_argument("--task", choices=tuple(SCENARIOS), default=next(iter(SCENARIOS)), help="default: %(default)s")
     demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-TASK; overwritten")
     demo.add_argument("--rounds", type=int, help="rounds (default: the server's)")
+    demo.add_argument("--dp-epsilon", type=utils.epsilon, help="with differential privacy (default: without)")
     demo.set_defaults(run=start_demo)
 
 
 def start_demo(flags: argparse.Namespace) -> None:
     """A server and its hospitals as processes."""
     usual = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
-    extra = ["--rounds", str(flags.rounds)] if flags.rounds is not None else []
+    given = {"--rounds": flags.rounds, "--dp-epsilon": flags.dp_epsilon}
+    extra = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     run_demo(flags.out or usual, flags.task, extra)
 
 
 def add_evidence(verbs: Any) -> None:
     """The verb evidence."""
-    words = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
-    parser = verbs.add_parser("evidence", help=words, description=words)
-    defaults = read_defaults()
-    parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/evidence"), help="default: %(default)s; resumes there")
-    parser.add_argument("--force", action="store_true", help="start anew where --out holds another study, or a run")
-    parser.add_argument("--folds", type=utils.count, default=5, help="of cross-validation (default: %(default)s)")
-    parser.add_argument("--repeats", type=utils.count, default=5, help="of it, each split anew (default: %(default)s)")
-    parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument(
-        "--strategies",
-        help="to be compared, between commas, instead of --strategy; --strategy-args are the first one's",
-    )
-    parser.add_argument(
-        "--tune",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
-    )
-    utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_A_STUDY)
-    parser.set_defaults(run=gather_evidence)
-
-
-def gather_evidence(flags: argparse.Namespace) -> None:
-    """Run or resume a study, and show and write what it found."""
-    from federated_health.evidence import command
-
-    given = {**read_defaults(), **{name.replace("_", "-"): value for name, value in vars(flags).items()}}
-    own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
-    strategies = str(given["strategy"]) if flags.strategies is None else flags.strategies
-    request = command.Request(
-        data=flags.data,
-        out=flags.out,
-        force=flags.force,
-        folds=flags.folds,
-        repeats=flags.repeats,
-        strategies=tuple(name.strip() for name in strategies.split(",")),
-        tune=flags.tune,
-        settings=own,
-    )
-    with utils.progress("model") as show:
-        figures = command.run(request, app=CLIENT_APP, jobs=flags.jobs, show=show)
-    show_evidence(figures)
-    utils.say(f"wrote {flags.out}/evidence.json and report.html")
+    parser = verbs.add_parser("evidence", help=evidence.WORDS, description=evidence.WORDS)
+    evidence.add_flags(parser)
+    parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
 
 
 def add_certificates(verbs: Any) -> None:
@@ -95,42 +50,6 @@ def show_certificates(flags: argparse.Namespace) -> None:
     """Do what the verb says, and show what it answers."""
     for title, lines in flags.pages(flags):
         utils.print_lines(title, lines)
-
-
-def show_evidence(figures: Mapping[str, Any]) -> None:
-    """Three tables: ROC-AUC, what joining gave each hospital, and the other figures as means over hospitals."""
-    rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
-    aucs = {name: {way: of["roc_auc"]["value"] for way, of in one["models"].items()} for name, one in rows.items()}
-    utils.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
-    joining = {
-        name: {
-            "patients": one.get("patients", ""),
-            "federated - own": utils.difference(one["differences"]["federated_minus_own"]),
-            "joining": one.get("verdict", "") + (" *" if one.get("small") else ""),
-        }
-        for name, one in rows.items()
-    }
-    utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
-    if further := [key for key in figures["mean"]["differences"] if key.endswith("_minus_federated")]:
-        strategies = {
-            name: {key.removesuffix("_minus_federated"): utils.difference(one["differences"][key]) for key in further}
-            for name, one in rows.items()
-        }
-        first = figures["study"]["strategy"]
-        utils.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", strategies)
-    others = {
-        way: {key.removeprefix("calibration_"): value for key, value in model.items() if key != "roc_auc"}
-        for way, model in figures["mean"]["models"].items()
-    }
-    utils.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
-
-
-AUC_NOTE = "all: over all patients together; where hospitals differ in how many are positive, it flatters."
-
-JOINING_NOTE = (
-    "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
-    f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures say little."
-)
 
 
 def main() -> None:

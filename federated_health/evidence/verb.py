@@ -1,0 +1,110 @@
+"""The verb `evidence`: its flags, and what it shows on the console."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import utils
+from federated_health.intervals import SMALL_CLASS
+from federated_health.settings import OPERATIONAL, Settings, flag_of, read_defaults
+
+WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
+
+NOT_OF_A_STUDY = {
+    *OPERATIONAL,
+    "task",
+    "hospitals",
+    "min-hospitals",
+    "max-update-norm",
+    "appraisal",
+    *(flag_of(setting) for setting in fields(Settings) if setting.name.startswith("dp_")),
+}
+"""Settings that are a federation's alone, or that a study sets itself."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    defaults = read_defaults()
+    parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/evidence"), help="default: %(default)s; resumes there")
+    parser.add_argument("--force", action="store_true", help="start anew where --out holds another study, or a run")
+    parser.add_argument("--folds", type=utils.count, default=5, help="of cross-validation (default: %(default)s)")
+    parser.add_argument("--repeats", type=utils.count, default=5, help="of it, each split anew (default: %(default)s)")
+    parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--strategies",
+        help="to be compared, between commas, instead of --strategy; --strategy-args are the first one's",
+    )
+    parser.add_argument(
+        "--tune",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
+    )
+    utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_A_STUDY)
+
+
+def gather(flags: argparse.Namespace, app: str) -> None:
+    """Run or resume a study, and show and write what it found.
+
+    Args:
+        app: where the hospitals' ClientApp is, such as client:app.
+    """
+    from federated_health.evidence import command
+
+    given = {**read_defaults(), **{name.replace("_", "-"): value for name, value in vars(flags).items()}}
+    own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
+    strategies = str(given["strategy"]) if flags.strategies is None else flags.strategies
+    request = command.Request(
+        data=flags.data,
+        out=flags.out,
+        force=flags.force,
+        folds=flags.folds,
+        repeats=flags.repeats,
+        strategies=tuple(name.strip() for name in strategies.split(",")),
+        tune=flags.tune,
+        settings=own,
+    )
+    with utils.progress("model") as show:
+        figures = command.run(request, app=app, jobs=flags.jobs, show=show)
+    _show(figures)
+    utils.say(f"wrote {flags.out}/evidence.json and report.html")
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    """Three tables: ROC-AUC, what joining gave each hospital, and the other figures as means over hospitals."""
+    rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
+    aucs = {name: {way: of["roc_auc"]["value"] for way, of in one["models"].items()} for name, one in rows.items()}
+    utils.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    joining = {
+        name: {
+            "patients": one.get("patients", ""),
+            "federated - own": utils.difference(one["differences"]["federated_minus_own"]),
+            "joining": one.get("verdict", "") + (" *" if one.get("small") else ""),
+        }
+        for name, one in rows.items()
+    }
+    utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
+    if further := [key for key in figures["mean"]["differences"] if key.endswith("_minus_federated")]:
+        strategies = {
+            name: {key.removesuffix("_minus_federated"): utils.difference(one["differences"][key]) for key in further}
+            for name, one in rows.items()
+        }
+        first = figures["study"]["strategy"]
+        utils.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", strategies)
+    others = {
+        way: {key.removeprefix("calibration_"): value for key, value in model.items() if key != "roc_auc"}
+        for way, model in figures["mean"]["models"].items()
+    }
+    utils.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
+
+
+AUC_NOTE = "all: over all patients together; where hospitals differ in how many are positive, it flatters."
+
+JOINING_NOTE = (
+    "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
+    f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures say little."
+)
