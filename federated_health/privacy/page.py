@@ -37,7 +37,8 @@ class AccountPage:
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
         """Title -> a table with a row a run."""
-        return {"Runs": {run: _row(statement) for run, statement in self.statement.runs.items()}}
+        runs = self.statement.runs.items()
+        return {"Runs": {f"{statement.first:%Y-%m-%d} {run}": _row(statement) for run, statement in runs}}
 
 
 def read_page(path: Path) -> AccountPage:
@@ -61,9 +62,7 @@ def _row(run: RunStatement) -> dict[str, object]:
     """Figures as text, since they are of very different sizes."""
     promised = run.promised
     return {
-        "begun": f"{run.first:%Y-%m-%d}",
-        "epsilon": f"{run.epsilon:.4g}",
-        "of": f"{promised.epsilon:g}",
+        "epsilon": f"{run.epsilon:.4g} of {promised.epsilon:g}",
         "delta": f"{promised.delta:g}",
         "clip": f"{promised.clip:g}",
         "noise": f"{promised.noise_multiplier:.4g}",
