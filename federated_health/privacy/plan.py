@@ -109,7 +109,7 @@ class PrivacyPlan:
         try:
             return cls(**values)
         except ValueError as error:
-            raise MalformedMessageError(f"its {error}") from None
+            raise MalformedMessageError(str(error)) from None
 
     def to_json(self) -> dict[str, str | int | float]:
         """What metrics.json says of it."""
