@@ -29,7 +29,7 @@ PLAN = PrivacyPlan(
 )
 OTHER = replace(PLAN, run="1" * 16)
 ROWS = 90
-TORN = [b"{", b'{"time":"2026-11-', b"\0", b'{"time":"2026\0\0\0', b'{"ti\0\0']
+TORN = [b"{", b'{"time":"2026-11-', b"\0", b'{"time":"2026\0\0\0', b'{"ti\0\0', b'\0\0\0,"rounds":8}\n']
 
 
 @pytest.fixture
@@ -360,9 +360,20 @@ def test_a_line_that_is_no_charge_makes_the_file_unusable(line: bytes, place: in
     assert account.path.read_bytes() == content
 
 
+@pytest.mark.parametrize("tail", TORN)
+def test_no_charge_stands_behind_a_line_that_was_cut_off(tail: bytes, csv: Path) -> None:
+    account = account_of(csv)
+    assert account.path is not None
+    account.path.write_bytes(tail.rstrip(b"\n") + b"\n" + LINE)
+    with pytest.raises(PrivacyError, match="line 1: is not a charge"):
+        account.charge(PLAN, 50.0)
+
+
 def test_a_line_that_goes_bad_while_a_hospital_trains_is_told_by_its_number(csv: Path) -> None:
     account = account_of(csv)
-    charge_times(account, 3)
+    charge_times(account, 1)
+    charge_times(account_of(csv), 2)
+    assert account.statement().charged == 3
     assert account.path is not None
     with account.path.open("ab") as file:
         file.write(b"x\n")

@@ -12,6 +12,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from federated_health.privacy import accounting
 from federated_health.privacy.accounting import LEAST_NOISE, TOLERANCE, Steps, calibrate, epsilon_of
 
 DELTA = 1e-5
@@ -116,6 +117,13 @@ def test_noise_is_enough_whatever_is_asked_for() -> None:
         noise = calibrate(epsilon, delta, rate, steps)
         assert epsilon_of([Steps(rate, noise, steps)], delta) <= epsilon, (epsilon, delta, rate, steps)
         assert noise == LEAST_NOISE or epsilon_of([Steps(rate, noise * 0.999, steps)], delta) > epsilon
+
+
+def test_noise_is_enough_even_if_the_search_ends_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = accounting._find_root
+    monkeypatch.setattr(accounting, "_find_root", lambda *given: 0.998 * real(*given))
+    noise = calibrate(1.7, DELTA, 0.5, 32)
+    assert epsilon_of([Steps(0.5, noise, 32)], DELTA) <= 1.7
 
 
 def test_noise_is_the_same_when_it_is_computed_again() -> None:
