@@ -21,6 +21,7 @@ import numpy as np
 from common import measure, quieten, summarise, write_source
 
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
+from federated_health.local_model import LocalModel
 from federated_health.metrics import roc_auc
 from federated_health.model import initial_weights
 from federated_health.partitions import Partition
@@ -29,7 +30,6 @@ from federated_health.settings import Settings, read_defaults
 from federated_health.sources import generate_readmission
 from federated_health.statistics import column_sums, merge_sums, normalisation_from
 from federated_health.tasks import READMISSION
-from federated_health.training import LocalModel
 
 
 def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:

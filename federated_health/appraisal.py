@@ -21,7 +21,7 @@ from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError
 
 if TYPE_CHECKING:
-    from federated_health.training import LocalModel
+    from federated_health.local_model import LocalModel
 
 PERMUTATIONS = 10
 

@@ -22,7 +22,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, Message
 
+from federated_health import appending
 from federated_health.errors import LedgerError
 from federated_health.messages import CONFIG, ROUND
 
@@ -121,15 +121,11 @@ class Ledger:
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:
-            with open(self.path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
+            with appending.opened(self.path) as file:
                 self._check(file)
-                line = b"\n" * _is_torn(file) + line
-                is_whole = file.write(line) == len(line)
-                os.fsync(file.fileno())
+                appending.append(file, b"\n" * _is_torn(file) + line)
         except OSError as error:
             raise self._refusal(error.strerror) from None
-        if not is_whole:
-            raise self._refusal("No space left on device")
 
     def _check(self, file: FileIO) -> None:
         """Refuse, once, to add to a file that is something else; raises LedgerError."""

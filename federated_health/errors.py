@@ -75,3 +75,23 @@ class CertificateError(UserError):
 
 class LedgerError(UserError):
     """What leaves a hospital cannot be recorded, and so does not leave; or a file is not a ledger."""
+
+
+class PrivacyError(UserError):
+    """What training would cost the patients' privacy cannot be charged to their account, and so is not spent.
+
+    Args:
+        reason: why, in words that a server may hear: without paths and what other runs have spent.
+    """
+
+    def __init__(self, message: str, *, reason: str = "its privacy account cannot be used") -> None:
+        super().__init__(message)
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+
+class BudgetError(PrivacyError):
+    """A run would cost more privacy than the hospital allows."""

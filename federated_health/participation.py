@@ -38,7 +38,7 @@ from federated_health.terms import find_difference, read_terms
 from federated_health.weights import weights_from_record, weights_to_record
 
 if TYPE_CHECKING:
-    from federated_health.training import LocalModel
+    from federated_health.local_model import LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +213,6 @@ def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
 @lru_cache(maxsize=1024)
 def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
     """A hospital's rows as features, and its compiled training; made once a process."""
-    from federated_health.training import LocalModel  # brings TensorFlow, which a wrong CSV need not wait for
+    from federated_health.local_model import LocalModel  # brings TensorFlow, which a wrong CSV need not wait for
 
     return LocalModel(hospital, model, normalisation)

@@ -6,17 +6,12 @@ that the arithmetic, to the bit, is the same wherever it runs on one kind of mac
 """
 
 import hashlib
-from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.backend import load_tensorflow
-from federated_health.hospital import Hospital
-from federated_health.model import Weights, build_encoder, build_head, encode
-from federated_health.statistics import Normalisation
-from federated_health.tasks import Task
 
 tf = load_tensorflow()
 
@@ -144,92 +139,6 @@ class LocalTrainer:
             lambda step, *_: step < steps, take_step, (tf.constant(0), tf.constant(0.0), *weights)
         )
         return moved, loss_sum
-
-
-class Recipe(Protocol):
-    """How local training goes; a run's instructions are one."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def local_epochs(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def l2(self) -> float: ...
-
-
-class LocalModel:
-    """One hospital's rows as features, and the compiled work on them. Weights come and go with every call.
-
-    Args:
-        model: one of `model.MODELS`.
-        normalisation: the federation's.
-    """
-
-    def __init__(self, hospital: Hospital, model: str, normalisation: Normalisation) -> None:
-        self.hospital = hospital
-        self._trainer = _trainer_of(hospital.task, model)
-        everyone = np.concatenate([hospital.train.values, hospital.test.values])
-        features = encode(_encoder_of(hospital.task, normalisation), hospital.task, everyone)
-        self._train_features, self._test_features = np.split(features, [len(hospital.train)])
-
-    def train(
-        self, weights: Weights, recipe: Recipe, round_number: int, proximal_mu: float = 0.0
-    ) -> tuple[Weights, float]:
-        """The round's local epochs over the training rows; see `LocalTrainer.train`."""
-        labels = self.hospital.train.labels
-        order = batch_order(
-            seed=recipe.seed,
-            hospital=self.hospital.name,
-            round_number=round_number,
-            rows=len(labels),
-            epochs=recipe.local_epochs,
-            batch_size=recipe.batch_size,
-        )
-        trained, loss = self._trainer.train(
-            list(weights.values()),
-            self._train_features,
-            labels,
-            order,
-            learning_rate=recipe.learning_rate,
-            l2=recipe.l2,
-            proximal_mu=proximal_mu,
-        )
-        return dict(zip(weights, trained, strict=True)), loss
-
-    def score(self, weights: Weights) -> Array:
-        """Log-odds of the held-out rows, [rows]."""
-        return self._trainer.score(list(weights.values()), self._test_features)
-
-    def score_shuffled(self, weights: Weights, column: int, order: npt.NDArray[np.intp]) -> Array:
-        """Log-odds of the held-out rows, [rows], with one column's values in another order of the rows.
-
-        Args:
-            column: its position among the task's columns.
-            order: [rows], positions.
-        """
-        features, place = self._test_features.copy(), self.hospital.task.feature_slices[column]
-        features[:, place] = features[order, place]
-        return self._trainer.score(list(weights.values()), features)
-
-    def score_training(self, weights: Weights) -> Array:
-        """Log-odds of the training rows, [rows]."""
-        return self._trainer.score(list(weights.values()), self._train_features)
-
-
-@lru_cache(maxsize=1)
-def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
-    """Hospitals in one process, one after the other, share it."""
-    return build_encoder(task, normalisation)
-
-
-@cache
-def _trainer_of(task: Task, model: str) -> LocalTrainer:
-    """One compilation a process and architecture, however many rounds and hospitals it serves."""
-    return LocalTrainer(build_head(task, model))
 
 
 def _bucket(rows: int) -> int:

@@ -41,6 +41,13 @@ def training() -> ModuleType:
     return training
 
 
+@pytest.fixture(scope="module")
+def local_models() -> ModuleType:
+    from federated_health import local_model
+
+    return local_model
+
+
 @dataclass(frozen=True)
 class Recipe:
     seed: int = 42
@@ -400,14 +407,16 @@ def normalisation(hospitals: list[Hospital]) -> Normalisation:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("l2", [0.0, 0.01])
 def test_one_full_step_at_each_hospital_averaged_by_rows_is_one_step_on_the_pooled_rows(
-    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str, l2: float
+    local_models: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str, l2: float
 ) -> None:
     start = initial_weights(HEART_DISEASE, model, 42)
     recipe = Recipe(local_epochs=1, batch_size=0, learning_rate=0.5, l2=l2)
     rows = [len(hospital.train) for hospital in hospitals]
     assert len(set(rows)) == 4  # the mean by rows is not the plain one
 
-    updates = [training.LocalModel(hospital, model, normalisation).train(start, recipe, 1)[0] for hospital in hospitals]
+    updates = [
+        local_models.LocalModel(hospital, model, normalisation).train(start, recipe, 1)[0] for hospital in hospitals
+    ]
 
     encoder = build_encoder(HEART_DISEASE, normalisation)
     pooled = np.concatenate([encode(encoder, HEART_DISEASE, hospital.train.values) for hospital in hospitals])
@@ -422,10 +431,14 @@ def test_one_full_step_at_each_hospital_averaged_by_rows_is_one_step_on_the_pool
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
-    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str
+    training: ModuleType,
+    local_models: ModuleType,
+    hospitals: list[Hospital],
+    normalisation: Normalisation,
+    model: str,
 ) -> None:
     hospital, recipe = hospitals[2], Recipe(local_epochs=2, batch_size=32, l2=0.01)
-    local = training.LocalModel(hospital, model, normalisation)
+    local = local_models.LocalModel(hospital, model, normalisation)
     start: Weights = initial_weights(HEART_DISEASE, model, 1)
 
     trained, loss = local.train(start, recipe, 5)
@@ -446,13 +459,13 @@ def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
 
 
 def test_a_round_is_the_same_to_the_bit_whoever_trained_before(
-    training: ModuleType, hospitals: list[Hospital], normalisation: Normalisation
+    local_models: ModuleType, hospitals: list[Hospital], normalisation: Normalisation
 ) -> None:
     start, recipe = initial_weights(HEART_DISEASE, "mlp", 1), Recipe()
-    alone, _ = training.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+    alone, _ = local_models.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
     for hospital in hospitals[1:]:
-        training.LocalModel(hospital, "mlp", normalisation).train(start, recipe, 1)
+        local_models.LocalModel(hospital, "mlp", normalisation).train(start, recipe, 1)
 
-    again, _ = training.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+    again, _ = local_models.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
 
     assert [array.tobytes() for array in again.values()] == [array.tobytes() for array in alone.values()]
