@@ -19,8 +19,11 @@ from federated_health.backend import load_tensorflow
 from federated_health.columns import Measurement
 from federated_health.tasks import Task
 
-ITERATIONS = 1500
-RESTARTS = 3
+ITERATIONS = 2000
+DUMMIES = 64
+MOST_STARTS, FEWEST_STARTS = 8, 2
+"""Of searches from other dummy patients, of which the best is taken: as many as make DUMMIES together."""
+
 STEP_SIZE = 0.1
 
 FURTHEST = 4.0
@@ -53,7 +56,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
 
     Args:
         step: the hospital's weights before and after its local training.
-        seed: of the first dummy patients; the best of RESTARTS is taken.
+        seed: of the first dummy patients; the best of several searches is taken.
     """
     if patients == 1:
         return invert_single(step, training)
@@ -71,7 +74,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
     descend = _descent(task, training.order.tobytes(), training.order.shape)
     tried = [
         descend(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
-        for _ in range(RESTARTS)
+        for _ in range(max(FEWEST_STARTS, min(MOST_STARTS, DUMMIES // patients)))
     ]
     best = int(np.argmin([float(loss) for _, loss in tried]))
     return np.asarray(tried[best][0], dtype=np.float64)
