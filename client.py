@@ -17,14 +17,13 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import participation
+from federated_health import egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
-from federated_health.egress_page import NEVER, summarise
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
-from federated_health.participation import reply_with
+from federated_health.privacy.guard import BUDGET
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
 from federated_health.security import Role, load_identity
@@ -35,15 +34,7 @@ from federated_health.tasks import TASKS
 logger = logging.getLogger("federated_health.client")
 
 app = ClientApp()
-
-
-# What each of these gives away, `messages.py` lists.
-app.query("statistics")(reply_with(participation.introduce))
-app.train()(reply_with(participation.train_round))
-app.evaluate()(reply_with(participation.evaluate_round))
-app.evaluate("threshold")(reply_with(participation.score_training_rows))
-app.evaluate("final")(reply_with(participation.evaluate_finally))
-app.evaluate("appraisal")(reply_with(participation.appraise_model))
+participation.register(app)
 
 
 def parse() -> argparse.Namespace:
@@ -59,6 +50,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--wait", type=utils.seconds, default=wait, metavar="SECONDS", help=wait_help)
     seed_help = "which patients are held out, for good; no server setting moves it (default: %(default)s)"
     parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=seed_help)
+    budget_help = "epsilon that may be spent in all, over all runs; none without differential privacy"
+    parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=budget_help)
     parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
@@ -89,11 +82,11 @@ def check(own: OwnHospital) -> None:
 
 def show_egress(path: Path) -> None:
     """Show what a ledger says has left a hospital."""
-    summary = summarise(path)
+    summary = egress_page.summarise(path)
     utils.print_lines(summary.title, summary.lines())
     for title, table in summary.tables().items():
         utils.print_figures(title, table)
-    utils.print_lines("What never leaves:", NEVER)
+    utils.print_lines("What never leaves:", egress_page.NEVER)
 
 
 def join(flags: argparse.Namespace) -> None:
@@ -104,10 +97,13 @@ def join(flags: argparse.Namespace) -> None:
     try:
         hospital = load_hospital(own.data, task, name, flags.split_seed)
     except DataError as error:
-        with suppress(LedgerError):  # what cannot be recorded is not told; what is wrong with the CSV comes first
-            report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
+        # What cannot be recorded is not told; what is wrong with the CSV comes first. No budget accounts for it.
+        with suppress(LedgerError):
+            if flags.dp_budget is None:
+                report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
-    context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed})
+    budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
+    context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed, **budget})
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
@@ -128,6 +124,8 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
+        if kept[0].privacy is not None:
+            logger.info("%s", participation.account_of(context).statement())
 
 
 def main() -> None:

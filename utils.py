@@ -100,6 +100,11 @@ def seconds(text: str) -> float:
     return _within(text, float, lambda value: 0 < value <= LONGEST, f"a number above 0 and at most {LONGEST:.0f}")
 
 
+def epsilon(text: str) -> float:
+    """A privacy budget, for argparse."""
+    return _within(text, float, lambda value: 0 < value <= 1000, "a number above 0 and at most 1000")
+
+
 def seed(text: str) -> int:
     """A whole number from 0 to 2**31 - 1, for argparse."""
     return _within(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")

@@ -42,6 +42,7 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
         Round(number=number, hospitals=dict.fromkeys(names, one), federation=one) for number in range(1, rounds + 1)
     )
     return Checkpoint(
+        run="0123456789abcdef",
         round_number=rounds,
         settings=settings.to_config(),
         terms=task.terms,

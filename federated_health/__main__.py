@@ -19,13 +19,15 @@ def add_demo(verbs: Any) -> None:
     demo.add_argument("--task", choices=tuple(SCENARIOS), default=next(iter(SCENARIOS)), help="default: %(default)s")
     demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-TASK; overwritten")
     demo.add_argument("--rounds", type=int, help="rounds (default: the server's)")
+    demo.add_argument("--dp-epsilon", type=utils.epsilon, help="with differential privacy (default: without)")
     demo.set_defaults(run=start_demo)
 
 
 def start_demo(flags: argparse.Namespace) -> None:
     """A server and its hospitals as processes."""
     usual = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
-    extra = ["--rounds", str(flags.rounds)] if flags.rounds is not None else []
+    given = {"--rounds": flags.rounds, "--dp-epsilon": flags.dp_epsilon}
+    extra = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     run_demo(flags.out or usual, flags.task, extra)
 
 

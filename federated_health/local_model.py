@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from federated_health.hospital import Hospital
 from federated_health.model import Weights, build_encoder, build_head, encode
+from federated_health.privacy.entropy import gaussian_noise, poisson_sample
+from federated_health.privacy.plan import PrivacyPlan
+from federated_health.private_training import PrivateTrainer
 from federated_health.statistics import Normalisation
 from federated_health.tasks import Task
 from federated_health.training import Array, LocalTrainer, batch_order
@@ -38,6 +41,7 @@ class LocalModel:
 
     def __init__(self, hospital: Hospital, model: str, normalisation: Normalisation) -> None:
         self.hospital = hospital
+        self._model = model
         self._trainer = _trainer_of(hospital.task, model)
         everyone = np.concatenate([hospital.train.values, hospital.test.values])
         features = encode(_encoder_of(hospital.task, normalisation), hospital.task, everyone)
@@ -66,6 +70,27 @@ class LocalModel:
             proximal_mu=proximal_mu,
         )
         return dict(zip(weights, trained, strict=True)), loss
+
+    def train_privately(self, weights: Weights, plan: PrivacyPlan, l2: float, proximal_mu: float = 0.0) -> Weights:
+        """A round's noisy steps; see `PrivateTrainer.train`. They are to be charged before.
+
+        Samples and noise come from the operating system's entropy: two calls give two results.
+        """
+        rows = len(self.hospital.train)
+        deviation = plan.noise_multiplier * plan.clip
+        moved = _private_trainer_of(self.hospital.task, self._model).train(
+            list(weights.values()),
+            self._train_features,
+            self.hospital.train.labels,
+            poisson_sample(rows, plan.sampling_rate, plan.steps),
+            [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()],
+            clip=plan.clip,
+            expected_rows=plan.sampling_rate * rows,
+            learning_rate=plan.learning_rate,
+            l2=l2,
+            proximal_mu=proximal_mu,
+        )
+        return dict(zip(weights, moved, strict=True))
 
     def score(self, weights: Weights) -> Array:
         """Log-odds of the held-out rows, [rows]."""
@@ -97,3 +122,9 @@ def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
 def _trainer_of(task: Task, model: str) -> LocalTrainer:
     """One compilation a process and architecture, however many rounds and hospitals it serves."""
     return LocalTrainer(build_head(task, model))
+
+
+@cache
+def _private_trainer_of(task: Task, model: str) -> PrivateTrainer:
+    """As `_trainer_of`."""
+    return PrivateTrainer(build_head(task, model))

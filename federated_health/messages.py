@@ -5,14 +5,17 @@ This is the one list of what leaves a hospital:
 - when it joins: its name, its declaration of the task (see `Task.terms`), and a random token of its process;
 - `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
   squares over its training rows (nothing where fewer than five were observed);
-- `train`: weights, the number of training rows, the mean training loss;
+- `train`: weights, the number of training rows, the mean training loss (under differential privacy: noisy weights, and
+  no loss, as no sums before);
 - `evaluate`: outcome counts and loss sums over its held-out rows;
-- `evaluate.threshold`, once: its scores of each class of its training rows, as coarse cells of at least five patients
-  (see `metrics.score_cells`), from which the server chooses the decision threshold;
+- `evaluate.threshold`, once, and not under differential privacy: its scores of each class of its training rows, as
+  coarse cells of at least five patients (see `metrics.score_cells`), from which the server chooses the decision
+  threshold;
 - `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
   patients (see `metrics.score_cells`);
-- `evaluate.appraisal`, once, unless the server was told not to ask: what joining gave it, how much each column weighs,
-  and per column in how many training rows it was observed (see `appraisal.Appraisal`);
+- `evaluate.appraisal`, once, unless the server was told not to ask, and not under differential privacy: what joining
+  gave it, how much each column weighs, and per column in how many training rows it was observed (see
+  `appraisal.Appraisal`);
 - in place of any of these, or when it may not join, why not: the words of an error of ours, without paths, rows and
   values, or an exception's type.
 
@@ -31,6 +34,7 @@ from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import is_hospital_name
+from federated_health.privacy.plan import PrivacyPlan
 from federated_health.records import METRICS, read_floats, read_metrics, read_number, read_whole
 from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
 from federated_health.tasks import Task
@@ -62,6 +66,7 @@ class Instructions:
         strategy_args: every parameter of the strategy, as `strategies.write_arguments` writes them.
         rounds: rounds that are finished.
         threshold: the probability from which on a patient is predicted positive.
+        privacy: what training patients are promised; None without differential privacy.
     """
 
     task: str
@@ -77,14 +82,15 @@ class Instructions:
     seed: int
     threshold: float
     normalisation: Normalisation
+    privacy: PrivacyPlan | None = None
 
     def to_record(self) -> ConfigRecord:
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "normalisation"}
         return ConfigRecord(
             {
-                **plain,
+                **{name: getattr(self, name) for name in self._plain_names()},
                 "mean": list(self.normalisation.mean),
                 "variance": list(self.normalisation.variance),
+                **(self.privacy.to_config() if self.privacy else {}),
             }
         )
 
@@ -92,12 +98,16 @@ class Instructions:
     def from_record(cls, record: Mapping[str, Any]) -> "Instructions":
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
-            plain = {field.name: record[field.name] for field in fields(cls) if field.name != "normalisation"}
+            plain = {name: record[name] for name in cls._plain_names()}
         except (KeyError, TypeError):
             raise MalformedMessageError("the server's instructions lack something") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(normalisation=normalisation, **plain)
+        return cls(normalisation=normalisation, privacy=PrivacyPlan.from_config(record), **plain)
+
+    @classmethod
+    def _plain_names(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
 
 
 def largest_reply(task: Task, model: str) -> int:
@@ -167,27 +177,35 @@ class Update:
 
     Attributes:
         examples: its training rows.
-        loss: mean training loss a row, in nats.
+        loss: mean training loss a row, in nats; None under differential privacy, which does not account for it.
     """
 
     weights: Weights
     examples: int
-    loss: float
+    loss: float | None
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.examples, TRAIN_LOSS: self.loss})
+        metrics = MetricRecord({NUM_EXAMPLES: self.examples})
+        if self.loss is not None:
+            metrics[TRAIN_LOSS] = self.loss
         return RecordDict({ARRAYS: weights_to_record(self.weights), METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, shapes: Mapping[str, tuple[int, ...]], declared: int) -> "Update":
-        """Read an update from a hospital that declared so many training rows when it introduced itself."""
+    def from_content(
+        cls, content: RecordDict, shapes: Mapping[str, tuple[int, ...]], declared: int, *, private: bool = False
+    ) -> "Update":
+        """Read an update from a hospital that declared so many training rows when it introduced itself.
+
+        Args:
+            private: whether it was trained under differential privacy.
+        """
         if set(content.array_records) != {ARRAYS}:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
-        metrics = read_metrics(content, {NUM_EXAMPLES, TRAIN_LOSS})
+        metrics = read_metrics(content, {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS})
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
-        loss = read_number(metrics, TRAIN_LOSS)
-        if not 0 <= loss <= LARGEST_TRAIN_LOSS:
+        loss = None if private else read_number(metrics, TRAIN_LOSS)
+        if loss is not None and not 0 <= loss <= LARGEST_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=weights_from_record(content.array_records[ARRAYS], shapes),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
 from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
@@ -31,7 +32,9 @@ from federated_health.messages import (
 )
 from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
-from federated_health.statistics import Normalisation, column_sums
+from federated_health.privacy import guard
+from federated_health.privacy.account import Account
+from federated_health.statistics import Normalisation, column_sums, withheld_sums
 from federated_health.streaming.grids import hospital_context
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
@@ -75,6 +78,7 @@ class PresentHospital(Context):
     def __init__(self, hospital: Hospital) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {})))
         self.hospital = hospital
+        self.account = Account.in_memory()
 
 
 def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
@@ -92,6 +96,16 @@ def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Messag
     return reply
 
 
+def register(app: ClientApp) -> None:
+    """Make an app answer as a hospital; what each answer gives away, `messages` lists."""
+    app.query("statistics")(reply_with(introduce))
+    app.train()(reply_with(train_round))
+    app.evaluate()(reply_with(evaluate_round))
+    app.evaluate("threshold")(reply_with(score_training_rows))
+    app.evaluate("final")(reply_with(evaluate_finally))
+    app.evaluate("appraisal")(reply_with(appraise_model))
+
+
 def hospital_of(message: Message, context: Context) -> Hospital:
     """The hospital that this node is: from its node config, or in a simulation from its number and the run config.
 
@@ -99,18 +113,35 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         DataError: its CSV cannot be used.
         JoinError: the server's task is not the one that this hospital knows.
     """
-    config, node = message.content.config_records[CONFIG], context.node_config
+    config = message.content.config_records[CONFIG]
     task = get_task(str(config["task"]))
     if task.schema_hash != config["schema"]:
         theirs = read_terms(str(config["terms"])) if "terms" in config else {}
         raise JoinError(find_difference(task.terms, theirs) or "the server's terms are not this hospital's")
     if isinstance(context, PresentHospital):
         return context.hospital
+    path, name = _place_of(context)
+    return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
+
+
+def account_of(context: Context) -> Account:
+    """What this hospital's training rows have been charged for privacy, in all runs.
+
+    Raises:
+        PrivacyError: it cannot be read.
+    """
+    return context.account if isinstance(context, PresentHospital) else _account_beside(*_place_of(context))
+
+
+def _place_of(context: Context) -> tuple[Path, str]:
+    """This hospital's CSV and name."""
+    node = context.node_config
     if "data" in node:
-        path, name = Path(str(node["data"])), str(node["name"])
-    else:
-        path, name = find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
-    return load_hospital(path, task, name, int(node.get("split-seed", DEFAULT_SPLIT_SEED)))
+        return Path(str(node["data"])), str(node["name"])
+    return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
+
+
+_account_beside = lru_cache(maxsize=1024)(Account.beside)
 
 
 def open_message(message: Message, context: Context) -> Assignment:
@@ -118,10 +149,12 @@ def open_message(message: Message, context: Context) -> Assignment:
 
     Raises:
         MalformedMessageError: its instructions are not valid, or its weights not those of the model that it names.
+        BudgetError: they promise another privacy than the hospital joined with.
         DataError, JoinError: see `hospital_of`.
     """
     content = message.content
     instructions = Instructions.from_record(content.config_records[CONFIG])
+    guard.check(context, instructions.privacy)
     hospital = hospital_of(message, context)
     return Assignment(
         instructions=instructions,
@@ -133,19 +166,25 @@ def open_message(message: Message, context: Context) -> Assignment:
 
 
 def introduce(message: Message, context: Context) -> Introduction:
-    """Name, row counts, and the sums from which the federation's one normalisation is made."""
+    """Name, row counts, and the sums from which the federation's one normalisation is made, if it may have them."""
     hospital = hospital_of(message, context)
+    positions = list(hospital.task.measurement_positions)
+    plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
     return Introduction(
         name=hospital.name,
         train_examples=len(hospital.train),
         test_examples=len(hospital.test),
-        sums=column_sums(hospital.train.values[:, list(hospital.task.measurement_positions)]),
+        sums=withheld_sums(len(positions)) if plan else column_sums(hospital.train.values[:, positions]),
     )
 
 
 def train_round(message: Message, context: Context) -> Update:
-    """The round's local epochs, from the federation's weights."""
+    """The round's local epochs, from the federation's weights; under differential privacy its noisy steps."""
     asked = open_message(message, context)
+    if (plan := asked.instructions.privacy) is not None:
+        account_of(context).charge(plan, guard.budget_of(context))
+        weights = asked.local.train_privately(asked.weights, plan, asked.instructions.l2, asked.proximal_mu)
+        return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None)
     weights, loss = asked.local.train(
         asked.weights, asked.instructions, asked.round_number, proximal_mu=asked.proximal_mu
     )
@@ -165,6 +204,7 @@ def evaluate_round(message: Message, context: Context) -> Evaluation:
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
     asked = open_message(message, context)
+    guard.refuse_unaccounted(asked.instructions.privacy, "the threshold")
     log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
     return TrainingScores(**_cells_by_class(log_odds, labels))
 
@@ -192,6 +232,7 @@ def evaluate_finally(message: Message, context: Context) -> Evaluation:
 def appraise_model(message: Message, context: Context) -> Appraisal:
     """What joining gave this hospital, and how much each column weighs on its held-out rows."""
     asked = open_message(message, context)
+    guard.refuse_unaccounted(asked.instructions.privacy, "the appraisal")
     appraisal = appraise(asked.local, asked.weights, asked.instructions)
     logger.info("%s", appraisal.describe())
     return appraisal

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from federated_health import messages
 from federated_health.errors import RunError
 from federated_health.messages import Introduction
+from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence, Rejected
 from federated_health.settings import Settings
 from federated_health.streaming.grids import is_cut_off
@@ -35,10 +36,12 @@ class Roster:
 
     Attributes:
         introductions: by name, of all who have taken part since the run began (see `settle`).
+        privacy: what hospitals are told, before they say anything, that the run promises their patients.
     """
 
     def __init__(self, grid: Grid, settings: Settings, correspondence: Correspondence) -> None:
         self.introductions: dict[str, Introduction] = {}
+        self.privacy: PrivacyPlan | None = None
         self._grid = grid
         self._settings = settings
         self._correspondence = correspondence
@@ -176,7 +179,9 @@ class Roster:
     def _ask(self, node: int) -> None:
         self._next_asking[node] = time.monotonic() + AGAIN_INTERVAL
         task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
-        config = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)})
+        promises = self.privacy.to_config() if self.privacy else {}
+        terms = {"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)}
+        config = ConfigRecord({**terms, **promises})
         question = Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS)
         for key in self._grid.push_messages([question]):
             if key:  # none where Flower's own grids cannot deliver

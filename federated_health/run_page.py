@@ -6,7 +6,7 @@ from typing import Any
 
 from federated_health.federation import Federation
 from federated_health.intervals import SMALL_CLASS, Interval, Verdict
-from federated_health.metrics import MINIMUM_CELL, THRESHOLD
+from federated_health.metrics import THRESHOLD
 from federated_health.model import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
@@ -34,7 +34,7 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.run_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
-from federated_health.statistics import MINIMUM_OBSERVED
+from federated_health.run_released import privacy_of_run, released_by_hospitals
 from federated_health.summaries import HospitalRound, Round
 
 ALSO_CALLED = (
@@ -84,7 +84,8 @@ def page_of_run(
             *confusion_of_run(federation, rounds[-1], stopped=stopped),
             *holdings_of_run(federation, figures),
             *columns_of_run(figures),
-            _released(asked=federation.settings.appraisal),
+            *privacy_of_run(federation.privacy),
+            released_by_hospitals(asked=federation.asks_appraisal, private=federation.privacy is not None),
             settings_section(
                 federation.settings,
                 [
@@ -128,7 +129,7 @@ def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Se
 
 
 def _trained(one: HospitalRound) -> bool:
-    return one.train_loss is not None
+    return one.train_examples > 0
 
 
 def _joining(figures: Mapping[str, Any]) -> Iterator[Section]:
@@ -250,27 +251,6 @@ def _learning(rounds: Sequence[Round]) -> Section:
                     "Where this falls and the loss above rises, more rounds harm.",
                 ),
             )
-        ),
-    )
-
-
-def _released(*, asked: bool) -> Section:
-    """For who has to know what left the hospitals; `messages` has the exact list."""
-    items = [
-        "When it joined: its name, the columns that it expects, how many patients it trains on and holds out; of each "
-        "measurement how many training patients have it, and the sum and the sum of squares of its values (nothing "
-        f"where fewer than {MINIMUM_OBSERVED} have it).",
-        "Each round: its model's weights and mean training loss; how many held-out patients were predicted rightly "
-        "and wrongly in either class, and the sums of their losses.",
-        f"At the end: the same counts, its ROC-AUC, and its scores of training and of held-out patients as cells of at "
-        f"least {MINIMUM_CELL} patients of a class, each with their number, and mean and deviation of the scores.",
-        "At the end, what joining gave it, how much each column weighs on its held-out patients, and of each column "
-        "how many training patients have it.",
-    ]
-    return Section(
-        title="What left each hospital",
-        blocks=(
-            Bullets(items=tuple(items if asked else items[:-1])),
-            Text(words="No patient's record did. This page is drawn from nothing else."),
+            if any(value is not None for values in series.values() for value in values)
         ),
     )

@@ -153,6 +153,7 @@ class RunFolder:
                 "seed": settings.seed,
                 "threshold": instructions.threshold,
                 **({"stopped": True} if stopped else {}),
+                **({"privacy": federation.privacy.to_json()} if federation.privacy else {}),
                 "faults": federation.tally.to_json(),
                 **figures,
             },

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from federated_health.errors import SettingsError
 from federated_health.model import MODELS
+from federated_health.privacy.plan import PrivacyPlan
 from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.tasks import TASKS, Task, get_task
 
@@ -77,6 +78,15 @@ class Settings:
         "an update is rejected that moves the weights more than so many times as far as the round's median; 0 for any",
         minimum=0,
     )
+    dp_epsilon: float = _setting(
+        "differential privacy of every training patient over the whole run, see the README; 0 for none", minimum=0
+    )
+    dp_delta: float = _setting("its delta, which must be below 1 / a hospital's training rows", above=0, maximum=0.5)
+    dp_clip: float = _setting("with it, the L2 norm to which each patient's gradient is clipped", above=0)
+    dp_sampling_rate: float = _setting("with it, the chance of each patient to be in a step", above=0, maximum=1)
+    dp_steps: int = _setting("with it, steps of local training in a round, in place of --local-epochs", minimum=1)
+    dp_learning_rate: float = _setting("with it, their size, in place of --learning-rate", above=0)
+    dp_spare_rounds: int = _setting("with it, rounds that may be repeated within the same epsilon", minimum=0)
     address: str = _setting("where the server listens, HOST:PORT")
     tls: str = _setting("folder of the server's key and certificate (see `certificates`); empty for no encryption")
     wait: float = _setting(
@@ -93,13 +103,16 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in fields(self):
             _check(setting, getattr(self, setting.name))
-        check_strategy(self.strategy, self.strategy_arguments, self.hospitals, self.learning_rate)
+        local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
+        check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
+        if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
+            raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 
@@ -125,6 +138,25 @@ class Settings:
     @cached_property
     def strategy_arguments(self) -> Arguments:
         return read_arguments(self.strategy, self.strategy_args)
+
+    def privacy_plan(self, run: str) -> PrivacyPlan | None:
+        """What a run with these settings promises its training patients; None without differential privacy.
+
+        Args:
+            run: a random token of the run.
+        """
+        if not self.dp_epsilon:
+            return None
+        return PrivacyPlan(
+            epsilon=self.dp_epsilon,
+            delta=self.dp_delta,
+            clip=self.dp_clip,
+            sampling_rate=self.dp_sampling_rate,
+            steps=self.dp_steps,
+            learning_rate=self.dp_learning_rate,
+            rounds=self.rounds + self.dp_spare_rounds,
+            run=run,
+        )
 
     @property
     def least_updates(self) -> int:

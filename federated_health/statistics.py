@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.columns import Measurement
 from federated_health.errors import RunError
 
 MINIMUM_OBSERVED = 5
@@ -53,6 +54,25 @@ def column_sums(values: Vector, minimum: int = MINIMUM_OBSERVED) -> ColumnSums:
         total=np.where(released, present.sum(axis=0), 0.0),
         squares=np.where(released, (present**2).sum(axis=0), 0.0),
     )
+
+
+def withheld_sums(measurements: int) -> ColumnSums:
+    """What a hospital tells of its columns where it tells nothing."""
+    return ColumnSums(count=np.zeros(measurements), total=np.zeros(measurements), squares=np.zeros(measurements))
+
+
+def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
+    """A scaling that depends on no patient: by what a task declares of its columns.
+
+    The mean is in the middle of where hospitals' medians typically lie, and the standard deviation is half of that
+    span; of a column without that, of what is plausible at all, of which it is a sixth.
+    """
+    centres, spreads = [], []
+    for one in measurements:
+        low, high = one.typical_median or (one.low, one.high)
+        centres.append((low + high) / 2)
+        spreads.append((high - low) / (2 if one.typical_median else 6))
+    return Normalisation(mean=tuple(centres), variance=tuple(spread**2 for spread in spreads))
 
 
 def merge_sums(parts: Iterable[ColumnSums]) -> ColumnSums:

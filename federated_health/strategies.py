@@ -84,6 +84,7 @@ class StrategyDeclaration:
         weighted_by: the metric that weighs a hospital where the strategy averages: its rows, or the same for all.
         least_hospitals: so many must take part, and send an update each round.
         least_reason: why, in words.
+        needs_loss: whether its average depends on each hospital's training loss.
         local_rate: the keyword under which Flower asks for the step size of local training, where it does.
         state: attributes in which Flower's strategy remembers something of earlier rounds that a later one depends on,
             and whether it does so by name or in the weights' order. Where an attribute is none of these, either
@@ -98,6 +99,7 @@ class StrategyDeclaration:
     least_hospitals: Callable[[Arguments], int] = lambda _: 1
     least_reason: str = ""
     local_rate: str | None = None
+    needs_loss: bool = False
     state: Mapping[str, type[dict[str, Any]] | type[list[Any]]] = field(default_factory=dict)
 
     def build(self, arguments: Arguments, learning_rate: float) -> Strategy:
@@ -262,6 +264,7 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
         weighted_by=EQUAL_WEIGHT,
         parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
         local_rate="client_learning_rate",
+        needs_loss=True,
     ),
 }
 

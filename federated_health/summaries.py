@@ -21,7 +21,7 @@ class HospitalRound:
     """One hospital in one round.
 
     Attributes:
-        train_loss: mean over its training rows, in nats; None where its update did not arrive.
+        train_loss: mean over its training rows, in nats; None where its update did not arrive, or says none.
         counts: of its held-out rows under the round's new weights; None where its evaluation did not arrive.
     """
 
@@ -105,9 +105,10 @@ def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[
         for name in sorted(updates.keys() | counts.keys())
     }
     rows = sum(update.examples for update in updates.values())
+    losses = [update.loss * update.examples for update in updates.values() if update.loss is not None]
     federation = HospitalRound(
         train_examples=rows,
-        train_loss=sum(update.loss * update.examples for update in updates.values()) / rows,
+        train_loss=sum(losses) / rows if len(losses) == len(updates) else None,
         counts=merge_counts(counts.values()) if counts else None,
     )
     return Round(number=number, hospitals=hospitals, federation=federation)

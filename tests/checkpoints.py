@@ -27,6 +27,7 @@ def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
         name: generator.normal(size=shape).astype(np.float32) for name, shape in {"a/kernel": (2, 3), "a": (1,)}.items()
     }
     whole = Checkpoint(
+        run="0123456789abcdef",
         round_number=number,
         settings={"task": "heart-disease", "rounds": 30, "learning-rate": 0.1, "appraisal": True},
         terms={"task": "heart-disease", "columns": "age, sex"},

@@ -145,8 +145,8 @@ def test_anything_comes_back_as_it_was(weights: Any, state: Any, tally: Any, sca
 def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     first, rest = file_of(tmp_path, 2).read_bytes().split(b"\n", 1)
-    digest = hashlib.sha256(b"1\n" + rest).hexdigest()
-    assert first.decode() == f"federated-health-checkpoint 1 {digest}"
+    digest = hashlib.sha256(b"2\n" + rest).hexdigest()
+    assert first.decode() == f"federated-health-checkpoint 2 {digest}"
     line, blocks = rest.split(b"\n", 1)
     header = json.loads(line)
     stream, whole = io.BytesIO(blocks), checkpoint_of(2)
@@ -200,7 +200,7 @@ def with_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
         (lambda _: b"", "it is not a checkpoint"),
         (lambda data: bytes(len(data)), "it is not a checkpoint"),
         (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500), "it is not a checkpoint"),
-        (lambda data: data.replace(b"checkpoint 1 ", b"checkpoint 2 "), "it is cut off or altered"),
+        (lambda data: data.replace(b"checkpoint 2 ", b"checkpoint 3 "), "it is cut off or altered"),
         (lambda data: data.replace(b'"round_number": 3', b'"round_number": 4'), "it is cut off or altered"),
     ],
 )
@@ -372,14 +372,14 @@ def test_rounds_after_a_damaged_one_are_not_taken_for_the_new_future(tmp_path: P
 # Who may go on with it
 
 
-def signed(body: bytes, version: bytes = b"1") -> bytes:
+def signed(body: bytes, version: bytes = b"2") -> bytes:
     digest = hashlib.sha256(version + b"\n" + body).hexdigest().encode()
     return b"federated-health-checkpoint " + version + b" " + digest + b"\n" + body
 
 
 def test_another_version_s_checkpoint_is_refused_and_not_skipped(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
-    file_of(tmp_path, 2).write_bytes(signed(b"something new", b"2"))
+    file_of(tmp_path, 2).write_bytes(signed(b"something new", b"3"))
     with pytest.raises(CheckpointError) as told:
         CheckpointFolder(tmp_path).load()
     assert str(told.value) == (
@@ -419,7 +419,7 @@ def test_what_follows_the_last_array_is_damage() -> None:
         read_checkpoint(signed(body + b"\n"))
 
 
-@given(data=st.binary(max_size=200), version=st.sampled_from([b"1", b"2", b"", b"\xff"]), whole=st.booleans())
+@given(data=st.binary(max_size=200), version=st.sampled_from([b"2", b"3", b"", b"\xff"]), whole=st.booleans())
 def test_any_bytes_are_a_checkpoint_or_an_error_of_ours(data: bytes, version: bytes, whole: bool) -> None:
     with pytest.raises((DamagedCheckpointError, CheckpointError)):
         read_checkpoint(signed(data, version) if whole else data)

@@ -13,8 +13,7 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health import federation as federation_module
-from federated_health import pauses, roster
+from federated_health import course, pauses, roster
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
@@ -33,7 +32,7 @@ Hook = Callable[[str, str], None]
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
-    monkeypatch.setattr(federation_module, "COMING_BACK", 0.05)
+    monkeypatch.setattr(course, "COMING_BACK", 0.05)
 
 
 class ComingAndGoing(InProcessGrid):
@@ -343,7 +342,7 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
 
 
 def test_a_run_that_goes_on_waits_a_little_for_those_who_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(federation_module, "COMING_BACK", 4.0)
+    monkeypatch.setattr(course, "COMING_BACK", 4.0)
     grid = ComingAndGoing(three_with_scores())
     federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
     grid.gone = {"b"}

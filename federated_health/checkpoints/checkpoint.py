@@ -26,6 +26,7 @@ class Checkpoint:
     """All that a run has come to.
 
     Attributes:
+        run: a random token of the run.
         round_number: rounds that are finished.
         settings: `Settings.to_config`.
         terms: `Task.terms`, what the columns mean.
@@ -35,6 +36,7 @@ class Checkpoint:
         history: every finished round.
     """
 
+    run: str
     round_number: int
     settings: Mapping[str, Value]
     terms: Mapping[str, str]

@@ -20,7 +20,7 @@ from federated_health.messages import Introduction
 from federated_health.statistics import ColumnSums, Normalisation
 
 MAGIC = b"federated-health-checkpoint"
-VERSION = b"1"
+VERSION = b"2"
 
 _WEIGHTS, _STATE, _SUMS = "weights/", "strategy/", "sums"
 _SUM_NAMES = ("count", "total", "squares")
@@ -42,6 +42,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         _SUMS: np.array([[getattr(one.sums, name) for name in _SUM_NAMES] for one in ordered], dtype=np.float64),
     }
     header = {
+        "run": checkpoint.run,
         "round_number": checkpoint.round_number,
         "settings": dict(checkpoint.settings),
         "terms": dict(checkpoint.terms),
@@ -97,6 +98,7 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
         for (name, train_examples, test_examples), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
     ]
     checkpoint = Checkpoint(
+        run=header["run"],
         round_number=header["round_number"],
         settings=header["settings"],
         terms=header["terms"],

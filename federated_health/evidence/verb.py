@@ -3,16 +3,25 @@
 import argparse
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import utils
 from federated_health.intervals import SMALL_CLASS
-from federated_health.settings import OPERATIONAL, Settings, read_defaults
+from federated_health.settings import OPERATIONAL, Settings, flag_of, read_defaults
 
 WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 
-NOT_OF_A_STUDY = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal"}
+NOT_OF_A_STUDY = {
+    *OPERATIONAL,
+    "task",
+    "hospitals",
+    "min-hospitals",
+    "max-update-norm",
+    "appraisal",
+    *(flag_of(setting) for setting in fields(Settings) if setting.name.startswith("dp_")),
+}
 """Settings that are a federation's alone, or that a study sets itself."""
 
 

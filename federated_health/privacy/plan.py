@@ -78,6 +78,14 @@ class PrivacyPlan:
         """Standard deviation of a step's noise over `clip`. Takes about a second; every side computes its own."""
         return calibrate(self.epsilon, self.delta, self.sampling_rate, self.rounds * self.steps)
 
+    def describe(self) -> str:
+        """In a line."""
+        return (
+            f"differential privacy of each training patient: epsilon {self.epsilon:g} at delta {self.delta:g} over "
+            f"{self.rounds} rounds, with {self.noise_multiplier:g} times the clipping norm as noise in each step of "
+            "each hospital"
+        )
+
     def to_config(self) -> dict[str, str | int | float]:
         """Its keys and values among a question's settings."""
         return {_key(field.name): getattr(self, field.name) for field in fields(self)}

@@ -1,0 +1,376 @@
+"""Runs with differential privacy, in process: what leaves, what is charged, and what hospitals refuse."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+import client
+from federated_health import participation
+from federated_health.checkpoints import CheckpointFolder
+from federated_health.errors import AnswerError, BudgetError, RunError
+from federated_health.federation import Federation
+from federated_health.hospital import Hospital, load_hospital
+from federated_health.messages import Instructions, Introduction, Update
+from federated_health.model import Weights, initial_weights
+from federated_health.names import node_id_of
+from federated_health.participation import PresentHospital
+from federated_health.privacy.guard import BUDGET
+from federated_health.privacy.plan import PrivacyPlan
+from federated_health.settings import Settings, read_defaults
+from federated_health.statistics import Normalisation, public_normalisation
+from federated_health.streaming import InProcessGrid
+from federated_health.tasks import HEART_DISEASE
+from federated_health.terms import write_terms
+from federated_health.weights import MalformedMessageError, weights_to_record
+
+NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
+
+
+@pytest.fixture(scope="module")
+def hospitals(hospitals_folder: Path) -> list[Hospital]:
+    return [
+        load_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE, name, 42)
+        for number, name in enumerate(NAMES, start=1)
+    ]
+
+
+class Listening(InProcessGrid):
+    """Keeps every question and every answer, and loses the answers that it is told to lose."""
+
+    def __init__(self, contexts: dict[str, Context]) -> None:
+        super().__init__(client.app, contexts)
+        self.questions: list[Message] = []
+        self.answers: list[Message] = []
+        self.lost: list[tuple[str, str]] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self.questions += (messages := list(messages))
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.answers += (answers := list(super().pull_messages(message_ids)))
+        return answers
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        messages = list(messages)
+        answers = list(super().send_and_receive(messages, timeout=timeout))
+        kinds = {message.metadata.message_id: message.metadata.message_type for message in messages}
+        kept = []
+        for answer in answers:
+            loss = (self.names()[answer.metadata.src_node_id], kinds[answer.metadata.reply_to_message_id])
+            if loss in self.lost:
+                self.lost.remove(loss)
+            else:
+                kept.append(answer)
+        return kept
+
+    def kinds(self) -> set[str]:
+        return {question.metadata.message_type for question in self.questions}
+
+
+def settings_of(**changed: Any) -> Settings:
+    changed = {"hospitals": 4, "rounds": 3, "dp-epsilon": 4.0, "wait": 5.0, "model": "logistic", **changed}
+    return Settings.from_config({**read_defaults(), **changed})
+
+
+def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, PresentHospital]]:
+    contexts = {one.name: PresentHospital(one) for one in hospitals}
+    return Listening(dict(contexts)), contexts
+
+
+def charged(contexts: dict[str, PresentHospital]) -> dict[str, int]:
+    return {name: context.account.statement().charged for name, context in contexts.items()}
+
+
+def equal(one: Weights, other: Weights) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+# What leaves
+
+
+@pytest.mark.slow
+def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hospitals: list[Hospital]) -> None:
+    grid, contexts = grid_of(hospitals)
+    federation = Federation(grid, settings_of(appraisal=True))
+
+    figures = federation.run()
+
+    assert grid.kinds() == {"query.statistics", "train", "evaluate", "evaluate.final"}
+    for answer in grid.answers:
+        metrics = answer.content.metric_records["metrics"]
+        match answer.metadata.message_type:
+            case "query.statistics":
+                assert not np.any([metrics[key] for key in ("count", "total", "squares")])
+            case "train":
+                assert set(metrics) - {"equal-weight"} == {"num-examples"}
+    assert charged(contexts) == dict.fromkeys(NAMES, 3)
+    assert federation.normalisation == public_normalisation(HEART_DISEASE.measurements)
+    assert federation.threshold == 0.5
+    assert {one.federation.train_loss for one in federation.history} == {None}
+    assert not {"joining", "importance", "observed"} & set(figures)
+    assert figures["federation"]["roc_auc"] > 0.7
+
+
+@pytest.mark.slow
+def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
+    from federated_health.backend import load_tensorflow
+
+    def trained() -> Weights:
+        random.seed(1)
+        np.random.seed(1)  # whoever used it would be found out
+        load_tensorflow().random.set_seed(1)
+        grid, _ = grid_of(hospitals[2:3])
+        federation = Federation(grid, settings_of(hospitals=1, rounds=1))
+        federation.run()
+        return federation.weights
+
+    one, other = trained(), trained()
+
+    assert all(not np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospital]) -> None:
+    from federated_health.local_model import LocalModel
+
+    local = LocalModel(hospitals[2], "logistic", public_normalisation(HEART_DISEASE.measurements))
+    plan = PLAN
+    start = initial_weights(HEART_DISEASE, "logistic", 1)
+    draws = [local.train_privately(start, plan, 0.0) for _ in range(300)]
+
+    steps = np.stack([np.concatenate([draw[name].ravel() - start[name].ravel() for name in start]) for draw in draws])
+    rows = len(hospitals[2].train)
+    noise = plan.learning_rate * plan.noise_multiplier * plan.clip / (plan.sampling_rate * rows)
+    # Sampling adds to the scatter: by at most a quarter of the clipped gradients' squares, all rows together.
+    sampling = plan.learning_rate * plan.clip * np.sqrt(rows / 4) / (plan.sampling_rate * rows)
+    total = np.sqrt((steps.std(axis=0) ** 2).sum())
+    size = np.sqrt(steps.shape[1])
+    assert 0.95 * noise * size < total < 1.05 * np.sqrt((noise * size) ** 2 + sampling**2)
+
+
+# What is charged
+
+
+@pytest.mark.slow
+def test_a_round_that_is_repeated_is_charged_again(hospitals: list[Hospital]) -> None:
+    grid, contexts = grid_of(hospitals)
+    grid.lost = [("hungary", "train")]
+
+    Federation(grid, settings_of(**{"min-hospitals": 4})).run()
+
+    assert charged(contexts) == dict.fromkeys(NAMES, 4)  # the others had trained, too
+
+
+@pytest.mark.slow
+def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: list[Hospital]) -> None:
+    grid, contexts = grid_of(hospitals)
+    federation = Federation(grid, settings_of(**{"dp-spare-rounds": 0}))
+    federation.gather()
+    assert federation.privacy is not None
+    contexts["hungary"].account.charge(federation.privacy)
+
+    for _ in federation.rounds():
+        pass
+
+    assert [len(one.hospitals) for one in federation.history] == [4, 4, 4]
+    assert [one.hospitals["hungary"].train_examples for one in federation.history] == [220, 220, 0]
+    assert list(federation.tally.to_json()["unanswered"]) == ["hungary"]
+
+
+@pytest.mark.slow
+def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch) -> None:
+    from federated_health import local_model
+
+    grid, contexts = grid_of(hospitals[2:3])
+    seen: list[int] = []
+    from federated_health.privacy.entropy import gaussian_noise as draw
+
+    def drawing(*arguments: Any) -> Any:
+        seen.append(charged(contexts)["switzerland"])
+        return draw(*arguments)
+
+    monkeypatch.setattr(local_model, "gaussian_noise", drawing)
+
+    Federation(grid, settings_of(hospitals=1, rounds=2)).run()
+
+    assert sorted(set(seen)) == [1, 2]
+    assert seen == sorted(seen)
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_after_its_server_died_charges_what_is_left_of_the_same_budget(
+    hospitals: list[Hospital], tmp_path: Path
+) -> None:
+    grid, contexts = grid_of(hospitals)
+    chosen = settings_of(**{"dp-spare-rounds": 0})
+    first = Federation(grid, chosen)
+    first.gather()
+    next(first.rounds())
+    folder = CheckpointFolder(tmp_path)
+    folder.save(first.checkpoint())
+
+    second = Federation(grid, chosen)
+    second.resume(CheckpointFolder(tmp_path).load())
+    second.run()
+
+    assert second.privacy == first.privacy
+    assert charged(contexts) == dict.fromkeys(NAMES, 3)
+    with pytest.raises(RunError, match="0 could take part"):  # another run, of which nothing is left
+        Federation(grid, replace(chosen, wait=0.2)).run()
+
+
+# What a hospital refuses
+
+PLAN = PrivacyPlan(
+    epsilon=2.0,
+    delta=1e-5,
+    clip=0.5,
+    sampling_rate=0.5,
+    steps=1,
+    learning_rate=1.0,
+    rounds=3,
+    run="0123456789abcdef",
+)
+TOLD = Instructions(
+    task="heart-disease",
+    schema=HEART_DISEASE.schema_hash,
+    model="logistic",
+    strategy="fedavg",
+    strategy_args="",
+    rounds=0,
+    local_epochs=1,
+    batch_size=0,
+    learning_rate=0.1,
+    l2=0.0,
+    seed=42,
+    threshold=0.5,
+    normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
+    privacy=PLAN,
+)
+
+
+def question(kind: str, told: Instructions = TOLD) -> Message:
+    weights = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 1))
+    return Message(RecordDict({"arrays": weights, "config": told.to_record()}), node_id_of("cleveland"), kind)
+
+
+def invitation(plan: PrivacyPlan | None) -> Message:
+    terms = {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, "terms": write_terms(HEART_DISEASE.terms)}
+    message = question("query.statistics")
+    config = message.content.config_records["config"]
+    config.clear()
+    config.update({**terms, **(plan.to_config() if plan else {})})
+    return message
+
+
+@pytest.fixture
+def present(hospitals: list[Hospital]) -> PresentHospital:
+    context = PresentHospital(hospitals[0])
+    InProcessGrid(client.app, {"cleveland": context})  # gives this process the identity that messages need
+    return context
+
+
+def joined(context: PresentHospital, plan: PrivacyPlan | None = PLAN) -> Introduction:
+    return participation.introduce(invitation(plan), context)
+
+
+@pytest.mark.parametrize("answer", [participation.score_training_rows, participation.appraise_model])
+def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: PresentHospital, answer: Any) -> None:
+    joined(present)
+    with pytest.raises(BudgetError, match="it reads training rows, and no privacy budget accounts for it"):
+        answer(question("evaluate"), present)
+
+
+ALL = (
+    participation.train_round,
+    participation.evaluate_round,
+    participation.score_training_rows,
+    participation.evaluate_finally,
+    participation.appraise_model,
+)
+
+
+@pytest.mark.parametrize("answer", ALL)
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (None, "it joined with differential privacy, and goes on with nothing less"),
+        (replace(PLAN, epsilon=3.0), "is not the one that it joined with"),
+        (replace(PLAN, clip=0.6), "is not the one that it joined with"),
+        (replace(PLAN, learning_rate=2.0), "is not the one that it joined with"),
+        (replace(PLAN, run="f" * 16), "is not the one that it joined with"),
+    ],
+)
+def test_a_server_that_changes_its_promise_is_refused(
+    present: PresentHospital, answer: Any, plan: PrivacyPlan | None, words: str
+) -> None:
+    joined(present)
+    with pytest.raises(BudgetError, match=words):
+        answer(question("train", replace(TOLD, privacy=plan)), present)
+    assert present.account.statement().charged == 0
+
+
+@pytest.mark.parametrize("answer", ALL)
+def test_a_promise_that_the_hospital_never_joined_with_is_refused(present: PresentHospital, answer: Any) -> None:
+    joined(present, None)
+    with pytest.raises(BudgetError, match="is not the one that it joined with"):
+        answer(question("train"), present)
+
+
+def test_who_joined_with_a_promise_does_not_join_again_without(present: PresentHospital) -> None:
+    assert not joined(present).sums.total.any()
+    with pytest.raises(BudgetError, match="goes on with nothing less"):
+        joined(present, None)
+    assert not joined(present).sums.total.any()
+
+
+@pytest.mark.parametrize("answer", ALL)
+def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_privacy(
+    present: PresentHospital, answer: Any
+) -> None:
+    present.node_config[BUDGET] = 3.0
+    with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
+        joined(present, None)
+    with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
+        answer(question("train", replace(TOLD, privacy=None)), present)
+    joined(present)
+
+
+def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(present: PresentHospital) -> None:
+    present.node_config[BUDGET] = 1.9
+    with pytest.raises(BudgetError) as refused:
+        joined(present)
+    assert AnswerError(refused.value).args[0]
+
+
+def test_a_server_hears_of_a_refusal_in_words(present: PresentHospital) -> None:
+    joined(present)
+    with pytest.raises(AnswerError, match=r"^the threshold: it reads training rows, and no privacy budget"):
+        client.app(question("evaluate.threshold"), present)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -> None:
+    weights = initial_weights(HEART_DISEASE, "logistic", 1)
+    shapes = {name: array.shape for name, array in weights.items()}
+    quiet, loud = (Update(weights=weights, examples=5, loss=loss).to_content() for loss in (None, 0.5))
+
+    read = Update.from_content(quiet if private else loud, shapes, 5, private=private)
+
+    assert (read.loss, read.examples) == (None if private else 0.5, 5)
+    with pytest.raises(MalformedMessageError, match="its metrics are not"):
+        Update.from_content(loud if private else quiet, shapes, 5, private=private)
+
+
+def test_instructions_carry_the_promise_and_nothing_where_there_is_none() -> None:
+    assert Instructions.from_record(TOLD.to_record()) == TOLD
+    plain = replace(TOLD, privacy=None)
+    assert not any(name.startswith("dp-") for name in plain.to_record())
+    assert Instructions.from_record(plain.to_record()) == plain

@@ -1,0 +1,189 @@
+from collections.abc import Callable, Iterable
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.special import expit
+
+from federated_health.backend import load_tensorflow
+from federated_health.columns import Category, Label, Measurement
+from federated_health.model import MODELS, build_head, initial_weights
+from federated_health.tasks import Task
+
+Exact = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float32]
+
+TINY = Task(
+    name="tiny",
+    columns=(
+        Measurement(name="age", meaning="age", unit="years", low=0, high=120),
+        Category(name="sex", meaning="sex", codes={0: "female", 1: "male"}),
+    ),
+    label=Label(name="ill", meaning="is ill"),
+)  # five features
+
+pytestmark = pytest.mark.slow  # compiles
+
+
+@pytest.fixture(scope="module")
+def private() -> ModuleType:
+    load_tensorflow()
+    from federated_health import private_training
+
+    return private_training
+
+
+@pytest.fixture(scope="module")
+def trainer_of(private: ModuleType) -> Callable[[str], object]:
+    trainers = {model: private.PrivateTrainer(build_head(TINY, model)) for model in MODELS}
+    return trainers.__getitem__
+
+
+# An independent implementation: patient by patient, in float64
+
+
+def gradient_of(weights: list[Exact], patient: Exact, label: float) -> list[Exact]:
+    """Of one patient's cross-entropy, by hand."""
+    hidden = patient if len(weights) == 2 else np.maximum(patient @ weights[0] + weights[1], 0)
+    error = float(expit((hidden @ weights[-2] + weights[-1])[0])) - label
+    last = [np.outer(hidden, [error]), np.array([error])]
+    if len(weights) == 2:
+        return last
+    back = (weights[2][:, 0] * error) * (hidden > 0)
+    return [np.outer(patient, back), back, *last]
+
+
+def length(parts: Iterable[Exact]) -> float:
+    """L2 norm over all of them."""
+    return float(np.sqrt(sum((part**2).sum() for part in parts)))
+
+
+def descend(
+    weights: list[Array],
+    features: Array,
+    labels: Array,
+    sampled: npt.NDArray[np.bool_],
+    noise: list[Array],
+    *,
+    clip: float,
+    expected_rows: float,
+    learning_rate: float,
+    l2: float = 0.0,
+    proximal_mu: float = 0.0,
+) -> list[Exact]:
+    start = [array.astype(np.float64) for array in weights]
+    now = list(start)
+    for step, chosen in enumerate(sampled):
+        sums = [np.zeros_like(array) for array in now]
+        for patient in np.flatnonzero(chosen):
+            gradient = gradient_of(now, features[patient].astype(np.float64), float(labels[patient]))
+            factor = min(1.0, clip / length(gradient))
+            sums = [total + factor * part for total, part in zip(sums, gradient, strict=True)]
+        moved = []
+        for array, old, total, drawn in zip(now, start, sums, noise, strict=True):
+            slope = (total + drawn[step]) / expected_rows + proximal_mu * (array - old)
+            moved.append(array - learning_rate * (slope + (l2 * array if array.ndim > 1 else 0)))
+        now = moved
+    return now
+
+
+def case(model: str, rows: int, steps: int, seed: int = 1) -> tuple[list[Array], Array, Array, npt.NDArray[np.bool_]]:
+    generator = np.random.default_rng(seed)
+    weights = list(initial_weights(TINY, model, seed).values())
+    features = generator.normal(size=(rows, TINY.feature_width)).astype(np.float32) * 3
+    labels = (generator.random(rows) < 0.5).astype(np.float32)
+    return weights, features, labels, generator.random((steps, rows)) < 0.5
+
+
+def silence(weights: list[Array], steps: int) -> list[Array]:
+    return [np.zeros((steps, *array.shape), np.float32) for array in weights]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("rows", "steps"), [(1, 1), (7, 3), (64, 1), (65, 2), (700, 2)])  # 700 rows are two blocks
+@pytest.mark.parametrize(("l2", "proximal_mu"), [(0.0, 0.0), (0.1, 0.3)])
+def test_a_step_is_as_by_hand(
+    trainer_of: Callable[[str], object], model: str, rows: int, steps: int, l2: float, proximal_mu: float
+) -> None:
+    weights, features, labels, sampled = case(model, rows, steps)
+    generator = np.random.default_rng(2)
+    noise = [generator.normal(0, 0.2, (steps, *array.shape)).astype(np.float32) for array in weights]
+    recipe = {"clip": 0.4, "expected_rows": rows / 2, "learning_rate": 0.5, "l2": l2, "proximal_mu": proximal_mu}
+
+    got = trainer_of(model).train(weights, features, labels, sampled, noise, **recipe)  # type: ignore[attr-defined]
+
+    for array, wanted in zip(got, descend(weights, features, labels, sampled, noise, **recipe), strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("patient", range(3))
+def test_no_patient_moves_a_sum_by_more_than_the_clipping_norm(
+    trainer_of: Callable[[str], object], model: str, patient: int
+) -> None:
+    weights, features, labels, _ = case(model, 3, 1)
+    features[0] *= 1e4  # far beyond what is plausible
+    features[2] *= 1e-3
+    everybody = np.ones((1, 3), dtype=np.bool_)
+    others = everybody.copy()
+    others[0, patient] = False
+    recipe = {"clip": 0.25, "expected_rows": 1.0, "learning_rate": 1.0, "l2": 0.0}
+
+    with_them, without = (
+        trainer_of(model).train(weights, features, labels, sample, silence(weights, 1), **recipe)  # type: ignore[attr-defined]
+        for sample in (everybody, others)
+    )
+
+    parts = gradient_of([array.astype(np.float64) for array in weights], features[patient], labels[patient])
+    moved = length(one.astype(np.float64) - other for one, other in zip(with_them, without, strict=True))
+    whole = length(parts)
+    assert moved == pytest.approx(min(0.25, whole), rel=1e-3)
+
+
+def test_a_patient_whose_gradient_is_not_finite_counts_as_none(trainer_of: Callable[[str], object]) -> None:
+    weights, features, labels, _ = case("mlp", 5, 1)
+    features[2] = np.inf
+    everybody, others = np.ones((1, 5), dtype=np.bool_), np.array([[True, True, False, True, True]])
+    recipe = {"clip": 0.25, "expected_rows": 2.5, "learning_rate": 1.0, "l2": 0.0}
+
+    got, wanted = (
+        trainer_of("mlp").train(weights, features, labels, sample, silence(weights, 1), **recipe)  # type: ignore[attr-defined]
+        for sample in (everybody, others)
+    )
+
+    assert [array.tobytes() for array in got] == [array.tobytes() for array in wanted]
+
+
+def test_a_step_that_samples_nobody_is_noise_alone(trainer_of: Callable[[str], object]) -> None:
+    weights, features, labels, _ = case("logistic", 4, 1)
+    noise = [np.full((1, *array.shape), 0.6, np.float32) for array in weights]
+    nobody = np.zeros((1, 4), dtype=np.bool_)
+
+    got = trainer_of("logistic").train(  # type: ignore[attr-defined]
+        weights, features, labels, nobody, noise, clip=1.0, expected_rows=2.0, learning_rate=0.5, l2=0.0
+    )
+
+    for array, before in zip(got, weights, strict=True):
+        np.testing.assert_allclose(array, before - 0.15, atol=1e-6)  # 0.5 * 0.6 / 2
+
+
+def test_the_divisor_does_not_tell_how_many_were_sampled(trainer_of: Callable[[str], object]) -> None:
+    weights, features, labels, _ = case("logistic", 2, 1)
+    features[1], labels[1] = features[0], labels[0]
+    moves = []
+    for sample in ([[True, False]], [[True, True]]):
+        got = trainer_of("logistic").train(  # type: ignore[attr-defined]
+            weights,
+            features,
+            labels,
+            np.array(sample),
+            silence(weights, 1),
+            clip=0.1,
+            expected_rows=1.0,
+            learning_rate=1.0,
+            l2=0.0,
+        )
+        moves.append(got[0] - weights[0])
+
+    np.testing.assert_allclose(moves[1], 2 * moves[0], atol=1e-6)
