@@ -31,7 +31,7 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     UPDATES: {DROP: ("drop", True), SHARE: ("share", True)},
     AVERAGES: {DROP: ("drop", True), SHARE: ("share", True)},
 }
-"""What is attacked -> attack -> what it looks at, and whether shadow models calibrate it; the last attack stands for it.
+"""What is attacked -> attack -> what it looks at, and whether shadow models calibrate it; the last one stands for all.
 Confidences order patients as losses do, the other way round."""
 
 Results = Mapping[Trial, Outcome]

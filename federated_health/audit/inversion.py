@@ -17,6 +17,7 @@ from federated_health.audit.gradients import difference, layers_of
 from federated_health.audit.views import Step
 from federated_health.backend import load_tensorflow
 from federated_health.columns import Measurement
+from federated_health.statistics import Normalisation
 from federated_health.tasks import Task
 
 ITERATIONS = 2000
@@ -30,7 +31,7 @@ FURTHEST = 4.0
 """Standard deviations from the mean within which a measurement is looked for."""
 
 CLOSE = 0.5
-"""Standard deviations of the federation within which a measurement counts as recovered."""
+"""Standard deviations of all training patients within which a measurement counts as recovered."""
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -42,8 +43,8 @@ class Training:
     """What the attacker knows, or guesses, of the local training that led to an update.
 
     Attributes:
-        order: [steps, batch], see `training.batch_order`: the server knows the seed. One row of all patients where
-            the steps are not known: then the update is taken for one gradient.
+        order: [steps, batch], positions of patients in each step, see `training.batch_order`: the server knows the
+            seed. All of them in each step where it does not know who takes part.
     """
 
     order: Indices
@@ -90,29 +91,49 @@ def invert_single(step: Step, training: Training) -> Array:
     return (kernel @ bias / scale if scale else np.zeros(len(kernel)))[None, :]
 
 
-def columns_of(task: Task, features: Floats) -> Array:
-    """Features as one number a column, [patients, columns]: the place of a category's greatest feature; a measurement
-    in standard deviations, NaN where it is missing rather than not.
+def columns_of(task: Task, features: Floats, normalisation: Normalisation) -> Array:
+    """Features as one number a column, [patients, columns]: of a category the place of its greatest feature; of a
+    measurement its value in its own unit, NaN where it is missing rather than not.
     """
+    scales = iter(zip(normalisation.mean, normalisation.variance, strict=True))
     columns = []
     for column, place in zip(task.columns, task.feature_slices, strict=True):
         part = np.asarray(features, dtype=np.float64)[:, place]
-        is_measured = isinstance(column, Measurement)
-        columns.append(np.where(part[:, 1] > 0.5, np.nan, part[:, 0]) if is_measured else part.argmax(axis=1))
-    return np.column_stack(columns).astype(np.float64)
+        if isinstance(column, Measurement):
+            mean, variance = next(scales)
+            columns.append(np.where(part[:, 1] > 0.5, np.nan, part[:, 0] * variance**0.5 + mean))
+        else:
+            columns.append(part.argmax(axis=1).astype(np.float64))
+    return np.column_stack(columns)
 
 
-def recovered(task: Task, guesses: Array, patients: Array) -> float:
+def tolerances(task: Task, patients: Array) -> Array:
+    """How far a value may be from a patient's to count as recovered, [columns]: 0 of categories.
+
+    Args:
+        patients: [patients, columns], whose standard deviations are taken.
+    """
+    within = np.zeros(patients.shape[1])
+    for place, column in enumerate(task.columns):
+        measured = patients[~np.isnan(patients[:, place]), place]
+        if isinstance(column, Measurement) and len(measured):
+            within[place] = CLOSE * measured.std()
+    return within
+
+
+def recovered(guesses: Array, patients: Array, within: Array) -> float:
     """The share of columns recovered, when every guess is assigned to a patient as well as can be.
 
-    A category is recovered where it is the same; a measurement where it is within CLOSE, or missing as it should be.
+    A column is recovered where it is within its tolerance, or missing as it should be.
 
     Args:
         guesses, patients: [the same number, columns], see `columns_of`.
+        within: [columns], see `tolerances`.
     """
     from scipy.optimize import linear_sum_assignment  # takes a while to import
 
-    shares = _agreement(task, guesses, patients)
+    one, other = guesses[:, None, :], patients[None, :, :]
+    shares = ((np.abs(one - other) <= within) | (np.isnan(one) & np.isnan(other))).mean(axis=2)
     return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
 
 
@@ -128,15 +149,6 @@ def typical(task: Task, patients: Array) -> Array:
             kinds, number = np.unique(measured, return_counts=True)
             guess[place] = kinds[number.argmax()]
     return guess
-
-
-def _agreement(task: Task, guesses: Array, patients: Array) -> Array:
-    """[guesses, patients]: the share of columns that agree."""
-    one, other = guesses[:, None, :], patients[None, :, :]
-    within = np.where([isinstance(column, Measurement) for column in task.columns], CLOSE, 0.0)
-    agree = (np.abs(one - other) <= within) | (np.isnan(one) & np.isnan(other))
-    shares: Array = agree.mean(axis=2)
-    return shares
 
 
 @cache

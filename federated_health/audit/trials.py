@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health import participation
 from federated_health.audit.gradients import gradients_of, layers_of
-from federated_health.audit.inversion import Training, columns_of, invert, recovered, typical
+from federated_health.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
 from federated_health.audit.membership import confidences
 from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.errors import RunError
@@ -257,8 +257,6 @@ def _worth(federation: Federation, hospitals: Mapping[str, Hospital]) -> Worth:
 
 def _invert(trial: Shrunken, plan: Plan, settings: Settings, app: ClientApp) -> Inverted:
     """Invert the first round's update of the smallest hospital, with that many of its rows."""
-    from federated_health.training import batch_order  # brings TensorFlow
-
     whole = plan.hospitals[plan.smallest]
     generator = np.random.default_rng([plan.seed, 1, trial.rows, trial.draw])  # the same patients in every privacy
     chosen = generator.permutation(len(whole.train))[: trial.rows]
@@ -267,32 +265,43 @@ def _invert(trial: Shrunken, plan: Plan, settings: Settings, app: ClientApp) -> 
     federation.gather()
     next(federation.rounds())
     _refuse_if_incomplete(grid.seen, 1)
-    assert federation.normalisation is not None
-    encoder = build_encoder(plan.task, federation.normalisation)
-    truth, others = (
-        columns_of(plan.task, encode(encoder, plan.task, side.values)) for side in (victim.train, victim.test)
+    normalisation = federation.normalisation
+    assert normalisation is not None
+    encoder = build_encoder(plan.task, normalisation)
+    everyone = np.concatenate([one.train.values for one in plan.hospitals.values()])
+    truth, others, all_columns = (
+        columns_of(plan.task, encode(encoder, plan.task, values), normalisation)
+        for values in (victim.train.values, victim.test.values, everyone)
     )
-    training = Training(
-        order=batch_order(
-            seed=settings.seed,
-            hospital=whole.name,
-            round_number=1,
-            rows=trial.rows,
-            epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-        ),
-        learning_rate=settings.learning_rate,
-        l2=settings.l2,
-    )
+    within = tolerances(plan.task, all_columns)
+    training = _training_of(settings, whole.name, trial.rows)
     step = grid.seen[whole.name][0]
     rebuilt = [
-        columns_of(plan.task, invert(plan.task, one, training, trial.rows, trial.draw))
+        columns_of(plan.task, invert(plan.task, one, training, trial.rows, trial.draw), normalisation)
         for one in (step, Step(step.before, federation.weights))
     ]
     guesses = [others[generator.integers(len(others), size=trial.rows)] for _ in range(GUESSES)]
     return Inverted(
-        update=recovered(plan.task, rebuilt[0], truth),
-        average=recovered(plan.task, rebuilt[1], truth),
-        typical=recovered(plan.task, np.tile(typical(plan.task, others), (trial.rows, 1)), truth),
-        random=float(np.mean([recovered(plan.task, guess, truth) for guess in guesses])),
+        update=recovered(rebuilt[0], truth, within),
+        average=recovered(rebuilt[1], truth, within),
+        typical=recovered(np.tile(typical(plan.task, others), (trial.rows, 1)), truth, within),
+        random=float(np.mean([recovered(guess, truth, within) for guess in guesses])),
     )
+
+
+def _training_of(settings: Settings, hospital: str, rows: int) -> Training:
+    """What the server knows of the first round's local training: the very batches, unless these are private."""
+    from federated_health.training import batch_order  # brings TensorFlow
+
+    if settings.dp_epsilon:
+        order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
+        return Training(order=order, learning_rate=settings.dp_learning_rate, l2=settings.l2)
+    order = batch_order(
+        seed=settings.seed,
+        hospital=hospital,
+        round_number=1,
+        rows=rows,
+        epochs=settings.local_epochs,
+        batch_size=settings.batch_size,
+    )
+    return Training(order=order, learning_rate=settings.learning_rate, l2=settings.l2)
