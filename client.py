@@ -17,9 +17,10 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import egress_page, participation
+from federated_health import answers, egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
+from federated_health.encryption import results
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
@@ -35,7 +36,7 @@ from federated_health.tasks import TASKS
 logger = logging.getLogger("federated_health.client")
 
 app = ClientApp()
-participation.register(app)
+answers.register(app)
 
 
 def parse() -> argparse.Namespace:
@@ -101,8 +102,9 @@ def join(flags: argparse.Namespace) -> None:
             if flags.dp_budget is None:
                 report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
+    node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
-    context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed, **budget})
+    context = hospital_context(name, {**node, **budget})
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
@@ -123,6 +125,7 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
+            results.save_result(out, context, *kept)
         if kept[0].privacy is not None:
             logger.info("%s", participation.account_of(context).statement().describe())
 

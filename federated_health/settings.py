@@ -27,6 +27,9 @@ OPERATIONAL = frozenset(
 )
 """Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
 
+LEAST_ENCRYPTED = 3
+"""Hospitals of whom a sum is given to each of them: with one less, each could take its own part away from it."""
+
 LARGEST = 2**31 - 1
 """Of any whole number."""
 
@@ -85,6 +88,9 @@ class Settings:
         "an update is rejected that moves the weights more than so many times as far as the round's median; 0 for any",
         minimum=0,
     )
+    encrypt: bool = _setting(
+        "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals"
+    )
     dp_epsilon: float = _setting(
         "differential privacy of every training patient over the whole run, see the README; 0 for none",
         minimum=0,
@@ -122,6 +128,8 @@ class Settings:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
+        if self.encrypt:
+            self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
         if 0 < self.dp_epsilon < SMALLEST_EPSILON:
@@ -132,6 +140,18 @@ class Settings:
             raise SettingsError(f"dp-steps: expected at most {MOST_STEPS} in all rounds together, spare ones included")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
+
+    def _check_encryption(self) -> None:
+        least = f"expected at least {LEAST_ENCRYPTED} with --encrypt: of a sum of two each learns the other's update"
+        if self.hospitals < LEAST_ENCRYPTED:
+            raise SettingsError(f"hospitals: {least}, got {self.hospitals}")
+        if 0 < self.min_hospitals < LEAST_ENCRYPTED:
+            raise SettingsError(f"min-hospitals: {least}, got {self.min_hospitals}")
+        if not STRATEGIES[self.strategy].is_mean:
+            means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
+            raise SettingsError(
+                f"strategy: {self.strategy} has to read every update, which --encrypt prevents; not so: {means}"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
@@ -178,13 +198,16 @@ class Settings:
     @property
     def least_updates(self) -> int:
         """Updates that a round needs: as many as were asked for, and as the strategy takes."""
-        return max(self.min_hospitals or self.hospitals // 2 + 1, self._least_of_strategy)
+        asked = self.min_hospitals or self.hospitals // 2 + 1
+        return max(asked, self._least_of_strategy, LEAST_ENCRYPTED if self.encrypt else 0)
 
     @property
     def least_reason(self) -> str:
         """Why a round needs so many, in words."""
         if self.least_updates == self._least_of_strategy > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].least_reason}"
+        if self.encrypt and self.least_updates == LEAST_ENCRYPTED:
+            return "--encrypt: of a sum of two each learns the other's update"
         return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
 
     @cached_property
