@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-readmission evidence test check format bench chaos clean
+.PHONY: demo demo-readmission evidence audit test check format bench chaos clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
@@ -13,6 +13,10 @@ demo-readmission: .venv/installed
 evidence: .venv/installed
 	$(BIN)/python create_dataset.py --out runs/evidence/data --force
 	$(BIN)/python -m federated_health evidence --data runs/evidence/data
+
+audit: .venv/installed
+	$(BIN)/python create_dataset.py --out runs/audit/data --force
+	$(BIN)/python -m federated_health audit --data runs/audit/data
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health.audit import verb as audit
 from federated_health.demo import SCENARIOS, run_demo
 from federated_health.evidence import verb as evidence
 from federated_health.security import command as certificates
@@ -38,6 +39,13 @@ def add_evidence(verbs: Any) -> None:
     parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
 
 
+def add_audit(verbs: Any) -> None:
+    """The verb audit."""
+    parser = verbs.add_parser("audit", help=audit.WORDS, description=audit.WORDS)
+    audit.add_flags(parser)
+    parser.set_defaults(run=lambda flags: audit.attack(flags, CLIENT_APP))
+
+
 def add_certificates(verbs: Any) -> None:
     """The verb certificates, with verbs of its own."""
     words = "who is who: found an authority, make keys, sign, revoke, renew and show"
@@ -58,6 +66,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_demo(verbs)
     add_evidence(verbs)
+    add_audit(verbs)
     add_certificates(verbs)
     flags = parser.parse_args()
     flags.run(flags)

@@ -9,7 +9,14 @@ from typing import Any, Self
 
 from federated_health.errors import SettingsError
 from federated_health.model import MODELS
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.privacy.plan import (
+    LARGEST_EPSILON,
+    MOST_STEPS,
+    SMALLEST_DELTA,
+    SMALLEST_EPSILON,
+    SMALLEST_RATE,
+    PrivacyPlan,
+)
 from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.tasks import TASKS, Task, get_task
 
@@ -85,11 +92,17 @@ class Settings:
         "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals"
     )
     dp_epsilon: float = _setting(
-        "differential privacy of every training patient over the whole run, see the README; 0 for none", minimum=0
+        "differential privacy of every training patient over the whole run, see the README; 0 for none",
+        minimum=0,
+        maximum=LARGEST_EPSILON,
     )
-    dp_delta: float = _setting("its delta, which must be below 1 / a hospital's training rows", above=0, maximum=0.5)
+    dp_delta: float = _setting(
+        "its delta, which must be below 1 / a hospital's training rows", minimum=SMALLEST_DELTA, maximum=0.5
+    )
     dp_clip: float = _setting("with it, the L2 norm to which each patient's gradient is clipped", above=0)
-    dp_sampling_rate: float = _setting("with it, the chance of each patient to be in a step", above=0, maximum=1)
+    dp_sampling_rate: float = _setting(
+        "with it, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
+    )
     dp_steps: int = _setting("with it, steps of local training in a round, in place of --local-epochs", minimum=1)
     dp_learning_rate: float = _setting("with it, their size, in place of --learning-rate", above=0)
     dp_spare_rounds: int = _setting("with it, rounds that may be repeated within the same epsilon", minimum=0)
@@ -119,8 +132,12 @@ class Settings:
             self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
+        if 0 < self.dp_epsilon < SMALLEST_EPSILON:
+            raise SettingsError(f"dp-epsilon: expected 0 or at least {SMALLEST_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
+        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > MOST_STEPS:
+            raise SettingsError(f"dp-steps: expected at most {MOST_STEPS} in all rounds together, spare ones included")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 

@@ -1,22 +1,11 @@
 """The fits of a study: over several processes, each result on disk as soon as it is there, so that a study resumes."""
 
 import json
-import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
-
-from flwr.clientapp import ClientApp
 
 from federated_health import __version__
 from federated_health.errors import RunError, UserError
@@ -25,6 +14,7 @@ from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, pla
 from federated_health.runs import write_text
 from federated_health.settings import OPERATIONAL
 from federated_health.strategies import write_arguments
+from federated_health.workers import load_app, workers
 
 JOURNAL = "fits.jsonl"
 
@@ -135,79 +125,23 @@ def run_study(
         settings_of(fit, protocol, len(cohort.numbers))  # a strategy that needs more hospitals is refused at once
     left = [fit for fit in fits if fit not in journal.results]
     show(len(fits) - len(left), len(fits))
-    with _workers(min(jobs, len(left)), (cohort, protocol, app)) as run:
+    died = "a process of the study died; the same command goes on where it stopped"
+    with workers(min(jobs, len(left)), _begin, (cohort, protocol, app), died=died) as run:
         for done, (fit, scored) in enumerate(run(left), start=len(fits) - len(left) + 1):
             journal.add(fit, scored)
             show(done, len(fits))  # the journal may hold those of further strategies, too
     return {fit: journal.results[fit] for fit in fits}
 
 
-Work = tuple[Cohort, Protocol, str]
-
-
-@contextmanager
-def _workers(jobs: int, work: Work) -> Iterator[Callable[[list[Fit]], Iterator[tuple[Fit, Scored]]]]:
-    """Something that runs fits: this process where there is one job, else as many others."""
-    if jobs <= 1:
-        _begin(work)
-        yield lambda fits: ((fit, _raise_or(_run(fit))) for fit in fits)
-        return
-    # Spawned, since a process that has imported TensorFlow or started threads of Flower's cannot be forked safely.
-    spawn = multiprocessing.get_context("spawn")
-    ending, held = spawn.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (work, ending))
-
-    def run(fits: list[Fit]) -> Iterator[tuple[Fit, Scored]]:
-        try:
-            waiting = {pool.submit(_run, fit): fit for fit in fits}
-            for future in as_completed(waiting):
-                yield waiting[future], _raise_or(future.result())
-        except BrokenProcessPool:
-            raise RunError("a process of the study died; the same command goes on where it stopped") from None
-
-    try:
-        yield run
-    finally:
-        held.close()
-        pool.shutdown(cancel_futures=True)
-        ending.close()
-
-
-_work: tuple[Cohort, Protocol, ClientApp]
-
-
-def _begin_worker(work: Work, ending: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process ends the others
-    threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
-    _begin(work)
-
-
-def _end_with(ending: Connection) -> None:
-    """End this process, amid a fit perhaps, when the study's process closes the other end or is gone, even killed."""
-    ending.poll(None)
-    os._exit(1)
-
-
-def _begin(work: Work) -> None:
-    global _work
+def _begin(work: tuple[Cohort, Protocol, str]) -> Callable[[Fit], Scored]:
     cohort, protocol, reference = work
-    module, name = reference.split(":")
-    _work = cohort, protocol, getattr(import_module(module), name)
-    # TensorFlow warns of compiling anew for many shapes: here many hospitals, of different sizes, share one process.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    app = load_app(reference)
 
+    def fit_one(fit: Fit) -> Scored:
+        try:
+            return run_fit(fit, cohort, protocol, app)
+        except UserError as error:
+            which = f"repeat {fit.repeat + 1}, fold {fit.fold + 1}, {fit.regime} {fit.subject}".rstrip()
+            raise RunError(f"{which}: {error}") from None
 
-def _run(fit: Fit) -> Scored | str:
-    """A fit's result, or why there is none: an exception of ours as its words, which any process can read."""
-    cohort, protocol, app = _work
-    try:
-        return run_fit(fit, cohort, protocol, app)
-    except UserError as error:
-        return f"repeat {fit.repeat + 1}, fold {fit.fold + 1}, {fit.regime} {fit.subject}".rstrip() + f": {error}"
-
-
-def _raise_or(result: Scored | str) -> Scored:
-    if isinstance(result, str):
-        raise RunError(result)
-    return result
+    return fit_one

@@ -1,0 +1,307 @@
+"""The federations that an audit trains, watches and attacks; in process, by the apps and strategies of any run.
+
+Halved     on a random half of each hospital's training rows, to be attacked by membership inference
+Whole      on all training rows, as a federation would: what the model is worth
+Shrunken   on all, but of the smallest hospital a few rows only, of which one update is inverted
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from flwr.clientapp import ClientApp
+
+from federated_health import participation
+from federated_health.audit.gradients import gradients_of, layers_of
+from federated_health.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
+from federated_health.audit.membership import confidences
+from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
+from federated_health.errors import RunError
+from federated_health.federation import Federation
+from federated_health.hospital import Hospital
+from federated_health.metrics import roc_auc
+from federated_health.model import build_encoder, encode
+from federated_health.participation import PresentHospital
+from federated_health.settings import Settings
+from federated_health.tasks import Task
+
+FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
+"""What is attacked: the final model, one hospital's updates, the averages of the rounds."""
+
+NO_WAIT = 0.1
+"""Seconds: in process, a hospital that is not there or cannot take part at once never will."""
+
+GUESSES = 20
+"""Draws of random patients, which what was recovered is compared with."""
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved:
+    """One of the federations that are attacked, by its number from 0."""
+
+    privacy: str
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """One of the federations of all training rows, by its number from 0."""
+
+    privacy: str
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrunken:
+    """A federation in which the smallest hospital has some rows only; `draw` numbers who they are."""
+
+    privacy: str
+    rows: int
+    draw: int
+
+
+Trial = Halved | Whole | Shrunken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """How good a final model is: held-out ROC-AUC; None where undefined.
+
+    Attributes:
+        everyone: over all hospitals' patients.
+        mean: of those of the hospitals that have one.
+    """
+
+    everyone: float | None
+    mean: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverted:
+    """Shares of the columns of patients that are recovered.
+
+    Attributes:
+        update: from their hospital's update.
+        average: from the average that all hospitals get.
+        typical: by guessing the same typical patient for all.
+        random: by guessing other patients of the hospital, mean over GUESSES draws.
+    """
+
+    update: float
+    average: float
+    typical: float
+    random: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a federation.
+
+    Attributes:
+        worth: of Halved and Whole ones.
+        statistics: of Halved ones: what is seen of each patient of all hospitals, [patients], by what is attacked.
+        inverted: of Shrunken ones.
+    """
+
+    worth: Worth | None = None
+    statistics: Mapping[str, Mapping[str, Array]] | None = None
+    inverted: Inverted | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an audit goes.
+
+    Attributes:
+        hospitals: with the training rows that are attacked.
+        privacies: name -> settings of its federations.
+        runs: Halved federations of each; even.
+        wholes: Whole federations of each.
+        sizes: rows of the smallest hospital in Shrunken federations.
+        draws: Shrunken federations of each size.
+    """
+
+    hospitals: Mapping[str, Hospital]
+    privacies: Mapping[str, Settings]
+    runs: int
+    wholes: int
+    sizes: tuple[int, ...]
+    draws: int
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        return next(iter(self.hospitals.values())).task
+
+    @property
+    def smallest(self) -> str:
+        """The hospital with the fewest training rows."""
+        return min(self.hospitals, key=lambda name: len(self.hospitals[name].train))
+
+    def trials(self) -> list[Trial]:
+        """All federations."""
+        trials: list[Trial] = []
+        for privacy in self.privacies:
+            trials += [Halved(privacy=privacy, run=run) for run in range(self.runs)]
+            trials += [Whole(privacy=privacy, run=run) for run in range(self.wholes)]
+            trials += [
+                Shrunken(privacy=privacy, rows=rows, draw=draw) for rows in self.sizes for draw in range(self.draws)
+            ]
+        return trials
+
+    def places(self) -> dict[str, slice]:
+        """Where each hospital's patients are among all."""
+        ends = np.cumsum([0, *(len(one.train) for one in self.hospitals.values())]).tolist()
+        return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
+
+    def members(self) -> Flags:
+        """Who is trained on in each Halved federation, [runs, patients]: half of every hospital's, at random.
+
+        Every second one has the complement of the one before it, so that every patient is in half of them.
+        """
+        generator = np.random.default_rng([self.seed, 0])
+        rows = []
+        for _ in range(self.runs // 2):
+            parts = []
+            for one in self.hospitals.values():
+                chosen = np.zeros(len(one.train), dtype=bool)
+                chosen[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
+                parts.append(chosen)
+            half = np.concatenate(parts)
+            rows += [half, ~half]
+        return np.array(rows)
+
+
+def run_trial(trial: Trial, plan: Plan, app: ClientApp) -> Outcome:
+    """Train one federation, and keep what the attacks and figures need of it.
+
+    Raises:
+        RunError: it could not be trained.
+    """
+    settings = plan.privacies[trial.privacy]
+    try:
+        match trial:
+            case Halved():
+                return _attack(trial, plan, settings, app)
+            case Whole():
+                federation, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + trial.run), app)
+                return Outcome(worth=_worth(federation, plan.hospitals))
+            case Shrunken():
+                return Outcome(inverted=_invert(trial, plan, settings, app))
+    finally:
+        participation.local_model.cache_clear()  # no other federation has these rows
+
+
+def _open(hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp) -> tuple[Federation, WatchedGrid]:
+    grid = WatchedGrid(app, {name: PresentHospital(one) for name, one in hospitals.items()})
+    told = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
+    return Federation(grid, told), grid
+
+
+def _train(
+    hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp
+) -> tuple[Federation, Mapping[str, list[Step]]]:
+    federation, grid = _open(hospitals, settings, app)
+    federation.gather()
+    for record in federation.rounds():
+        _refuse_if_incomplete(grid.seen, record.number)
+    return federation, grid.seen
+
+
+def _refuse_if_incomplete(seen: Mapping[str, list[Step]], number: int) -> None:
+    """An attack that compares runs must not compare those in which somebody was lost."""
+    if lost := sorted(name for name, steps in seen.items() if len(steps) != number):
+        raise RunError(f"round {number}: {', '.join(lost)} sent no update that can be used")
+
+
+def _attack(trial: Halved, plan: Plan, settings: Settings, app: ClientApp) -> Outcome:
+    mine, places = plan.members()[trial.run], plan.places()
+    hospitals = {name: replace(one, train=one.train.take(mine[places[name]])) for name, one in plan.hospitals.items()}
+    federation, seen = _train(hospitals, replace(settings, seed=plan.seed + trial.run), app)
+    assert federation.normalisation is not None
+    encoder = build_encoder(plan.task, federation.normalisation)
+    features = {name: encode(encoder, plan.task, one.train.values) for name, one in plan.hospitals.items()}
+    labels = {name: one.train.labels for name, one in plan.hospitals.items()}
+    everyone, all_labels = np.concatenate(list(features.values())), np.concatenate(list(labels.values()))
+    final = gradients_of(layers_of(federation.weights), everyone, all_labels).log_odds
+    updates = [follow(seen[name], features[name], labels[name]) for name in plan.hospitals]
+    return Outcome(
+        worth=_worth(federation, hospitals),
+        statistics={
+            FINAL: {"confidence": confidences(final, all_labels)},
+            UPDATES: {kind: np.concatenate([one[kind] for one in updates]) for kind in updates[0]},
+            AVERAGES: follow(averages_of(seen, federation.weights), everyone, all_labels),
+        },
+    )
+
+
+def _worth(federation: Federation, hospitals: Mapping[str, Hospital]) -> Worth:
+    told = federation.instructions()
+    scores = [
+        participation.local_model(one, told.model, told.normalisation).score(federation.weights)
+        for one in hospitals.values()
+    ]
+    labels = [one.test.labels for one in hospitals.values()]
+    each = [roc_auc(one, mine) for one, mine in zip(scores, labels, strict=True)]
+    defined = [one for one in each if one is not None]
+    return Worth(
+        everyone=roc_auc(np.concatenate(scores), np.concatenate(labels)),
+        mean=float(np.mean(defined)) if defined else None,
+    )
+
+
+def _invert(trial: Shrunken, plan: Plan, settings: Settings, app: ClientApp) -> Inverted:
+    """Invert the first round's update of the smallest hospital, with that many of its rows."""
+    whole = plan.hospitals[plan.smallest]
+    generator = np.random.default_rng([plan.seed, 1, trial.rows, trial.draw])  # the same patients in every privacy
+    chosen = generator.permutation(len(whole.train))[: trial.rows]
+    victim = replace(whole, train=whole.train.take(chosen))
+    federation, grid = _open({**plan.hospitals, whole.name: victim}, settings, app)
+    federation.gather()
+    next(federation.rounds())
+    _refuse_if_incomplete(grid.seen, 1)
+    normalisation = federation.normalisation
+    assert normalisation is not None
+    encoder = build_encoder(plan.task, normalisation)
+    everyone = np.concatenate([one.train.values for one in plan.hospitals.values()])
+    truth, others, all_columns = (
+        columns_of(plan.task, encode(encoder, plan.task, values), normalisation)
+        for values in (victim.train.values, victim.test.values, everyone)
+    )
+    within = tolerances(plan.task, all_columns)
+    training = _training_of(settings, whole.name, trial.rows)
+    step = grid.seen[whole.name][0]
+    rebuilt = [
+        columns_of(plan.task, invert(plan.task, one, training, trial.rows, trial.draw), normalisation)
+        for one in (step, Step(step.before, federation.weights))
+    ]
+    guesses = [others[generator.integers(len(others), size=trial.rows)] for _ in range(GUESSES)]
+    return Inverted(
+        update=recovered(rebuilt[0], truth, within),
+        average=recovered(rebuilt[1], truth, within),
+        typical=recovered(np.tile(typical(plan.task, others), (trial.rows, 1)), truth, within),
+        random=float(np.mean([recovered(guess, truth, within) for guess in guesses])),
+    )
+
+
+def _training_of(settings: Settings, hospital: str, rows: int) -> Training:
+    """What the server knows of the first round's local training: the very batches, unless these are private."""
+    from federated_health.training import batch_order  # brings TensorFlow
+
+    if settings.dp_epsilon:
+        order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
+        return Training(order=order, learning_rate=settings.dp_learning_rate, l2=settings.l2)
+    order = batch_order(
+        seed=settings.seed,
+        hospital=hospital,
+        round_number=1,
+        rows=rows,
+        epochs=settings.local_epochs,
+        batch_size=settings.batch_size,
+    )
+    return Training(order=order, learning_rate=settings.learning_rate, l2=settings.l2)

@@ -1,0 +1,84 @@
+"""The verb `audit`: its flags, and what it shows on the console."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import utils
+from federated_health.settings import OPERATIONAL, Settings, read_defaults
+
+WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
+
+NOT_OF_AN_AUDIT = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "dp-epsilon"}
+"""Settings that are a federation's alone, or that an audit sets itself."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    defaults = read_defaults()
+    parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/audit"), help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace the report where --out holds a run")
+    parser.add_argument(
+        "--shadows",
+        type=utils.count,
+        default=32,
+        help="federations of random halves in each setting, each attacked with the others (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wholes", type=utils.count, default=5, help="federations of all rows in each setting (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draws", type=utils.count, default=3, help="updates that are inverted, of each size (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epsilons", type=utils.numbers, default=(1.0, 2.0, 4.0, 8.0), help="between commas (default: 1,2,4,8)"
+    )
+    parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
+    utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_AN_AUDIT)
+
+
+def attack(flags: argparse.Namespace, app: str) -> None:
+    """Run an audit, and show and write what it found.
+
+    Args:
+        app: where the hospitals' ClientApp is, such as client:app.
+    """
+    from federated_health.audit import command
+
+    given = {name.replace("_", "-"): value for name, value in vars(flags).items()}
+    own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_AN_AUDIT}
+    request = command.Request(
+        data=flags.data,
+        out=flags.out,
+        force=flags.force,
+        shadows=flags.shadows,
+        wholes=flags.wholes,
+        draws=flags.draws,
+        epsilons=flags.epsilons,
+        settings=own,
+    )
+    with utils.progress("federation") as show:
+        figures = command.run(request, app=app, jobs=flags.jobs, show=show)
+    _show(figures["privacies"])
+    utils.say(f"wrote {flags.out}/{command.AUDIT} and report.html")
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    """What the models are worth, how well they are attacked, and what is rebuilt from an update."""
+    from federated_health.audit import page
+
+    worth = {
+        name: {"all rows": one["whole"]["roc_auc"], "half of them, attacked": one["attacked"]["roc_auc"]}
+        for name, one in figures.items()
+    }
+    utils.print_figures("ROC-AUC of the models, over all held-out patients", worth)
+    utils.print_figures("ROC-AUC of attacks, 95 % interval", page.auc_rows(figures), AUC_NOTE)
+    utils.print_figures("Training patients found at 1 % false positives", page.rate_rows(figures))
+    if next(iter(figures.values()))["inversion"]:
+        utils.print_figures("Columns rebuilt from an update of so many rows", page.inversion_rows(figures))
+
+
+AUC_NOTE = "0.5 is guessing. none: nobody but the hospital itself holds its update, and there is nothing to attack."
