@@ -59,6 +59,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
     parser.add_argument("--tls", metavar="DIR", help="folder of this hospital's key and certificate")
+    encrypted_help = "take part in encrypted runs alone (see server.py --encrypt)"
+    parser.add_argument("--encrypted-only", action="store_true", help=encrypted_help)
     parser.add_argument("--insecure", action="store_true", help="allow one that is not on this machine without --tls")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
@@ -104,7 +106,7 @@ def join(flags: argparse.Namespace) -> None:
         raise
     node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
-    context = hospital_context(name, {**node, **budget})
+    context = hospital_context(name, {**node, **budget, answers.ONLY_ENCRYPTED: flags.encrypted_only})
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)

@@ -304,3 +304,34 @@ def test_defaults_under_an_unknown_or_without_a_known_name_are_refused(tmp_path:
     path.write_text(carried.replace('\naddress = "127.0.0.1:8080"', ""), "utf-8")
     with pytest.raises(SettingsError, match="lacks the setting address"):
         read_defaults(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hospitals": 2}, "hospitals: expected at least 3 with --encrypt: of a sum of two each learns the other's"),
+        ({"min-hospitals": 2}, "min-hospitals: expected at least 3 with --encrypt: of a sum of two each learns"),
+        ({"strategy": "fedmedian"}, "strategy: fedmedian has to read every update, which --encrypt prevents; not so: "),
+        ({"strategy": "krum"}, "fedavg, average, fedprox"),
+        ({"strategy": "fedadam"}, "strategy: fedadam has to read every update"),
+        ({"strategy": "fedavgm"}, "strategy: fedavgm has to read every update"),
+        ({"strategy": "qfedavg"}, "strategy: qfedavg has to read every update"),
+    ],
+)
+def test_what_cannot_be_encrypted_is_refused(defaults: dict[str, Value], changes: dict[str, Value], words: str) -> None:
+    Settings.from_config({**defaults, **changes})
+    assert words in refusal({**defaults, **changes, "encrypt": True})
+
+
+@pytest.mark.parametrize(("hospitals", "asked", "needed"), [(3, 0, 3), (4, 0, 3), (6, 0, 4), (5, 3, 3), (5, 4, 4)])
+def test_a_round_of_encrypted_updates_needs_three(
+    defaults: dict[str, Value], hospitals: int, asked: int, needed: int
+) -> None:
+    config = {**defaults, "encrypt": True, "hospitals": hospitals, "min-hospitals": asked}
+    assert Settings.from_config(config).least_updates == needed
+
+
+def test_the_reason_for_three_is_said(defaults: dict[str, Value]) -> None:
+    settings = Settings.from_config({**defaults, "encrypt": True, "hospitals": 3})
+    assert settings.least_reason == "--encrypt: of a sum of two each learns the other's update"
+    assert "--min-hospitals" in Settings.from_config({**defaults, "hospitals": 3}).least_reason

@@ -208,9 +208,18 @@ class EncryptedFederation(Course):
         for node in self._keys.brief(nodes, self._column_sums, self._patients):
             content = self._question(round_number=number, share=shares[self._roster.names()[node]])
             questions.append(Message(content, node, messages.TRAIN))
-        return self._correspondence.ask(
-            questions, self._roster.names(), lambda node, content: self._read(node, content, self._length)
+        return self._ask(questions, self._length)
+
+    def _ask(self, questions: list[Message], length: int, *, of_test: bool = False) -> list[Accepted[Encrypted]]:
+        """The encrypted vectors of this length that hospitals answer with."""
+        replies = self._correspondence.ask(
+            questions,
+            self._roster.names(),
+            lambda node, content: self._read(node, content, length, of_test=of_test),
         )
+        answered = {reply.message.metadata.src_node_id for reply in replies}
+        self._keys.doubt({question.metadata.dst_node_id for question in questions} - answered)
+        return replies
 
     def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> list[Accepted[Encrypted]]:
         """The encrypted figures of those hospitals that answer.
@@ -224,9 +233,7 @@ class EncryptedFederation(Course):
             new = {messages.WEIGHTS: average}
             content = self._question(new, scale=scale, round_number=number, counted=is_counted)
             questions.append(Message(content, node, messages.EVALUATE))
-        evaluated = self._correspondence.ask(
-            questions, self._roster.names(), lambda node, content: self._read(node, content, SLOTS, of_test=True)
-        )
+        evaluated = self._ask(questions, SLOTS, of_test=True)
         if nodes and not evaluated:
             raise RunError(f"round {number}: no hospital could use the average of the encrypted updates")
         return evaluated

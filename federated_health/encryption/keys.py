@@ -18,6 +18,9 @@ Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
+MOST_WISHES = 4
+"""For the key, in one question: an envelope has some 190 kB, and the answer must fit into any run's largest reply."""
+
 
 class KeyExchange:
     """Sees to it that every hospital that is present has the run's key and knows the sums for its normalisation.
@@ -70,6 +73,15 @@ class KeyExchange:
             self._briefed[node] = self._roster.entry_of(node)
         return [node for node in nodes if self._is_known(node, self._briefed)]
 
+    def doubt(self, nodes: Iterable[int]) -> None:
+        """Look anew at what these have, who gave no answer that can be used.
+
+        A hospital may have been started anew without a grid's word of it, and lack the key.
+        """
+        for node in nodes:
+            self._holders.pop(node, None)
+            self._briefed.pop(node, None)
+
     def _share_key_with(self, lacking: list[int], holders: list[int]) -> None:
         offers: dict[int, bytes] = {}
         wishes = self._ask(messages.OFFER, {node: {CONFIG: self.config()} for node in lacking}, self._read_offer)
@@ -83,9 +95,10 @@ class KeyExchange:
         if not offers:
             return
         if not self.key_id:
-            maker, *_ = offers  # replies are in the order of names
-            others = [node for node in offers if node != maker]
-            self._pass_on(maker, {node: offers[node] for node in others}, make=True)
+            for maker in offers:  # replies are in the order of names
+                self._pass_on(maker, {node: offer for node, offer in offers.items() if node != maker}, make=True)
+                if self.key_id:
+                    return
             return
         for holder in sorted(holders, key=lambda node: self._roster.names()[node]):
             offers = {node: offer for node, offer in offers.items() if not self._is_known(node, self._holders)}
@@ -96,7 +109,13 @@ class KeyExchange:
             logger.warning("no hospital that is here has the run's key: one that has it must come back")
 
     def _pass_on(self, holder: int, offers: Mapping[int, bytes], *, make: bool = False) -> None:
-        """Have a hospital seal the key for others, and hand it to them."""
+        """Have a hospital seal the key for others, so many at a time, and hand it to them."""
+        nodes = list(offers)
+        for first in range(0, max(len(nodes), 1), MOST_WISHES):
+            some = {node: offers[node] for node in nodes[first : first + MOST_WISHES]}
+            self._pass_some_on(holder, some, make=make and not first)
+
+    def _pass_some_on(self, holder: int, offers: Mapping[int, bytes], *, make: bool) -> None:
         wishes = ConfigRecord({ENVELOPES: list(offers.values())})
         question = {CONFIG: self.config(**{MAKE: make}), ENVELOPES: wishes}
         sealed = self._ask(messages.KEY, {holder: question}, lambda _, content: self._read_key(content, len(offers)))
