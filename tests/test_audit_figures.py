@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from federated_health.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
@@ -47,8 +48,6 @@ def test_an_attack_s_figures_are_those_of_its_scores() -> None:
     seen = [AUDIT.results[Halved(privacy="plain", run=run)].statistics or {} for run in range(plan.runs)]
     for target, ways in ATTACKS.items():
         for way, (kind, calibrated) in ways.items():
-            import numpy as np
-
             values = np.array([one[target][kind] for one in seen])
             scores = lira_scores(values, members) if calibrated else values
             whole = measure(scores, members, plan.seed)

@@ -6,6 +6,7 @@ from functools import cache
 from federated_health.audit.figures import figures_of_audit
 from federated_health.audit.page import auc_rows, inversion_rows, page_of_audit, rate_rows
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
+from federated_health.report.words import NOT_DEFINED
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())
@@ -28,15 +29,15 @@ def test_the_choice_has_a_picture_and_a_row_a_setting() -> None:
     assert [row[0] for row in aucs.rows] == [row[0] for row in rates.rows] == list(AUDIT.figures)
     assert aucs.columns[1:3] == ("ROC-AUC, all rows", "ROC-AUC, attacked")
     assert aucs.rows[0][1:3] == ("0.900", "0.900")
-    assert re.fullmatch(r"0\.9\d\d \(0\.\d{3}–0\.\d{3}\)", aucs.rows[0][4])
+    assert re.fullmatch(r"0\.9\d\d \(0\.\d{3}.0\.\d{3}\)", aucs.rows[0][4])
     assert "encrypted: ROC-AUC, all rows 0.900" in picture.alt
-    assert "one hospital's updates –" in picture.alt
+    assert f"one hospital's updates {NOT_DEFINED}" in picture.alt
     assert all(any(isinstance(block, kind) for block in blocks) for kind in (Caution, Picture, Table))
 
 
 def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
-    assert auc_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == "–"
-    assert rate_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == "–"
+    assert auc_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == NOT_DEFINED
+    assert rate_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == NOT_DEFINED
     assert (
         auc_rows(AUDIT.figures)["encrypted"]["the final model"] == auc_rows(AUDIT.figures)["plain"]["the final model"]
     )
@@ -47,7 +48,7 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
 def test_rebuilt_columns_stand_beside_guesses() -> None:
     assert inversion_rows(AUDIT.figures) == {
         "plain": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
-        "encrypted": {"1 row": "–", "4 rows": "–", "20 rows": "–"},
+        "encrypted": {"1 row": NOT_DEFINED, "4 rows": NOT_DEFINED, "20 rows": NOT_DEFINED},
         "epsilon 8": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "epsilon 1": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "encrypted: the average": {"1 row": "50 %", "4 rows": "50 %", "20 rows": "50 %"},

@@ -1,12 +1,14 @@
 """Who is trained on where, and federations that are trained and watched, in process."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client import app
 from federated_health.audit.figures import ATTACKS
+from federated_health.audit.membership import measure
 from federated_health.audit.trials import (
     AVERAGES,
     FINAL,
@@ -17,8 +19,11 @@ from federated_health.audit.trials import (
     Whole,
     run_trial,
 )
+from federated_health.dataset_folder import find_hospital
 from federated_health.errors import RunError
+from federated_health.hospital import load_hospital
 from federated_health.settings import Settings, read_defaults
+from federated_health.tasks import HEART_DISEASE
 from tests.audits import hospitals_of, plan_of
 
 
@@ -92,15 +97,26 @@ def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_share_of_a_hospital_s_update_tells_its_members_from_others() -> None:
-    """In plain training of many columns' worth of patients, without any shadow model."""
-    plan = small_plan()
-    members, places = plan.members()[0], plan.places()
+def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hospitals_folder: Path) -> None:
+    """After two rounds, without any shadow model; the final model hardly does."""
+    hospitals = {}
+    for number in (3, 4):
+        path, name = find_hospital(hospitals_folder, number)
+        hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
+    settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
+    plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
     outcome = run_trial(Halved(privacy="plain", run=0), plan, app)
     assert outcome.statistics is not None
-    share = outcome.statistics[UPDATES]["share"]
-    for place in places.values():
-        assert share[place][members[place]].mean() > 2 * abs(share[place][~members[place]].mean())
+    for place in plan.places().values():
+        members = plan.members()[:1, place]
+        share, confidence = (
+            measure(outcome.statistics[target][kind][None, place], members, 1).roc_auc
+            for target, kind in ((UPDATES, "share"), (FINAL, "confidence"))
+        )
+        assert share.low is not None
+        assert confidence.value is not None
+        assert share.low > 0.75
+        assert confidence.value < 0.65
 
 
 @pytest.mark.slow
