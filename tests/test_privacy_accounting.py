@@ -43,7 +43,7 @@ def integrated_delta(epsilon: float, noise: float, rate: float) -> float:
     [(1e-5, 1, 10.71), (1e-5, 2, 5.810), (1e-5, 8, 1.878), (1e-3, 1, 7.394), (1e-3, 2, 4.211), (1e-3, 8, 1.4985)],
 )
 def test_noise_by_googles_own_calibration(delta: float, epsilon: float, noise: float) -> None:
-    """As dp-accounting's `calibrate_dp_mechanism` with its PLD accountant found it, in minutes, to 1e-3."""
+    """As dp-accounting's `calibrate_dp_mechanism` with its PLD accountant found it, in some seconds each, to 1e-3."""
     assert calibrate(epsilon, delta, 0.5, 32) == pytest.approx(noise, rel=1e-3)
 
 
@@ -62,7 +62,8 @@ def test_never_above_what_renyi_accounting_says_and_not_far_below(
 @pytest.mark.parametrize("delta", [1e-9, 1e-5, 1e-2])
 def test_steps_that_everyone_is_in_are_one_gaussian(noise: float, steps: int, delta: float) -> None:
     if analytic_delta(0.0, noise, steps) <= delta:
-        pytest.skip("costs nothing at this delta")
+        assert epsilon_of([Steps(1.0, noise, steps)], delta) == 0.0
+        return
     exact = brentq(lambda epsilon: analytic_delta(epsilon, noise, steps) - delta, 0, 100, xtol=1e-12)
     assert exact * (1 - 1e-9) <= epsilon_of([Steps(1.0, noise, steps)], delta) <= exact * 1.001 + 1e-5
 

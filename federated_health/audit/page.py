@@ -11,10 +11,18 @@ from federated_health.privacy.plan import PROMISE
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import FOOTER, model_card, settings_section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
-from federated_health.report.words import INTERVAL, figure, figures_table, number_of, percent_of, with_interval
+from federated_health.report.words import (
+    INTERVAL,
+    NOT_DEFINED,
+    figure,
+    figures_table,
+    number_of,
+    percent_of,
+    with_interval,
+)
 
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
-NOTHING = "none"
+NOTHING = NOT_DEFINED
 
 RATE = "true-positive rate at 1 % false positives"
 assert FALSE_POSITIVE_RATE == 0.01  # as the words say
@@ -65,7 +73,7 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
             _choice(figures),
             _attacks(figures),
             _by_hospital(plan, figures),
-            _inversion(plan, figures),
+            *([_inversion(plan, figures)] if plan.sizes else []),
             _method(plan),
             settings_section(
                 next(iter(plan.privacies.values())),
@@ -175,7 +183,7 @@ def _choice(figures: Mapping[str, Any]) -> Section:
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
             "were trained on half of the rows each. Attacks: "
             + "; ".join(f"{words}: {list(ATTACKS[target])[-1]}" for target, words in TARGETS.items())
-            + ".",
+            + f". {NOTHING}: nothing to attack.",
         ),
         _table(
             f"{RATE[0].upper()}{RATE[1:]} ({INTERVAL})",
@@ -232,7 +240,7 @@ def _by_hospital(plan: Plan, figures: Mapping[str, Any]) -> Section:
             f"{name} ({number_of(len(one.train), 'row')})": {
                 privacy: with_interval(interval_of(found["roc_auc"]))
                 for privacy, of in figures.items()
-                if (found := of["hospitals"][name][target])
+                if privacy != ENCRYPTED and (found := of["hospitals"][name][target])
             }
             for name, one in plan.hospitals.items()
         }
@@ -248,7 +256,11 @@ def _inversion(plan: Plan, figures: Mapping[str, Any]) -> Section:
         title="Patients rebuilt from an update",
         blocks=(
             Text(words=INVERSION),
-            _table(caption, rows, note=f"Means over {number_of(plan.draws, 'draw')} of the patients in the update."),
+            _table(
+                caption,
+                rows,
+                note=f"Means over {number_of(plan.draws, 'draw')} of patients. {NOTHING}: nothing to attack.",
+            ),
         ),
     )
 

@@ -81,4 +81,4 @@ def _show(figures: Mapping[str, Any]) -> None:
         utils.print_figures("Columns rebuilt from an update of so many rows", page.inversion_rows(figures))
 
 
-AUC_NOTE = "0.5 is guessing. none: nobody but the hospital itself holds its update, and there is nothing to attack."
+AUC_NOTE = "0.5 is guessing. A dash: nobody but the hospital itself holds its update, and there is nothing to attack."

@@ -1,0 +1,92 @@
+"""Audits made up for tests: what is seen of each patient is said, and nothing is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from federated_health.audit.figures import figures_of_audit
+from federated_health.audit.trials import (
+    AVERAGES,
+    FINAL,
+    UPDATES,
+    Halved,
+    Inverted,
+    Outcome,
+    Plan,
+    Trial,
+    Worth,
+)
+from federated_health.hospital import Hospital, patients_of
+from federated_health.settings import Settings, read_defaults
+from federated_health.tasks import HEART_DISEASE
+from tests.cohorts import patients
+
+LEAKS = {"plain": 2.0, "epsilon 8": 0.5, "epsilon 1": 0.0}
+"""By how many standard deviations what is seen of members differs from what is seen of others."""
+
+
+def hospitals_of(sizes: Mapping[str, int]) -> dict[str, Hospital]:
+    """Made-up hospitals with so many training rows, and half as many held out."""
+    made = {}
+    for seed, (name, rows) in enumerate(sizes.items()):
+        everyone = patients_of(patients(rows + rows // 2, seed), HEART_DISEASE)
+        train, test = np.arange(rows), np.arange(rows, rows + rows // 2)
+        made[name] = Hospital(name=name, task=HEART_DISEASE, train=everyone.take(train), test=everyone.take(test))
+    return made
+
+
+def plan_of(**changes: Any) -> Plan:
+    """Three small hospitals, of which `small` is the smallest."""
+    hospitals = hospitals_of({"large": 40, "small": 20, "middle": 31})
+    settings = replace(Settings.from_config(read_defaults()), hospitals=3)
+    given: dict[str, Any] = {
+        "hospitals": hospitals,
+        "privacies": {
+            name: replace(settings, dp_epsilon=0.0 if name == "plain" else float(name.split()[1])) for name in LEAKS
+        },
+        "runs": 8,
+        "wholes": 2,
+        "sizes": (1, 4, 20),
+        "draws": 2,
+        "seed": 7,
+    }
+    return Plan(**(given | changes))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All that its page is made of."""
+
+    plan: Plan
+
+    @cached_property
+    def results(self) -> dict[Trial, Outcome]:
+        return {trial: self._outcome(trial, place) for place, trial in enumerate(self.plan.trials())}
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        return figures_of_audit(self.plan, self.results)
+
+    def _outcome(self, trial: Trial, place: int) -> Outcome:
+        worth = Worth(everyone=0.9 - 0.01 * (trial.privacy != "plain"), mean=0.8)
+        if not isinstance(trial, Halved):
+            shares = Inverted(update=1.0, average=0.5, typical=0.25, random=0.375)
+            return Outcome(worth=worth, inverted=shares)
+        generator = np.random.default_rng(place)
+        members = self.plan.members()[trial.run]
+        leak = LEAKS[trial.privacy] * members
+
+        def seen(strength: float) -> Any:
+            return strength * leak + generator.normal(size=len(members))
+
+        return Outcome(
+            worth=worth,
+            statistics={
+                FINAL: {"confidence": seen(0.25)},
+                UPDATES: {"drop": seen(0.5), "share": seen(1.0)},
+                AVERAGES: {"drop": seen(0.25), "share": seen(0.5)},
+            },
+        )

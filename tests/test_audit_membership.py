@@ -1,0 +1,212 @@
+"""Membership inference: cases by hand, an independent implementation, and models that remember or know nothing."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.stats import norm
+
+from federated_health.audit.membership import (
+    Strength,
+    confidences,
+    lira_scores,
+    losses,
+    measure,
+    true_positive_rates,
+)
+from federated_health.intervals import Interval
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+ONCE = np.ones((4, 1))
+
+
+def halves(runs: int, patients: int, seed: int) -> Flags:
+    """Every second run has the complement of the one before it."""
+    generator = np.random.default_rng(seed)
+    first = [generator.permutation(patients) < patients // 2 for _ in range(runs // 2)]
+    return np.array([half for one in first for half in (one, ~one)])
+
+
+def test_losses_and_confidences_are_of_the_patient_s_own_label() -> None:
+    log_odds, labels = np.array([np.log(3.0), np.log(3.0), -1000.0]), np.array([1.0, 0.0, 1.0])
+    assert losses(log_odds, labels) == pytest.approx([-np.log(0.75), -np.log(0.25), 1000.0])
+    assert confidences(log_odds, labels) == pytest.approx([np.log(3.0), -np.log(3.0), -1000.0])
+
+
+# How well an attack does
+
+
+def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
+    members = halves(6, 40, 1)
+    strength = measure(members.astype(np.float64), members, 1)
+    assert strength == Strength(
+        roc_auc=Interval(value=1.0, low=1.0, high=1.0),
+        true_positive_rate=Interval(value=1.0, low=1.0, high=1.0),
+        patients=40,
+        false_positives=0,
+    )
+
+
+def test_an_attack_that_says_the_same_of_everybody_has_auc_one_half_and_finds_nobody() -> None:
+    members = halves(6, 400, 1)
+    strength = measure(np.full(members.shape, 0.3), members, 1)
+    assert strength.roc_auc == Interval(value=0.5, low=0.5, high=0.5)
+    assert strength.true_positive_rate == Interval(value=0.0, low=0.0, high=0.0)
+    assert strength.false_positives == 2
+
+
+def test_the_auc_is_the_mean_over_runs() -> None:
+    """Of the pairs of a member and another, 4 of 4 are right in the first run and 1 of 4 in the second."""
+    members = np.array([[True, True, False, False], [True, False, True, False]])
+    scores = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 3.0, 4.0, 5.0]])
+    assert measure(scores, members, 1).roc_auc.value == pytest.approx((1.0 + 0.25) / 2)
+
+
+def test_runs_are_no_further_patients() -> None:
+    """The same runs thrice say no more than once."""
+    members = halves(4, 60, 2)
+    scores = members + np.random.default_rng(3).normal(size=members.shape)
+    once, thrice = (measure(np.tile(scores, (n, 1)), np.tile(members, (n, 1)), 5).roc_auc for n in (1, 3))
+    assert (thrice.value, thrice.low, thrice.high) == pytest.approx((once.value, once.low, once.high))
+    assert once.low is not None
+    assert once.high is not None
+    assert 0.05 < once.high - once.low < 0.4
+
+
+def test_where_nobody_was_a_member_there_is_no_figure() -> None:
+    assert measure(np.zeros((2, 5)), np.zeros((2, 5), dtype=bool), 1).roc_auc == Interval()
+
+
+def test_intervals_of_an_attack_without_signal_hold_one_half_about_as_often_as_they_say() -> None:
+    """95 in 100; with 60 audits at least 52 is what chance leaves (probability 0.997)."""
+    held, values = 0, []
+    for seed in range(60):
+        members = halves(8, 120, seed)
+        generator = np.random.default_rng([seed, 1])
+        # What a patient shows depends on the patient, and not on whether they were trained on.
+        seen = generator.normal(size=120) + generator.normal(size=members.shape)
+        auc = measure(lira_scores(seen, members), members, seed, draws=200).roc_auc
+        assert auc.low is not None
+        assert auc.high is not None
+        held += auc.low <= 0.5 <= auc.high
+        values.append(auc.value)
+    assert held >= 52
+    assert np.mean(np.array(values, dtype=np.float64)) == pytest.approx(0.5, abs=0.008)
+
+
+@pytest.mark.parametrize(
+    ("rate", "found"),
+    [
+        (0.0, 1 / 3),  # above both others
+        (0.49, 1 / 3),
+        (0.5, 2 / 3),  # above one of two others
+        (1.0, 1.0),
+    ],
+)
+def test_the_true_positive_rate_by_hand(rate: float, found: float) -> None:
+    scores, members = np.array([5.0, 4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0, 1.0])
+    assert true_positive_rates(scores, members, np.ones((5, 1)), rate).tolist() == [pytest.approx(found)]
+
+
+def test_patients_of_equal_score_are_found_together_or_not_at_all() -> None:
+    scores, members = np.array([2.0, 2.0, 1.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert true_positive_rates(scores, members, ONCE, 0.0).tolist() == [0.0]
+    assert true_positive_rates(scores, members, ONCE, 0.5).tolist() == [1.0]
+
+
+def test_a_draw_counts_patients_as_often_as_they_were_drawn() -> None:
+    """In the second column the first member counts thrice, and the other between the members not at all."""
+    scores, members = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    times = np.array([[1.0, 3.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    assert true_positive_rates(scores, members, times, 0.0).tolist() == [0.5, 1.0]
+
+
+def test_one_per_cent_of_300_is_three() -> None:
+    """The product 0.01 * 300 must not be taken for less than 3."""
+    scores = np.concatenate([[10.0], np.arange(300.0, 0.0, -1.0) / 100])
+    members = np.concatenate([[1.0], np.zeros(300)])
+    scores[0] = scores[3] - 0.005  # below three others
+    assert true_positive_rates(scores, members, np.ones((301, 1))).tolist() == [1.0]
+    scores[0] = scores[4] - 0.005
+    assert true_positive_rates(scores, members, np.ones((301, 1))).tolist() == [0.0]
+
+
+# LiRA
+
+
+@pytest.mark.parametrize("runs", [8, 80], ids=["variance of all", "variance of each"])
+def test_lira_is_the_likelihood_ratio_of_shadows_with_and_without_the_patient(runs: int) -> None:
+    members = halves(runs, 24, 4)
+    seen = members * 0.5 + np.random.default_rng(5).normal(size=members.shape) * np.linspace(1.0, 7.0, 24)
+    expected = np.zeros(seen.shape)
+    for target in range(runs):
+        complement = target + 1 if target % 2 == 0 else target - 1
+        shadows = [run for run in range(runs) if run not in (target, complement)]
+        fits = {}
+        for inside in (True, False):
+            groups = [[seen[run, one] for run in shadows if members[run, one] == inside] for one in range(24)]
+            variances = [float(np.var(group, ddof=1)) for group in groups]
+            spread = np.full(24, np.mean(variances)) if runs == 8 else np.array(variances)
+            fits[inside] = [norm(np.mean(group), np.sqrt(one)) for group, one in zip(groups, spread, strict=True)]
+        for one in range(24):
+            expected[target, one] = fits[True][one].logpdf(seen[target, one]) - fits[False][one].logpdf(
+                seen[target, one]
+            )
+    assert lira_scores(seen, members) == pytest.approx(expected)
+
+
+def test_lira_finds_a_patient_whom_only_shadows_can_tell_from_others() -> None:
+    """Patients differ by far more than membership does: a threshold sees nothing, LiRA sees it."""
+    members = halves(20, 200, 6)
+    generator = np.random.default_rng(7)
+    seen = generator.normal(size=200) * 50 + members + generator.normal(size=members.shape) * 0.5
+    plain, calibrated = (measure(one, members, 1, draws=50).roc_auc for one in (seen, lira_scores(seen, members)))
+    assert plain.value == pytest.approx(0.5, abs=0.05)
+    assert calibrated.value is not None
+    assert calibrated.value > 0.85
+
+
+def test_too_few_shadows_are_refused() -> None:
+    members = halves(4, 10, 1)
+    with pytest.raises(ValueError, match="too few shadow models"):
+        lira_scores(np.zeros(members.shape), members)
+
+
+# Models
+
+
+def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> Array:
+    """Log-odds of all rows after training on the first half of them."""
+    from federated_health.model import build_head, initial_weights
+    from federated_health.tasks import HEART_DISEASE
+    from federated_health.training import LocalTrainer, batch_order
+
+    half = len(labels) // 2
+    weights = list(initial_weights(HEART_DISEASE, "mlp", seed).values())
+    trainer = LocalTrainer(build_head(HEART_DISEASE, "mlp"))
+    x, y = features.astype(np.float32), labels.astype(np.float32)
+    if epochs:
+        order = batch_order(seed=seed, hospital="a", round_number=1, rows=half, epochs=epochs, batch_size=0)
+        weights, _ = trainer.train(weights, x[:half], y[:half], order, learning_rate=0.3, l2=0.0)
+    return trainer.score(weights, x).astype(np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [0, 400])
+def test_an_overfitted_model_is_found_by_its_losses_and_an_untrained_one_is_not(epochs: int) -> None:
+    """Twenty patients whose labels no column explains: a model can only learn them by heart."""
+    from federated_health.tasks import HEART_DISEASE
+
+    generator = np.random.default_rng(8)
+    scores = []
+    for seed in range(4):
+        features = generator.normal(size=(40, HEART_DISEASE.feature_width))
+        labels = np.tile([0.0, 1.0], 20)
+        scores.append(-losses(model_trained_on(features, labels, epochs, seed), labels))
+    members = np.tile(np.arange(40) < 20, (4, 1))
+    auc = measure(np.array(scores), members, 1).roc_auc
+    assert auc.low is not None
+    assert auc.high is not None
+    assert (auc.low > 0.6) == (epochs > 0)
+    if not epochs:
+        assert auc.low < 0.5 < auc.high

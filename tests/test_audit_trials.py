@@ -1,0 +1,142 @@
+"""Who is trained on where, and federations that are trained and watched, in process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client import app
+from federated_health.audit.figures import ATTACKS
+from federated_health.audit.membership import measure
+from federated_health.audit.trials import (
+    AVERAGES,
+    FINAL,
+    UPDATES,
+    Halved,
+    Plan,
+    Shrunken,
+    Whole,
+    run_trial,
+)
+from federated_health.dataset_folder import find_hospital
+from federated_health.errors import RunError
+from federated_health.hospital import load_hospital
+from federated_health.settings import Settings, read_defaults
+from federated_health.tasks import HEART_DISEASE
+from tests.audits import hospitals_of, plan_of
+
+
+def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_in_each() -> None:
+    plan = plan_of()
+    members = plan.members()
+    assert members.shape == (8, 91)
+    assert members.sum(axis=0).tolist() == [4] * 91
+    assert (members[::2] == ~members[1::2]).all()
+    for place, halves in zip(plan.places().values(), ({20}, {10}, {15, 16}), strict=True):
+        assert set(members[:, place].sum(axis=1).tolist()) == halves
+    assert len({row.tobytes() for row in members}) == 8
+    assert (members == plan.members()).all()
+    assert (members != replace(plan, seed=8).members()).any()
+
+
+def test_patients_stand_one_hospital_after_the_other() -> None:
+    plan = plan_of()
+    assert plan.places() == {"large": slice(0, 40), "small": slice(40, 60), "middle": slice(60, 91)}
+    assert plan.smallest == "small"
+
+
+def test_every_setting_has_the_same_federations() -> None:
+    plan = plan_of()
+    trials = plan.trials()
+    assert len(trials) == len(set(trials)) == 3 * (8 + 2 + 3 * 2)
+    for privacy in plan.privacies:
+        mine = [replace(trial, privacy="") for trial in trials if trial.privacy == privacy]
+        assert mine[:8] == [Halved(privacy="", run=run) for run in range(8)]
+        assert mine[8:10] == [Whole(privacy="", run=run) for run in range(2)]
+        assert mine[10] == Shrunken(privacy="", rows=1, draw=0)
+
+
+def small_plan(**changes: object) -> Plan:
+    """Logistic regression for two rounds, plain and with much noise."""
+    quick = {"model": "logistic", "rounds": 2, "local-epochs": 1, "appraisal": False, "hospitals": 2}
+    config = {**read_defaults(), **quick, **changes}
+    return plan_of(
+        hospitals=hospitals_of({"a": 24, "b": 12}),
+        privacies={
+            "plain": Settings.from_config(config),  # type: ignore[arg-type]  # values of settings
+            "epsilon 1": Settings.from_config({**config, "dp-epsilon": 1.0}),  # type: ignore[dict-item]  # the same
+        },
+        sizes=(1, 2),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
+def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
+    plan = small_plan()
+    halved = run_trial(Halved(privacy=privacy, run=1), plan, app)
+    assert halved.statistics is not None
+    assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
+        FINAL: {"confidence"},
+        UPDATES: {"drop", "share"},
+        AVERAGES: {"drop", "share"},
+    }
+    for target, ways in ATTACKS.items():
+        for kind, _ in ways.values():
+            values = halved.statistics[target][kind]
+            assert values.shape == (36,)
+            assert np.isfinite(values).all()
+            assert values.std() > 0
+    assert halved.worth is not None
+    assert halved.worth.everyone is not None
+    assert 0 <= halved.worth.everyone <= 1
+    whole = run_trial(Whole(privacy=privacy, run=0), plan, app)
+    assert whole.worth is not None
+    assert whole.statistics is None
+
+
+@pytest.mark.slow
+def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hospitals_folder: Path) -> None:
+    """After two rounds, without any shadow model; the final model hardly does."""
+    hospitals = {}
+    for number in (3, 4):
+        path, name = find_hospital(hospitals_folder, number)
+        hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
+    settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
+    plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
+    outcome = run_trial(Halved(privacy="plain", run=0), plan, app)
+    assert outcome.statistics is not None
+    for place in plan.places().values():
+        members = plan.members()[:1, place]
+        share, confidence = (
+            measure(outcome.statistics[target][kind][None, place], members, 1).roc_auc
+            for target, kind in ((UPDATES, "share"), (FINAL, "confidence"))
+        )
+        assert share.low is not None
+        assert confidence.value is not None
+        assert share.low > 0.75
+        assert confidence.value < 0.65
+
+
+@pytest.mark.slow
+def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
+    plan = small_plan()
+    plain, noisy = (
+        run_trial(Shrunken(privacy=privacy, rows=1, draw=0), plan, app).inverted for privacy in plan.privacies
+    )
+    assert plain is not None
+    assert noisy is not None
+    assert plain.update == 1.0
+    assert noisy.update < 0.8
+    assert plain.average < 1.0
+    assert (plain.typical, plain.random) == (noisy.typical, noisy.random)  # of the same patients
+    assert 0 < plain.random <= 1
+
+
+@pytest.mark.slow
+def test_a_federation_that_loses_a_hospital_is_refused() -> None:
+    """It may not join: too few training rows for this delta."""
+    plan = small_plan(**{"dp-delta": 0.1})
+    with pytest.raises(RunError):
+        run_trial(Halved(privacy="epsilon 1", run=0), plan, app)
