@@ -332,6 +332,33 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     assert federation.tally.absent == {"cleveland": 1}
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "average"])
+def test_a_round_without_one_is_the_mean_of_the_others(
+    hospitals: Hospitals, paths: dict[str, Path], identities: dict[str, Path], strategy: str
+) -> None:
+    grid = Grid(hospitals)
+    federation = EncryptedFederation(grid, settings_of(rounds=1, strategy=strategy))
+    grid.dies_at["hungary"] = messages.TRAIN
+    federation.run()
+    others = Hospitals(paths, identities)
+    readable = Grid(others)
+    plain = Federation(readable, settings_of(rounds=1, strategy=strategy, encrypt=False))
+    readable.dies_at["hungary"] = "train"
+    plain.run()
+    assert furthest(weights_at(hospitals, "cleveland"), plain.weights) < 1e-6
+    assert furthest(plain_run(paths, settings_of(rounds=1, strategy=strategy)).weights, plain.weights) > 1e-3
+
+
+def test_a_hospital_that_was_started_anew_between_two_rounds_gets_the_key_before_the_next(hospitals: Hospitals) -> None:
+    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    hospitals.start("hungary")
+    assert list(next(rounds).hospitals) == list(NAMES)
+    assert not federation.tally.unanswered
+
+
 def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospitals, paths: dict[str, Path]) -> None:
     grid = Grid(hospitals, NAMES[:3])
     federation = EncryptedFederation(grid, settings_of(hospitals=3))
@@ -437,6 +464,8 @@ def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_
     federation.gather()
     with pytest.raises(RunError, match="round 1: no hospital could use the average of the encrypted updates"):
         next(federation.rounds())
+    reasons = {reason for counted in federation.tally.unanswered.values() for reason in counted}
+    assert reasons == {"the decrypted average is none that hospitals can have sent"}
     assert federation.last_round is None
 
 

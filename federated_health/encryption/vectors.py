@@ -22,8 +22,8 @@ from federated_health.summaries import HospitalRound
 Vector = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
 
-MOST_PATIENTS = 2_000_000
-"""Of all hospitals: with more, a sum's error could move a count by one."""
+MOST_PATIENTS = 200_000
+"""Of all hospitals: with many more, the error of the sum of many rounds could move a count by one."""
 
 PLACES = 8
 """Numbers of one round in the vector of many rounds."""

@@ -2,9 +2,10 @@
 
 import csv
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,3 +185,55 @@ def test_the_ledgers_list_ciphertexts(hospitals_folder: Path) -> None:
         ("metrics", "num-examples", "int64"),
         ("envelope", "metadata", "protobuf"),
     }
+
+
+def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_nothing_had_been(
+    hospitals_folder: Path, tmp_path: Path
+) -> None:
+    address, run = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    own, identities = make_all_identities(tmp_path / "tls", NAMES)
+    flags = ("--tls", own, "--address", address)
+    serve = door("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
+
+    def join(stack: ExitStack, name: str, log: str) -> "subprocess.Popen[bytes]":
+        path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
+        joins = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
+        return stack.enter_context(process(door("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log))
+
+    def wait_until(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not is_so():
+            assert time.monotonic() < deadline, (tmp_path / "server.txt").read_text()
+            time.sleep(0.05)
+
+    def rounds() -> int:
+        table = run / "rounds.csv"
+        return table.read_text().count(",federation,") if table.exists() else 0
+
+    with ExitStack() as stack:
+        server = stack.enter_context(process(serve, log=tmp_path / "server.txt"))
+        hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
+        wait_until(lambda: rounds() >= 3)
+        hospitals["cleveland"].kill()  # who had made the key
+        hospitals["cleveland"].wait()
+        before = rounds()
+        wait_until(lambda: rounds() >= before + 5)
+        hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
+        wait_until(lambda: "got the key of this run from hungary" in (tmp_path / "again.txt").read_text())
+        server.kill()
+        server.wait()
+        assert 0 < rounds() < 400
+        server = stack.enter_context(process(door("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt"))
+        assert server.wait(200) == 0, (tmp_path / "server-2.txt").read_text()
+        assert [hospital.wait(60) for hospital in hospitals.values()] == [0] * len(NAMES)
+    told = json.loads((run / "metrics.json").read_text())
+    assert told["has_result"] == list(NAMES)
+    assert len(told["faults"]["resumed_after"]) == 1
+    assert 0 < told["faults"]["absent"]["cleveland"] < 400
+    hashes = {read_description(tmp_path / name / "model.keras")["weights_sha256"] for name in NAMES}
+    assert len(hashes) == 1
+    with (tmp_path / "cleveland" / "rounds.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["hospital"] == "federation"]
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, 401)]
+    assert {row["train_examples"] for row in rows} == {"689", "462"}
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
