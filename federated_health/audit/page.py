@@ -70,7 +70,7 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
         lead=f"{number_of(patients, 'training patient')} of {number_of(len(plan.hospitals), 'hospital')}. Who can find "
         "out whether a patient was trained on, or what was recorded of them; and what it costs to prevent it.",
         sections=(
-            _choice(figures),
+            _choice(figures, plan.runs),
             _attacks(figures),
             _by_hospital(plan, figures),
             *([_inversion(plan, figures)] if plan.sizes else []),
@@ -94,6 +94,20 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
 def auc_rows(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """ROC-AUC of the attacks, on the page and on the console: privacy -> what is attacked -> cell."""
     return _strengths(figures, "roc_auc")
+
+
+def one_model_rows(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The same of an attack on a single final model: privacy -> interval, and share of models -> cell."""
+    rows = {}
+    for privacy, one in figures.items():
+        found = strongest(one, FINAL)
+        assert found is not None, "a final model is always there"
+        undecided = found["undecided"]
+        rows[privacy] = {
+            "ROC-AUC, one model": with_interval(interval_of(found["one_model"])),
+            "no better than guessing": NOT_DEFINED if undecided is None else f"{percent_of(undecided)} of models",
+        }
+    return rows
 
 
 def rate_rows(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -138,7 +152,7 @@ def _table(caption: str, rows: Mapping[str, Mapping[str, str]], note: str = "", 
     return figures_table(caption, cells, columns, note=note, first=first)
 
 
-def _choice(figures: Mapping[str, Any]) -> Section:
+def _choice(figures: Mapping[str, Any], runs: int) -> Section:
     panels = [
         Panel(
             title=f"{words}: {quantity}",
@@ -184,6 +198,13 @@ def _choice(figures: Mapping[str, Any]) -> Section:
             "were trained on half of the rows each. Attacks: "
             + "; ".join(f"{words}: {list(ATTACKS[target])[-1]}" for target, words in TARGETS.items())
             + f". {NOTHING}: nothing to attack.",
+        ),
+        _table(
+            f"The attack on a single final model: {list(ATTACKS[FINAL])[-1]} (mean {INTERVAL} of {runs} models)",
+            one_model_rows(figures),
+            note="The intervals above are of the mean over all attacked models, and so find what is too little to be "
+            "seen in one. Who has one model has this interval; no better than guessing: the share of models whose "
+            "own interval holds 0.5, which is 95 % where there is nothing to be found.",
         ),
         _table(
             f"{RATE[0].upper()}{RATE[1:]} ({INTERVAL})",

@@ -76,6 +76,7 @@ def _show(figures: Mapping[str, Any]) -> None:
     }
     utils.print_figures("ROC-AUC of the models, over all held-out patients", worth)
     utils.print_figures("ROC-AUC of attacks, 95 % interval", page.auc_rows(figures), AUC_NOTE)
+    utils.print_figures("The attack on a single final model, mean 95 % interval", page.one_model_rows(figures))
     utils.print_figures("Training patients found at 1 % false positives", page.rate_rows(figures))
     if next(iter(figures.values()))["inversion"]:
         utils.print_figures("Columns rebuilt from an update of so many rows", page.inversion_rows(figures))
