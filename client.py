@@ -17,12 +17,14 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import egress_page, participation
+from federated_health import answers, egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
+from federated_health.encryption import results
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.own_hospital import OwnHospital, find_own_hospital
+from federated_health.privacy import page as privacy
 from federated_health.privacy.guard import BUDGET
 from federated_health.quality import check_hospital
 from federated_health.runs import make_folder, save_final_model
@@ -34,7 +36,7 @@ from federated_health.tasks import TASKS
 logger = logging.getLogger("federated_health.client")
 
 app = ClientApp()
-participation.register(app)
+answers.register(app)
 
 
 def parse() -> argparse.Namespace:
@@ -53,13 +55,16 @@ def parse() -> argparse.Namespace:
     budget_help = "epsilon that may be spent in all, over all runs; none without differential privacy"
     parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=budget_help)
     parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
+    parser.add_argument("--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
     parser.add_argument("--tls", metavar="DIR", help="folder of this hospital's key and certificate")
+    encrypted_help = "take part in encrypted runs alone (see server.py --encrypt)"
+    parser.add_argument("--encrypted-only", action="store_true", help=encrypted_help)
     parser.add_argument("--insecure", action="store_true", help="allow one that is not on this machine without --tls")
     parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
     flags = parser.parse_args()
-    if flags.show_egress is not None:
+    if flags.show_egress is not None or flags.show_privacy is not None:
         return flags
     if flags.tls == "":  # which as a path is the current folder
         parser.error("argument --tls: expected a folder, got ''")
@@ -82,10 +87,7 @@ def check(own: OwnHospital) -> None:
 
 def show_egress(path: Path) -> None:
     """Show what a ledger says has left a hospital."""
-    summary = egress_page.summarise(path)
-    utils.print_lines(summary.title, summary.lines())
-    for title, table in summary.tables().items():
-        utils.print_figures(title, table)
+    utils.print_page(egress_page.summarise(path))
     utils.print_lines("What never leaves:", egress_page.NEVER)
 
 
@@ -102,8 +104,9 @@ def join(flags: argparse.Namespace) -> None:
             if flags.dp_budget is None:
                 report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
         raise
+    node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
-    context = hospital_context(name, {"data": str(own.data), "split-seed": flags.split_seed, **budget})
+    context = hospital_context(name, {**node, **budget, answers.ONLY_ENCRYPTED: flags.encrypted_only})
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
@@ -124,8 +127,9 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
+            results.save_result(out, context, *kept)
         if kept[0].privacy is not None:
-            logger.info("%s", participation.account_of(context).statement())
+            logger.info("%s", participation.account_of(context).statement().describe())
 
 
 def main() -> None:
@@ -133,6 +137,8 @@ def main() -> None:
     flags = parse()
     if flags.show_egress is not None:
         show_egress(flags.show_egress)
+    elif flags.show_privacy is not None:
+        utils.print_page(privacy.read_page(flags.show_privacy))
     elif flags.check:
         check(flags.own)
     else:

@@ -15,9 +15,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import utils
+from federated_health.course import Course
 from federated_health.federation import Federation
+from federated_health.federations import check_tls, largest_reply, make_federation
 from federated_health.intervals import SMALL_CLASS
-from federated_health.messages import largest_reply
 from federated_health.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
@@ -45,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
     settings = Settings.from_config(context.run_config)
     with RunFolder(settings) as folder:
-        federation = Federation(grid, settings)
+        federation = make_federation(grid, settings)
         if folder.checkpoint is not None:
             federation.resume(folder.checkpoint)
         federation.gather(utils.say)
@@ -70,22 +71,28 @@ def main(grid: Grid, context: Context) -> None:
         except RunError as error:
             raise stop or error from None
         if stop is not None:
-            utils.say(f"--resume {folder.path} goes on with the run")
+            if not settings.encrypt:
+                utils.say(f"--resume {folder.path} goes on with the run")
             raise stop
 
 
-def save(folder: RunFolder, federation: Federation, figures: dict[str, Any], *, stopped: bool) -> None:
+def save(folder: RunFolder, federation: Course, figures: dict[str, Any], *, stopped: bool) -> None:
     """Show the figures and save the run, undisturbed by Ctrl-C and whether or not anyone is there to read."""
     with utils.interrupts_deferred():
         try:
-            show_figures(figures, federation.threshold)
-            show_joining(figures.get("joining", {}))
+            if isinstance(federation, Federation):
+                show_figures(figures, federation.threshold)
+                show_joining(figures.get("joining", {}))
             if faults := federation.tally.describe():
                 utils.print_lines("What did not go as it should:", faults)
-            utils.say("saving the model and the report, which takes some seconds")
+            utils.say("saving what there is, which may take some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)
-        utils.say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
+        if isinstance(federation, Federation):
+            utils.say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
+        else:
+            where = ", ".join(figures["has_result"]) or "nobody"
+            utils.say(f"saved {folder.path}/metrics.json; model, figures and report (client.py --out) have: {where}")
 
 
 def show_figures(figures: dict[str, Any], threshold: float) -> None:
@@ -126,7 +133,8 @@ def serve() -> None:
     utils.configure_logging(verbose=settings.verbose)
     tls = load_identity(Path(settings.tls), Role.SERVER) if settings.tls else None
     check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)
-    task, largest = settings.task_declaration, largest_reply(settings.task_declaration, settings.model)
+    check_tls(settings, has_identity=tls is not None)
+    task, largest = settings.task_declaration, largest_reply(settings)
     with serve_streams(settings.address, task.terms, utils.say, largest_message=largest, tls=tls) as grid:
         utils.say(f"listening on {settings.address}{f', as {tls.party}, with mutual TLS' if tls else ''}")
         app(grid, server_context(settings.to_config()))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -261,6 +261,22 @@ def print_lines(title: str, lines: Iterable[str]) -> None:
     console.print(escape(title), soft_wrap=True)
     for line in lines:
         console.print(escape(f"  {line}"), soft_wrap=True)
+
+
+class Page(Protocol):
+    """A title, lines below it, and tables."""
+
+    @property
+    def title(self) -> str: ...
+    def lines(self) -> Iterable[str]: ...
+    def tables(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]: ...
+
+
+def print_page(page: Page) -> None:
+    """Lines, then tables."""
+    print_lines(page.title, page.lines())
+    for title, table in page.tables().items():
+        print_figures(title, table)
 
 
 def figure(value: float | None) -> str:

@@ -21,6 +21,7 @@ def add_demo(verbs: Any) -> None:
     demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-TASK; overwritten")
     demo.add_argument("--rounds", type=int, help="rounds (default: the server's)")
     demo.add_argument("--dp-epsilon", type=utils.epsilon, help="with differential privacy (default: without)")
+    demo.add_argument("--encrypt", action="store_true", help="the server averages what it cannot read")
     demo.set_defaults(run=start_demo)
 
 
@@ -29,7 +30,7 @@ def start_demo(flags: argparse.Namespace) -> None:
     usual = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
     given = {"--rounds": flags.rounds, "--dp-epsilon": flags.dp_epsilon}
     extra = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    run_demo(flags.out or usual, flags.task, extra)
+    run_demo(flags.out or usual, flags.task, extra, encrypt=flags.encrypt)
 
 
 def add_evidence(verbs: Any) -> None:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
+from federated_health.messages import Instructions
 from federated_health.metrics import THRESHOLD
 from federated_health.pauses import Pauses
 from federated_health.privacy.plan import PrivacyPlan
@@ -141,6 +142,10 @@ class Course(ABC):
     @abstractmethod
     def figures_of_last_round(self) -> dict[str, Any]:
         """The same of the last finished round, where there was no final evaluation."""
+
+    @abstractmethod
+    def instructions(self) -> Instructions:
+        """What hospitals are told, as far as the server knows it; `rounds` counts those that are finished."""
 
     @abstractmethod
     def checkpoint(self) -> Checkpoint:

@@ -47,7 +47,7 @@ SCENARIOS = {
 }
 
 
-def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = ()) -> None:
+def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (), *, encrypt: bool = False) -> None:
     """Create the hospitals, run the federation, and leave everything in `out`; what an earlier run left there goes.
 
     The server writes to this terminal, each hospital to a log of its own.
@@ -55,6 +55,7 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
     Args:
         task: one of SCENARIOS.
         extra: further flags of server.py.
+        encrypt: whether the server averages what it cannot read; the results are a hospital's then.
 
     Raises:
         RunError: a process failed; a hospital's last words are in the message.
@@ -77,7 +78,7 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
     with ExitStack() as stack:
         count = len(hospitals)
         serve = ("--task", task, "--hospitals", count, "--strategy", scenario.strategy, "--address", address)
-        own = ("--tls", own_tls, "--out", out, "--force")
+        own = ("--tls", own_tls, "--out", out, "--force", *(["--encrypt"] if encrypt else []))
         server = stack.enter_context(process(door("server.py", *serve, *own, *extra)))
         clients = {}
         for entry in hospitals:
@@ -90,9 +91,10 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         except KeyboardInterrupt:
             interrupt([server, *clients.values()])
             raise
+    results = next(iter(logs.values())).parent if encrypt else out
     if "generator_seed" in manifest["source"]:
-        print(_compare(manifest["source"], json.loads((out / METRICS).read_text())["federation"]))
-    predict = f"{shlex.quote(sys.executable)} predict.py {out / MODEL} {scenario.patients}"
+        print(_compare(manifest["source"], json.loads((results / METRICS).read_text())["federation"]))
+    predict = f"{shlex.quote(sys.executable)} predict.py {results / MODEL} {scenario.patients}"
     print(f"Everything is in {out}/. Score new patients:\n  {predict}")
 
 

@@ -73,6 +73,22 @@ class CertificateError(UserError):
     """A key, a certificate, a request or a list of revoked ones cannot be used for what it is meant for."""
 
 
+class EncryptionError(UserError):
+    """A hospital cannot make, pass on or use the key of an encrypted run, or what it decrypted cannot be used.
+
+    Args:
+        reason: why, in words that a server may hear: without paths and values, decrypted ones above all.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self._reason = reason or message
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+
 class LedgerError(UserError):
     """What leaves a hospital cannot be recorded, and so does not leave; or a file is not a ledger."""
 

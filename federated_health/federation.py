@@ -99,7 +99,6 @@ class Federation(Course):
         return summarise_run(evaluations, self._train_examples())
 
     def instructions(self) -> Instructions:
-        """What hospitals are told beside the weights; `rounds` counts those that are finished."""
         assert self.normalisation is not None, "gather comes first"
         settings = self.settings
         return Instructions(

@@ -4,7 +4,8 @@ This is the one list of what leaves a hospital:
 
 - when it joins: its name, its declaration of the task (see `Task.terms`), and a random token of its process;
 - `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
-  squares over its training rows (nothing where fewer than five were observed);
+  squares over its training rows (nothing where fewer than five were observed, or where the server asks for none, as in
+  an encrypted run: see `encryption.messages` for what else such a run sends, and what it sends unread);
 - `train`: weights, the number of training rows, the mean training loss (under differential privacy: noisy weights, and
   no loss, as no sums before);
 - `evaluate`: outcome counts and loss sums over its held-out rows;
@@ -49,6 +50,9 @@ ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
 LARGEST_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
+
+WITHHELD = "sums-withheld"
+"""Of the question for an introduction: whether the sums are to stay where they are."""
 
 ROUND = "server-round"  # Flower's own name; its strategies set it
 PROXIMAL_MU = "proximal-mu"  # Flower's own name, too; its FedProx sets it

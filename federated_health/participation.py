@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
@@ -23,6 +22,7 @@ from federated_health.messages import (
     ARRAYS,
     CONFIG,
     ROUND,
+    WITHHELD,
     Evaluation,
     Instructions,
     Introduction,
@@ -96,16 +96,6 @@ def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Messag
     return reply
 
 
-def register(app: ClientApp) -> None:
-    """Make an app answer as a hospital; what each answer gives away, `messages` lists."""
-    app.query("statistics")(reply_with(introduce))
-    app.train()(reply_with(train_round))
-    app.evaluate()(reply_with(evaluate_round))
-    app.evaluate("threshold")(reply_with(score_training_rows))
-    app.evaluate("final")(reply_with(evaluate_finally))
-    app.evaluate("appraisal")(reply_with(appraise_model))
-
-
 def hospital_of(message: Message, context: Context) -> Hospital:
     """The hospital that this node is: from its node config, or in a simulation from its number and the run config.
 
@@ -170,11 +160,12 @@ def introduce(message: Message, context: Context) -> Introduction:
     hospital = hospital_of(message, context)
     positions = list(hospital.task.measurement_positions)
     plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
+    is_withheld = plan is not None or message.content.config_records[CONFIG].get(WITHHELD) is True
     return Introduction(
         name=hospital.name,
         train_examples=len(hospital.train),
         test_examples=len(hospital.test),
-        sums=withheld_sums(len(positions)) if plan else column_sums(hospital.train.values[:, positions]),
+        sums=withheld_sums(len(positions)) if is_withheld else column_sums(hospital.train.values[:, positions]),
     )
 
 

@@ -51,6 +51,8 @@ class Roster:
         self._answered: set[int] = set()  # also those that may not take part
         self._namesakes: dict[int, int] = {}  # node -> the one that has its name
         self._processes: dict[int, str] = {}
+        self._entered = 0
+        self._entries: dict[int, int] = {}
         self._is_settled = False
 
     def names(self) -> Mapping[int, str]:
@@ -59,6 +61,10 @@ class Roster:
 
     def introduction_of(self, node: int) -> Introduction:
         return self.introductions[self._names[node]]
+
+    def entry_of(self, node: int) -> int:
+        """A number that is another one whenever a hospital was started anew, and so may have forgotten what it knew."""
+        return self._entries[node]
 
     def present(self) -> list[int]:
         """Nodes that are connected and have introduced themselves, in the order of their ids; others are asked to."""
@@ -181,7 +187,8 @@ class Roster:
         task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
         promises = self.privacy.to_config() if self.privacy else {}
         terms = {"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)}
-        config = ConfigRecord({**terms, **promises})
+        withheld = {messages.WITHHELD: True} if self._settings.encrypt else {}
+        config = ConfigRecord({**terms, **promises, **withheld})
         question = Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS)
         for key in self._grid.push_messages([question]):
             if key:  # none where Flower's own grids cannot deliver
@@ -200,6 +207,8 @@ class Roster:
             self._correspondence.leave_out(Rejected(one.name, reason))
         else:
             self._names[node] = one.name
+            self._entered += 1
+            self._entries[node] = self._entered
             if known is None or not self._is_settled:
                 self.introductions[one.name] = one
 

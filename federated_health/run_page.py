@@ -77,9 +77,9 @@ def page_of_run(
         lead=" ".join(words),
         sections=(
             _participants(federation, figures, rounds),
-            *_joining(figures),
+            *joining_section(figures),
             _quality(federation, figures, stopped=stopped),
-            _learning(rounds),
+            learning_section(rounds),
             *curves_of_run(federation),
             *confusion_of_run(federation, rounds[-1], stopped=stopped),
             *holdings_of_run(federation, figures),
@@ -132,7 +132,8 @@ def _trained(one: HospitalRound) -> bool:
     return one.train_examples > 0
 
 
-def _joining(figures: Mapping[str, Any]) -> Iterator[Section]:
+def joining_section(figures: Mapping[str, Any]) -> Iterator[Section]:
+    """What joining gave hospitals, where they were asked (see `summaries.summarise_appraisals`)."""
     joining = figures.get("joining")
     if not joining:
         return
@@ -218,7 +219,8 @@ def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: boo
     return Section(title=title, blocks=tuple(blocks))
 
 
-def _learning(rounds: Sequence[Round]) -> Section:
+def learning_section(rounds: Sequence[Round]) -> Section:
+    """Losses of every round."""
     names = sorted({name for record in rounds for name in record.hospitals})
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     ways = {

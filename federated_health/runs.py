@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
+from federated_health.course import Course
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
 from federated_health.messages import Instructions
@@ -89,7 +90,7 @@ class RunFolder:
             with suppress(OSError):  # it holds something, or somebody has removed it
                 self.path.rmdir()
 
-    def begin(self, federation: Federation) -> None:
+    def begin(self, federation: Course) -> None:
         """Keep what is settled when the hospitals are gathered, before the first round."""
         if self.checkpoint is None:
             self._checkpoints.remove()
@@ -98,7 +99,7 @@ class RunFolder:
         self._has_begun = True
         self._checkpoints.save(federation.checkpoint())
 
-    def append_round(self, federation: Federation) -> None:
+    def append_round(self, federation: Course) -> None:
         """Add the last finished round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
         self._has_rounds = True
         if len(federation.history) == 1:
@@ -125,47 +126,59 @@ class RunFolder:
         self._write_table(history)
 
     def _write_table(self, history: Sequence[Round]) -> None:
-        text = StringIO(newline="")
-        csv.writer(text).writerows([_ROUND_COLUMNS, *(row for record in history for row in _rows_of_round(record))])
-        write_text(self.path / ROUNDS, text.getvalue())
+        write_rounds(self.path / ROUNDS, history)
 
-    def finish(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    def finish(self, federation: Course, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write metrics.json, model.keras and report.html, in this order; a run that is over needs no checkpoints.
 
+        Of a run that the server cannot read it writes metrics.json alone. Where such a run was stopped, the key is gone
+        with the hospitals' processes, and no checkpoint could be gone on from.
+
         Args:
-            figures: `hospitals` and `federation`.
+            figures: see `Course.evaluate_finally`.
             stopped: whether the run ended before its last round.
 
         Raises:
             RunError: one of them could not be made or written; those before it are there.
         """
-        settings, instructions = self._settings, federation.instructions()
         if stopped:  # perhaps since the last round could not be added
             self._write_table(federation.history)
-        write_json(
-            self.path / METRICS,
-            {
-                "task": settings.task,
-                "strategy": settings.strategy,
-                "strategy_args": instructions.strategy_args,
-                "model": settings.model,
-                "rounds": instructions.rounds,
-                "seed": settings.seed,
-                "threshold": instructions.threshold,
-                **({"stopped": True} if stopped else {}),
-                **({"privacy": federation.privacy.to_json()} if federation.privacy else {}),
-                "faults": federation.tally.to_json(),
-                **figures,
-            },
-        )
-        save_final_model(self.path / MODEL, instructions, federation.weights)
+        metrics = {
+            **metrics_of(federation.instructions()),
+            **({"stopped": True} if stopped else {}),
+            **({"privacy": federation.privacy.to_json()} if federation.privacy else {}),
+            "faults": federation.tally.to_json(),
+            **figures,
+        }
+        if isinstance(federation, Federation):
+            write_json(self.path / METRICS, metrics)
+            self._save_model(federation, figures, stopped=stopped)
+        else:
+            write_json(self.path / METRICS, {key: value for key, value in metrics.items() if key != "threshold"})
+        if not stopped or not isinstance(federation, Federation):
+            self._checkpoints.remove()
+
+    def _save_model(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
+        """model.keras, and report.html, which names it."""
+        save_final_model(self.path / MODEL, federation.instructions(), federation.weights)
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(
             self.path / REPORT,
             lambda: page_of_run(federation, figures, list(federation.history), stopped=stopped, others=files),
         )
-        if not stopped:
-            self._checkpoints.remove()
+
+
+def metrics_of(told: Instructions) -> dict[str, Any]:
+    """What metrics.json says of how a model was trained."""
+    return {
+        "task": told.task,
+        "strategy": told.strategy,
+        "strategy_args": told.strategy_args,
+        "model": told.model,
+        "rounds": told.rounds,
+        "seed": told.seed,
+        "threshold": told.threshold,
+    }
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -303,6 +316,13 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_rounds(path: Path, history: Sequence[Round]) -> None:
+    """rounds.csv whole or not at all."""
+    text = StringIO(newline="")
+    csv.writer(text).writerows([_ROUND_COLUMNS, *(row for record in history for row in _rows_of_round(record))])
+    write_text(path, text.getvalue())
 
 
 def _rows_of_round(record: Round) -> list[list[int | str]]:

@@ -9,7 +9,14 @@ from typing import Any, Self
 
 from federated_health.errors import SettingsError
 from federated_health.model import MODELS
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.privacy.plan import (
+    LARGEST_EPSILON,
+    MOST_STEPS,
+    SMALLEST_DELTA,
+    SMALLEST_EPSILON,
+    SMALLEST_RATE,
+    PrivacyPlan,
+)
 from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.tasks import TASKS, Task, get_task
 
@@ -19,6 +26,9 @@ OPERATIONAL = frozenset(
     {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
 )
 """Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
+
+LEAST_ENCRYPTED = 3
+"""Hospitals of whom a sum is given to each of them: with one less, each could take its own part away from it."""
 
 LARGEST = 2**31 - 1
 """Of any whole number."""
@@ -78,12 +88,21 @@ class Settings:
         "an update is rejected that moves the weights more than so many times as far as the round's median; 0 for any",
         minimum=0,
     )
-    dp_epsilon: float = _setting(
-        "differential privacy of every training patient over the whole run, see the README; 0 for none", minimum=0
+    encrypt: bool = _setting(
+        "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals"
     )
-    dp_delta: float = _setting("its delta, which must be below 1 / a hospital's training rows", above=0, maximum=0.5)
+    dp_epsilon: float = _setting(
+        "differential privacy of every training patient over the whole run, see the README; 0 for none",
+        minimum=0,
+        maximum=LARGEST_EPSILON,
+    )
+    dp_delta: float = _setting(
+        "its delta, which must be below 1 / a hospital's training rows", minimum=SMALLEST_DELTA, maximum=0.5
+    )
     dp_clip: float = _setting("with it, the L2 norm to which each patient's gradient is clipped", above=0)
-    dp_sampling_rate: float = _setting("with it, the chance of each patient to be in a step", above=0, maximum=1)
+    dp_sampling_rate: float = _setting(
+        "with it, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
+    )
     dp_steps: int = _setting("with it, steps of local training in a round, in place of --local-epochs", minimum=1)
     dp_learning_rate: float = _setting("with it, their size, in place of --learning-rate", above=0)
     dp_spare_rounds: int = _setting("with it, rounds that may be repeated within the same epsilon", minimum=0)
@@ -109,12 +128,30 @@ class Settings:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
+        if self.encrypt:
+            self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
+        if 0 < self.dp_epsilon < SMALLEST_EPSILON:
+            raise SettingsError(f"dp-epsilon: expected 0 or at least {SMALLEST_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
+        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > MOST_STEPS:
+            raise SettingsError(f"dp-steps: expected at most {MOST_STEPS} in all rounds together, spare ones included")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
+
+    def _check_encryption(self) -> None:
+        least = f"expected at least {LEAST_ENCRYPTED} with --encrypt: of a sum of two each learns the other's update"
+        if self.hospitals < LEAST_ENCRYPTED:
+            raise SettingsError(f"hospitals: {least}, got {self.hospitals}")
+        if 0 < self.min_hospitals < LEAST_ENCRYPTED:
+            raise SettingsError(f"min-hospitals: {least}, got {self.min_hospitals}")
+        if not STRATEGIES[self.strategy].is_mean:
+            means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
+            raise SettingsError(
+                f"strategy: {self.strategy} has to read every update, which --encrypt prevents; not so: {means}"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
@@ -161,13 +198,16 @@ class Settings:
     @property
     def least_updates(self) -> int:
         """Updates that a round needs: as many as were asked for, and as the strategy takes."""
-        return max(self.min_hospitals or self.hospitals // 2 + 1, self._least_of_strategy)
+        asked = self.min_hospitals or self.hospitals // 2 + 1
+        return max(asked, self._least_of_strategy, LEAST_ENCRYPTED if self.encrypt else 0)
 
     @property
     def least_reason(self) -> str:
         """Why a round needs so many, in words."""
         if self.least_updates == self._least_of_strategy > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].least_reason}"
+        if self.encrypt and self.least_updates == LEAST_ENCRYPTED:
+            return "--encrypt: of a sum of two each learns the other's update"
         return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
 
     @cached_property

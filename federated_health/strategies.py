@@ -84,6 +84,7 @@ class StrategyDeclaration:
         weighted_by: the metric that weighs a hospital where the strategy averages: its rows, or the same for all.
         least_hospitals: so many must take part, and send an update each round.
         least_reason: why, in words.
+        is_mean: whether it gives the mean of the updates and no more, so that updates may be added unread.
         needs_loss: whether its average depends on each hospital's training loss.
         local_rate: the keyword under which Flower asks for the step size of local training, where it does.
         state: attributes in which Flower's strategy remembers something of earlier rounds that a later one depends on,
@@ -98,6 +99,7 @@ class StrategyDeclaration:
     parameters: tuple[Parameter, ...] = ()
     least_hospitals: Callable[[Arguments], int] = lambda _: 1
     least_reason: str = ""
+    is_mean: bool = False
     local_rate: str | None = None
     needs_loss: bool = False
     state: Mapping[str, type[dict[str, Any]] | type[list[Any]]] = field(default_factory=dict)
@@ -169,13 +171,16 @@ BETA_2 = Parameter(name="beta-2", default=0.99, meaning="memory of the squared c
 MALICIOUS = Parameter(name="num-malicious-nodes", default=0, meaning="hospitals that may lie", minimum=0, below=LARGEST)
 
 STRATEGIES: Mapping[str, StrategyDeclaration] = {
-    "fedavg": StrategyDeclaration(meaning="mean weighted by training rows (McMahan et al. 2017)", flower=FedAvg),
+    "fedavg": StrategyDeclaration(
+        meaning="mean weighted by training rows (McMahan et al. 2017)", flower=FedAvg, is_mean=True
+    ),
     "average": StrategyDeclaration(
-        meaning="plain mean: every hospital counts the same", flower=FedAvg, weighted_by=EQUAL_WEIGHT
+        meaning="plain mean: every hospital counts the same", flower=FedAvg, weighted_by=EQUAL_WEIGHT, is_mean=True
     ),
     "fedprox": StrategyDeclaration(
         meaning="fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
         flower=FedProx,
+        is_mean=True,
         parameters=(
             Parameter(
                 name=PROXIMAL_MU,

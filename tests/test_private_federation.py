@@ -155,6 +155,37 @@ def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospit
     assert 0.95 * noise * size < total < 1.05 * np.sqrt((noise * size) ** 2 + sampling**2)
 
 
+@pytest.mark.slow
+def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
+    hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from federated_health import local_model
+
+    rates = []
+
+    def silence(_: float, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def sample(rows: int, rate: float, steps: int) -> np.ndarray:
+        drawn = draw(rows, rate, steps)
+        rates.append(drawn.mean())
+        return drawn
+
+    from federated_health.privacy.entropy import poisson_sample as draw
+
+    monkeypatch.setattr(local_model, "gaussian_noise", silence)
+    local = local_model.LocalModel(hospitals[0], "logistic", public_normalisation(HEART_DISEASE.measurements))
+    start, plan = initial_weights(HEART_DISEASE, "logistic", 1), replace(PLAN, sampling_rate=0.25)
+
+    one, other = (local.train_privately(start, plan, 0.0) for _ in range(2))  # both by the operating system's entropy
+
+    assert all(not np.array_equal(one[name], other[name]) for name in one)
+    monkeypatch.setattr(local_model, "poisson_sample", sample)
+    for _ in range(40):
+        local.train_privately(start, plan, 0.0)
+    assert np.mean(rates) == pytest.approx(0.25, abs=0.02)  # 40 times 227 patients
+
+
 # What is charged
 
 

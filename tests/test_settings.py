@@ -1,6 +1,7 @@
 """One frozen set of settings: what pyproject.toml says is valid, and what is not valid is told by name."""
 
 import math
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,37 @@ def test_a_factor_that_would_refuse_the_median_itself_is_refused(defaults: dict[
     assert refusal({**defaults, "max-update-norm": 0.5}) == "max-update-norm: expected 0 or at least 1, got 0.5"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dp-epsilon": 0.001}, "dp-epsilon: expected 0 or at least 0.01, got 0.001"),
+        ({"dp-epsilon": 101.0}, "dp-epsilon: expected at most 100, got 101.0"),
+        ({"dp-delta": 1e-13}, "dp-delta: expected at least 1e-12, got 1e-13"),
+        ({"dp-clip": 0.0}, "dp-clip: expected more than 0, got 0.0"),
+        ({"dp-sampling-rate": 1.1}, "dp-sampling-rate: expected at most 1, got 1.1"),
+        ({"dp-steps": 10_000}, "dp-steps: expected at most 100000 in all rounds together, spare ones included"),
+        ({"strategy": "qfedavg"}, "qfedavg: needs each hospital's training loss, which --dp-epsilon withholds"),
+        ({"strategy": "fedprox", "strategy-args": "proximal-mu=1"}, "at most 1 / learning-rate = 0.333333"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_refused(
+    defaults: dict[str, Value], changes: dict[str, Value], words: str
+) -> None:
+    Settings.from_config({**defaults, "dp-epsilon": 2.0})
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        Settings.from_config({**defaults, "dp-epsilon": 2.0, **changes})
+
+
+def test_what_is_promised_is_that_of_the_settings_with_spare_rounds(defaults: dict[str, Value]) -> None:
+    changes = {"dp-epsilon": 2.0, "dp-delta": 1e-6, "rounds": 7, "dp-spare-rounds": 3, "dp-steps": 2}
+    plan = Settings.from_config({**defaults, **changes}).privacy_plan("0123456789abcdef")
+    assert plan is not None
+    assert (plan.epsilon, plan.delta, plan.rounds, plan.steps) == (2.0, 1e-6, 10, 2)
+    assert (plan.clip, plan.sampling_rate, plan.learning_rate) == (0.25, 0.5, 3.0)
+    assert plan.run == "0123456789abcdef"
+    assert Settings.from_config(defaults).privacy_plan("0123456789abcdef") is None
+
+
 def test_as_many_updates_may_be_needed_as_there_are_hospitals_and_no_more(defaults: dict[str, Value]) -> None:
     assert Settings.from_config({**defaults, "min-hospitals": 4}).least_updates == 4
     words = "min-hospitals: expected at most --hospitals 4, got 5"
@@ -272,3 +304,34 @@ def test_defaults_under_an_unknown_or_without_a_known_name_are_refused(tmp_path:
     path.write_text(carried.replace('\naddress = "127.0.0.1:8080"', ""), "utf-8")
     with pytest.raises(SettingsError, match="lacks the setting address"):
         read_defaults(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hospitals": 2}, "hospitals: expected at least 3 with --encrypt: of a sum of two each learns the other's"),
+        ({"min-hospitals": 2}, "min-hospitals: expected at least 3 with --encrypt: of a sum of two each learns"),
+        ({"strategy": "fedmedian"}, "strategy: fedmedian has to read every update, which --encrypt prevents; not so: "),
+        ({"strategy": "krum"}, "fedavg, average, fedprox"),
+        ({"strategy": "fedadam"}, "strategy: fedadam has to read every update"),
+        ({"strategy": "fedavgm"}, "strategy: fedavgm has to read every update"),
+        ({"strategy": "qfedavg"}, "strategy: qfedavg has to read every update"),
+    ],
+)
+def test_what_cannot_be_encrypted_is_refused(defaults: dict[str, Value], changes: dict[str, Value], words: str) -> None:
+    Settings.from_config({**defaults, **changes})
+    assert words in refusal({**defaults, **changes, "encrypt": True})
+
+
+@pytest.mark.parametrize(("hospitals", "asked", "needed"), [(3, 0, 3), (4, 0, 3), (6, 0, 4), (5, 3, 3), (5, 4, 4)])
+def test_a_round_of_encrypted_updates_needs_three(
+    defaults: dict[str, Value], hospitals: int, asked: int, needed: int
+) -> None:
+    config = {**defaults, "encrypt": True, "hospitals": hospitals, "min-hospitals": asked}
+    assert Settings.from_config(config).least_updates == needed
+
+
+def test_the_reason_for_three_is_said(defaults: dict[str, Value]) -> None:
+    settings = Settings.from_config({**defaults, "encrypt": True, "hospitals": 3})
+    assert settings.least_reason == "--encrypt: of a sum of two each learns the other's update"
+    assert "--min-hospitals" in Settings.from_config({**defaults, "hospitals": 3}).least_reason

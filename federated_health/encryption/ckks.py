@@ -12,10 +12,12 @@ decrypts must send nothing of it back.
 import hashlib
 import importlib
 import math
+import os
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, Self
 
@@ -206,6 +208,18 @@ def _public_context() -> Any:
     return context
 
 
+@cache
 def _tenseal() -> ModuleType:
-    """Imported when it is first needed: most runs do not need it."""
-    return importlib.import_module("tenseal")
+    """Imported when it is first needed: most runs do not need it.
+
+    It brings a protobuf of its own, and so does TensorFlow, which shows its symbols to all that are loaded later:
+    without RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's, and crash.
+    """
+    if not hasattr(os, "RTLD_DEEPBIND"):  # where libraries do not share names, or TensorFlow must come later
+        return importlib.import_module("tenseal")
+    before = sys.getdlopenflags()
+    sys.setdlopenflags(before | os.RTLD_DEEPBIND)
+    try:
+        return importlib.import_module("tenseal")
+    finally:
+        sys.setdlopenflags(before)

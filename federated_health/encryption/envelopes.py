@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from federated_health.errors import CertificateError
+from federated_health.errors import CertificateError, EncryptionError
 from federated_health.security import Admission, Identity, Role, certificates
 
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
@@ -66,17 +66,20 @@ def name_in_offer(offer: bytes) -> str:
     """Whom an offer is from, by its own account.
 
     Raises:
-        CertificateError: it is none.
+        EncryptionError: it is none.
     """
     certificate, *_ = _unpack(offer, 3, LARGEST_OFFER)
-    return certificates.party_of(certificates.parse_certificate(certificate)).name
+    try:
+        return certificates.party_of(certificates.parse_certificate(certificate)).name
+    except CertificateError as error:
+        raise EncryptionError(f"the wish for the run's key is nobody's: {error}") from None
 
 
 def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
     """An envelope that only the hospital that made the offer can open.
 
     Raises:
-        CertificateError: no hospital of this federation made the offer, or not for this run.
+        EncryptionError: no hospital of this federation made the offer, or not for this run.
     """
     certificate, public, signature = _unpack(offer, 3, LARGEST_OFFER)
     _check_signed(identity, certificate, signature, _pack(OFFER, run.encode(), certificate, public))
@@ -92,7 +95,7 @@ def open_envelope(identity: Identity, run: str, opening: Opening, envelope: byte
     """What is in an envelope, and which hospital sealed it.
 
     Raises:
-        CertificateError: no hospital of this federation sealed it, or not for this offer and run, or it was altered.
+        EncryptionError: no hospital of this federation sealed it, or not for this offer and run, or it was altered.
     """
     certificate, public, nonce, sealed, signature = _unpack(envelope, 5, LARGEST_ENVELOPE)
     bound = _pack(ENVELOPE, run.encode(), _digest(opening.offer), certificate, public)
@@ -102,19 +105,23 @@ def open_envelope(identity: Identity, run: str, opening: Opening, envelope: byte
     try:
         content = AESGCM(_derive(own, public, bound)).decrypt(nonce, sealed, bound)
     except (InvalidTag, ValueError):
-        raise CertificateError("the envelope of the run's key is not for this hospital") from None
+        raise EncryptionError("the envelope of the run's key is not for this hospital") from None
     return content, sender
 
 
 def _check_signed(identity: Identity, certificate: bytes, signature: bytes, content: bytes) -> str:
     """The name of the hospital of this federation that signed the content."""
-    theirs = certificates.parse_certificate(certificate)
-    if obstacle := Admission(identity).find_obstacle(theirs, Role.HOSPITAL):
-        raise CertificateError(f"the run's key goes from hospital to hospital only: {obstacle}")
+    try:
+        theirs = certificates.parse_certificate(certificate)
+        obstacle = Admission(identity).find_obstacle(theirs, Role.HOSPITAL)
+    except CertificateError as error:
+        raise EncryptionError(str(error), reason="it cannot tell whom it shares the run's key with") from None
+    if obstacle:
+        raise EncryptionError(f"the run's key goes from hospital to hospital only: {obstacle}")
     try:
         certificates.public_key_of(theirs).verify(signature, content, ec.ECDSA(SHA256()))
     except InvalidSignature:
-        raise CertificateError("the run's key, or the wish for it, was not signed by its sender for this") from None
+        raise EncryptionError("the run's key, or the wish for it, was not signed by its sender for this") from None
     return certificates.party_of(theirs).name
 
 
@@ -129,7 +136,7 @@ def _derive(own: ec.EllipticCurvePrivateKey, other: bytes, bound: bytes) -> byte
     try:
         theirs = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, other)
     except ValueError:
-        raise CertificateError("the wish for the run's key holds no key on P-256") from None
+        raise EncryptionError("the wish for the run's key holds no key on P-256") from None
     return HKDF(SHA256(), length=32, salt=None, info=bound).derive(own.exchange(ec.ECDH(), theirs))
 
 
@@ -152,7 +159,7 @@ def _unpack(content: bytes, number: int, largest: int) -> list[bytes]:
     """The inverse of `_pack`.
 
     Raises:
-        CertificateError: it is not so many fields.
+        EncryptionError: it is not so many fields.
     """
     fields: list[bytes] = []
     rest = content
@@ -163,5 +170,5 @@ def _unpack(content: bytes, number: int, largest: int) -> list[bytes]:
         fields.append(rest[4 : 4 + length])
         rest = rest[4 + length :]
     if rest or len(fields) != number:
-        raise CertificateError("the run's key, or the wish for it, did not come whole")
+        raise EncryptionError("the run's key, or the wish for it, did not come whole")
     return fields

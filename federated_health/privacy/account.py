@@ -53,6 +53,13 @@ class Statement:
     charged: int
     runs: dict[str, RunStatement]
 
+    def describe(self) -> str:
+        """In a line."""
+        if self.delta is None:
+            return "privacy: nothing was charged"
+        spent = f"epsilon {self.epsilon:.4g} at delta {self.delta:g}"
+        return f"privacy: all runs, {len(self.runs)} so far, have charged the training rows {spent}"
+
 
 class Account:
     """Charges rounds; processes that share a file wait for each other.

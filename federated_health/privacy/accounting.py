@@ -4,8 +4,8 @@ A step adds Gaussian noise to a sum over patients of which each was drawn by its
 the clipping norm. Neighbours differ by one patient, added or removed. Epsilons are upper bounds: dp-accounting rounds
 privacy losses up to a grid (Doroshenko et al. 2022, "Connect the dots"), the finer the smaller the epsilon.
 
-Several runs compose as if their settings had been fixed beforehand. A server that chooses a later run's settings by
-looking at an earlier one's model is not covered by the theory, though no attack of the kind is known.
+Several runs compose as if their settings had been fixed beforehand: the bound is not proved for a server that chooses
+the noise of a later run by looking at an earlier one's model.
 """
 
 import math
@@ -61,7 +61,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
     """The noise multiplier with which so many steps cost at most epsilon.
 
     Returns:
-        The smallest, up to `TOLERANCE`, rounded up to five digits so that it is the same wherever it is computed.
+        The smallest, up to `TOLERANCE`, rounded up to five digits so that machines agree on it.
     """
     noise = _guess(epsilon, delta, sampling_rate, steps)
     interval = INTERVALS[0]

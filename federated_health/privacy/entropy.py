@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 DRAWS = 4
 """Of which one Gaussian is made. The sum of four, halved, has the distribution of one, but its last bits no longer
@@ -47,6 +46,8 @@ def _gaussians(count: int) -> npt.NDArray[np.float64]:
     The points below 1/2 are exact, also the lowest, and a sign makes the others: there is no 0 and no 1, and the
     largest Gaussian is 8.3.
     """
+    from scipy.special import ndtri  # a server needs none of it
+
     words = _words(count)
     lower = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-53)
     gaussians: npt.NDArray[np.float64] = np.where(words & np.uint64(1), lower, -lower)

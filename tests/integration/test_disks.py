@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from federated_health.checkpoints import CheckpointFolder
+from federated_health.errors import BudgetError, PrivacyError
 from federated_health.federation import Federation
 from federated_health.model import read_description, weights_hash
+from federated_health.privacy import Account, PrivacyPlan
 from federated_health.processes import door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context, join_federation
@@ -172,3 +174,30 @@ def undisturbed(settings: Settings) -> Federation:
     federation = Federation(grid, settings)
     federation.run()
     return federation
+
+
+def charge_times(account: Account, plan: PrivacyPlan, times: int) -> None:
+    for _ in range(times):
+        account.charge(plan)
+
+
+def test_a_privacy_account_on_a_disk_that_fails_charges_nothing_and_goes_on_with_what_was_left(disk: Disk) -> None:
+    plan = PrivacyPlan(
+        epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=40, run="0" * 16
+    )
+    account, refused = Account.beside(disk.seen / "a.csv", "a"), set()
+    charge_times(account, plan, 3)
+    for spoil, mend in ((Disk.fill, Disk.empty), (Disk.protect, Disk.release)):
+        spoil(disk)
+        before = account.statement().charged
+        with pytest.raises(PrivacyError) as error:
+            charge_times(account, plan, 30)  # the last page of the file has room for some
+        refused.add(str(error.value).split("(")[1].split(")")[0])
+        mend(disk)
+        assert Account.beside(disk.seen / "a.csv", "a").statement().charged == account.statement().charged >= before
+    assert refused == {"No space left on device", "Read-only file system"}
+    charge_times(account, plan, 40 - account.statement().charged)
+    with pytest.raises(BudgetError):
+        account.charge(plan)
+    assert account.path is not None
+    assert len(account.path.read_bytes().splitlines()) == 40

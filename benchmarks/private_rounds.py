@@ -1,0 +1,114 @@
+"""What privacy costs: rounds over gRPC, plain and encrypted, with the four heart hospitals; prints JSON.
+
+Runs alternate, since machines are noisy: trust the ratio. All use mutual TLS. Times are of rounds
+after the first, and bytes of messages in them, without HTTP/2's own.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import quieten, write_uci
+from flwr.common.serde import message_to_proto
+from flwr.serverapp import Grid
+
+from federated_health.course import Course
+from federated_health.federations import largest_reply, make_federation
+from federated_health.processes import door, free_port, process
+from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import serve_streams
+
+KINDS: Mapping[str, Mapping[str, Any]] = {"plain": {}, "encrypted": {"encrypt": True}}
+
+COUNTED = 4
+"""Rounds of the runs whose bytes are counted, which are not timed."""
+
+
+@contextmanager
+def gathered(folder: Path, settings: Settings) -> Iterator[tuple[Course, Grid]]:
+    """A federation whose server is in this process, and each hospital in one of its own."""
+    hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
+    own, identities = make_all_identities(folder / "tls", list(hospitals))
+    with ExitStack() as stack:
+        terms, largest = settings.task_declaration.terms, largest_reply(settings)
+        tls = load_identity(own, Role.SERVER)
+        grid = stack.enter_context(serve_streams(address, terms, lambda _: None, largest_message=largest, tls=tls))
+        for name, path in hospitals.items():
+            command = door("client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name])
+            stack.enter_context(process(command, log=path.with_name(f"{name}.log")))
+        federation = make_federation(grid, settings)
+        federation.gather()
+        yield federation, grid
+
+
+def time_rounds(settings: Settings) -> list[float]:
+    """Seconds of each round after the first."""
+    times = []
+    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), settings) as (federation, _):
+        started = time.perf_counter()
+        for record in federation.rounds():
+            if record.number > 1:
+                times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+    return times
+
+
+def count_bytes(settings: Settings) -> dict[str, int]:
+    """Of a round and a hospital, to it and from it."""
+    sent: list[int] = []
+    received: list[int] = []
+    short = replace(settings, rounds=COUNTED)
+    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), short) as (federation, grid):
+        plain = grid.send_and_receive
+
+        def count(messages: Any, *, timeout: float | None = None) -> Any:
+            messages = list(messages)
+            replies = list(plain(messages, timeout=timeout))
+            sent.extend(message_to_proto(one).ByteSize() for one in messages)
+            received.extend(message_to_proto(one).ByteSize() for one in replies)
+            return replies
+
+        grid.send_and_receive = count  # type: ignore[method-assign]  # both kinds of federation call it
+        for record in federation.rounds():
+            if record.number == 1:  # its weights are of no hospital, and so not sent in an encrypted run
+                sent.clear()
+                received.clear()
+        hospitals = len(federation.introductions)
+    rounds = (COUNTED - 1) * hospitals
+    return {"to_hospital": round(sum(sent) / rounds), "from_hospital": round(sum(received) / rounds)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    flags = parser.parse_args()
+    quieten()
+    base = replace(Settings.from_config(read_defaults()), rounds=flags.rounds)
+    kinds = {name: replace(base, **changes) for name, changes in KINDS.items()}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(flags.repeats):
+        for name, settings in kinds.items():
+            times[name] += time_rounds(settings)
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    result = {
+        name: {
+            "median_round_ms": round(1000 * medians[name], 1),
+            "over_plain": round(medians[name] / medians["plain"], 2),
+            "bytes_a_round": count_bytes(settings),
+        }
+        for name, settings in kinds.items()
+    }
+    print(json.dumps({**result, "rounds": flags.rounds, "repeats": flags.repeats}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

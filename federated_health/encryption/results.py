@@ -1,0 +1,54 @@
+"""The files of an encrypted run, which every hospital writes for itself, since the server cannot."""
+
+from pathlib import Path
+
+from flwr.app import Context
+
+from federated_health.encryption.closing import remembered_result
+from federated_health.encryption.page import page_of_result
+from federated_health.messages import Instructions
+from federated_health.model import Weights, weights_hash
+from federated_health.runs import (
+    METRICS,
+    MODEL,
+    REPORT,
+    ROUNDS,
+    SETTINGS,
+    metrics_of,
+    write_json,
+    write_report,
+    write_rounds,
+)
+from federated_health.tables import hash_file
+
+
+def save_result(folder: Path, context: Context, instructions: Instructions, weights: Weights) -> None:
+    """settings.json, rounds.csv, metrics.json and report.html of an encrypted run, beside its model; else nothing.
+
+    They hold the federation's figures and this hospital's own.
+
+    Raises:
+        RunError: one cannot be written.
+    """
+    result = remembered_result(context)
+    if result is None:
+        return
+    write_json(folder / SETTINGS, result.settings)
+    write_rounds(folder / ROUNDS, result.rounds)
+    privacy = instructions.privacy
+    write_json(
+        folder / METRICS,
+        {
+            **metrics_of(instructions),
+            **({"stopped": True} if result.stopped else {}),
+            **({"privacy": privacy.to_json()} if privacy else {}),
+            "encrypted": True,
+            **result.figures,
+        },
+    )
+    facts = {
+        "threshold": str(instructions.threshold),
+        "SHA-256 of the weights": weights_hash(weights),
+        f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
+    }
+    write_report(folder / REPORT, lambda: page_of_result(result, instructions, facts))

@@ -1,0 +1,31 @@
+"""Which kind of run the settings ask for: the one place that decides."""
+
+from flwr.serverapp import Grid
+
+from federated_health import messages
+from federated_health.encryption import messages as encrypted_messages
+from federated_health.encryption.federation import EncryptedFederation
+from federated_health.errors import SettingsError
+from federated_health.federation import Federation
+from federated_health.settings import Settings
+
+
+def make_federation(grid: Grid, settings: Settings) -> Federation | EncryptedFederation:
+    """A run over a grid whose server reads what it averages, or adds what it cannot read."""
+    return EncryptedFederation(grid, settings) if settings.encrypt else Federation(grid, settings)
+
+
+def largest_reply(settings: Settings) -> int:
+    """Bytes beyond which nothing that a hospital sends in such a run can be meant."""
+    largest = encrypted_messages.largest_reply if settings.encrypt else messages.largest_reply
+    return largest(settings.task_declaration, settings.model)
+
+
+def check_tls(settings: Settings, *, has_identity: bool) -> None:
+    """Refuse an encrypted run over streams on which nobody can tell who the hospitals are.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    if settings.encrypt and not has_identity:
+        raise SettingsError("tls: --encrypt needs it: hospitals pass their key on by their certificates")

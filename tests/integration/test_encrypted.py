@@ -1,0 +1,186 @@
+"""An encrypted federation as processes over TLS, and a search through all that its server holds."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from federated_health.dataset_folder import find_hospital
+from federated_health.model import load_model, read_description
+from federated_health.processes import PROJECT, door, free_port, process
+from federated_health.security import make_all_identities
+from tests.memory import find_in, find_in_folder, find_in_process, runs_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads another process's memory in /proc"),
+]
+
+NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
+ROUNDS = 3
+ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
+
+
+@dataclass
+class Search:
+    """What was found of hospitals' updates in a server's memory while it was at work, and in its folder after it.
+
+    Attributes:
+        in_memory: round -> hospitals of whose update a run was found.
+        out: folder of what server and hospitals wrote.
+    """
+
+    in_memory: dict[int, set[str]]
+    in_folder: bool
+    out: Path
+
+
+def forms_of(update: npt.NDArray[np.float32], name: str) -> list[npt.NDArray[np.generic]]:
+    """An update as it may lie in memory: as it is, in double precision, and times the hospital's share."""
+    double = update.astype(np.float64)
+    share = ROWS[name] / sum(ROWS.values())
+    return [update, double, double * share, (double * share).astype(np.float32)]
+
+
+def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
+    """A federation whose server's memory is searched in every round, while it waits for evaluations."""
+    address, records = f"127.0.0.1:{free_port()}", out / "records"
+    records.mkdir(parents=True)
+    own, identities = make_all_identities(out / "tls", NAMES)
+    serve = door(
+        "server.py",
+        "--tls",
+        own,
+        "--address",
+        address,
+        "--rounds",
+        ROUNDS,
+        "--no-appraisal",
+        "--out",
+        out / "run",
+        *flags,
+    )
+    in_memory: dict[int, set[str]] = {}
+    everything: set[bytes] = set()
+    with ExitStack() as stack:
+        server = stack.enter_context(process(serve, log=out / "server.txt"))
+        hospitals = []
+        for place, name in enumerate(NAMES):
+            path, _ = find_hospital(data, place + 1)
+            own_flags = ["--data", path, "--name", name, "--server", address, "--tls", identities[name]]
+            command = [sys.executable, "-m", "tests.recording_client", records, *own_flags, "--out", out / name]
+            log = out / f"{name}.txt"
+            hospitals.append(stack.enter_context(process([str(one) for one in command], log=log, folder=PROJECT)))
+        for number in range(1, ROUNDS + 1):
+            files = {name: records / f"{number}-{name}.npy" for name in NAMES}
+            deadline = time.monotonic() + 150
+            while not all(file.exists() for file in files.values()):
+                assert time.monotonic() < deadline, (out / "server.txt").read_text()
+                assert server.poll() is None, (out / "server.txt").read_text()
+                time.sleep(0.02)
+            time.sleep(0.5)  # for the last of them to arrive
+            runs = {name: runs_of(forms_of(np.load(file), name)) for name, file in files.items()}
+            found = find_in_process(server.pid, set().union(*runs.values()))
+            in_memory[number] = {name for name, those in runs.items() if those & found}
+            everything |= set().union(*runs.values())
+        assert server.wait(120) == 0, (out / "server.txt").read_text()
+        assert [hospital.wait(60) for hospital in hospitals] == [0] * len(NAMES)
+    return Search(in_memory, bool(find_in_folder(out / "run", everything)), out)
+
+
+@pytest.fixture(scope="module")
+def encrypted(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+    return run_and_search(hospitals_folder, tmp_path_factory.mktemp("runs") / "encrypted", ["--encrypt"])
+
+
+@pytest.fixture(scope="module")
+def plain(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+    return run_and_search(hospitals_folder, tmp_path_factory.mktemp("runs") / "plain", [])
+
+
+def test_the_search_finds_what_is_there() -> None:
+    update = np.random.default_rng(1).normal(size=50).astype(np.float32)
+    for offset in range(9):
+        content = bytes(100 + offset) + update[20:25].tobytes() + bytes(50)
+        assert find_in(content, runs_of([update])) == runs_of([update[20:25]])
+    assert find_in(update[:3].tobytes() + bytes(20) + update[3:5].tobytes(), runs_of([update])) == set()
+
+
+def test_a_plain_server_holds_every_hospitals_update_in_every_round(plain: Search) -> None:
+    """The positive control of the next test."""
+    assert plain.in_memory == {number: set(NAMES) for number in range(1, ROUNDS + 1)}
+
+
+def test_an_encrypted_server_never_holds_sixteen_bytes_of_any_hospitals_update(encrypted: Search) -> None:
+    assert encrypted.in_memory == {number: set() for number in range(1, ROUNDS + 1)}
+    assert not encrypted.in_folder
+
+
+def test_every_hospital_has_the_model_of_the_plain_run_and_the_server_has_none(
+    encrypted: Search, plain: Search
+) -> None:
+    expected = [array.numpy() for array in load_model(plain.out / "run" / "model.keras").weights]
+    assert not (encrypted.out / "run" / "model.keras").exists()
+    assert not (encrypted.out / "run" / "checkpoints").exists()
+    for name in NAMES:
+        path = encrypted.out / name / "model.keras"
+        weights = [array.numpy() for array in load_model(path).weights]
+        assert len(weights) == len(expected) > 0
+        for mine, theirs in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
+        assert read_description(path)["rounds"] == ROUNDS
+
+
+def test_figures_and_report_are_at_the_hospitals_and_only_their_own(encrypted: Search, plain: Search) -> None:
+    told = json.loads((encrypted.out / "run" / "metrics.json").read_text())
+    assert told["encrypted"] is True
+    assert told["has_result"] == list(NAMES)
+    assert "hospitals" not in told
+    assert "threshold" not in told
+    with (plain.out / "run" / "rounds.csv").open() as file:
+        rounds = {(row["round"], row["hospital"]): row for row in csv.DictReader(file)}
+    for name in NAMES:
+        folder = encrypted.out / name
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert list(metrics["hospitals"]) == [name]
+        assert metrics["federation"]["test_examples"] == 231
+        with (folder / "rounds.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["round"], row["hospital"]) for row in rows] == [
+            (str(number), who) for number in range(1, ROUNDS + 1) for who in (name, "federation")
+        ]
+        for row in rows:
+            same = rounds[row["round"], row["hospital"]]
+            assert row["test_accuracy"] == same["test_accuracy"]
+            assert float(row["test_loss"]) == pytest.approx(float(same["test_loss"]), abs=1e-5)
+            assert float(row["train_loss"]) == pytest.approx(float(same["train_loss"]), abs=1e-5)
+        report = (folder / "report.html").read_text()
+        assert metrics["hospitals"][name]["roc_auc"] is None or f"{metrics['hospitals'][name]['roc_auc']:.3f}" in report
+        assert not [other for other in NAMES if other != name and f">{other}<" in report]
+        assert json.loads((folder / "settings.json").read_text())["encrypt"] is True
+
+
+def test_the_servers_words_say_who_has_the_model(encrypted: Search) -> None:
+    said = (encrypted.out / "server.txt").read_text()
+    assert f"model, figures and report (client.py --out) have: {', '.join(NAMES)}" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("encrypted")
+def test_the_ledgers_list_ciphertexts(hospitals_folder: Path) -> None:
+    lines = (hospitals_folder / "egress-cleveland.jsonl").read_text().splitlines()
+    trained = [one for one in map(json.loads, lines) if one["kind"] == "train.encrypted"]
+    assert [one["round"] for one in trained] == list(range(1, ROUNDS + 1))
+    assert {(item["record"], item["name"], item["dtype"]) for one in trained for item in one["records"]} == {
+        ("encrypted", "vector", "bytes"),
+        ("metrics", "num-examples", "int64"),
+        ("envelope", "metadata", "protobuf"),
+    }

@@ -1,0 +1,88 @@
+"""Real hospitals as processes under differential privacy: what they were charged survives their death, and binds."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from federated_health.privacy.account import Account
+from federated_health.processes import door, free_port, process
+from tests.wire import read_lines
+
+pytestmark = pytest.mark.slow
+
+ROUNDS, SPARE = 60, 6
+HOSPITALS = {"cleveland": "client_1.csv", "hungary": "client_2.csv"}
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(is_so: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_no_other_run_gets_more(
+    hospitals_folder: Path, tmp_path: Path
+) -> None:
+    data = {name: tmp_path / name / file for name, file in HOSPITALS.items()}
+    for name, file in HOSPITALS.items():
+        data[name].parent.mkdir()
+        shutil.copy(hospitals_folder / file, data[name])
+    accounts = {name: tmp_path / name / f"privacy-{name}.jsonl" for name in HOSPITALS}
+    address = f"127.0.0.1:{free_port()}"
+
+    def serve(out: str, *flags: object) -> list[str]:
+        settings = ("--hospitals", 2, "--dp-epsilon", 2, "--dp-spare-rounds", SPARE, "--model", "logistic")
+        return door("server.py", *settings, "--address", address, "--out", tmp_path / out, *flags)
+
+    def join(name: str) -> list[str]:
+        return door("client.py", "--data", data[name], "--name", name, "--server", address, "--out", tmp_path / name)
+
+    with ExitStack() as stack:
+        first = serve("first", "--rounds", ROUNDS, "--min-hospitals", 2)
+        server = stack.enter_context(process(first, log=tmp_path / "server.txt"))
+        cleveland = stack.enter_context(process(join("cleveland"), log=tmp_path / "cleveland.txt"))
+        killed = stack.enter_context(process(join("hungary"), log=tmp_path / "killed.txt"))
+        wait_for(lambda: lines_of(accounts["hungary"]) >= 5, tmp_path / "server.txt")
+        killed.kill()
+        killed.wait()
+        charged = lines_of(accounts["hungary"])
+        again = stack.enter_context(process(join("hungary"), log=tmp_path / "again.txt"))
+        assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
+        assert [cleveland.wait(30), again.wait(30)] == [0, 0]
+
+    assert 5 <= charged < ROUNDS
+    metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert (metrics["rounds"], metrics["privacy"]["epsilon"], metrics["threshold"]) == (ROUNDS, 2.0, 0.5)
+    for name, path in accounts.items():
+        statement = Account(path).statement()
+        assert ROUNDS <= statement.charged <= ROUNDS + SPARE, name
+        assert 1.9 < statement.epsilon <= 2.0
+        assert f"epsilon {statement.epsilon:.4g} at delta 1e-05" in (tmp_path / name / f"{name}.log").read_text()
+        left = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
+        metrics_left = {one["name"] for line in left for one in line["records"] if one["record"] == "metrics"}
+        assert metrics_left == {"num-examples"}
+    report = (tmp_path / "first" / "report.html").read_text()
+    assert "Differential privacy" in report
+    assert "loss on training patients" not in report
+
+    before = {name: path.read_bytes() for name, path in accounts.items()}
+    with ExitStack() as stack:
+        second = serve("second", "--rounds", 2)
+        stack.enter_context(process(second, log=tmp_path / "server2.txt"))
+        for name in HOSPITALS:
+            stack.enter_context(process(join(name), log=tmp_path / f"{name}2.txt"))
+        refused = "cleveland is left out: what its patients' privacy may cost in all"
+        wait_for(lambda: refused in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
+    assert {name: path.read_bytes() for name, path in accounts.items()} == before
+    assert "--dp-budget allows more" in (tmp_path / "cleveland2.txt").read_text()
+    assert not (tmp_path / "second").exists()

@@ -1,0 +1,93 @@
+"""What another process holds in its memory (Linux)."""
+
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+RUN = 16
+"""Consecutive bytes that are searched for."""
+
+PAGE = 4096
+"""Bytes that are skipped where all of them are 0; most of what a process has asked for it has not used."""
+
+BITS = 22
+"""Of the table through which all words of the memory go first."""
+
+FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def runs_of(arrays: Iterable[npt.NDArray[np.generic]]) -> set[bytes]:
+    """Every run of RUN bytes that begins with an element of an array."""
+    found = set()
+    for array in arrays:
+        content = array.tobytes()
+        found |= {content[start : start + RUN] for start in range(0, len(content) - RUN + 1, array.itemsize)}
+    return found
+
+
+def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
+    """Those of the runs that are somewhere in some bytes."""
+    keys = np.unique(np.array([np.frombuffer(one[:8], np.uint64)[0] for one in wanted], dtype=np.uint64))
+    table = np.zeros(2**BITS, dtype=bool)
+    table[_hash(keys)] = True
+    found = set()
+    for offset in range(8):
+        whole = len(content) - (len(content) - offset) % 8
+        words = np.frombuffer(content[offset:whole], np.uint64)
+        places = np.flatnonzero(table[_hash(words)])
+        for place in places[np.isin(words[places], keys)]:
+            run = content[offset + 8 * place : offset + 8 * place + RUN]
+            if run in wanted:
+                found.add(run)
+    return found
+
+
+def find_in_process(pid: int, wanted: set[bytes]) -> set[bytes]:
+    """Those of the runs that are somewhere in a process's memory that it can write to; it stands still meanwhile."""
+    found = set()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for content in _regions(pid):
+            found |= find_in(content, wanted)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return found
+
+
+def find_in_folder(folder: Path, wanted: set[bytes]) -> set[bytes]:
+    """Those of the runs that are in a file of a folder or below it."""
+    found = set()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found |= find_in(path.read_bytes(), wanted)
+    return found
+
+
+def _without_empty_pages(content: bytes) -> bytes:
+    whole = len(content) // PAGE * PAGE
+    pages = np.frombuffer(content[:whole], np.uint64).reshape(-1, PAGE // 8)
+    return pages[pages.any(axis=1)].tobytes() + content[whole:]
+
+
+def _hash(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    return ((words * FACTOR) >> np.uint64(64 - BITS)).astype(np.intp)
+
+
+def _regions(pid: int) -> Iterator[bytes]:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if match is None or "[vvar]" in line:
+                continue
+            start, end = (int(place, 16) for place in match.groups())
+            for begin in range(start, end, 2**26):
+                try:
+                    memory.seek(begin)
+                    yield _without_empty_pages(memory.read(min(2**26 + RUN, end - begin)))
+                except OSError:  # it was given back meanwhile, or cannot be read by anybody
+                    break

@@ -1,0 +1,47 @@
+"""Which kind of run settings ask for, and what goes with it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.clientapp import ClientApp
+
+from federated_health import messages
+from federated_health.encryption.ckks import SecretKey
+from federated_health.encryption.federation import EncryptedFederation
+from federated_health.errors import SettingsError
+from federated_health.federation import Federation
+from federated_health.federations import check_tls, largest_reply, make_federation
+from federated_health.model import weight_shapes
+from federated_health.settings import Settings, read_defaults
+from federated_health.streaming import InProcessGrid
+from federated_health.tasks import TASKS
+from federated_health.weights import size_of
+
+PLAIN = Settings.from_config(read_defaults())
+ENCRYPTED = replace(PLAIN, encrypt=True)
+
+
+def test_the_settings_decide() -> None:
+    grid = InProcessGrid(ClientApp(), {})
+    assert type(make_federation(grid, PLAIN)) is Federation
+    assert type(make_federation(grid, ENCRYPTED)) is EncryptedFederation
+
+
+def test_an_encrypted_run_over_streams_needs_an_identity() -> None:
+    check_tls(ENCRYPTED, has_identity=True)
+    check_tls(PLAIN, has_identity=False)
+    with pytest.raises(SettingsError, match=r"^tls: --encrypt needs it"):
+        check_tls(ENCRYPTED, has_identity=False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_encrypted_weights_and_keys_fit_into_a_reply(task: str, model: str) -> None:
+    settings = replace(ENCRYPTED, task=task, model=model)
+    key = SecretKey.make()
+    weights = np.zeros(size_of(weight_shapes(settings.task_declaration, model)) // 4)
+    assert sum(map(len, key.encrypt(weights))) + 10_000 < largest_reply(settings)
+    assert 4 * len(key.to_bytes()) < largest_reply(settings)
+    plain = replace(settings, encrypt=False)
+    assert largest_reply(plain) == messages.largest_reply(plain.task_declaration, model)

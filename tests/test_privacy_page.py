@@ -1,0 +1,119 @@
+"""The page of a privacy account."""
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import utils
+from federated_health.errors import PrivacyError
+from federated_health.privacy import PrivacyPlan
+from federated_health.privacy.accounting import Steps, epsilon_of
+from federated_health.privacy.charges import Charge, write_line
+from federated_health.privacy.page import AccountPage, read_page
+
+FIRST = Charge(
+    run="0" * 16, epsilon=1.0, delta=1e-5, clip=0.5, sampling_rate=1 / 3, noise_multiplier=6.25, steps=4, rounds=9
+)
+SECOND = Charge(
+    run="f" * 16, epsilon=2.0, delta=1e-6, clip=1.0, sampling_rate=1.0, noise_multiplier=20.0, steps=1, rounds=30
+)
+
+
+def page_of(path: Path, *charges: Charge) -> AccountPage:
+    lines = [
+        write_line(charge, datetime(2026, 11, 20 + number, 5, tzinfo=UTC)) for number, charge in enumerate(charges)
+    ]
+    path.write_bytes(b"".join(lines))
+    return read_page(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "privacy-a.jsonl"
+
+
+def test_a_page_by_hand(path: Path) -> None:
+    page = page_of(path, FIRST, FIRST, SECOND)
+    total = epsilon_of([Steps(1 / 3, 6.25, 8), Steps(1.0, 20.0, 1)], 1e-6)
+    assert page.title == f"What the training rows were charged, by {path}"
+    assert page.lines() == [
+        "from 2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC",
+        "promised: neighbours differ by adding or removing one *training* row; which rows are held out and how many "
+        "rows there are is public; held-out patients are not protected by it",
+        f"spent in all: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
+        "accountant: privacy loss distributions (dp-accounting), Poisson-sampled Gaussian",
+        "a round counts from before its noise was drawn, whether or not its update arrived",
+    ]
+    assert page.tables() == {
+        "Runs": {
+            "2026-11-20 0000000000000000": {
+                "epsilon": f"{epsilon_of([Steps(1 / 3, 6.25, 8)], 1e-5):.4g} of 1",
+                "delta": "1e-05",
+                "clip": "0.5",
+                "noise": "6.25",
+                "sampling": "0.333",
+                "steps": 8,
+                "rounds": "2 of 9",
+            },
+            "2026-11-22 ffffffffffffffff": {
+                "epsilon": f"{epsilon_of([Steps(1.0, 20.0, 1)], 1e-6):.4g} of 2",
+                "delta": "1e-06",
+                "clip": "1",
+                "noise": "20",
+                "sampling": "1",
+                "steps": 1,
+                "rounds": "1 of 30",
+            },
+        }
+    }
+
+
+def test_it_can_be_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = page_of(path, FIRST)
+    utils.print_lines(page.title, page.lines())
+    for title, table in page.tables().items():
+        utils.print_figures(title, table)
+    shown = capsys.readouterr().out
+    assert "in 1 round of 1 run" in shown
+    assert re.search(r"\b0\.\d+ of 1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", shown)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"", "holds no charge"),
+        (b'{"time":"2026', "holds no charge"),
+    ],
+)
+def test_there_is_no_page_without_a_charge(content: bytes | None, words: str, path: Path) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PrivacyError) as refused:
+        read_page(path)
+    assert str(refused.value) == f"{path}: {words}"
+
+
+def test_what_is_no_account_has_no_page(path: Path) -> None:
+    path.write_text("age,sex\n63,1\n")
+    with pytest.raises(PrivacyError, match=f"^{path}, line 1: is not a charge"):
+        read_page(path)
+
+
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(PrivacyError, match="is not a regular file"):
+        read_page(path)
+
+
+def test_a_charge_has_a_plan_s_figures() -> None:
+    plan = PrivacyPlan(
+        epsilon=2.0, delta=1e-6, clip=1.0, sampling_rate=1.0, steps=1, learning_rate=0.1, rounds=30, run="f" * 16
+    )
+    charge = Charge.of(plan)
+    assert charge.promise == SECOND.promise
+    assert charge.noise_multiplier == plan.noise_multiplier
+    assert charge.times(7) == Steps(1.0, plan.noise_multiplier, 7)

@@ -1,0 +1,143 @@
+"""A privacy plan as the server tells it: whatever is not one is refused, in words without values."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord
+
+from federated_health.privacy import PROMISE, PrivacyPlan
+from federated_health.privacy.accounting import calibrate
+from federated_health.weights import MalformedMessageError
+
+PLAN = PrivacyPlan(
+    epsilon=2.0,
+    delta=1e-5,
+    clip=0.75,
+    sampling_rate=0.5,
+    steps=4,
+    learning_rate=0.1,
+    rounds=8,
+    run="0123456789abcdef",
+)
+CONFIG = {
+    "dp-epsilon": 2.0,
+    "dp-delta": 1e-5,
+    "dp-clip": 0.75,
+    "dp-sampling-rate": 0.5,
+    "dp-steps": 4,
+    "dp-learning-rate": 0.1,
+    "dp-rounds": 8,
+    "dp-run": "0123456789abcdef",
+}
+
+
+def test_it_travels_among_a_question_s_settings() -> None:
+    assert PLAN.to_config() == CONFIG
+    record = ConfigRecord({**PLAN.to_config(), "server-round": 3})
+    assert PrivacyPlan.from_config(record) == PLAN
+
+
+def test_no_plan_is_none() -> None:
+    assert PrivacyPlan.from_config({"server-round": 3}) is None
+
+
+@pytest.mark.parametrize("key", CONFIG)
+def test_a_plan_that_lacks_a_key_is_no_plan(key: str) -> None:
+    with pytest.raises(MalformedMessageError, match="its privacy plan has other keys"):
+        PrivacyPlan.from_config({name: value for name, value in CONFIG.items() if name != key})
+
+
+def test_a_plan_with_an_unknown_key_is_no_plan() -> None:
+    with pytest.raises(MalformedMessageError, match="its privacy plan has other keys"):
+        PrivacyPlan.from_config({**CONFIG, "dp-noise": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dp-epsilon", 2),
+        ("dp-epsilon", "2.0"),
+        ("dp-delta", None),
+        ("dp-clip", True),
+        ("dp-sampling-rate", [0.5]),
+        ("dp-steps", 4.0),
+        ("dp-steps", True),
+        ("dp-rounds", b"8"),
+        ("dp-run", 0),
+        ("dp-run", b"0123456789abcdef"),
+    ],
+)
+def test_another_type_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(MalformedMessageError, match=f"its {key} has another type"):
+        PrivacyPlan.from_config({**CONFIG, key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in list(CONFIG)[:4] for value in (0.0, -0.5, math.nan, math.inf, -math.inf)),
+        ("dp-epsilon", 0.0099),
+        ("dp-epsilon", 100.1),
+        ("dp-delta", 1e-13),
+        ("dp-delta", 1.0),
+        ("dp-sampling-rate", 1.01),
+        ("dp-sampling-rate", 1e-7),
+        ("dp-learning-rate", 0.0),
+        ("dp-learning-rate", math.nan),
+        ("dp-learning-rate", math.inf),
+        ("dp-steps", 0),
+        ("dp-steps", -4),
+        ("dp-rounds", 0),
+        ("dp-rounds", 25_001),  # of 4 steps: above 100,000
+        ("dp-run", ""),
+        ("dp-run", "0123456789ABCDEF"),
+        ("dp-run", "0123456789abcde"),
+        ("dp-run", "0123456789abcdef\n"),
+        ("dp-run", "../../etc/passwd"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(MalformedMessageError, match=f"^its {key} is out of range$"):
+        PrivacyPlan.from_config({**CONFIG, key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dp-epsilon", 0.01),
+        ("dp-epsilon", 100.0),
+        ("dp-delta", 1e-12),
+        ("dp-sampling-rate", 1.0),
+        ("dp-steps", 12_500),
+        ("dp-rounds", 25_000),
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(key: str, value: Any) -> None:
+    plan = PrivacyPlan.from_config({**CONFIG, key: value})
+    assert plan is not None
+    assert plan.to_config()[key] == value
+
+
+def test_the_noise_is_for_all_steps_of_all_rounds() -> None:
+    assert PLAN.noise_multiplier == calibrate(2.0, 1e-5, 0.5, 32) == pytest.approx(5.810, rel=1e-3)
+
+
+def test_what_metrics_json_says_of_it() -> None:
+    said = PLAN.to_json()
+    assert json.loads(json.dumps(said)) == said
+    assert said | {"noise_multiplier": 0, "accountant": ""} == {
+        "epsilon": 2.0,
+        "delta": 1e-5,
+        "clip": 0.75,
+        "sampling_rate": 0.5,
+        "steps": 4,
+        "noise_multiplier": 0,
+        "rounds": 8,
+        "promise": PROMISE,
+        "accountant": "",
+        "neighbours": "add or remove one training row",
+    }
+    assert said["noise_multiplier"] == PLAN.noise_multiplier
+    assert "held-out patients are not protected by it" in PROMISE
