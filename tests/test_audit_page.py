@@ -4,7 +4,15 @@ import re
 from functools import cache
 
 from federated_health.audit.figures import figures_of_audit
-from federated_health.audit.page import auc_rows, inversion_rows, one_model_rows, page_of_audit, rate_rows
+from federated_health.audit.page import (
+    TARGETS,
+    auc_rows,
+    inversion_rows,
+    one_model_rows,
+    page_of_audit,
+    rate_rows,
+    strongest,
+)
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
 from federated_health.report.words import NOT_DEFINED
 from tests.audits import Audit, plan_of
@@ -48,6 +56,17 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
     )
     (caution,) = [block for block in section("The choice").blocks if isinstance(block, Caution)]
     assert "the server holds 0 plain values of any hospital's update" in caution.words
+
+
+def test_the_strongest_attack_stands_for_all() -> None:
+    """Shares say more than drops here, and where neither says anything the greater figure is shown."""
+    shown = auc_rows(AUDIT.figures)
+    for privacy, one in AUDIT.figures.items():
+        for target, words in TARGETS.items():
+            if one["attacks"][target]:
+                values = [found["roc_auc"]["value"] for found in one["attacks"][target].values()]
+                assert shown[privacy][words].startswith(f"{max(values):.3f} ")
+    assert strongest(AUDIT.figures["encrypted"], "updates") is None
 
 
 def test_a_single_model_is_judged_by_itself() -> None:

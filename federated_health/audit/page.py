@@ -52,10 +52,12 @@ def interval_of(content: Mapping[str, Any]) -> Interval:
 
 
 def strongest(privacy: Mapping[str, Any], target: str) -> Mapping[str, Any] | None:
-    """The figures of the attack that stands for all on one target; None where there is nothing to attack."""
-    attacks: Mapping[str, Any] | None = privacy["attacks"][target]
-    found: Mapping[str, Any] | None = attacks and attacks[list(ATTACKS[target])[-1]]
-    return found
+    """The figures of the attack on one target that has the greatest ROC-AUC; None where there is nothing to attack.
+
+    The greatest of several is a little too great, which errs on the patients' side.
+    """
+    attacks: Mapping[str, Any] = privacy["attacks"][target] or {}
+    return max(attacks.values(), key=lambda found: found["roc_auc"]["value"] or 0.0, default=None)
 
 
 def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
@@ -100,8 +102,7 @@ def one_model_rows(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The same of an attack on a single final model: privacy -> interval, and share of models -> cell."""
     rows = {}
     for privacy, one in figures.items():
-        found = strongest(one, FINAL)
-        assert found is not None, "a final model is always there"
+        found = one["attacks"][FINAL][list(ATTACKS[FINAL])[-1]]
         undecided = found["undecided"]
         rows[privacy] = {
             "ROC-AUC, one model": with_interval(interval_of(found["one_model"])),
@@ -195,9 +196,8 @@ def _choice(figures: Mapping[str, Any], runs: int) -> Section:
             f"ROC-AUC of attacks ({INTERVAL})",
             rows,
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
-            "were trained on half of the rows each. Attacks: "
-            + "; ".join(f"{words}: {list(ATTACKS[target])[-1]}" for target, words in TARGETS.items())
-            + f". {NOTHING}: nothing to attack.",
+            "were trained on half of the rows each. Of several attacks on the same, the strongest; see below for all. "
+            f"{NOTHING}: nothing to attack.",
         ),
         _table(
             f"The attack on a single final model: {list(ATTACKS[FINAL])[-1]} (mean {INTERVAL} of {runs} models)",

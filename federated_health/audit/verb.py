@@ -11,7 +11,16 @@ from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
 
-NOT_OF_AN_AUDIT = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "dp-epsilon"}
+NOT_OF_AN_AUDIT = {
+    *OPERATIONAL,
+    "task",
+    "hospitals",
+    "min-hospitals",
+    "max-update-norm",
+    "appraisal",
+    "encrypt",
+    "dp-epsilon",
+}
 """Settings that are a federation's alone, or that an audit sets itself."""
 
 
