@@ -106,7 +106,7 @@ def one_model_rows(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         undecided = found["undecided"]
         rows[privacy] = {
             "ROC-AUC, one model": with_interval(interval_of(found["one_model"])),
-            "no better than guessing": NOT_DEFINED if undecided is None else f"{percent_of(undecided)} of models",
+            "models like guessing": NOT_DEFINED if undecided is None else percent_of(undecided),
         }
     return rows
 
@@ -203,7 +203,7 @@ def _choice(figures: Mapping[str, Any], runs: int) -> Section:
             f"The attack on a single final model: {list(ATTACKS[FINAL])[-1]} (mean {INTERVAL} of {runs} models)",
             one_model_rows(figures),
             note="The intervals above are of the mean over all attacked models, and so find what is too little to be "
-            "seen in one. Who has one model has this interval; no better than guessing: the share of models whose "
+            "seen in one. Who has one model has this interval; models like guessing: the share of those whose "
             "own interval holds 0.5, which is 95 % where there is nothing to be found.",
         ),
         _table(
