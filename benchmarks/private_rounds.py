@@ -1,7 +1,7 @@
-"""What privacy costs: rounds over gRPC, plain and encrypted, with the four heart hospitals; prints JSON.
+"""What privacy costs: rounds over gRPC with the four heart hospitals, with and without each kind; prints JSON.
 
-Runs alternate, since machines are noisy: trust the ratio. All use mutual TLS. Times are of rounds
-after the first, and bytes of messages in them, without HTTP/2's own.
+Runs alternate, since machines are noisy: trust the ratio. All use mutual TLS. Times are of rounds after the first, and
+bytes of messages in them, without HTTP/2's own.
 """
 
 import argparse
@@ -26,7 +26,12 @@ from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import serve_streams
 
-KINDS: Mapping[str, Mapping[str, Any]] = {"plain": {}, "encrypted": {"encrypt": True}}
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "private": {"dp_epsilon": 2.0},
+    "encrypted": {"encrypt": True},
+    "both": {"dp_epsilon": 2.0, "encrypt": True},
+}
 
 COUNTED = 4
 """Rounds of the runs whose bytes are counted, which are not timed."""
