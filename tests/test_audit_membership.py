@@ -41,6 +41,8 @@ def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
     strength = measure(members.astype(np.float64), members, 1)
     assert strength == Strength(
         roc_auc=Interval(value=1.0, low=1.0, high=1.0),
+        one_model=Interval(value=1.0, low=1.0, high=1.0),
+        undecided=0.0,
         true_positive_rate=Interval(value=1.0, low=1.0, high=1.0),
         patients=40,
         false_positives=0,
@@ -71,6 +73,23 @@ def test_runs_are_no_further_patients() -> None:
     assert once.low is not None
     assert once.high is not None
     assert 0.05 < once.high - once.low < 0.4
+
+
+def test_one_model_says_less_than_many_and_its_interval_is_that_of_a_run_by_itself() -> None:
+    members = halves(20, 100, 2)
+    scores = 0.35 * members + np.random.default_rng(3).normal(size=members.shape)
+    many = measure(scores, members, 5)
+    singles = [measure(scores[[run]], members[[run]], 5) for run in range(20)]
+    lows, highs = ([getattr(one.roc_auc, end) for one in singles] for end in ("low", "high"))
+    assert many.one_model.value == many.roc_auc.value
+    assert many.one_model.low == pytest.approx(np.mean(lows), abs=0.01)
+    assert many.one_model.high == pytest.approx(np.mean(highs), abs=0.01)
+    held = np.mean([low <= 0.5 <= high for low, high in zip(lows, highs, strict=True)])
+    assert many.undecided == pytest.approx(held, abs=0.051)  # draws differ a little: one run may be beside
+    assert 0.2 < held < 0.95
+    assert many.roc_auc.low is not None
+    assert many.one_model.low is not None
+    assert many.one_model.low < 0.5 < many.roc_auc.low
 
 
 def test_where_nobody_was_a_member_there_is_no_figure() -> None:

@@ -4,7 +4,8 @@ import re
 from functools import cache
 
 from federated_health.audit.figures import figures_of_audit
-from federated_health.audit.page import auc_rows, inversion_rows, page_of_audit, rate_rows
+from federated_health.audit.page import page_of_audit
+from federated_health.audit.tables import TARGETS, auc_rows, inversion_rows, one_model_rows, rate_rows, strongest
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
 from federated_health.report.words import NOT_DEFINED
 from tests.audits import Audit, plan_of
@@ -25,8 +26,13 @@ def section(title: str) -> Section:
 def test_the_choice_has_a_picture_and_a_row_a_setting() -> None:
     blocks = section("The choice").blocks
     (picture,) = [block for block in blocks if isinstance(block, Picture)]
-    aucs, rates = (block for block in blocks if isinstance(block, Table))
-    assert [row[0] for row in aucs.rows] == [row[0] for row in rates.rows] == list(AUDIT.figures)
+    aucs, single, rates = (block for block in blocks if isinstance(block, Table))
+    assert (
+        [row[0] for row in aucs.rows]
+        == [row[0] for row in rates.rows]
+        == [row[0] for row in single.rows]
+        == list(AUDIT.figures)
+    )
     assert aucs.columns[1:3] == ("ROC-AUC, all rows", "ROC-AUC, attacked")
     assert aucs.rows[0][1:3] == ("0.900", "0.900")
     assert re.fullmatch(r"0\.9\d\d \(0\.\d{3}.0\.\d{3}\)", aucs.rows[0][4])
@@ -43,6 +49,26 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
     )
     (caution,) = [block for block in section("The choice").blocks if isinstance(block, Caution)]
     assert "the server holds 0 plain values of any hospital's update" in caution.words
+
+
+def test_the_strongest_attack_stands_for_all() -> None:
+    """Shares say more than drops here, and where neither says anything the greater figure is shown."""
+    shown = auc_rows(AUDIT.figures)
+    for privacy, one in AUDIT.figures.items():
+        for target, words in TARGETS.items():
+            if one["attacks"][target]:
+                values = [found["roc_auc"]["value"] for found in one["attacks"][target].values()]
+                assert shown[privacy][words].startswith(f"{max(values):.3f} ")
+    assert strongest(AUDIT.figures["encrypted"], "updates") is None
+
+
+def test_a_single_model_is_judged_by_itself() -> None:
+    rows = one_model_rows(AUDIT.figures)
+    assert rows["encrypted"] == rows["plain"]
+    found = AUDIT.figures["epsilon 1"]["attacks"]["final"]["LiRA"]
+    assert found["one_model"]["low"] < found["roc_auc"]["low"] < 0.5
+    assert rows["epsilon 1"]["models like guessing"] == f"{100 * found['undecided']:.0f} %"
+    assert found["undecided"] > 0.7
 
 
 def test_rebuilt_columns_stand_beside_guesses() -> None:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.intervals import Interval, interval_of, roc_auc_draws
+from federated_health.intervals import LEVEL, Interval, interval_of, roc_auc_draws
 
 FALSE_POSITIVE_RATE = 0.01
+
+GUESSING = 0.5
+"""ROC-AUC of an attack that knows nothing."""
 
 FEWEST_FOR_OWN_VARIANCE = 64
 """Of fewer shadow models a patient's own variance is a worse guess than that of all patients (Carlini et al. 2022)."""
@@ -35,13 +38,18 @@ class Strength:
     """How well an attack does.
 
     Attributes:
-        roc_auc: mean over the runs that were attacked.
+        roc_auc: mean over the runs that were attacked, with its interval: the more runs, the narrower.
+        one_model: the same, with the interval that the attack on a single run has: the mean of the runs' own ends.
+        undecided: share of the runs whose own interval holds 0.5: in these it cannot be told whether the attack does
+            better than guessing. Of an attack without signal, 0.95; None where undefined.
         true_positive_rate: the same, of the share of members found at most at FALSE_POSITIVE_RATE false positives.
         patients: members and others together.
         false_positives: as many of those who were not members may be called members at that rate.
     """
 
     roc_auc: Interval
+    one_model: Interval
+    undecided: float | None
     true_positive_rate: Interval
     patients: int
     false_positives: int
@@ -125,7 +133,14 @@ def measure(scores: Array, members: Flags, seed: int | list[int], draws: int = D
     fewest = int((~members).sum(axis=1).min())
     allowed = int(FALSE_POSITIVE_RATE * fewest)
     if not patients or not members.any(axis=1).all() or not fewest:
-        return Strength(roc_auc=Interval(), true_positive_rate=Interval(), patients=patients, false_positives=allowed)
+        return Strength(
+            roc_auc=Interval(),
+            one_model=Interval(),
+            undecided=None,
+            true_positive_rate=Interval(),
+            patients=patients,
+            false_positives=allowed,
+        )
     generator = np.random.default_rng(seed)
     times = np.column_stack(
         [
@@ -136,10 +151,14 @@ def measure(scores: Array, members: Flags, seed: int | list[int], draws: int = D
     defined = np.all([(times[mine].sum(axis=0) > 0) & (times[~mine].sum(axis=0) > 0) for mine in members], axis=0)
     times = times[:, defined]  # of very few patients a draw may hold members only
     pairs = [(one, mine.astype(np.float64)) for one, mine in zip(scores, members, strict=True)]
-    aucs = np.mean([roc_auc_draws(one, mine, times) for one, mine in pairs], axis=0)
+    each = np.array([roc_auc_draws(one, mine, times) for one, mine in pairs])  # [runs, draws]
+    lows, highs = np.quantile(each[:, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    aucs = each.mean(axis=0)
     rates = np.mean([true_positive_rates(one, mine, times) for one, mine in pairs], axis=0)
     return Strength(
         roc_auc=interval_of(float(aucs[0]), aucs[1:]),
+        one_model=Interval(value=float(aucs[0]), low=float(lows.mean()), high=float(highs.mean())),
+        undecided=float(((lows <= GUESSING) & (highs >= GUESSING)).mean()),
         true_positive_rate=interval_of(float(rates[0]), rates[1:]),
         patients=patients,
         false_positives=allowed,

@@ -11,7 +11,16 @@ from federated_health.settings import OPERATIONAL, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
 
-NOT_OF_AN_AUDIT = {*OPERATIONAL, "task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "dp-epsilon"}
+NOT_OF_AN_AUDIT = {
+    *OPERATIONAL,
+    "task",
+    "hospitals",
+    "min-hospitals",
+    "max-update-norm",
+    "appraisal",
+    "encrypt",
+    "dp-epsilon",
+}
 """Settings that are a federation's alone, or that an audit sets itself."""
 
 
@@ -68,17 +77,18 @@ def attack(flags: argparse.Namespace, app: str) -> None:
 
 def _show(figures: Mapping[str, Any]) -> None:
     """What the models are worth, how well they are attacked, and what is rebuilt from an update."""
-    from federated_health.audit import page
+    from federated_health.audit import tables
 
     worth = {
         name: {"all rows": one["whole"]["roc_auc"], "half of them, attacked": one["attacked"]["roc_auc"]}
         for name, one in figures.items()
     }
     utils.print_figures("ROC-AUC of the models, over all held-out patients", worth)
-    utils.print_figures("ROC-AUC of attacks, 95 % interval", page.auc_rows(figures), AUC_NOTE)
-    utils.print_figures("Training patients found at 1 % false positives", page.rate_rows(figures))
+    utils.print_figures("ROC-AUC of attacks, 95 % interval", tables.auc_rows(figures), AUC_NOTE)
+    utils.print_figures("The attack on a single final model, mean 95 % interval", tables.one_model_rows(figures))
+    utils.print_figures("Training patients found at 1 % false positives", tables.rate_rows(figures))
     if next(iter(figures.values()))["inversion"]:
-        utils.print_figures("Columns rebuilt from an update of so many rows", page.inversion_rows(figures))
+        utils.print_figures("Columns rebuilt from an update of so many rows", tables.inversion_rows(figures))
 
 
 AUC_NOTE = "0.5 is guessing. A dash: nobody but the hospital itself holds its update, and there is nothing to attack."

@@ -137,8 +137,6 @@ def _regress(normal: Array, target: Array, ends: tuple[Layers, Layers], gradient
 def _solve(normal: Array, target: Array) -> Array:
     """Shares by ridge regression, [patients]."""
     ridge = RIDGE * np.trace(normal) / len(normal)
-    if not ridge:
-        return np.zeros(len(target) - 1)
     shares: Array = np.linalg.solve(normal + ridge * np.eye(len(normal)), target)[:-1]
     return shares
 
