@@ -20,6 +20,7 @@ NOT_OF_A_STUDY = {
     "min-hospitals",
     "max-update-norm",
     "appraisal",
+    "encrypt",
     *(flag_of(setting) for setting in fields(Settings) if setting.name.startswith("dp_")),
 }
 """Settings that are a federation's alone, or that a study sets itself."""
