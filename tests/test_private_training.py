@@ -190,7 +190,7 @@ def test_the_divisor_does_not_tell_how_many_were_sampled(trainer_of: Callable[[s
 
 
 def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(trainer_of: Callable[[str], object]) -> None:
-    """Else a server that asks for a tiny clip, and so for tiny noise, of patients who are sure to be well, sees sums."""
+    """Else a server that asks for a tiny clip, and so for tiny noise, of patients surely well, sees sums."""
     _, features, _, _ = case("logistic", 4, 1)
     weights = [np.zeros((features.shape[1], 1), np.float32), np.array([-50.0], np.float32)]
     everybody = np.ones((1, 4), dtype=np.bool_)
