@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message
 
 from federated_health.encryption.ckks import SecretKey, key_id, load_key
-from federated_health.encryption.envelopes import Opening, make_offer, open_envelope, seal
+from federated_health.encryption.envelopes import Opening, make_offer, name_in_offer, open_envelope, seal
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews, chunks_in
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
@@ -128,7 +128,9 @@ def _open(message: Message, context: Context, state: ConfigRecord, envelope: byt
 
 def _seal(identity: Identity, run: str, offer: bytes, key: bytes) -> bytes:
     try:
-        return seal(identity, run, offer, key)
+        envelope = seal(identity, run, offer, key)
+        logger.info("passed the key of this run on to %s", name_in_offer(offer))
+        return envelope
     except EncryptionError as error:
         logger.warning("one hospital does not get the run's key: %s", error)
         return b""
