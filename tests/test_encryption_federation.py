@@ -21,7 +21,6 @@ from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.federation import EncryptedFederation
-from federated_health.encryption.participation import APPRAISAL
 from federated_health.encryption.results import save_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
@@ -626,13 +625,23 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert "sums of its columns" not in report
 
 
+def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(hospitals: Hospitals) -> None:
+    EncryptedFederation(Grid(hospitals), settings_of(rounds=2)).run()
+    context = hospitals.contexts["hungary"]
+    assert remembered_result(context) is not None
+    EncryptedFederation(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
+    assert remembered_result(context) is None
+    assert remembered_model(context) is None
+    assert set(context.state) == {keyring.STATE}
+
+
 @pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])
 def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospitals: Hospitals, kind: str) -> None:
     for name in NAMES:
         hospitals.start(name)
     federation = EncryptedFederation(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federation.gather()
-    question = federation._question(round_number=1, **{APPRAISAL: True})
+    question = federation._question(round_number=1, appraisal=True)
     if kind == messages.SUMS:
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 

@@ -14,6 +14,7 @@ from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.messages import CONFIG
 from federated_health.participation import hospital_of
+from federated_health.privacy.guard import AGREED
 from federated_health.security import Identity, Role, load_identity
 from federated_health.statistics import Normalisation
 from federated_health.weights import MalformedMessageError
@@ -170,6 +171,8 @@ def _state_of(context: Context, run: str) -> ConfigRecord:
     """What this hospital remembers of a run; nothing of any other."""
     known = context.state.config_records.get(STATE)
     if known is None or known[RUN] != run:
+        for name in set(context.state) - {AGREED}:  # rounds, figures and a model, which are not this run's
+            del context.state[name]
         known = context.state[STATE] = ConfigRecord({RUN: run})
     return known
 
