@@ -32,7 +32,7 @@ from federated_health.metrics import count_outcomes, merge_counts, probability, 
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.participation import remembered_model
-from federated_health.runs import save_final_model
+from federated_health.run_files import save_final_model
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
