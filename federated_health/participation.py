@@ -16,7 +16,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from federated_health.appraisal import Appraisal, appraise
 from federated_health.dataset_folder import find_hospital
-from federated_health.errors import AnswerError, JoinError
+from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.messages import (
     ARRAYS,
@@ -111,7 +111,12 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     if isinstance(context, PresentHospital):
         return context.hospital
     path, name = _place_of(context)
-    return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
+    try:
+        return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
+    except DataError as error:
+        if guard.budget_of(context) is None:
+            raise
+        raise DataError(str(error)) from None  # which column, and why, no budget accounts for
 
 
 def account_of(context: Context) -> Account:

@@ -2,6 +2,10 @@
 
 Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 1, with the true Poisson sampling that its
 accounting assumes. Who is sampled and what noise is added comes from outside: this module draws nothing.
+
+Norms, sums and noise are float64, and only what has its noise is rounded to the weights' float32. In float32 a norm
+whose squares underflow would be 0 and go unclipped, sums of many would round by more than one patient may add, and the
+last bits of a small noisy sum would tell how large it was without its noise (Mironov 2012, see `privacy.entropy`).
 """
 
 from collections.abc import Sequence
@@ -56,7 +60,7 @@ class PrivateTrainer:
             features: [rows, width].
             labels: [rows], 0 or 1.
             sampled: [steps, rows], whose gradients a step takes.
-            noise: for each of the weights [steps, *shape], added to the step's sum.
+            noise: for each of the weights float64 [steps, *shape], added to the step's sum.
 
         Returns:
             The new weights; no loss, which would tell of the rows what nothing accounts for.
@@ -67,9 +71,9 @@ class PrivateTrainer:
             tf.constant(np.pad(features, ((0, padding), (0, 0)))),
             tf.constant(np.pad(labels, (0, padding))),
             tf.constant(np.pad(sampled, ((0, 0), (0, padding)))),
-            [tf.constant(array, tf.float32) for array in noise],
-            tf.constant(clip, tf.float32),
-            tf.constant(expected_rows, tf.float32),
+            [tf.constant(array, tf.float64) for array in noise],
+            tf.constant(clip, tf.float64),
+            tf.constant(expected_rows, tf.float64),
             tf.constant(learning_rate, tf.float32),
             tf.constant(l2, tf.float32),
             tf.constant(proximal_mu, tf.float32),
@@ -95,7 +99,7 @@ class PrivateTrainer:
             sums = self._sum_clipped(list(weights), features, labels, sampled[step], clip)
             moved = []
             for array, old, total, drawn in zip(weights, start, sums, noise, strict=True):
-                slope = (total + drawn[step]) / expected_rows + proximal_mu * (array - old)
+                slope = tf.cast((total + drawn[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
                 if array.shape.rank > 1:
                     slope += l2 * array
                 moved.append(array - learning_rate * slope)
@@ -106,26 +110,30 @@ class PrivateTrainer:
         return list(moved)
 
     def _sum_clipped(self, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any) -> list[Any]:
-        """For each of the weights, the sum of the sampled patients' clipped gradients; a block of them at a time."""
+        """For each of the weights, the float64 sum of the sampled patients' clipped gradients; a block at a time."""
         block = min(features.shape[0], BLOCK)
         blocks = features.shape[0] // block
         features, labels, sampled = (
             tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, sampled)
         )
 
+        whole, none = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
+
         def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
-            gradients = self._patient_gradients(weights, features[number], labels[number])
+            gradients = [
+                tf.cast(one, tf.float64) for one in self._patient_gradients(weights, features[number], labels[number])
+            ]
             squares = [tf.reduce_sum(tf.reshape(one, (block, -1)) ** 2, axis=1) for one in gradients]
             norms = tf.sqrt(tf.add_n(squares))
-            factors = tf.where(sampled[number], tf.minimum(1.0, clip / norms), 0.0)
+            factors = tf.where(sampled[number], tf.minimum(whole, clip / norms), none)
             added = []
             for total, one in zip(sums, gradients, strict=True):
                 each = tf.reshape(factors, (block, *[1] * (one.shape.rank - 1)))
                 usable = tf.reshape(tf.math.is_finite(norms), each.shape)
-                added.append(total + tf.reduce_sum(tf.where(usable, each * one, 0.0), axis=0))
+                added.append(total + tf.reduce_sum(tf.where(usable, each * one, none), axis=0))
             return number + 1, *added
 
-        zeros = [tf.zeros_like(array) for array in weights]
+        zeros = [tf.zeros_like(array, tf.float64) for array in weights]
         _, *sums = tf.while_loop(lambda number, *_: number < blocks, add_block, (tf.constant(0), *zeros))
         return list(sums)
 

@@ -10,8 +10,10 @@ from typing import Any, Self
 from federated_health.errors import SettingsError
 from federated_health.model import MODELS
 from federated_health.privacy.plan import (
+    LARGEST_CLIP,
     LARGEST_EPSILON,
     MOST_STEPS,
+    SMALLEST_CLIP,
     SMALLEST_DELTA,
     SMALLEST_EPSILON,
     SMALLEST_RATE,
@@ -99,7 +101,9 @@ class Settings:
     dp_delta: float = _setting(
         "its delta, which must be below 1 / a hospital's training rows", minimum=SMALLEST_DELTA, maximum=0.5
     )
-    dp_clip: float = _setting("with it, the L2 norm to which each patient's gradient is clipped", above=0)
+    dp_clip: float = _setting(
+        "with it, the L2 norm to which each patient's gradient is clipped", minimum=SMALLEST_CLIP, maximum=LARGEST_CLIP
+    )
     dp_sampling_rate: float = _setting(
         "with it, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
     )

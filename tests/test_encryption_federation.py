@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated_health import answers, participation
@@ -21,15 +21,18 @@ from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.federation import EncryptedFederation
+from federated_health.encryption.results import save_result
 from federated_health.encryption.vectors import BINS, FinalSums
-from federated_health.errors import RunError
+from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
 from federated_health.hospital import load_hospital
 from federated_health.local_model import LocalModel
-from federated_health.messages import Update
+from federated_health.messages import CONFIG, Update
 from federated_health.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import node_id_of
+from federated_health.participation import remembered_model
+from federated_health.run_files import save_final_model
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
@@ -311,6 +314,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     grid.present.add("cleveland")
     assert list(next(rounds).hospitals) == list(NAMES)
     assert "got the key of this run from hungary" in caplog.text
+    assert "passed the key of this run on to switzerland" in caplog.text
     grid.dies_at["hungary"] = messages.EVALUATE
     next(rounds)
     hospitals.start("hungary")
@@ -612,3 +616,36 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
+    kept = remembered_model(hospitals.contexts["hungary"])
+    assert kept is not None
+    save_final_model(tmp_path / "model.keras", *kept)
+    save_result(tmp_path, hospitals.contexts["hungary"], *kept)
+    report = (tmp_path / "report.html").read_text()
+    assert "noisy weights in every round, counts and sums of losses, and at the end numbers of held-out" in report
+    assert "sums of its columns" not in report
+
+
+def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(hospitals: Hospitals) -> None:
+    EncryptedFederation(Grid(hospitals), settings_of(rounds=2)).run()
+    context = hospitals.contexts["hungary"]
+    assert remembered_result(context) is not None
+    EncryptedFederation(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
+    assert remembered_result(context) is None
+    assert remembered_model(context) is None
+    assert set(context.state) == {keyring.STATE}
+
+
+@pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])
+def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospitals: Hospitals, kind: str) -> None:
+    for name in NAMES:
+        hospitals.start(name)
+    federation = EncryptedFederation(Grid(hospitals), settings_of(dp_epsilon=8.0))
+    federation.gather()
+    question = federation._question(round_number=1, appraisal=True)
+    if kind == messages.SUMS:
+        question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
+
+    app = ClientApp()
+    answers.register(app)
+    with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|goes on with nothing less"):
+        app(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])

@@ -17,6 +17,7 @@ from federated_health.hospital import Hospital
 from federated_health.messages import Instructions, Introduction
 from federated_health.model import initial_weights
 from federated_health.names import node_id_of
+from federated_health.privacy.guard import BUDGET
 from federated_health.statistics import Normalisation
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.tasks import HEART_DISEASE
@@ -215,6 +216,11 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
         participation.introduce(introduction_of(), context)
 
     assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
+
+    context.node_config[BUDGET] = 2.0  # no budget accounts for what is in the file
+    with pytest.raises(DataError, match="column age, row 5") as caught:
+        participation.introduce(introduction_of(), context)
+    assert caught.value.reason == "its CSV cannot be used"
 
 
 @pytest.mark.parametrize(

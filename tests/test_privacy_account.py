@@ -216,6 +216,18 @@ def test_a_second_run_is_refused_and_a_larger_budget_admits_it(csv: Path) -> Non
     assert account.statement().epsilon == epsilon_of([Steps(0.5, PLAN.noise_multiplier, 64)], 1e-5)
 
 
+def test_no_later_run_raises_the_budget_of_the_first(csv: Path) -> None:
+    """Not even one whose noise, the least that there is, costs less than the epsilon that it asks for."""
+    charge_times(account_of(csv), 8)
+    greedy = replace(OTHER, epsilon=100.0, steps=1, rounds=1)
+    assert epsilon_of([Charge.of(PLAN).times(8), Charge.of(greedy).times(1)], 1e-5) < 100.0
+    account = account_of(csv)
+    with pytest.raises(BudgetError, match=r"may cost 1 in all"):
+        account.admit(greedy, ROWS)
+    with pytest.raises(BudgetError, match=r"may cost 1 in all"):
+        account.charge(greedy)
+
+
 def test_what_one_run_left_over_is_not_enough_for_another(csv: Path) -> None:
     charge_times(account_of(csv), 3)
     with pytest.raises(BudgetError, match="--dp-budget"):

@@ -46,6 +46,7 @@ def test_a_page_by_hand(path: Path) -> None:
         f"spent in all: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
         "accountant: privacy loss distributions (dp-accounting), Poisson-sampled Gaussian",
         "a round counts from before its noise was drawn, whether or not its update arrived",
+        "what left in runs without differential privacy is not in it; with --dp-budget a hospital joins none",
     ]
     assert page.tables() == {
         "Runs": {

@@ -187,3 +187,41 @@ def test_the_divisor_does_not_tell_how_many_were_sampled(trainer_of: Callable[[s
         moves.append(got[0] - weights[0])
 
     np.testing.assert_allclose(moves[1], 2 * moves[0], atol=1e-6)
+
+
+def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(trainer_of: Callable[[str], object]) -> None:
+    """Else a server that asks for a tiny clip, and so for tiny noise, of patients surely well, sees sums."""
+    _, features, _, _ = case("logistic", 4, 1)
+    weights = [np.zeros((features.shape[1], 1), np.float32), np.array([-50.0], np.float32)]
+    everybody = np.ones((1, 4), dtype=np.bool_)
+    recipe = {"clip": 1e-30, "expected_rows": 1.0, "learning_rate": 1e22, "l2": 0.0}
+
+    kernel, _ = trainer_of("logistic").train(  # type: ignore[attr-defined]
+        weights, features, np.zeros(4, np.float32), everybody, silence(weights, 1), **recipe
+    )
+
+    assert 0 < np.abs(kernel).max() < 4 * 1e-30 * 1e22 * (1 + 1e-5)
+
+
+def test_noise_is_added_before_anything_is_rounded(trainer_of: Callable[[str], object]) -> None:
+    """Else the last bits of what nearly cancels tell how large it was without noise."""
+    weights = [np.zeros((TINY.feature_width, 1), np.float32), np.zeros(1, np.float32)]
+    features, labels = np.zeros((1, TINY.feature_width), np.float32), np.zeros(1, np.float32)
+    features[0, 0] = 3.0  # the gradient is 1.5 there, 0.5 of the bias, and clipped to the norm 1
+    clipped, left = 1.5 / np.sqrt(2.5), 1e-6 / 3
+    noise = [np.zeros((1, *array.shape)) for array in weights]
+    noise[0][0, 0, 0] = left - clipped
+
+    kernel, _ = trainer_of("logistic").train(  # type: ignore[attr-defined]
+        weights,
+        features,
+        labels,
+        np.array([[True]]),
+        noise,
+        clip=1.0,
+        expected_rows=1.0,
+        learning_rate=1.0,
+        l2=0.0,
+    )
+
+    assert kernel[0, 0] == pytest.approx(-left, rel=1e-7)

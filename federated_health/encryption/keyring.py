@@ -8,12 +8,13 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message
 
 from federated_health.encryption.ckks import SecretKey, key_id, load_key
-from federated_health.encryption.envelopes import Opening, make_offer, open_envelope, seal
+from federated_health.encryption.envelopes import Opening, make_offer, name_in_offer, open_envelope, seal
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews, chunks_in
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.messages import CONFIG
 from federated_health.participation import hospital_of
+from federated_health.privacy.guard import AGREED
 from federated_health.security import Identity, Role, load_identity
 from federated_health.statistics import Normalisation
 from federated_health.weights import MalformedMessageError
@@ -128,7 +129,9 @@ def _open(message: Message, context: Context, state: ConfigRecord, envelope: byt
 
 def _seal(identity: Identity, run: str, offer: bytes, key: bytes) -> bytes:
     try:
-        return seal(identity, run, offer, key)
+        envelope = seal(identity, run, offer, key)
+        logger.info("passed the key of this run on to %s", name_in_offer(offer))
+        return envelope
     except EncryptionError as error:
         logger.warning("one hospital does not get the run's key: %s", error)
         return b""
@@ -168,6 +171,8 @@ def _state_of(context: Context, run: str) -> ConfigRecord:
     """What this hospital remembers of a run; nothing of any other."""
     known = context.state.config_records.get(STATE)
     if known is None or known[RUN] != run:
+        for name in set(context.state) - {AGREED}:  # rounds, figures and a model, which are not this run's
+            del context.state[name]
         known = context.state[STATE] = ConfigRecord({RUN: run})
     return known
 

@@ -61,7 +61,7 @@ def page_of_result(result: Result, told: Instructions, facts: Mapping[str, str])
             *_decisions(result, told.threshold),
             *columns_of_run(result.figures),
             *privacy_of_run(told.privacy),
-            _released(),
+            _released(private=told.privacy is not None),
             settings_section(settings, [*others, *facts.items()]),
             model_card(task, [f"{own} and {number_of(result.hospitals - 1, 'other hospital')}"], limits),
         ),
@@ -107,13 +107,19 @@ def _decisions(result: Result, threshold: float) -> Iterator[Section]:
         yield confusion_section({FEDERATION: Counts(**result.counts).matrix}, words)
 
 
-def _released() -> Section:
-    """For who has to know what left the hospitals; `encryption.messages` has the exact list."""
+def _released(*, private: bool) -> Section:
+    """For who has to know what left the hospitals; `encryption.messages` has the exact list.
+
+    Args:
+        private: whether they trained with differential privacy.
+    """
+    sums = "its model's noisy weights" if private else "sums of its columns, its model's weights"
+    rows = "held-out patients" if private else "patients"
     items = (
         "When it joined: its name, the columns that it expects, how many patients it trains on and holds out, and its "
         "certificate.",
-        "Encrypted, so that the server could only add them: sums of its columns, its model's weights in every round, "
-        "counts and sums of losses, and at the end numbers of patients by score.",
+        f"Encrypted, so that the server could only add them: {sums} in every round, counts and sums of losses, and at "
+        f"the end numbers of {rows} by score.",
         "The key, to the other hospitals alone, each time sealed for one of them and signed.",
     )
     words = "No patient's record did. What was decrypted stayed at the hospitals, and this page is drawn from it."

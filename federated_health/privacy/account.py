@@ -92,7 +92,7 @@ class Account:
 
         Args:
             rows: that are trained on.
-            budget: epsilon that the hospital allows in all, over all runs ever; None for the plan's own.
+            budget: epsilon that the hospital allows in all, over all runs ever; None for that of the first run ever.
 
         Raises:
             BudgetError: delta is not below 1 / rows (a promise that publishing one row would keep); the run is new and
@@ -123,7 +123,7 @@ class Account:
             if file is not None:
                 self._append(file, write_line(charge, time))
             self._charges.add(charge, time)
-            self._left = (plan, _budget(plan, budget), left - 1)
+            self._left = (plan, self._allowed(plan, budget), left - 1)
 
     def statement(self, delta: float | None = None) -> Statement:
         """What was charged so far.
@@ -146,12 +146,19 @@ class Account:
 
     def _rounds_left(self, plan: PrivacyPlan, budget: float | None) -> int:
         """That may still be charged of a run."""
-        allowed = _budget(plan, budget)
+        allowed = self._allowed(plan, budget)
         if self._left is not None and self._left[:2] == (plan, allowed):
             return self._left[2]
         left = self._count_rounds_left(plan, allowed)
         self._left = (plan, allowed, left)
         return left
+
+    def _allowed(self, plan: PrivacyPlan, budget: float | None) -> float:
+        """Epsilon of all runs; without a budget no later run can ask for more than the first one did."""
+        if budget is not None:
+            return budget
+        first = next(iter(self._charges.rounds), None)
+        return plan.epsilon if first is None else first.epsilon
 
     def _count_rounds_left(self, plan: PrivacyPlan, allowed: float) -> int:
         charge, before = Charge.of(plan), self._charges.of(plan.run)
@@ -182,7 +189,7 @@ class Account:
         whole = self._charges.epsilon(delta, Charge.of(plan).times(plan.rounds - charged))
         return BudgetError(
             f"{self.path or 'this account'}: these rows have cost epsilon {spent:.4g} so far and may cost "
-            f"{_budget(plan, budget):.4g} in all (at delta {delta:g}), and the run could make it {whole:.4g}; "
+            f"{self._allowed(plan, budget):.4g} in all (at delta {delta:g}), and the run could make it {whole:.4g}; "
             "--dp-budget allows more",
             reason="what its patients' privacy may cost in all does not allow the run, or the rest of it",
         )
@@ -252,10 +259,6 @@ class Account:
         self._size += kept
         self._lines += content[:kept].count(b"\n")
         self._left = None if charges else self._left
-
-
-def _budget(plan: PrivacyPlan, budget: float | None) -> float:
-    return plan.epsilon if budget is None else budget
 
 
 def _statement_of(run: str, charges: Charges) -> RunStatement:

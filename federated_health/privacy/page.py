@@ -33,6 +33,7 @@ class AccountPage:
             f"in {_count(self.statement.charged, 'round')} of {_count(len(runs), 'run')}",
             f"accountant: {ACCOUNTANT}",
             "a round counts from before its noise was drawn, whether or not its update arrived",
+            "what left in runs without differential privacy is not in it; with --dp-budget a hospital joins none",
         ]
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:

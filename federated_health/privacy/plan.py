@@ -22,6 +22,9 @@ SMALLEST_EPSILON, LARGEST_EPSILON = 0.01, 100.0
 SMALLEST_DELTA = 1e-12
 """Below it the accountant's own rounding errors count."""
 
+SMALLEST_CLIP, LARGEST_CLIP = 1e-6, 1e6
+"""Far from where a number in floating point becomes 0 or infinite, noise among them."""
+
 MOST_STEPS = 100_000
 """Of a run, all rounds together."""
 
@@ -38,7 +41,7 @@ class PrivacyPlan:
     Attributes:
         epsilon: in [0.01, 100].
         delta: in [1e-12, 1).
-        clip: L2 norm that one patient's gradient is clipped to.
+        clip: L2 norm that one patient's gradient is clipped to, in [1e-6, 1e6].
         sampling_rate: each patient's chance to be in a step, in [1e-6, 1].
         steps: noisy local steps a round.
         learning_rate: of them.
@@ -62,7 +65,7 @@ class PrivacyPlan:
         allowed = {
             "epsilon": SMALLEST_EPSILON <= self.epsilon <= LARGEST_EPSILON,
             "delta": SMALLEST_DELTA <= self.delta < 1,
-            "clip": 0 < self.clip < math.inf,
+            "clip": SMALLEST_CLIP <= self.clip <= LARGEST_CLIP,
             "sampling_rate": SMALLEST_RATE <= self.sampling_rate <= 1,
             "steps": self.steps >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,
