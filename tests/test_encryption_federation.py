@@ -21,6 +21,7 @@ from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.federation import EncryptedFederation
+from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import RunError
 from federated_health.federation import Federation
@@ -30,6 +31,8 @@ from federated_health.messages import Update
 from federated_health.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import node_id_of
+from federated_health.participation import remembered_model
+from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
@@ -612,3 +615,9 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
+    told, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    assert told.privacy is not None
+    shown = render(page_of_result(result, told, {}, "all that there was"))
+    assert "own account: all that there was." in shown
+    assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
+    assert "sums of its columns" not in shown  # they were not asked for
