@@ -27,7 +27,7 @@ from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy import page as privacy
 from federated_health.privacy.guard import BUDGET
 from federated_health.quality import check_hospital
-from federated_health.runs import make_folder, save_final_model
+from federated_health.run_files import make_folder, save_final_model
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit

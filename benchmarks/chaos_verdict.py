@@ -15,7 +15,7 @@ from chaos_hospital import light_app
 from federated_health.federation import Federation
 from federated_health.model import Weights, load_model, predict_risk, read_description, weight_shapes, weights_hash
 from federated_health.names import FEDERATION
-from federated_health.runs import METRICS, MODEL, REPORT, ROUNDS
+from federated_health.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.tasks import HEART_DISEASE

@@ -24,6 +24,8 @@ from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence
 from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
+from federated_health.statistics import Normalisation
+from federated_health.strategies import write_arguments
 from federated_health.summaries import History, Round
 from federated_health.tally import Tally
 
@@ -158,6 +160,26 @@ class Course(ABC):
         Raises:
             CheckpointError: it is not of this strategy and model.
         """
+
+    def _instruct(self, normalisation: Normalisation) -> Instructions:
+        """What hospitals are told in every run."""
+        settings = self.settings
+        return Instructions(
+            task=settings.task,
+            schema=settings.task_declaration.schema_hash,
+            model=settings.model,
+            strategy=settings.strategy,
+            strategy_args=write_arguments(settings.strategy_arguments),
+            rounds=len(self.history),
+            local_epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            l2=settings.l2,
+            seed=settings.seed,
+            threshold=self.threshold,
+            normalisation=normalisation,
+            privacy=self.privacy,
+        )
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         """What every run takes from a checkpoint."""

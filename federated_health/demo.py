@@ -19,7 +19,7 @@ from federated_health.errors import RunError
 from federated_health.metrics import roc_auc
 from federated_health.processes import door, free_port, interrupt, process
 from federated_health.readmission import generate_patients, held_out_probability
-from federated_health.runs import METRICS, MODEL, REPORT
+from federated_health.run_files import METRICS, MODEL, REPORT
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.tasks import HEART_DISEASE, READMISSION

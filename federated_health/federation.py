@@ -18,7 +18,7 @@ from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.replies import Accepted, Participants
 from federated_health.settings import Settings
 from federated_health.statistics import Normalisation, merge_sums, normalisation_from, public_normalisation
-from federated_health.strategies import STRATEGIES, write_arguments
+from federated_health.strategies import STRATEGIES
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.weights import weights_to_record
 
@@ -100,23 +100,7 @@ class Federation(Course):
 
     def instructions(self) -> Instructions:
         assert self.normalisation is not None, "gather comes first"
-        settings = self.settings
-        return Instructions(
-            task=settings.task,
-            schema=settings.task_declaration.schema_hash,
-            model=settings.model,
-            strategy=settings.strategy,
-            strategy_args=write_arguments(settings.strategy_arguments),
-            rounds=len(self.history),
-            local_epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            l2=settings.l2,
-            seed=settings.seed,
-            threshold=self.threshold,
-            normalisation=self.normalisation,
-            privacy=self.privacy,
-        )
+        return self._instruct(self.normalisation)
 
     def checkpoint(self) -> Checkpoint:
         assert self.normalisation is not None, "gather comes first"

@@ -1,47 +1,40 @@
-"""A run's folder: settings, rounds, metrics, model and report. Each file is whole or not there."""
+"""A run's folder: its files (see `run_files`) and its checkpoints, for one server at a time."""
 
-import csv
-import json
 import logging
 import os
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health import __version__
 from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.course import Course
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
-from federated_health.messages import Instructions
-from federated_health.model import Weights, build_model, save_model, weights_hash
-from federated_health.names import FEDERATION
-from federated_health.report.page import Page, render
+from federated_health.run_files import (
+    METRICS,
+    MODEL,
+    REPORT,
+    ROUNDS,
+    SETTINGS,
+    append_round,
+    make_folder,
+    metrics_of,
+    save_final_model,
+    write_json,
+    write_report,
+    write_rounds,
+)
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, Value
-from federated_health.summaries import HospitalRound, Round
+from federated_health.summaries import Round
 from federated_health.tables import hash_file
-from federated_health.tasks import get_task
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
-_ROUND_COLUMNS = (
-    "round",
-    "hospital",
-    "train_examples",
-    "train_loss",
-    "test_examples",
-    "test_loss",
-    "test_accuracy",
-)
 
 
 class RunFolder:
@@ -105,11 +98,7 @@ class RunFolder:
         if len(federation.history) == 1:
             self._write_rounds(federation.history)
         else:
-            try:
-                with (self.path / ROUNDS).open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows(_rows_of_round(federation.history[-1]))
-            except OSError as error:
-                raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
+            append_round(self.path / ROUNDS, federation.history[-1])
         self._checkpoints.save(federation.checkpoint())
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
@@ -166,19 +155,6 @@ class RunFolder:
             self.path / REPORT,
             lambda: page_of_run(federation, figures, list(federation.history), stopped=stopped, others=files),
         )
-
-
-def metrics_of(told: Instructions) -> dict[str, Any]:
-    """What metrics.json says of how a model was trained."""
-    return {
-        "task": told.task,
-        "strategy": told.strategy,
-        "strategy_args": told.strategy_args,
-        "model": told.model,
-        "rounds": told.rounds,
-        "seed": told.seed,
-        "threshold": told.threshold,
-    }
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -243,97 +219,3 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that is too long, or a folder that may not be looked into
         return False
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, or find it, and make sure that files can be written there.
-
-    Raises:
-        RunError: they cannot.
-    """
-    probe = path / ".writable"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written to ({error.strerror})") from None
-
-
-def save_final_model(path: Path, instructions: Instructions, weights: Weights) -> None:
-    """The self-contained Keras model of a federation's weights, with a description of how it came to be.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    model = build_model(get_task(instructions.task), instructions.model, instructions.normalisation, weights)
-    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(instructions)}
-    try:
-        save_model(path, model, description)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def write_report(path: Path, make: Callable[[], Page]) -> None:
-    """Write a page, or say in one line why there is none: what it shows is saved already, and should not seem lost.
-
-    Raises:
-        RunError: it cannot be made or written.
-    """
-    try:
-        text = render(make())
-    except Exception as error:
-        # Where it happened, without the exception's words: they may hold values.
-        frames = traceback.extract_tb(error.__traceback__)
-        logger.debug("".join(traceback.format_list(frames)))
-        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        raise RunError(
-            f"{path}: could not be made ({type(error).__name__} in {where}); everything else is saved"
-        ) from error
-    write_text(path, text)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    path = path.resolve()  # what a link names is written, and the link stays
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe, or a folder, which refuses
-            path.write_text(text, encoding="utf-8", newline="\n")
-            return
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def write_rounds(path: Path, history: Sequence[Round]) -> None:
-    """rounds.csv whole or not at all."""
-    text = StringIO(newline="")
-    csv.writer(text).writerows([_ROUND_COLUMNS, *(row for record in history for row in _rows_of_round(record))])
-    write_text(path, text.getvalue())
-
-
-def _rows_of_round(record: Round) -> list[list[int | str]]:
-    """Of rounds.csv: a row a hospital, then the federation's."""
-    of = {**record.hospitals, FEDERATION: record.federation}
-    return [[record.number, name, *_round_cells(one)] for name, one in of.items()]
-
-
-def _round_cells(one: HospitalRound) -> list[int | str]:
-    counts = one.counts
-    figures = [one.train_loss, counts.loss if counts else None, counts.accuracy if counts else None]
-    train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
-    return [one.train_examples, train_loss, counts.examples if counts else 0, test_loss, accuracy]

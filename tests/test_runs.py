@@ -13,21 +13,14 @@ from typing import Any
 
 import pytest
 
-from federated_health import runs
+from federated_health import run_files, runs
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.model import read_description
 from federated_health.report.page import Page
-from federated_health.runs import (
-    RunFolder,
-    make_folder,
-    read_checkpoint,
-    settings_to_resume,
-    write_json,
-    write_report,
-    write_text,
-)
+from federated_health.run_files import make_folder, write_json, write_report, write_text
+from federated_health.runs import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.tables import hash_file
@@ -512,14 +505,14 @@ def test_a_folder_that_was_removed_in_the_middle_is_one_line(tmp_path: Path) -> 
 def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = runs.write_text
+    real = run_files.write_text
 
     def refuse(path: Path, text: str) -> None:
         if path.name == name:
             raise RunError(f"{path}: cannot be written (No space left on device)")
         real(path, text)
 
-    monkeypatch.setattr(runs, "write_text", refuse)
+    monkeypatch.setattr(run_files, "write_text", refuse)
     with pytest.raises(RunError, match="No space left"):
         go(chosen_for(tmp_path / "run"))
     monkeypatch.undo()

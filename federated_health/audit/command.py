@@ -14,7 +14,8 @@ from federated_health.audit.trials import Outcome, Plan, Trial, run_trial
 from federated_health.dataset_folder import find_hospital, read_manifest
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
-from federated_health.runs import REPORT, files_of_run, make_folder, write_json, write_report
+from federated_health.run_files import REPORT, make_folder, write_json, write_report
+from federated_health.runs import files_of_run
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.tables import hash_file
 from federated_health.tasks import get_task

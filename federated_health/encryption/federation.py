@@ -23,7 +23,7 @@ from federated_health.model import weight_shapes
 from federated_health.replies import Accepted
 from federated_health.settings import LEAST_ENCRYPTED, OPERATIONAL, Settings
 from federated_health.statistics import Normalisation
-from federated_health.strategies import STRATEGIES, write_arguments
+from federated_health.strategies import STRATEGIES
 from federated_health.summaries import HospitalRound, Round
 
 logger = logging.getLogger(__name__)
@@ -180,23 +180,7 @@ class EncryptedFederation(Course):
 
     def instructions(self) -> Instructions:
         """What hospitals are told; the normalisation and the threshold they know by themselves."""
-        settings = self.settings
-        return Instructions(
-            task=settings.task,
-            schema=settings.task_declaration.schema_hash,
-            model=settings.model,
-            strategy=settings.strategy,
-            strategy_args=write_arguments(settings.strategy_arguments),
-            rounds=len(self.history),
-            local_epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            l2=settings.l2,
-            seed=settings.seed,
-            threshold=self.threshold,
-            normalisation=NOT_KNOWN,
-            privacy=self.privacy,
-        )
+        return self._instruct(NOT_KNOWN)
 
     def _present(self) -> list[int]:
         return self._keys.brief(self._roster.present(), self._column_sums, self._patients)

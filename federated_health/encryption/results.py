@@ -9,7 +9,7 @@ from federated_health.encryption.page import page_of_result
 from federated_health.messages import Instructions
 from federated_health.model import Weights, weights_hash
 from federated_health.participation import account_of
-from federated_health.runs import (
+from federated_health.run_files import (
     METRICS,
     MODEL,
     REPORT,

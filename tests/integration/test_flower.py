@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,20 +40,32 @@ def test_flwr_run_trains_the_same_apps_for_two_rounds(flower: dict[str, str], tm
     shutil.copytree(PROJECT / "federated_health", checkout / "federated_health")
     (checkout / "data").mkdir()
     subprocess.run(door("create_dataset.py"), cwd=checkout, check=True, capture_output=True, timeout=60)
-    command = ["flwr", "run", ".", "--federation-config", "num-supernodes=4", "--run-config", "rounds=2", "--stream"]
-    ended = subprocess.run(
-        [*command, "--run-config", 'out="runs/simulated"'],
-        cwd=checkout,
-        env=flower,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    metrics_file = checkout / "runs" / "simulated" / "metrics.json"
-    assert metrics_file.exists(), ended.stdout + ended.stderr
-    metrics = json.loads(metrics_file.read_text())
-    assert metrics["rounds"] == 2
+
+    def run(out: str, **settings: object) -> dict[str, Any]:
+        config = " ".join(f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in settings.items())
+        command = ["flwr", "run", ".", "--federation-config", "num-supernodes=4", "--stream", "--run-config"]
+        ended = subprocess.run(
+            [*command, f'{config} rounds=2 out="{out}"'],
+            cwd=checkout,
+            env=flower,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        metrics_file = checkout / out / "metrics.json"
+        assert metrics_file.exists(), ended.stdout + ended.stderr
+        metrics: dict[str, Any] = json.loads(metrics_file.read_text())
+        assert metrics["rounds"] == 2
+        return metrics
+
+    metrics = run("runs/simulated")
     assert list(metrics["hospitals"]) == ["cleveland", "hungary", "switzerland", "va-long-beach"]
     assert metrics["federation"]["test_examples"] == 231
     assert (checkout / "runs" / "simulated" / "model.keras").exists()
+
+    private = run("runs/private", dp_epsilon=4.0)
+    assert list(private["hospitals"]) == list(metrics["hospitals"])
+    assert private["privacy"]["epsilon"] == 4
+    for name in private["hospitals"]:
+        assert (checkout / "data" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 2
