@@ -54,8 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=seed_help)
     budget_help = "epsilon that may be spent in all, over all runs; none without differential privacy"
     parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=budget_help)
-    parser.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
-    parser.add_argument("--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds; no more")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
+    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds; no more")
     parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
     parser.add_argument("--tls", metavar="DIR", help="folder of this hospital's key and certificate")
@@ -127,8 +128,8 @@ def keep(context: Context, out: Path | None) -> None:
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             save_final_model(out / "model.keras", *kept)
-            results.save_result(out, context, *kept)
-        if kept[0].privacy is not None:
+            logger.info("saved in %s: model.keras%s", out, results.save_result(out, context, *kept))
+        if kept[0].privacy:
             logger.info("%s", participation.account_of(context).statement().describe())
 
 

@@ -130,6 +130,7 @@ def serve() -> None:
     flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
     config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}
     settings = Settings.from_config(config)
+    settings.check_given(flags)
     utils.configure_logging(verbose=settings.verbose)
     tls = load_identity(Path(settings.tls), Role.SERVER) if settings.tls else None
     check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)

@@ -218,10 +218,11 @@ def round_progress(total: int) -> Iterator[Callable[[int, float | None, float | 
             nonlocal first, first_done
             if not first:
                 first, first_done = number, time.monotonic()
-            text = f"loss {figure(loss)}  accuracy {figure(accuracy)}"
+            is_known = loss is not None or accuracy is not None  # the server of an encrypted run cannot read them
+            text = f"loss {figure(loss)}  accuracy {figure(accuracy)}" if is_known else ""
             progress.update(bar, completed=number, text=text)
             if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (first, total)):
-                say(f"round {number}/{total}: {text}")
+                say(f"round {number}/{total}{text and f': {text}'}")
             if number == total:
                 after_first = (total - first) / max(time.monotonic() - first_done, 1e-9)
                 line = f"{total - first + 1} rounds in {time.monotonic() - started:.1f} s"

@@ -6,7 +6,7 @@ from typing import Any
 
 import utils
 from federated_health.audit import verb as audit
-from federated_health.demo import SCENARIOS, run_demo
+from federated_health.demo import SCENARIOS, check_demo, run_demo
 from federated_health.evidence import verb as evidence
 from federated_health.security import command as certificates
 
@@ -28,8 +28,10 @@ def add_demo(verbs: Any) -> None:
 def start_demo(flags: argparse.Namespace) -> None:
     """A server and its hospitals as processes."""
     usual = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
-    given = {"--rounds": flags.rounds, "--dp-epsilon": flags.dp_epsilon}
-    extra = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    asked = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
+    given = {name: value for name, value in asked.items() if value is not None}
+    check_demo(flags.task, encrypt=flags.encrypt, given=given)
+    extra = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     run_demo(flags.out or usual, flags.task, extra, encrypt=flags.encrypt)
 
 

@@ -19,8 +19,9 @@ from federated_health.errors import RunError
 from federated_health.metrics import roc_auc
 from federated_health.processes import door, free_port, interrupt, process
 from federated_health.readmission import generate_patients, held_out_probability
-from federated_health.run_files import METRICS, MODEL
+from federated_health.run_files import METRICS, MODEL, REPORT
 from federated_health.security import make_all_identities
+from federated_health.settings import Settings, Value, read_defaults
 from federated_health.tasks import HEART_DISEASE, READMISSION
 
 POLL_INTERVAL = 0.1
@@ -33,17 +34,19 @@ class Scenario:
     Attributes:
         source: as create_dataset.py knows it.
         strategy: as server.py knows it.
+        hospitals: that the source has.
         patients: example patients to score.
     """
 
     source: str
     strategy: str
+    hospitals: int
     patients: str
 
 
 SCENARIOS = {
-    HEART_DISEASE.name: Scenario("uci", "fedavg", "data/example_patients.csv"),
-    READMISSION.name: Scenario("readmission", "average", "data/example_patients_readmission.csv"),
+    HEART_DISEASE.name: Scenario("uci", "fedavg", 4, "data/example_patients.csv"),
+    READMISSION.name: Scenario("readmission", "average", 2, "data/example_patients_readmission.csv"),
 }
 
 
@@ -95,7 +98,22 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
     if "generator_seed" in manifest["source"]:
         print(_compare(manifest["source"], json.loads((results / METRICS).read_text())["federation"]))
     predict = f"{shlex.quote(sys.executable)} predict.py {results / MODEL} {scenario.patients}"
-    print(f"Everything is in {out}/. Score new patients:\n  {predict}")
+    report = f", the report in {results / REPORT}" if encrypt else ""
+    print(f"Everything is in {out}/{report}. Score new patients:\n  {predict}")
+
+
+def check_demo(task: str, *, encrypt: bool, given: Mapping[str, Value]) -> None:
+    """Refuse what the server would, before there is anything in the demo's folder.
+
+    Args:
+        given: further settings, by flag.
+
+    Raises:
+        SettingsError: the server would not start with them.
+    """
+    scenario = SCENARIOS[task]
+    own: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
+    Settings.from_config({**read_defaults(), **own, "encrypt": encrypt, **given})
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:

@@ -118,7 +118,10 @@ def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Se
     if gone := [name for name in rows if name not in figures["hospitals"]]:
         blocks.append(Text(words=f"Gave no figures of the last model: {list_some(gone, ', ')}."))
     if "joining" not in figures:
-        blocks.append(Text(words="What joining gave them is not known: no hospital was asked, or none could answer."))
+        why = "no hospital was asked, or none could answer"
+        if federation.privacy is not None:
+            why = "differential privacy leaves no room for the comparison"
+        blocks.append(Text(words=f"What joining gave them is not known: {why}."))
     if faults := federation.tally.describe():
         more = [f"and {len(faults) - MOST_ROWS:,} more lines, in metrics.json"] if len(faults) > MOST_ROWS else []
         blocks += [

@@ -5,27 +5,33 @@ from collections.abc import Iterator
 from federated_health.metrics import MINIMUM_CELL
 from federated_health.privacy.plan import PROMISE, PrivacyPlan
 from federated_health.report.page import Block, Bullets, Caution, Section, Text
+from federated_health.report.words import number_of
 from federated_health.statistics import MINIMUM_OBSERVED
 
 
-def privacy_of_run(plan: PrivacyPlan | None) -> Iterator[Section]:
-    """What was promised to each training patient, and by what means; nothing without differential privacy."""
+def privacy_of_run(plan: PrivacyPlan | None, account: str = "") -> Iterator[Section]:
+    """What was promised to each training patient, and by what means; nothing without differential privacy.
+
+    Args:
+        account: what the hospital that writes the page was charged, in a line; empty on a server's page.
+    """
     if plan is None:
         return
     blocks: list[Block] = [
         Text(
             words=f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its "
-            f"training patients, over the whole run: {PROMISE}."
+            f"training patients, over the whole run: {PROMISE.replace('*', '')}."
         ),
         Bullets(
             items=(
-                f"In each of {plan.steps} steps a round a patient takes part with chance {plan.sampling_rate:g}; its "
-                f"gradient is clipped to an L2 norm of {plan.clip:g}, and Gaussian noise of {plan.noise_multiplier:g} "
-                "times that is added to their sum, at the hospital.",
+                f"{number_of(plan.steps, 'step')} a round; in each a patient takes part with chance "
+                f"{plan.sampling_rate:g}, its gradient is clipped to an L2 norm of {plan.clip:g}, and Gaussian noise "
+                f"of {plan.noise_multiplier:g} times that is added to their sum, at the hospital.",
                 f"The noise is enough for {plan.rounds} rounds, which each hospital counts on its own disk: a round "
                 "that is repeated counts again.",
                 "Columns are scaled by what the task declares of them. No sums, training losses, training scores or "
                 "comparisons with a hospital's own model were released, so the threshold is 0.5.",
+                *([f"This hospital's own account: {account}."] if account else []),
             )
         ),
         Caution(words="Figures on held-out patients, above, are exact: those patients are not protected by it."),

@@ -167,7 +167,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
-    if checkpoints.is_empty() and _is_there(path / MODEL):
+    # An encrypted run leaves metrics.json, and no model.
+    if checkpoints.is_empty() and (_is_there(path / MODEL) or _is_there(path / METRICS)):
         raise RunError(f"{path}: the run is over; there is nothing to resume")
     if not _is_there(path):
         raise RunError(f"{path}: holds no checkpoint: there is no such folder, or it may not be looked into")

@@ -1,7 +1,7 @@
 """One frozen, validated set of settings: [tool.flwr.app.config] in pyproject.toml, then flags or run config."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,19 @@ class Settings:
             raise SettingsError(
                 f"strategy: {self.strategy} has to read every update, which --encrypt prevents; not so: {means}"
             )
+
+    def check_given(self, flags: Iterable[str]) -> None:
+        """Refuse flags of differential privacy without it: who gives one believes that patients are protected.
+
+        Args:
+            flags: that were given, whatever their values.
+
+        Raises:
+            SettingsError: there is such a flag.
+        """
+        of_privacy = [flag for flag in flags if flag.startswith("dp-") and flag != "dp-epsilon"]
+        if of_privacy and not self.dp_epsilon:
+            raise SettingsError(f"{', '.join(of_privacy)}: nothing is private without --dp-epsilon, which is 0")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:

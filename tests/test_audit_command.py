@@ -70,6 +70,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--epsilons 1,-2", 2, "argument --epsilons: expected numbers above 0 between commas"),
         ("--epsilons 1,2,1", 2, "epsilons: each one once, got 1, 2, 1"),
         ("--epsilons 1e6", 2, "dp-epsilon"),
+        ("--dp-delta 0.0045", 2, "dp-delta: expected less than 1/227, one over the training rows, got 0.0045"),
         ("--jobs 0", 2, "argument --jobs: expected a whole number from 1, got '0'"),
         ("--rounds 0", 2, "rounds: expected at least 1, got 0"),
         ("--strategy qfedavg --epsilons 1", 2, "qfedavg: needs each hospital's training loss"),

@@ -93,7 +93,7 @@ def test_every_attack_and_hospital_has_a_row() -> None:
 
 def test_the_page_says_what_is_promised_and_how_few_one_per_cent_are() -> None:
     html = render(page())
-    assert "neighbours differ by adding or removing one *training* row" in html
+    assert "neighbours differ by adding or removing one training row" in html
     assert "1 % is 0 patients" in html
     assert html == render(page())
 

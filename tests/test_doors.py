@@ -955,6 +955,7 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         (["--round-timeout", 0], 2, "round-timeout: expected more than 0, got 0.0"),
         (["--round-timeout", "nan"], 2, "round-timeout: expected more than 0, got nan"),
         (["--wait", "inf"], 2, "wait: expected at most 1e+07, got inf"),
+        (["--dp-delta", 1e-3, "--dp-steps", 1], 2, "dp-delta, dp-steps: nothing is private without --dp-epsilon"),
         (["--encrypt"], 2, "tls: --encrypt needs it: hospitals pass their key on by their certificates"),
         (["--encrypt", "--hospitals", 2], 2, "hospitals: expected at least 3 with --encrypt"),
         (["--encrypt", "--strategy", "krum"], 2, "strategy: krum has to read every update, which --encrypt prevents"),
@@ -973,6 +974,7 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         (["--resume", "file"], 1, "file/checkpoints: cannot be read (Not a directory)"),
         (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
         (["--resume", "over"], 1, "over: the run is over; there is nothing to resume"),
+        (["--resume", "encrypted"], 1, "encrypted: the run is over; there is nothing to resume"),
         (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
         (["--resume", "torn"], 1, "torn/checkpoints: holds no checkpoint that is whole"),
         (["--resume", "cut", "--seed", 7], 1, "it began with: seed is 42 and not 7"),
@@ -989,9 +991,10 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     flags: list[object], code: int, words: str, run: Run
 ) -> None:
     Path("file").touch()
-    for name in ("empty", "over", "study", "torn/checkpoints"):
+    for name in ("empty", "over", "encrypted", "study", "torn/checkpoints"):
         Path(name).mkdir(parents=True)
     Path("over/model.keras").touch()
+    Path("encrypted/metrics.json").touch()
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")

@@ -21,7 +21,7 @@ from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.federation import EncryptedFederation
-from federated_health.encryption.results import save_result
+from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
@@ -32,7 +32,7 @@ from federated_health.metrics import count_outcomes, merge_counts, probability, 
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.participation import remembered_model
-from federated_health.run_files import save_final_model
+from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
@@ -616,13 +616,12 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    kept = remembered_model(hospitals.contexts["hungary"])
-    assert kept is not None
-    save_final_model(tmp_path / "model.keras", *kept)
-    save_result(tmp_path, hospitals.contexts["hungary"], *kept)
-    report = (tmp_path / "report.html").read_text()
-    assert "noisy weights in every round, counts and sums of losses, and at the end numbers of held-out" in report
-    assert "sums of its columns" not in report
+    told, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    assert told.privacy is not None
+    shown = render(page_of_result(result, told, {}, "all that there was"))
+    assert "own account: all that there was." in shown
+    assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
+    assert "sums of its columns" not in shown  # they were not asked for
 
 
 def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(hospitals: Hospitals) -> None:

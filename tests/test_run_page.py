@@ -239,6 +239,18 @@ def test_a_run_without_an_appraisal_has_no_verdict_and_says_so() -> None:
     assert "Was joining worth it" not in page.lead
 
 
+def test_a_private_run_says_why_nobody_knows_what_joining_gave() -> None:
+    hospitals = {name: replace(one, appraisal=None) for name, one in three().items()}
+    page = page_of(hospitals, dp_epsilon=8.0)
+    (text, *_) = blocks(section(page, "Who took part"), Text)
+    assert text.words.endswith("not known: differential privacy leaves no room for the comparison.")
+    (promise,) = blocks(section(page, "Differential privacy"), Text)
+    assert "*" not in promise.words
+    (bullets,) = blocks(section(page, "Differential privacy"), Bullets)
+    assert bullets.items[0].startswith("1 step a round; in each a patient takes part with chance 0.5, its gradient")
+    assert "own account" not in "".join(bullets.items)  # the server has none
+
+
 def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
     page = stopped_page(three())
     assert titles(page) == [

@@ -166,6 +166,9 @@ def _plan_of(request: Request, hospitals: Mapping[str, Hospital]) -> Plan:
     privacies = {PLAIN: Settings.from_config({**config, "dp-epsilon": 0.0})}
     for epsilon in sorted(request.epsilons, reverse=True):
         privacies[name_of(epsilon)] = Settings.from_config({**config, "dp-epsilon": epsilon})
+    delta, most = privacies[PLAIN].dp_delta, max(len(one.train) for one in hospitals.values())
+    if delta * most >= 1:  # hospitals would refuse it, when all that comes before is trained
+        raise SettingsError(f"dp-delta: expected less than 1/{most}, one over the training rows, got {delta!r}")
     fewest = min(len(one.train) for one in hospitals.values())
     sizes = (*(size for size in SIZES if size < fewest), fewest) if request.draws else ()
     return Plan(

@@ -76,7 +76,7 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
                     ("privacy settings", ", ".join(figures)),
                     ("SHA-256 of the schema", plan.task.schema_hash),
                 ],
-                leave_out=frozenset({"appraisal", "dp-epsilon"}),
+                leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
             ),
             model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
         ),
@@ -125,9 +125,9 @@ def _choice(figures: Mapping[str, Any], runs: int) -> Section:
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the worth of the models. {told}.",
-            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {INTERVAL}. Dashed: guessing. Good "
-            "choices lie low and to the right. Encrypted averaging gives the same models as plain averaging, and so "
-            "lies on it, but for the updates, of which the server has none.",
+            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {INTERVAL}. Dashed: guessing. Every "
+            "picture has a vertical scale of its own. Good choices lie low and to the right. Encrypted averaging gives "
+            "the same models as plain averaging, and so lies on it, but for the updates, of which the server has none.",
         ),
         _table(
             f"ROC-AUC of attacks ({INTERVAL})",
@@ -243,7 +243,7 @@ def _method(plan: Plan) -> Section:
                     "al. 2019, Geiping et al. 2020); of a single patient, the exact solution (Phong et al. 2018).",
                     "Intervals are a bootstrap over patients, given the trained models: a patient is drawn with all "
                     "that every federation says of them.",
-                    f"Differential privacy: {PROMISE}.",
+                    f"Differential privacy: {PROMISE.replace('*', '')}.",
                     "An attack that fails is no proof that none succeeds; the promise of differential privacy holds "
                     "for every attack.",
                 )

@@ -33,11 +33,12 @@ FROM_BINS = (
 )
 
 
-def page_of_result(result: Result, told: Instructions, facts: Mapping[str, str]) -> Page:
+def page_of_result(result: Result, told: Instructions, facts: Mapping[str, str], account: str = "") -> Page:
     """What a hospital knows of an encrypted run, as a page.
 
     Args:
         facts: to be shown beside the settings, such as hashes of files.
+        account: what this hospital's training rows were charged, in a line; empty without differential privacy.
     """
     task, (own,) = get_task(told.task), result.figures["hospitals"]
     together = f"{number_of(result.hospitals, 'hospital')}, {number_of(told.rounds, 'round')}"
@@ -60,7 +61,7 @@ def page_of_result(result: Result, told: Instructions, facts: Mapping[str, str])
             *_curves(result, settings.seed),
             *_decisions(result, told.threshold),
             *columns_of_run(result.figures),
-            *privacy_of_run(told.privacy),
+            *privacy_of_run(told.privacy, account),
             _released(private=told.privacy is not None),
             settings_section(settings, [*others, *facts.items()]),
             model_card(task, [f"{own} and {number_of(result.hospitals - 1, 'other hospital')}"], limits),
@@ -113,13 +114,14 @@ def _released(*, private: bool) -> Section:
     Args:
         private: whether they trained with differential privacy.
     """
-    sums = "its model's noisy weights" if private else "sums of its columns, its model's weights"
-    rows = "held-out patients" if private else "patients"
+    sums, weights = ("", "noisy weights") if private else ("sums of its columns, ", "weights")
+    losses = "sums of their losses" if private else "sums of losses"
     items = (
         "When it joined: its name, the columns that it expects, how many patients it trains on and holds out, and its "
         "certificate.",
-        f"Encrypted, so that the server could only add them: {sums} in every round, counts and sums of losses, and at "
-        f"the end numbers of {rows} by score.",
+        f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts "
+        f"{'of held-out patients ' if private else ''}and {losses}, and at the end numbers of "
+        f"{'the same' if private else 'patients'} by score.",
         "The key, to the other hospitals alone, each time sealed for one of them and signed.",
     )
     words = "No patient's record did. What was decrypted stayed at the hospitals, and this page is drawn from it."

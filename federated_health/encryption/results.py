@@ -8,6 +8,7 @@ from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.page import page_of_result
 from federated_health.messages import Instructions
 from federated_health.model import Weights, weights_hash
+from federated_health.participation import account_of
 from federated_health.run_files import (
     METRICS,
     MODEL,
@@ -22,17 +23,20 @@ from federated_health.run_files import (
 from federated_health.tables import hash_file
 
 
-def save_result(folder: Path, context: Context, instructions: Instructions, weights: Weights) -> None:
+def save_result(folder: Path, context: Context, instructions: Instructions, weights: Weights) -> str:
     """settings.json, rounds.csv, metrics.json and report.html of an encrypted run, beside its model; else nothing.
 
     They hold the federation's figures and this hospital's own.
+
+    Returns:
+        What was written, each name after a comma.
 
     Raises:
         RunError: one cannot be written.
     """
     result = remembered_result(context)
     if result is None:
-        return
+        return ""
     write_json(folder / SETTINGS, result.settings)
     write_rounds(folder / ROUNDS, result.rounds)
     privacy = instructions.privacy
@@ -51,4 +55,6 @@ def save_result(folder: Path, context: Context, instructions: Instructions, weig
         "SHA-256 of the weights": weights_hash(weights),
         f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
     }
-    write_report(folder / REPORT, lambda: page_of_result(result, instructions, facts))
+    account = account_of(context).statement().describe().removeprefix("privacy: ") if privacy else ""
+    write_report(folder / REPORT, lambda: page_of_result(result, instructions, facts, account))
+    return "".join(f", {name}" for name in (REPORT, METRICS, ROUNDS, SETTINGS))
