@@ -37,7 +37,7 @@ from federated_health.model import Weights, weight_shapes
 from federated_health.names import is_hospital_name
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.records import METRICS, read_floats, read_metrics, read_number, read_whole
-from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation
+from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation, withheld_sums
 from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 
@@ -127,9 +127,16 @@ def read_proximal_mu(record: Mapping[str, Any]) -> float:
     return value
 
 
+_SUMS = {"count", "total", "squares"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Introduction:
-    """How a hospital introduces itself, once."""
+    """How a hospital introduces itself, once.
+
+    Attributes:
+        sums: of its training rows; where none are released they are 0 and are not sent.
+    """
 
     name: str
     train_examples: int
@@ -145,7 +152,7 @@ class Introduction:
         )
 
     def to_content(self) -> RecordDict:
-        sums = {name: getattr(self.sums, name).tolist() for name in ("count", "total", "squares")}
+        sums = {name: getattr(self.sums, name).tolist() for name in _SUMS} if self.sums.are_released else {}
         return RecordDict(
             {
                 HOSPITAL: ConfigRecord({"name": self.name}),
@@ -161,12 +168,14 @@ class Introduction:
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
-        metrics = read_metrics(content, {"train-examples", "test-examples", "count", "total", "squares"})
+        are_released = bool(_SUMS & set(content.metric_records.get(METRICS, {})))
+        metrics = read_metrics(content, {"train-examples", "test-examples", *(_SUMS if are_released else ())})
         train_examples = read_whole(metrics, "train-examples", 1)
-        sums = ColumnSums(
-            **{key: read_floats(metrics, key, len(measurements)) for key in ("count", "total", "squares")}
-        )
-        _check_sums(sums, train_examples, measurements)
+        if are_released:
+            sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in _SUMS})
+            _check_sums(sums, train_examples, measurements)
+        else:
+            sums = withheld_sums(len(measurements))
         return cls(
             name=name,
             train_examples=train_examples,

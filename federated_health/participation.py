@@ -165,6 +165,8 @@ def introduce(message: Message, context: Context) -> Introduction:
     hospital = hospital_of(message, context)
     positions = list(hospital.task.measurement_positions)
     plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
+    if plan is not None:
+        logger.info("%s", plan.describe())
     is_withheld = plan is not None or message.content.config_records[CONFIG].get(WITHHELD) is True
     return Introduction(
         name=hospital.name,

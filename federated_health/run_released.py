@@ -20,7 +20,7 @@ def privacy_of_run(plan: PrivacyPlan | None, account: str = "") -> Iterator[Sect
     blocks: list[Block] = [
         Text(
             words=f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its "
-            f"training patients, over the whole run: {PROMISE.replace('*', '')}."
+            f"training patients, over the whole run: {PROMISE}."
         ),
         Bullets(
             items=(

@@ -99,17 +99,27 @@ class Settings:
         maximum=LARGEST_EPSILON,
     )
     dp_delta: float = _setting(
-        "its delta, which must be below 1 / a hospital's training rows", minimum=SMALLEST_DELTA, maximum=0.5
+        "delta of differential privacy, which must be below 1 / a hospital's training rows",
+        minimum=SMALLEST_DELTA,
+        maximum=0.5,
     )
     dp_clip: float = _setting(
-        "with it, the L2 norm to which each patient's gradient is clipped", minimum=SMALLEST_CLIP, maximum=LARGEST_CLIP
+        "under differential privacy, the L2 norm to which each patient's gradient is clipped",
+        minimum=SMALLEST_CLIP,
+        maximum=LARGEST_CLIP,
     )
     dp_sampling_rate: float = _setting(
-        "with it, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
+        "under differential privacy, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
     )
-    dp_steps: int = _setting("with it, steps of local training in a round, in place of --local-epochs", minimum=1)
-    dp_learning_rate: float = _setting("with it, their size, in place of --learning-rate", above=0)
-    dp_spare_rounds: int = _setting("with it, rounds that may be repeated within the same epsilon", minimum=0)
+    dp_steps: int = _setting(
+        "under differential privacy, steps of local training in a round, in place of --local-epochs", minimum=1
+    )
+    dp_learning_rate: float = _setting(
+        "under differential privacy, the size of these steps, in place of --learning-rate", above=0
+    )
+    dp_spare_rounds: int = _setting(
+        "under differential privacy, rounds that may be repeated within the same epsilon", minimum=0
+    )
     address: str = _setting("where the server listens, HOST:PORT")
     tls: str = _setting("folder of the server's key and certificate (see `certificates`); empty for no encryption")
     wait: float = _setting(

@@ -29,6 +29,11 @@ class ColumnSums:
     total: Vector
     squares: Vector
 
+    @property
+    def are_released(self) -> bool:
+        """Whether they tell anything of any column."""
+        return bool(np.any([self.count, self.total, self.squares]))
+
 
 @dataclass(frozen=True)
 class Normalisation:

@@ -48,7 +48,7 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
         auc_rows(AUDIT.figures)["encrypted"]["the final model"] == auc_rows(AUDIT.figures)["plain"]["the final model"]
     )
     (caution,) = [block for block in section("The choice").blocks if isinstance(block, Caution)]
-    assert "the server holds 0 plain values of any hospital's update" in caution.words
+    assert "the server holds ciphertexts and no key" in caution.words
 
 
 def test_the_strongest_attack_stands_for_all() -> None:

@@ -41,7 +41,7 @@ def test_a_page_by_hand(path: Path) -> None:
     assert page.title == f"What the training rows were charged, by {path}"
     assert page.lines() == [
         "from 2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC",
-        "promised: neighbours differ by adding or removing one *training* row; which rows are held out and how many "
+        "promised: neighbours differ by adding or removing one training row; which rows are held out and how many "
         "rows there are is public; held-out patients are not protected by it",
         f"spent in all: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
         "accountant: privacy loss distributions (dp-accounting), Poisson-sampled Gaussian",

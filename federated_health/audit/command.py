@@ -8,7 +8,7 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from federated_health import __version__
-from federated_health.audit.figures import ENCRYPTED, PLAIN, figures_of_audit
+from federated_health.audit.figures import PLAIN, figures_of_audit
 from federated_health.audit.page import page_of_audit
 from federated_health.audit.trials import Outcome, Plan, Trial, run_trial
 from federated_health.dataset_folder import find_hospital, read_manifest
@@ -83,7 +83,6 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
             "schema": plan.task.schema_hash,
             "hospitals": hashes,
             "smallest": plan.smallest,
-            "plain_updates_at_server": {PLAIN: settings.rounds * len(hospitals), ENCRYPTED: 0},
         },
         "privacies": found,
     }

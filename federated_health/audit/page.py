@@ -151,9 +151,10 @@ def _choice(figures: Mapping[str, Any], runs: int) -> Section:
     ]
     if ENCRYPTED in figures:
         words = (
-            "With encrypted averaging the server holds 0 plain values of any hospital's update: there is nothing to be "
-            "attacked, and no figure is made up for it. The averages are decrypted by every hospital, as the final "
-            "model is by all: what these give away, encryption does not hide; differential privacy does."
+            "With encrypted averaging the server holds ciphertexts and no key: there is nothing to be attacked, and no "
+            "figure is made up for it (the project's tests search such a server's memory for updates). The averages "
+            "are decrypted by every hospital, as the final model is by all: what these give away, encryption does not "
+            "hide; differential privacy does."
         )
         blocks.append(Caution(words=words))
     return Section(title="The choice", blocks=tuple(blocks))
@@ -243,7 +244,7 @@ def _method(plan: Plan) -> Section:
                     "al. 2019, Geiping et al. 2020); of a single patient, the exact solution (Phong et al. 2018).",
                     "Intervals are a bootstrap over patients, given the trained models: a patient is drawn with all "
                     "that every federation says of them.",
-                    f"Differential privacy: {PROMISE.replace('*', '')}.",
+                    f"Differential privacy: {PROMISE}.",
                     "An attack that fails is no proof that none succeeds; the promise of differential privacy holds "
                     "for every attack.",
                 )

@@ -11,7 +11,7 @@ from federated_health.privacy.accounting import ACCOUNTANT, NEIGHBOURS, calibrat
 from federated_health.weights import MalformedMessageError
 
 PROMISE = (
-    "neighbours differ by adding or removing one *training* row; which rows are held out and how many rows there are "
+    "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
     "is public; held-out patients are not protected by it"
 )
 
