@@ -66,7 +66,7 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
     for name, path in accounts.items():
         statement = Account(path).statement()
         assert ROUNDS <= statement.charged <= ROUNDS + SPARE, name
-        assert 1.9 < statement.epsilon <= 2.0
+        assert 1.8 < statement.epsilon <= 2.0  # 1.8976 where no round was repeated
         assert f"epsilon {statement.epsilon:.4g} at delta 1e-05" in (tmp_path / name / f"{name}.log").read_text()
         left = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
         metrics_left = {one["name"] for line in left for one in line["records"] if one["record"] == "metrics"}
