@@ -20,14 +20,14 @@ import utils
 from federated_health import answers, egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
-from federated_health.encryption import results
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.hospital_results import save_results
 from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy import page as privacy
 from federated_health.privacy.guard import BUDGET
 from federated_health.quality import check_hospital
-from federated_health.run_files import make_folder, save_final_model
+from federated_health.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit
@@ -127,8 +127,7 @@ def keep(context: Context, out: Path | None) -> None:
         name, note = context.node_config["name"], f"Predicted positive: a risk of at least {kept[0].threshold}."
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
-            save_final_model(out / "model.keras", *kept)
-            logger.info("saved in %s: model.keras%s", out, results.save_result(out, context, *kept))
+            logger.info("saved in %s: %s", out, save_results(out, context, *kept))
         if kept[0].privacy:
             logger.info("%s", participation.account_of(context).statement().describe())
 

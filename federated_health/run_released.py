@@ -39,12 +39,15 @@ def privacy_of_run(plan: PrivacyPlan | None, account: str = "") -> Iterator[Sect
     yield Section(title="Differential privacy", blocks=tuple(blocks))
 
 
-def released_by_hospitals(*, asked: bool, private: bool) -> Section:
+def released_by_hospitals(
+    *, asked: bool, private: bool, drawn: str = "This page is drawn from nothing else."
+) -> Section:
     """For who has to know what left the hospitals; `messages` has the exact list.
 
     Args:
         asked: whether hospitals were asked what joining gave them.
         private: whether they trained with differential privacy.
+        drawn: what the page is drawn from, in a sentence.
     """
     sums = (
         "; of each measurement how many training patients have it, and the sum and the sum of squares of its values "
@@ -68,6 +71,6 @@ def released_by_hospitals(*, asked: bool, private: bool) -> Section:
         title="What left each hospital",
         blocks=(
             Bullets(items=tuple(items)),
-            Text(words="No patient's record did. This page is drawn from nothing else."),
+            Text(words=f"No patient's record did. {drawn}"),
         ),
     )

@@ -16,8 +16,9 @@ from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, load_hospital
+from federated_health.hospital_results import save_results
 from federated_health.messages import Instructions, Introduction, Update
-from federated_health.model import Weights, initial_weights
+from federated_health.model import Weights, initial_weights, read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.participation import PresentHospital
 from federated_health.privacy.guard import BUDGET
@@ -185,6 +186,26 @@ def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
     for _ in range(40):
         local.train_privately(start, plan, 0.0)
     assert np.mean(rates) == pytest.approx(0.25, abs=0.02)  # 40 times 227 patients
+
+
+@pytest.mark.slow
+def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
+    hospitals: list[Hospital], tmp_path: Path
+) -> None:
+    grid, contexts = grid_of(hospitals)
+    federation = Federation(grid, settings_of())
+    federation.run()
+    kept = participation.remembered_model(contexts["hungary"])
+    assert kept is not None
+
+    assert save_results(tmp_path, contexts["hungary"], *kept) == "model.keras, report.html"
+
+    assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federation.weights)
+    report = (tmp_path / "report.html").read_text()
+    statement = contexts["hungary"].account.statement()
+    assert f"charged the training rows epsilon {statement.epsilon:.4g} at delta 1e-05" in report
+    assert "(4, 1e-05)-differential privacy" in report
+    assert not any(name in report for name in NAMES if name != "hungary")
 
 
 # What is charged

@@ -68,6 +68,9 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         assert ROUNDS <= statement.charged <= ROUNDS + SPARE, name
         assert 1.8 < statement.epsilon <= 2.0  # 1.8976 where no round was repeated
         assert f"epsilon {statement.epsilon:.4g} at delta 1e-05" in (tmp_path / name / f"{name}.log").read_text()
+        own = (tmp_path / name / "report.html").read_text()
+        assert f"charged the training rows epsilon {statement.epsilon:.4g} at delta 1e-05" in own
+        assert [other in own for other in HOSPITALS if other != name] == [False]
         left = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
         metrics_left = {one["name"] for line in left for one in line["records"] if one["record"] == "metrics"}
         assert metrics_left == {"num-examples"}
