@@ -26,6 +26,7 @@ import create_dataset
 import predict
 import server
 import utils
+from federated_health import hospital_results
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import DataError, JoinError
@@ -882,7 +883,7 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
     saved: list[tuple[Path, list[str]]] = []
     told = replace(TOLD, threshold=0.25)
     monkeypatch.setattr(client, "join_federation", evaluate_finally)
-    monkeypatch.setattr(client, "save_final_model", save)
+    monkeypatch.setattr(hospital_results, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
     code, page, said = show("client.py", *own, "--server", f"127.0.0.1:{free_port()}")
     assert saved == [(Path("kept/model.keras"), sorted(initial_weights(HEART_DISEASE, "logistic", 3)))]
