@@ -129,7 +129,7 @@ def keep(context: Context, out: Path | None) -> None:
         if out is not None:
             logger.info("saved in %s: %s", out, save_results(out, context, *kept))
         if kept[0].privacy:
-            logger.info("%s", participation.account_of(context).statement().describe())
+            logger.info("privacy: %s", participation.account_of(context).statement().describe())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -132,7 +132,7 @@ def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number]
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: set[str]
+    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
 ) -> None:
     """A flag for every field of a settings dataclass, with the help text of its metadata.
 

@@ -3,6 +3,7 @@
 import logging
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 import client
+from federated_health.course import Course
 from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, load_hospital
@@ -66,6 +68,17 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
         roc_auc_all=exact or float("nan"),
         threshold=federation.threshold,
     )
+
+
+def time_rounds(federation: Course) -> list[float]:
+    """Seconds of each round after the first, of hospitals that have gathered."""
+    times = []
+    started = time.perf_counter()
+    for record in federation.rounds():
+        if record.number > 1:
+            times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+    return times
 
 
 def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> dict[str, float]:

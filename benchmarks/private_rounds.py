@@ -8,14 +8,13 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import quieten, write_uci
+from common import quieten, time_rounds, write_uci
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
@@ -54,16 +53,10 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[Course, Grid]]:
         yield federation, grid
 
 
-def time_rounds(settings: Settings) -> list[float]:
-    """Seconds of each round after the first."""
-    times = []
+def time_run(settings: Settings) -> list[float]:
+    """Seconds of each round after the first, of a run of its own."""
     with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), settings) as (federation, _):
-        started = time.perf_counter()
-        for record in federation.rounds():
-            if record.number > 1:
-                times.append(time.perf_counter() - started)
-            started = time.perf_counter()
-    return times
+        return time_rounds(federation)
 
 
 def count_bytes(settings: Settings) -> dict[str, int]:
@@ -102,7 +95,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(flags.repeats):
         for name, settings in kinds.items():
-            times[name] += time_rounds(settings)
+            times[name] += time_run(settings)
     medians = {name: statistics.median(of) for name, of in times.items()}
     result = {
         name: {

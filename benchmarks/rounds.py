@@ -8,30 +8,17 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from common import quieten, write_uci
+from common import quieten, time_rounds, write_uci
 
 import client
 from federated_health.federation import Federation
 from federated_health.processes import door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context, serve_streams
-
-
-def time_rounds(federation: Federation) -> list[float]:
-    """Seconds of each round after the first."""
-    federation.gather()
-    times = []
-    started = time.perf_counter()
-    for record in federation.rounds():
-        if record.number > 1:
-            times.append(time.perf_counter() - started)
-        started = time.perf_counter()
-    return times
 
 
 def over_grpc(hospitals: dict[str, Path], settings: Settings) -> list[float]:
@@ -43,12 +30,16 @@ def over_grpc(hospitals: dict[str, Path], settings: Settings) -> list[float]:
             log = path.with_name(f"{name}.log")
             command = door("client.py", "--data", path, "--name", name, "--server", address)
             stack.enter_context(process(command, log=log))
-        return time_rounds(Federation(grid, settings))
+        federation = Federation(grid, settings)
+        federation.gather()
+        return time_rounds(federation)
 
 
 def in_process(hospitals: dict[str, Path], settings: Settings) -> list[float]:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in hospitals.items()}
-    return time_rounds(Federation(InProcessGrid(client.app, contexts), settings))
+    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation.gather()
+    return time_rounds(federation)
 
 
 def describe(times: list[float]) -> dict[str, float]:

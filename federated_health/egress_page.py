@@ -12,6 +12,7 @@ from typing import Any
 from federated_health.egress import ERROR, UNFIT, begins_line
 from federated_health.errors import LedgerError
 from federated_health.names import printable
+from federated_health.report.words import number_of
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes. A line has some 150 a value, and no message of ours has nearly so many values."""
@@ -78,7 +79,7 @@ class Total:
         return {printable(" ".join(name)): value.row() for name, value in self.values.items()}
 
     def __str__(self) -> str:
-        words = [_count(self.messages, "message"), _count(self.bytes, "byte")]
+        words = [number_of(self.messages, "message"), number_of(self.bytes, "byte")]
         if self.rounds:
             first, last = min(self.rounds), max(self.rounds)
             words.append(f"round {first}" if first == last else f"rounds {first} to {last}")
@@ -123,14 +124,14 @@ class Summary:
         """Times, totals and errors."""
         errors = [f"{printable(name)} {total.errors}" for name, total in self.kinds.items() if total.errors]
         values = sum(value.bytes for total in self.kinds.values() for value in total.values.values())
-        torn = f"{_count(self.torn, 'line')} cut off, as by a power cut or a full disk, and not counted"
+        torn = f"{number_of(self.torn, 'line')} cut off, as by a power cut or a full disk, and not counted"
         return [
             f"from {self.first:%Y-%m-%d %H:%M:%S} to {self.last:%Y-%m-%d %H:%M:%S} UTC",
             f"{self.total}",
             f"{values:,} of these bytes are of the values below, the others of their packing: names, types and lengths",
             f"errors that left in place of an answer: {', '.join(errors) or 'none'}",
             *([torn] if self.torn else []),
-            *([f"{_count(self.unreadable, 'line')} cannot be read, and not counted"] if self.unreadable else []),
+            *([f"{number_of(self.unreadable, 'line')} cannot be read, and not counted"] if self.unreadable else []),
         ]
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -220,7 +221,3 @@ def _has(entry: object, fields: Mapping[str, tuple[type, ...]]) -> bool:
 
 def _name_forms(forms: set[str]) -> str:
     return printable(", ".join(sorted(forms)), 60) if len(forms) <= MOST_FORMS else "several"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -6,7 +6,6 @@ from flwr.app import Context, MetricRecord
 
 from federated_health.encryption import results
 from federated_health.messages import Instructions
-from federated_health.metrics import THRESHOLD
 from federated_health.model import Weights, weights_hash
 from federated_health.participation import account_of
 from federated_health.report.page import Page, Section
@@ -45,12 +44,11 @@ def page_of_hospital(context: Context, told: Instructions, weights: Weights) -> 
         [title_of(key) for key in FIGURES],
         note=f"Predicted positive: a risk of at least {told.threshold}. {MEANINGS}",
     )
-    account = account_of(context).statement().describe().removeprefix("privacy: ")
+    account = account_of(context).statement().describe()
     limits = [
         f"As {name} knows it: the report of all hospitals is the server's.",
         f"SHA-256 of the weights: {weights_hash(weights)}",
     ]
-    assert told.threshold == THRESHOLD, "nothing of training rows chose it"
     return Page(
         title=f"{task.name}: {name} in a federation",
         lead=f"Estimates the risk of this: {task.label.meaning}. {number_of(told.rounds, 'round')}, strategy "

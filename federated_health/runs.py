@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -112,9 +112,6 @@ class RunFolder:
         if self.checkpoint is not None:  # its settings say how to do it again, not how it went on
             config |= {"out": str(self.path), "resume": ""}
         write_json(self.path / SETTINGS, config)
-        self._write_table(history)
-
-    def _write_table(self, history: Sequence[Round]) -> None:
         write_rounds(self.path / ROUNDS, history)
 
     def finish(self, federation: Course, figures: Mapping[str, Any], *, stopped: bool) -> None:
@@ -131,7 +128,7 @@ class RunFolder:
             RunError: one of them could not be made or written; those before it are there.
         """
         if stopped:  # perhaps since the last round could not be added
-            self._write_table(federation.history)
+            write_rounds(self.path / ROUNDS, federation.history)
         metrics = {
             **metrics_of(federation.instructions()),
             **({"stopped": True} if stopped else {}),
@@ -211,6 +208,17 @@ def files_of_run(path: Path) -> list[str]:
     """The names of a run's files, and of its checkpoints if there are any, that are in a folder."""
     files = [name for name in _FILES if _is_there(path / name)]
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
+
+
+def spare_run(path: Path, own: Iterable[str], *, force: bool) -> None:
+    """Refuse a run's folder to what would replace its report, unless it holds a file of its own there already.
+
+    Raises:
+        RunError: it is one.
+    """
+    others = files_of_run(path)
+    if others and not any((path / name).exists() for name in own) and not force:
+        raise RunError(f"{path}: holds a run ({', '.join(others)}); --force replaces its report")
 
 
 def _is_there(path: Path) -> bool:

@@ -32,6 +32,9 @@ OPERATIONAL = frozenset(
 LEAST_ENCRYPTED = 3
 """Hospitals of whom a sum is given to each of them: with one less, each could take its own part away from it."""
 
+OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
+"""Settings, with dashes, that a study or an audit of many federations sets itself, or has no use for."""
+
 LARGEST = 2**31 - 1
 """Of any whole number."""
 

@@ -24,11 +24,12 @@ from federated_health.participation import PresentHospital
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import Normalisation, public_normalisation
+from federated_health.statistics import public_normalisation
 from federated_health.streaming import InProcessGrid
 from federated_health.tasks import HEART_DISEASE
 from federated_health.terms import write_terms
 from federated_health.weights import MalformedMessageError, weights_to_record
+from tests.test_participation import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
@@ -291,22 +292,7 @@ PLAN = PrivacyPlan(
     rounds=3,
     run="0123456789abcdef",
 )
-TOLD = Instructions(
-    task="heart-disease",
-    schema=HEART_DISEASE.schema_hash,
-    model="logistic",
-    strategy="fedavg",
-    strategy_args="",
-    rounds=0,
-    local_epochs=1,
-    batch_size=0,
-    learning_rate=0.1,
-    l2=0.0,
-    seed=42,
-    threshold=0.5,
-    normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
-    privacy=PLAN,
-)
+TOLD = replace(PLAINLY_TOLD, rounds=0, threshold=0.5, privacy=PLAN)
 
 
 def question(kind: str, told: Instructions = TOLD) -> Message:

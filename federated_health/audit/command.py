@@ -15,7 +15,7 @@ from federated_health.dataset_folder import find_hospital, read_manifest
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.runs import files_of_run
+from federated_health.runs import spare_run
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.tables import hash_file
 from federated_health.tasks import get_task
@@ -67,7 +67,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     """
     hospitals, hashes = _read_hospitals(request.data)
     plan = _plan_of(request, hospitals)
-    _spare_others(request)
+    spare_run(request.out, (AUDIT,), force=request.force)
     make_folder(request.out)
     results = run_trials(plan, app=app, jobs=jobs, show=show)
     found = figures_of_audit(plan, results)
@@ -145,13 +145,6 @@ def _read_hospitals(folder: Path) -> tuple[dict[str, Hospital], dict[str, str]]:
     if len(hospitals) < 2:
         raise DataError(f"{folder}: holds one hospital; an audit of a federation takes at least two")
     return hospitals, hashes
-
-
-def _spare_others(request: Request) -> None:
-    """Refuse a run's or a study's folder: its report would be replaced."""
-    others = files_of_run(request.out)
-    if others and not (request.out / AUDIT).exists() and not request.force:
-        raise RunError(f"{request.out}: holds a run ({', '.join(others)}); --force replaces its report")
 
 
 def _plan_of(request: Request, hospitals: Mapping[str, Hospital]) -> Plan:

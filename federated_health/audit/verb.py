@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from federated_health.settings import OPERATIONAL, Settings, read_defaults
+from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
 
-NOT_OF_AN_AUDIT = {
-    *OPERATIONAL,
-    "task",
-    "hospitals",
-    "min-hospitals",
-    "max-update-norm",
-    "appraisal",
-    "encrypt",
-    "dp-epsilon",
-}
-"""Settings that are a federation's alone, or that an audit sets itself."""
+NOT_OF_AN_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
+"""Settings for which the verb has no flag."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -55,6 +55,6 @@ def save_result(folder: Path, context: Context, instructions: Instructions, weig
         "SHA-256 of the weights": weights_hash(weights),
         f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
     }
-    account = account_of(context).statement().describe().removeprefix("privacy: ") if privacy else ""
+    account = account_of(context).statement().describe() if privacy else ""
     write_report(folder / REPORT, lambda: page_of_result(result, instructions, facts, account))
     return "".join(f", {name}" for name in (REPORT, METRICS, ROUNDS, SETTINGS))

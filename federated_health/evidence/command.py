@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.errors import RunError, SettingsError
+from federated_health.errors import SettingsError
 from federated_health.evidence.cohort import Cohort, read_cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
 from federated_health.evidence.page import page_of_study
 from federated_health.evidence.regimes import Protocol, Regime, plan_fits, settings_of
 from federated_health.evidence.study import JOURNAL, Journal, fingerprint_of, run_study
 from federated_health.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.runs import files_of_run
+from federated_health.runs import spare_run
 from federated_health.settings import Settings, Value, read_defaults
 
 EVIDENCE = "evidence.json"
@@ -50,7 +50,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     """
     cohort = read_cohort(request.data)
     protocol = _protocol_of(request, cohort)
-    _spare_others(request)
+    spare_run(request.out, (JOURNAL, EVIDENCE), force=request.force)
     make_folder(request.out)
     with Journal(request.out, fingerprint_of(cohort, protocol), force=request.force) as journal:
         results = run_study(cohort, protocol, journal, app=app, jobs=jobs, show=show)
@@ -60,14 +60,6 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     write_json(request.out / EVIDENCE, figures)
     write_report(request.out / REPORT, lambda: page_of_study(cohort, protocol, results, scores, figures))
     return figures
-
-
-def _spare_others(request: Request) -> None:
-    """Refuse a run's folder: its report would be replaced, and cannot be made again."""
-    is_study = any((request.out / name).exists() for name in (JOURNAL, EVIDENCE))
-    others = files_of_run(request.out)
-    if others and not is_study and not request.force:
-        raise RunError(f"{request.out}: holds a run ({', '.join(others)}); --force replaces its report")
 
 
 def _protocol_of(request: Request, cohort: Cohort) -> Protocol:

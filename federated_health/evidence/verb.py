@@ -9,21 +9,12 @@ from typing import Any
 
 import utils
 from federated_health.intervals import SMALL_CLASS
-from federated_health.settings import OPERATIONAL, Settings, flag_of, read_defaults
+from federated_health.settings import OF_A_FEDERATION, Settings, flag_of, read_defaults
 
 WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 
-NOT_OF_A_STUDY = {
-    *OPERATIONAL,
-    "task",
-    "hospitals",
-    "min-hospitals",
-    "max-update-norm",
-    "appraisal",
-    "encrypt",
-    *(flag_of(setting) for setting in fields(Settings) if setting.name.startswith("dp_")),
-}
-"""Settings that are a federation's alone, or that a study sets itself."""
+NOT_OF_A_STUDY = OF_A_FEDERATION | {flag_of(one) for one in fields(Settings) if one.name.startswith("dp_")}
+"""Settings for which the verb has no flag."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -56,9 +56,9 @@ class Statement:
     def describe(self) -> str:
         """In a line."""
         if self.delta is None:
-            return "privacy: nothing was charged"
+            return "nothing was charged"
         spent = f"epsilon {self.epsilon:.4g} at delta {self.delta:g}"
-        return f"privacy: all runs, {len(self.runs)} so far, have charged the training rows {spent}"
+        return f"all runs, {len(self.runs)} so far, have charged the training rows {spent}"
 
 
 class Account:

@@ -8,6 +8,7 @@ from federated_health.errors import PrivacyError
 from federated_health.privacy.account import Account, RunStatement, Statement
 from federated_health.privacy.accounting import ACCOUNTANT
 from federated_health.privacy.plan import PROMISE
+from federated_health.report.words import number_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class AccountPage:
             f"from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC",
             f"promised: {PROMISE}",
             f"spent in all: epsilon {self.statement.epsilon:.4g} at delta {self.statement.delta:g}, "
-            f"in {_count(self.statement.charged, 'round')} of {_count(len(runs), 'run')}",
+            f"in {number_of(self.statement.charged, 'round')} of {number_of(len(runs), 'run')}",
             f"accountant: {ACCOUNTANT}",
             "a round counts from before its noise was drawn, whether or not its update arrived",
             "what left in runs without differential privacy is not in it; with --dp-budget a hospital joins none",
@@ -71,7 +72,3 @@ def _row(run: RunStatement) -> dict[str, object]:
         "steps": run.charged * promised.steps,
         "rounds": f"{run.charged} of {promised.rounds}",
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
