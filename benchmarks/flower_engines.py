@@ -20,7 +20,7 @@ from federated_health.processes import PROJECT, free_port, process
 from federated_health.security import make_all_identities
 from federated_health.settings import Value
 
-APP = ("server.py", "client.py", "utils.py", "create_dataset.py", "pyproject.toml")
+APP = ("server.py", "client.py", "utils.py", "pyproject.toml")
 
 SHORT = 60.0
 """Seconds that Flower's short commands get."""

@@ -75,6 +75,7 @@ class SuperLink:
         return [
             executable("flower-superlink"),
             "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",  # requirements.txt was installed; nothing is fetched for a run
             *("--ssl-certfile", str(folder / CERTIFICATE)),
             *("--ssl-keyfile", str(folder / KEY)),
             *("--ssl-ca-certfile", str(authority_file(self.identity))),
