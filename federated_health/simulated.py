@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from federated_health.dataset_folder import read_manifest
 from federated_health.errors import DataError, SettingsError
+from federated_health.quality import MINIMUM_PATIENTS
 from federated_health.settings import Settings
 
 
@@ -19,7 +20,8 @@ def check_simulation(grid: Grid, settings: Settings) -> None:
 
     Raises:
         DataError: there is no folder of hospitals where it is looked for.
-        SettingsError: the number of virtual nodes, of hospitals and of CSVs do not agree, or the task is another one.
+        SettingsError: there is not a virtual node for every CSV, or more hospitals are waited for than can join, or the
+            task is another one.
     """
     if not is_simulation(grid):
         return
@@ -33,11 +35,13 @@ def check_simulation(grid: Grid, settings: Settings) -> None:
             "--run-config \"data='$PWD/data'\""
         ) from None
     there, nodes = len(manifest["hospitals"]), len(list(grid.get_node_ids()))
-    if not there == nodes == settings.hospitals:
+    small = sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"])
+    if nodes != there or settings.hospitals > there - small:
+        fewer = f", {small} of them with fewer than {MINIMUM_PATIENTS} patients, who may not join" if small else ""
         raise SettingsError(
-            f"{folder} holds {there} hospitals, the simulation has {nodes} nodes, and hospitals is "
-            f"{settings.hospitals}: expected the same; say --federation-config num-supernodes={there} "
-            f"--run-config hospitals={there}"
+            f"{folder} holds {there} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
+            f"{settings.hospitals}: say --federation-config num-supernodes={there} "
+            f"--run-config hospitals={there - small}"
         )
     if manifest["task"] != settings.task:
         raise SettingsError(
