@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from federated_health.dataset_folder import read_manifest
 from federated_health.errors import DataError, SettingsError
+from federated_health.flower_grids import is_simulation
 from federated_health.quality import MINIMUM_PATIENTS
 from federated_health.settings import Settings
 
@@ -48,9 +49,3 @@ def check_simulation(grid: Grid, settings: Settings) -> None:
             f"{folder} is of the task {manifest['task']}, and the run of {settings.task}; say "
             f"--run-config \"task='{manifest['task']}'\""
         )
-
-
-def is_simulation(grid: Grid) -> bool:
-    """Whether hospitals are virtual nodes of Flower's simulation."""
-    # By its name: a process of another kind need not import Flower's server for it.
-    return type(grid).__name__ == "InMemoryGrid"

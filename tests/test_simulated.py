@@ -12,7 +12,7 @@ from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import DataError, SettingsError
 from federated_health.partitions import Partition, divide
 from federated_health.settings import Settings, read_defaults
-from federated_health.simulated import check_simulation, is_simulation
+from federated_health.simulated import check_simulation
 from federated_health.sources import Source
 from federated_health.streaming import InProcessGrid
 
@@ -42,7 +42,6 @@ def test_as_many_nodes_as_hospitals_are_accepted(settings: Settings) -> None:
 def test_another_grid_is_not_looked_at(settings: Settings) -> None:
     grid = InProcessGrid(ClientApp(), {})
 
-    assert not is_simulation(grid)
     check_simulation(grid, replace(settings, data="/nowhere", hospitals=7))
 
 
