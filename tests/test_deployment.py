@@ -40,11 +40,12 @@ def node_of(tls: Path, data: Path, **more: object) -> SuperNode:
 def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certificate(tls: Path, in_folder: Path) -> None:
     (in_folder / "own data.csv").touch()
 
-    command = node_of(tls, Path("own data.csv"), budget=2.5, split_seed=7).command()
+    command = node_of(tls, Path("own data.csv"), budget=2.5, split_seed=7, encrypted_only=True).command()
 
     config = parse_config_args([command[command.index("--node-config") + 1]])
     path = str(in_folder / "own data.csv")
-    assert config == {"data": path, "name": "cleveland", "split-seed": 7, "dp-budget": 2.5}
+    own = {"data": path, "name": "cleveland", "tls": str(tls / "hospitals" / "cleveland"), "split-seed": 7}
+    assert config == {**own, "dp-budget": 2.5, "encrypted-only": True}
 
 
 def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class SuperNode:
         budget: dict[str, Value] = {} if self.budget is None else {BUDGET: self.budget}
         only: dict[str, Value] = {ONLY_ENCRYPTED: True} if self.encrypted_only else {}
         own: dict[str, Value] = {"data": str(self.data.absolute()), "name": self.identity.name}
+        own["tls"] = str(self.identity.folder.absolute())
         return {**own, "split-seed": self.split_seed, **budget, **only}
 
     def command(self) -> list[str]:

@@ -77,6 +77,7 @@ def add_supernode_flags(parser: Any) -> None:
     parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
     words = "epsilon that may be spent in all, over all runs; none without differential privacy"
     parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
+    parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone")
 
 
 def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
@@ -91,6 +92,7 @@ def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
         superlink=flags.superlink,
         split_seed=flags.split_seed,
         budget=flags.dp_budget,
+        encrypted_only=flags.encrypted_only,
     )
     for line in node.load(get_task(flags.task)).remarks():
         say(line)
