@@ -84,7 +84,8 @@ def test_what_does_not_come_in_time_is_not_waited_for() -> None:
 def test_what_cannot_be_delivered_is_not_waited_for() -> None:
     undeliverable = Message(RecordDict(), dst_node_id=0, message_type="train")
 
-    assert exchange(Deployment(), [undeliverable], 60) == []
+    assert exchange(grid := Deployment(), [undeliverable], 0.05) == []
+    assert grid.looks == []
 
 
 def test_only_a_deployment_has_registered_names() -> None:
