@@ -1,14 +1,14 @@
 """What `flwr build` packs: the app, and nothing of what lies beside it in a hospital's checkout."""
 
 import shutil
-import subprocess
 import tomllib
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
-from federated_health.deployment.flower import environment, executable
 from federated_health.processes import PROJECT
 
 DOORS = {"client.py", "server.py", "utils.py"}
@@ -49,14 +49,9 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def build(checkout: Path) -> set[str]:
-    """The names of the files in the bundle."""
-    command = [executable("flwr"), "build"]
-    ended = subprocess.run(command, cwd=checkout, env=environment(), check=False, capture_output=True, text=True)
-    bundles = list(checkout.glob("*.fab"))
-    assert len(bundles) == 1, ended.stdout + ended.stderr
-    with zipfile.ZipFile(bundles[0]) as bundle:
-        return set(bundle.namelist())
+def build(checkout: Path) -> zipfile.ZipFile:
+    """What `flwr build` and `flwr run` make of a checkout."""
+    return zipfile.ZipFile(BytesIO(build_fab_from_disk(checkout)))
 
 
 @pytest.mark.parametrize("ignored", [True, False])
@@ -69,16 +64,14 @@ def test_the_bundle_is_the_app_whatever_lies_beside_it(checkout: Path, ignored: 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("secret")
 
-    content = build(checkout)
+    content = set(build(checkout).namelist())
 
     assert content == {*DOORS, *package, "pyproject.toml", ".info/CONTENT"}
     assert "federated_health/tasks.py" in content
 
 
 def test_the_bundle_names_the_apps_that_flower_starts(checkout: Path) -> None:
-    build(checkout)
+    declared = tomllib.loads(build(checkout).read("pyproject.toml").decode())
 
-    with zipfile.ZipFile(next(checkout.glob("*.fab"))) as bundle:
-        declared = tomllib.loads(bundle.read("pyproject.toml").decode())
     assert declared["tool"]["flwr"]["app"]["components"] == {"serverapp": "server:app", "clientapp": "client:app"}
     assert "hospitals" in declared["tool"]["flwr"]["app"]["config"]
