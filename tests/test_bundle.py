@@ -11,6 +11,9 @@ from flwr.cli.build import build_fab_from_disk
 
 from federated_health.processes import PROJECT
 
+# Flower 1.39 names its patterns by a word that pathspec 1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+
 DOORS = {"client.py", "server.py", "utils.py"}
 
 PLANTED = (
