@@ -11,8 +11,9 @@ import pytest
 from federated_health import __main__ as verbs
 from federated_health.columns import Category, Measurement
 from federated_health.partitions import KINDS
+from federated_health.rules import flag_of
 from federated_health.security import Role, load_identity
-from federated_health.settings import Settings, flag_of, read_defaults
+from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import STRATEGIES, read_arguments
 from federated_health.tasks import HEART_DISEASE, READMISSION, Task
 from tests.conftest import PROJECT
