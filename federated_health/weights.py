@@ -17,6 +17,7 @@ class MalformedMessageError(ValueError):
 
 
 def weights_to_record(weights: Weights) -> ArrayRecord:
+    """Weights as the arrays of a message, under their names and in their order."""
     return ArrayRecord({name: Array(array) for name, array in weights.items()})
 
 
