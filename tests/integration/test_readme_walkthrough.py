@@ -150,7 +150,7 @@ def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Pa
         assert text.count(old) == 1
         text = text.replace(old, new)
     strategies.write_text(text)
-    (checkout / "distances.py").write_text(DISTANCES)
+    (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
 
     create, serve, *joins = commands_of(page, "new strategy commands")
     run(checkout, create)
@@ -158,25 +158,43 @@ def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Pa
     metrics = json.loads((checkout / "runs" / "median" / "metrics.json").read_text())
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1
-    run(checkout, [sys.executable, "distances.py"])
+    run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
 
 
-DISTANCES = """
+TEST_OF_MEDIAN = """
 import numpy as np
+import pytest
 from scipy.optimize import minimize
 
 from tests.test_strategies import average, flat
 from tests.updates import NAMES, updates, weights_of
 
-vectors = np.array([flat(weights_of(name)) for name in NAMES.values()])
+pytestmark = pytest.mark.usefixtures("server_identity")
 
 
-def distances(point):
-    return np.linalg.norm(vectors - point, axis=1).sum()
+def test_it_is_nearest_to_all():
+    vectors = np.array([flat(weights_of(name)) for name in NAMES.values()])
+
+    def distances(point):
+        return np.linalg.norm(vectors - point, axis=1).sum()
+
+    found = minimize(distances, vectors[0] + 0.1, method="BFGS")  # from elsewhere, by another method
+    median = flat(average("geomedian", updates()))
+    assert np.abs(median - found.x).max() < 1e-3
+    assert distances(median) < distances(vectors.mean(axis=0)) - 1e-3
 
 
-found = minimize(distances, vectors[0], method="BFGS")  # from elsewhere, by another method
-median = flat(average("geomedian", updates()))
-assert np.abs(median - found.x).max() < 1e-3, np.abs(median - found.x).max()
-assert distances(median) < distances(vectors.mean(axis=0)) - 0.01
+def with_one_far_away():
+    replies = updates()
+    far = replies[0].content.array_records["arrays"]
+    far.update({name: type(array)(array.numpy() + 1000) for name, array in far.items()})
+    return replies
+
+
+def moved(strategy):
+    return np.linalg.norm(flat(average(strategy, with_one_far_away())) - flat(average(strategy, updates())))
+
+
+def test_one_that_is_far_away_moves_it_little():
+    assert moved("geomedian") < 0.02 * moved("average")
 """
