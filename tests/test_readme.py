@@ -1,5 +1,6 @@
 """The README and docs/ say what is so: their tables equal the declarations, and their links lead somewhere."""
 
+import ast
 import re
 import shlex
 import sys
@@ -136,6 +137,37 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors_of(target.read_text()), link
+
+
+VARYING = r"\.\.\.|;|\d+|NAME|\bX\b|\bhospital\b|\bcolumn\b|\bprotocol\b|a stranger"
+"""What a message fills in."""
+
+
+def test_messages_are_quoted_as_the_program_words_them() -> None:
+    """Of each message in the table, every run of words between what varies stands in the program."""
+    said = words_of_the_program()
+    rows = section_of("docs/operating.md", "A message, and what to do").splitlines()
+    cells = [row.split("|")[2] for row in rows if row.startswith(("| client |", "| server |"))]
+    quoted = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 25
+    for message in quoted:
+        pieces = [piece.strip(" ;:,") for piece in re.split(VARYING, message)]
+        assert [piece for piece in pieces if piece and piece not in said] == [], message
+
+
+def words_of_the_program() -> str:
+    """All texts in the program's code, one after the other; what an f-string fills in is `{}`."""
+    texts = []
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("federated_health/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.JoinedStr(values=values):
+                    texts.append(
+                        "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in values)
+                    )
+                case ast.Constant(value=str(text)):
+                    texts.append(text)
+    return "\n".join(texts)
 
 
 def test_every_page_of_docs_is_in_the_readme() -> None:
