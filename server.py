@@ -142,4 +142,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    utils.run_door(serve)
+    utils.run_process(serve)
