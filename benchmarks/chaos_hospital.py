@@ -21,6 +21,7 @@ from federated_health.intervals import Interval
 from federated_health.messages import (
     ARRAYS,
     CONFIG,
+    EVALUATE,
     NUM_EXAMPLES,
     ROUND,
     TRAIN_LOSS,
@@ -62,7 +63,9 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
         if silent is not None and number in silent.get(hospital.name, ()):
             raise OSError("silent in this round")
         time.sleep(pause)
-        update = Update(weights=train_lightly(message, hospital), examples=len(hospital.train), loss=1 / number)
+        counts = _counts(message, context) if EVALUATE in message.content.config_records[CONFIG] else None
+        weights = train_lightly(message, hospital)
+        update = Update(weights=weights, examples=len(hospital.train), loss=1 / number, counts=counts)
         return Message(update.to_content(), reply_to=message)
 
     @app.evaluate()

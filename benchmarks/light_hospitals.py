@@ -17,13 +17,14 @@ from flwr.clientapp import ClientApp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from federated_health.egress import Ledger
-from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
+from federated_health.messages import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
 from federated_health.metrics import Counts
 from federated_health.statistics import ColumnSums
 from federated_health.streaming import hospital_context, join_federation
 from federated_health.tasks import HEART_DISEASE
 
 ROWS = 40
+COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)
 WAIT = 120.0
 """Seconds for the server to be there."""
 
@@ -44,11 +45,12 @@ def light_app() -> ClientApp:
     def train(message: Message, _context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
         weights = {key: (array.numpy() + 0.001).astype(np.float32) for key, array in arrays.items()}
-        return Message(Update(weights=weights, examples=ROWS, loss=1.0).to_content(), reply_to=message)
+        counts = COUNTS if EVALUATE in message.content.config_records[CONFIG] else None
+        return Message(Update(weights=weights, examples=ROWS, loss=1.0, counts=counts).to_content(), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, _context: Context) -> Message:
-        return Message(Evaluation(counts=Counts(true_positives=ROWS, loss_sum=1.0)).to_content(), reply_to=message)
+        return Message(Evaluation(counts=COUNTS).to_content(), reply_to=message)
 
     @app.evaluate("threshold")
     def score_training(message: Message, _context: Context) -> Message:

@@ -162,7 +162,7 @@ class Course(ABC):
         """
 
     def _instruct(self, normalisation: Normalisation) -> Instructions:
-        """What hospitals are told in every run."""
+        """What hospitals are told in every run, between two rounds."""
         settings = self.settings
         return Instructions(
             task=settings.task,
@@ -220,11 +220,15 @@ class Course(ABC):
             if not pauses.pause():
                 raise RunError(f"{words}; without {', '.join(without)}")
             logger.warning("%s; without %s; it is repeated", words, ", ".join(without))
+        return trained
+
+    def _note_absent(self, number: int, trained: list[Accepted[Read]]) -> None:
+        """Count those without an update in a round, and say it when they are others than in the round before."""
+        without = sorted(set(self.introductions) - {reply.hospital for reply in trained})
         self.tally.count_absent(without)
         if without != self._away:
             logger.warning("round %d goes on %s", number, f"without {', '.join(without)}" if without else "with all")
         self._away = without
-        return trained
 
     def _ask_finally(
         self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Read]

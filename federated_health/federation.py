@@ -1,6 +1,8 @@
 """A run whose server reads what it averages: it has the normalisation, the weights and every hospital's figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from federated_health.checkpoints import Checkpoint
 from federated_health.course import Course
 from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, TrainingScores, Update
-from federated_health.metrics import THRESHOLD, choose_threshold
+from federated_health.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.model import Weights, initial_weights, weight_shapes
 from federated_health.replies import Accepted, Participants
 from federated_health.settings import Settings
@@ -47,18 +49,35 @@ class Federation(Course):
         self.normalisation = normalisation_from(merge_sums(sums))
 
     def rounds(self) -> Iterator[Round]:
+        """As `Course.rounds`; a round's weights are evaluated by the message that has them trained in the next.
+
+        So a round is one message a hospital. After the last one they are evaluated apart; under differential privacy
+        after every one, since a run that goes on would else pay for two rounds again.
+        """
+        averaged: _Averaged | None = None
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
-            trained = self._collect(number, self._ask_for_updates)
-            weights = self._aggregate(number, trained)
-            evaluated = self._evaluate(number, weights)
-            finished = summarise_round(
-                number,
-                {reply.hospital: reply.content for reply in trained},
-                {reply.hospital: reply.content.counts for reply in evaluated},
-            )
-            self.weights = weights
-            self.history.append(finished)
-            yield finished
+            counts: dict[str, Counts] = {}
+            try:
+                trained = self._collect(number, partial(self._ask_for_updates, averaged=averaged, counts=counts))
+            except (KeyboardInterrupt, RunError):
+                if averaged is not None and counts:
+                    yield self._finish(averaged, counts)
+                raise
+            if averaged is not None:
+                yield self._finish(averaged, counts)
+            self._note_absent(number, trained)
+            averaged = _Averaged(number, trained, self._aggregate(number, trained))
+            if self.privacy is not None or number == self.settings.rounds:
+                yield self._finish(averaged, self._evaluate(averaged))
+                averaged = None
+
+    def _finish(self, averaged: "_Averaged", counts: Mapping[str, Counts]) -> Round:
+        """Settle a round whose weights have been evaluated."""
+        updates = {reply.hospital: reply.content for reply in averaged.trained}
+        finished = summarise_round(averaged.number, updates, counts)
+        self.weights = averaged.weights
+        self.history.append(finished)
+        return finished
 
     def evaluate_finally(self) -> dict[str, Any]:
         """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
@@ -151,25 +170,32 @@ class Federation(Course):
         one = self._roster.introduction_of(node)
         return Appraisal.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
 
-    def _ask_for_updates(self, number: int, nodes: list[int]) -> list[Accepted[Update]]:
-        """One attempt at a round; updates out of all proportion are left out."""
+    def _ask_for_updates(
+        self, number: int, nodes: list[int], averaged: "_Averaged | None", counts: dict[str, Counts]
+    ) -> list[Accepted[Update]]:
+        """One attempt at a round; updates out of all proportion are left out.
+
+        Args:
+            averaged: the round before, where its weights are yet to be evaluated.
+            counts: takes, by hospital, what that gave.
+        """
+        weights = averaged.weights if averaged else self.weights
+        config = replace(self.instructions(), rounds=number - 1).to_record()
+        if averaged:
+            config[messages.EVALUATE] = True
         questions = self._strategy.configure_train(
-            number,
-            weights_to_record(self.weights),
-            self.instructions().to_record(),
-            Participants(nodes).as_grid(),
+            number, weights_to_record(weights), config, Participants(nodes).as_grid()
         )
-        trained = self._correspondence.ask(
-            questions,
-            self._roster.names(),
-            lambda node, content: Update.from_content(
-                content,
-                self._shapes,
-                self._roster.introduction_of(node).train_examples,
-                private=self.privacy is not None,
-            ),
-        )
-        return self._correspondence.leave_out_outsized(trained, self.weights, self.settings.max_update_norm)
+
+        def read(node: int, content: RecordDict) -> Update:
+            one = self._roster.introduction_of(node)
+            evaluated = one.test_examples if averaged else None
+            private = self.privacy is not None
+            return Update.from_content(content, self._shapes, one.train_examples, private=private, evaluated=evaluated)
+
+        trained = self._correspondence.ask(questions, self._roster.names(), read)
+        counts.update({reply.hospital: reply.content.counts for reply in trained if reply.content.counts})
+        return self._correspondence.leave_out_outsized(trained, weights, self.settings.max_update_norm)
 
     def _aggregate(self, number: int, trained: list[Accepted[Update]]) -> Weights:
         with np.errstate(all="ignore"):  # what overflows is not finite, and told below
@@ -180,13 +206,13 @@ class Federation(Course):
             raise RunError(f"round {number}: the weights came apart; smaller steps may help (see --learning-rate)")
         return weights
 
-    def _evaluate(self, number: int, weights: Weights) -> list[Accepted[Evaluation]]:
-        """The held-out counts of those hospitals that answer; the average does not depend on them."""
+    def _evaluate(self, averaged: "_Averaged") -> dict[str, Counts]:
+        """The held-out counts, by hospital, of those that answer; the average does not depend on them."""
         if not (nodes := self._present()):  # Flower would wait for somebody without end
-            return []
+            return {}
         questions = self._strategy.configure_evaluate(
-            number,
-            weights_to_record(weights),
+            averaged.number,
+            weights_to_record(averaged.weights),
             self.instructions().to_record(),
             Participants(nodes).as_grid(),
         )
@@ -195,5 +221,18 @@ class Federation(Course):
             self._roster.names(),
             lambda node, content: Evaluation.from_content(content, self._roster.introduction_of(node).test_examples),
         )
-        self._strategy.aggregate_evaluate(number, [reply.message for reply in evaluated])
-        return evaluated
+        self._strategy.aggregate_evaluate(averaged.number, [reply.message for reply in evaluated])
+        return {reply.hospital: reply.content.counts for reply in evaluated}
+
+
+@dataclass(frozen=True)
+class _Averaged:
+    """A round whose new weights are yet to be evaluated.
+
+    Attributes:
+        trained: the updates that it was made of.
+    """
+
+    number: int
+    trained: list[Accepted[Update]]
+    weights: Weights

@@ -7,8 +7,9 @@ This is the one list of what leaves a hospital:
   squares over its training rows (nothing where fewer than five were observed, or where the server asks for none, as in
   an encrypted run: see `encryption.messages` for what else such a run sends, and what it sends unread);
 - `train`: weights, the number of training rows, the mean training loss (under differential privacy: noisy weights, and
-  no loss, as no sums before);
-- `evaluate`: outcome counts and loss sums over its held-out rows;
+  no loss, as no sums before); from the second round on also outcome counts and loss sums over its held-out rows under
+  the weights that it was sent;
+- `evaluate`, after the last round (under differential privacy after every one): the same counts;
 - `evaluate.threshold`, once, and not under differential privacy: its scores of each class of its training rows, as
   coarse cells of at least five patients (see `metrics.score_cells`), from which the server chooses the decision
   threshold;
@@ -53,6 +54,9 @@ LARGEST_LOG_ODDS = 1e39
 
 WITHHELD = "sums-withheld"
 """Of the question for an introduction: whether the sums are to stay where they are."""
+
+EVALUATE = "evaluate-first"
+"""Of a train message: whether the weights that it brings are to be evaluated, too, before they are trained."""
 
 ROUND = "server-round"  # Flower's own name; its strategies set it
 PROXIMAL_MU = "proximal-mu"  # Flower's own name, too; its FedProx sets it
@@ -128,6 +132,8 @@ def read_proximal_mu(record: Mapping[str, Any]) -> float:
 
 
 _SUMS = {"count", "total", "squares"}
+_COUNTS = {field.name: field.type for field in fields(Counts)}
+_WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,30 +197,40 @@ class Update:
     Attributes:
         examples: its training rows.
         loss: mean training loss a row, in nats; None under differential privacy, which does not account for it.
+        counts: of its held-out rows under the weights that it was sent; None where it was not asked (see EVALUATE).
     """
 
     weights: Weights
     examples: int
     loss: float | None
+    counts: Counts | None = None
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.examples})
-        if self.loss is not None:
-            metrics[TRAIN_LOSS] = self.loss
+        loss = {} if self.loss is None else {TRAIN_LOSS: self.loss}
+        counts = {} if self.counts is None else asdict(self.counts)
+        metrics = MetricRecord({NUM_EXAMPLES: self.examples, **loss, **counts})
         return RecordDict({ARRAYS: weights_to_record(self.weights), METRICS: metrics})
 
     @classmethod
     def from_content(
-        cls, content: RecordDict, shapes: Mapping[str, tuple[int, ...]], declared: int, *, private: bool = False
+        cls,
+        content: RecordDict,
+        shapes: Mapping[str, tuple[int, ...]],
+        declared: int,
+        *,
+        private: bool = False,
+        evaluated: int | None = None,
     ) -> "Update":
         """Read an update from a hospital that declared so many training rows when it introduced itself.
 
         Args:
             private: whether it was trained under differential privacy.
+            evaluated: the held-out rows that it declared, where it was asked to evaluate first.
         """
         if set(content.array_records) != {ARRAYS}:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
-        metrics = read_metrics(content, {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS})
+        keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
+        metrics = read_metrics(content, keys if evaluated is None else keys | _COUNTS.keys())
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
         loss = None if private else read_number(metrics, TRAIN_LOSS)
@@ -224,6 +240,7 @@ class Update:
             weights=weights_from_record(content.array_records[ARRAYS], shapes),
             examples=declared,
             loss=loss,
+            counts=None if evaluated is None else _read_counts(metrics, evaluated),
         )
 
 
@@ -253,18 +270,11 @@ class Evaluation:
     @classmethod
     def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
         """Read an evaluation by a hospital that declared so many held-out rows when it introduced itself."""
-        keys = {NUM_EXAMPLES, *(field.name for field in fields(Counts))}
         optional = {"roc_auc", "positives", "negatives"} if final else set()
-        metrics = read_metrics(content, keys, optional)
-        values = {
-            field.name: read_whole(metrics, field.name, 0) if field.type is int else read_number(metrics, field.name)
-            for field in fields(Counts)
-        }
-        counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
-        if counts.examples != declared or counts.examples != read_whole(metrics, NUM_EXAMPLES, 0):
-            raise MalformedMessageError("its outcome counts do not add up to the held-out rows that it declared")
-        if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
-            raise MalformedMessageError("its sums of losses or of squared errors are out of range")
+        metrics = read_metrics(content, {NUM_EXAMPLES, *_COUNTS}, optional)
+        counts = _read_counts(metrics, declared)
+        if read_whole(metrics, NUM_EXAMPLES, 0) != declared:
+            raise MalformedMessageError(_WRONG_COUNTS)
         auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
@@ -298,6 +308,20 @@ class TrainingScores:
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its cells hold more than the training rows that it declared")
         return cls(positives=positives, negatives=negatives)
+
+
+def _read_counts(metrics: MetricRecord, declared: int) -> Counts:
+    """Counts over so many rows, as a hospital declared them."""
+    values = {
+        name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
+        for name, kind in _COUNTS.items()
+    }
+    counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
+    if counts.examples != declared:
+        raise MalformedMessageError(_WRONG_COUNTS)
+    if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
+        raise MalformedMessageError("its sums of losses or of squared errors are out of range")
+    return counts
 
 
 def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:

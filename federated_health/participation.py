@@ -21,6 +21,7 @@ from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospita
 from federated_health.messages import (
     ARRAYS,
     CONFIG,
+    EVALUATE,
     ROUND,
     WITHHELD,
     Evaluation,
@@ -30,7 +31,7 @@ from federated_health.messages import (
     Update,
     read_proximal_mu,
 )
-from federated_health.metrics import count_outcomes, figures_of, probability, roc_auc, score_cells
+from federated_health.metrics import Counts, count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.model import Weights, weight_shapes
 from federated_health.privacy import guard
 from federated_health.privacy.account import Account
@@ -57,6 +58,7 @@ class Assignment:
         local: this hospital's rows and compiled training.
         weights: the federation's, as the message carries them.
         proximal_mu: how strongly training is held near them (see `LocalTrainer.train`).
+        evaluates: whether they are to be evaluated before they are trained.
     """
 
     instructions: Instructions
@@ -64,6 +66,12 @@ class Assignment:
     local: "LocalModel"
     weights: Weights
     proximal_mu: float
+    evaluates: bool
+
+    def count(self) -> Counts:
+        """Outcomes of the held-out rows under these weights."""
+        scores = probability(self.local.score(self.weights))
+        return count_outcomes(scores, self.local.hospital.test.labels, self.instructions.threshold)
 
 
 class Answer(Protocol):
@@ -157,6 +165,7 @@ def open_message(message: Message, context: Context) -> Assignment:
         local=local_model(hospital, instructions.model, instructions.normalisation),
         weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
         proximal_mu=read_proximal_mu(content.config_records[CONFIG]),
+        evaluates=content.config_records[CONFIG].get(EVALUATE) is True,
     )
 
 
@@ -177,26 +186,27 @@ def introduce(message: Message, context: Context) -> Introduction:
 
 
 def train_round(message: Message, context: Context) -> Update:
-    """The round's local epochs, from the federation's weights; under differential privacy its noisy steps."""
+    """The round's local epochs, from the federation's weights; under differential privacy its noisy steps.
+
+    These weights are those that the round before has made; the server may ask how good they are.
+    """
     asked = open_message(message, context)
+    counts = asked.count() if asked.evaluates else None
     if (plan := asked.instructions.privacy) is not None:
         account_of(context).charge(plan, guard.budget_of(context))
         weights = asked.local.train_privately(asked.weights, plan, asked.instructions.l2, asked.proximal_mu)
-        return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None)
+        return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None, counts=counts)
     weights, loss = asked.local.train(
         asked.weights, asked.instructions, asked.round_number, proximal_mu=asked.proximal_mu
     )
     rows = len(asked.local.hospital.train)
     logger.debug("round %d: trained on %d rows, loss %.4f", asked.round_number, rows, loss)
-    return Update(weights=weights, examples=rows, loss=loss)
+    return Update(weights=weights, examples=rows, loss=loss, counts=counts)
 
 
 def evaluate_round(message: Message, context: Context) -> Evaluation:
     """Counts over the held-out rows under the round's new weights."""
-    asked = open_message(message, context)
-    scores = probability(asked.local.score(asked.weights))
-    counts = count_outcomes(scores, asked.local.hospital.test.labels, asked.instructions.threshold)
-    return Evaluation(counts=counts)
+    return Evaluation(counts=open_message(message, context).count())
 
 
 def score_training_rows(message: Message, context: Context) -> TrainingScores:

@@ -109,10 +109,17 @@ def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once
     trained = [[one.train_loss is not None for one in record.hospitals.values()] for record in federation.history]
     assert trained == [
         [True, True, True],
-        [True, True, False],
+        [True, True],  # evaluated by the messages of round 3, to which c did not answer, either
         [True, True, False],
         [True, True, True],
         [True, True, True],
+    ]
+    assert [len([one for one in record.hospitals.values() if one.counts]) for record in federation.history] == [
+        2,
+        2,
+        3,
+        3,
+        3,
     ]
     assert federation.tally.to_json()["absent"] == {"c": 2}
     assert federation.tally.repeated_rounds == 0
@@ -192,7 +199,61 @@ def test_an_evaluation_that_is_lacking_costs_its_counts_alone() -> None:
     federation = Federation(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
     federation.run()
     assert equal(federation.weights, undisturbed(settings()).weights)
-    assert all(one.hospitals["b"].counts is None for one in federation.history)
+    assert [one.hospitals["b"].counts is None for one in federation.history] == [False, False, True]
+
+
+def kinds_asked(**changed: object) -> list[str]:
+    """Kinds of message that hospital a gets in a run, in their order."""
+    asked: list[str] = []
+    grid = ComingAndGoing(three_with_scores(), lambda name, kind: asked.append(kind) if name == "a" else None)
+    Federation(grid, settings(**changed)).run()
+    return asked
+
+
+def test_a_round_is_one_message_and_the_last_is_evaluated_apart() -> None:
+    finally_asked = ["evaluate", "evaluate.threshold", "evaluate.final"]
+    assert kinds_asked() == ["query.statistics", "train", "train", "train", *finally_asked]
+
+
+def test_every_round_has_the_counts_that_its_own_weights_give() -> None:
+    def counted(rounds: int) -> list[float]:
+        hospitals = three_with_scores()
+        federation = Federation(ComingAndGoing(hospitals), settings(rounds=rounds))
+        federation.run()
+        return [one.federation.counts.loss_sum for one in federation.history if one.federation.counts]
+
+    assert counted(3) == [counted(1)[-1], counted(2)[-1], counted(3)[-1]]
+    assert len(set(counted(3))) == 3
+
+
+def test_ctrl_c_keeps_the_last_round_that_was_evaluated() -> None:
+    def interrupt(name: str, kind: str) -> None:
+        asked[name, kind] += 1
+        if asked["a", "train"] == 3:
+            raise KeyboardInterrupt
+
+    asked: Counter[tuple[str, str]] = Counter()
+    federation = Federation(ComingAndGoing(three_with_scores(), interrupt), settings(rounds=5))
+    federation.gather()
+    rounds = federation.rounds()
+    assert next(rounds).number == 1
+    with pytest.raises(KeyboardInterrupt):
+        next(rounds)
+    assert equal(federation.weights, undisturbed(settings(rounds=1)).weights)
+    assert federation.figures_of_last_round()["federation"]["test_examples"] == 90
+
+
+def test_a_round_is_finished_where_some_evaluate_it_and_too_few_train_in_the_next() -> None:
+    federation = Federation(
+        ComingAndGoing(three_with_scores(), Failing("b", "train", 10**6, after=2)), settings(wait=0.1)
+    )
+    federation.gather()
+    rounds = federation.rounds()
+    next(rounds)
+    assert [name for name, hospital in next(rounds).hospitals.items() if hospital.counts] == ["a", "c"]
+    with pytest.raises(RunError, match="round 3: 2 of 3 hospitals"):
+        next(rounds)
+    assert equal(federation.weights, undisturbed(settings(rounds=2)).weights)
 
 
 # Coming and going
@@ -203,11 +264,13 @@ def test_hospitals_join_late_and_leave_between_rounds() -> None:
     grid.gone = {"c"}
     federation = Federation(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
     federation.gather()
-    took_part = []
-    for one in federation.rounds():
-        took_part.append(list(one.hospitals))
+    trained, evaluated = [], []
+    for one in federation.rounds():  # each of which is told when the hospitals have trained in the next
+        trained.append([name for name, hospital in one.hospitals.items() if hospital.train_loss])
+        evaluated.append([name for name, hospital in one.hospitals.items() if hospital.counts])
         grid.gone = {1: set(), 2: {"a"}, 3: set()}.get(one.number, set())
-    assert took_part == [["a", "b"], ["a", "b", "c"], ["b", "c"], ["a", "b", "c"]]
+    assert trained == [["a", "b"], ["a", "b"], ["a", "b", "c"], ["b", "c"]]
+    assert evaluated == [["a", "b"], ["a", "b", "c"], ["b", "c"], ["a", "b", "c"]]
     assert federation.tally.to_json()["absent"] == {"a": 1}
     assert list(federation.introductions) == ["a", "b", "c"]
 
@@ -255,7 +318,7 @@ def scaled(factor: float) -> Callable[[Update], Update]:
 def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three()
     hospitals[2].shift = 7.0  # 35 times the median of 0.1, 0.2 and 7
-    federation = Federation(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0))
+    federation = Federation(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0, rounds=1))
     federation.gather()
     next(federation.rounds())
     assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)

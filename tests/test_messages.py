@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -417,6 +418,9 @@ def test_sums_of_whatever_plausible_patients_are_read(patients: list[list[float]
 # Updates
 
 
+COUNT_NAMES = [field.name for field in fields(Counts)]
+
+
 def update(**changes: Any) -> RecordDict:
     metrics = {"num-examples": 227, "train-loss": 0.5, **changes}
     return RecordDict(
@@ -459,6 +463,50 @@ def test_a_malformed_update_is_refused(changes: dict[str, Any], words: str) -> N
         Update.from_content(over_the_wire(update(**changes)), SHAPES, 227)
 
     assert str(caught.value) == words
+
+
+COUNTS = Counts(
+    true_positives=40,
+    false_positives=6,
+    true_negatives=20,
+    false_negatives=10,
+    loss_sum=31.5,
+    squared_error_sum=9.25,
+)
+
+
+def test_an_update_brings_the_counts_that_it_was_asked_for() -> None:
+    weights = {"logit/kernel": KERNEL, "logit/bias": BIAS}
+    original = Update(weights=weights, examples=227, loss=0.5, counts=COUNTS)
+    read = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
+    assert (read.counts, read.examples, read.loss) == (COUNTS, 227, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "changes", "words"),
+    [
+        (None, {}, "its metrics are not: num-examples, train-loss"),
+        (75, {}, "its outcome counts do not add up to the held-out rows that it declared"),
+        (76, {"true_positives": 41}, "its outcome counts do not add up to the held-out rows that it declared"),
+        (76, {"true_positives": -1}, "its true_positives is not a whole number of at least 0"),
+        (76, {"loss_sum": 76 * 28.5}, "its sums of losses or of squared errors are out of range"),
+        (76, {"squared_error_sum": -0.5}, "its sums of losses or of squared errors are out of range"),
+        (
+            76,
+            {"loss_sum": None},
+            f"its metrics are not: {', '.join(sorted(['num-examples', 'train-loss', *COUNT_NAMES]))}",
+        ),
+    ],
+)
+def test_malformed_counts_in_an_update_are_refused(evaluated: int | None, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(MalformedMessageError) as caught:
+        Update.from_content(over_the_wire(update(**{**asdict(COUNTS), **changes})), SHAPES, 227, evaluated=evaluated)
+    assert str(caught.value) == words
+
+
+def test_an_update_without_the_counts_that_it_was_asked_for_is_refused() -> None:
+    with pytest.raises(MalformedMessageError, match="its metrics are not"):
+        Update.from_content(over_the_wire(update()), SHAPES, 227, evaluated=76)
 
 
 def test_an_update_that_lacks_weights_or_has_two_sets_of_them_is_refused() -> None:

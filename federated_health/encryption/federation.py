@@ -86,6 +86,7 @@ class EncryptedFederation(Course):
     def rounds(self) -> Iterator[Round]:
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
             trained = self._collect(number, self._ask_for_updates)
+            self._note_absent(number, trained)
             shares = self._shares  # as they were sent
             average, scale = self._add(trained), 1.0 / sum(shares[reply.hospital] for reply in trained)
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})

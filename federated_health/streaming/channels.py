@@ -12,7 +12,7 @@ from flwr.proto.transport_pb2 import Parameters
 from federated_health.errors import AddressError
 from federated_health.security import Identity
 
-PROTOCOL = "2"
+PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's own limit is 8 KiB
 
