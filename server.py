@@ -24,7 +24,7 @@ from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import check_address, serve_streams, server_context
+from federated_health.streaming import check_address, check_room, serve_streams, server_context
 
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "
@@ -135,6 +135,7 @@ def serve() -> None:
     tls = load_identity(Path(settings.tls), Role.SERVER) if settings.tls else None
     check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)
     check_tls(settings, has_identity=tls is not None)
+    check_room(settings.hospitals)
     task, largest = settings.task_declaration, largest_reply(settings)
     with serve_streams(settings.address, task.terms, utils.say, largest_message=largest, tls=tls) as grid:
         utils.say(f"listening on {settings.address}{f', as {tls.party}, with mutual TLS' if tls else ''}")

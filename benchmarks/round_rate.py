@@ -1,9 +1,9 @@
 """Rounds a second with the four heart hospitals, each way that a federation can be run; JSON and a table.
 
 Five local epochs and an evaluation every round, times of rounds after the first. All ways are measured in turns in one
-run, since machines are noisy: trust the ratios. `limit` is the same compiled training and NumPy averaging without Flower
-in one process; `tutorial` what Flower's tutorials do (tutorial_way.py). The light ways have hospitals that answer at
-once, so what is left is the stream's own.
+run, since machines are noisy: trust the ratios. `limit` is the same compiled training and NumPy averaging without
+Flower in one process; `tutorial` what Flower's tutorials do (tutorial_way.py). The light ways have hospitals that
+answer at once, so what is left is the stream's own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def time_engine(engine: Any, settings: Settings) -> list[float]:
             else:
                 time.sleep(POLL_SECONDS)
         running.wait()  # the last questions, the model
-    return [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+    return [end - begin for begin, end in pairwise(ends)]
 
 
 def rounds_in(table: str) -> int:

@@ -1,7 +1,7 @@
-"""Federated learning as Flower's tutorials have it, for `round_rate.py` to compare with; the project uses none of this.
+"""Federated learning as Flower's tutorials have it, for `round_rate.py` to compare with; nothing else uses it.
 
-`start_server` and `start_client`, a NumPyClient with Keras's `fit` and `evaluate`, and FedAvg. Rows, network, batches and
-local epochs are the project's; each hospital scales by its own statistics, as tutorials do.
+`start_server` and `start_client`, a NumPyClient with Keras's `fit` and `evaluate`, and FedAvg. Rows, network, batches
+and local epochs are the project's; each hospital scales by its own statistics, as tutorials do.
 
 `python tutorial_way.py server HOST:PORT ROUNDS` prints the seconds of each round after the first as JSON;
 `python tutorial_way.py client HOST:PORT CSV EPOCHS` is one hospital.
@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def main() -> None:
         strategy = Clocked()
         start_server(server_address=address, config=ServerConfig(num_rounds=int(rest[0])), strategy=strategy)
         ends = strategy.ends
-        print(json.dumps([end - begin for begin, end in zip(ends, ends[1:], strict=False)]))
+        print(json.dumps([end - begin for begin, end in pairwise(ends)]))
     else:
         start_client(server_address=address, client=Hospital(Path(rest[0]), int(rest[1])).to_client(), insecure=True)
 
