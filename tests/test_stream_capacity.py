@@ -61,7 +61,7 @@ def test_a_hard_limit_leaves_less_room_and_is_named(monkeypatch: pytest.MonkeyPa
     under(monkeypatch, 256, 1024)
     assert capacity.most_connections() == 924
     assert capacity.most_streams() == 739  # 924 * 2000 / 2500 = 739.2
-    words = r"at most 739, which one server has room for: this process may have 1024 files open \(see `ulimit -n`\); got 740"
+    words = r"739, which one server has room for: this process may have 1024 files open \(see `ulimit -n`\); got 740"
     with pytest.raises(SettingsError, match=words):
         capacity.check_room(740)
 
