@@ -24,6 +24,7 @@ from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
+from federated_health.simulated import check_simulation
 from federated_health.streaming import check_address, check_room, serve_streams, server_context
 
 AUC_NOTE = (
@@ -45,6 +46,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run, over any grid: terminals, in process, Flower's simulation or its deployment engine."""
     settings = Settings.from_config(context.run_config)
+    check_simulation(grid, settings)
     with RunFolder(settings) as folder:
         federation = make_federation(grid, settings)
         if folder.checkpoint is not None:

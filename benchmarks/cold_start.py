@@ -1,8 +1,9 @@
 """From a cold start to a finished model: `make demo`'s command against importing TensorFlow as often; JSON and tables.
 
-The demo has a server and four hospitals as processes. Beside it, in turns, as many processes start in the same way and do
-nothing but `import tensorflow`: they end at once, without Python's clearing up. Memory is the most that a process held
-(VmHWM), looked at every few milliseconds: of the server until it saves the model and at its end, and of the hospitals.
+The demo has a server and four hospitals as processes. Beside it, in turns, as many processes start in the same way and
+do nothing but `import tensorflow`: they end at once, without Python's clearing up. Memory is the most that a process
+held (VmHWM), looked at every few milliseconds: of the server until it saves the model and at its end, and of the
+hospitals.
 """
 
 import argparse

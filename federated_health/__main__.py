@@ -7,6 +7,7 @@ from typing import Any
 import utils
 from federated_health.audit import verb as audit
 from federated_health.demo import SCENARIOS, check_demo, run_demo
+from federated_health.deployment import verb as deployment
 from federated_health.evidence import verb as evidence
 from federated_health.security import command as certificates
 
@@ -63,6 +64,18 @@ def show_certificates(flags: argparse.Namespace) -> None:
         utils.print_lines(title, lines)
 
 
+def add_deployment(verbs: Any) -> None:
+    """The verbs superlink and supernode, of Flower's own deployment."""
+    words = "Flower's server for long-lived nodes, with this project's certificates"
+    superlink = verbs.add_parser("superlink", help=words, description=deployment.SUPERLINK_WORDS)
+    deployment.add_superlink_flags(superlink)
+    superlink.set_defaults(run=deployment.run_superlink)
+    words = "a hospital as a node of Flower's own"
+    supernode = verbs.add_parser("supernode", help=words, description=deployment.SUPERNODE_WORDS)
+    deployment.add_supernode_flags(supernode)
+    supernode.set_defaults(run=deployment.run_supernode)
+
+
 def main() -> None:
     """Parse the verb and its flags, and call it."""
     parser = utils.make_parser("What is not for every day.", prog="python -m federated_health")
@@ -71,6 +84,7 @@ def main() -> None:
     add_evidence(verbs)
     add_audit(verbs)
     add_certificates(verbs)
+    add_deployment(verbs)
     flags = parser.parse_args()
     flags.run(flags)
 

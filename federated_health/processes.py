@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    command: Sequence[str], log: Path | None = None, folder: Path | None = None
+    command: Sequence[str], log: Path | None = None, folder: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that does not outlive the block: asked to end, given some time, then killed.
 
@@ -40,6 +40,7 @@ def process(
     Args:
         log: gets what it prints; otherwise it writes where this process does.
         folder: where it runs.
+        env: its environment; otherwise this process's.
 
     Raises:
         RunError: the log cannot be written.
@@ -53,7 +54,12 @@ def process(
             except OSError as error:
                 raise RunError(f"{log}: cannot be written ({error.strerror})") from None
         running = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT if output else None, cwd=folder, process_group=0
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            cwd=folder,
+            env=None if env is None else dict(env),
+            process_group=0,
         )
         try:
             yield running

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar, cast
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from federated_health.flower_grids import exchange, registered_names
 from federated_health.messages import Update
 from federated_health.metrics import Counts
 from federated_health.model import Weights
@@ -104,8 +105,8 @@ class Correspondence:
         self._said: dict[str, str] = {}
 
     def names(self) -> dict[int, str]:
-        """Names that our own grids know from joining; Flower's grids know none."""
-        return self._grid.names() if isinstance(self._grid, FutureGrid) else {}
+        """Names that our own grids know from joining, and Flower's deployment from registering; a simulation none."""
+        return self._grid.names() if isinstance(self._grid, FutureGrid) else registered_names(self._grid)
 
     def processes(self) -> dict[int, str]:
         """Node id -> a token of that hospital's process, of those that say one; over Flower's grids none does."""
@@ -119,7 +120,7 @@ class Correspondence:
         if not questions:
             return []
         asked = {question.metadata.dst_node_id for question in questions}
-        replies = self._grid.send_and_receive(questions, timeout=self._timeout)
+        replies = exchange(self._grid, questions, self._timeout)
         expected = [reply for reply in replies if reply.metadata.src_node_id in asked]
         accepted = self.accept(expected, names, read)
         # Our own grids put an error in its place; Flower's return what there is.

@@ -1,71 +1,110 @@
-"""The same two apps under Flower's own simulation, as `flwr run .` starts it in a checkout."""
+"""Flower's simulation as docs/runtimes.md says it: `flwr run .` in a fresh checkout, after the README's set-up."""
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from federated_health.processes import PROJECT, door, free_port
+from federated_health.deployment.flower import environment
+from federated_health.processes import PROJECT, free_port
 
 pytestmark = pytest.mark.slow
 
+PAGE = PROJECT / "docs" / "runtimes.md"
 
-@pytest.fixture
-def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
+
+def block_of(mark: str) -> str:
+    """The commands that stand below a comment with that mark."""
+    (block,) = re.findall(rf"<!-- {mark} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return str(block)
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment in which Flower's configuration and its local SuperLink are this test's own."""
-    home = tmp_path / "flower-home"
-    scripts = Path(sys.executable).parent
+    home = tmp_path_factory.mktemp("flower") / "flower-home"
     yield {
-        **os.environ,
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        **environment(),
         "FLWR_HOME": str(home),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
         "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
     }
-    # `flwr run` leaves its SuperLink running; its command line names its folder, which nobody else's does.
-    subprocess.run(["pkill", "-f", str(home)], check=False)
+    for process in Path("/proc").iterdir():  # `flwr run` leaves its SuperLink running, which names its folder
+        if process.name.isdigit() and str(home) in _command_of(process):
+            os.kill(int(process.name), signal.SIGTERM)
 
 
-def test_flwr_run_trains_the_same_apps_for_two_rounds(flower: dict[str, str], tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    for name in ("server.py", "client.py", "utils.py", "create_dataset.py", "pyproject.toml"):
-        shutil.copy(PROJECT / name, checkout)
-    shutil.copytree(PROJECT / "federated_health", checkout / "federated_health")
-    (checkout / "data").mkdir()
-    subprocess.run(door("create_dataset.py"), cwd=checkout, check=True, capture_output=True, timeout=60)
+def _command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:  # it has ended meanwhile, or is another user's
+        return ""
 
-    def run(out: str, **settings: object) -> dict[str, Any]:
-        config = " ".join(f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in settings.items())
-        command = ["flwr", "run", ".", "--federation-config", "num-supernodes=4", "--stream", "--run-config"]
-        ended = subprocess.run(
-            [*command, f'{config} rounds=2 out="{out}"'],
-            cwd=checkout,
-            env=flower,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        metrics_file = checkout / out / "metrics.json"
-        assert metrics_file.exists(), ended.stdout + ended.stderr
-        metrics: dict[str, Any] = json.loads(metrics_file.read_text())
-        assert metrics["rounds"] == 2
-        return metrics
 
-    metrics = run("runs/simulated")
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh copy of the project, as a clone has it."""
+    folder = tmp_path_factory.mktemp("clone") / "federated-health"
+    ignored = shutil.ignore_patterns(
+        ".venv", ".git", "runs", "client_*.csv", "manifest.json", "partition.png", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(PROJECT, folder, ignore=ignored)
+    return folder
+
+
+def run(script: str, checkout: Path, flower: dict[str, str]) -> str:
+    """What a shell says that runs these lines."""
+    ended = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=checkout,
+        env=flower,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    return ended.stdout
+
+
+def test_four_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
+    said = run(block_of("simulation"), checkout, flower)
+
+    run_folder = checkout / "runs" / "simulated"
+    assert (run_folder / "model.keras").exists(), said
+    metrics = json.loads((run_folder / "metrics.json").read_text())
     assert list(metrics["hospitals"]) == ["cleveland", "hungary", "switzerland", "va-long-beach"]
     assert metrics["federation"]["test_examples"] == 231
-    assert (checkout / "runs" / "simulated" / "model.keras").exists()
 
-    private = run("runs/private", dp_epsilon=4.0)
-    assert list(private["hospitals"]) == list(metrics["hospitals"])
-    assert private["privacy"]["epsilon"] == 4
-    for name in private["hospitals"]:
+
+def test_a_hundred_virtual_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
+    said = run(block_of("virtual hospitals"), checkout, flower)
+
+    run_folder = checkout / "runs" / "virtual"
+    assert (run_folder / "metrics.json").exists(), said
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert len(metrics["hospitals"]) == 100
+    assert metrics["rounds"] == 3
+
+
+def test_a_private_run_is_charged_to_each_hospital(checkout: Path, flower: dict[str, str]) -> None:
+    private = block_of("simulation").replace("runs/simulated", "runs/private").replace("rounds=5", "rounds=2")
+    said = run(private.replace("rounds=2", "rounds=2 dp-epsilon=4.0"), checkout, flower)
+
+    assert (checkout / "runs" / "private" / "metrics.json").exists(), said
+    metrics = json.loads((checkout / "runs" / "private" / "metrics.json").read_text())
+    assert metrics["privacy"]["epsilon"] == 4
+    for name in metrics["hospitals"]:
         assert (checkout / "data" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_a_wrong_number_is_told_at_once(checkout: Path, flower: dict[str, str]) -> None:
+    said = run(f"flwr run . --stream --run-config \"data='{checkout / 'data'}'\"", checkout, flower)
+
+    assert "holds 4 hospitals; the simulation has 2 nodes, and hospitals is 4: say " in " ".join(said.split())

@@ -1,0 +1,165 @@
+"""The same apps under Flower's own engines, for benchmarks and tests: its simulation, and a SuperLink with SuperNodes.
+
+Each has ports and a Flower home of its own, and ends all that it started.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
+
+from federated_health.deployment.flower import config_words, environment, executable
+from federated_health.processes import PROJECT, free_port, process
+from federated_health.security import make_all_identities
+from federated_health.settings import Value
+
+APP = ("server.py", "client.py", "utils.py", "pyproject.toml")
+
+SHORT = 60.0
+"""Seconds that Flower's short commands get."""
+
+LONG = 1800.0
+"""Seconds that a run gets."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One of Flower's engines, ready for runs, one after the other.
+
+    Attributes:
+        folder: where its logs are; its checkout, from which runs are started, is below it.
+        superlink: the process that runs are sent to.
+        nodes: hospital -> its SuperNode; of a simulation none.
+        commands: hospital -> what starts its SuperNode, to be run in the checkout, with `env`.
+    """
+
+    folder: Path
+    connection: str
+    env: Mapping[str, str]
+    settings: Mapping[str, Value]
+    federation: tuple[str, ...]
+    superlink: "subprocess.Popen[bytes]"
+    nodes: Mapping[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @contextmanager
+    def started(self, out: str, settings: Mapping[str, Value]) -> Iterator["subprocess.Popen[bytes]"]:
+        """A run, as `flwr run` starts it; the block is left when the user's command should end.
+
+        Args:
+            out: name of the run's folder, below the engine's.
+            settings: the run config's, beside those of this engine.
+        """
+        config = config_words({**self.settings, "out": str(self.folder / out), **settings})
+        command = [executable("flwr"), "run", ".", self.connection, "--stream", *self.federation]
+        checkout, log = self.folder / "checkout", self.folder / f"{out}.log"
+        with process([*command, "--run-config", config], log=log, folder=checkout, env=self.env) as running:
+            yield running
+
+    def run(self, out: str, settings: Mapping[str, Value], timeout: float = LONG) -> Path:
+        """One run to its end.
+
+        Returns:
+            Its folder: model.keras, metrics.json, rounds.csv ...
+
+        Raises:
+            RuntimeError: it left no metrics.json; the log of `flwr run` is in the message.
+        """
+        with self.started(out, settings) as running:
+            running.wait(timeout)
+        if not (self.folder / out / "metrics.json").exists():
+            raise RuntimeError((self.folder / f"{out}.log").read_text(errors="replace"))
+        return self.folder / out
+
+
+@contextmanager
+def simulation(folder: Path, data: Path, *, hospitals: int, federation: str = "") -> Iterator[Engine]:
+    """Flower's simulation of the hospitals in a folder that create_dataset.py wrote.
+
+    Args:
+        folder: a new one, of the engine's own.
+        federation: further words for --federation-config, such as "client-resources-num-cpus=1".
+    """
+    env = _prepare(folder)
+    port = free_port()
+    connection = f'[superlink.simulated]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (folder / "flower-home" / "config.toml").write_text(connection)
+    command = [
+        executable("flower-superlink"),
+        *("--insecure", "--simulation", "--isolation", "subprocess"),
+        *("--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{free_port()}"),
+    ]
+    config = f"num-supernodes={hospitals} {federation}".strip()
+    log = folder / "superlink.log"
+    with process(command, log=log, folder=folder / "checkout", env=env) as superlink:
+        _wait_for(lambda: _is_healthy(port), superlink, log)
+        own: dict[str, Value] = {"data": str(data.absolute()), "hospitals": hospitals}
+        yield Engine(folder, "simulated", env, own, ("--federation-config", config), superlink)
+
+
+@contextmanager
+def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "heart-disease") -> Iterator[Engine]:
+    """A SuperLink and a SuperNode a hospital over TLS, each SuperNode with its own key, as the project starts them.
+
+    Args:
+        folder: a new one, of the engine's own.
+        hospitals: name -> CSV.
+    """
+    env = _prepare(folder)
+    server, tls = make_all_identities(folder / "tls", list(hospitals))
+    address, checkout = f"127.0.0.1:{free_port()}", folder / "checkout"
+    issued = folder / "tls" / "authority" / "issued"
+    with ExitStack() as stack:
+        command = _verb(
+            *("superlink", "--tls", server, "--hospitals", issued, "--address", address, "--control-port", free_port())
+        )
+        log = folder / "superlink.log"
+        superlink = stack.enter_context(process(command, log=log, folder=checkout, env=env))
+        _wait_for(lambda: "ready: " in log.read_text(errors="replace"), superlink, log)
+        nodes, commands = {}, {}
+        for name, path in hospitals.items():
+            flags = ("--tls", tls[name], "--data", path, "--superlink", address, "--task", task)
+            own, commands[name] = folder / f"{name}.log", _verb("supernode", *flags)
+            nodes[name] = stack.enter_context(process(commands[name], log=own, folder=checkout, env=env))
+        settings: dict[str, Value] = {"hospitals": len(hospitals), "task": task}
+        yield Engine(folder, "hospitals", env, settings, (), superlink, nodes, commands)
+
+
+def _prepare(folder: Path) -> dict[str, str]:
+    """A copy of the app, whose name Flower accepts, and an environment of the engine's own."""
+    checkout = folder / "checkout"
+    checkout.mkdir(parents=True)
+    for name in APP:
+        shutil.copy(PROJECT / name, checkout)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT / "federated_health", checkout / "federated_health", ignore=ignored)
+    home = folder / "flower-home"
+    home.mkdir()
+    return {**environment(), "FLWR_HOME": str(home)}
+
+
+def _wait_for(is_so: Callable[[], bool], running: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + SHORT
+    while not is_so():
+        if running.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(log.read_text(errors="replace"))
+        time.sleep(0.1)
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _verb(verb: str, *flags: object) -> list[str]:
+    return [sys.executable, "-m", "federated_health", verb, *map(str, flags)]

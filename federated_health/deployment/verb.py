@@ -1,0 +1,99 @@
+"""The verbs `superlink` and `supernode`: Flower's deployment, started by one command a party."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import utils
+from federated_health.deployment.flower import announce, environment
+from federated_health.deployment.superlink import SuperLink, accepted_hospitals
+from federated_health.deployment.supernode import SuperNode
+from federated_health.errors import RunError
+from federated_health.hospital import DEFAULT_SPLIT_SEED
+from federated_health.processes import process
+from federated_health.security import Role, load_identity
+from federated_health.settings import read_defaults
+from federated_health.tasks import TASKS, get_task
+
+FLEET = "127.0.0.1:9092"
+
+SUPERLINK_WORDS = (
+    "Starts Flower's SuperLink with this server's certificate, lets in the nodes of the hospitals whose certificates "
+    "its authority signed, and tells `flwr run . NAME` where it is. A run's folder is below where this is started."
+)
+
+SUPERNODE_WORDS = (
+    "Checks this hospital's CSV, and starts Flower's SuperNode with it: the node proves itself with the key of the "
+    "hospital's TLS folder, and starts a process for every message."
+)
+
+Say = Callable[[str], None]
+
+
+def add_superlink_flags(parser: Any) -> None:
+    """The flags of `superlink`."""
+    parser.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the server's certificate")
+    words = "certificates of the hospitals to let in, or a folder of them, such as the authority's issued/"
+    parser.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=words)
+    words = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
+    parser.add_argument("--address", default=FLEET, metavar="HOST:PORT", help=words)
+    words = "of this machine, for `flwr run` (default: %(default)s)"
+    parser.add_argument("--control-port", type=utils.count, default=8000, metavar="PORT", help=words)
+    words = "what `flwr run . NAME` calls it (default: %(default)s)"
+    parser.add_argument("--name", default="hospitals", help=words)
+
+
+def run_superlink(flags: argparse.Namespace, say: Say = utils.say) -> None:
+    """Start a SuperLink, let the hospitals in, and wait until it ends.
+
+    Raises:
+        UserError: what was given cannot be used, or Flower does not start.
+    """
+    identity = load_identity(flags.tls, Role.SERVER)
+    hospitals = accepted_hospitals(identity, flags.hospitals)
+    link = SuperLink(identity=identity, address=flags.address, control=flags.control_port, name=flags.name)
+    command, env = link.command(), environment()
+    say(announce(command))
+    with process(command, env=env) as running:
+        link.wait_until_up(running)
+        say(f"wrote superlink.{link.name} in {link.connect()}")
+        link.register(hospitals, env, say)
+        say(f"ready: flwr run . {link.name} --stream --run-config hospitals={len(hospitals)}")
+        if running.wait() not in (0, -15):
+            raise RunError(f"flower-superlink ended with code {running.returncode}; its words are above")
+
+
+def add_supernode_flags(parser: Any) -> None:
+    """The flags of `supernode`."""
+    defaults = read_defaults()
+    parser.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of this hospital's certificate")
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="this hospital's CSV")
+    parser.add_argument("--superlink", default=FLEET, metavar="HOST:PORT", help="default: %(default)s")
+    words = "which the CSV is checked against (default: %(default)s)"
+    parser.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
+    words = "which patients are held out, for good (default: %(default)s)"
+    parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
+    words = "epsilon that may be spent in all, over all runs; none without differential privacy"
+    parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
+
+
+def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
+    """Check the CSV, and become Flower's SuperNode.
+
+    Raises:
+        UserError: what was given cannot be used, or Flower is not there.
+    """
+    node = SuperNode(
+        data=flags.data,
+        identity=load_identity(flags.tls, Role.HOSPITAL),
+        superlink=flags.superlink,
+        split_seed=flags.split_seed,
+        budget=flags.dp_budget,
+    )
+    for line in node.load(get_task(flags.task)).remarks():
+        say(line)
+    command = node.command()
+    say(announce(command))
+    os.execve(command[0], command, environment())

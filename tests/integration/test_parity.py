@@ -1,0 +1,132 @@
+"""One app, one seed, two hospitals: the same final weights in every way of running it, and nobody's death changes that.
+
+In process, terminals, terminals with mutual TLS, Flower's simulation and its deployment are compared to the bit: each
+trains by the same compiled arithmetic, and the server sums updates in the order of hospitals' names. Machines whose
+processors differ are another matter; here all ways run on one.
+"""
+
+import json
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from flower_engines import deployment, simulation
+from flwr.app import Context
+
+import client
+from federated_health.dataset_folder import find_hospital, write_hospitals
+from federated_health.federation import Federation
+from federated_health.model import read_description, weights_hash
+from federated_health.partitions import Partition, divide
+from federated_health.processes import door, free_port, process
+from federated_health.security import make_all_identities
+from federated_health.settings import Settings, Value, read_defaults
+from federated_health.sources import Source
+from federated_health.streaming import InProcessGrid, hospital_context
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("cleveland", "switzerland")
+RUN: dict[str, Value] = {"hospitals": 2, "rounds": 2, "local-epochs": 2, "appraisal": False, "min-hospitals": 1}
+SETTINGS = Settings.from_config({**read_defaults(), **RUN})
+
+PATIENCE = 900.0
+"""Seconds; Flower's deployment starts a process for every message."""
+
+
+@pytest.fixture(scope="module")
+def data(uci: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    partition = Partition(by="hospital", seed=42)
+    hospitals = {name: rows for name, rows in divide(uci, partition).items() if name in NAMES}
+    write_hospitals(folder, uci, hospitals, partition=partition.describe())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paths(data: Path) -> dict[str, Path]:
+    return {name: path for path, name in (find_hospital(data, number) for number in (1, 2))}
+
+
+def contexts_of(paths: dict[str, Path]) -> dict[str, Context]:
+    return {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def in_process(paths: dict[str, Path]) -> str:
+    """The hash of the final weights without any process or network."""
+    federation = Federation(InProcessGrid(client.app, contexts_of(paths)), SETTINGS)
+    federation.gather()
+    list(federation.rounds())
+    return weights_hash(federation.weights)
+
+
+def final_weights(run: Path) -> str:
+    """The hash that a run's model says its weights have."""
+    return str(read_description(run / "model.keras")["weights_sha256"])
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_terminals_give_the_bits_of_a_run_in_process(
+    paths: dict[str, Path], in_process: str, tmp_path: Path, encrypted: bool
+) -> None:
+    address, out = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    own, tls = make_all_identities(tmp_path / "tls", NAMES) if encrypted else (None, {})
+    flags = [word for name, value in RUN.items() if name != "appraisal" for word in (f"--{name}", value)]
+    with ExitStack() as stack:
+        serve = door("server.py", *flags, "--no-appraisal", "--address", address, "--out", out)
+        server = stack.enter_context(process([*serve, *(["--tls", str(own)] if own else [])], tmp_path / "server.txt"))
+        for name, path in paths.items():
+            join = door("client.py", "--data", path, "--name", name, "--server", address)
+            proof = ["--tls", str(tls[name])] if own else []
+            stack.enter_context(process([*join, *proof], tmp_path / f"{name}.txt"))
+        assert server.wait(PATIENCE) == 0, (tmp_path / "server.txt").read_text()
+
+    assert final_weights(out) == in_process
+
+
+def test_the_simulation_gives_the_bits_of_a_run_in_process(data: Path, in_process: str, tmp_path: Path) -> None:
+    with simulation(tmp_path / "engine", data, hospitals=2) as engine:
+        assert final_weights(engine.run("run", RUN, PATIENCE)) == in_process
+
+
+class LeavingGrid(InProcessGrid):
+    """Hospitals in process, some of whom are gone from some moment on."""
+
+    gone: frozenset[str] = frozenset()
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in super().get_node_ids() if self.names()[node] not in self.gone]
+
+
+def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    """Round 1 is of both hospitals; in round 2 a SuperNode is killed with its message in hand, and the run goes on."""
+    federation = Federation(grid := LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
+    federation.gather()
+    for record in federation.rounds():
+        if record.number == 1:
+            grid.gone = frozenset({"switzerland"})
+    assert set(record.hospitals) == {"cleveland"}
+
+    with deployment(tmp_path / "engine", paths) as engine:
+        log = engine.folder / "switzerland.log"
+        with engine.started("run", {**RUN, "round-timeout": 60.0}) as running:
+            deadline = time.monotonic() + PATIENCE
+            while log.read_text().count("Receiving: train") < 2:
+                assert time.monotonic() < deadline, log.read_text()
+                assert running.poll() is None, (engine.folder / "run.log").read_text()
+                time.sleep(0.1)
+            os.kill(engine.nodes["switzerland"].pid, signal.SIGKILL)
+            running.wait(PATIENCE)
+        out = engine.folder / "run"
+
+    assert final_weights(out) == weights_hash(federation.weights)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics["hospitals"]) == ["cleveland"]
+    assert metrics["rounds"] == 2
+    assert (out / "report.html").exists()

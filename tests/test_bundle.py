@@ -1,0 +1,84 @@
+"""What `flwr build` packs: the app, and nothing of what lies beside it in a hospital's checkout."""
+
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from federated_health.deployment.flower import environment, executable
+from federated_health.processes import PROJECT
+
+DOORS = {"client.py", "server.py", "utils.py"}
+
+PLANTED = (
+    "key.pem",
+    "tls/key.pem",
+    "tls/certificate.pem",
+    "tls/supernode.key",
+    "authority/key.pem",
+    "patients.csv",
+    "data/client_1.csv",
+    "data/manifest.json",
+    "data/privacy-cleveland.jsonl",
+    "data/egress-cleveland.jsonl",
+    "privacy-cleveland.jsonl",
+    "egress-cleveland.jsonl",
+    "manifest.json",
+    "notes.md",
+    "runs/first/metrics.json",
+    "runs/first/model.keras",
+    "runs/first/readme.md",
+    "runs/first/analysis.py",
+    "my_analysis.py",
+    "federated_health/patients.csv",
+    "federated_health/findings.json",
+    "federated_health/notes.md",
+    "federated_health/key.pem",
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The project as `git clone` gives it, without what a clone has no need of here."""
+    folder = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".venv", ".git", "runs", "data", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(PROJECT, folder, ignore=ignored)
+    return folder
+
+
+def build(checkout: Path) -> set[str]:
+    """The names of the files in the bundle."""
+    command = [executable("flwr"), "build"]
+    ended = subprocess.run(command, cwd=checkout, env=environment(), check=False, capture_output=True, text=True)
+    bundles = list(checkout.glob("*.fab"))
+    assert len(bundles) == 1, ended.stdout + ended.stderr
+    with zipfile.ZipFile(bundles[0]) as bundle:
+        return set(bundle.namelist())
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_bundle_is_the_app_whatever_lies_beside_it(checkout: Path, ignored: bool) -> None:
+    package = {str(path.relative_to(checkout)) for path in checkout.glob("federated_health/**/*.py")}
+    if not ignored:
+        (checkout / ".gitignore").unlink()  # as in an archive that somebody sent
+    for name in PLANTED:
+        path = checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("secret")
+
+    content = build(checkout)
+
+    assert content == {*DOORS, *package, "pyproject.toml", ".info/CONTENT"}
+    assert "federated_health/tasks.py" in content
+
+
+def test_the_bundle_names_the_apps_that_flower_starts(checkout: Path) -> None:
+    build(checkout)
+
+    with zipfile.ZipFile(next(checkout.glob("*.fab"))) as bundle:
+        declared = tomllib.loads(bundle.read("pyproject.toml").decode())
+    assert declared["tool"]["flwr"]["app"]["components"] == {"serverapp": "server:app", "clientapp": "client:app"}
+    assert "hospitals" in declared["tool"]["flwr"]["app"]["config"]

@@ -1,0 +1,199 @@
+"""Flower's deployment by this project's certificates: the commands, whom they let in, and each mistake in a line."""
+
+import shlex
+import socket
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.common.config import parse_config_args
+
+import utils
+from federated_health.deployment import flower, verb
+from federated_health.deployment.superlink import SuperLink, accepted_hospitals
+from federated_health.deployment.supernode import SuperNode
+from federated_health.errors import AddressError, CertificateError, RunError, UserError
+from federated_health.processes import free_port
+from federated_health.security import Authority, Role, load_identity, make_all_identities
+from federated_health.security.certificates import read_certificates, read_key
+
+VERBS = {
+    "superlink": (verb.add_superlink_flags, verb.run_superlink),
+    "supernode": (verb.add_supernode_flags, verb.run_supernode),
+}
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates") / "tls"
+    make_all_identities(folder, ["cleveland", "hungary"])
+    return folder
+
+
+def node_of(tls: Path, data: Path, **more: object) -> SuperNode:
+    identity = load_identity(tls / "hospitals" / "cleveland", Role.HOSPITAL)
+    return SuperNode(data=data, identity=identity, superlink="127.0.0.1:9092", **more)  # type: ignore[arg-type]
+
+
+def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certificate(tls: Path, in_folder: Path) -> None:
+    (in_folder / "own data.csv").touch()
+
+    command = node_of(tls, Path("own data.csv"), budget=2.5, split_seed=7).command()
+
+    config = parse_config_args([command[command.index("--node-config") + 1]])
+    path = str(in_folder / "own data.csv")
+    assert config == {"data": path, "name": "cleveland", "split-seed": 7, "dp-budget": 2.5}
+
+
+def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
+    command = node_of(tls, tmp_path / "any.csv").command()
+
+    path = Path(command[command.index("--auth-supernode-private-key") + 1])
+    key = load_ssh_private_key(path.read_bytes(), None)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert key.public_key() == read_key(tls / "hospitals" / "cleveland" / "key.pem").public_key()
+    assert "--insecure" not in command
+    trusted = read_certificates(Path(command[command.index("--root-certificates") + 1]))
+    assert trusted == [load_identity(tls / "server", Role.SERVER).authority]
+
+
+def test_what_listens_for_this_machine_alone_listens_on_loopback(tls: Path, tmp_path: Path) -> None:
+    identity = load_identity(tls / "server", Role.SERVER)
+    link = SuperLink(identity=identity, address=f"0.0.0.0:{free_port()}", control=free_port(), name="hospitals")
+
+    command, node = link.command(), node_of(tls, tmp_path / "any.csv").command()
+
+    assert command[command.index("--host") + 1] == node[node.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--control-api-address") + 1].startswith("127.0.0.1:")
+    assert command[command.index("--fleet-api-address") + 1] == link.address
+    assert "--enable-supernode-auth" in command
+
+
+def test_a_shown_command_is_what_a_shell_would_take() -> None:
+    assert shlex.split(flower.announce(["/bin/flower-supernode", "--node-config", "data='/a b.csv'"])) == [
+        "flower-supernode",
+        "--node-config",
+        "data='/a b.csv'",
+    ]
+
+
+def test_the_public_key_is_written_as_flower_reads_it(tls: Path) -> None:
+    certificate = load_identity(tls / "hospitals" / "hungary", Role.HOSPITAL).certificate
+
+    line = flower.public_line(certificate.public_key())  # type: ignore[arg-type]  # of an elliptic curve, as all here
+
+    assert line.startswith(b"ecdsa-sha2-nistp256 ")
+    assert load_ssh_public_key(line) == certificate.public_key()
+
+
+def test_hospitals_of_the_authority_are_let_in(tls: Path) -> None:
+    identity = load_identity(tls / "server", Role.SERVER)
+
+    found = accepted_hospitals(identity, [tls / "authority" / "issued"])
+
+    assert list(found) == ["cleveland", "hungary"]
+    assert found["hungary"] == load_identity(tls / "hospitals" / "hungary", Role.HOSPITAL).certificate
+
+
+def test_a_revoked_hospital_and_one_of_another_authority_are_not(tmp_path: Path) -> None:
+    make_all_identities(tmp_path / "ours", ["cleveland", "hungary"])
+    make_all_identities(tmp_path / "theirs", ["cleveland"])
+    Authority(tmp_path / "ours" / "authority").revoke("hungary")
+    revoked = tmp_path / "ours" / "authority" / "revoked.pem"
+    (tmp_path / "ours" / "server" / "revoked.pem").write_bytes(revoked.read_bytes())
+    identity = load_identity(tmp_path / "ours" / "server", Role.SERVER)
+
+    assert list(accepted_hospitals(identity, [tmp_path / "ours" / "authority" / "issued"])) == ["cleveland"]
+    with pytest.raises(CertificateError, match="was not signed by the authority"):
+        accepted_hospitals(identity, [tmp_path / "theirs" / "hospitals" / "cleveland" / "certificate.pem"])
+    with pytest.raises(CertificateError, match="no hospital's certificate"):
+        accepted_hospitals(identity, [tmp_path / "ours" / "server" / "certificate.pem"])
+
+
+def test_a_connection_is_added_to_what_flower_knows(
+    tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text('[superlink]\ndefault = "mine"\n[superlink.mine]\naddress = "1.2.3.4:5"\n')
+
+    path = flower.write_connection("hospitals", "127.0.0.1:8000", tls / "server" / "authority.pem")
+
+    known = tomllib.loads(path.read_text())["superlink"]
+    assert known["mine"] == {"address": "1.2.3.4:5"}
+    assert known["default"] == "mine"
+    assert known["hospitals"]["address"] == "127.0.0.1:8000"
+    assert known["hospitals"]["root-certificates"] == str(tls / "server" / "authority.pem")
+    assert known["hospitals"].get("insecure", False) is False
+    capsys.readouterr()
+
+
+def test_a_damaged_configuration_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text("[superlink")
+
+    with pytest.raises(RunError, match="is not TOML"):
+        flower.write_connection("hospitals", "127.0.0.1:8000", tmp_path / "authority.pem")
+    assert (tmp_path / "config.toml").read_text() == "[superlink"
+
+
+def test_telemetry_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLWR_TELEMETRY_ENABLED", raising=False)
+    assert flower.environment()["FLWR_TELEMETRY_ENABLED"] == "0"
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    assert flower.environment()["FLWR_TELEMETRY_ENABLED"] == "1"
+
+
+@pytest.mark.parametrize("path", ["it's.csv", 'a "b".csv', "a\nb.csv"])
+def test_a_path_that_flower_cannot_be_told_is_refused(path: str) -> None:
+    with pytest.raises(RunError, match="holds a quote"):
+        flower.config_words({"data": path})
+
+
+def test_a_taken_port_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(AddressError, match=f"127.0.0.1:{port}: cannot be listened on"):
+            flower.check_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("name", ["local", "default", "supergrid", "a.b", ""])
+def test_a_name_that_flower_uses_itself_is_refused(name: str) -> None:
+    with pytest.raises(RunError, match="expected letters"):
+        flower.check_connection_name(name)
+
+
+def refused(what: str, *words: object) -> str:
+    """What a command that fails says."""
+    parser = utils.make_parser("")
+    add, run = VERBS[what]
+    add(parser)
+    with pytest.raises(UserError) as refusal:
+        run(parser.parse_args([str(word) for word in words]), lambda _: None)
+    return str(refusal.value)
+
+
+def test_mistakes_are_one_line_and_start_nothing(tls: Path, hospitals_folder: Path, tmp_path: Path) -> None:
+    own, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
+    spoiled = tmp_path / "spoiled.csv"
+    spoiled.write_text("age,sex\n1,2\n")
+    port = free_port()
+    for words, expected in (
+        (("supernode", "--tls", own, "--data", tmp_path / "none.csv"), "none.csv: "),
+        (("supernode", "--tls", own, "--data", spoiled), "spoiled.csv"),
+        (("supernode", "--tls", tls / "server", "--data", data), "where a hospital's is needed"),
+        (("supernode", "--tls", own, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
+        (("superlink", "--tls", own, "--hospitals", own / "certificate.pem"), "where a server's is needed"),
+        (("superlink", "--tls", tls / "server", "--hospitals", tmp_path / "none.pem"), "none.pem: cannot be read"),
+        (
+            (
+                *("superlink", "--tls", tls / "server", "--hospitals", tls / "authority" / "issued"),
+                *("--address", f"127.0.0.1:{port}", "--control-port", port, "--name", "local"),
+            ),
+            "--name 'local'",
+        ),
+    ):
+        said = refused(*words)
+        assert expected in said
+        assert "\n" not in said
