@@ -19,6 +19,7 @@ version and the system.
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from flwr.app import Array, Message
 from federated_health import appending
 from federated_health.errors import LedgerError
 from federated_health.messages import CONFIG, ROUND
+from federated_health.weights import elements_of
 
 JOIN, UNFIT = "join", "unfit"
 """Kinds beside the types of Flower's messages."""
@@ -174,6 +176,8 @@ def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: b
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:
     """Shape and dtype as NumPy's own header in the bytes says them; as Flower says them where there is none."""
+    if (elements := elements_of(array)) is not None:
+        return _item(record, name, tuple(array.shape), "float32", elements)
     buffer = BytesIO(array.data)
     try:
         np.lib.format.read_magic(buffer)
@@ -187,6 +191,10 @@ def _item_of(record: str, name: str, value: Any) -> Item:
     """An array, a number, text, bytes, or a list of one of the latter; several texts stand on lines of their own."""
     if isinstance(value, Array):
         return _item_of_array(record, name, value)
+    if type(value) is float:
+        return _item(record, name, (), "float64", struct.pack("<d", value))
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return _item(record, name, (), "int64", struct.pack("<q", value))
     values = value if isinstance(value, list) else [value]
     shape = (len(value),) if isinstance(value, list) else ()
     if values and all(isinstance(one, str) for one in values):

@@ -26,11 +26,11 @@ What comes from the other side is checked when it is read; what is wrong raises 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.columns import Measurement
 from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
@@ -227,7 +227,7 @@ class Update:
             private: whether it was trained under differential privacy.
             evaluated: the held-out rows that it declared, where it was asked to evaluate first.
         """
-        if set(content.array_records) != {ARRAYS}:
+        if [key for key, record in content.items() if isinstance(record, ArrayRecord)] != [ARRAYS]:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
         metrics = read_metrics(content, keys if evaluated is None else keys | _COUNTS.keys())
@@ -237,7 +237,7 @@ class Update:
         if loss is not None and not 0 <= loss <= LARGEST_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
-            weights=weights_from_record(content.array_records[ARRAYS], shapes),
+            weights=weights_from_record(cast(ArrayRecord, content[ARRAYS]), shapes),
             examples=declared,
             loss=loss,
             counts=None if evaluated is None else _read_counts(metrics, evaluated),

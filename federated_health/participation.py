@@ -156,16 +156,17 @@ def open_message(message: Message, context: Context) -> Assignment:
         DataError, JoinError: see `hospital_of`.
     """
     content = message.content
-    instructions = Instructions.from_record(content.config_records[CONFIG])
+    config = content.config_records[CONFIG]
+    instructions = Instructions.from_record(config)
     guard.check(context, instructions.privacy)
     hospital = hospital_of(message, context)
     return Assignment(
         instructions=instructions,
-        round_number=int(str(content.config_records[CONFIG].get(ROUND, instructions.rounds))),
+        round_number=int(str(config.get(ROUND, instructions.rounds))),
         local=local_model(hospital, instructions.model, instructions.normalisation),
         weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
-        proximal_mu=read_proximal_mu(content.config_records[CONFIG]),
-        evaluates=content.config_records[CONFIG].get(EVALUATE) is True,
+        proximal_mu=read_proximal_mu(config),
+        evaluates=config.get(EVALUATE) is True,
     )
 
 

@@ -1,5 +1,7 @@
 """Reading figures in Flower's records strictly: what is not as it must be raises, without values."""
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
@@ -11,9 +13,10 @@ METRICS = "metrics"
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
     """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
-    if set(content.metric_records) != {METRICS}:
+    # Flower's `metric_records` makes a copy of all records at every look.
+    if [key for key, record in content.items() if isinstance(record, MetricRecord)] != [METRICS]:
         raise MalformedMessageError("its reply does not hold exactly one set of metrics")
-    metrics = content.metric_records[METRICS]
+    metrics = cast(MetricRecord, content[METRICS])
     if not keys <= set(metrics) <= keys | (optional or set()):
         raise MalformedMessageError(f"its metrics are not: {', '.join(sorted(keys))}")
     return metrics

@@ -85,7 +85,7 @@ def accept_replies(
         except MalformedMessageError as error:
             rejected.append(Rejected(name, str(error)))
             continue
-        reply.content.metric_records[METRICS][EQUAL_WEIGHT] = 1.0
+        cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
     return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
 
 

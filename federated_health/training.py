@@ -6,6 +6,8 @@ that the arithmetic, to the bit, is the same wherever it runs on one kind of mac
 """
 
 import hashlib
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,27 @@ def batch_order(*, seed: int, hospital: str, round_number: int, rows: int, epoch
     return order.reshape(epochs * steps, batch_size)
 
 
+class Compiled:
+    """A function that XLA compiles once for each combination of its arguments' shapes.
+
+    The caller says which combination it is: TensorFlow's own way to find out takes longer than an epoch of training.
+
+    Attributes:
+        variants: what says a combination -> what is compiled for it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # Without AutoGraph, which rewrites Python's own `if` and `for`: here none depends on a tensor, and it takes long.
+        self._function = tf.function(function, jit_compile=True, autograph=False)
+        self.variants: dict[Hashable, Any] = {}
+
+    def __call__(self, shapes: Hashable, *arguments: Any) -> Any:
+        variant = self.variants.get(shapes)
+        if variant is None:
+            variant = self.variants[shapes] = self._function.get_concrete_function(*arguments)
+        return variant(*arguments)
+
+
 class LocalTrainer:
     """Compiled training and scoring of one architecture, for the rows of any hospital.
 
@@ -50,8 +73,8 @@ class LocalTrainer:
 
     def __init__(self, head: Any) -> None:
         self._head = head
-        self._train = tf.function(self._train_steps, jit_compile=True)
-        self._score = tf.function(self._forward, jit_compile=True)
+        self._train = Compiled(self._train_steps)
+        self._score = Compiled(self._forward)
 
     def train(
         self,
@@ -82,21 +105,24 @@ class LocalTrainer:
         steps, batch = order.shape
         padded = np.full((_bucket(steps), batch), -1, dtype=np.int32)
         padded[:steps] = order
+        padded_features = _pad_rows(features)
         new_weights, loss = self._train(
+            (padded_features.shape, padded.shape, bool(proximal_mu)),
             [tf.constant(array) for array in weights],
-            tf.constant(_pad_rows(features)),
+            tf.constant(padded_features),
             tf.constant(_pad_rows(labels)),
             tf.constant(padded),
             tf.constant(steps),
-            tf.constant(learning_rate, tf.float32),
-            tf.constant(l2, tf.float32),
-            tf.constant(proximal_mu, tf.float32) if proximal_mu else None,
+            _float(learning_rate),
+            _float(l2),
+            _float(proximal_mu) if proximal_mu else None,
         )
         return [array.numpy() for array in new_weights], float(loss) / int((order >= 0).sum())
 
     def score(self, weights: list[Array], features: Array) -> Array:
         """Log-odds, [rows], of features [rows, width]."""
-        logits = self._score([tf.constant(array) for array in weights], tf.constant(_pad_rows(features)))
+        padded = _pad_rows(features)
+        logits = self._score(padded.shape, [tf.constant(array) for array in weights], tf.constant(padded))
         scores: Array = logits.numpy()[: len(features)]
         return scores
 
@@ -139,6 +165,12 @@ class LocalTrainer:
             lambda step, *_: step < steps, take_step, (tf.constant(0), tf.constant(0.0), *weights)
         )
         return moved, loss_sum
+
+
+@lru_cache(maxsize=64)
+def _float(value: float) -> Any:
+    """A setting, which is the same in every round, as a float32."""
+    return tf.constant(value, tf.float32)
 
 
 def _bucket(rows: int) -> int:

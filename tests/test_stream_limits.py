@@ -23,7 +23,7 @@ from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.streaming import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
 from federated_health.streaming import server as streaming_server
-from federated_health.streaming.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, unwrap
+from federated_health.streaming.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.streaming.decoding import (
     MOST_DIMENSIONS,
     MOST_ITEMS,
@@ -274,7 +274,7 @@ def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
 
     async def answer_twice() -> list[Incident]:
         stream = Stream("a", "", Context())
-        asking = asyncio.ensure_future(stream.exchange("1", question("a")))
+        asking = asyncio.ensure_future(stream.exchange("1", asked := question("a"), serialise_content(asked.content)))
         await asyncio.sleep(0.01)
         reply = Message(RecordDict(), reply_to=question("a"))
         reply.metadata.__dict__["_reply_to_message_id"] = "1"

@@ -33,7 +33,7 @@ from federated_health.streaming import (
 )
 from federated_health.streaming import hospital as streaming_hospital
 from federated_health.streaming import server as streaming_server
-from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
+from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL, serialise_content
 from federated_health.streaming.stream import Stream
 from federated_health.terms import write_terms
 from tests.wire import UNWRITTEN
@@ -458,7 +458,7 @@ def test_nothing_is_written_before_the_hospital_was_told_that_it_is_in() -> None
         stream = Stream("a", "", SlowContext())
         telling = asyncio.ensure_future(stream.accept())
         await asyncio.sleep(0.01)
-        asking = asyncio.ensure_future(stream.exchange("1", question("a")))
+        asking = asyncio.ensure_future(stream.exchange("1", asked := question("a"), serialise_content(asked.content)))
         await telling
         await asyncio.sleep(0.01)
         stream.fail("enough")

@@ -6,6 +6,9 @@ import re
 import socket
 
 import grpc
+from flwr.app import Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import Parameters
 
@@ -19,6 +22,8 @@ MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's o
 
 KEEPALIVE_SECONDS = 20.0
 """Of silence, after which either end asks whether the other is there; as many later it is given up."""
+
+TENSOR_TYPE = "flwr.proto.Message"
 
 LARGEST_KEY = "largest-message"
 """Of the metadata with which a server accepts a hospital: bytes that a message of the hospital may have."""
@@ -177,7 +182,24 @@ def open_channel(address: str, tls: Identity | None = None) -> grpc.Channel:
 
 def wrap(proto: ProtoMessage) -> Parameters:
     """A Flower message as the one tensor of Flower's `Parameters`."""
-    return Parameters(tensors=[proto.SerializeToString()], tensor_type="flwr.proto.Message")
+    return Parameters(tensors=[proto.SerializeToString()], tensor_type=TENSOR_TYPE)
+
+
+def wrap_question(message: Message, message_id: str, content: bytes) -> Parameters:
+    """As `wrap`, of a message whose content was serialised before, since others have the same.
+
+    Args:
+        content: as `serialise_content` gives it.
+    """
+    envelope = ProtoMessage(metadata=metadata_to_proto(message.metadata))
+    envelope.metadata.message_id = message_id
+    # Serialised fields, one after the other, are the message that has them all.
+    return Parameters(tensors=[envelope.SerializeToString() + content], tensor_type=TENSOR_TYPE)
+
+
+def serialise_content(content: RecordDict) -> bytes:
+    """A Flower message that has this content and nothing else, in protobuf's bytes."""
+    return ProtoMessage(content=recorddict_to_proto(content)).SerializeToString()
 
 
 def unwrap(parameters: Parameters) -> ProtoMessage:

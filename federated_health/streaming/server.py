@@ -20,7 +20,7 @@ from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
 from federated_health.streaming.capacity import most_streams
-from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, server_options
+from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, serialise_content, server_options
 from federated_health.streaming.gate import Gate, certificate_of
 from federated_health.streaming.grids import FutureGrid, Incident, error_reply
 from federated_health.streaming.stream import Incidents, Stream
@@ -159,16 +159,21 @@ class StreamGrid(FutureGrid):
         return self._servicer.incidents.take()
 
     def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        # A strategy's messages share one content, which is serialised once.
+        contents = {id(message.content): message.content for message in messages.values()}
+        serialised = {identity: serialise_content(content) for identity, content in contents.items()}
         return {
-            key: asyncio.run_coroutine_threadsafe(self._deliver(key, message), self._loop)
+            key: asyncio.run_coroutine_threadsafe(
+                self._deliver(key, message, serialised[id(message.content)]), self._loop
+            )
             for key, message in messages.items()
         }
 
-    async def _deliver(self, key: str, message: Message) -> Message:
+    async def _deliver(self, key: str, message: Message, content: bytes) -> Message:
         stream = self._servicer.streams.get(message.metadata.dst_node_id)
         if stream is None:
             return error_reply(message, "it is not connected")
-        return await stream.exchange(key, message)
+        return await stream.exchange(key, message, content)
 
 
 @contextmanager

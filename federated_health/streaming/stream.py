@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 import grpc
 from flwr.app import Message
-from flwr.common.serde import message_to_proto
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import node_id_of
-from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, wrap
+from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, wrap_question
 from federated_health.streaming.decoding import UndecodableError, decode_reply
 from federated_health.streaming.grids import Incident, error_reply
 
@@ -81,15 +80,16 @@ class Stream:
         async with self._writing:
             await self.context.send_initial_metadata(((LARGEST_KEY, str(self.largest_message)),))
 
-    async def exchange(self, key: str, message: Message) -> Message:
+    async def exchange(self, key: str, message: Message, content: bytes) -> Message:
         """Send a message and return its reply, or an error reply where the stream ends first.
 
         A hospital that does not read holds up at most one write: a message whose reply is awaited no longer before its
         turn has come is not sent at all.
+
+        Args:
+            content: the message's, as `serialise_content` gives it.
         """
-        proto = message_to_proto(message)
-        proto.metadata.message_id = key
-        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(proto)))
+        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap_question(message, key, content)))
         if not self.is_admitted():
             return error_reply(message, self.expelled.result())
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
