@@ -20,7 +20,7 @@ from typing import Any
 
 import growth_server
 from common import write_source
-from measuring import descendants, growth, memory_of, show, significant
+from measuring import LINEAR, descendants, growth, judged, memory_of, show, significant
 from round_rate import time_engine
 
 from federated_health.partitions import Partition
@@ -112,7 +112,15 @@ def main() -> None:
         "virtual": ("hospitals", "round_s", "superlink_mib"),
     }
     growths = {name: grown(rows, *keys[name]) for name, rows in cases.items() if len(rows) > 1}
-    show({**cases, "growth": growths}, {f"Growth with {name}": rows for name, rows in cases.items() if rows})
+    targets = {
+        f"exponent of a {what}'s growth with {name}, last step": judged(of["between_neighbours"][-1], at_most=LINEAR)
+        for name, found in growths.items()
+        for what, of in found.items()
+    }
+    show(
+        {**cases, "growth": growths, "targets": targets},
+        {f"Growth with {name}": rows for name, rows in cases.items() if rows},
+    )
 
 
 if __name__ == "__main__":

@@ -45,8 +45,11 @@ def times_as_long(slow: Sequence[Sequence[float]], fast: Sequence[Sequence[float
         The median over turns of the ratio of medians, and the least and greatest of them.
     """
     ratios = [statistics.median(one) / statistics.median(other) for one, other in zip(slow, fast, strict=True)]
-    return {"ratio": significant(statistics.median(ratios)), "least": significant(min(ratios)),
-            "greatest": significant(max(ratios))}  # fmt: skip
+    return {
+        "ratio": significant(statistics.median(ratios)),
+        "least": significant(min(ratios)),
+        "greatest": significant(max(ratios)),
+    }
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:

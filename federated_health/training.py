@@ -53,8 +53,7 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        # Without AutoGraph, which rewrites Python's own `if` and `for`: here none depends on a tensor, and it takes long.
-        self._function = tf.function(function, jit_compile=True, autograph=False)
+        self._function = tf.function(function, jit_compile=True)
         self.variants: dict[Hashable, Any] = {}
 
     def __call__(self, shapes: Hashable, *arguments: Any) -> Any:
