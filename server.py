@@ -60,6 +60,7 @@ def main(grid: Grid, context: Context) -> None:
                     folder.append_round(federation)
                     counts = record.federation.counts
                     show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
+            folder.prepare_to_finish(federation)
             figures = federation.evaluate_finally()
         except (KeyboardInterrupt, RunError) as error:
             if federation.last_round is None:

@@ -10,7 +10,7 @@ OF = {"date": "2026-11-22", "commit": "abc", "machine": "2 cores"}
 
 
 def test_rows_become_a_table_with_a_column_for_every_key() -> None:
-    rows = [{"weights": 100_000, "is_linear": True}, {"weights": 689, "steps": [0.5, 1.0]}]
+    rows: list[dict[str, object]] = [{"weights": 100_000, "is_linear": True}, {"weights": 689, "steps": [0.5, 1.0]}]
     assert results.table(rows) == (
         "| weights | is linear | steps |\n| --- | --- | --- |\n| 100,000 | yes |  |\n| 689 |  | 0.5, 1 |"
     )
