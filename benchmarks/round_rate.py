@@ -8,13 +8,15 @@ answer at once, so what is left is the stream's own.
 
 import argparse
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -25,7 +27,7 @@ import light_hospitals
 import numpy as np
 import tutorial_way
 from common import quieten, time_rounds, write_uci
-from measuring import describe, judged, show, times_as_long
+from measuring import descendants, describe, judged, show, times_as_long
 
 import client
 from federated_health.federation import Federation
@@ -183,7 +185,9 @@ def time_engine(engine: Any, settings: Settings) -> list[float]:
     """
     table = engine.folder / "run" / "rounds.csv"
     ends: list[float] = []
-    with engine.started("run", {"rounds": settings.rounds, "local-epochs": settings.local_epochs}) as running:
+    config = {"rounds": settings.rounds, "local-epochs": settings.local_epochs}
+    with engine.started("run", config) as running, ExitStack() as stack:
+        stack.callback(end_all, [engine.superlink, *engine.nodes.values()])
         while len(ends) < settings.rounds - 1:
             if table.exists() and rounds_in(table.read_text()) > len(ends):
                 ends.append(time.perf_counter())
@@ -192,6 +196,13 @@ def time_engine(engine: Any, settings: Settings) -> list[float]:
             else:
                 time.sleep(POLL_SECONDS)
     return [end - begin for begin, end in pairwise(ends)]
+
+
+def end_all(parents: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End the processes that these have started for a run, which would outlive them."""
+    for pid in [child for one in parents for child in descendants(one.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def rounds_in(table: str) -> int:

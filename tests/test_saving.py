@@ -13,6 +13,7 @@ from federated_health import saving
 from federated_health.errors import StorageError
 from federated_health.messages import Instructions
 from federated_health.model import Weights, initial_weights, load_model, read_description
+from federated_health.processes import PROJECT
 from federated_health.run_files import save_final_model
 from federated_health.statistics import Normalisation
 from federated_health.tasks import HEART_DISEASE
@@ -58,7 +59,7 @@ class Stopped:
 def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
     monkeypatch.setattr(saving, "save_final_model", lambda *order: done.append(order))
-    monkeypatch.setattr(saving.subprocess, "Popen", lambda *_, **__: stopped)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = saving.Saver()
     saver.prepare()
@@ -68,7 +69,7 @@ def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeyp
 
 def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr(saving.subprocess, "Popen", lambda *_, **__: started.append(1))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
     monkeypatch.setitem(sys.modules, "keras", saving)
     saving.Saver().prepare()
     assert started == []
@@ -96,7 +97,7 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
 def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
     order = saving.write_order(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
     command = [sys.executable, "-m", "federated_health.saving"]
-    other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=saving.PROJECT)
+    other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
     assert (other.returncode, other.stdout) == (1, b"")
     with pytest.raises(StorageError, match="gone"):
         saving.Saver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
