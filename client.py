@@ -17,11 +17,12 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import answers, egress_page, participation
+from federated_health import answers, client_flags, egress_page, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
 from federated_health.errors import DataError, LedgerError
-from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.examples import EXAMPLES
+from federated_health.hospital import load_hospital
 from federated_health.hospital_results import save_results
 from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy import page as privacy
@@ -31,7 +32,6 @@ from federated_health.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit
-from federated_health.tasks import TASKS
 
 logger = logging.getLogger("federated_health.client")
 
@@ -42,28 +42,9 @@ answers.register(app)
 def parse() -> argparse.Namespace:
     """The flags; `own` is the hospital that they name, unless they only ask for a ledger."""
     defaults = read_defaults()
-    parser = utils.make_parser("One hospital: trains on its own CSV, and sends no patient's row.")
-    parser.add_argument("--hospital", type=int, metavar="N", help=f"this is {defaults['data']}/client_N.csv")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="this hospital's CSV, with --name")
-    parser.add_argument("--name", help="this hospital's name: lower-case letters, digits and hyphens")
-    parser.add_argument("--task", choices=tuple(TASKS), help=f"default: the data's; with --data {defaults['task']}")
-    parser.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help="default: %(default)s")
-    wait, wait_help = defaults["wait"], "for a server that is not there (default: %(default)s)"
-    parser.add_argument("--wait", type=utils.seconds, default=wait, metavar="SECONDS", help=wait_help)
-    seed_help = "which patients are held out, for good; no server setting moves it (default: %(default)s)"
-    parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=seed_help)
-    budget_help = "epsilon that may be spent in all, over all runs; none without differential privacy"
-    parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=budget_help)
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left; no more")
-    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds; no more")
-    parser.add_argument("--check", action="store_true", help="show what is in the CSV and whether it may join; no more")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep a log and the final model here")
-    parser.add_argument("--tls", metavar="DIR", help="folder of this hospital's key and certificate")
-    encrypted_help = "take part in encrypted runs alone (see server.py --encrypt)"
-    parser.add_argument("--encrypted-only", action="store_true", help=encrypted_help)
-    parser.add_argument("--insecure", action="store_true", help="allow one that is not on this machine without --tls")
-    parser.add_argument("--verbose", action="store_true", help="show what Flower and TensorFlow say")
+    words = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a patient's row."
+    parser = utils.make_parser(words, examples=EXAMPLES["client.py"])
+    client_flags.add_flags(parser, defaults)
     flags = parser.parse_args()
     if flags.show_egress is not None or flags.show_privacy is not None:
         return flags

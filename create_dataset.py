@@ -8,6 +8,7 @@ from pathlib import Path
 
 import utils
 from federated_health.dataset_folder import MANIFEST, PICTURE, write_hospitals
+from federated_health.examples import EXAMPLES
 from federated_health.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
 from federated_health.quality import MINIMUM_PATIENTS
 from federated_health.settings import read_defaults
@@ -19,35 +20,68 @@ GENERATED = "readmission"
 def parse() -> argparse.Namespace:
     """The flags."""
     defaults = read_defaults()
-    parser = utils.make_parser("Turns a data set into one CSV a hospital, and a manifest.")
-    parser.add_argument(
+    words = "Turns a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json."
+    parser = utils.make_parser(words, examples=EXAMPLES["create_dataset.py"])
+    source = parser.add_argument_group("where the rows come from")
+    source.add_argument(
         "--source",
         default="uci",
-        help="uci (920 patients of four hospitals, which come with the project; default), readmission (generated), or "
-        "the path of a CSV, a zip, or a folder of UCI's processed.*.data",
+        metavar="SOURCE",
+        help="uci (920 patients of four hospitals, which come with the project), readmission (generated), or the path "
+        "of a CSV, a zip, or a folder of UCI's processed.*.data (default: %(default)s)",
     )
-    parser.add_argument(
+    source.add_argument(
         "--patients",
         type=utils.count,
         metavar="N",
-        help=f"patients to generate, with --source {GENERATED} (default: {DEFAULT_PATIENTS})",
+        help=f"patients to generate, with --source {GENERATED} (at least 1; default: {DEFAULT_PATIENTS})",
     )
-    parser.add_argument("--drop-invalid", action="store_true", help="leave out rows that break a rule, and count them")
-    parser.add_argument(
-        "--by", choices=KINDS, help="how rows are divided (default: hospital, or iid where the data names no hospital)"
+    source.add_argument(
+        "--drop-invalid",
+        action="store_true",
+        help="leave out rows that break a rule of the task, and count them (default: refuse such a file)",
     )
-    parser.add_argument(
+    division = parser.add_argument_group("how they are divided")
+    division.add_argument(
+        "--by",
+        choices=KINDS,
+        help="hospital (as the data says), iid (shuffled, equal sizes), dirichlet (skewed labels and sizes) or size "
+        "(sizes in --ratios) (default: hospital, or iid where the data names no hospital)",
+    )
+    division.add_argument(
         "--hospitals",
         type=utils.count,
         metavar="N",
-        help=f"1 to {MOST_HOSPITALS}, with --by iid or dirichlet (default: {defaults['hospitals']})",
+        help=f"how many, with --by iid or dirichlet (1 to {MOST_HOSPITALS}; default: {defaults['hospitals']})",
     )
-    parser.add_argument("--alpha", type=float, help=f"--by dirichlet: small is skewed (default: {DEFAULT_ALPHA})")
-    parser.add_argument("--ratios", type=utils.numbers, metavar="A,B,...", help="--by size: such as 8,4,2,1")
-    parser.add_argument("--seed", type=utils.seed, default=defaults["seed"], help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path(str(defaults["data"])), help="default: %(default)s")
-    parser.add_argument("--plot", action="store_true", help=f"draw who holds what: {PICTURE}")
-    parser.add_argument("--force", action="store_true", help="overwrite files that are not ours, or were changed")
+    division.add_argument(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help=f"with --by dirichlet: how even; small is skewed (above 0; default: {DEFAULT_ALPHA})",
+    )
+    division.add_argument(
+        "--ratios",
+        type=utils.numbers,
+        metavar="A,B,...",
+        help="with --by size: the hospitals' sizes, such as 8,4,2,1 (each above 0; default: none)",
+    )
+    division.add_argument(
+        "--seed",
+        type=utils.seed,
+        default=defaults["seed"],
+        metavar="SEED",
+        help="of all that is drawn: the same seed writes the same files (from 0; default: %(default)s)",
+    )
+    output = parser.add_argument_group("what is written")
+    folder = Path(str(defaults["data"]))
+    output.add_argument(
+        "--out", type=Path, default=folder, metavar="DIR", help="folder of the CSVs (default: %(default)s)"
+    )
+    output.add_argument("--plot", action="store_true", help=f"draw who holds what, too: {PICTURE} (default: no)")
+    output.add_argument(
+        "--force", action="store_true", help="overwrite files that are not ours, or were changed (default: refuse)"
+    )
     parser.set_defaults(usual_hospitals=defaults["hospitals"])
     flags = parser.parse_args()
     if flags.source in ("uci", GENERATED) and flags.drop_invalid:

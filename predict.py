@@ -10,6 +10,7 @@ import numpy as np
 
 import utils
 from federated_health.errors import DataError
+from federated_health.examples import EXAMPLES
 from federated_health.metrics import THRESHOLD
 from federated_health.model import load_model, predict_risk, read_description
 from federated_health.patients import read_patients
@@ -24,11 +25,14 @@ def predict() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
     parser = utils.make_parser(
         "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
-        "risk reaches the model's threshold."
+        "risk reaches the model's threshold.",
+        examples=EXAMPLES["predict.py"],
     )
-    parser.add_argument("model", type=Path, help="a model.keras that server.py or client.py saved")
-    parser.add_argument("patients", type=Path, help="CSV with the task's columns, raw values, missing cells allowed")
-    parser.add_argument("--out", type=Path, help="default: standard output")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.keras that server.py or client.py saved")
+    patients = "CSV with the columns of the model's task, raw values; cells may be empty, other columns pass through"
+    parser.add_argument("patients", type=Path, metavar="PATIENTS", help=patients)
+    out = "write the CSV with its new columns here (default: standard output)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
     flags = parser.parse_args()
     description = read_description(flags.model)
     task = get_task(str(description.get("task")))

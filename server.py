@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 import utils
 from federated_health.course import Course
+from federated_health.examples import EXAMPLES
 from federated_health.federation import Federation
 from federated_health.federations import check_tls, largest_reply, make_federation
 from federated_health.intervals import SMALL_CLASS
@@ -128,7 +129,8 @@ def serve() -> None:
 
     A run that is resumed has the settings that it had; flags that results depend on must agree with them.
     """
-    parser = utils.make_parser("Gathers hospitals, averages their weights round by round, and saves one model.")
+    words = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
+    parser = utils.make_parser(words, examples=EXAMPLES["server.py"])
     utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
     flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
     config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}

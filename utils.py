@@ -99,16 +99,40 @@ def _print_error(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Fills paragraphs to the terminal's width, and leaves indented lines, which are commands, as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line if line[:1] == " " else super(_Formatter, self)._fill_text(line, width, indent) for line in lines
+        )
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of every flag above it."""
+    """Says what is wrong in one line, without the usage of every flag above it.
+
+    It knows no abbreviated flags, since these change meaning when a flag is added.
+
+    Args:
+        examples: commands that stand below the flags in --help.
+    """
+
+    def __init__(self, *, examples: Iterable[str] = (), **keywords: Any) -> None:
+        shown = "\n".join(["Examples:", *(f"  {command}" for command in examples)])
+        keywords = {"allow_abbrev": False, "formatter_class": _Formatter, **keywords}
+        super().__init__(epilog=shown if examples else None, **keywords)
 
     def error(self, message: str) -> NoReturn:
         _print_error(f"error: {message}; see {self.prog} --help", 2)
 
 
-def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser that knows no abbreviated flags, since these change meaning when a flag is added."""
-    return _Parser(prog=prog, description=description, allow_abbrev=False)
+def make_parser(description: str, prog: str | None = None, examples: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """A parser that ends in one line where a flag is wrong, and shows examples in its --help."""
+    return _Parser(prog=prog, description=description, examples=examples)
 
 
 def seconds(text: str) -> float:
@@ -150,32 +174,24 @@ def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number]
 def add_settings(
     parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
 ) -> None:
-    """A flag for every field of a settings dataclass, with the help text of its metadata.
+    """A flag for every field of a settings dataclass, with the group, the words and the range of its metadata.
 
     Flags that are not given are not among the parsed ones, so that a caller sees which were.
     """
+    groups: dict[str, Any] = {}
     for setting in fields(settings):
         flag = setting.name.replace("_", "-")
         if flag in leave_out:
             continue
-        default = defaults.get(flag)
-        text = setting.metadata["help"]
-        if setting.type is bool:
-            parser.add_argument(
-                f"--{flag}",
-                action=argparse.BooleanOptionalAction,
-                default=argparse.SUPPRESS,
-                help=f"{text} (default: {'yes' if default else 'no'})",
-            )
-        else:
-            parser.add_argument(
-                f"--{flag}",
-                type=setting.type,
-                choices=setting.metadata["choices"] or None,
-                default=argparse.SUPPRESS,
-                metavar=None if setting.metadata["choices"] else flag.upper(),
-                help=f"{text} (default: {default if default != '' else 'empty'})",
-            )
+        default, rules = defaults[flag], setting.metadata
+        title = rules["group"]
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        shown = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
+        text = f"{rules['help']} ({'; '.join(part for part in (rules['range'], f'default: {shown}') if part)})"
+        keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        if setting.type is not bool:
+            keywords = {"type": setting.type, "choices": rules["choices"] or None, "metavar": rules["unit"] or None}
+        group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)
 
 
 def configure_logging(*, verbose: bool, file: Path | None = None) -> None:

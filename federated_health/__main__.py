@@ -9,6 +9,7 @@ from federated_health.audit import verb as audit
 from federated_health.demo import SCENARIOS, check_demo, run_demo
 from federated_health.deployment import verb as deployment
 from federated_health.evidence import verb as evidence
+from federated_health.examples import EXAMPLES
 from federated_health.security import command as certificates
 
 CLIENT_APP = "client:app"
@@ -17,12 +18,34 @@ CLIENT_APP = "client:app"
 
 def add_demo(verbs: Any) -> None:
     """The verb demo."""
-    demo = verbs.add_parser("demo", help="a server and its hospitals as processes on this machine")
-    demo.add_argument("--task", choices=tuple(SCENARIOS), default=next(iter(SCENARIOS)), help="default: %(default)s")
-    demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/demo-TASK; overwritten")
-    demo.add_argument("--rounds", type=int, help="rounds (default: the server's)")
-    demo.add_argument("--dp-epsilon", type=utils.epsilon, help="with differential privacy (default: without)")
-    demo.add_argument("--encrypt", action="store_true", help="the server averages what it cannot read")
+    words = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
+    demo = verbs.add_parser(
+        "demo",
+        help="a server and its hospitals as processes on this machine",
+        description=words,
+        examples=EXAMPLES["demo"],
+    )
+    usual = next(iter(SCENARIOS))
+    demo.add_argument(
+        "--task", choices=tuple(SCENARIOS), default=usual, help="what is predicted (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of everything; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where "
+        f"the task is not {usual})",
+    )
+    demo.add_argument(
+        "--rounds", type=int, metavar="N", help="rounds of training and averaging (at least 1; default: server.py's)"
+    )
+    demo.add_argument(
+        "--dp-epsilon",
+        type=utils.epsilon,
+        metavar="EPSILON",
+        help="with differential privacy of so much in all (0.01 to 100; default: without)",
+    )
+    demo.add_argument("--encrypt", action="store_true", help="the server averages what it cannot read (default: no)")
     demo.set_defaults(run=start_demo)
 
 
@@ -38,14 +61,16 @@ def start_demo(flags: argparse.Namespace) -> None:
 
 def add_evidence(verbs: Any) -> None:
     """The verb evidence."""
-    parser = verbs.add_parser("evidence", help=evidence.WORDS, description=evidence.WORDS)
+    parser = verbs.add_parser(
+        "evidence", help=evidence.WORDS, description=evidence.WORDS, examples=EXAMPLES["evidence"]
+    )
     evidence.add_flags(parser)
     parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
 
 
 def add_audit(verbs: Any) -> None:
     """The verb audit."""
-    parser = verbs.add_parser("audit", help=audit.WORDS, description=audit.WORDS)
+    parser = verbs.add_parser("audit", help=audit.WORDS, description=audit.WORDS, examples=EXAMPLES["audit"])
     audit.add_flags(parser)
     parser.set_defaults(run=lambda flags: audit.attack(flags, CLIENT_APP))
 
@@ -53,7 +78,8 @@ def add_audit(verbs: Any) -> None:
 def add_certificates(verbs: Any) -> None:
     """The verb certificates, with verbs of its own."""
     words = "who is who: found an authority, make keys, sign, revoke, renew and show"
-    parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS)
+    examples = EXAMPLES["certificates"]
+    parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS, examples=examples)
     certificates.add_verbs(parser)
     parser.set_defaults(run=show_certificates)
 
@@ -78,7 +104,11 @@ def add_deployment(verbs: Any) -> None:
 
 def main() -> None:
     """Parse the verb and its flags, and call it."""
-    parser = utils.make_parser("What is not for every day.", prog="python -m federated_health")
+    parser = utils.make_parser(
+        "What is not for every day. Each verb has a --help of its own.",
+        prog="python -m federated_health",
+        examples=EXAMPLES["verbs"],
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_demo(verbs)
     add_evidence(verbs)

@@ -38,17 +38,3 @@ def append(file: FileIO, line: bytes) -> None:
     os.fsync(file.fileno())
     if not is_whole:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the folder's list of files on the disk, too: else a power cut may undo the making of one.
-
-    Raises:
-        OSError: it is not.
-    """
-    with suppress(PermissionError):  # Windows does not open folders
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)

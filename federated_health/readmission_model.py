@@ -267,6 +267,7 @@ def glucose_log_odds(glucose: Vector) -> Vector:
 
 
 def glucose_band(glucose: Vector) -> Codes:
+    """The position of the band in which a glucose (mg/dl) is."""
     return np.searchsorted(GLUCOSE_BANDS, glucose, side="right")
 
 

@@ -77,6 +77,7 @@ def _patients(one: Evaluation) -> tuple[Array, Array]:
 
 
 def confusion_of_run(federation: Federation, last: Round, *, stopped: bool) -> Iterator[Section]:
+    """Who is predicted positive, rightly or wrongly; of the last round's model where the run was stopped."""
     counts = {name: one.counts for name, one in federation.evaluations.items()}
     if stopped:  # then the threshold is that of the rounds
         counts = {name: one.counts for name, one in last.hospitals.items() if one.counts}
@@ -90,6 +91,7 @@ def confusion_of_run(federation: Federation, last: Round, *, stopped: bool) -> I
 
 
 def holdings_of_run(federation: Federation, figures: Mapping[str, Any]) -> Iterator[Section]:
+    """Label balance and missing cells of every hospital, as far as it releases them."""
     task = federation.settings.task_declaration
     counts = {name: one.counts for name, one in federation.evaluations.items()}
     if not counts:
@@ -111,5 +113,6 @@ def holdings_of_run(federation: Federation, figures: Mapping[str, Any]) -> Itera
 
 
 def columns_of_run(figures: Mapping[str, Any]) -> Iterator[Section]:
+    """How much the loss rises when a column is shuffled; nothing where hospitals were not asked."""
     if importance := figures.get("importance"):
         yield which_columns(importance, f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital.")

@@ -1,10 +1,9 @@
 """A run's folder: its files (see `run_files`) and its checkpoints, for one server at a time."""
 
 import logging
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_set
 from federated_health.course import Course
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
+from federated_health.folders import locked_folder
 from federated_health.run_files import (
     METRICS,
     MODEL,
@@ -62,6 +62,7 @@ class RunFolder:
         self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
         self._has_begun = self._has_rounds = False
         self._saver = Saver()
+        self._lock = ExitStack()
         present = files_of_run(self.path)
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
@@ -73,12 +74,12 @@ class RunFolder:
         make_folder(self.path)
 
     def __enter__(self) -> Self:
-        self._lock = _lock(self.path)
+        self._lock.enter_context(_locked(self.path))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._saver.close()
-        os.close(self._lock)
+        self._lock.close()
         if self._has_begun and self.checkpoint is None and not self._has_rounds:
             self._checkpoints.remove()
         if self._is_new:
@@ -179,25 +180,21 @@ def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
     return checkpoints.load()
 
 
-def _lock(path: Path) -> int:
-    """Keep other servers off a folder until what is returned is closed, or the process ends, however it does.
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other servers off a folder.
 
     Raises:
-        RunError: one is at work on it.
+        RunError: one is at work on it, or it cannot be opened.
     """
-    try:
-        opened = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
-    with suppress(ImportError):  # Windows has no fcntl, nor opens folders
-        import fcntl
-
+    with ExitStack() as stack:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(opened)
+            stack.enter_context(locked_folder(path, wait=False))
+        except BlockingIOError:
             raise RunError(f"{path}: another server is at work on it") from None
-    return opened
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
+        yield
 
 
 def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from federated_health.privacy.plan import (
     SMALLEST_RATE,
     PrivacyPlan,
 )
+from federated_health.rules import check, flag_of, is_whole_for, setting
 from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.tasks import TASKS, Task, get_task
 
@@ -35,25 +36,14 @@ LEAST_ENCRYPTED = 3
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
 """Settings, with dashes, that a study or an audit of many federations sets itself, or has no use for."""
 
-LARGEST = 2**31 - 1
-"""Of any whole number."""
-
 LONGEST = 1e7
 """Seconds of any wait; some clocks end before their numbers do."""
 
 Value = str | int | float | bool
 
-
-def _setting(
-    help: str,
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    rules = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
-    return field(metadata={"help": help, **rules})
+RUN, TRAINING, AVERAGING = "the run", "training at the hospitals", "averaging at the server"
+PRIVACY, CONNECTION, RESULTS = "privacy", "connection", "results"
+"""Groups of settings, by which --help orders them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,81 +54,138 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or does not go with another one.
     """
 
-    task: str = _setting("what is predicted", choices=tuple(TASKS))
-    hospitals: int = _setting("hospitals to wait for before the first round", minimum=1)
-    min_hospitals: int = _setting(
-        "updates below which a round is repeated, not averaged; 0 for more than half of --hospitals", minimum=0
+    task: str = setting(RUN, "what is predicted; every hospital must have the same", choices=tuple(TASKS))
+    hospitals: int = setting(RUN, "hospitals to wait for before the first round", unit="N", minimum=1)
+    min_hospitals: int = setting(
+        RUN,
+        "updates that a round needs: with fewer it is repeated and not averaged; 0 for more than half of --hospitals",
+        unit="N",
+        minimum=0,
     )
-    rounds: int = _setting("rounds of training and averaging", minimum=1)
-    local_epochs: int = _setting("passes over its rows that a hospital makes in a round", minimum=1)
-    batch_size: int = _setting("rows in a step of local training; 0 takes all rows in one step", minimum=0)
-    learning_rate: float = _setting("step size of local stochastic gradient descent", above=0)
-    l2: float = _setting("weight of the squared kernels in the local loss", minimum=0)
-    model: str = _setting("mlp (one hidden layer) or logistic (regression)", choices=MODELS)
-    strategy: str = _setting(
-        "how the hospitals' weights become one: fedavg weighs them by rows; the README's table says what the others do",
+    rounds: int = setting(
+        RUN, "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
+    )
+    local_epochs: int = setting(
+        TRAINING, "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
+    )
+    batch_size: int = setting(
+        TRAINING, "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
+    )
+    learning_rate: float = setting(
+        TRAINING, "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
+    )
+    l2: float = setting(
+        TRAINING, "how much large weights cost: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+    )
+    model: str = setting(
+        TRAINING, "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
+    )
+    strategy: str = setting(
+        AVERAGING,
+        "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
+        "docs/settings.md says what the others do",
         choices=tuple(STRATEGIES),
     )
-    strategy_args: str = _setting(
-        "parameters of --strategy, NAME=VALUE between commas; empty for its defaults, which are "
+    strategy_args: str = setting(
+        AVERAGING,
+        "parameters of --strategy, NAME=VALUE between commas; those not given have their defaults: "
         + "; ".join(
             f"{name}: {write_arguments(read_arguments(name, ''))}"
             for name, declared in STRATEGIES.items()
             if declared.parameters
-        )
+        ),
+        unit="ARGS",
     )
-    appraisal: bool = _setting("at the end each hospital says what joining gave it, and how much each column weighs")
-    seed: int = _setting("seed of initial weights and of batches; it does not move any hospital's split", minimum=0)
-    max_update_norm: float = _setting(
-        "an update is rejected that moves the weights more than so many times as far as the round's median; 0 for any",
+    appraisal: bool = setting(
+        RUN, "at the end each hospital says what joining gave it, and how much each column weighs"
+    )
+    seed: int = setting(
+        RUN,
+        "seed of initial weights and batches: the same seed gives the same model; it moves no hospital's split",
+        unit="SEED",
         minimum=0,
     )
-    encrypt: bool = _setting(
-        "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals"
+    max_update_norm: float = setting(
+        AVERAGING,
+        "reject an update that moves the weights more than so many times as far as the round's median; 0 for any, "
+        "else at least 1",
+        unit="TIMES",
+        minimum=0,
     )
-    dp_epsilon: float = _setting(
-        "differential privacy of every training patient over the whole run, see the README; 0 for none",
+    encrypt: bool = setting(
+        PRIVACY,
+        "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals",
+    )
+    dp_epsilon: float = setting(
+        PRIVACY,
+        "differential privacy of every training patient over the whole run: the smaller, the more noise and the more "
+        f"is promised; 0 for none, else at least {SMALLEST_EPSILON:g}",
+        unit="EPSILON",
         minimum=0,
         maximum=LARGEST_EPSILON,
     )
-    dp_delta: float = _setting(
-        "delta of differential privacy, which must be below 1 / a hospital's training rows",
+    dp_delta: float = setting(
+        PRIVACY,
+        "chance with which the promise of --dp-epsilon may fail; must be below 1 / a hospital's training rows",
+        unit="DELTA",
         minimum=SMALLEST_DELTA,
         maximum=0.5,
     )
-    dp_clip: float = _setting(
-        "under differential privacy, the L2 norm to which each patient's gradient is clipped",
+    dp_clip: float = setting(
+        PRIVACY,
+        "with --dp-epsilon: L2 norm to which each patient's gradient is clipped",
+        unit="NORM",
         minimum=SMALLEST_CLIP,
         maximum=LARGEST_CLIP,
     )
-    dp_sampling_rate: float = _setting(
-        "under differential privacy, the chance of each patient to be in a step", minimum=SMALLEST_RATE, maximum=1
+    dp_sampling_rate: float = setting(
+        PRIVACY,
+        "with --dp-epsilon: chance of each patient to be in a step",
+        unit="CHANCE",
+        minimum=SMALLEST_RATE,
+        maximum=1,
     )
-    dp_steps: int = _setting(
-        "under differential privacy, steps of local training in a round, in place of --local-epochs", minimum=1
+    dp_steps: int = setting(
+        PRIVACY,
+        "with --dp-epsilon: steps of local training in a round, in place of --local-epochs",
+        unit="N",
+        minimum=1,
     )
-    dp_learning_rate: float = _setting(
-        "under differential privacy, the size of these steps, in place of --learning-rate", above=0
+    dp_learning_rate: float = setting(
+        PRIVACY, "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
     )
-    dp_spare_rounds: int = _setting(
-        "under differential privacy, rounds that may be repeated within the same epsilon", minimum=0
+    dp_spare_rounds: int = setting(
+        PRIVACY, "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
     )
-    address: str = _setting("where the server listens, HOST:PORT")
-    tls: str = _setting("folder of the server's key and certificate (see `certificates`); empty for no encryption")
-    wait: float = _setting(
-        "seconds to wait for hospitals, at the start and whenever a round lacks some", above=0, maximum=LONGEST
+    address: str = setting(CONNECTION, "where the server listens", unit="HOST:PORT")
+    tls: str = setting(
+        CONNECTION,
+        "folder of the server's key and certificate, which `python -m federated_health certificates` makes; without it "
+        "nothing is encrypted and nobody proves who he is",
+        unit="DIR",
     )
-    round_timeout: float = _setting("seconds that hospitals have for a reply", above=0, maximum=LONGEST)
-    out: str = _setting("folder of the run's results; empty for runs/ and the date")
-    resume: str = _setting("folder of a run that was cut off, to go on with it; empty for a new run")
-    force: bool = _setting("overwrite the results of an earlier run in --out")
-    insecure: bool = _setting("allow an address that is not loopback, without encryption")
-    verbose: bool = _setting("show what Flower and TensorFlow say")
-    data: str = _setting("simulation only: folder of client_1.csv, client_2.csv, ...")
+    wait: float = setting(
+        CONNECTION,
+        "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
+        unit="SECONDS",
+        above=0,
+        maximum=LONGEST,
+    )
+    round_timeout: float = setting(
+        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=LONGEST
+    )
+    out: str = setting(RESULTS, "folder of the run's results; without it runs/ and the date", unit="DIR")
+    resume: str = setting(
+        RESULTS, "folder of a run that was cut off, to go on behind its last finished round", unit="DIR"
+    )
+    force: bool = setting(RESULTS, "overwrite the results of an earlier run in --out")
+    insecure: bool = setting(CONNECTION, "allow an --address beyond this machine without --tls")
+    verbose: bool = setting(RESULTS, "show what Flower and TensorFlow say, and what is debugged")
+    data: str = setting(RESULTS, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            _check(setting, getattr(self, setting.name))
+        for one in fields(self):
+            check(one, getattr(self, one.name))
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
@@ -190,11 +237,11 @@ class Settings:
         Raises:
             SettingsError: a name is unknown or lacking, or a value is not allowed.
         """
-        known = {flag_of(setting): setting for setting in fields(cls)}
+        known = {flag_of(one): one for one in fields(cls)}
         _check_names(config)
         values: dict[str, Any] = {
-            setting.name: float(config[flag]) if _is_whole_for(setting, config[flag]) else config[flag]
-            for flag, setting in known.items()
+            one.name: float(config[flag]) if is_whole_for(one, config[flag]) else config[flag]
+            for flag, one in known.items()
         }
         return cls(**values)
 
@@ -246,12 +293,7 @@ class Settings:
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""
-        return {flag_of(setting): getattr(self, setting.name) for setting in fields(self)}
-
-
-def flag_of(setting: "Field[Any]") -> str:
-    """A setting's name with dashes, as flags and the run config spell it."""
-    return setting.name.replace("_", "-")
+        return {flag_of(one): getattr(self, one.name) for one in fields(self)}
 
 
 def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
@@ -275,34 +317,8 @@ def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
 
 
 def _check_names(config: Mapping[str, Value]) -> None:
-    known = [flag_of(setting) for setting in fields(Settings)]
+    known = [flag_of(one) for one in fields(Settings)]
     if unknown := sorted(set(config) - set(known)):
         raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
     if lacking := sorted(set(known) - set(config)):
         raise SettingsError(f"lacks the setting {', '.join(lacking)}")
-
-
-def _is_whole_for(setting: "Field[Any]", value: Value) -> bool:
-    """Whether a whole number was given where a float is meant, as in TOML's `wait = 300`."""
-    return setting.type is float and type(value) is int and abs(value) <= LARGEST
-
-
-def _check(setting: "Field[Any]", value: object) -> None:
-    name, rules = flag_of(setting), setting.metadata
-    assert setting.default is MISSING  # every default stands in pyproject.toml
-    if type(value) is not setting.type:
-        raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")
-    if rules["choices"] and value not in rules["choices"]:
-        raise SettingsError(f"{name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
-    if isinstance(value, int | float):
-        if rules["minimum"] is not None and not rules["minimum"] <= value < float("inf"):
-            raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
-        if type(value) is int and value > LARGEST:
-            raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
-        if rules["maximum"] is not None and value > rules["maximum"]:
-            raise SettingsError(f"{name}: expected at most {rules['maximum']:g}, got {value!r}")
-        if rules["above"] is not None and not rules["above"] < value < float("inf"):
-            raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
-
-
-_words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

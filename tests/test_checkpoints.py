@@ -656,7 +656,7 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line(
 ) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
     with monkeypatch.context() as patch:
-        patch.setattr("federated_health.checkpoints.folder._sync_folder", lambda _: os.fsync(0))
+        patch.setattr("federated_health.checkpoints.folder.sync_folder", lambda _: os.fsync(0))
         patch.setattr(os, "fsync", lambda _: None)
         FAULTS[fault](patch)
         with pytest.raises(CheckpointError, match="the checkpoint of round 1 cannot be written"):

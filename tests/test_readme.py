@@ -1,5 +1,6 @@
-"""The README says what is so: its tables equal the declarations, and its links lead somewhere."""
+"""The README and docs/ say what is so: their tables equal the declarations, and their links lead somewhere."""
 
+import ast
 import re
 import shlex
 import sys
@@ -11,28 +12,40 @@ import pytest
 from federated_health import __main__ as verbs
 from federated_health.columns import Category, Measurement
 from federated_health.partitions import KINDS
+from federated_health.rules import flag_of
 from federated_health.security import Role, load_identity
-from federated_health.settings import Settings, flag_of, read_defaults
+from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import STRATEGIES, read_arguments
-from federated_health.tasks import HEART_DISEASE, READMISSION, Task
+from federated_health.tasks import TASKS, Task
 from tests.conftest import PROJECT
 
-README = (PROJECT / "README.md").read_text()
+PAGES = {
+    path.relative_to(PROJECT).as_posix(): path.read_text()
+    for path in (
+        *PROJECT.glob("*.md"),
+        *(page for of in ("docs", "data", "benchmarks") for page in (PROJECT / of).glob("*.md")),
+    )
+}
+"""Every page, by its path."""
 
 
-def table_under(heading: str) -> dict[str, list[str]]:
+def section_of(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of any level."""
+    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
+    assert isinstance(section, str)
+    return section
+
+
+def table_under(page: str, heading: str) -> dict[str, list[str]]:
     """First cell -> the other cells of the first table under a heading."""
-    section = README.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    lines = section_of(page, heading).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     return {row[0]: row[1:] for row in rows[2:]}
 
 
-@pytest.mark.parametrize(
-    ("heading", "task"),
-    [("Bring your own hospital", HEART_DISEASE), ("Columns of the second task", READMISSION)],
-)
-def test_the_columns_are_those_of_the_task(heading: str, task: Task) -> None:
-    table = table_under(heading)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_columns_are_those_of_the_task(task: Task) -> None:
+    table = table_under("docs/own-data.md", f"Columns of {task.name}")
     assert list(table) == [*task.column_names, task.label.name]
     assert table[task.label.name][1] == "0 or 1, never missing"
     for column in task.columns:
@@ -46,19 +59,22 @@ def test_the_columns_are_those_of_the_task(heading: str, task: Task) -> None:
                 assert values == ", ".join(f"{code} {word}" for code, word in column.codes.items())
 
 
-def test_the_settings_are_all_there_with_their_defaults() -> None:
-    table = table_under("Settings")
+def test_the_settings_are_all_there_as_the_help_explains_them() -> None:
+    table = table_under("docs/settings.md", "Settings")
     defaults = read_defaults()
-    flags = {flag_of(setting): setting for setting in fields(Settings)}
-    assert set(table) == {f"--{flag}" for flag in flags if flag != "data"}
-    for name, (default, _) in table.items():
-        value = defaults[name.removeprefix("--")]
-        words = {"": "empty", False: "no", True: "yes"}.get(value) if isinstance(value, str | bool) else f"{value:g}"
-        assert default == (words or value)
+    settings = {f"--{flag_of(setting)}": setting for setting in fields(Settings) if setting.name != "data"}
+    assert set(table) == {*settings}
+    for flag, (default, allowed, words) in table.items():
+        value, rules = defaults[flag.removeprefix("--")], settings[flag].metadata
+        shown = {"": "none", False: "no", True: "yes"}.get(value) if isinstance(value, str | bool) else f"{value:g}"
+        assert default == (shown or value)
+        choices = ", ".join(rules["choices"]) if flag != "--strategy" else ""  # which have a table of their own
+        assert allowed == (rules["range"] or choices), flag
+        assert words == rules["help"] or (flag == "--strategy-args" and words.split(";")[0] in rules["help"])
 
 
 def test_the_strategies_are_all_there_with_their_parameters() -> None:
-    assert table_under("Strategies") == {
+    assert table_under("docs/settings.md", "Strategies") == {
         name: [
             declared.meaning,
             "; ".join(f"{one.name}={one.default} ({one.meaning}; {one.rule})" for one in declared.parameters),
@@ -70,11 +86,11 @@ def test_the_strategies_are_all_there_with_their_parameters() -> None:
 
 
 def test_every_kind_of_partition_is_there() -> None:
-    assert list(table_under("Any split")) == list(KINDS)
+    assert list(table_under("docs/own-data.md", "Any split")) == list(KINDS)
 
 
 def test_the_modules_are_all_in_the_design() -> None:
-    section = README.split("## Design\n", 1)[1].split("Decisions, and why:")[0]
+    section = section_of("docs/design.md", "The modules")
     named = set(re.findall(r"\b(\w+)\.py\b", section)) | set(re.findall(r"\b(\w+)/ ", section))
     modules = {path.stem for path in (PROJECT / "federated_health").iterdir() if not path.stem.startswith("__")}
     assert modules - named == set()
@@ -88,7 +104,7 @@ def without_chance(text: str) -> str:
 def test_the_commands_for_certificates_do_and_say_what_is_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path
 ) -> None:
-    section = README.split("## Across machines", 1)[1].split("\n## ", 1)[0]
+    section = PAGES["docs/operating.md"].split("## Across machines", 1)[1].split("\n## ", 1)[0]
     commands = "".join(re.findall(r"<!-- certificates -->\n```sh\n(.*?)```", section, re.DOTALL)).splitlines()
     assert len(commands) == 6
     for command in commands:
@@ -103,7 +119,57 @@ def test_the_commands_for_certificates_do_and_say_what_is_written(
     assert load_identity(in_folder / "cleveland-tls", Role.HOSPITAL).name == "cleveland"
 
 
-def test_links_lead_to_files() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not link.startswith("https://") and not (PROJECT / link).exists()] == []
+def anchors_of(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (PROJECT / page).parent / path if path else PROJECT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), link
+
+
+VARYING = r"\.\.\.|;|\d+|NAME|\bX\b|\bhospital\b|\bcolumn\b|\bprotocol\b|\bcertificate\b|a stranger"
+"""What a message fills in."""
+
+
+def test_messages_are_quoted_as_the_program_words_them() -> None:
+    """Of each message in the table, every run of words between what varies stands in the program."""
+    said = words_of_the_program()
+    rows = section_of("docs/operating.md", "A message, and what to do").splitlines()
+    cells = [row.split("|")[2] for row in rows if row.startswith(("| client |", "| server |"))]
+    quoted = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 25
+    for message in quoted:
+        pieces = [piece.strip(" ;:,") for piece in re.split(VARYING, message)]
+        assert [piece for piece in pieces if piece and piece not in said] == [], message
+
+
+def words_of_the_program() -> str:
+    """All texts in the program's code, one after the other; what an f-string fills in is `{}`."""
+    texts = []
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("federated_health/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.JoinedStr(values=values):
+                    texts.append(
+                        "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in values)
+                    )
+                case ast.Constant(value=str(text)):
+                    texts.append(text)
+    return "\n".join(texts)
+
+
+def test_every_page_of_docs_is_in_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)\)", PAGES["README.md"]))
+    assert {page for page in PAGES if page.startswith("docs/")} - linked == set()

@@ -321,7 +321,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
 ) -> None:
     go(chosen_for(tmp_path / "whole"))
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "__exit__", lambda folder, *_: os.close(folder._lock))  # as after kill -9
+        patched.setattr(RunFolder, "__exit__", lambda folder, *_: folder._lock.close())  # as after kill -9
         stop(chosen_for(tmp_path / "run"), until)
     assert "checkpoints" in names_in(tmp_path / "run")
     with (tmp_path / "run" / "rounds.csv").open("a") as torn:

@@ -42,6 +42,7 @@ def layers_of(weights: Weights) -> Layers:
 
 
 def difference(after: Layers, before: Layers) -> Layers:
+    """How far layers moved, each kernel and bias by itself."""
     return [
         (kernel - old_kernel, bias - old_bias)
         for (kernel, bias), (old_kernel, old_bias) in zip(after, before, strict=True)

@@ -13,6 +13,7 @@ NOTHING = NOT_DEFINED
 
 
 def interval_of(content: Mapping[str, Any]) -> Interval:
+    """An interval from its entry in audit.json."""
     return Interval(**content)
 
 

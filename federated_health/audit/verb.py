@@ -18,25 +18,56 @@ NOT_OF_AN_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     defaults = read_defaults()
-    parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/audit"), help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="replace the report where --out holds a run")
-    parser.add_argument(
+    audit = parser.add_argument_group("the audit")
+    folder, usual = Path(str(defaults["data"])), Path("runs/audit")
+    audit.add_argument(
+        "--data",
+        type=Path,
+        default=folder,
+        metavar="DIR",
+        help="folder that create_dataset.py wrote (default: %(default)s)",
+    )
+    audit.add_argument(
+        "--out", type=Path, default=usual, metavar="DIR", help="folder of the results (default: %(default)s)"
+    )
+    audit.add_argument(
+        "--force", action="store_true", help="replace the report where --out holds a run (default: refuse)"
+    )
+    audit.add_argument(
         "--shadows",
         type=utils.count,
         default=32,
+        metavar="N",
         help="federations of random halves in each setting, each attacked with the others (default: %(default)s)",
     )
-    parser.add_argument(
-        "--wholes", type=utils.count, default=5, help="federations of all rows in each setting (default: %(default)s)"
+    audit.add_argument(
+        "--wholes",
+        type=utils.count,
+        default=5,
+        metavar="N",
+        help="federations of all rows in each setting, for what the model is worth (default: %(default)s)",
     )
-    parser.add_argument(
-        "--draws", type=utils.count, default=3, help="updates that are inverted, of each size (default: %(default)s)"
+    audit.add_argument(
+        "--draws",
+        type=utils.count,
+        default=3,
+        metavar="N",
+        help="updates of each size that are inverted, to rebuild rows from them (default: %(default)s)",
     )
-    parser.add_argument(
-        "--epsilons", type=utils.numbers, default=(1.0, 2.0, 4.0, 8.0), help="between commas (default: 1,2,4,8)"
+    audit.add_argument(
+        "--epsilons",
+        type=utils.numbers,
+        default=(1.0, 2.0, 4.0, 8.0),
+        metavar="A,B,...",
+        help="promises of differential privacy to attack, beside plain and encrypted runs (default: 1,2,4,8)",
     )
-    parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
+    audit.add_argument(
+        "--jobs",
+        type=utils.count,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes at a time (at least 1; default: one a core, %(default)s here)",
+    )
     utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_AN_AUDIT)
 
 

@@ -11,6 +11,7 @@ from federated_health.checkpoints.checkpoint import Checkpoint
 from federated_health.checkpoints.files import read_checkpoint, write_checkpoint
 from federated_health.checkpoints.history import DamagedCheckpointError, HistoryFile
 from federated_health.errors import CheckpointError
+from federated_health.folders import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class CheckpointFolder:
 
     def _begin(self) -> HistoryFile:
         self.path.mkdir(parents=True, exist_ok=True)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         return HistoryFile(self.path / HISTORY)
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -129,7 +130,7 @@ class CheckpointFolder:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-        _sync_folder(self.path)
+        sync_folder(self.path)
 
     def _files(self) -> list[Path]:
         """The newest first; none where there is no folder."""
@@ -143,17 +144,6 @@ class CheckpointFolder:
 
 def _number_in(path: Path) -> int:
     return int(path.name.removeprefix("round-").removesuffix(SUFFIX))
-
-
-def _sync_folder(path: Path) -> None:
-    """Put on disk which files a folder has."""
-    if os.name == "nt":  # which cannot, and need not
-        return
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _why(error: OSError) -> str:

@@ -24,6 +24,7 @@ from federated_health.report.words import ALL, figure, list_some
 
 
 def roc_of_study(scores: Scores, seed: int) -> Section:
+    """ROC curves of the out-of-fold scores with bootstrap bands; of hospitals with patients of both classes."""
     known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
     if not known:
         return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
@@ -41,6 +42,7 @@ def roc_of_study(scores: Scores, seed: int) -> Section:
 
 
 def calibration_of_study(scores: Scores, figures: Mapping[str, Any]) -> Section:
+    """Predicted risk against the observed share, of federated models."""
     drawn, more = first_panels(scores.labels)
     rows = {**{name: figures["hospitals"][name] for name in drawn}, ALL: figures["all"]}
     curves, words = {}, []
@@ -61,6 +63,7 @@ _LINE = ("slope", "intercept")
 
 
 def confusion_of_study(scores: Scores) -> Section:
+    """Who is predicted positive, rightly or wrongly, in the first repeat."""
     drawn, more = first_panels(scores.labels)
     matrices = {}
     for name in drawn:
@@ -72,6 +75,7 @@ def confusion_of_study(scores: Scores) -> Section:
 
 
 def holdings_of_study(cohort: Cohort) -> Section:
+    """Label balance and missing cells of every hospital."""
     labels = {name: cohort.labels(name) for name in cohort.numbers}
     missing = [rows[list(cohort.task.column_names)].isna().mean().to_numpy() for rows in cohort.numbers.values()]
     return who_holds_what(

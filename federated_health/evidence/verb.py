@@ -9,7 +9,8 @@ from typing import Any
 
 import utils
 from federated_health.intervals import SMALL_CLASS
-from federated_health.settings import OF_A_FEDERATION, Settings, flag_of, read_defaults
+from federated_health.rules import flag_of
+from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 
@@ -20,17 +21,54 @@ NOT_OF_A_STUDY = OF_A_FEDERATION | {flag_of(one) for one in fields(Settings) if 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     defaults = read_defaults()
-    parser.add_argument("--data", type=Path, default=Path(str(defaults["data"])), help="folder (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/evidence"), help="default: %(default)s; resumes there")
-    parser.add_argument("--force", action="store_true", help="start anew where --out holds another study, or a run")
-    parser.add_argument("--folds", type=utils.count, default=5, help="of cross-validation (default: %(default)s)")
-    parser.add_argument("--repeats", type=utils.count, default=5, help="of it, each split anew (default: %(default)s)")
-    parser.add_argument("--jobs", type=utils.count, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument(
-        "--strategies",
-        help="to be compared, between commas, instead of --strategy; --strategy-args are the first one's",
+    study = parser.add_argument_group("the study")
+    folder, usual = Path(str(defaults["data"])), Path("runs/evidence")
+    study.add_argument(
+        "--data",
+        type=Path,
+        default=folder,
+        metavar="DIR",
+        help="folder that create_dataset.py wrote (default: %(default)s)",
     )
-    parser.add_argument(
+    study.add_argument(
+        "--out",
+        type=Path,
+        default=usual,
+        metavar="DIR",
+        help="folder of the results, where a study that was stopped goes on (default: %(default)s)",
+    )
+    study.add_argument(
+        "--force",
+        action="store_true",
+        help="start anew where --out holds another study, or a run (default: refuse)",
+    )
+    study.add_argument(
+        "--folds",
+        type=utils.count,
+        default=5,
+        metavar="N",
+        help="parts of every hospital's rows, each of them held out once (at least 2; default: %(default)s)",
+    )
+    study.add_argument(
+        "--repeats",
+        type=utils.count,
+        default=5,
+        metavar="N",
+        help="how often, each time split anew (at least 1; default: %(default)s)",
+    )
+    study.add_argument(
+        "--jobs",
+        type=utils.count,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes at a time; no result depends on it (at least 1; default: one a core, %(default)s here)",
+    )
+    study.add_argument(
+        "--strategies",
+        metavar="A,B,...",
+        help="compare these on the same folds; --strategy-args are the first one's (default: --strategy alone)",
+    )
+    study.add_argument(
         "--tune",
         action=argparse.BooleanOptionalAction,
         default=True,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from federated_health import appending
 from federated_health.errors import BudgetError, PrivacyError
+from federated_health.folders import sync_folder
 from federated_health.privacy.charges import Charge, Charges, read_lines, write_line
 from federated_health.privacy.plan import PrivacyPlan
 
@@ -226,7 +227,7 @@ class Account:
     def _append(self, file: FileIO, line: bytes) -> None:
         assert self.path is not None
         if self._size == 0:
-            appending.sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         file.seek(max(self._size - 1, 0))
         if file.read(1) not in (b"\n", b""):  # whole, but for its end
             line = b"\n" + line

@@ -76,6 +76,7 @@ class Charges:
 
 
 def write_line(charge: Charge, time: datetime) -> bytes:
+    """A charge as a line of an account: JSON, with the time."""
     entry = {"time": time.isoformat(timespec="milliseconds"), **asdict(charge)}
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 

@@ -146,6 +146,7 @@ def canvas(height: float) -> Iterator[Canvas]:
 
 
 def legend_height(names: Iterable[str]) -> float:
+    """Of a legend with two names in a row, in the canvas's units."""
     return ROW * math.ceil(len(list(names)) / 2) + 4
 
 

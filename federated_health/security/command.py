@@ -8,6 +8,7 @@ from typing import Any
 from cryptography import x509
 
 from federated_health.errors import CertificateError
+from federated_health.examples import EXAMPLES
 from federated_health.security import authority, certificates, files, identity, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.parties import hospital, server
@@ -30,11 +31,15 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     request = _add(verbs, "request", _request, "at a hospital or the server: make a key, and a request to be signed")
     request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the key; it stays here")
     whose = request.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--name", help="a hospital's: lower-case letters, digits and hyphens")
-    whose.add_argument("--server", action="store_true", help="for the server")
-    words = "name or address under which hospitals reach the server; may be repeated; loopback's are always in"
-    request.add_argument("--host", action="append", default=[], help=words)
-    request.add_argument("--force", action="store_true", help="replace a key that is there, for good")
+    whose.add_argument(
+        "--name",
+        metavar="NAME",
+        help="the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)",
+    )
+    whose.add_argument("--server", action="store_true", help="for the server, not a hospital (default: no)")
+    words = "with --server: name or address by which they reach it; may be repeated (default: loopback's, always in)"
+    request.add_argument("--host", action="append", default=[], metavar="HOST", help=words)
+    request.add_argument("--force", action="store_true", help="replace a key that is there, for good (default: refuse)")
 
     renew = _add(
         verbs, "renew", _renew, "a new request for the same key and name; for a new key: revoke, request --force"
@@ -47,29 +52,35 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
 
 def _add_authority_verbs(verbs: Any) -> None:
     init = _add(verbs, "init", _init, "found a federation's authority")
-    init.add_argument("--authority", type=Path, required=True, metavar="DIR", help="its folder, a new one")
-    init.add_argument("--name", default="Federated Health", metavar="WORDS", help="default: %(default)s")
+    init.add_argument("--authority", type=Path, required=True, metavar="DIR", help="the authority's folder, a new one")
+    init.add_argument(
+        "--name", default="Federated Health", metavar="WORDS", help="what it is called (default: %(default)s)"
+    )
     _add_days(init, issuing.AUTHORITY_DAYS)
 
     sign = _add(verbs, "sign", _sign, "at the authority: answer a request with a certificate")
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem that came")
-    sign.add_argument("--authority", type=Path, required=True, metavar="DIR", help="its folder")
-    sign.add_argument("--out", type=Path, metavar="FILE", help="write the answer here, too")
+    sign.add_argument("--authority", type=Path, required=True, metavar="DIR", help="the authority's folder")
+    sign.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the answer here, too (default: in the authority's folder alone)"
+    )
     _add_days(sign, issuing.LEAF_DAYS)
 
     revoke = _add(verbs, "revoke", _revoke, "at the authority: take back the certificates of a name")
-    revoke.add_argument("name", metavar="NAME", help="as show says it")
-    revoke.add_argument("--authority", type=Path, required=True, metavar="DIR", help="its folder")
+    revoke.add_argument("name", metavar="NAME", help="the name of a hospital or of the server, as show says it")
+    revoke.add_argument("--authority", type=Path, required=True, metavar="DIR", help="the authority's folder")
 
 
 def _add(verbs: Any, name: str, pages: Any, words: str) -> Any:
-    parser = verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", allow_abbrev=False)
+    parser = verbs.add_parser(
+        name, help=words, description=f"{words[0].upper()}{words[1:]}.", examples=EXAMPLES[f"certificates {name}"]
+    )
     parser.set_defaults(pages=pages)
     return parser
 
 
 def _add_days(parser: argparse.ArgumentParser, default: int) -> None:
-    words = "how long it lasts (default: %(default)s)"
+    words = "days that it lasts (at least 1; default: %(default)s)"
     parser.add_argument("--days", type=int, default=default, metavar="N", help=words)
 
 

@@ -3,11 +3,12 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
 
 from federated_health.errors import CertificateError
+from federated_health.folders import locked_folder, sync_folder
 
 PRIVATE, PUBLIC = 0o600, 0o644
 """Modes of files."""
@@ -47,11 +48,7 @@ def write_file(path: Path, content: bytes, mode: int = PUBLIC) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else a power cut may undo the renaming
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise CertificateError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -109,15 +106,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         CertificateError: the folder cannot be opened.
     """
-    try:
-        opened = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise CertificateError(f"{folder}: cannot be read ({error.strerror})") from None
-    try:
-        with suppress(ImportError):  # Windows has no fcntl, nor opens folders
-            import fcntl
-
-            fcntl.flock(opened, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder, wait=True))
+        except OSError as error:
+            raise CertificateError(f"{folder}: cannot be read ({error.strerror})") from None
         yield
-    finally:
-        os.close(opened)

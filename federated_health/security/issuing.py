@@ -28,6 +28,7 @@ BACKDATED = timedelta(minutes=5)
 
 
 def make_key() -> certificates.Key:
+    """A new private key: ECDSA on P-256."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -37,6 +38,7 @@ def key_bytes(key: certificates.Key) -> bytes:
 
 
 def pem(*chain: x509.Certificate) -> bytes:
+    """Certificates as PEM, one after the other."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
 
 

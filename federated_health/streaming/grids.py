@@ -183,6 +183,7 @@ def call_app(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAILABLE) -> Message:
+    """A reply that there is none, with the reason in words."""
     return Message(Error(code, reason), reply_to=message)
 
 

@@ -1,4 +1,4 @@
-"""The README's walkthroughs, command by command as they are written there, in a fresh copy of the project."""
+"""The walkthroughs of the README and of docs/, command by command as they are written, in a fresh copy."""
 
 import json
 import re
@@ -18,14 +18,14 @@ from federated_health.processes import PROJECT, free_port, process
 pytestmark = pytest.mark.slow
 
 
-def blocks_of(readme: str, mark: str) -> list[str]:
+def blocks_of(page: str, mark: str) -> list[str]:
     """The code blocks that stand below a comment with that mark."""
-    return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", readme, re.DOTALL)
+    return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", page, re.DOTALL)
 
 
-def commands_of(readme: str, mark: str) -> list[list[str]]:
+def commands_of(page: str, mark: str) -> list[list[str]]:
     """The commands of all blocks with that mark, with this Python for `python`."""
-    lines = [shlex.split(line) for block in blocks_of(readme, mark) for line in block.splitlines()]
+    lines = [shlex.split(line) for block in blocks_of(page, mark) for line in block.splitlines()]
     assert lines
     assert all(line[0] == "python" for line in lines)
     return [[sys.executable, *line[1:]] for line in lines]
@@ -108,8 +108,8 @@ def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
 
 
 def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> None:
-    readme = (checkout / "README.md").read_text()
-    (declaration,) = blocks_of(readme, "third task")
+    page = (checkout / "docs" / "extending.md").read_text()
+    (declaration,) = blocks_of(page, "third task")
     tasks = checkout / "federated_health" / "tasks.py"
     text, replaced = re.subn(r"^TASKS: .*$", lambda _: declaration, tasks.read_text(), flags=re.MULTILINE)
     assert replaced == 1
@@ -122,7 +122,7 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
     table = pd.DataFrame({"age": age, "sex": sex, "systolic": systolic, "smoker": smoker, "stroke": ill})
     table.to_csv(checkout / "strokes.csv", index=False)
 
-    create, serve, *joins = commands_of(readme, "third task commands")
+    create, serve, *joins = commands_of(page, "third task commands")
     run(checkout, create)
     run_federation(checkout, [*serve, "--out", "runs/stroke"], joins)
 
@@ -132,3 +132,69 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
     predict = [sys.executable, "predict.py", "runs/stroke/model.keras", "strokes.csv", "--out", "risk.csv"]
     run(checkout, predict)
     assert (pd.read_csv(checkout / "risk.csv")["prediction"] == ill).mean() > 0.8
+
+
+def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "extending.md").read_text()
+    (module,) = blocks_of(page, "new strategy module")
+    (entry,) = blocks_of(page, "new strategy entry")
+    package = checkout / "federated_health"
+    (package / "geometric_median.py").write_text(module)
+    strategies = package / "strategies.py"
+    importing = "from federated_health.geometric_median import GeometricMedian\nfrom federated_health.messages import"
+    text = strategies.read_text()
+    for old, new in {
+        "from federated_health.messages import": importing,
+        '    "krum": StrategyDeclaration(': f'{entry}    "krum": StrategyDeclaration(',
+    }.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    strategies.write_text(text)
+    (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
+
+    create, serve, *joins = commands_of(page, "new strategy commands")
+    run(checkout, create)
+    run_federation(checkout, [*serve, "--out", "runs/median"], joins)
+    metrics = json.loads((checkout / "runs" / "median" / "metrics.json").read_text())
+    assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
+    assert 0.8 < metrics["federation"]["roc_auc"] < 1
+    run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
+
+
+TEST_OF_MEDIAN = """
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from tests.test_strategies import average, flat
+from tests.updates import NAMES, updates, weights_of
+
+pytestmark = pytest.mark.usefixtures("server_identity")
+
+
+def test_it_is_nearest_to_all():
+    vectors = np.array([flat(weights_of(name)) for name in NAMES.values()])
+
+    def distances(point):
+        return np.linalg.norm(vectors - point, axis=1).sum()
+
+    found = minimize(distances, vectors[0] + 0.1, method="BFGS")  # from elsewhere, by another method
+    median = flat(average("geomedian", updates()))
+    assert np.abs(median - found.x).max() < 1e-3
+    assert distances(median) < distances(vectors.mean(axis=0)) - 1e-3
+
+
+def with_one_far_away():
+    replies = updates()
+    far = replies[0].content.array_records["arrays"]
+    far.update({name: type(array)(array.numpy() + 1000) for name, array in far.items()})
+    return replies
+
+
+def moved(strategy):
+    return np.linalg.norm(flat(average(strategy, with_one_far_away())) - flat(average(strategy, updates())))
+
+
+def test_one_that_is_far_away_moves_it_little():
+    assert moved("geomedian") < 0.02 * moved("average")
+"""
