@@ -125,10 +125,7 @@ def show_joining(joining: Mapping[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Parse the flags, listen, and run `app` over the hospitals' streams.
-
-    A run that is resumed has the settings that it had; flags that results depend on must agree with them.
-    """
+    """Parse the flags, which must agree with those of a run that is resumed; listen, and run `app` over the streams."""
     words = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
     parser = utils.make_parser(words, examples=EXAMPLES["server.py"])
     utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
