@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-readmission evidence audit test check format bench chaos clean
+.PHONY: demo demo-readmission evidence audit test check format bench bench-accuracy chaos clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
@@ -31,12 +31,12 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/results.py
+
+bench-accuracy: .venv/installed
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
-	$(BIN)/python benchmarks/many_hospitals.py
-	$(BIN)/python benchmarks/checkpoints.py
 
 # Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
 STRANGERS := $(wildcard $(foreach what,intruders messages stream replies checkpoint egress security,tests/test_$(what)*.py))

@@ -127,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    utils.run_door(main)
+    utils.run_process(main)

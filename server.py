@@ -26,7 +26,7 @@ from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
 from federated_health.simulated import check_simulation
-from federated_health.streaming import check_address, serve_streams, server_context
+from federated_health.streaming import check_address, check_room, serve_streams, server_context
 
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "
@@ -61,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
                     folder.append_round(federation)
                     counts = record.federation.counts
                     show(record.number, counts.loss if counts else None, counts.accuracy if counts else None)
+            folder.prepare_to_finish(federation)
             figures = federation.evaluate_finally()
         except (KeyboardInterrupt, RunError) as error:
             if federation.last_round is None:
@@ -124,10 +125,7 @@ def show_joining(joining: Mapping[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Parse the flags, listen, and run `app` over the hospitals' streams.
-
-    A run that is resumed has the settings that it had; flags that results depend on must agree with them.
-    """
+    """Parse the flags, which must agree with those of a run that is resumed; listen, and run `app` over the streams."""
     words = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
     parser = utils.make_parser(words, examples=EXAMPLES["server.py"])
     utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
@@ -139,6 +137,7 @@ def serve() -> None:
     tls = load_identity(Path(settings.tls), Role.SERVER) if settings.tls else None
     check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)
     check_tls(settings, has_identity=tls is not None)
+    check_room(settings.hospitals)
     task, largest = settings.task_declaration, largest_reply(settings)
     with serve_streams(settings.address, task.terms, utils.say, largest_message=largest, tls=tls) as grid:
         utils.say(f"listening on {settings.address}{f', as {tls.party}, with mutual TLS' if tls else ''}")
@@ -146,4 +145,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    utils.run_door(serve)
+    utils.run_process(serve)

@@ -2,13 +2,14 @@
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -55,6 +56,21 @@ def run_door(main: Callable[[], None]) -> NoReturn:
             raise
         _print_error(f"error: {error}", error.exit_code)
     sys.exit(0)
+
+
+def run_process(main: Callable[[], None]) -> NoReturn:
+    """`run_door` as a process's last act, which then ends without clearing up: after TensorFlow that takes seconds.
+
+    What is to be done at the end is to be done in `main`: functions of `atexit` are not called.
+    """
+    try:
+        run_door(main)
+    except SystemExit as end:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
 
 
 @contextmanager

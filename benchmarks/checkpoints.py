@@ -2,7 +2,7 @@
 
 Beside each the milliseconds without waiting for the disk (fsync does nothing), of loading it, and its sizes in bytes.
 Disks differ, and wait longer for other programs: trust the ratios. Last the share that it adds to a round over gRPC,
-whose milliseconds `rounds.py` gives.
+whose milliseconds `round_rate.py` gives.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--saves", type=int, default=50)
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure; here by default")
-    parser.add_argument("--round-ms", type=float, default=30.0, help="a round over gRPC, see rounds.py")
+    parser.add_argument("--round-ms", type=float, default=30.0, help="a round over gRPC, see round_rate.py")
     flags = parser.parse_args()
     cases = [(30, 4, 0), (1_000, 4, 0), (10_000, 4, 0), (30, 200, 0), (1_000, 200, 0)]
     cases += [(30, 4, 100_000), (30, 4, 1_000_000), (30, 4, 10_000_000)]

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras, imported when first needed: the import takes seconds and half a gigabyte.
+"""TensorFlow and Keras, imported when first needed, without extras: the import takes seconds and half a gigabyte.
 
 Their chatter is kept to warnings unless the logger `tensorflow` is at DEBUG.
 """
@@ -13,6 +13,9 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
 
+EXTRAS = ("sklearn", "matplotlib")
+"""Optional for Keras, which imports them where they are there: a third of the time, for what nobody uses here."""
+
 _CHATTER = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*failed call to cuInit)")
 
 
@@ -24,7 +27,7 @@ def load_tensorflow() -> ModuleType:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     chatty = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if chatty else "2")
-    with nullcontext() if chatty else _without_chatter():
+    with nullcontext() if chatty else _without_chatter(), _hidden(*EXTRAS):
         import tensorflow
 
         tensorflow.config.list_physical_devices()  # looks for graphics cards, and complains where there is none
@@ -37,6 +40,21 @@ def load_keras() -> ModuleType:
     import keras
 
     return keras  # type: ignore[no-any-return]  # Keras ships no types
+
+
+@contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Let modules that are not imported yet seem not to be installed, for as long as the block lasts.
+
+    None in `sys.modules` is Python's own way to say so (the language's reference, 5.3.1).
+    """
+    absent = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # typeshed knows modules only
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -5,16 +5,19 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pa
 
 from federated_health.columns import Column, Label, Measurement
 from federated_health.errors import DataError
 from federated_health.tables import read_table
 from federated_health.tasks import Task
+
+if TYPE_CHECKING:
+    import pandera.pandas as pa
 
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 
@@ -202,6 +205,8 @@ def count_zeros(cells: "pd.Series[str]") -> int:
 
 def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     """Where pandera finds a number that its column does not allow."""
+    import pandera.pandas as pa  # takes a third of a second to import, and who reads no patients needs none of it
+
     outside = np.zeros(numbers.shape, dtype=bool)
     table = numbers.reset_index(drop=True)
     try:
@@ -212,7 +217,9 @@ def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFra
     return pd.DataFrame(outside, index=numbers.index, columns=numbers.columns)
 
 
-def _schema(columns: Sequence[Column]) -> pa.DataFrameSchema:
+def _schema(columns: Sequence[Column]) -> "pa.DataFrameSchema":
+    import pandera.pandas as pa
+
     schema: dict[Hashable, pa.Column] = {}
     for column in columns:
         if isinstance(column, Measurement):

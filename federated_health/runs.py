@@ -21,12 +21,12 @@ from federated_health.run_files import (
     append_round,
     make_folder,
     metrics_of,
-    save_final_model,
     write_json,
     write_report,
     write_rounds,
 )
 from federated_health.run_page import page_of_run
+from federated_health.saving import Saver
 from federated_health.settings import Settings, Value
 from federated_health.summaries import Round
 from federated_health.tables import hash_file
@@ -61,6 +61,7 @@ class RunFolder:
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
         self._has_begun = self._has_rounds = False
+        self._saver = Saver()
         self._lock = ExitStack()
         present = files_of_run(self.path)
         if self.checkpoint is not None:
@@ -77,6 +78,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._saver.close()
         self._lock.close()
         if self._has_begun and self.checkpoint is None and not self._has_rounds:
             self._checkpoints.remove()
@@ -101,6 +103,11 @@ class RunFolder:
         else:
             append_round(self.path / ROUNDS, federation.history[-1])
         self._checkpoints.save(federation.checkpoint())
+
+    def prepare_to_finish(self, federation: Course) -> None:
+        """The rounds are over: what saves the model gets ready while the last questions are answered."""
+        if isinstance(federation, Federation):
+            self._saver.prepare()
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
         """settings.json, and rounds.csv from its beginning, in place of all that an earlier run left."""
@@ -147,7 +154,7 @@ class RunFolder:
 
     def _save_model(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """model.keras, and report.html, which names it."""
-        save_final_model(self.path / MODEL, federation.instructions(), federation.weights)
+        self._saver.save(self.path / MODEL, federation.instructions(), federation.weights)
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(
             self.path / REPORT,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from federated_health import run_files, runs
+from federated_health import run_files, runs, saving
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
@@ -230,7 +230,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(path: Path, *_: object) -> None:
         path.write_text("a model")
 
-    monkeypatch.setattr(runs, "save_final_model", save)
+    monkeypatch.setattr(saving, "save_final_model", save)
     monkeypatch.setattr(runs, "write_report", lambda path, _: path.write_text("a report"))
 
 
@@ -526,7 +526,8 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
 def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = {name: getattr(runs, name) for name in ("write_json", "save_final_model", "write_report")}
+    homes = {"write_json": runs, "save_final_model": saving, "write_report": runs}
+    real = {name: getattr(home, name) for name, home in homes.items()}
 
     def mortal(name: str) -> Callable[..., None]:
         def write(path: Path, *rest: Any) -> None:
@@ -537,8 +538,8 @@ def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
         return write
 
     with monkeypatch.context() as patched:
-        for name in real:
-            patched.setattr(runs, name, mortal(name))
+        for name, home in homes.items():
+            patched.setattr(home, name, mortal(name))
         with pytest.raises(StopHereError):
             go(chosen_for(tmp_path))
     assert "checkpoints" in names_in(tmp_path)

@@ -163,7 +163,7 @@ def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypat
 
 
 def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streaming_server, "most_streams", lambda: 1)
     words: list[str] = []
     with server(words) as (grid, address), Proxy(address) as proxy:
         LightHospital("a", proxy.address)

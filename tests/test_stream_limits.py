@@ -531,7 +531,7 @@ def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(channels, "most_connections", lambda: 3)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -548,7 +548,7 @@ def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pyt
 
 
 def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "MOST_STREAMS", 2)
+    monkeypatch.setattr(streaming_server, "most_streams", lambda: 2)
     words: list[str] = []
     with server(words) as (grid, address):
         first = [LightHospital(name, address) for name in "ab"]

@@ -9,6 +9,7 @@ accepts by sending its initial metadata, or refuses with a status that says why.
 is over. A hospital whose own check says that it may not join says so in the metadata, and is refused.
 """
 
+from federated_health.streaming.capacity import check_room
 from federated_health.streaming.channels import check_address
 from federated_health.streaming.grids import InProcessGrid, hospital_context, server_context
 from federated_health.streaming.hospital import join_federation, report_unfit
@@ -18,6 +19,7 @@ __all__ = [
     "InProcessGrid",
     "StreamGrid",
     "check_address",
+    "check_room",
     "hospital_context",
     "join_federation",
     "report_unfit",

@@ -14,6 +14,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
 from federated_health.security import Identity
+from federated_health.streaming.capacity import most_connections
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -29,9 +30,6 @@ LARGEST_KEY = "largest-message"
 
 LARGEST_REPLY = MAX_MESSAGE_BYTES // 2
 """Bytes of a message that a server takes from a hospital, where it is told nothing else."""
-
-MOST_CONNECTIONS = 900
-"""At one time; more are closed at once. A process may usually open 1,024 files."""
 
 HANDSHAKE_SECONDS = 20.0
 """For a new connection to begin to speak gRPC; it is closed when it does not."""
@@ -84,7 +82,7 @@ def server_options(largest_message: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", 2 * largest_message),
         ("grpc.so_reuseport", 0),  # else two servers share a port, and its hospitals
         ("grpc.max_concurrent_streams", 100),  # of one connection; a hospital needs one
-        ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
         ("grpc.max_connection_idle_ms", round(IDLE_SECONDS * 1000)),
     ]

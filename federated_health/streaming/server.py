@@ -19,6 +19,7 @@ from flwr.proto.transport_pb2 import ServerMessage
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
+from federated_health.streaming.capacity import most_streams
 from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, serialise_content, server_options
 from federated_health.streaming.gate import Gate, certificate_of
 from federated_health.streaming.grids import FutureGrid, Incident, error_reply
@@ -34,9 +35,6 @@ GRACE_SECONDS = 2.0
 
 LONGEST_REFUSAL = 500
 """Characters of a refusal, which names what differs."""
-
-MOST_STREAMS = 500
-"""Hospitals at one time."""
 
 SETTLING_SECONDS = 0.05
 """A stream that breaks off ends as one does that the hospital has closed, and is cancelled right after."""
@@ -59,6 +57,7 @@ class _Servicer:
         self._on_change = on_change
         self._largest_message = largest_message
         self._gate = Gate(tls, on_change)
+        self._room = most_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
@@ -72,8 +71,8 @@ class _Servicer:
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
-        if before is None and len(self.streams) >= MOST_STREAMS:
-            reason = f"{MOST_STREAMS} hospitals are connected already"
+        if before is None and len(self.streams) >= self._room:
+            reason = f"{self._room} hospitals are connected already"
             self._gate.tell(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(

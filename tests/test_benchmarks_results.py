@@ -1,0 +1,66 @@
+"""The page that benchmarks are written to."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import results
+
+OF = {"date": "2026-11-22", "commit": "abc", "machine": "2 cores"}
+
+
+def test_rows_become_a_table_with_a_column_for_every_key() -> None:
+    rows: list[dict[str, object]] = [{"weights": 100_000, "is_linear": True}, {"weights": 689, "steps": [0.5, 1.0]}]
+    assert results.table(rows) == (
+        "| weights | is linear | steps |\n| --- | --- | --- |\n| 100,000 | yes |  |\n| 689 |  | 0.5, 1 |"
+    )
+
+
+def test_targets_of_all_benchmarks_stand_first_with_what_was_reached() -> None:
+    one = {"targets": {"speed": {"figure": 37.0, "target": "at least 25", "reached": True}}, "ways": {"a": {"ms": 1.0}}}
+    other = {"targets": {"memory": {"figure": 300.0, "target": "at most 250", "reached": False}}, "rounds": 3}
+    page = results.write_page(
+        {"round_rate": {"result": one, "seconds": 90}, "growth": {"result": other, "seconds": 30}}, OF
+    )
+    head, body = page.split("## Rounds\n")
+    assert "in 2 minutes" in head
+    assert "| what | figure | target | reached |" in head
+    assert "| speed | 37 | at least 25 | yes |\n| memory | 300 | at most 250 | no |" in head
+    assert "ways:\n\n|  | ms |\n| --- | --- |\n| a | 1 |" in body
+    assert "## How cost grows\n\n| rounds |\n| --- |\n| 3 |\n" in body
+    assert "37" not in body
+
+
+def test_nested_tables_become_rows() -> None:
+    found = {"hospitals": {"round": {"exponent": 1.0}, "memory": {"exponent": 0.3}}, "plain": {"exponent": 2.0}}
+    assert results.rows_of(found) == [
+        {"": "hospitals, round", "exponent": 1.0},
+        {"": "hospitals, memory", "exponent": 0.3},
+        {"": "plain", "exponent": 2.0},
+    ]
+    assert results.rows_of(3) is None
+    assert results.rows_of({"a": 1}) == [{"a": 1}]
+    assert results.rows_of([{"a": 1}]) == [{"a": 1}]
+
+
+def test_the_circumstances_name_no_machine() -> None:
+    of = results.circumstances()
+    assert of["Python"] == ".".join(map(str, sys.version_info[:3]))
+    words = " ".join(of.values())
+    assert str(Path.home()) not in words
+    assert Path("/etc/hostname").read_text().strip() not in words
+
+
+def test_every_benchmark_that_runs_is_there_and_has_a_title() -> None:
+    assert list(results.TITLES) == list(results.BENCHMARKS)
+    assert all(Path(results.__file__).with_name(f"{name}.py").exists() for name in results.BENCHMARKS)
+
+
+def test_what_prints_no_json_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "good.py").write_text("print('{\"a\": 1}'); raise SystemExit(1)")
+    (tmp_path / "benchmarks" / "bad.py").write_text("raise SystemExit('it failed')")
+    monkeypatch.setattr(results, "PROJECT", tmp_path)
+    assert results.run("good", ())["result"] == {"a": 1}
+    with pytest.raises(ValueError, match="Expecting value"):
+        results.run("bad", ())
