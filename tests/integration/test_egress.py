@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.processes import door, free_port, process
+from federated_health.processes import door, free_port
+from tests.forks import forked
 from tests.wire import Wire, assert_is_in_ledger, read_lines
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path
     run, address = tmp_path / "run", f"127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         serve = door("server.py", "--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
-        server = stack.enter_context(process(serve, log=tmp_path / "server.txt"))
+        server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         wire = stack.enter_context(Wire(address))
         hospitals = []
         for name, file in HOSPITALS.items():
@@ -31,7 +32,7 @@ def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path
             data.parent.mkdir()
             shutil.copy(hospitals_folder / file, data)
             join = door("client.py", "--data", data, "--name", name, "--server", wire.address)
-            hospitals.append(stack.enter_context(process(join, log=tmp_path / f"{name}.txt")))
+            hospitals.append(stack.enter_context(forked(join, log=tmp_path / f"{name}.txt")))
         assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
         assert [hospital.wait(30) for hospital in hospitals] == [0, 0]
 

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from federated_health.model import read_description, weights_hash
 from federated_health.processes import PROJECT, door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
+from tests.forks import Fork, forked
 
 pytestmark = pytest.mark.slow
 
@@ -35,20 +36,24 @@ def path_of(folder: Path, name: str) -> Path:
     return find_hospital(folder, NAMES.index(name) + 1)[0]
 
 
+Running = subprocess.Popen[bytes] | Fork
+Start = Callable[[list[str], Path], AbstractContextManager[Running]]
+
+
 @contextmanager
 def federation_of(
-    data: Path, out: Path, names: list[str], *server_flags: object
-) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, "subprocess.Popen[bytes]"]]]:
+    data: Path, out: Path, names: list[str], *server_flags: object, start: Start = process
+) -> Iterator[tuple[Running, dict[str, Running]]]:
     """A server and hospitals, started in the order of the names; what they print is in out/NAME.txt."""
     address = f"127.0.0.1:{free_port()}"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         command = door("server.py", "--address", address, "--out", out / "run", *server_flags)
-        server = stack.enter_context(process(command, log=out / "server.txt"))
+        server = stack.enter_context(start(command, out / "server.txt"))
         hospitals = {}
         for name in names:
             own = ("--data", path_of(data, name), "--name", name, "--server", address, "--out", out / name)
-            hospitals[name] = stack.enter_context(process(door("client.py", *own), log=out / f"{name}.txt"))
+            hospitals[name] = stack.enter_context(start(door("client.py", *own), out / f"{name}.txt"))
         yield server, hospitals
 
 
@@ -166,10 +171,11 @@ def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) 
 def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
-    with federation_of(hospitals_folder, tmp_path, NAMES, "--rounds", 100_000) as (server, hospitals):
+    flags = ("--rounds", 100_000)
+    with federation_of(hospitals_folder, tmp_path, NAMES, *flags, start=forked) as (server, hospitals):
         wait_for_round(tmp_path, 3)
         hospitals["hungary"].kill()
-        hospitals["hungary"].wait()
+        hospitals["hungary"].wait(30)
         text = (tmp_path / "run" / "rounds.csv").read_text()
         wait_for_round(tmp_path, int(text.rstrip().rsplit("\n", 1)[1].split(",")[0]) + 5)
         os.kill(server.pid, signal.SIGINT)
