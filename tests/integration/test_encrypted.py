@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
-ROUNDS = 3
+ROUNDS = 2
 ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
 
 
