@@ -32,8 +32,13 @@ settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    integration = PROJECT / "tests" / "integration"
-    items.sort(key=lambda item: (bool(item.get_closest_marker("slow")), integration not in item.path.parents))
+    items.sort(key=turn_of)
+
+
+def turn_of(item: pytest.Item) -> int:
+    if item.get_closest_marker("slow") is None:
+        return 0
+    return 1 if PROJECT / "tests" / "integration" in item.path.parents else 2
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is nothing to share out
