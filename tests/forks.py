@@ -68,6 +68,8 @@ class Fork:
 @contextmanager
 def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
     """What `federated_health.processes.process` starts of a door's command, but for its imports."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")  # it is there at once, and empty
     running = Fork(command, log)
     try:
         yield running
