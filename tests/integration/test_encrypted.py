@@ -82,7 +82,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
             hospitals.append(stack.enter_context(process([str(one) for one in command], log=log, folder=PROJECT)))
         for number in range(1, ROUNDS + 1):
             files = {name: records / f"{number}-{name}.npy" for name in NAMES}
-            deadline = time.monotonic() + 150
+            deadline = time.monotonic() + 300
             while not all(file.exists() for file in files.values()):
                 assert time.monotonic() < deadline, (out / "server.txt").read_text()
                 assert server.poll() is None, (out / "server.txt").read_text()
@@ -93,7 +93,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
             in_memory[number] = {name for name, those in runs.items() if those & found}
             everything |= set().union(*runs.values())
         assert server.wait(120) == 0, (out / "server.txt").read_text()
-        assert [hospital.wait(60) for hospital in hospitals] == [0] * len(NAMES)
+        assert [hospital.wait(120) for hospital in hospitals] == [0] * len(NAMES)
     return Search(in_memory, bool(find_in_folder(out / "run", everything)), out)
 
 
@@ -201,7 +201,7 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         return stack.enter_context(forked(door("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log))
 
     def wait_until(is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not is_so():
             assert time.monotonic() < deadline, (tmp_path / "server.txt").read_text()
             time.sleep(0.05)
@@ -215,17 +215,17 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
         wait_until(lambda: rounds() >= 3)
         hospitals["cleveland"].kill()  # who had made the key
-        hospitals["cleveland"].wait(30)
+        hospitals["cleveland"].wait(120)
         before = rounds()
         wait_until(lambda: rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
         wait_until(lambda: "got the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
-        server.wait(30)
+        server.wait(120)
         assert 0 < rounds() < 400
         server = stack.enter_context(forked(door("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt"))
-        assert server.wait(200) == 0, (tmp_path / "server-2.txt").read_text()
-        assert [hospital.wait(60) for hospital in hospitals.values()] == [0] * len(NAMES)
+        assert server.wait(600) == 0, (tmp_path / "server-2.txt").read_text()
+        assert [hospital.wait(120) for hospital in hospitals.values()] == [0] * len(NAMES)
     told = json.loads((run / "metrics.json").read_text())
     assert told["has_result"] == list(NAMES)
     assert len(told["faults"]["resumed_after"]) == 1

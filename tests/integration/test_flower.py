@@ -39,7 +39,7 @@ def test_flwr_run_trains_the_same_apps_for_two_rounds(flower: dict[str, str], tm
         shutil.copy(PROJECT / name, checkout)
     shutil.copytree(PROJECT / "federated_health", checkout / "federated_health")
     (checkout / "data").mkdir()
-    subprocess.run(door("create_dataset.py"), cwd=checkout, check=True, capture_output=True, timeout=60)
+    subprocess.run(door("create_dataset.py"), cwd=checkout, check=True, capture_output=True, timeout=300)
 
     def run(out: str, **settings: object) -> dict[str, Any]:
         config = " ".join(f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in settings.items())

@@ -25,7 +25,7 @@ def lines_of(path: Path) -> int:
 
 
 def wait_for(is_so: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
@@ -55,11 +55,11 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         killed = stack.enter_context(forked(join("hungary"), log=tmp_path / "killed.txt"))
         wait_for(lambda: lines_of(accounts["hungary"]) >= 5, tmp_path / "server.txt")
         killed.kill()
-        killed.wait(30)
+        killed.wait(120)
         charged = lines_of(accounts["hungary"])
         again = stack.enter_context(forked(join("hungary"), log=tmp_path / "again.txt"))
-        assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
-        assert [cleveland.wait(30), again.wait(30)] == [0, 0]
+        assert server.wait(600) == 0, (tmp_path / "server.txt").read_text()
+        assert [cleveland.wait(120), again.wait(120)] == [0, 0]
 
     assert 5 <= charged < ROUNDS
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
