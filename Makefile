@@ -18,8 +18,9 @@ audit: .venv/installed
 	$(BIN)/python create_dataset.py --out runs/audit/data --force
 	$(BIN)/python -m federated_health audit --data runs/audit/data
 
+# A worker a core, but no more than memory has room for: each holds TensorFlow, and starts processes that do.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -43,15 +43,20 @@ class Process:
         self._process.start()
 
     @property
+    def pid(self) -> int:
+        assert self._process.pid is not None, "it was started"
+        return self._process.pid
+
+    @property
     def code(self) -> int | None:
         """As of `subprocess`: None while it runs, and -9 of one that was killed."""
         return self._process.exitcode
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
-        if self.code is None and self._process.pid is not None:
+        if self.code is None:
             with suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+                os.kill(self.pid, number)
 
     async def wait(self, seconds: float) -> int | None:
         """Its exit code; None where it still runs after so long."""

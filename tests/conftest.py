@@ -1,10 +1,15 @@
-"""Shared fixtures. Fast tests run first; those marked slow import TensorFlow or start processes."""
+"""Shared fixtures, and the order of the tests.
+
+Fast tests run first; those marked slow import TensorFlow or start processes. Of these, tests/integration comes first,
+whose tests take longest: where several workers share the tests (`make test`), none is then left alone with a long one.
+"""
 
 from federated_health.settings import PROJECT_FILE  # isort: skip  # first, for what the package says to gRPC
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -15,6 +20,10 @@ from federated_health.dataset_folder import write_hospitals
 from federated_health.partitions import Partition, divide
 from federated_health.sources import Source, read_uci
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 PROJECT = PROJECT_FILE.parent
 
 # The same examples every time, and none fails because a machine is slow.
@@ -23,7 +32,20 @@ settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    items.sort(key=turn_of)
+
+
+def turn_of(item: pytest.Item) -> int:
+    if item.get_closest_marker("slow") is None:
+        return 0
+    return 1 if PROJECT / "tests" / "integration" in item.path.parents else 2
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is nothing to share out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    from tests.sharing import InOrder
+
+    return InOrder(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import utils
 from federated_health import __main__ as verbs
 from federated_health.audit import command
 from federated_health.audit.command import Request, name_of
+from federated_health.audit.membership import measure
 from federated_health.audit.trials import Outcome, Plan, Trial
 from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import RunError
@@ -41,7 +43,7 @@ def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], i
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """What would be trained; what is seen of it is made up."""
+    """What would be trained; what is seen of it is made up, and intervals are of few draws."""
     plans: list[Plan] = []
 
     def run_trials(plan: Plan, **_: Any) -> dict[Trial, Outcome]:
@@ -49,6 +51,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         return Audit(plan).results
 
     monkeypatch.setattr(command, "run_trials", run_trials)
+    monkeypatch.setattr("federated_health.audit.figures.measure", partial(measure, draws=100))
     return plans
 
 

@@ -26,7 +26,6 @@ from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
 from federated_health.hospital import load_hospital
-from federated_health.local_model import LocalModel
 from federated_health.messages import CONFIG, Update
 from federated_health.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.model import Weights, weight_shapes
@@ -183,6 +182,8 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
 
 
 def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths: dict[str, Path]) -> None:
+    from federated_health.local_model import LocalModel  # brings TensorFlow, which fast tests need not wait for
+
     settings = settings_of(appraisal=True)
     EncryptedFederation(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)

@@ -39,7 +39,9 @@ def test_none_and_two_sets_of_metrics_are_refused(content: RecordDict) -> None:
         read_metrics(content, set(VALUES))
 
 
-@pytest.mark.parametrize("keys", [set(VALUES) - {"none"}, set(VALUES) | {"more"}, set()], ids=str)
+@pytest.mark.parametrize(
+    "keys", [set(VALUES) - {"none"}, set(VALUES) | {"more"}, set()], ids=["a key less", "a key more", "none"]
+)
 def test_a_key_more_and_a_key_less_are_refused(keys: set[str]) -> None:
     with pytest.raises(MalformedMessageError, match="its metrics are not"):
         read_metrics(RecordDict({"metrics": MetricRecord(VALUES)}), keys)

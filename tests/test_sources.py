@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.errors import DataError
@@ -635,6 +635,7 @@ heart_rows = st.tuples(
 )
 
 
+@settings(max_examples=25)
 @given(st.lists(heart_rows, min_size=1, max_size=20, unique=True))
 def test_any_heart_csv_maps_one_to_one(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, ...]]) -> None:
     folder = tmp_path_factory.mktemp("heart")

@@ -29,7 +29,7 @@ def test_a_good_reply_to_another_question_is_malformed(kind: str) -> None:
             assert receive(content, other) == "malformed"
 
 
-@settings(max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
 @given(examples())
 def test_no_spoiled_reply_does_harm(example: Example) -> None:
     kind, operations, read_as = example

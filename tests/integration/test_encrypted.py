@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from federated_health.dataset_folder import find_hospital
 from federated_health.model import load_model, read_description
 from federated_health.processes import PROJECT, door, free_port, process
 from federated_health.security import make_all_identities
+from tests.forks import Fork, forked
 from tests.memory import find_in, find_in_folder, find_in_process, runs_of
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
-ROUNDS = 3
+ROUNDS = 2
 ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
 
 
@@ -82,7 +82,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
             hospitals.append(stack.enter_context(process([str(one) for one in command], log=log, folder=PROJECT)))
         for number in range(1, ROUNDS + 1):
             files = {name: records / f"{number}-{name}.npy" for name in NAMES}
-            deadline = time.monotonic() + 150
+            deadline = time.monotonic() + 300
             while not all(file.exists() for file in files.values()):
                 assert time.monotonic() < deadline, (out / "server.txt").read_text()
                 assert server.poll() is None, (out / "server.txt").read_text()
@@ -93,7 +93,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
             in_memory[number] = {name for name, those in runs.items() if those & found}
             everything |= set().union(*runs.values())
         assert server.wait(120) == 0, (out / "server.txt").read_text()
-        assert [hospital.wait(60) for hospital in hospitals] == [0] * len(NAMES)
+        assert [hospital.wait(120) for hospital in hospitals] == [0] * len(NAMES)
     return Search(in_memory, bool(find_in_folder(out / "run", everything)), out)
 
 
@@ -195,13 +195,13 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
     flags = ("--tls", own, "--address", address)
     serve = door("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
 
-    def join(stack: ExitStack, name: str, log: str) -> "subprocess.Popen[bytes]":
+    def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
         joins = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
-        return stack.enter_context(process(door("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log))
+        return stack.enter_context(forked(door("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log))
 
     def wait_until(is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not is_so():
             assert time.monotonic() < deadline, (tmp_path / "server.txt").read_text()
             time.sleep(0.05)
@@ -211,21 +211,21 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         return table.read_text().count(",federation,") if table.exists() else 0
 
     with ExitStack() as stack:
-        server = stack.enter_context(process(serve, log=tmp_path / "server.txt"))
+        server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
         wait_until(lambda: rounds() >= 3)
         hospitals["cleveland"].kill()  # who had made the key
-        hospitals["cleveland"].wait()
+        hospitals["cleveland"].wait(120)
         before = rounds()
         wait_until(lambda: rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
         wait_until(lambda: "got the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
-        server.wait()
+        server.wait(120)
         assert 0 < rounds() < 400
-        server = stack.enter_context(process(door("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt"))
-        assert server.wait(200) == 0, (tmp_path / "server-2.txt").read_text()
-        assert [hospital.wait(60) for hospital in hospitals.values()] == [0] * len(NAMES)
+        server = stack.enter_context(forked(door("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt"))
+        assert server.wait(600) == 0, (tmp_path / "server-2.txt").read_text()
+        assert [hospital.wait(120) for hospital in hospitals.values()] == [0] * len(NAMES)
     told = json.loads((run / "metrics.json").read_text())
     assert told["has_result"] == list(NAMES)
     assert len(told["faults"]["resumed_after"]) == 1

@@ -141,7 +141,7 @@ def test_a_study_that_is_told_to_end_keeps_its_fits_and_leaves_no_process(
     out, log = tmp_path / "study", tmp_path / "log.txt"
     command = evidence(hospitals_folder, out, *LONGER)
     with process(command, log=log, folder=PROJECT) as study:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (out / JOURNAL).exists() or len((out / JOURNAL).read_text().splitlines()) < 3:
             assert time.monotonic() < deadline, log.read_text()
             assert study.poll() is None, log.read_text()
@@ -149,7 +149,7 @@ def test_a_study_that_is_told_to_end_keeps_its_fits_and_leaves_no_process(
         others = children_of(study.pid)
         assert len(others) >= 2
         os.kill(study.pid, signal.SIGTERM)
-        assert study.wait(60) == 130
+        assert study.wait(120) == 130
     assert log.read_text().endswith("stopped\n")
     assert "Traceback" not in log.read_text()
     while any(map(is_alive, others)):

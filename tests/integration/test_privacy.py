@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from federated_health.privacy.account import Account
-from federated_health.processes import door, free_port, process
+from federated_health.processes import door, free_port
+from tests.forks import forked
 from tests.wire import read_lines
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ def lines_of(path: Path) -> int:
 
 
 def wait_for(is_so: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
@@ -49,16 +50,16 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
 
     with ExitStack() as stack:
         first = serve("first", "--rounds", ROUNDS, "--min-hospitals", 2)
-        server = stack.enter_context(process(first, log=tmp_path / "server.txt"))
-        cleveland = stack.enter_context(process(join("cleveland"), log=tmp_path / "cleveland.txt"))
-        killed = stack.enter_context(process(join("hungary"), log=tmp_path / "killed.txt"))
+        server = stack.enter_context(forked(first, log=tmp_path / "server.txt"))
+        cleveland = stack.enter_context(forked(join("cleveland"), log=tmp_path / "cleveland.txt"))
+        killed = stack.enter_context(forked(join("hungary"), log=tmp_path / "killed.txt"))
         wait_for(lambda: lines_of(accounts["hungary"]) >= 5, tmp_path / "server.txt")
         killed.kill()
-        killed.wait()
+        killed.wait(120)
         charged = lines_of(accounts["hungary"])
-        again = stack.enter_context(process(join("hungary"), log=tmp_path / "again.txt"))
-        assert server.wait(180) == 0, (tmp_path / "server.txt").read_text()
-        assert [cleveland.wait(30), again.wait(30)] == [0, 0]
+        again = stack.enter_context(forked(join("hungary"), log=tmp_path / "again.txt"))
+        assert server.wait(600) == 0, (tmp_path / "server.txt").read_text()
+        assert [cleveland.wait(120), again.wait(120)] == [0, 0]
 
     assert 5 <= charged < ROUNDS
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
@@ -81,9 +82,9 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
     before = {name: path.read_bytes() for name, path in accounts.items()}
     with ExitStack() as stack:
         second = serve("second", "--rounds", 2)
-        stack.enter_context(process(second, log=tmp_path / "server2.txt"))
+        stack.enter_context(forked(second, log=tmp_path / "server2.txt"))
         for name in HOSPITALS:
-            stack.enter_context(process(join(name), log=tmp_path / f"{name}2.txt"))
+            stack.enter_context(forked(join(name), log=tmp_path / f"{name}2.txt"))
         refused = "cleveland is left out: what its patients' privacy may cost in all"
         wait_for(lambda: refused in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
     assert {name: path.read_bytes() for name, path in accounts.items()} == before

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from federated_health.model import read_description, weights_hash
 from federated_health.processes import PROJECT, door, free_port, process
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
+from tests.forks import Fork, forked
 
 pytestmark = pytest.mark.slow
 
@@ -35,24 +36,28 @@ def path_of(folder: Path, name: str) -> Path:
     return find_hospital(folder, NAMES.index(name) + 1)[0]
 
 
+Running = subprocess.Popen[bytes] | Fork
+Start = Callable[[list[str], Path], AbstractContextManager[Running]]
+
+
 @contextmanager
 def federation_of(
-    data: Path, out: Path, names: list[str], *server_flags: object
-) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, "subprocess.Popen[bytes]"]]]:
+    data: Path, out: Path, names: list[str], *server_flags: object, start: Start = process
+) -> Iterator[tuple[Running, dict[str, Running]]]:
     """A server and hospitals, started in the order of the names; what they print is in out/NAME.txt."""
     address = f"127.0.0.1:{free_port()}"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         command = door("server.py", "--address", address, "--out", out / "run", *server_flags)
-        server = stack.enter_context(process(command, log=out / "server.txt"))
+        server = stack.enter_context(start(command, out / "server.txt"))
         hospitals = {}
         for name in names:
             own = ("--data", path_of(data, name), "--name", name, "--server", address, "--out", out / name)
-            hospitals[name] = stack.enter_context(process(door("client.py", *own), log=out / f"{name}.txt"))
+            hospitals[name] = stack.enter_context(start(door("client.py", *own), out / f"{name}.txt"))
         yield server, hospitals
 
 
-def wait_for_round(out: Path, number: int, seconds: float = 120.0) -> None:
+def wait_for_round(out: Path, number: int, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     table = out / "run" / "rounds.csv"
     while not table.exists() or f"\n{number},federation" not in table.read_text():
@@ -65,8 +70,8 @@ def finished(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The folder of a federation that ran to its end, hospitals started in reverse."""
     out = tmp_path_factory.mktemp("finished")
     with federation_of(hospitals_folder, out, NAMES[::-1], "--rounds", ROUNDS) as (server, hospitals):
-        assert server.wait(180) == 0, (out / "server.txt").read_text()
-        assert [hospital.wait(30) for hospital in hospitals.values()] == [0, 0, 0, 0]
+        assert server.wait(600) == 0, (out / "server.txt").read_text()
+        assert [hospital.wait(120) for hospital in hospitals.values()] == [0, 0, 0, 0]
     return out
 
 
@@ -142,7 +147,7 @@ def test_the_console_has_the_table_and_no_chatter(finished: Path) -> None:
 def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: Path, tmp_path: Path) -> None:
     risks = tmp_path / "risk.csv"
     model, patients = finished / "run" / "model.keras", PROJECT / "data" / "example_patients.csv"
-    subprocess.run(door("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=60)
+    subprocess.run(door("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=300)
     scored = pd.read_csv(risks, dtype={"patient": str})
     given = pd.read_csv(patients, dtype={"patient": str})
     pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), given)
@@ -156,7 +161,7 @@ def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) 
     patients = tmp_path / "patients.csv"
     pd.read_csv(PROJECT / "data" / "example_patients.csv").drop(columns="thalach").to_csv(patients, index=False)
     command = door("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert "lacks the column thalach" in ended.stderr
     assert ended.stderr.count("\n") == 1
@@ -166,16 +171,17 @@ def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) 
 def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
-    with federation_of(hospitals_folder, tmp_path, NAMES, "--rounds", 100_000) as (server, hospitals):
+    flags = ("--rounds", 100_000)
+    with federation_of(hospitals_folder, tmp_path, NAMES, *flags, start=forked) as (server, hospitals):
         wait_for_round(tmp_path, 3)
         hospitals["hungary"].kill()
-        hospitals["hungary"].wait()
+        hospitals["hungary"].wait(120)
         text = (tmp_path / "run" / "rounds.csv").read_text()
         wait_for_round(tmp_path, int(text.rstrip().rsplit("\n", 1)[1].split(",")[0]) + 5)
         os.kill(server.pid, signal.SIGINT)
-        assert server.wait(60) == 130
+        assert server.wait(120) == 130
         others = [name for name in NAMES if name != "hungary"]
-        assert [hospitals[name].wait(30) for name in others] == [1, 1, 1]
+        assert [hospitals[name].wait(120) for name in others] == [1, 1, 1]
     said = (tmp_path / "server.txt").read_text()
     assert "Traceback" not in said
     assert "hungary left" in said
@@ -200,7 +206,7 @@ def test_ctrl_c_at_a_hospital_that_waits_is_one_line(hospitals_folder: Path, tmp
     log = tmp_path / "log.txt"
     own = ("--data", path_of(hospitals_folder, "cleveland"), "--name", "a", "--server", f"127.0.0.1:{free_port()}")
     with process(door("client.py", *own), log=log) as hospital:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while "waiting up to" not in log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)

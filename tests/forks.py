@@ -1,0 +1,82 @@
+"""The doors as forks of one process that has imported TensorFlow: a tenth of a second each, in place of five.
+
+For tests of what server and hospitals do with each other. How a door starts, and what it imports and when, is tested
+where it starts anew, with `federated_health.processes.process`.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+from chaos_processes import Process, prepare_forks, run_door
+
+from federated_health.processes import PATIENCE
+
+POLL_SECONDS = 0.02
+
+
+@cache
+def start_fork_server() -> None:
+    with pytest.MonkeyPatch.context() as undone:
+        undone.setenv("PYTHONPATH", "")  # prepare_forks() sets it for good, and other tests start processes, too
+        prepare_forks()
+        forkserver.set_forkserver_preload(["chaos_preload", "tests.checkpoints"])  # test_checkpoint_crashes has it, too
+        forkserver.ensure_running()
+
+
+class Fork:
+    """A forked process, with what tests want of `subprocess.Popen`."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        _, door, *flags = command
+        start_fork_server()
+        self._process = Process(log, run_door, Path(door).name, flags)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.code
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self._process.log), timeout)
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def kill(self) -> None:
+        self._process.send(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self._process.send(signal.SIGTERM)
+
+
+@contextmanager
+def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
+    """What `federated_health.processes.process` starts of a door's command, but for its imports."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")  # it is there at once, and empty
+    running = Fork(command, log)
+    try:
+        yield running
+    finally:
+        running.terminate()
+        try:
+            running.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait(PATIENCE)
