@@ -208,15 +208,15 @@ def _train(
 ) -> tuple[Federation, Mapping[str, list[Step]]]:
     federation, grid = _open(hospitals, settings, app)
     federation.gather()
-    for record in federation.rounds():
-        _refuse_if_incomplete(grid.seen, record.number)
+    rounds = len(list(federation.rounds()))
+    _refuse_if_incomplete(grid.seen, rounds)
     return federation, grid.seen
 
 
-def _refuse_if_incomplete(seen: Mapping[str, list[Step]], number: int) -> None:
+def _refuse_if_incomplete(seen: Mapping[str, list[Step]], rounds: int) -> None:
     """An attack that compares runs must not compare those in which somebody was lost."""
-    if lost := sorted(name for name, steps in seen.items() if len(steps) != number):
-        raise RunError(f"round {number}: {', '.join(lost)} sent no update that can be used")
+    if lost := sorted(name for name, steps in seen.items() if len(steps) < rounds):
+        raise RunError(f"{', '.join(lost)} sent fewer updates that can be used than there were rounds ({rounds})")
 
 
 def _attack(trial: Halved, plan: Plan, settings: Settings, app: ClientApp) -> Outcome:
