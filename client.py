@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import answers, client_flags, egress_page, participation
+from federated_health import answers, client_flags, egress_page, parsing, participation
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
 from federated_health.errors import DataError, LedgerError
@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     """The flags; `own` is the hospital that they name, unless they only ask for a ledger."""
     defaults = read_defaults()
     words = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a patient's row."
-    parser = utils.make_parser(words, examples=EXAMPLES["client.py"])
+    parser = parsing.make_parser(words, examples=EXAMPLES["client.py"])
     client_flags.add_flags(parser, defaults)
     flags = parser.parse_args()
     if flags.show_egress is not None or flags.show_privacy is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import parsing
 from federated_health.audit import verb as audit
 from federated_health.demo import SCENARIOS, check_demo, run_demo
 from federated_health.deployment import verb as deployment
@@ -41,7 +42,7 @@ def add_demo(verbs: Any) -> None:
     )
     demo.add_argument(
         "--dp-epsilon",
-        type=utils.epsilon,
+        type=parsing.epsilon,
         metavar="EPSILON",
         help="with differential privacy of so much in all (0.01 to 100; default: without)",
     )
@@ -104,7 +105,7 @@ def add_deployment(verbs: Any) -> None:
 
 def main() -> None:
     """Parse the verb and its flags, and call it."""
-    parser = utils.make_parser(
+    parser = parsing.make_parser(
         "What is not for every day. Each verb has a --help of its own.",
         prog="python -m federated_health",
         examples=EXAMPLES["verbs"],

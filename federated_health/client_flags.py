@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import utils
+from federated_health import parsing
 from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.settings import Value
 from federated_health.tasks import TASKS
@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     privacy = parser.add_argument_group("privacy")
     privacy.add_argument(
         "--dp-budget",
-        type=utils.epsilon,
+        type=parsing.epsilon,
         metavar="EPSILON",
         help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
         "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
@@ -70,7 +70,7 @@ def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) 
     )
     group.add_argument(
         "--split-seed",
-        type=utils.seed,
+        type=parsing.seed,
         default=DEFAULT_SPLIT_SEED,
         metavar="SEED",
         help="which patients are held out, for good; no setting of the server moves it (from 0; default: %(default)s)",
@@ -86,7 +86,7 @@ def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Val
     )
     group.add_argument(
         "--wait",
-        type=utils.seconds,
+        type=parsing.seconds,
         default=defaults["wait"],
         metavar="SECONDS",
         help="how long to wait for a server that is not there yet, or has gone (above 0; default: %(default)s)",

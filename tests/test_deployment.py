@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-import utils
+from federated_health import parsing
 from federated_health.deployment import flower, verb
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
@@ -167,7 +167,7 @@ def test_a_name_that_flower_uses_itself_is_refused(name: str) -> None:
 
 def refused(what: str, *words: object) -> str:
     """What a command that fails says."""
-    parser = utils.make_parser("")
+    parser = parsing.make_parser("")
     add, run = VERBS[what]
     add(parser)
     with pytest.raises(UserError) as refusal:

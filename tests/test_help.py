@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-import utils
+from federated_health import parsing
 from federated_health.examples import EXAMPLES
 from federated_health.settings import read_defaults
 from tests.parsers import all_parsers
@@ -98,6 +98,6 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
 def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     command = "python server.py " + "--rounds 3 " * 6
-    said = utils.make_parser("word " * 20, prog="it", examples=[command]).format_help()
+    said = parsing.make_parser("word " * 20, prog="it", examples=[command]).format_help()
     assert f"  {command}" in said
     assert max(len(line) for line in said.splitlines() if "python" not in line) < 40

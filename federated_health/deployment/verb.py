@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import parsing
 from federated_health.deployment.flower import announce, environment
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
@@ -40,7 +41,7 @@ def add_superlink_flags(parser: Any) -> None:
     words = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
     parser.add_argument("--address", default=FLEET, metavar="HOST:PORT", help=words)
     words = "of this machine, for `flwr run` (default: %(default)s)"
-    parser.add_argument("--control-port", type=utils.count, default=8000, metavar="PORT", help=words)
+    parser.add_argument("--control-port", type=parsing.count, default=8000, metavar="PORT", help=words)
     words = "what `flwr run . NAME` calls it (default: %(default)s)"
     parser.add_argument("--name", default="hospitals", help=words)
 
@@ -74,9 +75,9 @@ def add_supernode_flags(parser: Any) -> None:
     words = "which the CSV is checked against (default: %(default)s)"
     parser.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
     words = "which patients are held out, for good (default: %(default)s)"
-    parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
+    parser.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
     words = "epsilon that may be spent in all, over all runs; none without differential privacy"
-    parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
+    parser.add_argument("--dp-budget", type=parsing.epsilon, metavar="E", help=words)
     parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone")
 
 
