@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
         "--patients",
         type=parsing.count,
         metavar="N",
-        help=f"patients to generate, with --source {GENERATED} (at least 1; default: {DEFAULT_PATIENTS})",
+        help=f"patients to generate, with --source {GENERATED} (2 to 10,000,000; default: {DEFAULT_PATIENTS})",
     )
     source.add_argument(
         "--drop-invalid",
@@ -57,9 +57,9 @@ def parse() -> argparse.Namespace:
     )
     division.add_argument(
         "--alpha",
-        type=float,
+        type=parsing.number,
         metavar="A",
-        help=f"with --by dirichlet: how even; small is skewed (above 0; default: {DEFAULT_ALPHA})",
+        help=f"with --by dirichlet: how even; small is skewed (0.001 to 1,000,000; default: {DEFAULT_ALPHA})",
     )
     division.add_argument(
         "--ratios",

@@ -38,7 +38,10 @@ def add_demo(verbs: Any) -> None:
         f"the task is not {usual})",
     )
     demo.add_argument(
-        "--rounds", type=int, metavar="N", help="rounds of training and averaging (at least 1; default: server.py's)"
+        "--rounds",
+        type=parsing.whole,
+        metavar="N",
+        help="rounds of training and averaging (at least 1; default: server.py's)",
     )
     demo.add_argument(
         "--dp-epsilon",
@@ -60,10 +63,15 @@ def start_demo(flags: argparse.Namespace) -> None:
     run_demo(flags.out or usual, flags.task, extra, encrypt=flags.encrypt)
 
 
+def sentence(words: str) -> str:
+    """What stands beside a verb, as a sentence above its flags."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def add_evidence(verbs: Any) -> None:
     """The verb evidence."""
     parser = verbs.add_parser(
-        "evidence", help=evidence.WORDS, description=evidence.WORDS, examples=EXAMPLES["evidence"]
+        "evidence", help=evidence.WORDS, description=sentence(evidence.WORDS), examples=EXAMPLES["evidence"]
     )
     evidence.add_flags(parser)
     parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
@@ -71,7 +79,7 @@ def add_evidence(verbs: Any) -> None:
 
 def add_audit(verbs: Any) -> None:
     """The verb audit."""
-    parser = verbs.add_parser("audit", help=audit.WORDS, description=audit.WORDS, examples=EXAMPLES["audit"])
+    parser = verbs.add_parser("audit", help=audit.WORDS, description=sentence(audit.WORDS), examples=EXAMPLES["audit"])
     audit.add_flags(parser)
     parser.set_defaults(run=lambda flags: audit.attack(flags, CLIENT_APP))
 
@@ -94,11 +102,15 @@ def show_certificates(flags: argparse.Namespace) -> None:
 def add_deployment(verbs: Any) -> None:
     """The verbs superlink and supernode, of Flower's own deployment."""
     words = "Flower's server for long-lived nodes, with this project's certificates"
-    superlink = verbs.add_parser("superlink", help=words, description=deployment.SUPERLINK_WORDS)
+    superlink = verbs.add_parser(
+        "superlink", help=words, description=deployment.SUPERLINK_WORDS, examples=EXAMPLES["superlink"]
+    )
     deployment.add_superlink_flags(superlink)
     superlink.set_defaults(run=deployment.run_superlink)
     words = "a hospital as a node of Flower's own"
-    supernode = verbs.add_parser("supernode", help=words, description=deployment.SUPERNODE_WORDS)
+    supernode = verbs.add_parser(
+        "supernode", help=words, description=deployment.SUPERNODE_WORDS, examples=EXAMPLES["supernode"]
+    )
     deployment.add_supernode_flags(supernode)
     supernode.set_defaults(run=deployment.run_supernode)
 

@@ -18,19 +18,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     """
     _add_whose(parser.add_argument_group("which hospital this is"), defaults)
     _add_connection(parser.add_argument_group("connection"), defaults)
-    privacy = parser.add_argument_group("privacy")
-    privacy.add_argument(
-        "--dp-budget",
-        type=parsing.epsilon,
-        metavar="EPSILON",
-        help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
-        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
-    )
-    privacy.add_argument(
-        "--encrypted-only",
-        action="store_true",
-        help="take part in encrypted runs alone, see server.py --encrypt (default: in all)",
-    )
+    add_privacy(parser)
     kept = parser.add_argument_group("results")
     kept.add_argument(
         "--out",
@@ -46,10 +34,27 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     _add_looks(parser.add_argument_group("to look at something, and do no more"))
 
 
+def add_privacy(parser: argparse.ArgumentParser) -> None:
+    """What a hospital demands of any run; a node of Flower's own has these, too."""
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument(
+        "--dp-budget",
+        type=parsing.epsilon,
+        metavar="EPSILON",
+        help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
+        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
+    )
+    privacy.add_argument(
+        "--encrypted-only",
+        action="store_true",
+        help="take part in encrypted runs alone, see server.py --encrypt (default: in all)",
+    )
+
+
 def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
     group.add_argument(
         "--hospital",
-        type=int,
+        type=parsing.whole,
         metavar="N",
         help=f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv (from 1; default: none, "
         "which takes --data)",
@@ -89,7 +94,8 @@ def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Val
         type=parsing.seconds,
         default=defaults["wait"],
         metavar="SECONDS",
-        help="how long to wait for a server that is not there yet, or has gone (above 0; default: %(default)s)",
+        help="how long to wait for a server that is not there yet, or has gone (above 0, at most "
+        "10,000,000; default: %(default)s)",
     )
     group.add_argument(
         "--tls",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.rules import LONGEST_WAIT
+from federated_health.rules import LONGEST_WAIT, plain
 from utils import print_error
 
 Number = TypeVar("Number", int, float)
@@ -47,10 +47,20 @@ def make_parser(description: str, prog: str | None = None, examples: Iterable[st
     return _Parser(prog=prog, description=description, examples=examples)
 
 
+def whole(text: str) -> int:
+    """A whole number whose range is checked elsewhere, for argparse."""
+    return _within(text, int, lambda _: True, "a whole number")
+
+
+def number(text: str) -> float:
+    """A number whose range is checked elsewhere, for argparse."""
+    return _within(text, float, lambda _: True, "a number")
+
+
 def seconds(text: str) -> float:
     """A positive number, not of months, for argparse."""
     return _within(
-        text, float, lambda value: 0 < value <= LONGEST_WAIT, f"a number above 0 and at most {LONGEST_WAIT:.0f}"
+        text, float, lambda value: 0 < value <= LONGEST_WAIT, f"a number above 0 and at most {plain(LONGEST_WAIT)}"
     )
 
 
@@ -69,6 +79,11 @@ def count(text: str) -> int:
     return _within(text, int, lambda value: 1 <= value < 2**31, "a whole number from 1")
 
 
+def port(text: str) -> int:
+    """A TCP port, for argparse."""
+    return _within(text, int, lambda value: 1 <= value < 2**16, "a whole number from 1 to 65535")
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers above 0 between commas, for argparse."""
     rule = "numbers above 0 between commas, such as 8,4,2,1"
@@ -83,6 +98,10 @@ def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number]
     if value is None or not allowed(value):
         raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
     return value
+
+
+_readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
+"""Of a setting's value, by its type; its range is checked with all settings, since Flower's run config is, too."""
 
 
 def add_settings(
@@ -101,8 +120,13 @@ def add_settings(
         title = rules["group"]
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         shown = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
-        text = f"{rules['help']} ({'; '.join(part for part in (rules['range'], f'default: {shown}') if part)})"
+        listed = f"one of {', '.join(rules['choices'])}" if rules["choices"] and rules["unit"] else rules["range"]
+        text = f"{rules['help']} ({'; '.join(part for part in (listed, f'default: {shown}') if part)})"
         keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         if setting.type is not bool:
-            keywords = {"type": setting.type, "choices": rules["choices"] or None, "metavar": rules["unit"] or None}
+            keywords = {
+                "type": _readers[setting.type],
+                "choices": rules["choices"] or None,
+                "metavar": rules["unit"] or None,
+            }
         group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)

@@ -82,6 +82,7 @@ class Settings:
         "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
         "docs/settings.md says what the others do",
         choices=tuple(STRATEGIES),
+        unit="NAME",
     )
     strategy_args: str = setting(
         AVERAGING,

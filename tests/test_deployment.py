@@ -175,6 +175,14 @@ def refused(what: str, *words: object) -> str:
     return str(refusal.value)
 
 
+@pytest.mark.parametrize("number", ["0", "65536", "70000", "http"])
+def test_what_is_no_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The system would take 70000 for 4464."""
+    with pytest.raises(SystemExit):
+        refused("superlink", "--tls", "tls", "--hospitals", "issued", "--control-port", number)
+    assert f"--control-port: expected a whole number from 1 to 65535, got '{number}'" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line_and_start_nothing(tls: Path, hospitals_folder: Path, tmp_path: Path) -> None:
     own, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
     spoiled = tmp_path / "spoiled.csv"

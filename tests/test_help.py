@@ -27,7 +27,10 @@ def test_every_door_and_verb_is_there() -> None:
         "create_dataset.py",
         "predict.py",
         "-m federated_health",
-        *(f"-m federated_health {verb}" for verb in ("demo", "evidence", "audit", "certificates")),
+        *(
+            f"-m federated_health {verb}"
+            for verb in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
+        ),
         *(
             f"-m federated_health certificates {verb}"
             for verb in ("init", "sign", "revoke", "request", "renew", "show")
@@ -88,6 +91,13 @@ def test_an_example_is_taken_by_its_parser(example: str) -> None:
 def test_no_example_is_without_its_parser() -> None:
     shown = "\n".join(parser.format_help() for parser in PARSERS.values())
     assert [one for examples in EXAMPLES.values() for one in examples if one not in shown] == []
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines, _, _ = PARSERS[name].format_help().partition("Examples:\n")  # a command stands in one line, to be copied
+    assert [line for line in lines.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("name", PARSERS)
