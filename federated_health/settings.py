@@ -20,7 +20,8 @@ from federated_health.privacy.plan import (
     PrivacyPlan,
 )
 from federated_health.rules import LONGEST_WAIT, check, flag_of, is_whole_for, setting
-from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.strategy_declaration import Arguments
 from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
