@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import answers, client_flags, egress_page, participation
+from federated_health import answers, client_flags, egress_page, parsing, participation, privacy_page
 from federated_health.backend import load_tensorflow
 from federated_health.egress import Ledger
 from federated_health.errors import DataError, LedgerError
@@ -25,7 +25,6 @@ from federated_health.examples import EXAMPLES
 from federated_health.hospital import load_hospital
 from federated_health.hospital_results import save_results
 from federated_health.own_hospital import OwnHospital, find_own_hospital
-from federated_health.privacy import page as privacy
 from federated_health.privacy.guard import BUDGET
 from federated_health.quality import check_hospital
 from federated_health.run_files import make_folder
@@ -43,7 +42,7 @@ def parse() -> argparse.Namespace:
     """The flags; `own` is the hospital that they name, unless they only ask for a ledger."""
     defaults = read_defaults()
     words = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a patient's row."
-    parser = utils.make_parser(words, examples=EXAMPLES["client.py"])
+    parser = parsing.make_parser(words, examples=EXAMPLES["client.py"])
     client_flags.add_flags(parser, defaults)
     flags = parser.parse_args()
     if flags.show_egress is not None or flags.show_privacy is not None:
@@ -119,7 +118,7 @@ def main() -> None:
     if flags.show_egress is not None:
         show_egress(flags.show_egress)
     elif flags.show_privacy is not None:
-        utils.print_page(privacy.read_page(flags.show_privacy))
+        utils.print_page(privacy_page.read_page(flags.show_privacy))
     elif flags.check:
         check(flags.own)
     else:

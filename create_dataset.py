@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import utils
+from federated_health import parsing
 from federated_health.dataset_folder import MANIFEST, PICTURE, write_hospitals
 from federated_health.examples import EXAMPLES
 from federated_health.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
@@ -21,7 +22,7 @@ def parse() -> argparse.Namespace:
     """The flags."""
     defaults = read_defaults()
     words = "Turns a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json."
-    parser = utils.make_parser(words, examples=EXAMPLES["create_dataset.py"])
+    parser = parsing.make_parser(words, examples=EXAMPLES["create_dataset.py"])
     source = parser.add_argument_group("where the rows come from")
     source.add_argument(
         "--source",
@@ -32,9 +33,9 @@ def parse() -> argparse.Namespace:
     )
     source.add_argument(
         "--patients",
-        type=utils.count,
+        type=parsing.count,
         metavar="N",
-        help=f"patients to generate, with --source {GENERATED} (at least 1; default: {DEFAULT_PATIENTS})",
+        help=f"patients to generate, with --source {GENERATED} (2 to 10,000,000; default: {DEFAULT_PATIENTS})",
     )
     source.add_argument(
         "--drop-invalid",
@@ -50,25 +51,25 @@ def parse() -> argparse.Namespace:
     )
     division.add_argument(
         "--hospitals",
-        type=utils.count,
+        type=parsing.count,
         metavar="N",
         help=f"how many, with --by iid or dirichlet (1 to {MOST_HOSPITALS}; default: {defaults['hospitals']})",
     )
     division.add_argument(
         "--alpha",
-        type=float,
+        type=parsing.number,
         metavar="A",
-        help=f"with --by dirichlet: how even; small is skewed (above 0; default: {DEFAULT_ALPHA})",
+        help=f"with --by dirichlet: how even; small is skewed (0.001 to 1,000,000; default: {DEFAULT_ALPHA})",
     )
     division.add_argument(
         "--ratios",
-        type=utils.numbers,
+        type=parsing.numbers,
         metavar="A,B,...",
         help="with --by size: the hospitals' sizes, such as 8,4,2,1 (each above 0; default: none)",
     )
     division.add_argument(
         "--seed",
-        type=utils.seed,
+        type=parsing.seed,
         default=defaults["seed"],
         metavar="SEED",
         help="of all that is drawn: the same seed writes the same files (from 0; default: %(default)s)",

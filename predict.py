@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
+from federated_health import parsing
 from federated_health.errors import DataError
 from federated_health.examples import EXAMPLES
 from federated_health.metrics import THRESHOLD
@@ -23,7 +24,7 @@ DECIMALS = 6
 
 def predict() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
-    parser = utils.make_parser(
+    parser = parsing.make_parser(
         "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
         "risk reaches the model's threshold.",
         examples=EXAMPLES["predict.py"],

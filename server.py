@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import utils
+from federated_health import parsing
 from federated_health.course import Course
 from federated_health.examples import EXAMPLES
 from federated_health.federation import Federation
@@ -127,8 +128,8 @@ def show_joining(joining: Mapping[str, Any]) -> None:
 def serve() -> None:
     """Parse the flags, which must agree with those of a run that is resumed; listen, and run `app` over the streams."""
     words = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
-    parser = utils.make_parser(words, examples=EXAMPLES["server.py"])
-    utils.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
+    parser = parsing.make_parser(words, examples=EXAMPLES["server.py"])
+    parsing.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
     flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
     config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}
     settings = Settings.from_config(config)

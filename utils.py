@@ -1,6 +1,5 @@
-"""What the doors share: arguments, logging, the console. Nothing of medicine; of libraries only loggers' names."""
+"""What the doors share: how a command ends, logging, the console. Nothing of medicine; of libraries the logs' names."""
 
-import argparse
 import logging
 import os
 import re
@@ -8,11 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,10 +23,6 @@ console = Console(highlight=False, emoji=False)
 
 PACKAGE = "federated_health"
 CHATTY = ("flwr", "grpc", "tensorflow")
-Number = TypeVar("Number", int, float)
-
-LONGEST = 1e7
-"""Seconds of any wait; some clocks end before their numbers do."""
 
 MOST_ROWS = 200
 """Of a printed table."""
@@ -47,14 +41,14 @@ def run_door(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except KeyboardInterrupt:
-        _print_error("stopped", 130)
+        print_error("stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()  # else Python complains about the pipe once more at exit
         sys.exit(0)
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
-        _print_error(f"error: {error}", error.exit_code)
+        print_error(f"error: {error}", error.exit_code)
     sys.exit(0)
 
 
@@ -94,104 +88,10 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _print_error(line: str, code: int) -> NoReturn:
+def print_error(line: str, code: int) -> NoReturn:
+    """One line for the user, and the end of the process with an exit code."""
     print(" ".join(line.split()), file=sys.stderr)
     sys.exit(code)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Fills paragraphs to the terminal's width, and leaves indented lines, which are commands, as they are."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        lines = text.splitlines()
-        return "\n".join(
-            line if line[:1] == " " else super(_Formatter, self)._fill_text(line, width, indent) for line in lines
-        )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of every flag above it.
-
-    It knows no abbreviated flags, since these change meaning when a flag is added.
-
-    Args:
-        examples: commands that stand below the flags in --help.
-    """
-
-    def __init__(self, *, examples: Iterable[str] = (), **keywords: Any) -> None:
-        shown = "\n".join(["Examples:", *(f"  {command}" for command in examples)])
-        keywords = {"allow_abbrev": False, "formatter_class": _Formatter, **keywords}
-        super().__init__(epilog=shown if examples else None, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        _print_error(f"error: {message}; see {self.prog} --help", 2)
-
-
-def make_parser(description: str, prog: str | None = None, examples: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """A parser that ends in one line where a flag is wrong, and shows examples in its --help."""
-    return _Parser(prog=prog, description=description, examples=examples)
-
-
-def seconds(text: str) -> float:
-    """A positive number, not of months, for argparse."""
-    return _within(text, float, lambda value: 0 < value <= LONGEST, f"a number above 0 and at most {LONGEST:.0f}")
-
-
-def epsilon(text: str) -> float:
-    """A privacy budget, for argparse."""
-    return _within(text, float, lambda value: 0 < value <= 1000, "a number above 0 and at most 1000")
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 to 2**31 - 1, for argparse."""
-    return _within(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
-
-
-def count(text: str) -> int:
-    """A whole number from 1 to 2**31 - 1, for argparse."""
-    return _within(text, int, lambda value: 1 <= value < 2**31, "a whole number from 1")
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers above 0 between commas, for argparse."""
-    rule = "numbers above 0 between commas, such as 8,4,2,1"
-    return tuple(_within(part, float, lambda value: 0 < value < float("inf"), rule) for part in text.split(","))
-
-
-def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number], bool], rule: str) -> Number:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
-    return value
-
-
-def add_settings(
-    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
-) -> None:
-    """A flag for every field of a settings dataclass, with the group, the words and the range of its metadata.
-
-    Flags that are not given are not among the parsed ones, so that a caller sees which were.
-    """
-    groups: dict[str, Any] = {}
-    for setting in fields(settings):
-        flag = setting.name.replace("_", "-")
-        if flag in leave_out:
-            continue
-        default, rules = defaults[flag], setting.metadata
-        title = rules["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        shown = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
-        text = f"{rules['help']} ({'; '.join(part for part in (rules['range'], f'default: {shown}') if part)})"
-        keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        if setting.type is not bool:
-            keywords = {"type": setting.type, "choices": rules["choices"] or None, "metavar": rules["unit"] or None}
-        group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)
 
 
 def configure_logging(*, verbose: bool, file: Path | None = None) -> None:

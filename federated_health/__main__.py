@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import parsing
 from federated_health.audit import verb as audit
 from federated_health.demo import SCENARIOS, check_demo, run_demo
 from federated_health.deployment import verb as deployment
@@ -37,11 +38,14 @@ def add_demo(verbs: Any) -> None:
         f"the task is not {usual})",
     )
     demo.add_argument(
-        "--rounds", type=int, metavar="N", help="rounds of training and averaging (at least 1; default: server.py's)"
+        "--rounds",
+        type=parsing.whole,
+        metavar="N",
+        help="rounds of training and averaging (at least 1; default: server.py's)",
     )
     demo.add_argument(
         "--dp-epsilon",
-        type=utils.epsilon,
+        type=parsing.epsilon,
         metavar="EPSILON",
         help="with differential privacy of so much in all (0.01 to 100; default: without)",
     )
@@ -59,10 +63,15 @@ def start_demo(flags: argparse.Namespace) -> None:
     run_demo(flags.out or usual, flags.task, extra, encrypt=flags.encrypt)
 
 
+def sentence(words: str) -> str:
+    """What stands beside a verb, as a sentence above its flags."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def add_evidence(verbs: Any) -> None:
     """The verb evidence."""
     parser = verbs.add_parser(
-        "evidence", help=evidence.WORDS, description=evidence.WORDS, examples=EXAMPLES["evidence"]
+        "evidence", help=evidence.WORDS, description=sentence(evidence.WORDS), examples=EXAMPLES["evidence"]
     )
     evidence.add_flags(parser)
     parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
@@ -70,7 +79,7 @@ def add_evidence(verbs: Any) -> None:
 
 def add_audit(verbs: Any) -> None:
     """The verb audit."""
-    parser = verbs.add_parser("audit", help=audit.WORDS, description=audit.WORDS, examples=EXAMPLES["audit"])
+    parser = verbs.add_parser("audit", help=audit.WORDS, description=sentence(audit.WORDS), examples=EXAMPLES["audit"])
     audit.add_flags(parser)
     parser.set_defaults(run=lambda flags: audit.attack(flags, CLIENT_APP))
 
@@ -93,18 +102,22 @@ def show_certificates(flags: argparse.Namespace) -> None:
 def add_deployment(verbs: Any) -> None:
     """The verbs superlink and supernode, of Flower's own deployment."""
     words = "Flower's server for long-lived nodes, with this project's certificates"
-    superlink = verbs.add_parser("superlink", help=words, description=deployment.SUPERLINK_WORDS)
+    superlink = verbs.add_parser(
+        "superlink", help=words, description=deployment.SUPERLINK_WORDS, examples=EXAMPLES["superlink"]
+    )
     deployment.add_superlink_flags(superlink)
     superlink.set_defaults(run=deployment.run_superlink)
     words = "a hospital as a node of Flower's own"
-    supernode = verbs.add_parser("supernode", help=words, description=deployment.SUPERNODE_WORDS)
+    supernode = verbs.add_parser(
+        "supernode", help=words, description=deployment.SUPERNODE_WORDS, examples=EXAMPLES["supernode"]
+    )
     deployment.add_supernode_flags(supernode)
     supernode.set_defaults(run=deployment.run_supernode)
 
 
 def main() -> None:
     """Parse the verb and its flags, and call it."""
-    parser = utils.make_parser(
+    parser = parsing.make_parser(
         "What is not for every day. Each verb has a --help of its own.",
         prog="python -m federated_health",
         examples=EXAMPLES["verbs"],

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import utils
+from federated_health import parsing
 from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.settings import Value
 from federated_health.tasks import TASKS
@@ -18,19 +18,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     """
     _add_whose(parser.add_argument_group("which hospital this is"), defaults)
     _add_connection(parser.add_argument_group("connection"), defaults)
-    privacy = parser.add_argument_group("privacy")
-    privacy.add_argument(
-        "--dp-budget",
-        type=utils.epsilon,
-        metavar="EPSILON",
-        help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
-        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
-    )
-    privacy.add_argument(
-        "--encrypted-only",
-        action="store_true",
-        help="take part in encrypted runs alone, see server.py --encrypt (default: in all)",
-    )
+    add_privacy(parser)
     kept = parser.add_argument_group("results")
     kept.add_argument(
         "--out",
@@ -46,10 +34,27 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     _add_looks(parser.add_argument_group("to look at something, and do no more"))
 
 
+def add_privacy(parser: argparse.ArgumentParser) -> None:
+    """What a hospital demands of any run; a node of Flower's own has these, too."""
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument(
+        "--dp-budget",
+        type=parsing.epsilon,
+        metavar="EPSILON",
+        help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
+        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
+    )
+    privacy.add_argument(
+        "--encrypted-only",
+        action="store_true",
+        help="take part in encrypted runs alone, see server.py --encrypt (default: in all)",
+    )
+
+
 def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
     group.add_argument(
         "--hospital",
-        type=int,
+        type=parsing.whole,
         metavar="N",
         help=f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv (from 1; default: none, "
         "which takes --data)",
@@ -70,7 +75,7 @@ def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) 
     )
     group.add_argument(
         "--split-seed",
-        type=utils.seed,
+        type=parsing.seed,
         default=DEFAULT_SPLIT_SEED,
         metavar="SEED",
         help="which patients are held out, for good; no setting of the server moves it (from 0; default: %(default)s)",
@@ -86,10 +91,11 @@ def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Val
     )
     group.add_argument(
         "--wait",
-        type=utils.seconds,
+        type=parsing.seconds,
         default=defaults["wait"],
         metavar="SECONDS",
-        help="how long to wait for a server that is not there yet, or has gone (above 0; default: %(default)s)",
+        help="how long to wait for a server that is not there yet, or has gone (above 0, at most "
+        "10,000,000; default: %(default)s)",
     )
     group.add_argument(
         "--tls",

@@ -45,6 +45,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "python -m federated_health audit",
         "python -m federated_health audit --shadows 8 --epsilons 2,8 --out runs/quick-audit",
     ),
+    "superlink": (
+        "python -m federated_health superlink --tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
+        "python -m federated_health superlink --tls server-tls --hospitals cleveland.pem hungary.pem --name heart",
+    ),
+    "supernode": (
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --dp-budget 4",
+    ),
     "certificates": (
         'python -m federated_health certificates init --authority authority --name "Heart federation"',
         "python -m federated_health certificates request --tls cleveland-tls --name cleveland",

@@ -33,12 +33,23 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.columns import Measurement
-from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
+from federated_health.metrics import Counts
 from federated_health.model import Weights, weight_shapes
 from federated_health.names import is_hospital_name
 from federated_health.privacy.plan import PrivacyPlan
-from federated_health.records import METRICS, read_floats, read_metrics, read_number, read_whole
-from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, Normalisation, withheld_sums
+from federated_health.records import (
+    COUNTS,
+    METRICS,
+    WRONG_COUNTS,
+    check_sums,
+    read_cells,
+    read_counts,
+    read_floats,
+    read_metrics,
+    read_number,
+    read_whole,
+)
+from federated_health.statistics import ColumnSums, Normalisation, withheld_sums
 from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 
@@ -49,8 +60,6 @@ APPRAISAL = "evaluate.appraisal"
 
 ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
-LARGEST_LOG_ODDS = 1e39
-"""Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 WITHHELD = "sums-withheld"
 """Of the question for an introduction: whether the sums are to stay where they are."""
@@ -132,8 +141,6 @@ def read_proximal_mu(record: Mapping[str, Any]) -> float:
 
 
 _SUMS = {"count", "total", "squares"}
-_COUNTS = {field.name: field.type for field in fields(Counts)}
-_WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +186,7 @@ class Introduction:
         train_examples = read_whole(metrics, "train-examples", 1)
         if are_released:
             sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in _SUMS})
-            _check_sums(sums, train_examples, measurements)
+            check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
         return cls(
@@ -230,7 +237,7 @@ class Update:
         if [key for key, record in content.items() if isinstance(record, ArrayRecord)] != [ARRAYS]:
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
-        metrics = read_metrics(content, keys if evaluated is None else keys | _COUNTS.keys())
+        metrics = read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
         loss = None if private else read_number(metrics, TRAIN_LOSS)
@@ -240,7 +247,7 @@ class Update:
             weights=weights_from_record(cast(ArrayRecord, content[ARRAYS]), shapes),
             examples=declared,
             loss=loss,
-            counts=None if evaluated is None else _read_counts(metrics, evaluated),
+            counts=None if evaluated is None else read_counts(metrics, evaluated),
         )
 
 
@@ -271,10 +278,10 @@ class Evaluation:
     def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
         """Read an evaluation by a hospital that declared so many held-out rows when it introduced itself."""
         optional = {"roc_auc", "positives", "negatives"} if final else set()
-        metrics = read_metrics(content, {NUM_EXAMPLES, *_COUNTS}, optional)
-        counts = _read_counts(metrics, declared)
+        metrics = read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
+        counts = read_counts(metrics, declared)
         if read_whole(metrics, NUM_EXAMPLES, 0) != declared:
-            raise MalformedMessageError(_WRONG_COUNTS)
+            raise MalformedMessageError(WRONG_COUNTS)
         auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
@@ -282,7 +289,7 @@ class Evaluation:
             "positives": counts.true_positives + counts.false_negatives,
             "negatives": counts.true_negatives + counts.false_positives,
         }
-        cells = {key: _cells(metrics, key) for key in patients if key in metrics}
+        cells = {key: read_cells(metrics, key) for key in patients if key in metrics}
         for key, those in cells.items():
             if those.size and those[:, 0].sum() != patients[key]:
                 raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
@@ -304,50 +311,7 @@ class TrainingScores:
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
         """Read the cells of a hospital that declared so many training rows when it introduced itself."""
         metrics = read_metrics(content, {"positives", "negatives"})
-        positives, negatives = _cells(metrics, "positives"), _cells(metrics, "negatives")
+        positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its cells hold more than the training rows that it declared")
         return cls(positives=positives, negatives=negatives)
-
-
-def _read_counts(metrics: MetricRecord, declared: int) -> Counts:
-    """Counts over so many rows, as a hospital declared them."""
-    values = {
-        name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
-        for name, kind in _COUNTS.items()
-    }
-    counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
-    if counts.examples != declared:
-        raise MalformedMessageError(_WRONG_COUNTS)
-    if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
-        raise MalformedMessageError("its sums of losses or of squared errors are out of range")
-    return counts
-
-
-def _check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
-    """Sums that no rows of plausible values can have are refused."""
-    count, total, squares = sums.count, sums.total, sums.squares
-    low = np.array([one.low for one in measurements])
-    high = np.array([one.high for one in measurements])
-    if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MINIMUM_OBSERVED)).any():
-        raise MalformedMessageError("its counts of observed rows are impossible")
-    slack = 1e-6 * np.maximum(squares, 1.0)
-    outside = (total < count * low - slack) | (total > count * high + slack)
-    if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
-        raise MalformedMessageError("its sums are outside what plausible values can add up to")
-    with np.errstate(over="ignore"):  # an infinity is refused as any other
-        too_small = squares * count < total**2 - slack * np.maximum(count, 1.0)
-    if too_small.any():
-        raise MalformedMessageError("its sums of squares are smaller than its sums allow")
-    if (squares < 0).any() or ((count == 0) & ((total != 0) | (squares != 0))).any():
-        raise MalformedMessageError("its sums over no rows, or of squares, are impossible")
-
-
-def _cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
-    flat = np.array(metrics[key], dtype=np.float64)
-    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not (np.abs(flat) < LARGEST_LOG_ODDS).all():
-        raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
-    cells = flat.reshape(-1, 3)
-    if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
-        raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
-    return cells

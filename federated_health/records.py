@@ -1,14 +1,27 @@
-"""Reading figures in Flower's records strictly: what is not as it must be raises, without values."""
+"""Reading figures in Flower's records strictly: what is not as it must be, or cannot be, raises, without values."""
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
+from federated_health.columns import Measurement
+from federated_health.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
+from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums
 from federated_health.weights import MalformedMessageError
 
 METRICS = "metrics"
+
+COUNTS = {field.name: field.type for field in fields(Counts)}
+"""Of a hospital's evaluation: name -> type."""
+
+WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
+
+LARGEST_LOG_ODDS = 1e39
+"""Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
@@ -44,3 +57,47 @@ def read_floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.
     if array.shape != (length,) or not np.isfinite(array).all():
         raise MalformedMessageError(f"its {key} is not {length} finite numbers")
     return array
+
+
+def read_counts(metrics: MetricRecord, declared: int) -> Counts:
+    """Outcome counts and loss sums over the held-out rows that a hospital declared."""
+    values = {
+        name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
+        for name, kind in COUNTS.items()
+    }
+    counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
+    if counts.examples != declared:
+        raise MalformedMessageError(WRONG_COUNTS)
+    if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
+        raise MalformedMessageError("its sums of losses or of squared errors are out of range")
+    return counts
+
+
+def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
+    """Sums that no rows of plausible values can have are refused."""
+    count, total, squares = sums.count, sums.total, sums.squares
+    low = np.array([one.low for one in measurements])
+    high = np.array([one.high for one in measurements])
+    if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MINIMUM_OBSERVED)).any():
+        raise MalformedMessageError("its counts of observed rows are impossible")
+    slack = 1e-6 * np.maximum(squares, 1.0)
+    outside = (total < count * low - slack) | (total > count * high + slack)
+    if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
+        raise MalformedMessageError("its sums are outside what plausible values can add up to")
+    with np.errstate(over="ignore"):  # an infinity is refused as any other
+        too_small = squares * count < total**2 - slack * np.maximum(count, 1.0)
+    if too_small.any():
+        raise MalformedMessageError("its sums of squares are smaller than its sums allow")
+    if (squares < 0).any() or ((count == 0) & ((total != 0) | (squares != 0))).any():
+        raise MalformedMessageError("its sums over no rows, or of squares, are impossible")
+
+
+def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
+    """Score cells (see `metrics.score_cells`), (cells, 3); each of as many patients as may leave a hospital."""
+    flat = np.array(metrics[key], dtype=np.float64)
+    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not (np.abs(flat) < LARGEST_LOG_ODDS).all():
+        raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
+    cells = flat.reshape(-1, 3)
+    if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
+        raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
+    return cells

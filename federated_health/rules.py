@@ -8,6 +8,9 @@ from federated_health.errors import SettingsError
 LARGEST = 2**31 - 1
 """Of any whole number."""
 
+LONGEST_WAIT = 1e7
+"""Seconds of any wait; some clocks end before their numbers do."""
+
 
 def setting(
     group: str,
@@ -24,15 +27,21 @@ def setting(
     Args:
         group: under which --help shows it.
         help: what it is for, for somebody who meets it for the first time.
-        unit: of which its values are, as --help shows a flag's value; empty where there are choices or yes and no.
+        unit: of which its values are, as --help shows a flag's value; empty for yes and no, and where the
+            few choices stand in its place.
         minimum, above: the least value, or what is too little.
         maximum: the greatest value.
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
-    high = f"at most {maximum:g}" if maximum is not None else ""
+    high = f"at most {plain(maximum)}" if maximum is not None else ""
     rules = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
     words = {"range": ", ".join(part for part in (low, high) if part), "group": group, "help": help, "unit": unit}
     return field(metadata={**words, **rules})
+
+
+def plain(value: float) -> str:
+    """A number as people write it: 10,000,000, and not 1e+07."""
+    return f"{value:,.0f}" if value >= 1e5 else f"{value:g}"
 
 
 def flag_of(setting: "Field[Any]") -> str:
@@ -63,7 +72,7 @@ def check(setting: "Field[Any]", value: object) -> None:
         if type(value) is int and value > LARGEST:
             raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
         if rules["maximum"] is not None and value > rules["maximum"]:
-            raise SettingsError(f"{name}: expected at most {rules['maximum']:g}, got {value!r}")
+            raise SettingsError(f"{name}: expected at most {plain(rules['maximum'])}, got {value!r}")
         if rules["above"] is not None and not rules["above"] < value < float("inf"):
             raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
 

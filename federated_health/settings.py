@@ -19,8 +19,9 @@ from federated_health.privacy.plan import (
     SMALLEST_RATE,
     PrivacyPlan,
 )
-from federated_health.rules import check, flag_of, is_whole_for, setting
-from federated_health.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.rules import LONGEST_WAIT, check, flag_of, is_whole_for, setting
+from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.strategy_declaration import Arguments
 from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
@@ -35,9 +36,6 @@ LEAST_ENCRYPTED = 3
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
 """Settings, with dashes, that a study or an audit of many federations sets itself, or has no use for."""
-
-LONGEST = 1e7
-"""Seconds of any wait; some clocks end before their numbers do."""
 
 Value = str | int | float | bool
 
@@ -85,6 +83,7 @@ class Settings:
         "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
         "docs/settings.md says what the others do",
         choices=tuple(STRATEGIES),
+        unit="NAME",
     )
     strategy_args: str = setting(
         AVERAGING,
@@ -169,10 +168,10 @@ class Settings:
         "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
         unit="SECONDS",
         above=0,
-        maximum=LONGEST,
+        maximum=LONGEST_WAIT,
     )
     round_timeout: float = setting(
-        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=LONGEST
+        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=LONGEST_WAIT
     )
     out: str = setting(RESULTS, "folder of the run's results; without it runs/ and the date", unit="DIR")
     resume: str = setting(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from federated_health.audit.figures import figures_of_audit
-from federated_health.audit.trials import (
+from federated_health.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,

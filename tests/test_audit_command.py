@@ -15,7 +15,7 @@ from federated_health import __main__ as verbs
 from federated_health.audit import command
 from federated_health.audit.command import Request, name_of
 from federated_health.audit.membership import measure
-from federated_health.audit.trials import Outcome, Plan, Trial
+from federated_health.audit.plan import Outcome, Plan, Trial
 from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import RunError
 from federated_health.partitions import Partition, divide

@@ -7,7 +7,7 @@ import pytest
 
 from federated_health.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
 from federated_health.audit.membership import lira_scores, measure
-from federated_health.audit.trials import AVERAGES, FINAL, UPDATES, Halved
+from federated_health.audit.plan import AVERAGES, FINAL, UPDATES, Halved
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())

@@ -9,7 +9,7 @@ import pytest
 from client import app
 from federated_health.audit.figures import ATTACKS
 from federated_health.audit.membership import measure
-from federated_health.audit.trials import (
+from federated_health.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -17,8 +17,8 @@ from federated_health.audit.trials import (
     Plan,
     Shrunken,
     Whole,
-    run_trial,
 )
+from federated_health.audit.trials import run_trial
 from federated_health.dataset_folder import find_hospital
 from federated_health.errors import RunError
 from federated_health.hospital import load_hospital

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-import utils
+from federated_health import parsing
 from federated_health.deployment import flower, verb
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
@@ -167,12 +167,20 @@ def test_a_name_that_flower_uses_itself_is_refused(name: str) -> None:
 
 def refused(what: str, *words: object) -> str:
     """What a command that fails says."""
-    parser = utils.make_parser("")
+    parser = parsing.make_parser("")
     add, run = VERBS[what]
     add(parser)
     with pytest.raises(UserError) as refusal:
         run(parser.parse_args([str(word) for word in words]), lambda _: None)
     return str(refusal.value)
+
+
+@pytest.mark.parametrize("number", ["0", "65536", "70000", "http"])
+def test_what_is_no_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The system would take 70000 for 4464."""
+    with pytest.raises(SystemExit):
+        refused("superlink", "--tls", "tls", "--hospitals", "issued", "--control-port", number)
+    assert f"--control-port: expected a whole number from 1 to 65535, got '{number}'" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_and_start_nothing(tls: Path, hospitals_folder: Path, tmp_path: Path) -> None:

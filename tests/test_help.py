@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-import utils
+from federated_health import parsing
 from federated_health.examples import EXAMPLES
 from federated_health.settings import read_defaults
 from tests.parsers import all_parsers
@@ -27,7 +27,10 @@ def test_every_door_and_verb_is_there() -> None:
         "create_dataset.py",
         "predict.py",
         "-m federated_health",
-        *(f"-m federated_health {verb}" for verb in ("demo", "evidence", "audit", "certificates")),
+        *(
+            f"-m federated_health {verb}"
+            for verb in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
+        ),
         *(
             f"-m federated_health certificates {verb}"
             for verb in ("init", "sign", "revoke", "request", "renew", "show")
@@ -91,6 +94,13 @@ def test_no_example_is_without_its_parser() -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
+def test_a_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines, _, _ = PARSERS[name].format_help().partition("Examples:\n")  # a command stands in one line, to be copied
+    assert [line for line in lines.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("name", PARSERS)
 def test_a_flag_cannot_be_abbreviated(name: str) -> None:
     assert not PARSERS[name].allow_abbrev
 
@@ -98,6 +108,6 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
 def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     command = "python server.py " + "--rounds 3 " * 6
-    said = utils.make_parser("word " * 20, prog="it", examples=[command]).format_help()
+    said = parsing.make_parser("word " * 20, prog="it", examples=[command]).format_help()
     assert f"  {command}" in said
     assert max(len(line) for line in said.splitlines() if "python" not in line) < 40

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from federated_health.errors import SettingsError
-from federated_health.rules import LARGEST, check, flag_of, is_whole_for, setting
+from federated_health.rules import LARGEST, check, flag_of, is_whole_for, plain, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,10 @@ def test_words_say_the_range() -> None:
     assert ROUNDS.metadata["range"] == "at least 1"
     assert KIND.metadata["range"] == ""
     assert (ROUNDS.metadata["group"], ROUNDS.metadata["help"], ROUNDS.metadata["unit"]) == ("a group", "words", "N")
+
+
+def test_a_large_number_is_written_out() -> None:
+    assert [plain(value) for value in (1e7, 1e5, 0.5, 1e-6, 30.0)] == ["10,000,000", "100,000", "0.5", "1e-06", "30"]
 
 
 def test_a_flag_has_dashes() -> None:

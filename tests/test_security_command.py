@@ -153,7 +153,7 @@ def prepared(run: Certificates) -> None:
         ("init --authority ca", 1, "ca: holds authority.pem already; no authority is replaced"),
         ("init --authority garbage/x", 1, "garbage/x: cannot be made (Not a directory)"),
         ("init --authority new --days 0", 1, "days: expected 1 to 36500, got 0"),
-        ("init --authority new --days ten", 2, "argument --days: invalid int value: 'ten'"),
+        ("init --authority new --days ten", 2, "argument --days: expected a whole number, got 'ten'"),
         ("request --tls new", 2, "one of the arguments --name --server is required"),
         ("request --tls new --name b --server", 2, "argument --server: not allowed with argument --name"),
         ("request --tls new --name B", 1, "a hospital's name is lower-case letters, digits and hyphens, got 'B'"),

@@ -27,11 +27,11 @@ from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejec
 from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import (
     STRATEGIES,
-    State,
     check_strategy,
     read_arguments,
     write_arguments,
 )
+from federated_health.strategy_declaration import State
 from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.weights import weights_to_record
 from tests.checkpoints import checkpoint_of

@@ -63,6 +63,7 @@ def test_a_header_that_says_the_same_in_other_bytes_is_read() -> None:
         (lambda data: data + b"\0", "cut off or too long"),
         (lambda _: Array(some((3, 2))).data, "another type or shape"),
         (lambda _: Array(some((2, 3)).astype(np.float64)).data, "another type or shape"),
+        (lambda _: Array(np.asfortranarray(some((2, 3)))).data, "another type or shape"),
         (lambda data: data[:60], "cannot be read"),
     ],
 )

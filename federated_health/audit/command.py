@@ -10,7 +10,8 @@ from flwr.clientapp import ClientApp
 from federated_health import __version__
 from federated_health.audit.figures import PLAIN, figures_of_audit
 from federated_health.audit.page import page_of_audit
-from federated_health.audit.trials import Outcome, Plan, Trial, run_trial
+from federated_health.audit.plan import Outcome, Plan, Trial
+from federated_health.audit.trials import run_trial
 from federated_health.dataset_folder import find_hospital, read_manifest
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital

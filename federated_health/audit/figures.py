@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.audit.membership import lira_scores, measure
-from federated_health.audit.trials import (
+from federated_health.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -44,7 +44,7 @@ def figures_of_audit(plan: Plan, results: Results) -> dict[str, Any]:
     Returns:
         privacy -> `attacked` and `whole`, what the models are worth that were trained on half of the rows and on all of
         them; `attacks`, what is attacked -> attack -> figures (see `membership.Strength`); `hospitals`, hospital ->
-        what is attacked -> figures of the last attack; `inversion`, rows -> shares (see `trials.Inverted`).
+        what is attacked -> figures of the last attack; `inversion`, rows -> shares (see `plan.Inverted`).
     """
     figures = {privacy: _figures_of(privacy, plan, results) for privacy in plan.privacies}
     if PLAIN in figures:

@@ -5,6 +5,7 @@ from typing import Any
 
 from federated_health.audit.figures import ATTACKS, ENCRYPTED
 from federated_health.audit.membership import FALSE_POSITIVE_RATE
+from federated_health.audit.plan import AVERAGES, FINAL, UPDATES, Plan
 from federated_health.audit.tables import (
     NOTHING,
     TARGETS,
@@ -15,7 +16,6 @@ from federated_health.audit.tables import (
     rate_rows,
     strongest,
 )
-from federated_health.audit.trials import AVERAGES, FINAL, UPDATES, Plan
 from federated_health.privacy.plan import PROMISE
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import FOOTER, model_card, settings_section

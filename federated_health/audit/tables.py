@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from federated_health.audit.figures import ATTACKS, ENCRYPTED
-from federated_health.audit.trials import AVERAGES, FINAL, UPDATES
+from federated_health.audit.plan import AVERAGES, FINAL, UPDATES
 from federated_health.intervals import Interval
 from federated_health.report.words import NOT_DEFINED, number_of, percent_of, with_interval
 

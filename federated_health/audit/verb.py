@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import parsing
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
@@ -35,40 +36,40 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     audit.add_argument(
         "--shadows",
-        type=utils.count,
+        type=parsing.count,
         default=32,
         metavar="N",
         help="federations of random halves in each setting, each attacked with the others (default: %(default)s)",
     )
     audit.add_argument(
         "--wholes",
-        type=utils.count,
+        type=parsing.count,
         default=5,
         metavar="N",
         help="federations of all rows in each setting, for what the model is worth (default: %(default)s)",
     )
     audit.add_argument(
         "--draws",
-        type=utils.count,
+        type=parsing.count,
         default=3,
         metavar="N",
         help="updates of each size that are inverted, to rebuild rows from them (default: %(default)s)",
     )
     audit.add_argument(
         "--epsilons",
-        type=utils.numbers,
+        type=parsing.numbers,
         default=(1.0, 2.0, 4.0, 8.0),
         metavar="A,B,...",
         help="promises of differential privacy to attack, beside plain and encrypted runs (default: 1,2,4,8)",
     )
     audit.add_argument(
         "--jobs",
-        type=utils.count,
+        type=parsing.count,
         default=os.cpu_count(),
         metavar="N",
         help="processes at a time (at least 1; default: one a core, %(default)s here)",
     )
-    utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_AN_AUDIT)
+    parsing.add_settings(parser, Settings, defaults, leave_out=NOT_OF_AN_AUDIT)
 
 
 def attack(flags: argparse.Namespace, app: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import client_flags, parsing
 from federated_health.deployment.flower import announce, environment
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
@@ -34,15 +35,18 @@ Say = Callable[[str], None]
 
 def add_superlink_flags(parser: Any) -> None:
     """The flags of `superlink`."""
-    parser.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the server's certificate")
+    who = parser.add_argument_group("who takes part")
+    words = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
+    who.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
     words = "certificates of the hospitals to let in, or a folder of them, such as the authority's issued/"
-    parser.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=words)
+    who.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=words)
+    connection = parser.add_argument_group("connection")
     words = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
-    parser.add_argument("--address", default=FLEET, metavar="HOST:PORT", help=words)
-    words = "of this machine, for `flwr run` (default: %(default)s)"
-    parser.add_argument("--control-port", type=utils.count, default=8000, metavar="PORT", help=words)
+    connection.add_argument("--address", default=FLEET, metavar="HOST:PORT", help=words)
+    words = "port of this machine alone, where `flwr run` calls (1 to 65535; default: %(default)s)"
+    connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=words)
     words = "what `flwr run . NAME` calls it (default: %(default)s)"
-    parser.add_argument("--name", default="hospitals", help=words)
+    connection.add_argument("--name", default="hospitals", metavar="NAME", help=words)
 
 
 def run_superlink(flags: argparse.Namespace, say: Say = utils.say) -> None:
@@ -66,18 +70,20 @@ def run_superlink(flags: argparse.Namespace, say: Say = utils.say) -> None:
 
 
 def add_supernode_flags(parser: Any) -> None:
-    """The flags of `supernode`."""
+    """The flags of `supernode`, in the words of client.py where they are its own."""
     defaults = read_defaults()
-    parser.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of this hospital's certificate")
-    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="this hospital's CSV")
-    parser.add_argument("--superlink", default=FLEET, metavar="HOST:PORT", help="default: %(default)s")
-    words = "which the CSV is checked against (default: %(default)s)"
-    parser.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
-    words = "which patients are held out, for good (default: %(default)s)"
-    parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
-    words = "epsilon that may be spent in all, over all runs; none without differential privacy"
-    parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
-    parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone")
+    which = parser.add_argument_group("which hospital this is")
+    which.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
+    words = "what is predicted; the CSV is checked against it (default: %(default)s)"
+    which.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
+    words = "which patients are held out, for good; no setting of the server moves it (from 0; default: %(default)s)"
+    which.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=words)
+    connection = parser.add_argument_group("connection")
+    words = "folder of this hospital's key and certificate, from which it takes its name"
+    connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
+    words = "where the SuperLink listens for nodes (default: %(default)s)"
+    connection.add_argument("--superlink", default=FLEET, metavar="HOST:PORT", help=words)
+    client_flags.add_privacy(parser)
 
 
 def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:

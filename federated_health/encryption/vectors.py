@@ -130,7 +130,8 @@ def read_counts(figures: Vector) -> Counts:
     whole, sums = np.round(figures[:4]), np.maximum(figures[4:], 0.0)
     if not np.isfinite(figures).all() or (whole < 0).any():
         raise EncryptionError("the sums of counts are none that hospitals can have sent")
-    return Counts(**dict(zip(_COUNTS, [*map(int, whole), *map(float, sums)], strict=True)))  # type: ignore[arg-type]
+    values = dict(zip(_COUNTS, [*map(int, whole), *map(float, sums)], strict=True))
+    return Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
 
 
 def histogram(log_odds: Scores, labels: npt.NDArray[np.float32]) -> Vector:

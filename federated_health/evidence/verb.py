@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from federated_health import parsing
 from federated_health.intervals import SMALL_CLASS
 from federated_health.rules import flag_of
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
@@ -44,21 +45,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     study.add_argument(
         "--folds",
-        type=utils.count,
+        type=parsing.count,
         default=5,
         metavar="N",
         help="parts of every hospital's rows, each of them held out once (at least 2; default: %(default)s)",
     )
     study.add_argument(
         "--repeats",
-        type=utils.count,
+        type=parsing.count,
         default=5,
         metavar="N",
         help="how often, each time split anew (at least 1; default: %(default)s)",
     )
     study.add_argument(
         "--jobs",
-        type=utils.count,
+        type=parsing.count,
         default=os.cpu_count(),
         metavar="N",
         help="processes at a time; no result depends on it (at least 1; default: one a core, %(default)s here)",
@@ -74,7 +75,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
     )
-    utils.add_settings(parser, Settings, defaults, leave_out=NOT_OF_A_STUDY)
+    parsing.add_settings(parser, Settings, defaults, leave_out=NOT_OF_A_STUDY)
 
 
 def gather(flags: argparse.Namespace, app: str) -> None:

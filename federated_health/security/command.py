@@ -7,6 +7,7 @@ from typing import Any
 
 from cryptography import x509
 
+from federated_health import parsing
 from federated_health.errors import CertificateError
 from federated_health.examples import EXAMPLES
 from federated_health.security import authority, certificates, files, identity, issuing
@@ -80,8 +81,8 @@ def _add(verbs: Any, name: str, pages: Any, words: str) -> Any:
 
 
 def _add_days(parser: argparse.ArgumentParser, default: int) -> None:
-    words = "days that it lasts (at least 1; default: %(default)s)"
-    parser.add_argument("--days", type=int, default=default, metavar="N", help=words)
+    words = "days that it lasts (1 to 36,500; default: %(default)s)"
+    parser.add_argument("--days", type=parsing.whole, default=default, metavar="N", help=words)
 
 
 def _init(flags: argparse.Namespace) -> Pages:
