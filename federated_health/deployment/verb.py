@@ -1,7 +1,6 @@
 """The verbs `superlink` and `supernode`: Flower's deployment, started by one command a party."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import utils
 from federated_health.deployment.flower import announce, environment
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
+from federated_health.deployment.watch import keep_running
 from federated_health.errors import RunError
 from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.processes import process
@@ -78,13 +78,15 @@ def add_supernode_flags(parser: Any) -> None:
     words = "epsilon that may be spent in all, over all runs; none without differential privacy"
     parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
     parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone")
+    words = "seconds to wait for the SuperLink, and to be let in, anew each time (default: %(default)s)"
+    parser.add_argument("--wait", type=utils.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
 
 
 def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
-    """Check the CSV, and become Flower's SuperNode.
+    """Check the CSV, and keep Flower's SuperNode running with it.
 
     Raises:
-        UserError: what was given cannot be used, or Flower is not there.
+        UserError: what was given cannot be used, Flower is not there, or the SuperLink does not let the hospital in.
     """
     node = SuperNode(
         data=flags.data,
@@ -96,6 +98,7 @@ def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
     )
     for line in node.load(get_task(flags.task)).remarks():
         say(line)
-    command = node.command()
-    say(announce(command))
-    os.execve(command[0], command, environment())
+    say(announce(node.command()))
+    if remark := node.identity.remark():
+        say(remark)
+    keep_running(node.command, environment(), node.superlink, node.identity, flags.wait, say)
