@@ -44,7 +44,7 @@ def test_a_node_that_is_not_let_in_is_started_again(identity: Identity) -> None:
     said = keep(ending_with(1, 1, 0), identity, wait=60.0)
 
     assert len(said) == 2
-    assert all("cleveland is not registered yet" in line for line in said)
+    assert all("cleveland is not registered there" in line for line in said)
 
 
 @pytest.mark.usefixtures("there")

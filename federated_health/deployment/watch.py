@@ -1,6 +1,7 @@
-"""Keeps a hospital's SuperNode running: Flower's own ends where the SuperLink does not know it.
+"""Keeps a hospital's SuperNode running: Flower's own ends for good where the SuperLink does not let it in.
 
-That is so until `superlink` has registered the hospital, and again when a SuperLink was started anew.
+That is so until `superlink` has registered the hospital, when a SuperLink was started anew, and for up to a minute
+after a node was killed: so long the SuperLink takes the earlier process for one that is there.
 """
 
 import signal
@@ -61,7 +62,8 @@ def keep_running(
                 f"{address}: the SuperLink has not let {identity.name} in within {wait:g} s; is its certificate among "
                 "--hospitals there, and is no other node running with its key?"
             )
-        say(f"flower-supernode ended: {identity.name} is not registered yet, or no more; trying again for {left:.0f} s")
+        why = f"{identity.name} is not registered there, or its earlier node is not given up yet"
+        say(f"flower-supernode ended, mostly because {why}; trying again for {left:.0f} s")
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
 
