@@ -4,9 +4,9 @@ That is so until `superlink` has registered the hospital, when a SuperLink was s
 after a node was killed: so long the SuperLink takes the earlier process for one that is there.
 """
 
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from federated_health.errors import JoinError, RunError
 from federated_health.processes import process
@@ -19,9 +19,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
 STEADY = 30.0
 """Seconds after which a node that ended is taken to have been let in."""
 
-STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)
-"""Codes with which Flower's node ends where somebody ended it."""
-
 WRONG_USAGE = 2
 
 
@@ -32,8 +29,10 @@ def keep_running(
     identity: Identity,
     wait: float,
     say: Callable[[str], None],
-) -> None:
-    """Run a SuperNode until somebody stops it, and start it again where it ends by itself.
+) -> NoReturn:
+    """Run a SuperNode until this process is stopped, and start it again whenever it ends.
+
+    Its code does not say why it ended: where a SuperLink was started anew, Flower's node ends with 0, too.
 
     Args:
         make_command: Flower's command, anew for every start.
@@ -50,8 +49,6 @@ def keep_running(
         began = time.monotonic()
         with process(make_command(), env=env, own_group=False) as running:
             code = running.wait()
-        if code in STOPPED:
-            return
         if code == WRONG_USAGE:
             raise RunError("flower-supernode does not take what it was given; its words are above")
         now = time.monotonic()
