@@ -93,11 +93,15 @@ def show_certificates(flags: argparse.Namespace) -> None:
 def add_deployment(verbs: Any) -> None:
     """The verbs superlink and supernode, of Flower's own deployment."""
     words = "Flower's server for long-lived nodes, with this project's certificates"
-    superlink = verbs.add_parser("superlink", help=words, description=deployment.SUPERLINK_WORDS)
+    superlink = verbs.add_parser(
+        "superlink", help=words, description=deployment.SUPERLINK_WORDS, examples=EXAMPLES["superlink"]
+    )
     deployment.add_superlink_flags(superlink)
     superlink.set_defaults(run=deployment.run_superlink)
     words = "a hospital as a node of Flower's own"
-    supernode = verbs.add_parser("supernode", help=words, description=deployment.SUPERNODE_WORDS)
+    supernode = verbs.add_parser(
+        "supernode", help=words, description=deployment.SUPERNODE_WORDS, examples=EXAMPLES["supernode"]
+    )
     deployment.add_supernode_flags(supernode)
     supernode.set_defaults(run=deployment.run_supernode)
 

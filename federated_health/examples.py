@@ -50,6 +50,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "python -m federated_health certificates request --tls cleveland-tls --name cleveland",
         "python -m federated_health certificates sign cleveland-tls/request.pem --authority authority",
     ),
+    "superlink": (
+        "python -m federated_health superlink --tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
+        "python -m federated_health superlink --tls server-tls --hospitals cleveland.pem hungary.pem",
+    ),
+    "supernode": (
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --dp-budget 8",
+    ),
     "certificates init": (
         'python -m federated_health certificates init --authority authority --name "Heart federation"',
         "python -m federated_health certificates init --authority authority --days 1825",

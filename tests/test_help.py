@@ -27,7 +27,10 @@ def test_every_door_and_verb_is_there() -> None:
         "create_dataset.py",
         "predict.py",
         "-m federated_health",
-        *(f"-m federated_health {verb}" for verb in ("demo", "evidence", "audit", "certificates")),
+        *(
+            f"-m federated_health {verb}"
+            for verb in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
+        ),
         *(
             f"-m federated_health certificates {verb}"
             for verb in ("init", "sign", "revoke", "request", "renew", "show")

@@ -70,14 +70,16 @@ def add_supernode_flags(parser: Any) -> None:
     defaults = read_defaults()
     parser.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of this hospital's certificate")
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="this hospital's CSV")
-    parser.add_argument("--superlink", default=FLEET, metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--superlink", default=FLEET, metavar="HOST:PORT", help="where the SuperLink is (default: %(default)s)"
+    )
     words = "which the CSV is checked against (default: %(default)s)"
     parser.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
     words = "which patients are held out, for good (default: %(default)s)"
     parser.add_argument("--split-seed", type=utils.seed, default=DEFAULT_SPLIT_SEED, metavar="N", help=words)
-    words = "epsilon that may be spent in all, over all runs; none without differential privacy"
+    words = "epsilon that may be spent in all, over all runs; without it no private run is joined (default: none)"
     parser.add_argument("--dp-budget", type=utils.epsilon, metavar="E", help=words)
-    parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone")
+    parser.add_argument("--encrypted-only", action="store_true", help="take part in encrypted runs alone (default: no)")
     words = "seconds to wait for the SuperLink, and to be let in, anew each time (default: %(default)s)"
     parser.add_argument("--wait", type=utils.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
 
