@@ -27,7 +27,7 @@ def load_tensorflow() -> ModuleType:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     chatty = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if chatty else "2")
-    with nullcontext() if chatty else _without_chatter(), _hidden(*EXTRAS):
+    with nullcontext() if chatty else _without_chatter(), hidden(*EXTRAS):
         import tensorflow
 
         tensorflow.config.list_physical_devices()  # looks for graphics cards, and complains where there is none
@@ -43,7 +43,7 @@ def load_keras() -> ModuleType:
 
 
 @contextmanager
-def _hidden(*modules: str) -> Iterator[None]:
+def hidden(*modules: str) -> Iterator[None]:
     """Let modules that are not imported yet seem not to be installed, for as long as the block lasts.
 
     None in `sys.modules` is Python's own way to say so (the language's reference, 5.3.1).

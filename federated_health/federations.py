@@ -7,11 +7,21 @@ from federated_health.encryption import messages as encrypted_messages
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
 from federated_health.federation import Federation
+from federated_health.flower_grids import is_deployment, is_simulation
 from federated_health.settings import Settings
 
 
 def make_federation(grid: Grid, settings: Settings) -> Federation | EncryptedFederation:
-    """A run over a grid whose server reads what it averages, or adds what it cannot read."""
+    """A run over a grid whose server reads what it averages, or adds what it cannot read.
+
+    Raises:
+        SettingsError: it would be an encrypted one under Flower's own engines, where nobody keeps what comes of it.
+    """
+    if settings.encrypt and (is_simulation(grid) or is_deployment(grid)):
+        raise SettingsError(
+            "encrypt: goes between terminals only: Flower's engines end a hospital's process with each "
+            "message, and with it the only one that could keep the model"
+        )
     return EncryptedFederation(grid, settings) if settings.encrypt else Federation(grid, settings)
 
 

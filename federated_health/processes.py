@@ -31,11 +31,17 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    command: Sequence[str], log: Path | None = None, folder: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path | None = None,
+    folder: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    own_group: bool = True,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that does not outlive the block: asked to end, given some time, then killed.
 
-    It has a process group of its own, so that Ctrl-C reaches it through `interrupt` and no other way.
+    It has a process group of its own, so that Ctrl-C reaches it through `interrupt` and no other way; or else it
+    shares this one's, so that whoever kills the group kills both.
 
     Args:
         log: gets what it prints; otherwise it writes where this process does.
@@ -59,7 +65,7 @@ def process(
             stderr=subprocess.STDOUT if output else None,
             cwd=folder,
             env=None if env is None else dict(env),
-            process_group=0,
+            process_group=0 if own_group else None,
         )
         try:
             yield running

@@ -1,6 +1,7 @@
 """Flower's deployment by this project's certificates: the commands, whom they let in, and each mistake in a line."""
 
 import shlex
+import shutil
 import socket
 import stat
 import tomllib
@@ -150,6 +151,31 @@ def test_telemetry_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_path_that_flower_cannot_be_told_is_refused(path: str) -> None:
     with pytest.raises(RunError, match="holds a quote"):
         flower.config_words({"data": path})
+
+
+def test_what_is_refused_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
+    own = tmp_path / "it's"
+    shutil.copytree(tls / "hospitals" / "hungary", own)
+    (own / "supernode.key").unlink(missing_ok=True)
+    node = SuperNode(data=tmp_path / "any.csv", identity=load_identity(own, Role.HOSPITAL), superlink="127.0.0.1:9092")
+
+    with pytest.raises(RunError, match="holds a quote"):
+        node.command()
+
+    assert not (own / "supernode.key").exists()
+
+
+@pytest.mark.parametrize("control", [0, 65536, 99999])
+def test_a_control_port_that_is_none_is_refused(tls: Path, control: int) -> None:
+    identity = load_identity(tls / "server", Role.SERVER)
+    with pytest.raises(AddressError, match="expected HOST:PORT with a port from 1 to 65535"):
+        SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=control, name="hospitals")
+
+
+def test_one_port_for_both_is_refused(tls: Path) -> None:
+    identity, port = load_identity(tls / "server", Role.SERVER), free_port()
+    with pytest.raises(AddressError, match="has the port of --control-port, too"):
+        SuperLink(identity=identity, address=f"127.0.0.1:{port}", control=port, name="hospitals")
 
 
 def test_a_taken_port_is_refused() -> None:

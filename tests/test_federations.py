@@ -28,6 +28,14 @@ def test_the_settings_decide() -> None:
     assert type(make_federation(grid, ENCRYPTED)) is EncryptedFederation
 
 
+@pytest.mark.parametrize("engine", ["InMemoryGrid", "HttpGrid"])
+def test_flowers_own_engines_would_keep_nothing_of_an_encrypted_run(engine: str) -> None:
+    grid = type(engine, (InProcessGrid,), {})(ClientApp(), {})
+    assert type(make_federation(grid, PLAIN)) is Federation
+    with pytest.raises(SettingsError, match="encrypt: goes between terminals only"):
+        make_federation(grid, ENCRYPTED)
+
+
 def test_an_encrypted_run_over_streams_needs_an_identity() -> None:
     check_tls(ENCRYPTED, has_identity=True)
     check_tls(PLAIN, has_identity=False)

@@ -1,6 +1,8 @@
 """The check of a hospital's CSV: what it counts, what it warns of and what it never says."""
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import DataError
 from federated_health.hospital import load_hospital
 from federated_health.patients import read_patients
+from federated_health.processes import PROJECT
 from federated_health.quality import Quality, check_hospital
 from federated_health.sources import generate_readmission
 from federated_health.tasks import HEART_DISEASE, READMISSION, Task
@@ -658,3 +661,16 @@ def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients
     title = check(patients.assign(disease="2"), tmp_path).title
 
     assert title.endswith("303 patients, 0 with disease = 1, 0 with disease = 0, 303 without a label that is allowed")
+
+
+def test_reading_a_csv_imports_nothing_that_only_tests_install(hospitals_folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from federated_health.quality import check_hospital; "
+        "from federated_health.tasks import get_task; "
+        f"check_hospital(Path({str(hospitals_folder / 'client_1.csv')!r}), get_task('heart-disease')); "
+        "print('pandera.backends.pandas.builtin_checks' in sys.modules, 'hypothesis' in sys.modules)"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, text=True)
+
+    assert ended.stdout.split() == ["True", "False"]

@@ -20,7 +20,7 @@ from federated_health.deployment.flower import (
     public_line,
     write_connection,
 )
-from federated_health.errors import CertificateError, RunError
+from federated_health.errors import AddressError, CertificateError, RunError
 from federated_health.processes import free_port
 from federated_health.security import Identity, Role, certificates, files
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
@@ -61,7 +61,11 @@ class SuperLink:
 
     def __post_init__(self) -> None:
         check_connection_name(self.name)
-        check_free(*split_address(self.address))
+        host, port = split_address(self.address)
+        split_address(f"127.0.0.1:{self.control}")
+        if port == self.control:
+            raise AddressError(f"{self.address}: has the port of --control-port, too; each needs its own")
+        check_free(host, port)
         check_free("127.0.0.1", self.control)
 
     def command(self) -> list[str]:

@@ -1,6 +1,6 @@
 """A hospital's node of Flower's deployment: its CSV, name and key, checked, and the command that starts it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.answers import ONLY_ENCRYPTED
@@ -38,7 +38,6 @@ class SuperNode:
     split_seed: int = DEFAULT_SPLIT_SEED
     budget: float | None = None
     encrypted_only: bool = False
-    port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
         split_address(self.superlink)
@@ -60,17 +59,18 @@ class SuperNode:
         return {**own, "split-seed": self.split_seed, **budget, **only}
 
     def command(self) -> list[str]:
-        """Flower's command; its key is written first, in the form that it reads.
+        """Flower's command; its key is written first, in the form that it reads. Each has a port of its own.
 
         Raises:
             CertificateError: the key cannot be read or written.
             RunError: Flower is not there, or a path cannot be told it.
         """
+        program, config = executable("flower-supernode"), config_words(self.node_config())  # before a key is written
         return [
-            executable("flower-supernode"),
+            program,
             *("--superlink", self.superlink),
             *("--root-certificates", str(authority_file(self.identity))),
             *("--auth-supernode-private-key", str(write_node_key(self.identity).absolute())),
-            *("--node-config", config_words(self.node_config())),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--node-config", config),
+            *("--host", "127.0.0.1", "--port", str(free_port())),
         ]

@@ -1,7 +1,6 @@
 """The verbs `superlink` and `supernode`: Flower's deployment, started by one command a party."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from federated_health import client_flags, parsing
 from federated_health.deployment.flower import announce, environment
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
+from federated_health.deployment.watch import keep_running
 from federated_health.errors import RunError
 from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.processes import process
@@ -83,14 +83,17 @@ def add_supernode_flags(parser: Any) -> None:
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
     words = "where the SuperLink listens for nodes (default: %(default)s)"
     connection.add_argument("--superlink", default=FLEET, metavar="HOST:PORT", help=words)
+    range_and_default = "above 0, at most 10,000,000; default: %(default)s"
+    words = f"seconds to wait for the SuperLink, and to be let in, anew each time ({range_and_default})"
+    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
     client_flags.add_privacy(parser)
 
 
 def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
-    """Check the CSV, and become Flower's SuperNode.
+    """Check the CSV, and keep Flower's SuperNode running with it.
 
     Raises:
-        UserError: what was given cannot be used, or Flower is not there.
+        UserError: what was given cannot be used, Flower is not there, or the SuperLink does not let the hospital in.
     """
     node = SuperNode(
         data=flags.data,
@@ -102,6 +105,7 @@ def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
     )
     for line in node.load(get_task(flags.task)).remarks():
         say(line)
-    command = node.command()
-    say(announce(command))
-    os.execve(command[0], command, environment())
+    say(announce(node.command()))
+    if remark := node.identity.remark():
+        say(remark)
+    keep_running(node.command, environment(), node.superlink, node.identity, flags.wait, say)

@@ -128,7 +128,7 @@ def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
                 assert time.monotonic() < deadline, log.read_text()
                 assert running.poll() is None, (engine.folder / "run.log").read_text()
                 time.sleep(0.1)
-            os.kill(engine.nodes["switzerland"].pid, signal.SIGKILL)
+            os.killpg(engine.nodes["switzerland"].pid, signal.SIGKILL)
             running.wait(PATIENCE)
         out = engine.folder / "run"
 
