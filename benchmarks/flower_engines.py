@@ -80,7 +80,9 @@ class Engine:
 
 
 @contextmanager
-def simulation(folder: Path, data: Path, *, hospitals: int, federation: str = "") -> Iterator[Engine]:
+def simulation(
+    folder: Path, data: Path, *, hospitals: int, federation: str = "", task: str = "heart-disease"
+) -> Iterator[Engine]:
     """Flower's simulation of the hospitals in a folder that create_dataset.py wrote.
 
     Args:
@@ -100,7 +102,7 @@ def simulation(folder: Path, data: Path, *, hospitals: int, federation: str = ""
     log = folder / "superlink.log"
     with process(command, log=log, folder=folder / "checkout", env=env) as superlink:
         _wait_for(lambda: _is_healthy(port), superlink, log)
-        own: dict[str, Value] = {"data": str(data.absolute()), "hospitals": hospitals}
+        own: dict[str, Value] = {"data": str(data.absolute()), "hospitals": hospitals, "task": task}
         yield Engine(folder, "simulated", env, own, ("--federation-config", config), superlink)
 
 

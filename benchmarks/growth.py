@@ -51,7 +51,8 @@ def simulate(hospitals: int, rounds: int) -> dict[str, float]:
         folder = Path(name)
         patients = generate_readmission(PATIENTS * hospitals, 0)
         write_source(folder / "data", patients, Partition(by="iid", hospitals=hospitals, seed=0))
-        with flower_engines.simulation(folder / "engine", folder / "data", hospitals=hospitals) as engine:
+        where = folder / "engine", folder / "data"
+        with flower_engines.simulation(*where, hospitals=hospitals, task="readmission") as engine:
             settings = replace(
                 Settings.from_config(read_defaults()), task="readmission", rounds=rounds, hospitals=hospitals
             )

@@ -12,6 +12,7 @@ from federated_health.course import Course
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
 from federated_health.folders import locked_folder
+from federated_health.report.svg import get_ready
 from federated_health.run_files import (
     METRICS,
     MODEL,
@@ -154,6 +155,8 @@ class RunFolder:
 
     def _save_model(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """model.keras, and report.html, which names it."""
+        if self._saver.is_getting_ready:
+            get_ready()
         self._saver.save(self.path / MODEL, federation.instructions(), federation.weights)
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(

@@ -31,6 +31,11 @@ class Saver:
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None
 
+    @property
+    def is_getting_ready(self) -> bool:
+        """Whether another process has been started."""
+        return self._running is not None
+
     def prepare(self) -> None:
         """Have Keras imported by another process, while this one has other things to do."""
         if self._running is None and "keras" not in sys.modules:

@@ -145,6 +145,13 @@ def canvas(height: float) -> Iterator[Canvas]:
         yield Canvas(height)
 
 
+def get_ready() -> None:
+    """Import what drawing needs, and look its font up: a second, which may pass while something else is awaited."""
+    text_width("0")
+    with canvas(1.0):
+        pass
+
+
 def legend_height(names: Iterable[str]) -> float:
     """Of a legend with two names in a row, in the canvas's units."""
     return ROW * math.ceil(len(list(names)) / 2) + 4
