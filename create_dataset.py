@@ -75,10 +75,7 @@ def parse() -> argparse.Namespace:
         help="of all that is drawn: the same seed writes the same files (from 0; default: %(default)s)",
     )
     output = parser.add_argument_group("what is written")
-    folder = Path(str(defaults["data"]))
-    output.add_argument(
-        "--out", type=Path, default=folder, metavar="DIR", help="folder of the CSVs (default: %(default)s)"
-    )
+    parsing.add_folder(output, "--out", "folder of the CSVs", Path(str(defaults["data"])))
     output.add_argument("--plot", action="store_true", help=f"draw who holds what, too: {PICTURE} (default: no)")
     output.add_argument(
         "--force", action="store_true", help="overwrite files that are not ours, or were changed (default: refuse)"

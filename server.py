@@ -130,7 +130,7 @@ def serve() -> None:
     words = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
     parser = parsing.make_parser(words, examples=EXAMPLES["server.py"])
     parsing.add_settings(parser, Settings, defaults := read_defaults(), leave_out={"data"})
-    flags = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
+    flags = parsing.by_flag(parser.parse_args())
     config = settings_to_resume(Path(flags["resume"]), flags) if flags.get("resume") else {**defaults, **flags}
     settings = Settings.from_config(config)
     settings.check_given(flags)

@@ -20,10 +20,9 @@ from federated_health.streaming import hospital_context
 from federated_health.streaming.capacity import open_files
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
 from federated_health.streaming.grids import call_app
+from federated_health.streaming.outbox import JOIN_METHOD
 from federated_health.tasks import HEART_DISEASE
 from federated_health.terms import write_terms
-
-JOIN = "/flwr.proto.FlowerService/Join"
 
 
 def open_channel(address: str, name: str, identities: Path | None) -> grpc.aio.Channel:
@@ -40,7 +39,7 @@ async def take_part(app: ClientApp, address: str, name: str, identities: Path | 
     terms = write_terms({"protocol": PROTOCOL, **HEART_DISEASE.terms})
     metadata = (("hospital", name), ("terms", terms), ("process", uuid.uuid4().hex))
     async with open_channel(address, name, identities) as channel:
-        join = channel.stream_stream(JOIN, ClientMessage.SerializeToString, ServerMessage.FromString)
+        join = channel.stream_stream(JOIN_METHOD, ClientMessage.SerializeToString, ServerMessage.FromString)
         call = join(metadata=metadata, wait_for_ready=True)
         async for question in call:
             reply = call_app(app, message_from_proto(unwrap(question.fit_ins.parameters)), context)

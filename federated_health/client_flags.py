@@ -73,6 +73,11 @@ def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) 
         choices=tuple(TASKS),
         help=f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})",
     )
+    add_split_seed(group)
+
+
+def add_split_seed(group: "argparse._ArgumentGroup") -> None:
+    """Which patients a hospital holds out; a node of Flower's own has it, too."""
     group.add_argument(
         "--split-seed",
         type=parsing.seed,

@@ -42,6 +42,7 @@ from federated_health.records import (
     METRICS,
     WRONG_COUNTS,
     check_sums,
+    holds_one,
     read_cells,
     read_counts,
     read_floats,
@@ -234,7 +235,7 @@ class Update:
             private: whether it was trained under differential privacy.
             evaluated: the held-out rows that it declared, where it was asked to evaluate first.
         """
-        if [key for key, record in content.items() if isinstance(record, ArrayRecord)] != [ARRAYS]:
+        if not holds_one(content, ArrayRecord, ARRAYS):
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
         metrics = read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())

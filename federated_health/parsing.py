@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.rules import LONGEST_WAIT, plain
+from federated_health.rules import LONGEST_WAIT, flag_of, plain
 from utils import print_error
 
 Number = TypeVar("Number", int, float)
@@ -104,6 +105,21 @@ _readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: num
 """Of a setting's value, by its type; its range is checked with all settings, since Flower's run config is, too."""
 
 
+def add_count(group: Any, flag: str, words: str, default: int | None) -> None:
+    """A flag for a whole number of at least 1."""
+    group.add_argument(flag, type=count, default=default, metavar="N", help=words)
+
+
+def add_folder(group: Any, flag: str, words: str, default: Path) -> None:
+    """A flag for a folder, whose default the help tells."""
+    group.add_argument(flag, type=Path, default=default, metavar="DIR", help=f"{words} (default: %(default)s)")
+
+
+def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
+    """Parsed values under their flags' own names, with dashes, as settings and the run config have them."""
+    return {name.replace("_", "-"): value for name, value in vars(flags).items()}
+
+
 def add_settings(
     parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
 ) -> None:
@@ -113,7 +129,7 @@ def add_settings(
     """
     groups: dict[str, Any] = {}
     for setting in fields(settings):
-        flag = setting.name.replace("_", "-")
+        flag = flag_of(setting)
         if flag in leave_out:
             continue
         default, rules = defaults[flag], setting.metadata

@@ -24,10 +24,14 @@ LARGEST_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 
+def holds_one(content: RecordDict, kind: type, name: str) -> bool:
+    """Whether there is one record of a kind, of this name; by Flower's own views a look copies all records."""
+    return [key for key, record in content.items() if isinstance(record, kind)] == [name]
+
+
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
     """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
-    # Flower's `metric_records` makes a copy of all records at every look.
-    if [key for key, record in content.items() if isinstance(record, MetricRecord)] != [METRICS]:
+    if not holds_one(content, MetricRecord, METRICS):
         raise MalformedMessageError("its reply does not hold exactly one set of metrics")
     metrics = cast(MetricRecord, content[METRICS])
     if not keys <= set(metrics) <= keys | (optional or set()):

@@ -20,41 +20,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     defaults = read_defaults()
     audit = parser.add_argument_group("the audit")
-    folder, usual = Path(str(defaults["data"])), Path("runs/audit")
-    audit.add_argument(
-        "--data",
-        type=Path,
-        default=folder,
-        metavar="DIR",
-        help="folder that create_dataset.py wrote (default: %(default)s)",
-    )
-    audit.add_argument(
-        "--out", type=Path, default=usual, metavar="DIR", help="folder of the results (default: %(default)s)"
-    )
+    parsing.add_folder(audit, "--data", "folder that create_dataset.py wrote", Path(str(defaults["data"])))
+    parsing.add_folder(audit, "--out", "folder of the results", Path("runs/audit"))
     audit.add_argument(
         "--force", action="store_true", help="replace the report where --out holds a run (default: refuse)"
     )
-    audit.add_argument(
-        "--shadows",
-        type=parsing.count,
-        default=32,
-        metavar="N",
-        help="federations of random halves in each setting, each attacked with the others (default: %(default)s)",
-    )
-    audit.add_argument(
-        "--wholes",
-        type=parsing.count,
-        default=5,
-        metavar="N",
-        help="federations of all rows in each setting, for what the model is worth (default: %(default)s)",
-    )
-    audit.add_argument(
-        "--draws",
-        type=parsing.count,
-        default=3,
-        metavar="N",
-        help="updates of each size that are inverted, to rebuild rows from them (default: %(default)s)",
-    )
+    words = "federations of random halves in each setting, each attacked with the others (default: %(default)s)"
+    parsing.add_count(audit, "--shadows", words, 32)
+    words = "federations of all rows in each setting, for what the model is worth (default: %(default)s)"
+    parsing.add_count(audit, "--wholes", words, 5)
+    words = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
+    parsing.add_count(audit, "--draws", words, 3)
     audit.add_argument(
         "--epsilons",
         type=parsing.numbers,
@@ -62,13 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="promises of differential privacy to attack, beside plain and encrypted runs (default: 1,2,4,8)",
     )
-    audit.add_argument(
-        "--jobs",
-        type=parsing.count,
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes at a time (at least 1; default: one a core, %(default)s here)",
-    )
+    words = "processes at a time (at least 1; default: one a core, %(default)s here)"
+    parsing.add_count(audit, "--jobs", words, os.cpu_count())
     parsing.add_settings(parser, Settings, defaults, leave_out=NOT_OF_AN_AUDIT)
 
 
@@ -80,7 +51,7 @@ def attack(flags: argparse.Namespace, app: str) -> None:
     """
     from federated_health.audit import command
 
-    given = {name.replace("_", "-"): value for name, value in vars(flags).items()}
+    given = parsing.by_flag(flags)
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_AN_AUDIT}
     request = command.Request(
         data=flags.data,

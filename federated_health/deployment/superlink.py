@@ -157,8 +157,8 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         if not certificates.is_issued_by(certificate, identity.authority):
             raise CertificateError(f"{path}: was not signed by the authority of {identity.folder}")
         party = certificates.party_of(certificate)
-        is_revoked = revoked and revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)
-        if party.role is not Role.HOSPITAL or is_revoked or certificates.find_lapse(certificate):
+        is_ended = certificates.find_revocation(certificate, revoked) or certificates.find_lapse(certificate)
+        if party.role is not Role.HOSPITAL or is_ended:
             continue
         earlier = found.get(party.name)
         if earlier is None or earlier.not_valid_before_utc <= certificate.not_valid_before_utc:

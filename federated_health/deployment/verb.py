@@ -12,7 +12,6 @@ from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
 from federated_health.deployment.watch import keep_running
 from federated_health.errors import RunError
-from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.processes import process
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
@@ -76,8 +75,7 @@ def add_supernode_flags(parser: Any) -> None:
     which.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
     words = "what is predicted; the CSV is checked against it (default: %(default)s)"
     which.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
-    words = "which patients are held out, for good; no setting of the server moves it (from 0; default: %(default)s)"
-    which.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=words)
+    client_flags.add_split_seed(which)
     connection = parser.add_argument_group("connection")
     words = "folder of this hospital's key and certificate, from which it takes its name"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)

@@ -73,11 +73,11 @@ def _wait_for_superlink(
     Raises:
         JoinError: nothing did, or waiting does not help.
     """
-    pause, has_spoken = FIRST_PAUSE, False
+    has_spoken = False
     while why := find_obstacle(address, identity, max(0.0, deadline - time.monotonic())):
         if (left := deadline - time.monotonic()) <= 0:
             raise JoinError(f"{address}: no SuperLink within {wait:g} s{why}")
         if not has_spoken:
             say(f"waiting up to {left:.0f} s for the SuperLink at {address}{why}")
             has_spoken = True
-        time.sleep(min(pause, left))
+        time.sleep(min(FIRST_PAUSE, left))

@@ -23,47 +23,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     defaults = read_defaults()
     study = parser.add_argument_group("the study")
-    folder, usual = Path(str(defaults["data"])), Path("runs/evidence")
-    study.add_argument(
-        "--data",
-        type=Path,
-        default=folder,
-        metavar="DIR",
-        help="folder that create_dataset.py wrote (default: %(default)s)",
-    )
-    study.add_argument(
-        "--out",
-        type=Path,
-        default=usual,
-        metavar="DIR",
-        help="folder of the results, where a study that was stopped goes on (default: %(default)s)",
-    )
+    parsing.add_folder(study, "--data", "folder that create_dataset.py wrote", Path(str(defaults["data"])))
+    words = "folder of the results, where a study that was stopped goes on"
+    parsing.add_folder(study, "--out", words, Path("runs/evidence"))
     study.add_argument(
         "--force",
         action="store_true",
         help="start anew where --out holds another study, or a run (default: refuse)",
     )
-    study.add_argument(
-        "--folds",
-        type=parsing.count,
-        default=5,
-        metavar="N",
-        help="parts of every hospital's rows, each of them held out once (at least 2; default: %(default)s)",
-    )
-    study.add_argument(
-        "--repeats",
-        type=parsing.count,
-        default=5,
-        metavar="N",
-        help="how often, each time split anew (at least 1; default: %(default)s)",
-    )
-    study.add_argument(
-        "--jobs",
-        type=parsing.count,
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes at a time; no result depends on it (at least 1; default: one a core, %(default)s here)",
-    )
+    words = "parts of every hospital's rows, each of them held out once (at least 2; default: %(default)s)"
+    parsing.add_count(study, "--folds", words, 5)
+    words = "how often, each time split anew (at least 1; default: %(default)s)"
+    parsing.add_count(study, "--repeats", words, 5)
+    words = "processes at a time; no result depends on it (at least 1; default: one a core, %(default)s here)"
+    parsing.add_count(study, "--jobs", words, os.cpu_count())
     study.add_argument(
         "--strategies",
         metavar="A,B,...",
@@ -86,7 +59,7 @@ def gather(flags: argparse.Namespace, app: str) -> None:
     """
     from federated_health.evidence import command
 
-    given = {**read_defaults(), **{name.replace("_", "-"): value for name, value in vars(flags).items()}}
+    given = {**read_defaults(), **parsing.by_flag(flags)}
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}
     strategies = str(given["strategy"]) if flags.strategies is None else flags.strategies
     request = command.Request(

@@ -71,10 +71,8 @@ class Admission:
         of = f"the {role.value}'s certificate"
         if lapse := certificates.find_lapse(certificate):
             return f"{of} {lapse}"
-        listed = self._list.content
-        entry = listed.get_revoked_certificate_by_serial_number(certificate.serial_number) if listed else None
-        if entry is not None:
-            return f"{of} was revoked on {certificates.moment(entry.revocation_date_utc)}"
+        if revoked := certificates.find_revocation(certificate, self._list.content):
+            return f"{of} was revoked on {certificates.moment(revoked)}"
         return None
 
     def refresh(self) -> str | None:

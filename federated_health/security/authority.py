@@ -172,7 +172,6 @@ class Authority:
             certificate = certificates.read_certificates(path)[0]
             if not certificates.is_issued_by(certificate, self.certificate):
                 raise CertificateError(f"{path}: was not issued by this authority")
-            entry = listed.get_revoked_certificate_by_serial_number(certificate.serial_number)
-            when = entry.revocation_date_utc if entry else None
+            when = certificates.find_revocation(certificate, listed)
             found.append(Issued(path, certificates.party_of(certificate), certificate, when))
         yield from sorted(found, key=lambda one: (one.party.name, one.certificate.not_valid_before_utc, one.path))

@@ -199,6 +199,12 @@ def find_lapse(certificate: x509.Certificate) -> str | None:
     return None
 
 
+def find_revocation(certificate: x509.Certificate, listed: x509.CertificateRevocationList | None) -> datetime | None:
+    """When a certificate was taken back, by a list if there is one; None where it was not."""
+    entry = listed.get_revoked_certificate_by_serial_number(certificate.serial_number) if listed else None
+    return entry.revocation_date_utc if entry else None
+
+
 def describe_rest(certificate: x509.Certificate) -> str:
     """How long a certificate is valid yet, in words."""
     now, end = datetime.now(UTC), certificate.not_valid_after_utc
