@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import utils
-from federated_health import parsing
+from federated_health.cli import parsing
+from federated_health.cli.examples import EXAMPLES
 from federated_health.dataset_folder import MANIFEST, PICTURE, write_hospitals
-from federated_health.examples import EXAMPLES
 from federated_health.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
 from federated_health.quality import MINIMUM_PATIENTS
 from federated_health.settings import read_defaults

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from federated_health import parsing
+from federated_health.cli import parsing
+from federated_health.cli.examples import EXAMPLES
 from federated_health.errors import DataError
-from federated_health.examples import EXAMPLES
 from federated_health.metrics import THRESHOLD
 from federated_health.model import load_model, predict_risk, read_description
 from federated_health.patients import read_patients

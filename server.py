@@ -15,9 +15,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import utils
-from federated_health import parsing
+from federated_health.cli import parsing
+from federated_health.cli.examples import EXAMPLES
 from federated_health.course import Course
-from federated_health.examples import EXAMPLES
 from federated_health.federation import Federation
 from federated_health.federations import check_tls, largest_reply, make_federation
 from federated_health.intervals import SMALL_CLASS

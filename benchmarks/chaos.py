@@ -32,8 +32,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from federated_health.cli.processes import door
 from federated_health.dataset_folder import find_hospital
-from federated_health.processes import door
 
 JUDGE_SECONDS = 120.0
 

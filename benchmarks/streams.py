@@ -22,8 +22,8 @@ from pathlib import Path
 
 import light_hospitals  # and finds the project
 
+from federated_health.cli.processes import free_port, process
 from federated_health.federation import Federation
-from federated_health.processes import free_port, process
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import serve_streams

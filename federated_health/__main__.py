@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from federated_health import parsing
-from federated_health.audit import verb as audit
-from federated_health.demo import SCENARIOS, check_demo, run_demo
-from federated_health.deployment import verb as deployment
-from federated_health.evidence import verb as evidence
-from federated_health.examples import EXAMPLES
-from federated_health.security import command as certificates
+from federated_health.cli import audit as audit
+from federated_health.cli import certificates as certificates
+from federated_health.cli import deployment as deployment
+from federated_health.cli import evidence as evidence
+from federated_health.cli import parsing
+from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
+from federated_health.cli.examples import EXAMPLES
 
 CLIENT_APP = "client:app"
 """Where Flower's own runtimes find it, too."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from federated_health import __main__ as verbs
-from federated_health.demo import SCENARIOS
+from federated_health.cli.demo import SCENARIOS
 from federated_health.errors import SettingsError
 from federated_health.sources import Source
 

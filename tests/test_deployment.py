@@ -11,18 +11,18 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-from federated_health import parsing
-from federated_health.deployment import flower, verb
+from federated_health.cli import deployment, parsing
+from federated_health.cli.processes import free_port
+from federated_health.deployment import flower
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
-from federated_health.processes import free_port
 from federated_health.security import Authority, Role, load_identity, make_all_identities
 from federated_health.security.certificates import read_certificates, read_key
 
 VERBS = {
-    "superlink": (verb.add_superlink_flags, verb.run_superlink),
-    "supernode": (verb.add_supernode_flags, verb.run_supernode),
+    "superlink": (deployment.add_superlink_flags, deployment.run_superlink),
+    "supernode": (deployment.add_supernode_flags, deployment.run_supernode),
 }
 
 

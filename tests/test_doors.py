@@ -28,6 +28,7 @@ import server
 import utils
 from federated_health import hospital_results
 from federated_health.checkpoints import CheckpointFolder
+from federated_health.cli.processes import free_port
 from federated_health.dataset_folder import write_hospitals
 from federated_health.errors import DataError, JoinError
 from federated_health.federation import Federation
@@ -35,7 +36,6 @@ from federated_health.messages import ARRAYS, CONFIG, Instructions
 from federated_health.model import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.partitions import Partition, divide
 from federated_health.patients import read_patients
-from federated_health.processes import free_port
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.sources import generate_readmission

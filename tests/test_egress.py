@@ -20,10 +20,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from federated_health.cli.processes import free_port, process
 from federated_health.egress import Ledger, describe
 from federated_health.errors import LedgerError
 from federated_health.names import node_id_of
-from federated_health.processes import free_port, process
 from federated_health.streaming import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
 from federated_health.streaming import outbox as streaming_outbox
 from federated_health.streaming.channels import LARGEST_REPLY

@@ -22,9 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from flwr.app import Context, Message
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
+from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
 from federated_health.names import node_id_of
-from federated_health.processes import free_port
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
 from federated_health.streaming import StreamGrid, absence, report_unfit, serve_streams
 from federated_health.streaming import gate as gate_of_streams

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federated_health.cli.processes import PROJECT
 from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import DataError
 from federated_health.hospital import load_hospital
 from federated_health.patients import read_patients
-from federated_health.processes import PROJECT
 from federated_health.quality import Quality, check_hospital
 from federated_health.sources import generate_readmission
 from federated_health.tasks import HEART_DISEASE, READMISSION, Task

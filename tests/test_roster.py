@@ -13,10 +13,10 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from federated_health import roster
+from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError, RunError
 from federated_health.federation import Federation
 from federated_health.names import node_id_of
-from federated_health.processes import free_port
 from federated_health.replies import Correspondence
 from federated_health.roster import Roster
 from federated_health.settings import Settings

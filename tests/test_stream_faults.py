@@ -19,8 +19,8 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.proto.transport_pb2 import Parameters, ServerMessage
 from grpc import StatusCode
 
+from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
-from federated_health.processes import free_port
 from federated_health.settings import PROJECT_FILE
 from federated_health.streaming import absence as absences
 from federated_health.streaming import backoff, channels, report_unfit, serve_streams

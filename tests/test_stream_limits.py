@@ -19,8 +19,8 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 
+from federated_health.cli.processes import free_port
 from federated_health.names import node_id_of
-from federated_health.processes import free_port
 from federated_health.streaming import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
 from federated_health.streaming import server as streaming_server
 from federated_health.streaming.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, serialise_content, unwrap

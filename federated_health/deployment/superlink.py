@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from federated_health.cli.processes import free_port
 from federated_health.deployment.flower import (
     authority_file,
     check_connection_name,
@@ -21,7 +22,6 @@ from federated_health.deployment.flower import (
     write_connection,
 )
 from federated_health.errors import AddressError, CertificateError, RunError
-from federated_health.processes import free_port
 from federated_health.security import Identity, Role, certificates, files
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
 from federated_health.streaming.channels import split_address

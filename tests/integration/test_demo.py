@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from federated_health import demo
-from federated_health.demo import run_demo
+from federated_health.cli import demo
+from federated_health.cli.demo import run_demo
+from federated_health.cli.processes import door
 from federated_health.errors import RunError
-from federated_health.processes import door
 
 pytestmark = pytest.mark.slow
 

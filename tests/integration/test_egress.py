@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.processes import door, free_port
+from federated_health.cli.processes import door, free_port
 from tests.forks import forked
 from tests.wire import Wire, assert_is_in_ledger, read_lines
 

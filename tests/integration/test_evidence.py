@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.cli.processes import PROJECT, process
 from federated_health.evidence.study import JOURNAL
-from federated_health.processes import PROJECT, process
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.cli.processes import PROJECT, free_port
 from federated_health.deployment.flower import environment
-from federated_health.processes import PROJECT, free_port
 
 pytestmark = pytest.mark.slow
 

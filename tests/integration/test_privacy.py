@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.cli.processes import door, free_port
 from federated_health.privacy.account import Account
-from federated_health.processes import door, free_port
 from tests.forks import forked
 from tests.wire import read_lines
 

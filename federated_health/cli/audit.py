@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from federated_health import parsing
+from federated_health.cli import parsing
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"

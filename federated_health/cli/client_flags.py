@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from federated_health import parsing
+from federated_health.cli import parsing
 from federated_health.hospital import DEFAULT_SPLIT_SEED
 from federated_health.settings import Value
 from federated_health.tasks import TASKS

@@ -7,9 +7,9 @@ from typing import Any
 
 from cryptography import x509
 
-from federated_health import parsing
+from federated_health.cli import parsing
+from federated_health.cli.examples import EXAMPLES
 from federated_health.errors import CertificateError
-from federated_health.examples import EXAMPLES
 from federated_health.security import authority, certificates, files, identity, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.parties import hospital, server

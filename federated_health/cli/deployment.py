@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from federated_health import client_flags, parsing
+from federated_health.cli import client_flags, parsing
+from federated_health.cli.processes import process
 from federated_health.deployment.flower import announce, environment
 from federated_health.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.deployment.supernode import SuperNode
 from federated_health.deployment.watch import keep_running
 from federated_health.errors import RunError
-from federated_health.processes import process
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.tasks import TASKS, get_task
