@@ -12,8 +12,8 @@ import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
 from federated_health.errors import DataError
-from federated_health.metrics import THRESHOLD
-from federated_health.model import load_model, predict_risk, read_description
+from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.networks import load_model, predict_risk, read_description
 from federated_health.patients import read_patients
 from federated_health.run_files import write_text
 from federated_health.tasks import get_task

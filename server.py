@@ -20,8 +20,8 @@ from federated_health.cli.examples import EXAMPLES
 from federated_health.course import Course
 from federated_health.federation import Federation
 from federated_health.federations import check_tls, largest_reply, make_federation
-from federated_health.intervals import SMALL_CLASS
-from federated_health.metrics import THRESHOLD
+from federated_health.ml.bootstrap import SMALL_CLASS
+from federated_health.ml.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity

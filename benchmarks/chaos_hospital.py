@@ -17,7 +17,6 @@ from flwr.proto.transport_pb2 import Parameters
 from federated_health import participation
 from federated_health.appraisal import Appraisal
 from federated_health.hospital import Hospital
-from federated_health.intervals import Interval
 from federated_health.messages import (
     ARRAYS,
     CONFIG,
@@ -30,8 +29,9 @@ from federated_health.messages import (
     TrainingScores,
     Update,
 )
-from federated_health.metrics import Counts
-from federated_health.model import Weights, weight_shapes
+from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.records import METRICS
 from federated_health.weights import weights_from_record
 

@@ -13,7 +13,14 @@ from chaos_faults import Trial
 from chaos_hospital import light_app
 
 from federated_health.federation import Federation
-from federated_health.model import Weights, load_model, predict_risk, read_description, weight_shapes, weights_hash
+from federated_health.ml.networks import (
+    Weights,
+    load_model,
+    predict_risk,
+    read_description,
+    weight_shapes,
+    weights_hash,
+)
 from federated_health.names import FEDERATION
 from federated_health.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.settings import Settings, read_defaults

@@ -20,10 +20,10 @@ import numpy as np
 
 from federated_health.checkpoints import Checkpoint, CheckpointFolder
 from federated_health.messages import Introduction
-from federated_health.metrics import Counts
-from federated_health.model import initial_weights
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import initial_weights
+from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import ColumnSums, Normalisation
 from federated_health.summaries import HospitalRound, Round
 
 

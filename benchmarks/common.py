@@ -19,7 +19,7 @@ from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, load_hospital
 from federated_health.local_model import LocalModel
-from federated_health.metrics import roc_auc
+from federated_health.ml.metrics import roc_auc
 from federated_health.participation import PresentHospital
 from federated_health.partitions import Partition, divide
 from federated_health.settings import Settings

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
 from federated_health.appraisal import Appraisal
-from federated_health.intervals import Interval
 from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
-from federated_health.metrics import Counts
-from federated_health.model import initial_weights, weight_shapes
+from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import initial_weights, weight_shapes
+from federated_health.ml.normalisation import ColumnSums
 from federated_health.replies import accept_replies
-from federated_health.statistics import ColumnSums
 from federated_health.streaming import InProcessGrid
 from federated_health.streaming.decoding import UndecodableError, decode_reply
 from federated_health.tasks import HEART_DISEASE

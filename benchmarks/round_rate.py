@@ -34,11 +34,11 @@ from federated_health.cli.processes import door, free_port, process
 from federated_health.federation import Federation
 from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.local_model import LocalModel
-from federated_health.metrics import count_outcomes, probability
-from federated_health.model import initial_weights
+from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.ml.networks import initial_weights
+from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.security import Identity, Role, load_identity, make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import column_sums, merge_sums, normalisation_from
 from federated_health.streaming import InProcessGrid, StreamGrid, hospital_context, serve_streams
 
 POLL_SECONDS = 0.02

@@ -18,13 +18,13 @@ from flwr.serverapp import Grid
 from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
 from federated_health.messages import Instructions
-from federated_health.metrics import THRESHOLD
+from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.normalisation import Normalisation
 from federated_health.pauses import Pauses
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence
 from federated_health.roster import WORDS_INTERVAL, Roster
 from federated_health.settings import Settings
-from federated_health.statistics import Normalisation
 from federated_health.strategies import write_arguments
 from federated_health.summaries import History, Round
 from federated_health.tally import Tally

@@ -15,11 +15,11 @@ from federated_health.checkpoints import Checkpoint
 from federated_health.course import Course
 from federated_health.errors import RunError
 from federated_health.messages import Evaluation, Instructions, TrainingScores, Update
-from federated_health.metrics import THRESHOLD, Counts, choose_threshold
-from federated_health.model import Weights, initial_weights, weight_shapes
+from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
+from federated_health.ml.networks import Weights, initial_weights, weight_shapes
+from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
 from federated_health.replies import Accepted, Participants
 from federated_health.settings import Settings
-from federated_health.statistics import Normalisation, merge_sums, normalisation_from, public_normalisation
 from federated_health.strategies import STRATEGIES
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.weights import weights_to_record

@@ -33,8 +33,9 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.columns import Measurement
-from federated_health.metrics import Counts
-from federated_health.model import Weights, weight_shapes
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
 from federated_health.names import is_hospital_name
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.records import (
@@ -50,7 +51,6 @@ from federated_health.records import (
     read_number,
     read_whole,
 )
-from federated_health.statistics import ColumnSums, Normalisation, withheld_sums
 from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 

@@ -31,11 +31,11 @@ from federated_health.messages import (
     Update,
     read_proximal_mu,
 )
-from federated_health.metrics import Counts, count_outcomes, figures_of, probability, roc_auc, score_cells
-from federated_health.model import Weights, weight_shapes
+from federated_health.ml.metrics import Counts, count_outcomes, figures_of, probability, roc_auc, score_cells
+from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
 from federated_health.privacy import guard
 from federated_health.privacy.account import Account
-from federated_health.statistics import Normalisation, column_sums, withheld_sums
 from federated_health.streaming.grids import hospital_context
 from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms

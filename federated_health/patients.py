@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.backend import hidden
 from federated_health.columns import Column, Label, Measurement
 from federated_health.errors import DataError
+from federated_health.ml.backend import hidden
 from federated_health.tables import read_table
 from federated_health.tasks import Task
 

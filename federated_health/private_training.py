@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.backend import load_tensorflow
-from federated_health.training import ROW_BUCKET, Array
+from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.training import ROW_BUCKET, Array
 
 tf = load_tensorflow()
 

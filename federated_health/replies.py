@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 
 from federated_health.flower_grids import exchange, registered_names
 from federated_health.messages import Update
-from federated_health.metrics import Counts
-from federated_health.model import Weights
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.records import METRICS
 from federated_health.streaming.grids import FutureGrid

@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.appraisal import PERMUTATIONS
-from federated_health.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.federation import Federation
-from federated_health.intervals import Resampled
 from federated_health.messages import Evaluation
-from federated_health.metrics import MINIMUM_CELL, merge_counts, probability, spread_patients
+from federated_health.ml.bootstrap import Resampled
+from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
+from federated_health.ml.metrics import MINIMUM_CELL, merge_counts, probability, spread_patients
+from federated_health.ml.normalisation import MINIMUM_OBSERVED
 from federated_health.names import FEDERATION
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
@@ -23,7 +24,6 @@ from federated_health.report.sections import (
     who_holds_what,
 )
 from federated_health.report.words import list_some, percent_of
-from federated_health.statistics import MINIMUM_OBSERVED
 from federated_health.summaries import Round
 
 Array = npt.NDArray[np.float64]

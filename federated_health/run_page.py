@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from federated_health.federation import Federation
-from federated_health.intervals import SMALL_CLASS, Interval, Verdict
-from federated_health.metrics import THRESHOLD
-from federated_health.model import weights_hash
+from federated_health.ml.bootstrap import SMALL_CLASS, Interval, Verdict
+from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.networks import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text

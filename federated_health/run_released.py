@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from federated_health.metrics import MINIMUM_CELL
+from federated_health.ml.metrics import MINIMUM_CELL
+from federated_health.ml.normalisation import MINIMUM_OBSERVED
 from federated_health.privacy.plan import PROMISE, PrivacyPlan
 from federated_health.report.page import Block, Bullets, Caution, Section, Text
 from federated_health.report.words import number_of
-from federated_health.statistics import MINIMUM_OBSERVED
 
 
 def privacy_of_run(plan: PrivacyPlan | None, account: str = "") -> Iterator[Section]:

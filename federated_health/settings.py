@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from federated_health.errors import SettingsError
-from federated_health.model import MODELS
+from federated_health.ml.networks import MODELS
 from federated_health.privacy.plan import (
     LARGEST_CLIP,
     LARGEST_EPSILON,

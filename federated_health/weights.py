@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 
-from federated_health.model import Weights
+from federated_health.ml.networks import Weights
 
 NUMPY = "numpy.ndarray"
 """Flower's name for arrays in NumPy's format."""

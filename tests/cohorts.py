@@ -10,7 +10,7 @@ import pandas as pd
 
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.regimes import Protocol
-from federated_health.metrics import probability
+from federated_health.ml.metrics import probability
 from federated_health.settings import Settings, read_defaults
 from federated_health.tasks import HEART_DISEASE
 

@@ -9,13 +9,13 @@ from flwr.clientapp import ClientApp
 
 from federated_health.appraisal import Appraisal
 from federated_health.federation import Federation
-from federated_health.intervals import Interval
 from federated_health.messages import Evaluation, Introduction, Update
-from federated_health.metrics import Counts
+from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Counts
+from federated_health.ml.normalisation import ColumnSums
 from federated_health.report.page import Block, Page, Section, Table
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import ColumnSums
 from federated_health.streaming import InProcessGrid
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.tasks import HEART_DISEASE

@@ -16,14 +16,14 @@ from federated_health.appraisal import Appraisal, appraise, score_alone, weigh_c
 from federated_health.columns import Category, Label, Measurement
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital, Patients, load_hospital
-from federated_health.intervals import Interval, Verdict
 from federated_health.messages import Evaluation, Instructions
-from federated_health.metrics import LARGEST_LOSS, Counts
-from federated_health.model import initial_weights
+from federated_health.ml.bootstrap import Interval, Verdict
+from federated_health.ml.metrics import LARGEST_LOSS, Counts
+from federated_health.ml.networks import initial_weights
+from federated_health.ml.normalisation import Normalisation
 from federated_health.participation import PresentHospital
 from federated_health.records import METRICS
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import Normalisation
 from federated_health.streaming import InProcessGrid
 from federated_health.summaries import summarise_appraisals
 from federated_health.tasks import HEART_DISEASE, Task

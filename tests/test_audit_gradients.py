@@ -17,7 +17,7 @@ from federated_health.audit.gradients import (
     products,
 )
 from federated_health.audit.membership import losses
-from federated_health.model import initial_weights
+from federated_health.ml.networks import initial_weights
 from federated_health.tasks import HEART_DISEASE
 
 Array = npt.NDArray[np.float64]

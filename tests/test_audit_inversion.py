@@ -15,8 +15,8 @@ from federated_health.audit.inversion import (
 )
 from federated_health.audit.views import Step
 from federated_health.columns import Category, Label, Measurement
-from federated_health.model import Weights, initial_weights
-from federated_health.statistics import Normalisation
+from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.normalisation import Normalisation
 from federated_health.tasks import HEART_DISEASE, Task
 
 Array = npt.NDArray[np.float64]
@@ -97,8 +97,8 @@ def test_the_typical_patient_has_medians_and_the_commonest_codes() -> None:
 
 
 def trained(features: Array, labels: Array, order: npt.NDArray[np.int32]) -> tuple[Step, Training]:
-    from federated_health.model import build_head
-    from federated_health.training import LocalTrainer
+    from federated_health.ml.networks import build_head
+    from federated_health.ml.training import LocalTrainer
 
     before = initial_weights(HEART_DISEASE, "mlp", 1)
     after, _ = LocalTrainer(build_head(HEART_DISEASE, "mlp")).train(

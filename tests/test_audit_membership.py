@@ -13,7 +13,7 @@ from federated_health.audit.membership import (
     measure,
     true_positive_rates,
 )
-from federated_health.intervals import Interval
+from federated_health.ml.bootstrap import Interval
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -196,9 +196,9 @@ def test_too_few_shadows_are_refused() -> None:
 
 def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> Array:
     """Log-odds of all rows after training on the first half of them."""
-    from federated_health.model import build_head, initial_weights
+    from federated_health.ml.networks import build_head, initial_weights
+    from federated_health.ml.training import LocalTrainer, batch_order
     from federated_health.tasks import HEART_DISEASE
-    from federated_health.training import LocalTrainer, batch_order
 
     half = len(labels) // 2
     weights = list(initial_weights(HEART_DISEASE, "mlp", seed).values())

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from federated_health.curves import (
+from federated_health.ml.bootstrap import Resampled
+from federated_health.ml.curves import (
     GRID_POINTS,
     LEAST_PATIENTS_OF_A_CLASS,
     Calibration,
@@ -15,8 +16,7 @@ from federated_health.curves import (
     calibration_curve,
     roc_curve,
 )
-from federated_health.intervals import Resampled
-from federated_health.metrics import probability
+from federated_health.ml.metrics import probability
 
 Array = npt.NDArray[np.float64]
 

@@ -148,7 +148,7 @@ def test_spoiled_bytes_are_refused_or_a_vector_and_nothing_else(
 def test_a_process_that_has_tensorflow_already_can_encrypt() -> None:
     """Both bring a protobuf, and TensorFlow's symbols are seen by all that is loaded after it."""
     program = (
-        "from federated_health.backend import load_tensorflow; load_tensorflow()\n"
+        "from federated_health.ml.backend import load_tensorflow; load_tensorflow()\n"
         "import numpy as np\n"
         "from federated_health.encryption.ckks import SecretKey\n"
         "key = SecretKey.from_bytes(SecretKey.make().to_bytes())\n"

@@ -27,8 +27,8 @@ from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
 from federated_health.hospital import load_hospital
 from federated_health.messages import CONFIG, Update
-from federated_health.metrics import count_outcomes, merge_counts, probability, roc_auc
-from federated_health.model import Weights, weight_shapes
+from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
+from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.participation import remembered_model
 from federated_health.report.page import render

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics as reference
 
-from federated_health.curves import calibration
 from federated_health.evidence.figures import (
     PLAIN_FIGURES,
     OutOfFold,
@@ -18,8 +17,9 @@ from federated_health.evidence.figures import (
     figures_of_study,
 )
 from federated_health.evidence.regimes import Fit, Regime, Scored, plan_fits
-from federated_health.intervals import Resampled, Verdict
-from federated_health.metrics import probability
+from federated_health.ml.bootstrap import Resampled, Verdict
+from federated_health.ml.curves import calibration
+from federated_health.ml.metrics import probability
 from tests.cohorts import cohort_of, patients, protocol_of
 
 WAYS = ("own", "federated", "pooled", "without")

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.intervals import Verdict
+from federated_health.ml.bootstrap import Verdict
 from federated_health.report.page import Bullets, Cards, Facts, Page, Picture, Table, Text, render
 from tests.released import blocks, rows, section, titles
 from tests.studies import Labels, study_of

@@ -25,8 +25,8 @@ from federated_health.evidence.regimes import (
     settings_of,
 )
 from federated_health.federation import Federation
-from federated_health.metrics import Counts
-from federated_health.model import weights_hash
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import weights_hash
 from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 

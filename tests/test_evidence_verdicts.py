@@ -11,7 +11,7 @@ from federated_health.columns import Measurement
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
 from federated_health.evidence.study import Journal, fingerprint_of, run_study
-from federated_health.intervals import Verdict
+from federated_health.ml.bootstrap import Verdict
 from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import cohort_of, protocol_of
 

@@ -13,11 +13,11 @@ from federated_health import roster
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.messages import EVALUATE, Evaluation, Introduction, TrainingScores, Update, read_proximal_mu
-from federated_health.metrics import Counts
-from federated_health.model import initial_weights
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import initial_weights
+from federated_health.ml.normalisation import ColumnSums
 from federated_health.names import node_id_of
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import ColumnSums
 from federated_health.strategies import STRATEGIES
 from federated_health.streaming import InProcessGrid, hospital_context
 

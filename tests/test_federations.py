@@ -12,7 +12,7 @@ from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
 from federated_health.federation import Federation
 from federated_health.federations import check_tls, largest_reply, make_federation
-from federated_health.model import weight_shapes
+from federated_health.ml.networks import weight_shapes
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
 from federated_health.tasks import TASKS

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm
 from sklearn.metrics import roc_auc_score
 
-from federated_health import intervals
-from federated_health.intervals import (
+from federated_health.ml import bootstrap
+from federated_health.ml.bootstrap import (
     FEWEST_TO_JUDGE,
     SMALL_CLASS,
     Interval,
@@ -116,7 +116,7 @@ def test_draws_in_chunks_are_the_draws(monkeypatch: pytest.MonkeyPatch, cells: i
     times = resample(labels, 13, seed=0)
     expected = [roc_auc_score(labels, scores, sample_weight=draw) for draw in times.T]
 
-    monkeypatch.setattr(intervals, "_CELLS_AT_ONCE", cells)
+    monkeypatch.setattr(bootstrap, "_CELLS_AT_ONCE", cells)
 
     np.testing.assert_allclose(roc_auc_draws(scores, labels, times), expected, atol=1e-12)
 

@@ -14,9 +14,9 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from federated_health.columns import Measurement
 from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update, read_proximal_mu
-from federated_health.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
+from federated_health.ml.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
+from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
 from federated_health.names import is_hospital_name
-from federated_health.statistics import ColumnSums, Normalisation, column_sums
 from federated_health.tasks import HEART_DISEASE
 from federated_health.weights import MalformedMessageError, weights_from_record, weights_to_record
 

@@ -13,7 +13,7 @@ from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 
 from federated_health.hospital import split_rows
-from federated_health.metrics import (
+from federated_health.ml.metrics import (
     CELL_STEP,
     MINIMUM_CELL,
     MOST_CELLS,

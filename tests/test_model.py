@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.backend import load_keras
 from federated_health.columns import Category, Label, Measurement
 from federated_health.errors import DataError
-from federated_health.model import (
+from federated_health.ml.backend import load_keras
+from federated_health.ml.networks import (
     MODELS,
     Weights,
     build_encoder,
@@ -32,7 +32,7 @@ from federated_health.model import (
     weight_shapes,
     weights_hash,
 )
-from federated_health.statistics import Normalisation
+from federated_health.ml.normalisation import Normalisation
 from federated_health.tasks import HEART_DISEASE, Task
 from tests.conftest import PROJECT
 
@@ -291,7 +291,7 @@ def test_a_model_file_describes_itself(tmp_path: Path, tiny_model: Any) -> None:
 def test_the_description_is_read_without_keras(tmp_path: Path, tiny_model: Any) -> None:
     save_model(tmp_path / "model.keras", tiny_model, {"task": "tiny-task"})
     code = (
-        "import sys; from pathlib import Path; from federated_health.model import read_description; "
+        "import sys; from pathlib import Path; from federated_health.ml.networks import read_description; "
         f"print(read_description(Path({str(tmp_path / 'model.keras')!r}))['task'], 'keras' in sys.modules, "
         "'tensorflow' in sys.modules)"
     )

@@ -18,13 +18,13 @@ from federated_health.federation import Federation
 from federated_health.hospital import Hospital, load_hospital
 from federated_health.hospital_results import save_results
 from federated_health.messages import Instructions, Introduction, Update
-from federated_health.model import Weights, initial_weights, read_description, weights_hash
+from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
+from federated_health.ml.normalisation import public_normalisation
 from federated_health.names import node_id_of
 from federated_health.participation import PresentHospital
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.settings import Settings, read_defaults
-from federated_health.statistics import public_normalisation
 from federated_health.streaming import InProcessGrid
 from federated_health.tasks import HEART_DISEASE
 from federated_health.terms import write_terms
@@ -122,7 +122,7 @@ def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hosp
 
 @pytest.mark.slow
 def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
-    from federated_health.backend import load_tensorflow
+    from federated_health.ml.backend import load_tensorflow
 
     def trained() -> Weights:
         random.seed(1)

@@ -14,8 +14,8 @@ from federated_health import run_curves, run_page
 from federated_health.dataset_folder import find_hospital
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation
-from federated_health.metrics import Counts
-from federated_health.model import weights_hash
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import weights_hash
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
 from federated_health.report.svg import MOST_ROWS
 from federated_health.run_page import page_of_run

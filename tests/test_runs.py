@@ -17,7 +17,7 @@ from federated_health import run_files, runs, saving
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.model import read_description
+from federated_health.ml.networks import read_description
 from federated_health.report.page import Page
 from federated_health.run_files import make_folder, write_json, write_report, write_text
 from federated_health.runs import RunFolder, read_checkpoint, settings_to_resume

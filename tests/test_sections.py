@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from federated_health.curves import Curve
-from federated_health.intervals import Interval, Verdict
+from federated_health.ml.bootstrap import Interval, Verdict
+from federated_health.ml.curves import Curve
 from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
 from federated_health.report.sections import (
     confusion_section,

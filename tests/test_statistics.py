@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.errors import RunError
-from federated_health.statistics import MINIMUM_OBSERVED, ColumnSums, column_sums, merge_sums, normalisation_from
+from federated_health.ml.normalisation import MINIMUM_OBSERVED, ColumnSums, column_sums, merge_sums, normalisation_from
 
 NAN = math.nan
 Rows = npt.NDArray[np.float64]

@@ -21,8 +21,8 @@ from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import CheckpointError, SettingsError
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Update
-from federated_health.metrics import Counts
-from federated_health.model import Weights
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights
 from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
 from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import (

@@ -10,11 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.backend import load_tensorflow
 from federated_health.columns import Category, Label, Measurement
 from federated_health.hospital import Hospital, load_hospital
-from federated_health.model import MODELS, Weights, build_encoder, build_head, encode, initial_weights, weight_shapes
-from federated_health.statistics import Normalisation, column_sums, merge_sums, normalisation_from
+from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.networks import (
+    MODELS,
+    Weights,
+    build_encoder,
+    build_head,
+    encode,
+    initial_weights,
+    weight_shapes,
+)
+from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
 from federated_health.tasks import HEART_DISEASE, Task
 
 pytestmark = pytest.mark.slow
@@ -36,7 +44,7 @@ TINY = Task(
 @pytest.fixture(scope="module")
 def training() -> ModuleType:
     load_tensorflow()
-    from federated_health import training
+    from federated_health.ml import training
 
     return training
 

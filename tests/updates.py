@@ -4,7 +4,7 @@ import numpy as np
 from flwr.app import Error, Message, RecordDict
 
 from federated_health.messages import Update
-from federated_health.model import Weights
+from federated_health.ml.networks import Weights
 from federated_health.replies import Accepted, Rejected, accept_replies
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}

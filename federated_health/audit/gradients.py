@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.metrics import probability
-from federated_health.model import Weights
+from federated_health.ml.metrics import probability
+from federated_health.ml.networks import Weights
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]

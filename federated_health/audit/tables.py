@@ -5,7 +5,7 @@ from typing import Any
 
 from federated_health.audit.figures import ATTACKS, ENCRYPTED
 from federated_health.audit.plan import AVERAGES, FINAL, UPDATES
-from federated_health.intervals import Interval
+from federated_health.ml.bootstrap import Interval
 from federated_health.report.words import NOT_DEFINED, number_of, percent_of, with_interval
 
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}

@@ -28,8 +28,8 @@ from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.hospital import Hospital
-from federated_health.metrics import roc_auc
-from federated_health.model import build_encoder, encode
+from federated_health.ml.metrics import roc_auc
+from federated_health.ml.networks import build_encoder, encode
 from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
 
@@ -157,7 +157,7 @@ def _invert(trial: Shrunken, plan: Plan, settings: Settings, app: ClientApp) -> 
 
 def _training_of(settings: Settings, hospital: str, rows: int) -> Training:
     """What the server knows of the first round's local training: the very batches, unless these are private."""
-    from federated_health.training import batch_order  # brings TensorFlow
+    from federated_health.ml.training import batch_order  # brings TensorFlow
 
     if settings.dp_epsilon:
         order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))

@@ -27,7 +27,7 @@ from federated_health.audit.gradients import (
 )
 from federated_health.audit.membership import losses
 from federated_health.messages import ARRAYS
-from federated_health.model import Weights
+from federated_health.ml.networks import Weights
 from federated_health.streaming import InProcessGrid
 
 TRAIN = "train"

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from federated_health.errors import CheckpointError
 from federated_health.messages import Introduction
-from federated_health.model import Weights
+from federated_health.ml.networks import Weights
+from federated_health.ml.normalisation import Normalisation
 from federated_health.settings import OPERATIONAL, Value
-from federated_health.statistics import Normalisation
 from federated_health.summaries import Round
 from federated_health.tasks import Task
 from federated_health.terms import find_difference

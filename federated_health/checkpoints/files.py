@@ -17,7 +17,7 @@ from federated_health.checkpoints.checkpoint import Checkpoint
 from federated_health.checkpoints.history import DamagedCheckpointError, Position
 from federated_health.errors import CheckpointError
 from federated_health.messages import Introduction
-from federated_health.statistics import ColumnSums, Normalisation
+from federated_health.ml.normalisation import ColumnSums, Normalisation
 
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"

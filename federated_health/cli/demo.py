@@ -17,7 +17,7 @@ from typing import Any
 from federated_health.cli.processes import door, free_port, interrupt, process
 from federated_health.dataset_folder import read_manifest
 from federated_health.errors import RunError
-from federated_health.metrics import roc_auc
+from federated_health.ml.metrics import roc_auc
 from federated_health.readmission import generate_patients, held_out_probability
 from federated_health.run_files import METRICS, MODEL, REPORT
 from federated_health.security import make_all_identities

@@ -25,9 +25,9 @@ from federated_health.encryption.participation import (
     read_threshold,
 )
 from federated_health.errors import SettingsError
-from federated_health.intervals import SMALL_CLASS
 from federated_health.messages import ARRAYS, CONFIG
-from federated_health.metrics import Counts, figures_of, roc_auc_from_cells
+from federated_health.ml.bootstrap import SMALL_CLASS
+from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_cells
 from federated_health.participation import evaluate_round
 from federated_health.records import METRICS
 from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults

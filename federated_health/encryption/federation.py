@@ -19,10 +19,10 @@ from federated_health.encryption.keys import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyNews
 from federated_health.errors import CheckpointError, RunError
 from federated_health.messages import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
-from federated_health.model import weight_shapes
+from federated_health.ml.networks import weight_shapes
+from federated_health.ml.normalisation import Normalisation
 from federated_health.replies import Accepted
 from federated_health.settings import LEAST_ENCRYPTED, OPERATIONAL, Settings
-from federated_health.statistics import Normalisation
 from federated_health.strategies import STRATEGIES
 from federated_health.summaries import HospitalRound, Round
 

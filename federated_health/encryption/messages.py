@@ -26,7 +26,7 @@ from federated_health.encryption.ckks import CHUNK_BYTES, Adder, Encrypted, numb
 from federated_health.encryption.envelopes import LARGEST_ENVELOPE, LARGEST_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages import NUM_EXAMPLES
-from federated_health.model import weight_shapes
+from federated_health.ml.networks import weight_shapes
 from federated_health.records import METRICS, read_metrics, read_whole
 from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError, size_of

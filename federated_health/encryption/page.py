@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from federated_health.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.encryption.closing import Result
 from federated_health.encryption.vectors import BINS, read_histogram
-from federated_health.intervals import Resampled
 from federated_health.messages import Instructions
-from federated_health.metrics import Counts, probability
+from federated_health.ml.bootstrap import Resampled
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
+from federated_health.ml.metrics import Counts, probability
 from federated_health.names import FEDERATION
 from federated_health.report.page import Bullets, Page, Section, Text
 from federated_health.report.sections import (

@@ -34,8 +34,9 @@ from federated_health.encryption.messages import (
 from federated_health.errors import EncryptionError
 from federated_health.hospital import Hospital
 from federated_health.messages import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
-from federated_health.metrics import THRESHOLD, choose_threshold
-from federated_health.model import Weights, initial_weights, weight_shapes
+from federated_health.ml.metrics import THRESHOLD, choose_threshold
+from federated_health.ml.networks import Weights, initial_weights, weight_shapes
+from federated_health.ml.normalisation import public_normalisation
 from federated_health.participation import (
     appraise_model,
     evaluate_finally,
@@ -45,7 +46,6 @@ from federated_health.participation import (
     train_round,
 )
 from federated_health.privacy import guard
-from federated_health.statistics import public_normalisation
 from federated_health.summaries import HospitalRound
 from federated_health.weights import MalformedMessageError, distance_between, weights_from_record, weights_to_record
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from federated_health.columns import Measurement
 from federated_health.encryption.ckks import ERROR, SLOTS
 from federated_health.errors import EncryptionError
-from federated_health.metrics import Counts
-from federated_health.model import Weights
-from federated_health.statistics import MINIMUM_OBSERVED, Normalisation, column_sums
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights
+from federated_health.ml.normalisation import MINIMUM_OBSERVED, Normalisation, column_sums
 from federated_health.summaries import HospitalRound
 
 Vector = npt.NDArray[np.float64]

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.curves import calibration
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.regimes import Fit, Protocol, Regime
 from federated_health.evidence.study import Results
-from federated_health.intervals import (
+from federated_health.ml.bootstrap import (
     DRAWS,
     Drawn,
     Interval,
@@ -34,7 +33,8 @@ from federated_health.intervals import (
     judge,
     rarer_class,
 )
-from federated_health.metrics import probability
+from federated_health.ml.curves import calibration
+from federated_health.ml.metrics import probability
 
 PLAIN_FIGURES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
 

@@ -14,7 +14,7 @@ from federated_health.evidence.pictures import (
 )
 from federated_health.evidence.regimes import INNER_FOLDS, Protocol, Regime
 from federated_health.evidence.study import Results
-from federated_health.intervals import Interval
+from federated_health.ml.bootstrap import Interval
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import (

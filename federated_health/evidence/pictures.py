@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import Scores
 from federated_health.evidence.regimes import Fit, Protocol, Regime
 from federated_health.evidence.study import Results
-from federated_health.intervals import Resampled, rarer_class
-from federated_health.metrics import count_outcomes, probability
+from federated_health.ml.bootstrap import Resampled, rarer_class
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
+from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
     calibration_section,

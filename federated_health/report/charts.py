@@ -7,7 +7,7 @@ Each function raises ValueError where there is nothing to draw.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from federated_health.intervals import Interval
+from federated_health.ml.bootstrap import Interval
 from federated_health.names import FEDERATION
 from federated_health.report.svg import (
     BOLD,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from federated_health.curves import CalibrationCurve, Curve
+from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.report.svg import (
     BOLD,
     DARKEST,

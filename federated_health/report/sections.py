@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health import __version__
-from federated_health.curves import CalibrationCurve, Curve
-from federated_health.intervals import Interval, Verdict
+from federated_health.ml.bootstrap import Interval, Verdict
+from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.report.charts import draw_importance, draw_labels
 from federated_health.report.page import (
     Block,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from federated_health.intervals import FEWEST_TO_JUDGE, LEVEL, SMALL_CLASS, Interval, Verdict
+from federated_health.ml.bootstrap import FEWEST_TO_JUDGE, LEVEL, SMALL_CLASS, Interval, Verdict
 from federated_health.report.page import Table
 from federated_health.report.svg import MINUS, MOST_ROWS
 

@@ -15,7 +15,7 @@ import pytest
 
 from federated_health.cli.processes import PROJECT, door, free_port, process
 from federated_health.dataset_folder import find_hospital
-from federated_health.model import load_model, read_description
+from federated_health.ml.networks import load_model, read_description
 from federated_health.security import make_all_identities
 from tests.forks import Fork, forked
 from tests.memory import find_in, find_in_folder, find_in_process, runs_of

@@ -21,7 +21,7 @@ import client
 from federated_health.cli.processes import door, free_port, process
 from federated_health.dataset_folder import find_hospital, write_hospitals
 from federated_health.federation import Federation
-from federated_health.model import read_description, weights_hash
+from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.partitions import Partition, divide
 from federated_health.security import make_all_identities

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.backend import load_keras
 from federated_health.columns import Measurement
 from federated_health.errors import DataError
-from federated_health.statistics import Normalisation
+from federated_health.ml.backend import load_keras
+from federated_health.ml.normalisation import Normalisation
 from federated_health.tasks import Task
 
 MODELS = ("mlp", "logistic")

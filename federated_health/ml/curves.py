@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.intervals import LEVEL, Draws, Resampled, rarer_class
-from federated_health.metrics import probability
+from federated_health.ml.bootstrap import LEVEL, Draws, Resampled, rarer_class
+from federated_health.ml.metrics import probability
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.backend import load_tensorflow
+from federated_health.ml.backend import load_tensorflow
 
 tf = load_tensorflow()
 
