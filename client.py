@@ -20,14 +20,14 @@ import utils
 from federated_health import answers, egress_page, participation, privacy_page
 from federated_health.cli import client_flags, parsing
 from federated_health.cli.examples import EXAMPLES
+from federated_health.data.data_check import check_hospital
+from federated_health.data.hospital import load_hospital
 from federated_health.egress import Ledger
 from federated_health.errors import DataError, LedgerError
-from federated_health.hospital import load_hospital
 from federated_health.hospital_results import save_results
 from federated_health.ml.backend import load_tensorflow
 from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy.guard import BUDGET
-from federated_health.quality import check_hospital
 from federated_health.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults

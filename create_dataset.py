@@ -9,11 +9,11 @@ from pathlib import Path
 import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.dataset_folder import MANIFEST, PICTURE, write_hospitals
-from federated_health.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
-from federated_health.quality import MINIMUM_PATIENTS
+from federated_health.data.data_check import MINIMUM_PATIENTS
+from federated_health.data.dataset_folder import MANIFEST, PICTURE, write_hospitals
+from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
+from federated_health.data.sources.read import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.settings import read_defaults
-from federated_health.sources import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 
 GENERATED = "readmission"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from common import measure, quieten, summarise, write_source
 
-from federated_health.partitions import Partition
+from federated_health.data.partitions import Partition
+from federated_health.data.sources.read import read_source, read_uci
 from federated_health.settings import Settings, read_defaults
-from federated_health.sources import read_source, read_uci
 
 
 def main() -> None:

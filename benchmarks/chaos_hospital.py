@@ -16,7 +16,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health import participation
 from federated_health.appraisal import Appraisal
-from federated_health.hospital import Hospital
+from federated_health.data.hospital import Hospital
 from federated_health.messages import (
     ARRAYS,
     CONFIG,

@@ -12,6 +12,7 @@ import numpy as np
 from chaos_faults import Trial
 from chaos_hospital import light_app
 
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.federation import Federation
 from federated_health.ml.networks import (
     Weights,
@@ -25,7 +26,6 @@ from federated_health.names import FEDERATION
 from federated_health.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.tasks import HEART_DISEASE
 
 VERDICT = "verdict.json"
 

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 from common import measure, quieten, summarise, write_uci
 
-from federated_health.hospital import DEFAULT_SPLIT_SEED, split_rows
-from federated_health.patients import read_patients
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, split_rows
+from federated_health.data.patients import read_patients
+from federated_health.data.tasks import Task
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import Task
 
 INNER_SEEDS = range(10)
 LEARNING_RATES = (0.02, 0.05, 0.1)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from federated_health.hospital import Hospital, Patients
-from federated_health.layouts import HOSPITAL_COLUMN
-from federated_health.tasks import HEART_DISEASE
+from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN
+from federated_health.data.tasks import HEART_DISEASE
 
 DROPPED_COLUMNS = ("slope", "ca", "thal")
 TRAIN_FRACTION = 0.66

@@ -23,9 +23,9 @@ from common import write_source
 from measuring import LINEAR, descendants, growth, judged, memory_of, show, significant
 from round_rate import time_engine
 
-from federated_health.partitions import Partition
+from federated_health.data.partitions import Partition
+from federated_health.data.sources.read import generate_readmission
 from federated_health.settings import Settings, read_defaults
-from federated_health.sources import generate_readmission
 
 HOSPITALS = (4, 16, 64, 256, 1000)
 VIRTUAL = (10, 100, 1000)

@@ -16,12 +16,12 @@ from flwr.clientapp import ClientApp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.egress import Ledger
 from federated_health.messages import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.streaming import hospital_context, join_federation
-from federated_health.tasks import HEART_DISEASE
 
 ROWS = 40
 COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
 from federated_health.appraisal import Appraisal
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
@@ -27,7 +28,6 @@ from federated_health.ml.normalisation import ColumnSums
 from federated_health.replies import accept_replies
 from federated_health.streaming import InProcessGrid
 from federated_health.streaming.decoding import UndecodableError, decode_reply
-from federated_health.tasks import HEART_DISEASE
 
 TASK = HEART_DISEASE
 NODE = 7

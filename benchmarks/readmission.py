@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from common import measure, quieten, summarise, write_source
 
-from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
+from federated_health.data.partitions import Partition
+from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.readmission import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.data.tasks import READMISSION
 from federated_health.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
-from federated_health.partitions import Partition
-from federated_health.readmission import expected_roc_auc, generate_patients, held_out_probability
 from federated_health.settings import Settings, read_defaults
-from federated_health.sources import generate_readmission
-from federated_health.tasks import READMISSION
 
 
 def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -31,8 +31,8 @@ from measuring import descendants, describe, judged, show, times_as_long
 
 import client
 from federated_health.cli.processes import door, free_port, process
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.federation import Federation
-from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights

@@ -23,11 +23,11 @@ from pathlib import Path
 import light_hospitals  # and finds the project
 
 from federated_health.cli.processes import free_port, process
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.federation import Federation
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import serve_streams
-from federated_health.tasks import HEART_DISEASE
 
 EARLY_ROUND = 10
 PROCESSES = 4

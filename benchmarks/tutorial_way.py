@@ -21,11 +21,11 @@ from flwr.client import NumPyClient, start_client
 from flwr.server import ServerConfig, start_server
 from flwr.server.strategy import FedAvg
 
-from federated_health.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import HIDDEN_UNITS, build_encoder, encode
 from federated_health.ml.normalisation import column_sums, normalisation_from
-from federated_health.tasks import HEART_DISEASE
 
 HOSPITALS = 4
 

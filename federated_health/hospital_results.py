@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flwr.app import Context, MetricRecord
 
+from federated_health.data.tasks import get_task
 from federated_health.encryption import results
 from federated_health.messages import Instructions
 from federated_health.ml.networks import Weights, weights_hash
@@ -14,7 +15,6 @@ from federated_health.report.words import MEANINGS, figure, figures_table, numbe
 from federated_health.run_files import MODEL, REPORT, save_final_model, write_report
 from federated_health.run_page import FIGURES
 from federated_health.run_released import privacy_of_run, released_by_hospitals
-from federated_health.tasks import get_task
 
 
 def save_results(folder: Path, context: Context, told: Instructions, weights: Weights) -> str:

@@ -6,14 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.hospital import Hospital
+from federated_health.data.hospital import Hospital
+from federated_health.data.tasks import Task
 from federated_health.ml.networks import Weights, build_encoder, build_head, encode
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.private_training import PrivateTrainer
-from federated_health.tasks import Task
 
 
 class Recipe(Protocol):

@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from federated_health.columns import Measurement
+from federated_health.data.columns import Measurement
+from federated_health.data.tasks import Task
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
@@ -51,7 +52,6 @@ from federated_health.records import (
     read_number,
     read_whole,
 )
-from federated_health.tasks import Task
 from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 
 STATISTICS = "query.statistics"

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from federated_health.dataset_folder import find_hospital, read_manifest
+from federated_health.data.dataset_folder import find_hospital, read_manifest
+from federated_health.data.tasks import Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.names import FEDERATION, is_hospital_name
-from federated_health.tasks import Task, get_task
 
 
 @dataclass(frozen=True)

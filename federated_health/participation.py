@@ -15,9 +15,10 @@ import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from federated_health.appraisal import Appraisal, appraise
-from federated_health.dataset_folder import find_hospital
+from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.messages import (
     ARRAYS,
     CONFIG,
@@ -37,7 +38,6 @@ from federated_health.ml.normalisation import Normalisation, column_sums, withhe
 from federated_health.privacy import guard
 from federated_health.privacy.account import Account
 from federated_health.streaming.grids import hospital_context
-from federated_health.tasks import get_task
 from federated_health.terms import find_difference, read_terms
 from federated_health.weights import weights_from_record, weights_to_record
 

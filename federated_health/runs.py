@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.course import Course
+from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
 from federated_health.folders import locked_folder
@@ -30,7 +31,6 @@ from federated_health.run_page import page_of_run
 from federated_health.saving import Saver
 from federated_health.settings import Settings, Value
 from federated_health.summaries import Round
-from federated_health.tables import hash_file
 
 logger = logging.getLogger(__name__)
 

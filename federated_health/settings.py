@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml.networks import MODELS
 from federated_health.privacy.plan import (
@@ -22,7 +23,6 @@ from federated_health.privacy.plan import (
 from federated_health.rules import LONGEST_WAIT, check, flag_of, is_whole_for, setting
 from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.strategy_declaration import Arguments
-from federated_health.tasks import TASKS, Task, get_task
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 

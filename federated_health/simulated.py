@@ -7,10 +7,10 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from federated_health.dataset_folder import read_manifest
+from federated_health.data.data_check import MINIMUM_PATIENTS
+from federated_health.data.dataset_folder import read_manifest
 from federated_health.errors import DataError, SettingsError
 from federated_health.flower_grids import is_simulation
-from federated_health.quality import MINIMUM_PATIENTS
 from federated_health.settings import Settings
 
 

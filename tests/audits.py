@@ -19,9 +19,9 @@ from federated_health.audit.plan import (
     Trial,
     Worth,
 )
-from federated_health.hospital import Hospital, patients_of
+from federated_health.data.hospital import Hospital, patients_of
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import patients
 
 LEAKS = {"plain": 2.0, "epsilon 8": 0.5, "epsilon 1": 0.0}

@@ -16,9 +16,9 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
-from federated_health.dataset_folder import write_hospitals
-from federated_health.partitions import Partition, divide
-from federated_health.sources import Source, read_uci
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.read import Source, read_uci
 
 if TYPE_CHECKING:
     from xdist.remote import Producer

@@ -8,6 +8,7 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from federated_health.appraisal import Appraisal
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation, Introduction, Update
 from federated_health.ml.bootstrap import Interval
@@ -18,7 +19,6 @@ from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
-from federated_health.tasks import HEART_DISEASE
 
 COLUMNS = HEART_DISEASE.column_names
 OTHERS = {"SHA-256 of model.keras": "abc123"}

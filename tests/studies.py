@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import Scores, collect_scores, figures_of_study
 from federated_health.evidence.page import page_of_study
 from federated_health.evidence.regimes import Protocol, Regime, Scored, plan_fits
 from federated_health.evidence.study import Results
 from federated_health.report.page import Page
-from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]

@@ -13,9 +13,10 @@ from flwr.app import MetricRecord, RecordDict
 
 from federated_health import participation
 from federated_health.appraisal import Appraisal, appraise, score_alone, weigh_columns
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.hospital import Hospital, Patients, load_hospital
+from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.federation import Federation
-from federated_health.hospital import Hospital, Patients, load_hospital
 from federated_health.messages import Evaluation, Instructions
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.metrics import LARGEST_LOSS, Counts
@@ -26,7 +27,6 @@ from federated_health.records import METRICS
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
 from federated_health.summaries import summarise_appraisals
-from federated_health.tasks import HEART_DISEASE, Task
 from federated_health.weights import MalformedMessageError
 from tests.test_messages import over_the_wire
 

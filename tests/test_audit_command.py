@@ -16,10 +16,10 @@ from federated_health.audit import command
 from federated_health.audit.command import Request, name_of
 from federated_health.audit.membership import measure
 from federated_health.audit.plan import Outcome, Plan, Trial
-from federated_health.dataset_folder import write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.read import Source
 from federated_health.errors import RunError
-from federated_health.partitions import Partition, divide
-from federated_health.sources import Source
 from tests.audits import LEAKS, Audit
 
 Verb = Callable[..., tuple[int, str, str]]

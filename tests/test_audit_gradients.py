@@ -17,8 +17,8 @@ from federated_health.audit.gradients import (
     products,
 )
 from federated_health.audit.membership import losses
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
-from federated_health.tasks import HEART_DISEASE
 
 Array = npt.NDArray[np.float64]
 GENERATOR = np.random.default_rng(1)

@@ -14,10 +14,10 @@ from federated_health.audit.inversion import (
     typical,
 )
 from federated_health.audit.views import Step
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.tasks import HEART_DISEASE, Task
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")

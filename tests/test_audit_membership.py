@@ -196,9 +196,9 @@ def test_too_few_shadows_are_refused() -> None:
 
 def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> Array:
     """Log-odds of all rows after training on the first half of them."""
+    from federated_health.data.tasks import HEART_DISEASE
     from federated_health.ml.networks import build_head, initial_weights
     from federated_health.ml.training import LocalTrainer, batch_order
-    from federated_health.tasks import HEART_DISEASE
 
     half = len(labels) // 2
     weights = list(initial_weights(HEART_DISEASE, "mlp", seed).values())
@@ -214,7 +214,7 @@ def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> 
 @pytest.mark.parametrize("epochs", [0, 400])
 def test_an_overfitted_model_is_found_by_its_losses_and_an_untrained_one_is_not(epochs: int) -> None:
     """Twenty patients whose labels no column explains: a model can only learn them by heart."""
-    from federated_health.tasks import HEART_DISEASE
+    from federated_health.data.tasks import HEART_DISEASE
 
     generator = np.random.default_rng(8)
     scores = []

@@ -19,11 +19,11 @@ from federated_health.audit.plan import (
     Whole,
 )
 from federated_health.audit.trials import run_trial
-from federated_health.dataset_folder import find_hospital
+from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.hospital import load_hospital
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import HEART_DISEASE
 from tests.audits import hospitals_of, plan_of
 
 

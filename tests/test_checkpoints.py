@@ -21,9 +21,9 @@ from hypothesis.extra import numpy as arrays
 from federated_health.checkpoints import CheckpointFolder, check_settings, settings_hash
 from federated_health.checkpoints.files import read_checkpoint, write_checkpoint
 from federated_health.checkpoints.history import DamagedCheckpointError, Position
+from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError, RunError
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import HEART_DISEASE, READMISSION
 from tests.checkpoints import checkpoint_of, parts_of
 
 POSITION = Position(3, 100, "ab" * 32)

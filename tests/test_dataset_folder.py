@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from federated_health.dataset_folder import find_hospital, read_manifest, write_hospitals
+from federated_health.data.dataset_folder import find_hospital, read_manifest, write_hospitals
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.read import Source
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
-from federated_health.partitions import Partition, divide
-from federated_health.sources import Source
-from federated_health.tasks import HEART_DISEASE
 
 
 def tables(*names: str) -> dict[str, pd.DataFrame]:

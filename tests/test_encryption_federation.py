@@ -16,7 +16,9 @@ from flwr.clientapp import ClientApp
 
 from federated_health import answers, participation
 from federated_health.checkpoints import CheckpointFolder
-from federated_health.dataset_folder import find_hospital
+from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
@@ -25,7 +27,6 @@ from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
-from federated_health.hospital import load_hospital
 from federated_health.messages import CONFIG, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
@@ -35,7 +36,6 @@ from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.tasks import HEART_DISEASE
 
 pytestmark = pytest.mark.slow
 

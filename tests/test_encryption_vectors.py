@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from federated_health.data.tasks import HEART_DISEASE, TASKS
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS
 from federated_health.encryption.vectors import BINS, FinalSums
@@ -18,7 +19,6 @@ from federated_health.ml.metrics import (
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.summaries import HospitalRound
-from federated_health.tasks import HEART_DISEASE, TASKS
 
 MEASUREMENTS = HEART_DISEASE.measurements
 NOISE = 6e-9

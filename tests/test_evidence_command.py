@@ -12,13 +12,13 @@ import pytest
 
 import utils
 from federated_health import __main__ as verbs
-from federated_health.dataset_folder import write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.read import Source
 from federated_health.errors import RunError, UserError
 from federated_health.evidence import command
 from federated_health.evidence.command import Request
 from federated_health.evidence.study import JOURNAL
-from federated_health.partitions import Partition, divide
-from federated_health.sources import Source
 from tests.studies import Study, study_of
 from tests.test_evidence_page import LABELS, score
 

@@ -11,6 +11,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from federated_health import participation
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
 from federated_health.evidence import regimes
 from federated_health.evidence.cohort import Cohort, Split
@@ -27,7 +28,6 @@ from federated_health.evidence.regimes import (
 from federated_health.federation import Federation
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
-from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]

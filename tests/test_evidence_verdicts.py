@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.columns import Measurement
+from federated_health.data.columns import Measurement
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.evidence.cohort import Cohort
 from federated_health.evidence.figures import collect_scores, figures_of_study
 from federated_health.evidence.study import Journal, fingerprint_of, run_study
 from federated_health.ml.bootstrap import Verdict
-from federated_health.tasks import HEART_DISEASE
 from tests.cohorts import cohort_of, protocol_of
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 from flwr.clientapp import ClientApp
 
 from federated_health import messages
+from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
@@ -15,7 +16,6 @@ from federated_health.federations import check_tls, largest_reply, make_federati
 from federated_health.ml.networks import weight_shapes
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
-from federated_health.tasks import TASKS
 from federated_health.weights import size_of
 
 PLAIN = Settings.from_config(read_defaults())

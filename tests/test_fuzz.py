@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 import client
 import create_dataset
 import utils
-from federated_health.dataset_folder import read_manifest
-from federated_health.layouts import KAGGLE_UCI, LAYOUTS, UCI
+from federated_health.data.dataset_folder import read_manifest
+from federated_health.data.patients import read_patients
+from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
+from federated_health.data.tasks import READMISSION, get_task
 from federated_health.names import is_hospital_name
-from federated_health.patients import read_patients
-from federated_health.tasks import READMISSION, get_task
 
 SECRET = "Zqxj"
 """Stands in cells that are spoiled, and nowhere else."""

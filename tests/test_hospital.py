@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.hospital import Hospital, Patients, deal_folds, load_hospital, split_rows
+from federated_health.data.patients import read_patients
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
-from federated_health.hospital import Hospital, Patients, deal_folds, load_hospital, split_rows
-from federated_health.patients import read_patients
-from federated_health.tasks import HEART_DISEASE
 
 HEADER = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease"
 FIRST = "63,1,1,145,233,1,2,150,0,2.3,3,0,6,0"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 
-from federated_health.hospital import split_rows
+from federated_health.data.hospital import split_rows
+from federated_health.data.sources.read import Source
 from federated_health.ml.metrics import (
     CELL_STEP,
     MINIMUM_CELL,
@@ -27,7 +28,6 @@ from federated_health.ml.metrics import (
     roc_auc_from_cells,
     score_cells,
 )
-from federated_health.sources import Source
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import (
@@ -33,7 +34,6 @@ from federated_health.ml.networks import (
     weights_hash,
 )
 from federated_health.ml.normalisation import Normalisation
-from federated_health.tasks import HEART_DISEASE, Task
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.slow

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
 from federated_health.own_hospital import OwnHospital, find_own_hospital
-from federated_health.tasks import HEART_DISEASE, READMISSION
 
 HEART = HEART_DISEASE.name
 

@@ -12,15 +12,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from sklearn import metrics as reference
 
 from federated_health import participation
+from federated_health.data.hospital import Hospital
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.hospital import Hospital
 from federated_health.messages import Instructions, Introduction
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.tasks import HEART_DISEASE
 from federated_health.terms import write_terms
 from federated_health.weights import MalformedMessageError, weights_to_record
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.partitions import KINDS, Partition, divide
+from federated_health.data.sources.read import Source
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
-from federated_health.partitions import KINDS, Partition, divide
-from federated_health.sources import Source
-from federated_health.tasks import HEART_DISEASE
 
 COLUMNS = list(HEART_DISEASE.column_names)
 NAN, MISSING = math.nan, -999.0

@@ -6,10 +6,10 @@ import numpy.typing as npt
 import pytest
 from scipy.special import expit
 
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import MODELS, build_head, initial_weights
-from federated_health.tasks import Task
 
 Exact = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]

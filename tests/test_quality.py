@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.cli.processes import PROJECT
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.data_check import Quality, check_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.patients import read_patients
+from federated_health.data.sources.read import generate_readmission
+from federated_health.data.tasks import HEART_DISEASE, READMISSION, Task
 from federated_health.errors import DataError
-from federated_health.hospital import load_hospital
-from federated_health.patients import read_patients
-from federated_health.quality import Quality, check_hospital
-from federated_health.sources import generate_readmission
-from federated_health.tasks import HEART_DISEASE, READMISSION, Task
 
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -665,8 +665,8 @@ def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients
 
 def test_reading_a_csv_imports_nothing_that_only_tests_install(hospitals_folder: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from federated_health.quality import check_hospital; "
-        "from federated_health.tasks import get_task; "
+        "import sys; from pathlib import Path; from federated_health.data.data_check import check_hospital; "
+        "from federated_health.data.tasks import get_task; "
         f"check_hospital(Path({str(hospitals_folder / 'client_1.csv')!r}), get_task('heart-disease')); "
         "print('pandera.backends.pandas.builtin_checks' in sys.modules, 'hypothesis' in sys.modules)"
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from federated_health import __main__ as verbs
-from federated_health.columns import Category, Measurement
-from federated_health.partitions import KINDS
+from federated_health.data.columns import Category, Measurement
+from federated_health.data.partitions import KINDS
+from federated_health.data.tasks import TASKS, Task
 from federated_health.rules import flag_of
 from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import STRATEGIES, read_arguments
-from federated_health.tasks import TASKS, Task
 from tests.conftest import PROJECT
 
 PAGES = {

@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from federated_health.columns import Category, Measurement
-from federated_health.readmission import Records, expected_risk, expected_roc_auc, generate_patients
-from federated_health.readmission_model import (
+from federated_health.data.columns import Category, Measurement
+from federated_health.data.sources.readmission import Records, expected_risk, expected_roc_auc, generate_patients
+from federated_health.data.sources.readmission_model import (
     Codes,
     Columns,
     Vector,
@@ -26,7 +26,7 @@ from federated_health.readmission_model import (
     tablets_share,
     true_risk,
 )
-from federated_health.tasks import READMISSION
+from federated_health.data.tasks import READMISSION
 
 UNIVERSITY, COMMUNITY = "university", "community"
 

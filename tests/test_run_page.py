@@ -11,7 +11,7 @@ import pytest
 
 import client
 from federated_health import run_curves, run_page
-from federated_health.dataset_folder import find_hospital
+from federated_health.data.dataset_folder import find_hospital
 from federated_health.federation import Federation
 from federated_health.messages import Evaluation
 from federated_health.ml.metrics import Counts

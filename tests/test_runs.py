@@ -15,6 +15,8 @@ import pytest
 
 from federated_health import run_files, runs, saving
 from federated_health.checkpoints import CheckpointFolder
+from federated_health.data.tables import hash_file
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.ml.networks import read_description
@@ -23,8 +25,6 @@ from federated_health.run_files import make_folder, write_json, write_report, wr
 from federated_health.runs import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.tables import hash_file
-from federated_health.tasks import HEART_DISEASE
 from tests.conftest import PROJECT
 from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import Curve
 from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
@@ -28,7 +29,6 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import HEART_DISEASE
 from tests.released import blocks
 
 MINUS = "\N{MINUS SIGN}"

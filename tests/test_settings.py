@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import SettingsError
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.tasks import HEART_DISEASE
 from tests.conftest import PROJECT
 
 

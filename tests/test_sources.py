@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS
+from federated_health.data.sources.read import Source, generate_readmission, read_source
+from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError
-from federated_health.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS
-from federated_health.sources import Source, generate_readmission, read_source
-from federated_health.tasks import HEART_DISEASE, READMISSION
 from tests.conftest import PROJECT
 
 TABLE = PROJECT / "data" / "full_dataset.csv"
@@ -605,8 +605,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.title)
 def test_every_code_of_a_layout_becomes_an_allowed_code(layout: object) -> None:
-    from federated_health.columns import Category
-    from federated_health.layouts import Layout
+    from federated_health.data.columns import Category
+    from federated_health.data.sources.layouts import Layout
 
     assert isinstance(layout, Layout)
     for column in layout.columns:

@@ -4,9 +4,9 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from federated_health.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import HEART_DISEASE, TASKS, Task, get_task
 from federated_health.errors import SettingsError
-from federated_health.tasks import HEART_DISEASE, TASKS, Task, get_task
 
 SEX = Category(name="sex", meaning="sex", codes={0: "female", 1: "male"})
 AGE = Measurement(name="age", meaning="age", unit="years", low=0, high=120)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.columns import Category, Label, Measurement
-from federated_health.hospital import Hospital, load_hospital
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import (
     MODELS,
@@ -23,7 +24,6 @@ from federated_health.ml.networks import (
     weight_shapes,
 )
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
-from federated_health.tasks import HEART_DISEASE, Task
 
 pytestmark = pytest.mark.slow
 

@@ -12,14 +12,14 @@ from federated_health.audit.figures import PLAIN, figures_of_audit
 from federated_health.audit.page import page_of_audit
 from federated_health.audit.plan import Outcome, Plan, Trial
 from federated_health.audit.trials import run_trial
-from federated_health.dataset_folder import find_hospital, read_manifest
+from federated_health.data.dataset_folder import find_hospital, read_manifest
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.tables import hash_file
+from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
-from federated_health.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.run_files import REPORT, make_folder, write_json, write_report
 from federated_health.runs import spare_run
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.tables import hash_file
-from federated_health.tasks import get_task
 from federated_health.workers import load_app, workers
 
 AUDIT = "audit.json"

@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.hospital import Hospital
+from federated_health.data.hospital import Hospital
+from federated_health.data.tasks import Task
 from federated_health.settings import Settings
-from federated_health.tasks import Task
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """What is attacked: the final model, one hospital's updates, the averages of the rounds."""

@@ -25,9 +25,9 @@ from federated_health.audit.plan import (
     Worth,
 )
 from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
+from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.hospital import Hospital
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
 from federated_health.participation import PresentHospital

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from federated_health.cli import parsing
-from federated_health.hospital import DEFAULT_SPLIT_SEED
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED
+from federated_health.data.tasks import TASKS
 from federated_health.settings import Value
-from federated_health.tasks import TASKS
 
 
 def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:

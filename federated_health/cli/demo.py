@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.cli.processes import door, free_port, interrupt, process
-from federated_health.dataset_folder import read_manifest
+from federated_health.data.dataset_folder import read_manifest
+from federated_health.data.sources.readmission import generate_patients, held_out_probability
+from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc
-from federated_health.readmission import generate_patients, held_out_probability
 from federated_health.run_files import METRICS, MODEL, REPORT
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.tasks import HEART_DISEASE, READMISSION
 
 POLL_INTERVAL = 0.1
 

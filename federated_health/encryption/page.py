@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from federated_health.data.tasks import get_task
 from federated_health.encryption.closing import Result
 from federated_health.encryption.vectors import BINS, read_histogram
 from federated_health.messages import Instructions
@@ -25,7 +26,6 @@ from federated_health.run_curves import columns_of_run
 from federated_health.run_page import ALSO_CALLED, FIGURES, joining_section, learning_section
 from federated_health.run_released import privacy_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.tasks import get_task
 
 FROM_BINS = (
     f"Scores were added up while encrypted, in {BINS} bins of log-odds over all hospitals; the curves take patients as "

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from federated_health.data.hospital import Hospital
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import LARGEST, load_key
 from federated_health.encryption.keyring import Member, member
@@ -32,7 +33,6 @@ from federated_health.encryption.messages import (
     chunks_in,
 )
 from federated_health.errors import EncryptionError
-from federated_health.hospital import Hospital
 from federated_health.messages import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes

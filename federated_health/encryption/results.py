@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
+from federated_health.data.tables import hash_file
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.page import page_of_result
 from federated_health.messages import Instructions
@@ -20,7 +21,6 @@ from federated_health.run_files import (
     write_report,
     write_rounds,
 )
-from federated_health.tables import hash_file
 
 
 def save_result(folder: Path, context: Context, instructions: Instructions, weights: Weights) -> str:

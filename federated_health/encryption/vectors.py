@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.columns import Measurement
+from federated_health.data.columns import Measurement
 from federated_health.encryption.ckks import ERROR, SLOTS
 from federated_health.errors import EncryptionError
 from federated_health.ml.metrics import Counts

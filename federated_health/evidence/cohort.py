@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.dataset_folder import find_hospital, read_manifest
+from federated_health.data.data_check import check_hospital
+from federated_health.data.dataset_folder import find_hospital, read_manifest
+from federated_health.data.hospital import Hospital, Positions, deal_folds, patients_of
+from federated_health.data.tables import hash_file
+from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError
-from federated_health.hospital import Hospital, Positions, deal_folds, patients_of
-from federated_health.quality import check_hospital
-from federated_health.tables import hash_file
-from federated_health.tasks import Task, get_task
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from flwr.clientapp import ClientApp
 
 from federated_health import participation
 from federated_health.appraisal import weigh_columns
+from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import RunError
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.federation import Federation
-from federated_health.hospital import Hospital, Patients
 from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
 from federated_health.streaming import InProcessGrid

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.columns import Measurement
+from federated_health.data.columns import Measurement
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
 from federated_health.ml.normalisation import Normalisation
-from federated_health.tasks import Task
 
 MODELS = ("mlp", "logistic")
 HIDDEN_UNITS = 16

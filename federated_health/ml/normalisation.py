@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.columns import Measurement
+from federated_health.data.columns import Measurement
 from federated_health.errors import RunError
 
 MINIMUM_OBSERVED = 5

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health import __version__
+from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.report.charts import draw_importance, draw_labels
@@ -38,7 +39,6 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.settings import OPERATIONAL, Settings
-from federated_health.tasks import Task
 
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."

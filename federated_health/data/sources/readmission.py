@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.hospital import DEFAULT_SPLIT_SEED, split_rows
-from federated_health.layouts import HOSPITAL_COLUMN
-from federated_health.readmission_model import (
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, split_rows
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN
+from federated_health.data.sources.readmission_model import (
     AGES,
     DAYS,
     GLUCOSE_BANDS,
@@ -51,7 +51,7 @@ from federated_health.readmission_model import (
     tablets_share,
     true_risk,
 )
-from federated_health.tasks import READMISSION
+from federated_health.data.tasks import READMISSION
 
 Labels = npt.NDArray[np.float32]
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.columns import Column, Label, Measurement
+from federated_health.data.columns import Column, Label, Measurement
+from federated_health.data.tables import read_table
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import hidden
-from federated_health.tables import read_table
-from federated_health.tasks import Task
 
 if TYPE_CHECKING:
     import pandera.pandas as pa

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.archives import read_contents
+from federated_health.data.patients import MISSING_MARKS, count_zeros, describe_cell, read_cells
+from federated_health.data.sources.archives import read_contents
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
+from federated_health.data.sources.readmission import expected_roc_auc, generate_patients
+from federated_health.data.sources.recognition import RecognisedFile, recognise, shorten
+from federated_health.data.tables import hash_file
+from federated_health.data.tasks import READMISSION, Task
 from federated_health.errors import DataError, SettingsError
-from federated_health.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.names import hospital_name_from
-from federated_health.patients import MISSING_MARKS, count_zeros, describe_cell, read_cells
-from federated_health.readmission import expected_roc_auc, generate_patients
-from federated_health.recognition import RecognisedFile, recognise, shorten
-from federated_health.tables import hash_file
-from federated_health.tasks import READMISSION, Task
 
 UCI_TABLE = Path(__file__).resolve().parent.parent / "data" / "full_dataset.csv"
 """The 920 patients that come with the project."""

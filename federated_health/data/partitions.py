@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN
+from federated_health.data.sources.read import Source
 from federated_health.errors import DataError, SettingsError
-from federated_health.layouts import HOSPITAL_COLUMN
-from federated_health.sources import Source
 
 MOST_HOSPITALS = 1000
 MOST_COPIES = 4

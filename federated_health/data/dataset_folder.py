@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from federated_health import __version__
+from federated_health.data.pictures import draw_partition
+from federated_health.data.sources.read import Source
+from federated_health.data.tables import hash_file
 from federated_health.errors import DataError
-from federated_health.pictures import draw_partition
-from federated_health.sources import Source
-from federated_health.tables import hash_file
 
 MANIFEST, PICTURE = "manifest.json", "partition.png"
 

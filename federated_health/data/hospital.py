@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.quality import check_hospital
-from federated_health.tasks import Task
+from federated_health.data.data_check import check_hospital
+from federated_health.data.tasks import Task
 
 DEFAULT_SPLIT_SEED = 42
 TEST_FRACTION = 0.25

@@ -8,8 +8,8 @@ round: target 1 is no disease. Kaggle's `heart_disease_uci.csv` has all four hos
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from federated_health.columns import Column, Label
-from federated_health.tasks import HEART_DISEASE, TASKS, Task
+from federated_health.data.columns import Column, Label
+from federated_health.data.tasks import HEART_DISEASE, TASKS, Task
 
 HOSPITAL_COLUMN = "hospital"
 

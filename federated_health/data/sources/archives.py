@@ -5,9 +5,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from federated_health.data.sources.layouts import UCI_FILES
+from federated_health.data.tables import read_bytes
 from federated_health.errors import DataError
-from federated_health.layouts import UCI_FILES
-from federated_health.tables import read_bytes
 
 LARGEST_MEMBER = 512 * 1024 * 1024
 """Bytes of a file in a zip, unpacked."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from federated_health.columns import Category
-from federated_health.errors import DataError
-from federated_health.layouts import (
+from federated_health.data.columns import Category
+from federated_health.data.patients import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
+from federated_health.data.sources.layouts import (
     EASILY_MISTAKEN,
     HOSPITAL_COLUMN,
     LAYOUTS,
@@ -17,8 +17,8 @@ from federated_health.layouts import (
     UCI_HEADER,
     Layout,
 )
-from federated_health.patients import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
-from federated_health.tables import parse_table
+from federated_health.data.tables import parse_table
+from federated_health.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from federated_health.columns import Measurement
-from federated_health.errors import DataError
-from federated_health.patients import (
+from federated_health.data.columns import Measurement
+from federated_health.data.patients import (
     Reading,
     count_zeros,
     declared_columns,
@@ -21,7 +20,8 @@ from federated_health.patients import (
     read_cells,
     read_columns,
 )
-from federated_health.tasks import Task
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError
 
 MINIMUM_PATIENTS = 8
 """So that at least five are trained on, below which no sum over them may leave, and one of each class is held out."""
