@@ -17,7 +17,7 @@ from flwr.proto.transport_pb2 import Parameters
 from federated_health import participation
 from federated_health.appraisal import Appraisal
 from federated_health.data.hospital import Hospital
-from federated_health.messages import (
+from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
     EVALUATE,
@@ -29,11 +29,11 @@ from federated_health.messages import (
     TrainingScores,
     Update,
 )
+from federated_health.messages.records import METRICS
+from federated_health.messages.weights import weights_from_record
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
-from federated_health.records import METRICS
-from federated_health.weights import weights_from_record
 
 MEMORY, STEP = 0.9, 0.1
 """A light hospital's training: so much of the weights that it was sent, and so much of its own noise."""

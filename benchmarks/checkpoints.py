@@ -19,7 +19,7 @@ import common  # noqa: F401  # finds the project
 import numpy as np
 
 from federated_health.checkpoints import Checkpoint, CheckpointFolder
-from federated_health.messages import Introduction
+from federated_health.messages.content import Introduction
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.egress import Ledger
-from federated_health.messages import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
+from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.streaming import hospital_context, join_federation

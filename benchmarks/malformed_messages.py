@@ -20,7 +20,7 @@ from light_hospitals import ROWS  # and finds the project
 
 from federated_health.appraisal import Appraisal
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.messages import Evaluation, Introduction, TrainingScores, Update
+from federated_health.messages.content import Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes

@@ -9,7 +9,7 @@ from federated_health import participation
 from federated_health.encryption import closing, keyring
 from federated_health.encryption import participation as encrypted
 from federated_health.errors import EncryptionError
-from federated_health.messages import CONFIG, WITHHELD
+from federated_health.messages.content import CONFIG, WITHHELD
 from federated_health.participation import Answer, reply_with
 
 ONLY_ENCRYPTED = "encrypted-only"

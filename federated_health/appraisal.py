@@ -12,13 +12,13 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
+from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.bootstrap import FEWEST_TO_JUDGE, Interval, Resampled, Verdict, can_judge, judge
 from federated_health.ml.metrics import LARGEST_LOSS, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MINIMUM_OBSERVED, column_sums, normalisation_from
-from federated_health.records import METRICS, read_floats, read_metrics, read_number
-from federated_health.weights import MalformedMessageError
 
 if TYPE_CHECKING:
     from federated_health.local_model import LocalModel

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedAdam, FedAvg, MultiKrum, QFedAvg
 
-from federated_health.messages import ARRAYS
+from federated_health.messages.content import ARRAYS
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.normalisation import Normalisation
 from federated_health.pauses import Pauses

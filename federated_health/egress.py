@@ -32,8 +32,8 @@ from flwr.app import Array, Message
 
 from federated_health import appending
 from federated_health.errors import LedgerError
-from federated_health.messages import CONFIG, ROUND
-from federated_health.weights import elements_of
+from federated_health.messages.content import CONFIG, ROUND
+from federated_health.messages.weights import elements_of
 
 JOIN, UNFIT = "join", "unfit"
 """Kinds beside the types of Flower's messages."""

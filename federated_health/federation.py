@@ -9,12 +9,13 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from federated_health import messages
 from federated_health.appraisal import Appraisal
 from federated_health.checkpoints import Checkpoint
 from federated_health.course import Course
 from federated_health.errors import RunError
-from federated_health.messages import Evaluation, Instructions, TrainingScores, Update
+from federated_health.messages import content
+from federated_health.messages.content import Evaluation, Instructions, TrainingScores, Update
+from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
@@ -22,7 +23,6 @@ from federated_health.replies import Accepted, Participants
 from federated_health.settings import Settings
 from federated_health.strategies import STRATEGIES
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
-from federated_health.weights import weights_to_record
 
 
 class Federation(Course):
@@ -89,14 +89,14 @@ class Federation(Course):
         self.threshold = self._choose_threshold()
         try:
             replies = self._ask_finally(
-                messages.FINAL,
+                content.FINAL,
                 question := self._final_question(),
                 lambda node, content: Evaluation.from_content(
                     content, self._roster.introduction_of(node).test_examples, final=True
                 ),
             )
             appraisals = (
-                self._ask_finally(messages.APPRAISAL, question, self._read_appraisal) if self.asks_appraisal else []
+                self._ask_finally(content.APPRAISAL, question, self._read_appraisal) if self.asks_appraisal else []
             )
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
@@ -147,7 +147,7 @@ class Federation(Course):
         if self.privacy is not None:
             return THRESHOLD
         replies = self._ask_finally(
-            messages.THRESHOLD,
+            content.THRESHOLD,
             self._final_question(),
             lambda node, content: TrainingScores.from_content(
                 content, self._roster.introduction_of(node).train_examples
@@ -164,7 +164,7 @@ class Federation(Course):
     def _final_question(self) -> RecordDict:
         """The final weights, and what goes with them."""
         config = self.instructions().to_record()
-        return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
+        return RecordDict({content.ARRAYS: weights_to_record(self.weights), content.CONFIG: config})
 
     def _read_appraisal(self, node: int, content: RecordDict) -> Appraisal:
         one = self._roster.introduction_of(node)
@@ -182,7 +182,7 @@ class Federation(Course):
         weights = averaged.weights if averaged else self.weights
         config = replace(self.instructions(), rounds=number - 1).to_record()
         if averaged:
-            config[messages.EVALUATE] = True
+            config[content.EVALUATE] = True
         questions = self._strategy.configure_train(
             number, weights_to_record(weights), config, Participants(nodes).as_grid()
         )

@@ -2,12 +2,12 @@
 
 from flwr.serverapp import Grid
 
-from federated_health import messages
 from federated_health.encryption import messages as encrypted_messages
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
 from federated_health.federation import Federation
 from federated_health.flower_grids import is_deployment, is_simulation
+from federated_health.messages import content
 from federated_health.settings import Settings
 
 
@@ -27,7 +27,7 @@ def make_federation(grid: Grid, settings: Settings) -> Federation | EncryptedFed
 
 def largest_reply(settings: Settings) -> int:
     """Bytes beyond which nothing that a hospital sends in such a run can be meant."""
-    largest = encrypted_messages.largest_reply if settings.encrypt else messages.largest_reply
+    largest = encrypted_messages.largest_reply if settings.encrypt else content.largest_reply
     return largest(settings.task_declaration, settings.model)
 
 

@@ -6,7 +6,7 @@ from flwr.app import Context, MetricRecord
 
 from federated_health.data.tasks import get_task
 from federated_health.encryption import results
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.participation import account_of
 from federated_health.report.page import Page, Section

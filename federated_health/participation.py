@@ -19,7 +19,7 @@ from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.messages import (
+from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
     EVALUATE,
@@ -32,14 +32,14 @@ from federated_health.messages import (
     Update,
     read_proximal_mu,
 )
+from federated_health.messages.task_agreement import find_difference, read_terms
+from federated_health.messages.weights import weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts, count_outcomes, figures_of, probability, roc_auc, score_cells
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
 from federated_health.privacy import guard
 from federated_health.privacy.account import Account
 from federated_health.streaming.grids import hospital_context
-from federated_health.terms import find_difference, read_terms
-from federated_health.weights import weights_from_record, weights_to_record
 
 if TYPE_CHECKING:
     from federated_health.local_model import LocalModel

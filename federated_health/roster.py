@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from federated_health import messages
 from federated_health.errors import RunError
-from federated_health.messages import Introduction
+from federated_health.messages import content
+from federated_health.messages.content import Introduction
+from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence, Rejected
 from federated_health.settings import Settings
 from federated_health.streaming.grids import is_cut_off
-from federated_health.terms import write_terms
-from federated_health.weights import MalformedMessageError
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +187,9 @@ class Roster:
         task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
         promises = self.privacy.to_config() if self.privacy else {}
         terms = {"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)}
-        withheld = {messages.WITHHELD: True} if self._settings.encrypt else {}
+        withheld = {content.WITHHELD: True} if self._settings.encrypt else {}
         config = ConfigRecord({**terms, **promises, **withheld})
-        question = Message(RecordDict({messages.CONFIG: config}), node, messages.STATISTICS)
+        question = Message(RecordDict({content.CONFIG: config}), node, content.STATISTICS)
         for key in self._grid.push_messages([question]):
             if key:  # none where Flower's own grids cannot deliver
                 self._asked[node] = key, until

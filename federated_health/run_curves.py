@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from federated_health.appraisal import PERMUTATIONS
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation
+from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.ml.metrics import MINIMUM_CELL, merge_counts, probability, spread_patients

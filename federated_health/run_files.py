@@ -13,7 +13,7 @@ from typing import Any
 from federated_health import __version__
 from federated_health.data.tasks import get_task
 from federated_health.errors import RunError, StorageError
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.page import Page, render

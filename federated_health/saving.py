@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord
 
 from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import Weights
 from federated_health.run_files import save_final_model

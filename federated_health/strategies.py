@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
 
 from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
 from federated_health.errors import SettingsError
-from federated_health.messages import PROXIMAL_MU, TRAIN_LOSS
+from federated_health.messages.content import PROXIMAL_MU, TRAIN_LOSS
 from federated_health.replies import EQUAL_WEIGHT
 from federated_health.strategy_declaration import LARGEST, Arguments, Parameter, StrategyDeclaration
 

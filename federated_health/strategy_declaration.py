@@ -11,7 +11,7 @@ from flwr.app import MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from federated_health.errors import CheckpointError, SettingsError
-from federated_health.messages import ARRAYS, CONFIG, NUM_EXAMPLES
+from federated_health.messages.content import ARRAYS, CONFIG, NUM_EXAMPLES
 from federated_health.replies import merge_evaluations
 
 Arguments = Mapping[str, int | float]

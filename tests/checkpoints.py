@@ -12,7 +12,7 @@ import numpy as np
 
 from federated_health.checkpoints import Checkpoint, CheckpointFolder
 from federated_health.errors import CheckpointError
-from federated_health.messages import Introduction
+from federated_health.messages.content import Introduction
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.summaries import HospitalRound, Round

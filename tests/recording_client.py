@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 
 from federated_health import participation
 from federated_health.encryption import participation as encrypted
-from federated_health.messages import Evaluation, Update
+from federated_health.messages.content import Evaluation, Update
 
 PAUSE = 4.0
 """Seconds of an evaluation, in which a server holds the updates of the round."""

@@ -17,17 +17,17 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation, Instructions
+from federated_health.messages.content import Evaluation, Instructions
+from federated_health.messages.records import METRICS
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.metrics import LARGEST_LOSS, Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.participation import PresentHospital
-from federated_health.records import METRICS
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
 from federated_health.summaries import summarise_appraisals
-from federated_health.weights import MalformedMessageError
 from tests.test_messages import over_the_wire
 
 TINY = Task(

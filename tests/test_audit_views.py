@@ -12,11 +12,11 @@ from federated_health.audit.gradients import gradients_of, layers_of
 from federated_health.audit.membership import losses
 from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.messages import ARRAYS
+from federated_health.messages.content import ARRAYS
+from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.streaming import hospital_context
-from federated_health.weights import weights_to_record
 
 
 def content(value: float) -> RecordDict:

@@ -36,13 +36,13 @@ from federated_health.data.sources.read import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.federation import Federation
-from federated_health.messages import ARRAYS, CONFIG, Instructions
+from federated_health.messages.content import ARRAYS, CONFIG, Instructions
+from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.ml.normalisation import Normalisation
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, serve_streams
-from federated_health.weights import weights_to_record
 from tests.test_participation import TOLD
 
 DOORS = {

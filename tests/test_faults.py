@@ -17,7 +17,7 @@ from federated_health import course, pauses, roster
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.messages import Update
+from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.settings import Settings
 from federated_health.strategies import STRATEGIES

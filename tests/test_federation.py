@@ -12,7 +12,14 @@ from flwr.clientapp import ClientApp
 from federated_health import roster
 from federated_health.errors import RunError
 from federated_health.federation import Federation
-from federated_health.messages import EVALUATE, Evaluation, Introduction, TrainingScores, Update, read_proximal_mu
+from federated_health.messages.content import (
+    EVALUATE,
+    Evaluation,
+    Introduction,
+    TrainingScores,
+    Update,
+    read_proximal_mu,
+)
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums

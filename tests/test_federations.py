@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
 
-from federated_health import messages
 from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
 from federated_health.federation import Federation
 from federated_health.federations import check_tls, largest_reply, make_federation
+from federated_health.messages import content
+from federated_health.messages.weights import size_of
 from federated_health.ml.networks import weight_shapes
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
-from federated_health.weights import size_of
 
 PLAIN = Settings.from_config(read_defaults())
 ENCRYPTED = replace(PLAIN, encrypt=True)
@@ -52,4 +52,4 @@ def test_encrypted_weights_and_keys_fit_into_a_reply(task: str, model: str) -> N
     assert sum(map(len, key.encrypt(weights))) + 10_000 < largest_reply(settings)
     assert 4 * len(key.to_bytes()) < largest_reply(settings)
     plain = replace(settings, encrypt=False)
-    assert largest_reply(plain) == messages.largest_reply(plain.task_declaration, model)
+    assert largest_reply(plain) == content.largest_reply(plain.task_declaration, model)

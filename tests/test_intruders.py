@@ -24,12 +24,12 @@ from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
+from federated_health.messages.task_agreement import write_terms
 from federated_health.names import node_id_of
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
 from federated_health.streaming import StreamGrid, absence, report_unfit, serve_streams
 from federated_health.streaming import gate as gate_of_streams
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
-from federated_health.terms import write_terms
 from tests import test_streaming as streams
 from tests.identities import Federation, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until

@@ -14,11 +14,18 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.messages import Evaluation, Instructions, Introduction, TrainingScores, Update, read_proximal_mu
+from federated_health.messages.content import (
+    Evaluation,
+    Instructions,
+    Introduction,
+    TrainingScores,
+    Update,
+    read_proximal_mu,
+)
+from federated_health.messages.weights import MalformedMessageError, weights_from_record, weights_to_record
 from federated_health.ml.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
 from federated_health.names import is_hospital_name
-from federated_health.weights import MalformedMessageError, weights_from_record, weights_to_record
 
 SHAPES: dict[str, tuple[int, ...]] = {"logit/kernel": (3, 1), "logit/bias": (1,)}
 KERNEL = np.array([[0.25], [-1.5], [3.0e-8]], dtype=np.float32)

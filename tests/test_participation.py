@@ -15,14 +15,14 @@ from federated_health import participation
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.messages import Instructions, Introduction
+from federated_health.messages.content import Instructions, Introduction
+from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.terms import write_terms
-from federated_health.weights import MalformedMessageError, weights_to_record
 
 TOLD = Instructions(
     task="heart-disease",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord
 
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy import PROMISE, PrivacyPlan
 from federated_health.privacy.accounting import calibrate
-from federated_health.weights import MalformedMessageError
 
 PLAN = PrivacyPlan(
     epsilon=2.0,

@@ -18,7 +18,9 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.federation import Federation
 from federated_health.hospital_results import save_results
-from federated_health.messages import Instructions, Introduction, Update
+from federated_health.messages.content import Instructions, Introduction, Update
+from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.names import node_id_of
@@ -27,8 +29,6 @@ from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid
-from federated_health.terms import write_terms
-from federated_health.weights import MalformedMessageError, weights_to_record
 from tests.test_participation import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")

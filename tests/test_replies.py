@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from federated_health.messages import Update
+from federated_health.messages.content import Update
 from federated_health.replies import Correspondence, Rejected, accept_replies, find_outsized
 from federated_health.tally import Tally
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates

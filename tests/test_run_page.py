@@ -13,7 +13,7 @@ import client
 from federated_health import run_curves, run_page
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation
+from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render

@@ -13,7 +13,7 @@ from federated_health import saving
 from federated_health.cli.processes import PROJECT
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import StorageError
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
 from federated_health.ml.normalisation import Normalisation
 from federated_health.run_files import save_final_model

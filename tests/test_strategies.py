@@ -20,7 +20,8 @@ import client
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import CheckpointError, SettingsError
 from federated_health.federation import Federation
-from federated_health.messages import Evaluation, Update
+from federated_health.messages.content import Evaluation, Update
+from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
@@ -33,7 +34,6 @@ from federated_health.strategies import (
 )
 from federated_health.strategy_declaration import State
 from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.weights import weights_to_record
 from tests.checkpoints import checkpoint_of
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 

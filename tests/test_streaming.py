@@ -20,6 +20,7 @@ from grpc._cython import cygrpc
 
 from federated_health.cli.processes import free_port
 from federated_health.errors import AddressError, DataError, JoinError, StorageError
+from federated_health.messages.task_agreement import write_terms
 from federated_health.names import node_id_of
 from federated_health.security import Identity
 from federated_health.streaming import (
@@ -35,7 +36,6 @@ from federated_health.streaming import hospital as streaming_hospital
 from federated_health.streaming import server as streaming_server
 from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL, serialise_content
 from federated_health.streaming.stream import Stream
-from federated_health.terms import write_terms
 from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
-from federated_health.terms import find_difference, read_terms, write_terms
+from federated_health.messages.task_agreement import find_difference, read_terms, write_terms
 
 terms = st.dictionaries(st.text(), st.text())
 

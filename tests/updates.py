@@ -3,7 +3,7 @@
 import numpy as np
 from flwr.app import Error, Message, RecordDict
 
-from federated_health.messages import Update
+from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.replies import Accepted, Rejected, accept_replies
 

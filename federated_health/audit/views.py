@@ -26,7 +26,7 @@ from federated_health.audit.gradients import (
     products,
 )
 from federated_health.audit.membership import losses
-from federated_health.messages import ARRAYS
+from federated_health.messages.content import ARRAYS
 from federated_health.ml.networks import Weights
 from federated_health.streaming import InProcessGrid
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import Task
 from federated_health.errors import CheckpointError
-from federated_health.messages import Introduction
+from federated_health.messages.content import Introduction
+from federated_health.messages.task_agreement import find_difference
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.settings import OPERATIONAL, Value
 from federated_health.summaries import Round
-from federated_health.terms import find_difference
 
 MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
 """Settings that a run may go on with although they are others."""

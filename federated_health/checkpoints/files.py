@@ -16,7 +16,7 @@ import numpy.typing as npt
 from federated_health.checkpoints.checkpoint import Checkpoint
 from federated_health.checkpoints.history import DamagedCheckpointError, Position
 from federated_health.errors import CheckpointError
-from federated_health.messages import Introduction
+from federated_health.messages.content import Introduction
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 
 MAGIC = b"federated-health-checkpoint"

@@ -25,14 +25,14 @@ from federated_health.encryption.participation import (
     read_threshold,
 )
 from federated_health.errors import SettingsError
-from federated_health.messages import ARRAYS, CONFIG
+from federated_health.messages.content import ARRAYS, CONFIG
+from federated_health.messages.records import METRICS
+from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_cells
 from federated_health.participation import evaluate_round
-from federated_health.records import METRICS
 from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults
 from federated_health.summaries import HospitalRound, Round, read_round, write_round
-from federated_health.weights import MalformedMessageError, weights_to_record
 
 RESULT = "result"
 """The record of a hospital's own state that holds what a finished encrypted run gave."""

@@ -18,7 +18,7 @@ from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
 from federated_health.encryption.keys import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyNews
 from federated_health.errors import CheckpointError, RunError
-from federated_health.messages import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
+from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.replies import Accepted

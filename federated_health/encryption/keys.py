@@ -8,11 +8,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated_health.encryption import messages
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews
-from federated_health.messages import CONFIG
+from federated_health.messages.content import CONFIG
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.replies import Accepted, Correspondence, Rejected
 from federated_health.roster import Roster
 from federated_health.settings import Settings
-from federated_health.weights import MalformedMessageError
 
 Read = TypeVar("Read")
 

@@ -26,10 +26,10 @@ from federated_health.data.tasks import Task
 from federated_health.encryption.ckks import CHUNK_BYTES, Adder, Encrypted, number_of_chunks
 from federated_health.encryption.envelopes import LARGEST_ENVELOPE, LARGEST_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
-from federated_health.messages import NUM_EXAMPLES
+from federated_health.messages.content import NUM_EXAMPLES
+from federated_health.messages.records import METRICS, read_metrics, read_whole
+from federated_health.messages.weights import MalformedMessageError, size_of
 from federated_health.ml.networks import weight_shapes
-from federated_health.records import METRICS, read_metrics, read_whole
-from federated_health.weights import MalformedMessageError, size_of
 
 OFFER, KEY, BRIEFING, CLOSING = "query.offer", "query.key", "query.briefing", "query.closing"
 SUMS = "query.sums"

@@ -7,7 +7,7 @@ import numpy as np
 from federated_health.data.tasks import get_task
 from federated_health.encryption.closing import Result
 from federated_health.encryption.vectors import BINS, read_histogram
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import Counts, probability

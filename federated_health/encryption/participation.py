@@ -33,7 +33,13 @@ from federated_health.encryption.messages import (
     chunks_in,
 )
 from federated_health.errors import EncryptionError
-from federated_health.messages import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
+from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
+from federated_health.messages.weights import (
+    MalformedMessageError,
+    distance_between,
+    weights_from_record,
+    weights_to_record,
+)
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
@@ -47,7 +53,6 @@ from federated_health.participation import (
 )
 from federated_health.privacy import guard
 from federated_health.summaries import HospitalRound
-from federated_health.weights import MalformedMessageError, distance_between, weights_from_record, weights_to_record
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from flwr.app import Context
 from federated_health.data.tables import hash_file
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.page import page_of_result
-from federated_health.messages import Instructions
+from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.participation import account_of
 from federated_health.run_files import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy.accounting import ACCOUNTANT, NEIGHBOURS, calibrate
-from federated_health.weights import MalformedMessageError
 
 PROMISE = (
     "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "

@@ -13,6 +13,7 @@ from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
+from federated_health.messages.task_agreement import write_terms
 from federated_health.security import Identity
 from federated_health.streaming.absence import Absence, Ending, find_obstacle
 from federated_health.streaming.channels import (
@@ -24,7 +25,6 @@ from federated_health.streaming.channels import (
 )
 from federated_health.streaming.grids import call_app
 from federated_health.streaming.outbox import Outbox
-from federated_health.terms import write_terms
 
 UNFIT_SECONDS = 3.0
 """For telling the server that a hospital may not join."""

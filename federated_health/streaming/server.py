@@ -17,6 +17,7 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.errors import StorageError
+from federated_health.messages.task_agreement import find_difference, read_terms
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
 from federated_health.streaming.capacity import most_streams
@@ -24,7 +25,6 @@ from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen,
 from federated_health.streaming.gate import Gate, certificate_of
 from federated_health.streaming.grids import FutureGrid, Incident, error_reply
 from federated_health.streaming.stream import Incidents, Stream
-from federated_health.terms import find_difference, read_terms
 
 logger = logging.getLogger(__name__)
 

@@ -141,10 +141,12 @@ def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Pa
     package = checkout / "federated_health"
     (package / "geometric_median.py").write_text(module)
     strategies = package / "strategies.py"
-    importing = "from federated_health.geometric_median import GeometricMedian\nfrom federated_health.messages import"
+    importing = (
+        "from federated_health.geometric_median import GeometricMedian\nfrom federated_health.messages.content import"
+    )
     text = strategies.read_text()
     for old, new in {
-        "from federated_health.messages import": importing,
+        "from federated_health.messages.content import": importing,
         '    "krum": StrategyDeclaration(': f'{entry}    "krum": StrategyDeclaration(',
     }.items():
         assert text.count(old) == 1

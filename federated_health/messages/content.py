@@ -34,12 +34,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import Weights, weight_shapes
-from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
-from federated_health.names import is_hospital_name
-from federated_health.privacy.plan import PrivacyPlan
-from federated_health.records import (
+from federated_health.messages.records import (
     COUNTS,
     METRICS,
     WRONG_COUNTS,
@@ -52,7 +47,12 @@ from federated_health.records import (
     read_number,
     read_whole,
 )
-from federated_health.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
+from federated_health.messages.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
+from federated_health.names import is_hospital_name
+from federated_health.privacy.plan import PrivacyPlan
 
 STATISTICS = "query.statistics"
 FINAL = "evaluate.final"

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
+from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
 from federated_health.ml.normalisation import MINIMUM_OBSERVED, ColumnSums
-from federated_health.weights import MalformedMessageError
 
 METRICS = "metrics"
 
