@@ -28,7 +28,7 @@ from federated_health.hospital_results import save_results
 from federated_health.ml.backend import load_tensorflow
 from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy.guard import BUDGET
-from federated_health.run_files import make_folder
+from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit

@@ -23,7 +23,7 @@ from federated_health.ml.networks import (
     weights_hash,
 )
 from federated_health.names import FEDERATION
-from federated_health.run_files import METRICS, MODEL, REPORT, ROUNDS
+from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.settings import Settings, read_defaults
 from federated_health.streaming import InProcessGrid, hospital_context
 

@@ -11,6 +11,7 @@ from federated_health.ml.networks import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
+from federated_health.report.released import privacy_of_run, released_by_hospitals
 from federated_health.report.sections import (
     FOOTER,
     model_card,
@@ -34,7 +35,6 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.run_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
-from federated_health.run_released import privacy_of_run, released_by_hospitals
 from federated_health.summaries import HospitalRound, Round
 
 ALSO_CALLED = (

@@ -13,8 +13,7 @@ from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
 from federated_health.federation import Federation
 from federated_health.folders import locked_folder
-from federated_health.report.svg import get_ready
-from federated_health.run_files import (
+from federated_health.report.run_files import (
     METRICS,
     MODEL,
     REPORT,
@@ -27,6 +26,7 @@ from federated_health.run_files import (
     write_report,
     write_rounds,
 )
+from federated_health.report.svg import get_ready
 from federated_health.run_page import page_of_run
 from federated_health.saving import Saver
 from federated_health.settings import Settings, Value

@@ -20,7 +20,7 @@ from federated_health.errors import RunError
 from federated_health.messages.content import Instructions
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import Weights
-from federated_health.run_files import save_final_model
+from federated_health.report.run_files import save_final_model
 
 SAVED = b"saved"
 

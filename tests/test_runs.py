@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from federated_health import run_files, runs, saving
+from federated_health import runs, saving
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.data.tables import hash_file
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.federation import Federation
 from federated_health.ml.networks import read_description
+from federated_health.report import run_files
 from federated_health.report.page import Page
-from federated_health.run_files import make_folder, write_json, write_report, write_text
+from federated_health.report.run_files import make_folder, write_json, write_report, write_text
 from federated_health.runs import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
 from federated_health.streaming import InProcessGrid, hospital_context

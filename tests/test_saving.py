@@ -16,7 +16,7 @@ from federated_health.errors import StorageError
 from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
 from federated_health.ml.normalisation import Normalisation
-from federated_health.run_files import save_final_model
+from federated_health.report.run_files import save_final_model
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)

@@ -10,7 +10,7 @@ from federated_health.encryption.page import page_of_result
 from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.participation import account_of
-from federated_health.run_files import (
+from federated_health.report.run_files import (
     METRICS,
     MODEL,
     REPORT,
