@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import answers, egress_page, participation, privacy_page
+from federated_health import answers, egress_page, participation
 from federated_health.cli import client_flags, parsing
 from federated_health.cli.examples import EXAMPLES
 from federated_health.data.data_check import check_hospital
@@ -27,6 +27,7 @@ from federated_health.errors import DataError, LedgerError
 from federated_health.hospital_results import save_results
 from federated_health.ml.backend import load_tensorflow
 from federated_health.own_hospital import OwnHospital, find_own_hospital
+from federated_health.privacy import account_page
 from federated_health.privacy.guard import BUDGET
 from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
@@ -119,7 +120,7 @@ def main() -> None:
     if flags.show_egress is not None:
         show_egress(flags.show_egress)
     elif flags.show_privacy is not None:
-        utils.print_page(privacy_page.read_page(flags.show_privacy))
+        utils.print_page(account_page.read_page(flags.show_privacy))
     elif flags.check:
         check(flags.own)
     else:

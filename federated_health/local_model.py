@@ -13,7 +13,7 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
 from federated_health.privacy.plan import PrivacyPlan
-from federated_health.private_training import PrivateTrainer
+from federated_health.privacy.training import PrivateTrainer
 
 
 class Recipe(Protocol):

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.slow  # compiles
 @pytest.fixture(scope="module")
 def private() -> ModuleType:
     load_tensorflow()
-    from federated_health import private_training
+    from federated_health.privacy import training
 
-    return private_training
+    return training
 
 
 @pytest.fixture(scope="module")
