@@ -32,7 +32,7 @@ from federated_health.privacy.guard import BUDGET
 from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
-from federated_health.streaming import check_address, hospital_context, join_federation, report_unfit
+from federated_health.transport import check_address, hospital_context, join_federation, report_unfit
 
 logger = logging.getLogger("federated_health.client")
 

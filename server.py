@@ -27,7 +27,7 @@ from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity
 from federated_health.settings import Settings, read_defaults
 from federated_health.simulated import check_simulation
-from federated_health.streaming import check_address, check_room, serve_streams, server_context
+from federated_health.transport import check_address, check_room, serve_streams, server_context
 
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "

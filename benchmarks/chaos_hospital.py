@@ -153,7 +153,7 @@ class PoisonedApp(ClientApp):
         self._before: Message | None = None
         self._left = poison.times
         if poison.kind in OVERSIZES:  # else it would do as the server says, and not send what is too large
-            patch("federated_health.streaming.hospital._largest_of", lambda _: 2**31).start()
+            patch("federated_health.transport.stream_client._largest_of", lambda _: 2**31).start()
 
     def __call__(self, message: Message, context: Context) -> Message:
         reply = self._app(message, context)
@@ -182,7 +182,7 @@ def _garble_next_reply() -> None:
         patched.stop()
         return garbage
 
-    patched = patch("federated_health.streaming.outbox.wrap", garble)
+    patched = patch("federated_health.transport.outbox.wrap", garble)
     patched.start()
 
 

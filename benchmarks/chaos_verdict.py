@@ -25,7 +25,7 @@ from federated_health.ml.networks import (
 from federated_health.names import FEDERATION
 from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 
 VERDICT = "verdict.json"
 

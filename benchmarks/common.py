@@ -24,7 +24,7 @@ from federated_health.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
 from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 
 
 def quieten() -> None:

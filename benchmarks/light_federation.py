@@ -27,7 +27,7 @@ from federated_health.federations import largest_reply
 from federated_health.ml.networks import initial_weights
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import serve_streams
+from federated_health.transport import serve_streams
 
 MOST_PROCESSES = 2
 

@@ -21,7 +21,7 @@ from federated_health.egress import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.streaming import hospital_context, join_federation
+from federated_health.transport import hospital_context, join_federation
 
 ROWS = 40
 COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)

@@ -18,11 +18,11 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.task_agreement import write_terms
 from federated_health.security import Role, load_identity
-from federated_health.streaming import hospital_context
-from federated_health.streaming.capacity import open_files
-from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
-from federated_health.streaming.grids import call_app
-from federated_health.streaming.outbox import JOIN_METHOD
+from federated_health.transport import hospital_context
+from federated_health.transport.capacity import open_files
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
+from federated_health.transport.grids import call_app
+from federated_health.transport.outbox import JOIN_METHOD
 
 
 def open_channel(address: str, name: str, identities: Path | None) -> grpc.aio.Channel:

@@ -26,8 +26,8 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.replies import accept_replies
-from federated_health.streaming import InProcessGrid
-from federated_health.streaming.decoding import UndecodableError, decode_reply
+from federated_health.transport import InProcessGrid
+from federated_health.transport.decoding import UndecodableError, decode_reply
 
 TASK = HEART_DISEASE
 NODE = 7

@@ -23,7 +23,7 @@ from federated_health.course import Course
 from federated_health.federations import largest_reply, make_federation
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import serve_streams
+from federated_health.transport import serve_streams
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},

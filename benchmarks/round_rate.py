@@ -39,7 +39,7 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.security import Identity, Role, load_identity, make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, StreamGrid, hospital_context, serve_streams
+from federated_health.transport import InProcessGrid, StreamGrid, hospital_context, serve_streams
 
 POLL_SECONDS = 0.02
 

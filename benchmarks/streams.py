@@ -27,7 +27,7 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.federation import Federation
 from federated_health.runs import RunFolder
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import serve_streams
+from federated_health.transport import serve_streams
 
 EARLY_ROUND = 10
 PROCESSES = 4

@@ -39,7 +39,7 @@ from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
 from federated_health.privacy import guard
 from federated_health.privacy.account import Account
-from federated_health.streaming.grids import hospital_context
+from federated_health.transport.grids import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.local_model import LocalModel

@@ -8,15 +8,15 @@ from typing import Generic, TypeVar, cast
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.flower_grids import exchange, registered_names
 from federated_health.messages.content import Update
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError, distance_between
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.streaming.grids import FutureGrid
 from federated_health.tally import Tally
+from federated_health.transport.flower_engines import exchange, registered_names
+from federated_health.transport.grids import FutureGrid
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.replies import Accepted, Correspondence, Rejected
 from federated_health.settings import Settings
-from federated_health.streaming.grids import is_cut_off
+from federated_health.transport.grids import is_cut_off
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 from federated_health.data.data_check import MINIMUM_PATIENTS
 from federated_health.data.dataset_folder import read_manifest
 from federated_health.errors import DataError, SettingsError
-from federated_health.flower_grids import is_simulation
 from federated_health.settings import Settings
+from federated_health.transport.flower_engines import is_simulation
 
 
 def check_simulation(grid: Grid, settings: Settings) -> None:

@@ -17,8 +17,8 @@ from federated_health.ml.normalisation import ColumnSums
 from federated_health.report.page import Block, Page, Section, Table
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid
 from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
+from federated_health.transport import InProcessGrid
 
 COLUMNS = HEART_DISEASE.column_names
 OTHERS = {"SHA-256 of model.keras": "abc123"}

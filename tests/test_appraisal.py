@@ -26,8 +26,8 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.participation import PresentHospital
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid
 from federated_health.summaries import summarise_appraisals
+from federated_health.transport import InProcessGrid
 from tests.test_messages import over_the_wire
 
 TINY = Task(

@@ -16,7 +16,7 @@ from federated_health.messages.content import ARRAYS
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
-from federated_health.streaming import hospital_context
+from federated_health.transport import hospital_context
 
 
 def content(value: float) -> RecordDict:

@@ -33,8 +33,8 @@ from federated_health.messages.weights import MalformedMessageError, weights_to_
 from federated_health.ml.networks import initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context
-from federated_health.streaming import hospital as stream
+from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport import stream_client as stream
 
 NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
 SHAPES = weight_shapes(HEART_DISEASE, "mlp")

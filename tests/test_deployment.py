@@ -13,12 +13,12 @@ from flwr.common.config import parse_config_args
 
 from federated_health.cli import deployment, parsing
 from federated_health.cli.processes import free_port
-from federated_health.deployment import flower
-from federated_health.deployment.superlink import SuperLink, accepted_hospitals
-from federated_health.deployment.supernode import SuperNode
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
 from federated_health.security import Authority, Role, load_identity, make_all_identities
 from federated_health.security.certificates import read_certificates, read_key
+from federated_health.transport.deployment import flower
+from federated_health.transport.deployment.superlink import SuperLink, accepted_hospitals
+from federated_health.transport.deployment.supernode import SuperNode
 
 VERBS = {
     "superlink": (deployment.add_superlink_flags, deployment.run_superlink),

@@ -42,7 +42,7 @@ from federated_health.ml.networks import Weights, build_model, initial_weights, 
 from federated_health.ml.normalisation import Normalisation
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, serve_streams
+from federated_health.transport import InProcessGrid, serve_streams
 from tests.test_participation import TOLD
 
 DOORS = {

@@ -24,10 +24,10 @@ from federated_health.cli.processes import free_port, process
 from federated_health.egress import Ledger, describe
 from federated_health.errors import LedgerError
 from federated_health.names import node_id_of
-from federated_health.streaming import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
-from federated_health.streaming import outbox as streaming_outbox
-from federated_health.streaming.channels import LARGEST_REPLY
-from federated_health.streaming.outbox import Outbox
+from federated_health.transport import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
+from federated_health.transport import outbox as streaming_outbox
+from federated_health.transport.channels import LARGEST_REPLY
+from federated_health.transport.outbox import Outbox
 from tests.conftest import PROJECT
 from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
 

@@ -35,7 +35,7 @@ from federated_health.participation import remembered_model
 from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.settings import Settings
 from federated_health.strategies import STRATEGIES
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 from tests.test_federation import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]

@@ -26,7 +26,7 @@ from federated_health.ml.normalisation import ColumnSums
 from federated_health.names import node_id_of
 from federated_health.settings import Settings, read_defaults
 from federated_health.strategies import STRATEGIES
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 
 ROWS = {"a": 30, "b": 10, "c": 5}
 MEASUREMENTS = 5

@@ -16,7 +16,7 @@ from federated_health.messages import content
 from federated_health.messages.weights import size_of
 from federated_health.ml.networks import weight_shapes
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 
 PLAIN = Settings.from_config(read_defaults())
 ENCRYPTED = replace(PLAIN, encrypt=True)

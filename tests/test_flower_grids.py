@@ -10,9 +10,8 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
-from federated_health import flower_grids
-from federated_health.flower_grids import exchange, is_deployment, is_simulation, registered_names
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid, flower_engines
+from federated_health.transport.flower_engines import exchange, is_deployment, is_simulation, registered_names
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 
@@ -57,7 +56,7 @@ def reply_to(key: str) -> Message:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_grids, "PULL_INTERVAL", 0.0)
+    monkeypatch.setattr(flower_engines, "PULL_INTERVAL", 0.0)
 
 
 def questions(*nodes: int) -> list[Message]:

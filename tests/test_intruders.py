@@ -27,9 +27,9 @@ from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_terms
 from federated_health.names import node_id_of
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
-from federated_health.streaming import StreamGrid, absence, report_unfit, serve_streams
-from federated_health.streaming import gate as gate_of_streams
-from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL
+from federated_health.transport import StreamGrid, reconnect, report_unfit, serve_streams
+from federated_health.transport import gate as gate_of_streams
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from tests import test_streaming as streams
 from tests.identities import Federation, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
@@ -608,7 +608,7 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
         assert isinstance(error, JoinError)
         assert words in str(error)
         # The diagnosis is advice: without it the channel refuses by itself.
-        monkeypatch.setattr(absence, "diagnose", lambda *_: None)
+        monkeypatch.setattr(reconnect, "diagnose", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert isinstance(error, JoinError)
         assert "no server within 1 s" in str(error)
@@ -623,7 +623,7 @@ def test_a_server_under_another_name_than_its_own_gets_nothing(
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
         assert "is not for 127.0.0.2, but for localhost, 127.0.0.1, ::1" in str(error)
-        monkeypatch.setattr(absence, "diagnose", lambda *_: None)
+        monkeypatch.setattr(reconnect, "diagnose", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert "no server within 1 s" in str(error)
         assert heard == []

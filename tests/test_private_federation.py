@@ -28,7 +28,7 @@ from federated_health.participation import PresentHospital
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 from tests.test_participation import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")

@@ -20,9 +20,9 @@ from federated_health.names import node_id_of
 from federated_health.replies import Correspondence
 from federated_health.roster import Roster
 from federated_health.settings import Settings
-from federated_health.streaming import hospital_context, join_federation, serve_streams
-from federated_health.streaming.grids import Incident, error_reply
 from federated_health.tally import Tally
+from federated_health.transport import hospital_context, join_federation, serve_streams
+from federated_health.transport.grids import Incident, error_reply
 from tests.test_faults import ComingAndGoing, Failing, settings
 from tests.test_federation import LightHospital, app_of, three, three_with_scores
 from tests.test_streaming import wait_until

@@ -20,8 +20,8 @@ from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, P
 from federated_health.report.svg import MOST_ROWS
 from federated_health.run_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context
 from federated_health.summaries import History
+from federated_health.transport import InProcessGrid, hospital_context
 from tests.released import (
     OTHERS,
     Released,

@@ -25,7 +25,7 @@ from federated_health.report.page import Page
 from federated_health.report.run_files import make_folder, write_json, write_report, write_text
 from federated_health.runs import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 from tests.conftest import PROJECT
 from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
 

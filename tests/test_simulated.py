@@ -14,7 +14,7 @@ from federated_health.data.sources.read import Source
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings, read_defaults
 from federated_health.simulated import check_simulation
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 
 
 class Simulation(InMemoryGrid):

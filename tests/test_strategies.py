@@ -33,7 +33,7 @@ from federated_health.strategies import (
     write_arguments,
 )
 from federated_health.strategy_declaration import State
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 from tests.checkpoints import checkpoint_of
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 

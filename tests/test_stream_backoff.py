@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from federated_health.streaming.backoff import FIRST_DELAY, LONGEST_DELAY, Backoff
+from federated_health.transport.backoff import FIRST_DELAY, LONGEST_DELAY, Backoff
 
 
 class Highest(random.Random):

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from federated_health.errors import SettingsError
-from federated_health.streaming import capacity
+from federated_health.transport import capacity
 
 
 class System:

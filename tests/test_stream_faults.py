@@ -22,13 +22,13 @@ from grpc import StatusCode
 from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
 from federated_health.settings import PROJECT_FILE
-from federated_health.streaming import absence as absences
-from federated_health.streaming import backoff, channels, report_unfit, serve_streams
-from federated_health.streaming import server as streaming_server
-from federated_health.streaming.absence import PASSING, taken_seconds
-from federated_health.streaming.backoff import Backoff
-from federated_health.streaming.channels import LARGEST_KEY
-from federated_health.streaming.server import SERVICE
+from federated_health.transport import backoff, channels, report_unfit, serve_streams
+from federated_health.transport import reconnect as absences
+from federated_health.transport import stream_server as streaming_server
+from federated_health.transport.backoff import Backoff
+from federated_health.transport.channels import LARGEST_KEY
+from federated_health.transport.reconnect import PASSING, taken_seconds
+from federated_health.transport.stream_server import SERVICE
 from tests.test_stream_backoff import Highest
 from tests.test_streaming import TERMS, LightHospital, Proxy, answer_of, echo, question, server, wait_until
 from tests.wire import UNWRITTEN

@@ -22,10 +22,10 @@ from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 from federated_health.cli.processes import free_port
 from federated_health.messages.task_agreement import write_terms
 from federated_health.names import node_id_of
-from federated_health.streaming import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
-from federated_health.streaming import server as streaming_server
-from federated_health.streaming.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, serialise_content, unwrap
-from federated_health.streaming.decoding import (
+from federated_health.transport import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
+from federated_health.transport import stream_server as streaming_server
+from federated_health.transport.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, serialise_content, unwrap
+from federated_health.transport.decoding import (
     MOST_DIMENSIONS,
     MOST_ITEMS,
     MOST_RECORDS,
@@ -33,9 +33,9 @@ from federated_health.streaming.decoding import (
     UndecodableError,
     decode_reply,
 )
-from federated_health.streaming.grids import Incident
-from federated_health.streaming.server import SERVICE
-from federated_health.streaming.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents, Stream
+from federated_health.transport.grids import Incident
+from federated_health.transport.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents, Stream
+from federated_health.transport.stream_server import SERVICE
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
 

@@ -23,7 +23,7 @@ from federated_health.errors import AddressError, DataError, JoinError, StorageE
 from federated_health.messages.task_agreement import write_terms
 from federated_health.names import node_id_of
 from federated_health.security import Identity
-from federated_health.streaming import (
+from federated_health.transport import (
     InProcessGrid,
     StreamGrid,
     channels,
@@ -32,10 +32,10 @@ from federated_health.streaming import (
     join_federation,
     serve_streams,
 )
-from federated_health.streaming import hospital as streaming_hospital
-from federated_health.streaming import server as streaming_server
-from federated_health.streaming.channels import CHANNEL_OPTIONS, PROTOCOL, serialise_content
-from federated_health.streaming.stream import Stream
+from federated_health.transport import stream_client as streaming_hospital
+from federated_health.transport import stream_server as streaming_server
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, serialise_content
+from federated_health.transport.stream import Stream
 from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}

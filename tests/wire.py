@@ -17,7 +17,7 @@ from flwr.proto.transport_pb2 import ClientMessage
 
 from federated_health.cli.processes import free_port
 from federated_health.egress import Item, Ledger
-from federated_health.streaming.channels import CHANNEL_OPTIONS, LARGEST_KEY, LARGEST_REPLY, server_options
+from federated_health.transport.channels import CHANNEL_OPTIONS, LARGEST_KEY, LARGEST_REPLY, server_options
 
 JOIN = "/flwr.proto.FlowerService/Join"
 

@@ -28,7 +28,7 @@ from federated_health.audit.gradients import (
 from federated_health.audit.membership import losses
 from federated_health.messages.content import ARRAYS
 from federated_health.ml.networks import Weights
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 
 TRAIN = "train"
 

@@ -9,13 +9,13 @@ import utils
 from federated_health.cli import client_flags, parsing
 from federated_health.cli.processes import process
 from federated_health.data.tasks import TASKS, get_task
-from federated_health.deployment.flower import announce, environment
-from federated_health.deployment.superlink import SuperLink, accepted_hospitals
-from federated_health.deployment.supernode import SuperNode
-from federated_health.deployment.watch import keep_running
 from federated_health.errors import RunError
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
+from federated_health.transport.deployment.flower import announce, environment
+from federated_health.transport.deployment.superlink import SuperLink, accepted_hospitals
+from federated_health.transport.deployment.supernode import SuperNode
+from federated_health.transport.deployment.watch import keep_running
 
 FLEET = "127.0.0.1:9092"
 

@@ -25,7 +25,7 @@ from federated_health.evidence.cohort import Cohort, Split
 from federated_health.federation import Federation
 from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
-from federated_health.streaming import InProcessGrid
+from federated_health.transport import InProcessGrid
 
 INNER_FOLDS = 3
 """Of the training rows of a fit, by which its number of rounds is chosen."""

@@ -16,7 +16,7 @@ from federated_health.federation import Federation
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.privacy import Account, PrivacyPlan
 from federated_health.settings import Settings, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context, join_federation
+from federated_health.transport import InProcessGrid, hospital_context, join_federation
 from tests.test_federation import app_of, three_with_scores
 from tests.wire import UNWRITTEN
 

@@ -27,7 +27,7 @@ from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.streaming import InProcessGrid, hospital_context
+from federated_health.transport import InProcessGrid, hospital_context
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 from federated_health.cli.processes import door, free_port, interrupt, process
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.security import Role, load_identity, make_all_identities
-from federated_health.streaming import report_unfit
+from federated_health.transport import report_unfit
 from tests.wire import UNWRITTEN
 
 pytestmark = pytest.mark.slow

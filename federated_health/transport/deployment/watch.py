@@ -11,7 +11,7 @@ from typing import NoReturn
 from federated_health.cli.processes import process
 from federated_health.errors import JoinError, RunError
 from federated_health.security import Identity
-from federated_health.streaming.absence import find_obstacle
+from federated_health.transport.reconnect import find_obstacle
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
 """Seconds between two attempts; each pause is twice the one before."""

@@ -12,9 +12,9 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import node_id_of
-from federated_health.streaming.channels import LARGEST_KEY, LARGEST_REPLY, wrap_question
-from federated_health.streaming.decoding import UndecodableError, decode_reply
-from federated_health.streaming.grids import Incident, error_reply
+from federated_health.transport.channels import LARGEST_KEY, LARGEST_REPLY, wrap_question
+from federated_health.transport.decoding import UndecodableError, decode_reply
+from federated_health.transport.grids import Incident, error_reply
 
 logger = logging.getLogger(__name__)
 

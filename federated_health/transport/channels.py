@@ -14,7 +14,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
 from federated_health.security import Identity
-from federated_health.streaming.capacity import most_connections
+from federated_health.transport.capacity import most_connections
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024

@@ -7,11 +7,11 @@ from federated_health.answers import ONLY_ENCRYPTED
 from federated_health.cli.processes import free_port
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import Task
-from federated_health.deployment.flower import authority_file, config_words, executable, write_node_key
 from federated_health.privacy.guard import BUDGET
 from federated_health.security import Identity
 from federated_health.settings import Value
-from federated_health.streaming.channels import split_address
+from federated_health.transport.channels import split_address
+from federated_health.transport.deployment.flower import authority_file, config_words, executable, write_node_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,11 @@ from pathlib import Path
 from cryptography import x509
 
 from federated_health.cli.processes import free_port
-from federated_health.deployment.flower import (
+from federated_health.errors import AddressError, CertificateError, RunError
+from federated_health.security import Identity, Role, certificates, files
+from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
+from federated_health.transport.channels import split_address
+from federated_health.transport.deployment.flower import (
     authority_file,
     check_connection_name,
     check_free,
@@ -21,10 +25,6 @@ from federated_health.deployment.flower import (
     public_line,
     write_connection,
 )
-from federated_health.errors import AddressError, CertificateError, RunError
-from federated_health.security import Identity, Role, certificates, files
-from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
-from federated_health.streaming.channels import split_address
 
 STARTING = 60.0
 """Seconds that a SuperLink gets to answer."""

@@ -9,11 +9,11 @@ accepts by sending its initial metadata, or refuses with a status that says why.
 is over. A hospital whose own check says that it may not join says so in the metadata, and is refused.
 """
 
-from federated_health.streaming.capacity import check_room
-from federated_health.streaming.channels import check_address
-from federated_health.streaming.grids import InProcessGrid, hospital_context, server_context
-from federated_health.streaming.hospital import join_federation, report_unfit
-from federated_health.streaming.server import StreamGrid, serve_streams
+from federated_health.transport.capacity import check_room
+from federated_health.transport.channels import check_address
+from federated_health.transport.grids import InProcessGrid, hospital_context, server_context
+from federated_health.transport.stream_client import join_federation, report_unfit
+from federated_health.transport.stream_server import StreamGrid, serve_streams
 
 __all__ = [
     "InProcessGrid",

@@ -5,7 +5,7 @@ from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import ClientMessage
 
-from federated_health.streaming.channels import unwrap
+from federated_health.transport.channels import unwrap
 
 MOST_RECORDS = 16
 """Of one message; ours hold at most three."""

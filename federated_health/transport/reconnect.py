@@ -13,9 +13,9 @@ import grpc
 from federated_health.errors import JoinError
 from federated_health.security import Finding, Identity, diagnose, speaks_tls
 from federated_health.security.diagnosis import PREFLIGHT_SECONDS
-from federated_health.streaming import channels
-from federated_health.streaming.backoff import LONGEST_DELAY, Backoff
-from federated_health.streaming.channels import split_address
+from federated_health.transport import channels
+from federated_health.transport.backoff import LONGEST_DELAY, Backoff
+from federated_health.transport.channels import split_address
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.egress import Ledger
-from federated_health.streaming.channels import wrap
-from federated_health.streaming.grids import error_reply
+from federated_health.transport.channels import wrap
+from federated_health.transport.grids import error_reply
 
 logger = logging.getLogger(__name__)
 

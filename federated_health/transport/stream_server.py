@@ -20,11 +20,11 @@ from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_terms
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
-from federated_health.streaming.capacity import most_streams
-from federated_health.streaming.channels import LARGEST_REPLY, PROTOCOL, listen, serialise_content, server_options
-from federated_health.streaming.gate import Gate, certificate_of
-from federated_health.streaming.grids import FutureGrid, Incident, error_reply
-from federated_health.streaming.stream import Incidents, Stream
+from federated_health.transport.capacity import most_streams
+from federated_health.transport.channels import LARGEST_REPLY, PROTOCOL, listen, serialise_content, server_options
+from federated_health.transport.gate import Gate, certificate_of
+from federated_health.transport.grids import FutureGrid, Incident, error_reply
+from federated_health.transport.stream import Incidents, Stream
 
 logger = logging.getLogger(__name__)
 

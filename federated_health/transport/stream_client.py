@@ -15,16 +15,16 @@ from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_terms
 from federated_health.security import Identity
-from federated_health.streaming.absence import Absence, Ending, find_obstacle
-from federated_health.streaming.channels import (
+from federated_health.transport.channels import (
     LARGEST_KEY,
     LARGEST_REPLY,
     PROTOCOL,
     open_channel,
     unwrap,
 )
-from federated_health.streaming.grids import call_app
-from federated_health.streaming.outbox import Outbox
+from federated_health.transport.grids import call_app
+from federated_health.transport.outbox import Outbox
+from federated_health.transport.reconnect import Absence, Ending, find_obstacle
 
 UNFIT_SECONDS = 3.0
 """For telling the server that a hospital may not join."""
