@@ -17,16 +17,16 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import answers, egress_page, participation
 from federated_health.cli import client_flags, parsing
 from federated_health.cli.examples import EXAMPLES
 from federated_health.data.data_check import check_hospital
 from federated_health.data.hospital import load_hospital
-from federated_health.egress import Ledger
 from federated_health.errors import DataError, LedgerError
-from federated_health.hospital_results import save_results
+from federated_health.hospital import handlers, ledger_page, registry
+from federated_health.hospital.ledger import Ledger
+from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
+from federated_health.hospital.results import save_results
 from federated_health.ml.backend import load_tensorflow
-from federated_health.own_hospital import OwnHospital, find_own_hospital
 from federated_health.privacy import account_page
 from federated_health.privacy.guard import BUDGET
 from federated_health.report.run_files import make_folder
@@ -37,7 +37,7 @@ from federated_health.transport import check_address, hospital_context, join_fed
 logger = logging.getLogger("federated_health.client")
 
 app = ClientApp()
-answers.register(app)
+registry.register(app)
 
 
 def parse() -> argparse.Namespace:
@@ -70,8 +70,8 @@ def check(own: OwnHospital) -> None:
 
 def show_egress(path: Path) -> None:
     """Show what a ledger says has left a hospital."""
-    utils.print_page(egress_page.summarise(path))
-    utils.print_lines("What never leaves:", egress_page.NEVER)
+    utils.print_page(ledger_page.summarise(path))
+    utils.print_lines("What never leaves:", ledger_page.NEVER)
 
 
 def join(flags: argparse.Namespace) -> None:
@@ -89,7 +89,7 @@ def join(flags: argparse.Namespace) -> None:
         raise
     node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
-    context = hospital_context(name, {**node, **budget, answers.ONLY_ENCRYPTED: flags.encrypted_only})
+    context = hospital_context(name, {**node, **budget, registry.ONLY_ENCRYPTED: flags.encrypted_only})
     if flags.out is not None:
         make_folder(flags.out)
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
@@ -105,13 +105,13 @@ def join(flags: argparse.Namespace) -> None:
 
 def keep(context: Context, out: Path | None) -> None:
     """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
-    if kept := participation.remembered_model(context):
+    if kept := handlers.remembered_model(context):
         name, note = context.node_config["name"], f"Predicted positive: a risk of at least {kept[0].threshold}."
         utils.print_figures("The final model on held-out patients", {str(name): context.state["figures"]}, note)
         if out is not None:
             logger.info("saved in %s: %s", out, save_results(out, context, *kept))
         if kept[0].privacy:
-            logger.info("privacy: %s", participation.account_of(context).statement().describe())
+            logger.info("privacy: %s", handlers.account_of(context).statement().describe())
 
 
 def main() -> None:

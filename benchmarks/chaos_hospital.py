@@ -14,9 +14,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.proto.transport_pb2 import Parameters
 
-from federated_health import participation
-from federated_health.appraisal import Appraisal
 from federated_health.data.hospital import Hospital
+from federated_health.hospital import handlers
+from federated_health.hospital.benefit import Appraisal
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
@@ -55,11 +55,11 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
     @app.query("statistics")
     def introduce(message: Message, context: Context) -> Message:
-        return Message(participation.introduce(message, context).to_content(), reply_to=message)
+        return Message(handlers.introduce(message, context).to_content(), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        hospital, number = participation.hospital_of(message, context), round_of(message)
+        hospital, number = handlers.hospital_of(message, context), round_of(message)
         if silent is not None and number in silent.get(hospital.name, ()):
             raise OSError("silent in this round")
         time.sleep(pause)
@@ -74,7 +74,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
     @app.evaluate("threshold")
     def score_training(message: Message, context: Context) -> Message:
-        half = len(participation.hospital_of(message, context).train) // 2
+        half = len(handlers.hospital_of(message, context).train) // 2
         scores = TrainingScores(positives=_cell(half, 1.0), negatives=_cell(half, -1.0))
         return Message(scores.to_content(), reply_to=message)
 
@@ -88,7 +88,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
     @app.evaluate("appraisal")
     def appraise(message: Message, context: Context) -> Message:
         time.sleep(pause)
-        columns = len(participation.hospital_of(message, context).task.columns)
+        columns = len(handlers.hospital_of(message, context).task.columns)
         appraisal = Appraisal(
             roc_auc=Interval(),
             own_roc_auc=None,
@@ -116,7 +116,7 @@ def round_of(message: Message) -> int:
 
 def _counts(message: Message, context: Context) -> Counts:
     """Of held-out rows that are all predicted rightly."""
-    labels = participation.hospital_of(message, context).test.labels
+    labels = handlers.hospital_of(message, context).test.labels
     positives = int(labels.sum())
     return Counts(true_positives=positives, true_negatives=len(labels) - positives, loss_sum=0.5 * len(labels))
 

@@ -20,9 +20,9 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source, read_uci
 from federated_health.federation import Federation
-from federated_health.local_model import LocalModel
+from federated_health.hospital.handlers import PresentHospital
+from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
-from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
 from federated_health.transport import InProcessGrid
 

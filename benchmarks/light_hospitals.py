@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.egress import Ledger
+from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums

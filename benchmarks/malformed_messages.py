@@ -18,8 +18,8 @@ from google.protobuf.message import Message as AnyProto
 from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
-from federated_health.appraisal import Appraisal
 from federated_health.data.tasks import HEART_DISEASE
+from federated_health.hospital.benefit import Appraisal
 from federated_health.messages.content import Evaluation, Introduction, TrainingScores, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts

@@ -25,7 +25,7 @@ from federated_health.data.partitions import Partition
 from federated_health.data.sources.read import generate_readmission
 from federated_health.data.sources.readmission import expected_roc_auc, generate_patients, held_out_probability
 from federated_health.data.tasks import READMISSION
-from federated_health.local_model import LocalModel
+from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from

@@ -33,7 +33,7 @@ import client
 from federated_health.cli.processes import door, free_port, process
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.federation import Federation
-from federated_health.local_model import LocalModel
+from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from

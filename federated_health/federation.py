@@ -9,10 +9,10 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.appraisal import Appraisal
 from federated_health.checkpoints import Checkpoint
 from federated_health.course import Course
 from federated_health.errors import RunError
+from federated_health.hospital.benefit import Appraisal
 from federated_health.messages import content
 from federated_health.messages.content import Evaluation, Instructions, TrainingScores, Update
 from federated_health.messages.weights import weights_to_record

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.appraisal import PERMUTATIONS
 from federated_health.federation import Federation
+from federated_health.hospital.benefit import PERMUTATIONS
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve

@@ -7,8 +7,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from federated_health.appraisal import Appraisal
 from federated_health.data.tasks import Task
+from federated_health.hospital.benefit import Appraisal
 from federated_health.messages.content import Evaluation, Update
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells

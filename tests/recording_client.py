@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 
-from federated_health import participation
 from federated_health.encryption import participation as encrypted
+from federated_health.hospital import handlers
 from federated_health.messages.content import Evaluation, Update
 
 PAUSE = 4.0
@@ -22,7 +22,7 @@ PAUSE = 4.0
 
 def main() -> None:
     folder = Path(sys.argv.pop(1))
-    train, evaluate = participation.train_round, participation.evaluate_round
+    train, evaluate = handlers.train_round, handlers.evaluate_round
 
     def train_round(message: Message, context: Context) -> Update:
         update = train(message, context)
@@ -37,7 +37,7 @@ def main() -> None:
         time.sleep(PAUSE)
         return evaluate(message, context)
 
-    for module in (participation, encrypted):
+    for module in (handlers, encrypted):
         vars(module).update(train_round=train_round, evaluate_round=evaluate_round)
     import client  # only now, since it takes what it answers with
     import utils

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.clientapp import ClientApp
 
-from federated_health.appraisal import Appraisal
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.federation import Federation
+from federated_health.hospital.benefit import Appraisal
 from federated_health.messages.content import Evaluation, Introduction, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pytest
 from flwr.app import MetricRecord, RecordDict
 
-from federated_health import participation
-from federated_health.appraisal import Appraisal, appraise, score_alone, weigh_columns
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.federation import Federation
+from federated_health.hospital import handlers
+from federated_health.hospital.benefit import Appraisal, appraise, score_alone, weigh_columns
+from federated_health.hospital.handlers import PresentHospital
 from federated_health.messages.content import Evaluation, Instructions
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError
@@ -24,7 +25,6 @@ from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.metrics import LARGEST_LOSS, Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.participation import PresentHospital
 from federated_health.settings import Settings, read_defaults
 from federated_health.summaries import summarise_appraisals
 from federated_health.transport import InProcessGrid
@@ -317,11 +317,11 @@ def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary:
     federation = federation_of([hungary], model=model, appraisal=False)
     federation.run()
     told = federation.instructions()
-    alone = participation.local_model(hungary, told.model, told.normalisation).score(federation.weights)
+    alone = handlers.local_model(hungary, told.model, told.normalisation).score(federation.weights)
 
     # Whatever scale a larger federation has, a hospital's own model has its own.
     wide = replace(told, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
-    own = score_alone(participation.local_model(hungary, wide.model, wide.normalisation), wide)
+    own = score_alone(handlers.local_model(hungary, wide.model, wide.normalisation), wide)
 
     assert own.tobytes() == alone.tobytes()
     assert np.ptp(own) > 0.5  # it has learnt something
@@ -336,7 +336,7 @@ def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospit
     ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
     weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0
 
-    importance = weigh_columns(participation.local_model(hungary, told.model, told.normalisation), weights, [1])
+    importance = weigh_columns(handlers.local_model(hungary, told.model, told.normalisation), weights, [1])
 
     assert importance[ignored] == 0.0
     assert importance[used] > 1.0
@@ -346,7 +346,7 @@ def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospit
 def test_a_shuffled_column_is_shuffled_alone_and_whole(hungary: Hospital) -> None:
     """As if the column's cells had been shuffled in the CSV."""
     normalisation = Normalisation(mean=(50.0, 130.0, 240.0, 150.0, 1.0), variance=(80.0, 300.0, 2500.0, 500.0, 1.0))
-    local = participation.local_model(hungary, "mlp", normalisation)
+    local = handlers.local_model(hungary, "mlp", normalisation)
     weights = initial_weights(HEART_DISEASE, "mlp", 3)
     order = np.random.default_rng(0).permutation(len(hungary.test))
     assert np.isnan(hungary.test.values[:, HEART_DISEASE.column_names.index("chol")]).any()
@@ -355,7 +355,7 @@ def test_a_shuffled_column_is_shuffled_alone_and_whole(hungary: Hospital) -> Non
         values = hungary.test.values.copy()
         values[:, column] = values[order, column]
         shuffled = replace(hungary, test=Patients(values, hungary.test.labels))
-        expected = participation.local_model(shuffled, "mlp", normalisation).score(weights)
+        expected = handlers.local_model(shuffled, "mlp", normalisation).score(weights)
 
         assert local.score_shuffled(weights, column, order).tobytes() == expected.tobytes()
 

@@ -26,7 +26,6 @@ import create_dataset
 import predict
 import server
 import utils
-from federated_health import hospital_results
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.cli.processes import free_port
 from federated_health.data.dataset_folder import write_hospitals
@@ -36,6 +35,7 @@ from federated_health.data.sources.read import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.federation import Federation
+from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, Instructions
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
@@ -883,7 +883,7 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
     saved: list[tuple[Path, list[str]]] = []
     told = replace(TOLD, threshold=0.25)
     monkeypatch.setattr(client, "join_federation", evaluate_finally)
-    monkeypatch.setattr(hospital_results, "save_final_model", save)
+    monkeypatch.setattr(results, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
     code, page, said = show("client.py", *own, "--server", f"127.0.0.1:{free_port()}")
     assert saved == [(Path("kept/model.keras"), sorted(initial_weights(HEART_DISEASE, "logistic", 3)))]

@@ -21,8 +21,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 
 from federated_health.cli.processes import free_port, process
-from federated_health.egress import Ledger, describe
 from federated_health.errors import LedgerError
+from federated_health.hospital.ledger import Ledger, describe
 from federated_health.names import node_id_of
 from federated_health.transport import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
 from federated_health.transport import outbox as streaming_outbox
@@ -574,7 +574,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.test_egress import Hospital
-from federated_health.egress import Ledger
+from federated_health.hospital.ledger import Ledger
 print(Hospital(sys.argv[2], Ledger(Path(sys.argv[3]), "a")).end())
 """
 

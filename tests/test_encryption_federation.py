@@ -14,7 +14,6 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health import answers, participation
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
@@ -27,11 +26,12 @@ from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.federation import Federation
+from federated_health.hospital import handlers, registry
+from federated_health.hospital.handlers import remembered_model
 from federated_health.messages.content import CONFIG, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
-from federated_health.participation import remembered_model
 from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.settings import Settings, read_defaults
@@ -89,7 +89,7 @@ class Grid(InProcessGrid):
 
     def __init__(self, hospitals: Hospitals, present: tuple[str, ...] = NAMES, *, tells: bool = True) -> None:
         app = ClientApp()
-        answers.register(app)
+        registry.register(app)
         super().__init__(app, hospitals.contexts)
         self.hospitals = hospitals
         self.present = set(present)
@@ -134,7 +134,7 @@ def hospitals(paths: dict[str, Path], identities: dict[str, Path]) -> Hospitals:
 
 def plain_run(paths: Mapping[str, Path], settings: Settings) -> Federation:
     app = ClientApp()
-    answers.register(app)
+    registry.register(app)
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
     federation = Federation(InProcessGrid(app, contexts), replace(settings, encrypt=False))
     federation.run()
@@ -142,7 +142,7 @@ def plain_run(paths: Mapping[str, Path], settings: Settings) -> Federation:
 
 
 def weights_at(hospitals: Hospitals, name: str) -> Weights:
-    kept = participation.remembered_model(hospitals.contexts[name])
+    kept = handlers.remembered_model(hospitals.contexts[name])
     assert kept is not None
     return kept[1]
 
@@ -173,7 +173,7 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
             np.array_equal(*pair)
             for pair in zip(weights_at(hospitals, name).values(), weights_at(hospitals, NAMES[0]).values(), strict=True)
         )
-        kept = participation.remembered_model(hospitals.contexts[name])
+        kept = handlers.remembered_model(hospitals.contexts[name])
         assert kept is not None
         assert plain.normalisation is not None
         assert kept[0].normalisation.mean == pytest.approx(plain.normalisation.mean, rel=1e-6)
@@ -182,12 +182,14 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
 
 
 def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths: dict[str, Path]) -> None:
-    from federated_health.local_model import LocalModel  # brings TensorFlow, which fast tests need not wait for
+    from federated_health.hospital.local_model import (
+        LocalModel,  # brings TensorFlow, which fast tests need not wait for
+    )
 
     settings = settings_of(appraisal=True)
     EncryptedFederation(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    told, weights = participation.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    told, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
         LocalModel(load_hospital(path, HEART_DISEASE, name, 42), told.model, told.normalisation)
         for name, path in paths.items()
@@ -376,7 +378,7 @@ def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospita
     federation.evaluate_finally()
     assert furthest(weights_at(hospitals, "va-long-beach"), weights_at(hospitals, "cleveland")) == 0.0
     of_three = plain_run({name: paths[name] for name in NAMES[:3]}, settings_of(hospitals=3))
-    kept = participation.remembered_model(hospitals.contexts["va-long-beach"])
+    kept = handlers.remembered_model(hospitals.contexts["va-long-beach"])
     assert of_three.normalisation is not None
     assert kept is not None
     assert kept[0].normalisation.mean == pytest.approx(of_three.normalisation.mean, rel=1e-6)
@@ -419,7 +421,7 @@ def test_a_run_whose_key_is_gone_ends_in_a_line_that_says_so(
 
 def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update], Update]) -> None:
     """Spoil a hospital's updates before they are encrypted."""
-    real = participation.train_round
+    real = handlers.train_round
 
     def train(message: Message, context: Context) -> Update:
         update = real(message, context)
@@ -572,7 +574,7 @@ def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hosp
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
     for name in NAMES:
-        hospitals.start(name, **{answers.ONLY_ENCRYPTED: True})
+        hospitals.start(name, **{registry.ONLY_ENCRYPTED: True})
     plain = Federation(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
@@ -646,6 +648,6 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 
     app = ClientApp()
-    answers.register(app)
+    registry.register(app)
     with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|goes on with nothing less"):
         app(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])

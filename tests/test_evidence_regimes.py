@@ -10,7 +10,6 @@ import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from federated_health import participation
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
 from federated_health.evidence import regimes
@@ -26,6 +25,7 @@ from federated_health.evidence.regimes import (
     settings_of,
 )
 from federated_health.federation import Federation
+from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
@@ -259,7 +259,7 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
     scored = fit(cohort, Regime.WITHOUT, "b").scored
 
     np.testing.assert_allclose(scored.scores["b"], expected, atol=1e-4)
-    assert participation.local_model.cache_info().currsize == 0  # no rows of a fold are kept
+    assert handlers.local_model.cache_info().currsize == 0  # no rows of a fold are kept
 
 
 @pytest.mark.slow

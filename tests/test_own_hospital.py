@@ -6,7 +6,7 @@ import pytest
 
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
-from federated_health.own_hospital import OwnHospital, find_own_hospital
+from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
 
 HEART = HEART_DISEASE.name
 

@@ -11,10 +11,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from sklearn import metrics as reference
 
-from federated_health import participation
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, DataError, JoinError
+from federated_health.hospital import handlers
 from federated_health.messages.content import Instructions, Introduction
 from federated_health.messages.task_agreement import write_terms
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
@@ -57,7 +57,7 @@ class KnownScores:
 
 @pytest.fixture
 def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    monkeypatch.setattr(participation, "local_model", lambda hospital, *_: KnownScores(hospital))
+    monkeypatch.setattr(handlers, "local_model", lambda hospital, *_: KnownScores(hospital))
     return hospital_context("cleveland", {"data": str(hospitals_folder / "client_1.csv")})
 
 
@@ -68,7 +68,7 @@ def message_of(told: Instructions = TOLD, kind: str = "evaluate") -> Message:
 
 
 def known(context: Context) -> KnownScores:
-    return KnownScores(participation.hospital_of(message_of(), context))
+    return KnownScores(handlers.hospital_of(message_of(), context))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7311, 1.0])
@@ -78,7 +78,7 @@ def test_held_out_patients_are_counted_at_the_threshold_of_the_instructions(
 ) -> None:
     local = known(context)
     risk, labels = 1 / (1 + np.exp(-local.score(None).astype(float))), local.hospital.test.labels
-    answer = participation.evaluate_round if kind == "round" else participation.evaluate_finally
+    answer = handlers.evaluate_round if kind == "round" else handlers.evaluate_finally
 
     counts = answer(message_of(replace(TOLD, threshold=threshold)), context).counts
 
@@ -93,7 +93,7 @@ def test_cells_of_the_training_rows_are_of_each_class_and_of_no_held_out_row(con
     local = known(context)
     ages, labels = local.hospital.train.values[:, 0], local.hospital.train.labels
 
-    scores = participation.score_training_rows(message_of(), context)
+    scores = handlers.score_training_rows(message_of(), context)
 
     for cells, label in ((scores.positives, 1), (scores.negatives, 0)):
         of_class = (ages[labels == label] - 55) / 10
@@ -116,19 +116,19 @@ def test_only_the_final_evaluation_holds_an_auc_and_cells(context: Context) -> N
     assert (final.positives[:, 0].sum(), final.negatives[:, 0].sum()) == ((labels == 1).sum(), (labels == 0).sum())
 
 
-ANSWERS = (participation.evaluate_round, participation.evaluate_finally)
+ANSWERS = (handlers.evaluate_round, handlers.evaluate_finally)
 
 
 def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures(context: Context) -> None:
-    assert participation.remembered_model(context) is None
-    for answer in (participation.evaluate_round, participation.score_training_rows):
+    assert handlers.remembered_model(context) is None
+    for answer in (handlers.evaluate_round, handlers.score_training_rows):
         answer(message_of(), context)
-        assert participation.remembered_model(context) is None
+        assert handlers.remembered_model(context) is None
 
     told = replace(TOLD, threshold=0.4321)
-    counts = participation.evaluate_finally(message_of(told), context).counts
+    counts = handlers.evaluate_finally(message_of(told), context).counts
 
-    kept = participation.remembered_model(context)
+    kept = handlers.remembered_model(context)
     assert kept is not None
     assert kept[0] == told
     assert all(np.array_equal(kept[1][name], WEIGHTS[name]) for name in WEIGHTS)
@@ -140,7 +140,7 @@ def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures
 @pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf])
 def test_a_threshold_that_is_no_probability_is_refused(context: Context, threshold: float) -> None:
     with pytest.raises(MalformedMessageError, match="threshold is not between 0 and 1"):
-        participation.evaluate_round(message_of(replace(TOLD, threshold=threshold)), context)
+        handlers.evaluate_round(message_of(replace(TOLD, threshold=threshold)), context)
 
 
 @dataclass
@@ -155,12 +155,12 @@ class KnownTraining(KnownScores):
 def test_training_is_held_as_near_as_the_message_says(
     context: Context, monkeypatch: pytest.MonkeyPatch, mu: float | None
 ) -> None:
-    monkeypatch.setattr(participation, "local_model", lambda hospital, *_: KnownTraining(hospital))
+    monkeypatch.setattr(handlers, "local_model", lambda hospital, *_: KnownTraining(hospital))
     message = message_of(kind="train")
     if mu is not None:
         message.content.config_records["config"]["proximal-mu"] = mu
 
-    update = participation.train_round(message, context)
+    update = handlers.train_round(message, context)
 
     assert (update.examples, update.loss) == (227, 0.5)
     for name, array in WEIGHTS.items():
@@ -172,7 +172,7 @@ def test_a_proximal_term_of_negative_weight_is_refused(context: Context) -> None
     message.content.config_records["config"]["proximal-mu"] = -1.0
 
     with pytest.raises(MalformedMessageError, match="proximal-mu is not a number of at least 0"):
-        participation.train_round(message, context)
+        handlers.train_round(message, context)
 
 
 # Whose task it is
@@ -188,7 +188,7 @@ def test_a_server_with_another_schema_is_refused_with_what_differs(context: Cont
     terms = write_terms({**HEART_DISEASE.terms, "column sex": "sex: 0 male, 1 female"})
 
     with pytest.raises(JoinError) as caught:
-        participation.introduce(introduction_of(schema="another", terms=terms), context)
+        handlers.introduce(introduction_of(schema="another", terms=terms), context)
 
     assert str(caught.value) == (
         "the hospital's column sex is sex: 0 female, 1 male; the server's is sex: 0 male, 1 female"
@@ -197,12 +197,12 @@ def test_a_server_with_another_schema_is_refused_with_what_differs(context: Cont
 
 def test_a_server_whose_terms_say_otherwise_than_its_schema_is_refused(context: Context) -> None:
     with pytest.raises(JoinError, match=r"^the server's terms are not this hospital's$"):
-        participation.introduce(introduction_of(schema="another", terms=write_terms(HEART_DISEASE.terms)), context)
+        handlers.introduce(introduction_of(schema="another", terms=write_terms(HEART_DISEASE.terms)), context)
 
 
 def test_a_server_that_tells_no_terms_is_refused(context: Context) -> None:
     with pytest.raises(JoinError, match=r"^the hospital's task is heart-disease; the server's is not declared$"):
-        participation.introduce(introduction_of(schema="another"), context)
+        handlers.introduce(introduction_of(schema="another"), context)
 
 
 def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
@@ -213,13 +213,13 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
     context.node_config["data"] = str(tmp_path / "mine.csv")
 
     with pytest.raises(DataError) as caught:
-        participation.introduce(introduction_of(), context)
+        handlers.introduce(introduction_of(), context)
 
     assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
 
     context.node_config[BUDGET] = 2.0  # no budget accounts for what is in the file
     with pytest.raises(DataError, match="column age, row 5") as caught:
-        participation.introduce(introduction_of(), context)
+        handlers.introduce(introduction_of(), context)
     assert caught.value.reason == "its CSV cannot be used"
 
 
@@ -235,6 +235,6 @@ def test_the_words_of_an_exception_stay_at_the_hospital_in_every_runtime(error: 
         raise error
 
     with pytest.raises(AnswerError) as caught:
-        participation.reply_with(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
+        handlers.reply_with(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
     assert str(caught.value) == words
     assert caught.value.error is error

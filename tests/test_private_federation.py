@@ -11,20 +11,20 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 import client
-from federated_health import participation
 from federated_health.checkpoints import CheckpointFolder
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.federation import Federation
-from federated_health.hospital_results import save_results
+from federated_health.hospital import handlers
+from federated_health.hospital.handlers import PresentHospital
+from federated_health.hospital.results import save_results
 from federated_health.messages.content import Instructions, Introduction, Update
 from federated_health.messages.task_agreement import write_terms
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.names import node_id_of
-from federated_health.participation import PresentHospital
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.settings import Settings, read_defaults
@@ -140,7 +140,7 @@ def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
 
 @pytest.mark.slow
 def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospital]) -> None:
-    from federated_health.local_model import LocalModel
+    from federated_health.hospital.local_model import LocalModel
 
     local = LocalModel(hospitals[2], "logistic", public_normalisation(HEART_DISEASE.measurements))
     plan = PLAN
@@ -161,7 +161,7 @@ def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospit
 def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
     hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from federated_health import local_model
+    from federated_health.hospital import local_model
 
     rates = []
 
@@ -196,7 +196,7 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
     grid, contexts = grid_of(hospitals)
     federation = Federation(grid, settings_of())
     federation.run()
-    kept = participation.remembered_model(contexts["hungary"])
+    kept = handlers.remembered_model(contexts["hungary"])
     assert kept is not None
 
     assert save_results(tmp_path, contexts["hungary"], *kept) == "model.keras, report.html"
@@ -240,7 +240,7 @@ def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: l
 
 @pytest.mark.slow
 def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch) -> None:
-    from federated_health import local_model
+    from federated_health.hospital import local_model
 
     grid, contexts = grid_of(hospitals[2:3])
     seen: list[int] = []
@@ -317,10 +317,10 @@ def present(hospitals: list[Hospital]) -> PresentHospital:
 
 
 def joined(context: PresentHospital, plan: PrivacyPlan | None = PLAN) -> Introduction:
-    return participation.introduce(invitation(plan), context)
+    return handlers.introduce(invitation(plan), context)
 
 
-@pytest.mark.parametrize("answer", [participation.score_training_rows, participation.appraise_model])
+@pytest.mark.parametrize("answer", [handlers.score_training_rows, handlers.appraise_model])
 def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: PresentHospital, answer: Any) -> None:
     joined(present)
     with pytest.raises(BudgetError, match="it reads training rows, and no privacy budget accounts for it"):
@@ -328,11 +328,11 @@ def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: P
 
 
 ALL = (
-    participation.train_round,
-    participation.evaluate_round,
-    participation.score_training_rows,
-    participation.evaluate_finally,
-    participation.appraise_model,
+    handlers.train_round,
+    handlers.evaluate_round,
+    handlers.score_training_rows,
+    handlers.evaluate_finally,
+    handlers.appraise_model,
 )
 
 

@@ -51,7 +51,7 @@ def training() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def local_models() -> ModuleType:
-    from federated_health import local_model
+    from federated_health.hospital import local_model
 
     return local_model
 

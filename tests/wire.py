@@ -16,7 +16,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import ClientMessage
 
 from federated_health.cli.processes import free_port
-from federated_health.egress import Item, Ledger
+from federated_health.hospital.ledger import Item, Ledger
 from federated_health.transport.channels import CHANNEL_OPTIONS, LARGEST_KEY, LARGEST_REPLY, server_options
 
 JOIN = "/flwr.proto.FlowerService/Join"

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from flwr.clientapp import ClientApp
 
-from federated_health import participation
 from federated_health.audit.gradients import gradients_of, layers_of
 from federated_health.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
 from federated_health.audit.membership import confidences
@@ -28,9 +27,10 @@ from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
 from federated_health.federation import Federation
+from federated_health.hospital import handlers
+from federated_health.hospital.handlers import PresentHospital
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
-from federated_health.participation import PresentHospital
 from federated_health.settings import Settings
 
 NO_WAIT = 0.1
@@ -60,7 +60,7 @@ def run_trial(trial: Trial, plan: Plan, app: ClientApp) -> Outcome:
             case Shrunken():
                 return Outcome(inverted=_invert(trial, plan, settings, app))
     finally:
-        participation.local_model.cache_clear()  # no other federation has these rows
+        handlers.local_model.cache_clear()  # no other federation has these rows
 
 
 def _open(hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp) -> tuple[Federation, WatchedGrid]:
@@ -109,7 +109,7 @@ def _attack(trial: Halved, plan: Plan, settings: Settings, app: ClientApp) -> Ou
 def _worth(federation: Federation, hospitals: Mapping[str, Hospital]) -> Worth:
     told = federation.instructions()
     scores = [
-        participation.local_model(one, told.model, told.normalisation).score(federation.weights)
+        handlers.local_model(one, told.model, told.normalisation).score(federation.weights)
         for one in hospitals.values()
     ]
     labels = [one.test.labels for one in hospitals.values()]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from federated_health.appraisal import Appraisal
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS, key_id
 from federated_health.encryption.keyring import member
@@ -25,12 +24,13 @@ from federated_health.encryption.participation import (
     read_threshold,
 )
 from federated_health.errors import SettingsError
+from federated_health.hospital.benefit import Appraisal
+from federated_health.hospital.handlers import evaluate_round
 from federated_health.messages.content import ARRAYS, CONFIG
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_cells
-from federated_health.participation import evaluate_round
 from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults
 from federated_health.summaries import HospitalRound, Round, read_round, write_round
 

@@ -12,10 +12,10 @@ from federated_health.encryption.envelopes import Opening, make_offer, name_in_o
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews, chunks_in
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
+from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
-from federated_health.participation import hospital_of
 from federated_health.privacy.guard import AGREED
 from federated_health.security import Identity, Role, load_identity
 

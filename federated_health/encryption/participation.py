@@ -33,6 +33,14 @@ from federated_health.encryption.messages import (
     chunks_in,
 )
 from federated_health.errors import EncryptionError
+from federated_health.hospital.handlers import (
+    appraise_model,
+    evaluate_finally,
+    evaluate_round,
+    hospital_of,
+    open_message,
+    train_round,
+)
 from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
 from federated_health.messages.weights import (
     MalformedMessageError,
@@ -43,14 +51,6 @@ from federated_health.messages.weights import (
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
-from federated_health.participation import (
-    appraise_model,
-    evaluate_finally,
-    evaluate_round,
-    hospital_of,
-    open_message,
-    train_round,
-)
 from federated_health.privacy import guard
 from federated_health.summaries import HospitalRound
 

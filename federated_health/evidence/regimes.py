@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from flwr.clientapp import ClientApp
 
-from federated_health import participation
-from federated_health.appraisal import weigh_columns
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import RunError
 from federated_health.evidence.cohort import Cohort, Split
 from federated_health.federation import Federation
-from federated_health.participation import PresentHospital
+from federated_health.hospital import handlers
+from federated_health.hospital.benefit import weigh_columns
+from federated_health.hospital.handlers import PresentHospital
 from federated_health.settings import Settings
 from federated_health.transport import InProcessGrid
 
@@ -134,7 +134,7 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
     importance = {}
     if fit.regime is Regime.FEDERATED:
         for name, one in hospitals.items():
-            local = participation.local_model(one, told.model, told.normalisation)
+            local = handlers.local_model(one, told.model, told.normalisation)
             importance[name] = weigh_columns(local, federation.weights, [seed, *name.encode()]).tolist()
     scored = Scored(
         scores={name: _score(federation, one, hospitals.get(name)) for name, one in tested.items()},
@@ -142,7 +142,7 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
         threshold=federation.threshold,
         rounds=settings.rounds,
     )
-    participation.local_model.cache_clear()  # no other fit has these rows
+    handlers.local_model.cache_clear()  # no other fit has these rows
     return scored
 
 
@@ -215,7 +215,7 @@ def _pool(hospitals: Mapping[str, Hospital]) -> Hospital:
 def _score(federation: Federation, hospital: Hospital, participant: Hospital | None) -> list[float]:
     """Log-odds of a hospital's tested rows, under a model that it may have had no part in."""
     told = federation.instructions()
-    scores: npt.NDArray[np.float32] = participation.local_model(
+    scores: npt.NDArray[np.float32] = handlers.local_model(
         participant or hospital, told.model, told.normalisation
     ).score(federation.weights)
     return [float(one) for one in scores]

@@ -10,7 +10,7 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
-from federated_health.egress import Ledger
+from federated_health.hospital.ledger import Ledger
 from federated_health.transport.channels import wrap
 from federated_health.transport.grids import error_reply
 

@@ -11,8 +11,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto
 from flwr.proto.transport_pb2 import ServerMessage
 
-from federated_health.egress import JOIN, UNFIT, Ledger
 from federated_health.errors import JoinError
+from federated_health.hospital.ledger import JOIN, UNFIT, Ledger
 from federated_health.messages.task_agreement import write_terms
 from federated_health.security import Identity
 from federated_health.transport.channels import (

@@ -6,9 +6,9 @@ from flwr.app import Context, MetricRecord
 
 from federated_health.data.tasks import get_task
 from federated_health.encryption import results
+from federated_health.hospital.handlers import account_of
 from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.participation import account_of
 from federated_health.report.page import Page, Section
 from federated_health.report.released import privacy_of_run, released_by_hospitals
 from federated_health.report.run_files import MODEL, REPORT, save_final_model, write_report

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health import participation
 from federated_health.encryption import closing, keyring
 from federated_health.encryption import participation as encrypted
 from federated_health.errors import EncryptionError
+from federated_health.hospital import handlers
+from federated_health.hospital.handlers import Answer, reply_with
 from federated_health.messages.content import CONFIG, WITHHELD
-from federated_health.participation import Answer, reply_with
 
 ONLY_ENCRYPTED = "encrypted-only"
 """Of a node's config: whether the hospital takes part in encrypted runs alone."""
@@ -19,11 +19,11 @@ ONLY_ENCRYPTED = "encrypted-only"
 def register(app: ClientApp) -> None:
     """Have an app answer. What each answer gives away, `messages` and `encryption.messages` list."""
     app.query("statistics")(reply_with(_introduce))
-    app.train()(reply_with(_in_plain_run(participation.train_round)))
-    app.evaluate()(reply_with(_in_plain_run(participation.evaluate_round)))
-    app.evaluate("threshold")(reply_with(_in_plain_run(participation.score_training_rows)))
-    app.evaluate("final")(reply_with(_in_plain_run(participation.evaluate_finally)))
-    app.evaluate("appraisal")(reply_with(_in_plain_run(participation.appraise_model)))
+    app.train()(reply_with(_in_plain_run(handlers.train_round)))
+    app.evaluate()(reply_with(_in_plain_run(handlers.evaluate_round)))
+    app.evaluate("threshold")(reply_with(_in_plain_run(handlers.score_training_rows)))
+    app.evaluate("final")(reply_with(_in_plain_run(handlers.evaluate_finally)))
+    app.evaluate("appraisal")(reply_with(_in_plain_run(handlers.appraise_model)))
 
     app.query("offer")(reply_with(keyring.make_wish))
     app.query("key")(reply_with(keyring.pass_on))
@@ -38,11 +38,7 @@ def register(app: ClientApp) -> None:
 
 def _introduce(message: Message, context: Context) -> Answer:
     is_withheld = message.content.config_records[CONFIG].get(WITHHELD) is True
-    return (
-        participation.introduce(message, context)
-        if is_withheld
-        else _in_plain_run(participation.introduce)(message, context)
-    )
+    return handlers.introduce(message, context) if is_withheld else _in_plain_run(handlers.introduce)(message, context)
 
 
 def _in_plain_run(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Answer]:

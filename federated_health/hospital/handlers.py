@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
 
-from federated_health.appraisal import Appraisal, appraise
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, JoinError
+from federated_health.hospital.benefit import Appraisal, appraise
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
@@ -42,7 +42,7 @@ from federated_health.privacy.account import Account
 from federated_health.transport.grids import hospital_context
 
 if TYPE_CHECKING:
-    from federated_health.local_model import LocalModel
+    from federated_health.hospital.local_model import LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +263,8 @@ def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
 @lru_cache(maxsize=1024)
 def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
     """A hospital's rows as features, and its compiled training; made once a process."""
-    from federated_health.local_model import LocalModel  # brings TensorFlow, which a wrong CSV need not wait for
+    from federated_health.hospital.local_model import (
+        LocalModel,  # brings TensorFlow, which a wrong CSV need not wait for
+    )
 
     return LocalModel(hospital, model, normalisation)

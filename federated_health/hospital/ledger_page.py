@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from federated_health.egress import ERROR, UNFIT, begins_line
 from federated_health.errors import LedgerError
+from federated_health.hospital.ledger import ERROR, UNFIT, begins_line
 from federated_health.names import printable
 from federated_health.report.words import number_of
 

@@ -21,7 +21,7 @@ from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MINIMUM_OBSERVED, column_sums, normalisation_from
 
 if TYPE_CHECKING:
-    from federated_health.local_model import LocalModel
+    from federated_health.hospital.local_model import LocalModel
 
 PERMUTATIONS = 10
 
