@@ -17,16 +17,16 @@ from flwr.serverapp import Grid, ServerApp
 import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.course import Course
-from federated_health.federation import Federation
-from federated_health.federations import check_tls, largest_reply, make_federation
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.names import FEDERATION
-from federated_health.runs import RunFolder, settings_to_resume
 from federated_health.security import Role, load_identity
+from federated_health.server.kinds import check_tls, largest_reply, make_federation
+from federated_health.server.plain_run import Federation
+from federated_health.server.run import Course
+from federated_health.server.run_folder import RunFolder, settings_to_resume
+from federated_health.server.simulation import check_simulation
 from federated_health.settings import Settings, read_defaults
-from federated_health.simulated import check_simulation
 from federated_health.transport import check_address, check_room, serve_streams, server_context
 
 AUC_NOTE = (

@@ -13,7 +13,6 @@ from chaos_faults import Trial
 from chaos_hospital import light_app
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.federation import Federation
 from federated_health.ml.networks import (
     Weights,
     load_model,
@@ -24,6 +23,7 @@ from federated_health.ml.networks import (
 )
 from federated_health.names import FEDERATION
 from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 

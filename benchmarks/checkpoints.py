@@ -18,13 +18,13 @@ from unittest import mock
 import common  # noqa: F401  # finds the project
 import numpy as np
 
-from federated_health.checkpoints import Checkpoint, CheckpointFolder
 from federated_health.messages.content import Introduction
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation
+from federated_health.server.checkpoints import Checkpoint, CheckpointFolder
+from federated_health.server.history import HospitalRound, Round
 from federated_health.settings import Settings, read_defaults
-from federated_health.summaries import HospitalRound, Round
 
 
 def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:

@@ -14,7 +14,7 @@ import light_hospitals  # noqa: F401  # finds the project
 from light_federation import light_federation
 from measuring import memory_of, significant
 
-from federated_health.runs import RunFolder
+from federated_health.server.run_folder import RunFolder
 
 
 def serve(hospitals: int, rounds: int, weights: int) -> dict[str, float]:

@@ -19,13 +19,13 @@ import light_streams
 import numpy as np
 from chaos_links import CHUNK, Link
 
-from federated_health import federation as federations
 from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.federation import Federation
-from federated_health.federations import largest_reply
 from federated_health.ml.networks import initial_weights
 from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.server import plain_run as federations
+from federated_health.server.kinds import largest_reply
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 

@@ -25,7 +25,7 @@ from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.replies import accept_replies
+from federated_health.server.replies import accept_replies
 from federated_health.transport import InProcessGrid
 from federated_health.transport.decoding import UndecodableError, decode_reply
 

@@ -19,9 +19,9 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from federated_health.cli.processes import door, free_port, process
-from federated_health.course import Course
-from federated_health.federations import largest_reply, make_federation
 from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.server.kinds import largest_reply, make_federation
+from federated_health.server.run import Course
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 

@@ -32,12 +32,12 @@ from measuring import descendants, describe, judged, show, times_as_long
 import client
 from federated_health.cli.processes import door, free_port, process
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
-from federated_health.federation import Federation
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.security import Identity, Role, load_identity, make_all_identities
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, StreamGrid, hospital_context, serve_streams
 

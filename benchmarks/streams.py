@@ -24,8 +24,8 @@ import light_hospitals  # and finds the project
 
 from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.federation import Federation
-from federated_health.runs import RunFolder
+from federated_health.server.plain_run import Federation
+from federated_health.server.run_folder import RunFolder
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 

@@ -21,8 +21,8 @@ from federated_health.privacy.plan import (
     PrivacyPlan,
 )
 from federated_health.rules import LONGEST_WAIT, check, flag_of, is_whole_for, setting
-from federated_health.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
-from federated_health.strategy_declaration import Arguments
+from federated_health.server.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.server.strategy_declaration import Arguments
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.checkpoints import Checkpoint, CheckpointFolder
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import Introduction
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
-from federated_health.summaries import HospitalRound, Round
+from federated_health.server.checkpoints import Checkpoint, CheckpointFolder
+from federated_health.server.history import HospitalRound, Round
 
 NAMES = ("cleveland", "va-long-beach")
 

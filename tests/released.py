@@ -8,16 +8,16 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.federation import Federation
 from federated_health.hospital.benefit import Appraisal
 from federated_health.messages.content import Evaluation, Introduction, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.report.page import Block, Page, Section, Table
-from federated_health.run_page import page_of_run
+from federated_health.server.history import Round, summarise_appraisals, summarise_round, summarise_run
+from federated_health.server.plain_run import Federation
+from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 from federated_health.transport import InProcessGrid
 
 COLUMNS = HEART_DISEASE.column_names

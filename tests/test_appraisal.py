@@ -14,7 +14,6 @@ from flwr.app import MetricRecord, RecordDict
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
-from federated_health.federation import Federation
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import Appraisal, appraise, score_alone, weigh_columns
 from federated_health.hospital.handlers import PresentHospital
@@ -25,8 +24,9 @@ from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.metrics import LARGEST_LOSS, Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.server.history import summarise_appraisals
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
-from federated_health.summaries import summarise_appraisals
 from federated_health.transport import InProcessGrid
 from tests.test_messages import over_the_wire
 

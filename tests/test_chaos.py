@@ -27,11 +27,11 @@ from flwr.common.serde import message_from_proto, message_to_proto
 
 from federated_health.data.hospital import load_hospital
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.federation import Federation
 from federated_health.messages.content import Update
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 from federated_health.transport import stream_client as stream

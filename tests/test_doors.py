@@ -26,7 +26,6 @@ import create_dataset
 import predict
 import server
 import utils
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.cli.processes import free_port
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
@@ -34,13 +33,14 @@ from federated_health.data.patients import read_patients
 from federated_health.data.sources.read import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
-from federated_health.federation import Federation
 from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, Instructions
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.ml.normalisation import Normalisation
 from federated_health.security import make_all_identities
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, serve_streams
 from tests.test_participation import TOLD

@@ -14,7 +14,6 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
 from federated_health.data.tasks import HEART_DISEASE
@@ -25,7 +24,6 @@ from federated_health.encryption.federation import EncryptedFederation
 from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
-from federated_health.federation import Federation
 from federated_health.hospital import handlers, registry
 from federated_health.hospital.handlers import remembered_model
 from federated_health.messages.content import CONFIG, Update
@@ -34,6 +32,8 @@ from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
 from federated_health.security import make_all_identities
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 

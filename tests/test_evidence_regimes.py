@@ -24,10 +24,10 @@ from federated_health.evidence.regimes import (
     run_fit,
     settings_of,
 )
-from federated_health.federation import Federation
 from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
+from federated_health.server.plain_run import Federation
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]

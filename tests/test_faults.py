@@ -13,14 +13,14 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health import course, pauses, roster
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import RunError
-from federated_health.federation import Federation
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
+from federated_health.server import participants, pauses, run
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
+from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings
-from federated_health.strategies import STRATEGIES
 from federated_health.transport import InProcessGrid, hospital_context
 from tests.test_federation import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
@@ -31,8 +31,8 @@ Hook = Callable[[str, str], None]
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
-    monkeypatch.setattr(course, "COMING_BACK", 0.05)
+    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(run, "COMING_BACK", 0.05)
 
 
 class ComingAndGoing(InProcessGrid):
@@ -405,7 +405,7 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
 
 
 def test_a_run_that_goes_on_waits_a_little_for_those_who_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course, "COMING_BACK", 4.0)
+    monkeypatch.setattr(run, "COMING_BACK", 4.0)
     grid = ComingAndGoing(three_with_scores())
     federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
     grid.gone = {"b"}

@@ -9,9 +9,7 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health import roster
 from federated_health.errors import RunError
-from federated_health.federation import Federation
 from federated_health.messages.content import (
     EVALUATE,
     Evaluation,
@@ -24,8 +22,10 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.names import node_id_of
+from federated_health.server import participants
+from federated_health.server.plain_run import Federation
+from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings, read_defaults
-from federated_health.strategies import STRATEGIES
 from federated_health.transport import InProcessGrid, hospital_context
 
 ROWS = {"a": 30, "b": 10, "c": 5}
@@ -330,7 +330,7 @@ def test_too_few_hospitals_within_the_wait_is_one_line_that_counts_them() -> Non
 def test_a_hospital_that_declines_is_asked_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.01)
     hospitals = three()
     hospitals[0].fails = True
     with pytest.raises(RunError, match="2 could take part"):
@@ -339,8 +339,8 @@ def test_a_hospital_that_declines_is_asked_once(
 
 
 def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "WORDS_INTERVAL", 0.0)
-    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(participants, "WORDS_INTERVAL", 0.0)
+    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.001)
     words: list[str] = []
     with pytest.raises(RunError):
         federation_of(three()[:1]).gather(words.append)

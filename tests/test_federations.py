@@ -10,11 +10,11 @@ from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
-from federated_health.federation import Federation
-from federated_health.federations import check_tls, largest_reply, make_federation
 from federated_health.messages import content
 from federated_health.messages.weights import size_of
 from federated_health.ml.networks import weight_shapes
+from federated_health.server.kinds import check_tls, largest_reply, make_federation
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from federated_health.pauses import Pauses
+from federated_health.server.pauses import Pauses
 
 
 class Clock:

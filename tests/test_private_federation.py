@@ -11,11 +11,9 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 import client
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, BudgetError, RunError
-from federated_health.federation import Federation
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import PresentHospital
 from federated_health.hospital.results import save_results
@@ -27,6 +25,8 @@ from federated_health.ml.normalisation import public_normalisation
 from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 from tests.test_participation import TOLD as PLAINLY_TOLD

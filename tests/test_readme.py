@@ -15,8 +15,8 @@ from federated_health.data.partitions import KINDS
 from federated_health.data.tasks import TASKS, Task
 from federated_health.rules import flag_of
 from federated_health.security import Role, load_identity
+from federated_health.server.strategies import STRATEGIES, read_arguments
 from federated_health.settings import Settings, read_defaults
-from federated_health.strategies import STRATEGIES, read_arguments
 from tests.conftest import PROJECT
 
 PAGES = {

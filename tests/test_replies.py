@@ -7,8 +7,8 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
-from federated_health.replies import Correspondence, Rejected, accept_replies, find_outsized
-from federated_health.tally import Tally
+from federated_health.server.problem_log import Tally
+from federated_health.server.replies import Correspondence, Rejected, accept_replies, find_outsized
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")

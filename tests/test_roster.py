@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from federated_health import roster
 from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError, RunError
-from federated_health.federation import Federation
 from federated_health.names import node_id_of
-from federated_health.replies import Correspondence
-from federated_health.roster import Roster
+from federated_health.server import participants
+from federated_health.server.participants import Roster
+from federated_health.server.plain_run import Federation
+from federated_health.server.problem_log import Tally
+from federated_health.server.replies import Correspondence
 from federated_health.settings import Settings
-from federated_health.tally import Tally
 from federated_health.transport import hospital_context, join_federation, serve_streams
 from federated_health.transport.grids import Incident, error_reply
 from tests.test_faults import ComingAndGoing, Failing, settings
@@ -33,8 +33,8 @@ OTHER_ROWS = "its rows are not those that it declared when the run began"
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.001)
-    monkeypatch.setattr(roster, "AGAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(participants, "AGAIN_INTERVAL", 0.0)
 
 
 class Streams(ComingAndGoing):
@@ -209,7 +209,7 @@ def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_a
 def test_a_hospital_whose_connection_breaks_off_while_it_introduces_itself_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(roster, "AGAIN_INTERVAL", 1.0)
+    monkeypatch.setattr(participants, "AGAIN_INTERVAL", 1.0)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     grid = Streams(three())
@@ -393,7 +393,7 @@ def test_a_wait_says_every_so_often_how_long_it_still_lasts_and_ends(monkeypatch
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(roster, "LOOK_INTERVAL", 0.5)
+    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.5)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", sleep)
     grid = Streams(three())
@@ -442,7 +442,7 @@ def test_a_run_that_is_stopped_at_the_end_of_a_round_keeps_the_weights_of_its_la
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr("federated_health.federation.summarise_round", interrupt)
+        patched.setattr("federated_health.server.plain_run.summarise_round", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(rounds)
     assert federation.weights is kept

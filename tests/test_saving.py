@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health import saving
 from federated_health.cli.processes import PROJECT
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import StorageError
@@ -17,6 +16,7 @@ from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report.run_files import save_final_model
+from federated_health.server import model_saver
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
@@ -38,7 +38,7 @@ TOLD = Instructions(
 
 
 def test_an_order_arrives_as_it_was_given() -> None:
-    path, told, weights = saving.read_order(saving.write_order(Path("/a b/model.keras"), TOLD, WEIGHTS))
+    path, told, weights = model_saver.read_order(model_saver.write_order(Path("/a b/model.keras"), TOLD, WEIGHTS))
     assert (path, told) == (Path("/a b/model.keras"), TOLD)
     assert list(weights) == list(WEIGHTS)
     assert all(np.array_equal(weights[name], array) for name, array in WEIGHTS.items())
@@ -58,10 +58,10 @@ class Stopped:
 @pytest.mark.parametrize("stopped", [Stopped(1, b""), Stopped(0, b""), Stopped(-9, b"saved")])
 def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
-    monkeypatch.setattr(saving, "save_final_model", lambda *order: done.append(order))
+    monkeypatch.setattr(model_saver, "save_final_model", lambda *order: done.append(order))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = saving.Saver()
+    saver = model_saver.Saver()
     saver.prepare()
     saver.save(Path("model.keras"), TOLD, WEIGHTS)
     assert done == [(Path("model.keras"), TOLD, WEIGHTS)]
@@ -70,8 +70,8 @@ def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeyp
 def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
-    monkeypatch.setitem(sys.modules, "keras", saving)
-    saving.Saver().prepare()
+    monkeypatch.setitem(sys.modules, "keras", model_saver)
+    model_saver.Saver().prepare()
     assert started == []
 
 
@@ -79,8 +79,8 @@ def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch
 def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_final_model(tmp_path / "here.keras", TOLD, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
-    monkeypatch.setattr(saving, "save_final_model", None)  # what would be called here
-    saver = saving.Saver()
+    monkeypatch.setattr(model_saver, "save_final_model", None)  # what would be called here
+    saver = model_saver.Saver()
     saver.prepare()
     saver.save(tmp_path / "there.keras", TOLD, WEIGHTS)
     monkeypatch.undo()
@@ -95,18 +95,18 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
-    order = saving.write_order(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
-    command = [sys.executable, "-m", "federated_health.saving"]
+    order = model_saver.write_order(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
+    command = [sys.executable, "-m", "federated_health.server.model_saver"]
     other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
     assert (other.returncode, other.stdout) == (1, b"")
     with pytest.raises(StorageError, match="gone"):
-        saving.Saver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
+        model_saver.Saver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
 
 
 @pytest.mark.slow
 def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = saving.Saver()
+    saver = model_saver.Saver()
     saver.prepare()
     running = saver._running
     assert running is not None

@@ -17,22 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import client
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.errors import CheckpointError, SettingsError
-from federated_health.federation import Federation
 from federated_health.messages.content import Evaluation, Update
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
-from federated_health.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
-from federated_health.settings import Settings, read_defaults
-from federated_health.strategies import (
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
+from federated_health.server.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
+from federated_health.server.strategies import (
     STRATEGIES,
     check_strategy,
     read_arguments,
     write_arguments,
 )
-from federated_health.strategy_declaration import State
+from federated_health.server.strategy_declaration import State
+from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 from tests.checkpoints import checkpoint_of
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of

@@ -2,7 +2,7 @@
 
 import json
 
-from federated_health.tally import MOST_REASONS, OTHER_REASONS, Tally
+from federated_health.server.problem_log import MOST_REASONS, OTHER_REASONS, Tally
 
 LOST = "its connection was lost, or it sent more than 2 MiB at once"
 

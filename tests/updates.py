@@ -5,7 +5,7 @@ from flwr.app import Error, Message, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
-from federated_health.replies import Accepted, Rejected, accept_replies
+from federated_health.server.replies import Accepted, Rejected, accept_replies
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
 ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}

@@ -18,7 +18,7 @@ from federated_health.data.tables import hash_file
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.runs import spare_run
+from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.workers import load_app, workers
 

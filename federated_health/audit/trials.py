@@ -26,11 +26,11 @@ from federated_health.audit.plan import (
 from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
-from federated_health.federation import Federation
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import PresentHospital
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings
 
 NO_WAIT = 0.1

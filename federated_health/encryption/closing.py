@@ -31,8 +31,8 @@ from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_cells
+from federated_health.server.history import HospitalRound, Round, read_round, write_round
 from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults
-from federated_health.summaries import HospitalRound, Round, read_round, write_round
 
 RESULT = "result"
 """The record of a hospital's own state that holds what a finished encrypted run gave."""

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.checkpoints import Checkpoint
-from federated_health.course import Course
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
 from federated_health.encryption.keys import KeyExchange
@@ -21,10 +19,12 @@ from federated_health.errors import CheckpointError, RunError
 from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
-from federated_health.replies import Accepted
+from federated_health.server.checkpoints import Checkpoint
+from federated_health.server.history import HospitalRound, Round
+from federated_health.server.replies import Accepted
+from federated_health.server.run import Course
+from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import LEAST_ENCRYPTED, OPERATIONAL, Settings
-from federated_health.strategies import STRATEGIES
-from federated_health.summaries import HospitalRound, Round
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from federated_health.encryption import messages
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews
 from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.replies import Accepted, Correspondence, Rejected
-from federated_health.roster import Roster
+from federated_health.server.participants import Roster
+from federated_health.server.replies import Accepted, Correspondence, Rejected
 from federated_health.settings import Settings
 
 Read = TypeVar("Read")

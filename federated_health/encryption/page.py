@@ -23,8 +23,8 @@ from federated_health.report.sections import (
     settings_section,
 )
 from federated_health.report.words import MEANINGS, figure, figures_table, number_of, percent_of, title_of
-from federated_health.run_curves import columns_of_run
-from federated_health.run_page import ALSO_CALLED, FIGURES, joining_section, learning_section
+from federated_health.server.report_curves import columns_of_run
+from federated_health.server.report_page import ALSO_CALLED, FIGURES, joining_section, learning_section
 from federated_health.settings import Settings, read_defaults
 
 FROM_BINS = (

@@ -52,7 +52,7 @@ from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.privacy import guard
-from federated_health.summaries import HospitalRound
+from federated_health.server.history import HospitalRound
 
 logger = logging.getLogger(__name__)
 

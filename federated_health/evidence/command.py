@@ -12,7 +12,7 @@ from federated_health.evidence.page import page_of_study
 from federated_health.evidence.regimes import Protocol, Regime, plan_fits, settings_of
 from federated_health.evidence.study import JOURNAL, Journal, fingerprint_of, run_study
 from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.runs import spare_run
+from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
 
 EVIDENCE = "evidence.json"

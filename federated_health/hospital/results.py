@@ -14,7 +14,7 @@ from federated_health.report.released import privacy_of_run, released_by_hospita
 from federated_health.report.run_files import MODEL, REPORT, save_final_model, write_report
 from federated_health.report.sections import FOOTER, model_card
 from federated_health.report.words import MEANINGS, figure, figures_table, number_of, title_of
-from federated_health.run_page import FIGURES
+from federated_health.server.report_page import FIGURES
 
 
 def save_results(folder: Path, context: Context, told: Instructions, weights: Weights) -> str:

@@ -17,7 +17,7 @@ from federated_health.messages.content import Instructions
 from federated_health.ml.networks import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.page import Page, render
-from federated_health.summaries import HospitalRound, Round
+from federated_health.server.history import HospitalRound, Round
 
 logger = logging.getLogger(__name__)
 

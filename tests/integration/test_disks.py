@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.checkpoints import CheckpointFolder
 from federated_health.cli.processes import door, free_port, process
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.federation import Federation
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.privacy import Account, PrivacyPlan
+from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context, join_federation
 from tests.test_federation import app_of, three_with_scores

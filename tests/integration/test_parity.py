@@ -22,10 +22,10 @@ from federated_health.cli.processes import door, free_port, process
 from federated_health.data.dataset_folder import find_hospital, write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
-from federated_health.federation import Federation
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.security import make_all_identities
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 

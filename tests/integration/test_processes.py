@@ -19,8 +19,8 @@ import pytest
 import client
 from federated_health.cli.processes import PROJECT, door, free_port, process
 from federated_health.data.dataset_folder import find_hospital
-from federated_health.federation import Federation
 from federated_health.ml.networks import read_description, weights_hash
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 from tests.forks import Fork, forked

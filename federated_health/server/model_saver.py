@@ -1,6 +1,6 @@
 """The final model saved by a process of its own: a server needs no Keras, and has it imported while others still work.
 
-`python -m federated_health.saving` reads one order from stdin, and says on stdout what became of it.
+`python -m federated_health.server.model_saver` reads one order from stdin, and says on stdout what became of it.
 """
 
 import json
@@ -41,7 +41,7 @@ class Saver:
         if self._running is None and "keras" not in sys.modules:
             with suppress(OSError):  # then it is done here
                 self._running = subprocess.Popen(
-                    [sys.executable, "-m", "federated_health.saving"],
+                    [sys.executable, "-m", "federated_health.server.model_saver"],
                     cwd=PROJECT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -14,11 +14,11 @@ from flwr.serverapp.strategy import (
     FedYogi,
 )
 
-from federated_health.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
 from federated_health.errors import SettingsError
 from federated_health.messages.content import PROXIMAL_MU, TRAIN_LOSS
-from federated_health.replies import EQUAL_WEIGHT
-from federated_health.strategy_declaration import LARGEST, Arguments, Parameter, StrategyDeclaration
+from federated_health.server.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
+from federated_health.server.replies import EQUAL_WEIGHT
+from federated_health.server.strategy_declaration import LARGEST, Arguments, Parameter, StrategyDeclaration
 
 
 def _least_to_trim(arguments: Arguments) -> int:

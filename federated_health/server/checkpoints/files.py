@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.checkpoints.checkpoint import Checkpoint
-from federated_health.checkpoints.history import DamagedCheckpointError, Position
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import Introduction
 from federated_health.ml.normalisation import ColumnSums, Normalisation
+from federated_health.server.checkpoints.checkpoint import Checkpoint
+from federated_health.server.checkpoints.history import DamagedCheckpointError, Position
 
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"

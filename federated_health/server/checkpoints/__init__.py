@@ -4,7 +4,7 @@ A folder holds the two newest checkpoints, so that a torn one costs a round, and
 says up to where it is its own.
 """
 
-from federated_health.checkpoints.checkpoint import Checkpoint, check_settings, settings_hash
-from federated_health.checkpoints.folder import CheckpointFolder
+from federated_health.server.checkpoints.checkpoint import Checkpoint, check_settings, settings_hash
+from federated_health.server.checkpoints.folder import CheckpointFolder
 
 __all__ = ["Checkpoint", "CheckpointFolder", "check_settings", "settings_hash"]

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from federated_health.federation import Federation
 from federated_health.ml.bootstrap import SMALL_CLASS, Interval, Verdict
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import weights_hash
@@ -34,8 +33,9 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
-from federated_health.run_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
-from federated_health.summaries import HospitalRound, Round
+from federated_health.server.history import HospitalRound, Round
+from federated_health.server.plain_run import Federation
+from federated_health.server.report_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
 
 ALSO_CALLED = (
     "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."

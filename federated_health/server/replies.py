@@ -14,7 +14,7 @@ from federated_health.messages.weights import MalformedMessageError, distance_be
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.tally import Tally
+from federated_health.server.problem_log import Tally
 from federated_health.transport.flower_engines import exchange, registered_names
 from federated_health.transport.grids import FutureGrid
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.federation import Federation
 from federated_health.hospital.benefit import PERMUTATIONS
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import Resampled
@@ -24,7 +23,8 @@ from federated_health.report.sections import (
     who_holds_what,
 )
 from federated_health.report.words import list_some, percent_of
-from federated_health.summaries import Round
+from federated_health.server.history import Round
+from federated_health.server.plain_run import Federation
 
 Array = npt.NDArray[np.float64]
 

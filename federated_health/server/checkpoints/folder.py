@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from federated_health.checkpoints.checkpoint import Checkpoint
-from federated_health.checkpoints.files import read_checkpoint, write_checkpoint
-from federated_health.checkpoints.history import DamagedCheckpointError, HistoryFile
 from federated_health.errors import CheckpointError
 from federated_health.folders import sync_folder
+from federated_health.server.checkpoints.checkpoint import Checkpoint
+from federated_health.server.checkpoints.files import read_checkpoint, write_checkpoint
+from federated_health.server.checkpoints.history import DamagedCheckpointError, HistoryFile
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from federated_health.errors import CheckpointError, SettingsError
 from federated_health.messages.content import ARRAYS, CONFIG, NUM_EXAMPLES
-from federated_health.replies import merge_evaluations
+from federated_health.server.replies import merge_evaluations
 
 Arguments = Mapping[str, int | float]
 """Name with dashes -> value of every parameter of a strategy."""

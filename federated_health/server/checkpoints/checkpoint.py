@@ -14,8 +14,8 @@ from federated_health.messages.content import Introduction
 from federated_health.messages.task_agreement import find_difference
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.server.history import Round
 from federated_health.settings import OPERATIONAL, Value
-from federated_health.summaries import Round
 
 MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
 """Settings that a run may go on with although they are others."""

@@ -13,7 +13,7 @@ from federated_health.messages.content import Introduction
 from federated_health.messages.task_agreement import write_terms
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy.plan import PrivacyPlan
-from federated_health.replies import Accepted, Correspondence, Rejected
+from federated_health.server.replies import Accepted, Correspondence, Rejected
 from federated_health.settings import Settings
 from federated_health.transport.grids import is_cut_off
 

@@ -5,8 +5,8 @@ from flwr.serverapp import Grid
 from federated_health.encryption import messages as encrypted_messages
 from federated_health.encryption.federation import EncryptedFederation
 from federated_health.errors import SettingsError
-from federated_health.federation import Federation
 from federated_health.messages import content
+from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings
 from federated_health.transport.flower_engines import is_deployment, is_simulation
 

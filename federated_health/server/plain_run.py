@@ -9,8 +9,6 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.checkpoints import Checkpoint
-from federated_health.course import Course
 from federated_health.errors import RunError
 from federated_health.hospital.benefit import Appraisal
 from federated_health.messages import content
@@ -19,10 +17,12 @@ from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
-from federated_health.replies import Accepted, Participants
+from federated_health.server.checkpoints import Checkpoint
+from federated_health.server.history import Round, summarise_appraisals, summarise_round, summarise_run
+from federated_health.server.replies import Accepted, Participants
+from federated_health.server.run import Course
+from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings
-from federated_health.strategies import STRATEGIES
-from federated_health.summaries import Round, summarise_appraisals, summarise_round, summarise_run
 
 
 class Federation(Course):

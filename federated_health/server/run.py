@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.checkpoints import Checkpoint
 from federated_health.errors import RunError
 from federated_health.messages.content import Instructions
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.normalisation import Normalisation
-from federated_health.pauses import Pauses
 from federated_health.privacy.plan import PrivacyPlan
-from federated_health.replies import Accepted, Correspondence
-from federated_health.roster import WORDS_INTERVAL, Roster
+from federated_health.server.checkpoints import Checkpoint
+from federated_health.server.history import History, Round
+from federated_health.server.participants import WORDS_INTERVAL, Roster
+from federated_health.server.pauses import Pauses
+from federated_health.server.problem_log import Tally
+from federated_health.server.replies import Accepted, Correspondence
+from federated_health.server.strategies import write_arguments
 from federated_health.settings import Settings
-from federated_health.strategies import write_arguments
-from federated_health.summaries import History, Round
-from federated_health.tally import Tally
 
 logger = logging.getLogger(__name__)
 

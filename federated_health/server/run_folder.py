@@ -7,11 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health.checkpoints import Checkpoint, CheckpointFolder, check_settings
-from federated_health.course import Course
 from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
-from federated_health.federation import Federation
 from federated_health.folders import locked_folder
 from federated_health.report.run_files import (
     METRICS,
@@ -27,10 +24,13 @@ from federated_health.report.run_files import (
     write_rounds,
 )
 from federated_health.report.svg import get_ready
-from federated_health.run_page import page_of_run
-from federated_health.saving import Saver
+from federated_health.server.checkpoints import Checkpoint, CheckpointFolder, check_settings
+from federated_health.server.history import Round
+from federated_health.server.model_saver import Saver
+from federated_health.server.plain_run import Federation
+from federated_health.server.report_page import page_of_run
+from federated_health.server.run import Course
 from federated_health.settings import Settings, Value
-from federated_health.summaries import Round
 
 logger = logging.getLogger(__name__)
 

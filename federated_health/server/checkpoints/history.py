@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health.summaries import Round, read_round, write_round
+from federated_health.server.history import Round, read_round, write_round
 
 
 class DamagedCheckpointError(ValueError):
