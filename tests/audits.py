@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.audit.figures import figures_of_audit
-from federated_health.audit.plan import (
+from federated_health.data.hospital import Hospital, patients_of
+from federated_health.data.tasks import HEART_DISEASE
+from federated_health.settings import Settings, read_defaults
+from federated_health.studies.audit.figures import figures_of_audit
+from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -19,9 +22,6 @@ from federated_health.audit.plan import (
     Trial,
     Worth,
 )
-from federated_health.data.hospital import Hospital, patients_of
-from federated_health.data.tasks import HEART_DISEASE
-from federated_health.settings import Settings, read_defaults
 from tests.cohorts import patients
 
 LEAKS = {"plain": 2.0, "epsilon 8": 0.5, "epsilon 1": 0.0}

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.regimes import Protocol
 from federated_health.ml.metrics import probability
 from federated_health.settings import Settings, read_defaults
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.training_setups import Protocol
 
 Array = npt.NDArray[np.float64]
 Mechanism = Callable[[Array, Array], Array]

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.figures import Scores, collect_scores, figures_of_study
-from federated_health.evidence.page import page_of_study
-from federated_health.evidence.regimes import Protocol, Regime, Scored, plan_fits
-from federated_health.evidence.study import Results
 from federated_health.report.page import Page
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.figures import Scores, collect_scores, figures_of_study
+from federated_health.studies.benefit.page import page_of_study
+from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.training_setups import Protocol, Regime, Scored, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from federated_health.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
-from federated_health.audit.membership import lira_scores, measure
-from federated_health.audit.plan import AVERAGES, FINAL, UPDATES, Halved
+from federated_health.studies.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
+from federated_health.studies.audit.membership import lira_scores, measure
+from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, Halved
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.audit.gradients import (
+from federated_health.data.tasks import HEART_DISEASE
+from federated_health.ml.networks import initial_weights
+from federated_health.studies.audit.gradients import (
     Layers,
     along,
     difference,
@@ -16,9 +18,7 @@ from federated_health.audit.gradients import (
     product,
     products,
 )
-from federated_health.audit.membership import losses
-from federated_health.data.tasks import HEART_DISEASE
-from federated_health.ml.networks import initial_weights
+from federated_health.studies.audit.membership import losses
 
 Array = npt.NDArray[np.float64]
 GENERATOR = np.random.default_rng(1)

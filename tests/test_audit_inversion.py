@@ -4,7 +4,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.audit.inversion import (
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import HEART_DISEASE, Task
+from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.normalisation import Normalisation
+from federated_health.studies.audit.inversion import (
     Training,
     columns_of,
     invert,
@@ -13,11 +17,7 @@ from federated_health.audit.inversion import (
     tolerances,
     typical,
 )
-from federated_health.audit.views import Step
-from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.tasks import HEART_DISEASE, Task
-from federated_health.ml.networks import Weights, initial_weights
-from federated_health.ml.normalisation import Normalisation
+from federated_health.studies.audit.views import Step
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")

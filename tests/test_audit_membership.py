@@ -5,7 +5,8 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import norm
 
-from federated_health.audit.membership import (
+from federated_health.ml.bootstrap import Interval
+from federated_health.studies.audit.membership import (
     Strength,
     confidences,
     lira_scores,
@@ -13,7 +14,6 @@ from federated_health.audit.membership import (
     measure,
     true_positive_rates,
 )
-from federated_health.ml.bootstrap import Interval
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -3,11 +3,18 @@
 import re
 from functools import cache
 
-from federated_health.audit.figures import figures_of_audit
-from federated_health.audit.page import page_of_audit
-from federated_health.audit.tables import TARGETS, auc_rows, inversion_rows, one_model_rows, rate_rows, strongest
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
 from federated_health.report.words import NOT_DEFINED
+from federated_health.studies.audit.figures import figures_of_audit
+from federated_health.studies.audit.page import page_of_audit
+from federated_health.studies.audit.tables import (
+    TARGETS,
+    auc_rows,
+    inversion_rows,
+    one_model_rows,
+    rate_rows,
+    strongest,
+)
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())

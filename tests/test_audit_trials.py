@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from client import app
-from federated_health.audit.figures import ATTACKS
-from federated_health.audit.membership import measure
-from federated_health.audit.plan import (
+from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.tasks import HEART_DISEASE
+from federated_health.errors import RunError
+from federated_health.settings import Settings, read_defaults
+from federated_health.studies.audit.figures import ATTACKS
+from federated_health.studies.audit.membership import measure
+from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -18,12 +23,7 @@ from federated_health.audit.plan import (
     Shrunken,
     Whole,
 )
-from federated_health.audit.trials import run_trial
-from federated_health.data.dataset_folder import find_hospital
-from federated_health.data.hospital import load_hospital
-from federated_health.data.tasks import HEART_DISEASE
-from federated_health.errors import RunError
-from federated_health.settings import Settings, read_defaults
+from federated_health.studies.audit.trials import run_trial
 from tests.audits import hospitals_of, plan_of
 
 

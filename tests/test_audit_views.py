@@ -8,14 +8,14 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.audit.gradients import gradients_of, layers_of
-from federated_health.audit.membership import losses
-from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.content import ARRAYS
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
+from federated_health.studies.audit.gradients import gradients_of, layers_of
+from federated_health.studies.audit.membership import losses
+from federated_health.studies.audit.views import Step, WatchedGrid, averages_of, follow
 from federated_health.transport import hospital_context
 
 

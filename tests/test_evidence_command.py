@@ -16,9 +16,9 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.errors import RunError, UserError
-from federated_health.evidence import command
-from federated_health.evidence.command import Request
-from federated_health.evidence.study import JOURNAL
+from federated_health.studies.benefit import command
+from federated_health.studies.benefit.command import Request
+from federated_health.studies.benefit.study import JOURNAL
 from tests.studies import Study, study_of
 from tests.test_evidence_page import LABELS, score
 

@@ -8,7 +8,10 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics as reference
 
-from federated_health.evidence.figures import (
+from federated_health.ml.bootstrap import Resampled, Verdict
+from federated_health.ml.curves import calibration
+from federated_health.ml.metrics import probability
+from federated_health.studies.benefit.figures import (
     PLAIN_FIGURES,
     OutOfFold,
     Scores,
@@ -16,10 +19,7 @@ from federated_health.evidence.figures import (
     count_verdicts,
     figures_of_study,
 )
-from federated_health.evidence.regimes import Fit, Regime, Scored, plan_fits
-from federated_health.ml.bootstrap import Resampled, Verdict
-from federated_health.ml.curves import calibration
-from federated_health.ml.metrics import probability
+from federated_health.studies.benefit.training_setups import Fit, Regime, Scored, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 WAYS = ("own", "federated", "pooled", "without")

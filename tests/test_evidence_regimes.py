@@ -12,9 +12,13 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
-from federated_health.evidence import regimes
-from federated_health.evidence.cohort import Cohort, Split
-from federated_health.evidence.regimes import (
+from federated_health.hospital import handlers
+from federated_health.ml.metrics import Counts
+from federated_health.ml.networks import weights_hash
+from federated_health.server.plain_run import Federation
+from federated_health.studies.benefit import training_setups
+from federated_health.studies.benefit.cohort import Cohort, Split
+from federated_health.studies.benefit.training_setups import (
     INNER_FOLDS,
     PATIENCE,
     Fit,
@@ -24,10 +28,6 @@ from federated_health.evidence.regimes import (
     run_fit,
     settings_of,
 )
-from federated_health.hospital import handlers
-from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import weights_hash
-from federated_health.server.plain_run import Federation
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]
@@ -147,7 +147,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(regimes, "Federation", Watched)
+    monkeypatch.setattr(training_setups, "Federation", Watched)
 
     def run(cohort: Cohort, regime: Regime, subject: str = "", **protocol: Any) -> Fitted:
         scored = run_fit(Fit(repeat=0, fold=0, regime=regime, subject=subject), cohort, protocol_of(**protocol), app)
@@ -240,7 +240,7 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
     protocol = protocol_of()
     split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
     job = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="b")
-    federation, _ = regimes._open(job, split, cohort, settings_of(job, protocol, 3), app)
+    federation, _ = training_setups._open(job, split, cohort, settings_of(job, protocol, 3), app)
     federation.run()
     kernel, bias = (array.astype(np.float64) for array in federation.weights.values())
     assert federation.normalisation is not None
@@ -267,13 +267,13 @@ def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort
     from client import app
 
     seeds: list[int] = []
-    opened = regimes._open
+    opened = training_setups._open
 
     def watch(fit: Fit, split: Split, cohort: Cohort, settings: Any, app: Any) -> Any:
         seeds.append(settings.seed)
         return opened(fit, split, cohort, settings, app)
 
-    monkeypatch.setattr(regimes, "_open", watch)
+    monkeypatch.setattr(training_setups, "_open", watch)
     for repeat in (0, 1):
         for regime, subject in ((Regime.OWN, "a"), (Regime.FEDERATED, "fedavg"), (Regime.WITHOUT, "a")):
             run_fit(Fit(repeat=repeat, fold=0, regime=regime, subject=subject), cohort, protocol_of(rounds=1), app)
@@ -354,9 +354,9 @@ def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tupl
         federations.append(Rehearsed(losses, len(federations), settings.rounds))
         return federations[-1], {}
 
-    monkeypatch.setattr(regimes, "_open", open_rehearsed)
+    monkeypatch.setattr(training_setups, "_open", open_rehearsed)
     fit = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a")
-    settings = regimes._choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
+    settings = training_setups._choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
     assert len({federation.reached for federation in federations}) == 1
     return settings.rounds, federations[0].reached, tried
 

@@ -15,10 +15,10 @@ import pytest
 
 from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError, SettingsError
-from federated_health.evidence import study
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, settings_of
-from federated_health.evidence.study import JOURNAL, Journal, fingerprint_of, run_study
+from federated_health.studies.benefit import study
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
+from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime, Scored, plan_fits, settings_of
 from tests import awkward_apps
 from tests.cohorts import cohort_of, patients, protocol_of
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from federated_health.errors import DataError, RunError
-from federated_health.workers import workers
+from federated_health.studies.workers import workers
 
 
 def begin(divisor: int) -> Callable[[int], float]:

@@ -49,7 +49,7 @@ def attack(flags: argparse.Namespace, app: str) -> None:
     Args:
         app: where the hospitals' ClientApp is, such as client:app.
     """
-    from federated_health.audit import command
+    from federated_health.studies.audit import command
 
     given = parsing.by_flag(flags)
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_AN_AUDIT}
@@ -71,7 +71,7 @@ def attack(flags: argparse.Namespace, app: str) -> None:
 
 def _show(figures: Mapping[str, Any]) -> None:
     """What the models are worth, how well they are attacked, and what is rebuilt from an update."""
-    from federated_health.audit import tables
+    from federated_health.studies.audit import tables
 
     worth = {
         name: {"all rows": one["whole"]["roc_auc"], "half of them, attacked": one["attacked"]["roc_auc"]}

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.audit.gradients import difference, layers_of
-from federated_health.audit.views import Step
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.normalisation import Normalisation
+from federated_health.studies.audit.gradients import difference, layers_of
+from federated_health.studies.audit.views import Step
 
 ITERATIONS = 2000
 DUMMIES = 64

@@ -5,10 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.figures import Scores
-from federated_health.evidence.regimes import Fit, Protocol, Regime
-from federated_health.evidence.study import Results
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import count_outcomes, probability
@@ -21,6 +17,10 @@ from federated_health.report.sections import (
     who_holds_what,
 )
 from federated_health.report.words import ALL, figure, list_some
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.figures import Scores
+from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime
 
 
 def roc_of_study(scores: Scores, seed: int) -> Section:

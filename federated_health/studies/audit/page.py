@@ -3,19 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federated_health.audit.figures import ATTACKS, ENCRYPTED
-from federated_health.audit.membership import FALSE_POSITIVE_RATE
-from federated_health.audit.plan import AVERAGES, FINAL, UPDATES, Plan
-from federated_health.audit.tables import (
-    NOTHING,
-    TARGETS,
-    auc_rows,
-    interval_of,
-    inversion_rows,
-    one_model_rows,
-    rate_rows,
-    strongest,
-)
 from federated_health.privacy.plan import PROMISE
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import FOOTER, model_card, settings_section
@@ -26,6 +13,19 @@ from federated_health.report.words import (
     figures_table,
     number_of,
     with_interval,
+)
+from federated_health.studies.audit.figures import ATTACKS, ENCRYPTED
+from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
+from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, Plan
+from federated_health.studies.audit.tables import (
+    NOTHING,
+    TARGETS,
+    auc_rows,
+    interval_of,
+    inversion_rows,
+    one_model_rows,
+    rate_rows,
+    strongest,
 )
 
 RATE = "true-positive rate at 1 % false positives"

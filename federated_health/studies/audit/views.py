@@ -14,7 +14,9 @@ import numpy.typing as npt
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health.audit.gradients import (
+from federated_health.messages.content import ARRAYS
+from federated_health.ml.networks import Weights
+from federated_health.studies.audit.gradients import (
     Gradients,
     Layers,
     along,
@@ -25,9 +27,7 @@ from federated_health.audit.gradients import (
     product,
     products,
 )
-from federated_health.audit.membership import losses
-from federated_health.messages.content import ARRAYS
-from federated_health.ml.networks import Weights
+from federated_health.studies.audit.membership import losses
 from federated_health.transport import InProcessGrid
 
 TRAIN = "train"

@@ -16,9 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.regimes import Fit, Protocol, Regime
-from federated_health.evidence.study import Results
 from federated_health.ml.bootstrap import (
     DRAWS,
     Drawn,
@@ -35,6 +32,9 @@ from federated_health.ml.bootstrap import (
 )
 from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime
 
 PLAIN_FIGURES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
 

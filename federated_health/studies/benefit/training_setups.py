@@ -19,12 +19,12 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import RunError
-from federated_health.evidence.cohort import Cohort, Split
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import weigh_columns
 from federated_health.hospital.handlers import PresentHospital
 from federated_health.server.plain_run import Federation
 from federated_health.settings import Settings
+from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.transport import InProcessGrid
 
 INNER_FOLDS = 3

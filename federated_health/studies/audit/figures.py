@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.audit.membership import lira_scores, measure
-from federated_health.audit.plan import (
+from federated_health.studies.audit.membership import lira_scores, measure
+from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,

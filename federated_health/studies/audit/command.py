@@ -8,10 +8,6 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from federated_health import __version__
-from federated_health.audit.figures import PLAIN, figures_of_audit
-from federated_health.audit.page import page_of_audit
-from federated_health.audit.plan import Outcome, Plan, Trial
-from federated_health.audit.trials import run_trial
 from federated_health.data.dataset_folder import find_hospital, read_manifest
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tables import hash_file
@@ -20,7 +16,11 @@ from federated_health.errors import DataError, RunError, SettingsError, UserErro
 from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
 from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.workers import load_app, workers
+from federated_health.studies.audit.figures import PLAIN, figures_of_audit
+from federated_health.studies.audit.page import page_of_audit
+from federated_health.studies.audit.plan import Outcome, Plan, Trial
+from federated_health.studies.audit.trials import run_trial
+from federated_health.studies.workers import load_app, workers
 
 AUDIT = "audit.json"
 

@@ -7,10 +7,18 @@ import numpy as np
 import numpy.typing as npt
 from flwr.clientapp import ClientApp
 
-from federated_health.audit.gradients import gradients_of, layers_of
-from federated_health.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
-from federated_health.audit.membership import confidences
-from federated_health.audit.plan import (
+from federated_health.data.hospital import Hospital
+from federated_health.errors import RunError
+from federated_health.hospital import handlers
+from federated_health.hospital.handlers import PresentHospital
+from federated_health.ml.metrics import roc_auc
+from federated_health.ml.networks import build_encoder, encode
+from federated_health.server.plain_run import Federation
+from federated_health.settings import Settings
+from federated_health.studies.audit.gradients import gradients_of, layers_of
+from federated_health.studies.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
+from federated_health.studies.audit.membership import confidences
+from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -23,15 +31,7 @@ from federated_health.audit.plan import (
     Whole,
     Worth,
 )
-from federated_health.audit.views import Step, WatchedGrid, averages_of, follow
-from federated_health.data.hospital import Hospital
-from federated_health.errors import RunError
-from federated_health.hospital import handlers
-from federated_health.hospital.handlers import PresentHospital
-from federated_health.ml.metrics import roc_auc
-from federated_health.ml.networks import build_encoder, encode
-from federated_health.server.plain_run import Federation
-from federated_health.settings import Settings
+from federated_health.studies.audit.views import Step, WatchedGrid, averages_of, follow
 
 NO_WAIT = 0.1
 """Seconds: in process, a hospital that is not there or cannot take part at once never will."""

@@ -3,17 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.figures import PLAIN_FIGURES, Scores, count_verdicts
-from federated_health.evidence.pictures import (
-    calibration_of_study,
-    confusion_of_study,
-    holdings_of_study,
-    importance_of_study,
-    roc_of_study,
-)
-from federated_health.evidence.regimes import INNER_FOLDS, Protocol, Regime
-from federated_health.evidence.study import Results
 from federated_health.ml.bootstrap import Interval
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
@@ -41,6 +30,17 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.figures import PLAIN_FIGURES, Scores, count_verdicts
+from federated_health.studies.benefit.pictures import (
+    calibration_of_study,
+    confusion_of_study,
+    holdings_of_study,
+    importance_of_study,
+    roc_of_study,
+)
+from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.training_setups import INNER_FOLDS, Protocol, Regime
 
 MEAN = "mean over hospitals"
 WORDS = {

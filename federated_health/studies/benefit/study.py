@@ -9,12 +9,20 @@ from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.errors import RunError, UserError
-from federated_health.evidence.cohort import Cohort
-from federated_health.evidence.regimes import Fit, Protocol, Regime, Scored, plan_fits, run_fit, settings_of
 from federated_health.report.run_files import write_text
 from federated_health.server.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
-from federated_health.workers import load_app, workers
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.training_setups import (
+    Fit,
+    Protocol,
+    Regime,
+    Scored,
+    plan_fits,
+    run_fit,
+    settings_of,
+)
+from federated_health.studies.workers import load_app, workers
 
 JOURNAL = "fits.jsonl"
 
