@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 import utils
 from federated_health.cli import client_flags, parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.data.data_check import check_hospital
+from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.errors import DataError, LedgerError
 from federated_health.hospital import handlers, ledger_page, registry
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
 
 def check(own: OwnHospital) -> None:
     """Show what is in a hospital's CSV, and end with an error where it may not join."""
-    quality = check_hospital(own.data, own.task)
+    quality = check_data(own.data, own.task)
     utils.print_figures(quality.title, quality.table())
     utils.print_lines(quality.verdict, quality.findings())
     quality.raise_obstacle()
@@ -85,7 +85,7 @@ def join(flags: argparse.Namespace) -> None:
         # What cannot be recorded is not told; what is wrong with the CSV comes first. No budget accounts for it.
         with suppress(LedgerError):
             if flags.dp_budget is None:
-                report_unfit(name, flags.server, task.terms, error.reason, ledger, tls)
+                report_unfit(name, flags.server, task.agreement, error.reason, ledger, tls)
         raise
     node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
     budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
@@ -95,7 +95,7 @@ def join(flags: argparse.Namespace) -> None:
     utils.configure_logging(verbose=flags.verbose, file=flags.out / f"{name}.log" if flags.out else None)
     for line in hospital.remarks():
         logger.info("%s", line)
-    where = {"name": name, "address": flags.server, "terms": task.terms, "wait": flags.wait, "tls": tls}
+    where = {"name": name, "address": flags.server, "agreement": task.agreement, "wait": flags.wait, "tls": tls}
     try:
         join_federation(app, context, **where, announce=logger.info, prepare=load_tensorflow, ledger=ledger)
     finally:  # the final model is whole even where the server is lost after it

@@ -9,9 +9,9 @@ from pathlib import Path
 import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.data.data_check import MINIMUM_PATIENTS
+from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import MANIFEST, PICTURE, write_hospitals
-from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MOST_HOSPITALS, Partition, divide
+from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.read import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.settings import read_defaults
 
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
         "--hospitals",
         type=parsing.count,
         metavar="N",
-        help=f"how many, with --by iid or dirichlet (1 to {MOST_HOSPITALS}; default: {defaults['hospitals']})",
+        help=f"how many, with --by iid or dirichlet (1 to {MAX_HOSPITALS}; default: {defaults['hospitals']})",
     )
     division.add_argument(
         "--alpha",
@@ -137,11 +137,11 @@ def create() -> None:
     }
     noun = "hospital" if len(entries) == 1 else "hospitals"
     utils.print_figures(f"{source.task.name}: {len(entries)} {noun}, by {partition.by}", entries)
-    if small := sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"]):
+    if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
         have = "has" if small == 1 else "have"
-        utils.print_lines(f"{small} of them {have} fewer than {MINIMUM_PATIENTS} patients, and may not join", [])
+        utils.print_lines(f"{small} of them {have} fewer than {MIN_PATIENTS} patients, and may not join", [])
     utils.print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])
 
 
 if __name__ == "__main__":
-    utils.run_door(create)
+    utils.run_script(create)

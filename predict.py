@@ -60,4 +60,4 @@ def predict() -> None:
 
 
 if __name__ == "__main__":
-    utils.run_door(predict)
+    utils.run_script(predict)

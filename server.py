@@ -21,9 +21,9 @@ from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.security import Role, load_identity
-from federated_health.server.kinds import check_tls, largest_reply, make_federation
-from federated_health.server.plain_run import Federation
-from federated_health.server.run import Course
+from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
+from federated_health.server.plain_run import PlainRun
+from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder, settings_to_resume
 from federated_health.server.simulation import check_simulation
 from federated_health.settings import Settings, read_defaults
@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_config(context.run_config)
     check_simulation(grid, settings)
     with RunFolder(settings) as folder:
-        federation = make_federation(grid, settings)
+        federation = make_run(grid, settings)
         if folder.checkpoint is not None:
             federation.resume(folder.checkpoint)
         federation.gather(utils.say)
@@ -81,19 +81,19 @@ def main(grid: Grid, context: Context) -> None:
             raise stop
 
 
-def save(folder: RunFolder, federation: Course, figures: dict[str, Any], *, stopped: bool) -> None:
+def save(folder: RunFolder, federation: FederatedRun, figures: dict[str, Any], *, stopped: bool) -> None:
     """Show the figures and save the run, undisturbed by Ctrl-C and whether or not anyone is there to read."""
     with utils.interrupts_deferred():
         try:
-            if isinstance(federation, Federation):
+            if isinstance(federation, PlainRun):
                 show_figures(figures, federation.threshold)
                 show_joining(figures.get("joining", {}))
-            if faults := federation.tally.describe():
+            if faults := federation.problems.describe():
                 utils.print_lines("What did not go as it should:", faults)
             utils.say("saving what there is, which may take some seconds")
         finally:
             folder.finish(federation, figures, stopped=stopped)
-        if isinstance(federation, Federation):
+        if isinstance(federation, PlainRun):
             utils.say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
         else:
             where = ", ".join(figures["has_result"]) or "nobody"
@@ -139,8 +139,8 @@ def serve() -> None:
     check_address(settings.address, encrypted=tls is not None, insecure=settings.insecure)
     check_tls(settings, has_identity=tls is not None)
     check_room(settings.hospitals)
-    task, largest = settings.task_declaration, largest_reply(settings)
-    with serve_streams(settings.address, task.terms, utils.say, largest_message=largest, tls=tls) as grid:
+    task, largest = settings.task_declaration, max_reply_bytes(settings)
+    with serve_streams(settings.address, task.agreement, utils.say, max_message_bytes=largest, tls=tls) as grid:
         utils.say(f"listening on {settings.address}{f', as {tls.party}, with mutual TLS' if tls else ''}")
         app(grid, server_context(settings.to_config()))
 

@@ -24,14 +24,14 @@ console = Console(highlight=False, emoji=False)
 PACKAGE = "federated_health"
 CHATTY = ("flwr", "grpc", "tensorflow")
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Of a printed table."""
 
 NARROWEST = 13
 """Letters of a name that a table shows in one line, as far as the name has them."""
 
 
-def run_door(main: Callable[[], None]) -> NoReturn:
+def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`, and turn what a user can cause into one line and an exit code.
 
     An exception with an `exit_code` is the user's to put right; Ctrl-C and SIGTERM end with 130; a pipe that was closed
@@ -53,12 +53,12 @@ def run_door(main: Callable[[], None]) -> NoReturn:
 
 
 def run_process(main: Callable[[], None]) -> NoReturn:
-    """`run_door` as a process's last act, which then ends without clearing up: after TensorFlow that takes seconds.
+    """`run_script` as a process's last act, which then ends without clearing up: after TensorFlow that takes seconds.
 
     What is to be done at the end is to be done in `main`: functions of `atexit` are not called.
     """
     try:
-        run_door(main)
+        run_script(main)
     except SystemExit as end:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
@@ -229,8 +229,8 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
 
     Of many rows the first ones are shown.
     """
-    more = max(0, len(figures) - MOST_ROWS)
-    figures = dict(list(figures.items())[:MOST_ROWS])
+    more = max(0, len(figures) - MAX_ROWS)
+    figures = dict(list(figures.items())[:MAX_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     # Names and words give way where a terminal is narrow, so that no figure does.

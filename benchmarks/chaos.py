@@ -32,7 +32,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from federated_health.cli.processes import door
+from federated_health.cli.processes import script_command
 from federated_health.data.dataset_folder import find_hospital
 
 JUDGE_SECONDS = 120.0
@@ -127,7 +127,7 @@ class Chaos:
 
 def _create_hospitals(folder: Path) -> dict[str, Path]:
     """Hospital -> its CSV."""
-    subprocess.run(door("create_dataset.py", "--out", folder), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(script_command("create_dataset.py", "--out", folder), check=True, stdout=subprocess.DEVNULL)
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
 
 

@@ -38,7 +38,7 @@ class Pace:
 
 
 @dataclass
-class Course:
+class FederatedRun:
     """How a run went.
 
     Attributes:

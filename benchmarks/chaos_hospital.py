@@ -16,7 +16,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.data.hospital import Hospital
 from federated_health.hospital import handlers
-from federated_health.hospital.benefit import Appraisal
+from federated_health.hospital.benefit import Benefit
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
@@ -25,7 +25,7 @@ from federated_health.messages.content import (
     ROUND,
     TRAIN_LOSS,
     Evaluation,
-    Instructions,
+    TrainConfig,
     TrainingScores,
     Update,
 )
@@ -54,8 +54,8 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
     app = ClientApp()
 
     @app.query("statistics")
-    def introduce(message: Message, context: Context) -> Message:
-        return Message(handlers.introduce(message, context).to_content(), reply_to=message)
+    def register(message: Message, context: Context) -> Message:
+        return Message(handlers.register(message, context).to_content(), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -86,10 +86,10 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
         return Message(Evaluation(counts=counts, roc_auc=1.0, **cells).to_content(), reply_to=message)
 
     @app.evaluate("appraisal")
-    def appraise(message: Message, context: Context) -> Message:
+    def measure_benefit(message: Message, context: Context) -> Message:
         time.sleep(pause)
         columns = len(handlers.hospital_of(message, context).task.columns)
-        appraisal = Appraisal(
+        appraisal = Benefit(
             roc_auc=Interval(),
             own_roc_auc=None,
             difference=Interval(),
@@ -103,7 +103,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
 def train_lightly(message: Message, hospital: Hospital) -> Weights:
     """A light hospital's update of the weights in a message."""
-    told = Instructions.from_record(message.content.config_records[CONFIG])
+    told = TrainConfig.from_record(message.content.config_records[CONFIG])
     sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, told.model))
     generator = np.random.default_rng([told.seed, *hospital.name.encode(), round_of(message)])
     noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}

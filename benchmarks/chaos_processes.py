@@ -82,14 +82,14 @@ def ended() -> Iterator[list[Process]]:
             one.send(signal.SIGKILL)
 
 
-def run_door(name: str, flags: Sequence[str]) -> None:
+def run_script(name: str, flags: Sequence[str]) -> None:
     """In a forked process: what `python NAME FLAGS` does."""
     import client
     import server
     import utils
 
     sys.argv = [name, *flags]
-    utils.run_door({"server.py": server.serve, "client.py": client.main}[name])
+    utils.run_script({"server.py": server.serve, "client.py": client.main}[name])
 
 
 def _begin(log: Path, call: Callable[..., None], arguments: Sequence[Any]) -> None:

@@ -8,11 +8,11 @@ import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from chaos_course import SAVED, Course, Pace
+from chaos_course import SAVED, FederatedRun, Pace
 from chaos_faults import HOSPITALS, Fault, Trial
 from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
-from chaos_processes import POLL_SECONDS, Process, ended, run_door
+from chaos_processes import POLL_SECONDS, Process, ended, run_script
 
 from federated_health.report.run_files import ROUNDS
 
@@ -51,9 +51,9 @@ class Run:
         self.links: dict[str, Link] = {}
         self.hospitals: dict[str, Process] = {}
         self.server: Process | None = None
-        self.course = Course()
+        self.course = FederatedRun()
 
-    async def go(self, pace: Pace | None) -> Course:
+    async def go(self, pace: Pace | None) -> FederatedRun:
         """Start all, let the fault come, and wait for the end.
 
         Args:
@@ -223,7 +223,7 @@ class Run:
             "out": self.out,
         }
         given = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
-        self.server = Process(self.folder / "server.txt", run_door, "server.py", [*given, *more])
+        self.server = Process(self.folder / "server.txt", run_script, "server.py", [*given, *more])
         self._all.append(self.server)
         return self.server
 
@@ -247,7 +247,7 @@ def run_hospital(flags: list[str], is_real: bool, poison: Poison | None) -> None
 
     app = client.app if is_real else light_app(PAUSE)
     client.app = PoisonedApp(app, poison) if poison else app
-    run_door("client.py", flags)
+    run_script("client.py", flags)
 
 
 def _ended(code: int | None) -> str:

@@ -23,7 +23,7 @@ from federated_health.ml.networks import (
 )
 from federated_health.names import FEDERATION
 from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 
@@ -120,6 +120,6 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
     settings = replace(
         defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
     )
-    federation = Federation(InProcessGrid(app, contexts), settings)
+    federation = PlainRun(InProcessGrid(app, contexts), settings)
     federation.run()
     return weights_hash(federation.weights)

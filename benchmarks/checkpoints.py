@@ -18,7 +18,7 @@ from unittest import mock
 import common  # noqa: F401  # finds the project
 import numpy as np
 
-from federated_health.messages.content import Introduction
+from federated_health.messages.content import Registration
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation
@@ -45,12 +45,12 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
         run="0123456789abcdef",
         round_number=rounds,
         settings=settings.to_config(),
-        terms=task.terms,
+        agreement=task.agreement,
         weights=weights,
         strategy_state={f"{kind}/{name}": array for kind in ("m_t", "v_t") for name, array in weights.items()},
         normalisation=Normalisation(mean=(1 / 3,) * width, variance=(1 / 7,) * width),
-        introductions=tuple(
-            Introduction(
+        registrations=tuple(
+            Registration(
                 name=name,
                 train_examples=227,
                 test_examples=76,
@@ -58,7 +58,7 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
             )
             for name in names
         ),
-        tally={},
+        problems={},
         history=history,
     )
 

@@ -18,11 +18,11 @@ from federated_health.data.dataset_folder import find_hospital, write_hospitals
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source, read_uci
-from federated_health.hospital.handlers import PresentHospital
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
-from federated_health.server.plain_run import Federation
-from federated_health.server.run import Course
+from federated_health.server.plain_run import PlainRun
+from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
 from federated_health.transport import InProcessGrid
 
@@ -56,10 +56,10 @@ class Outcome:
 
 def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     """One federation in process, through the same apps and strategies as over gRPC."""
-    contexts = {hospital.name: PresentHospital(hospital) for hospital in hospitals}
-    federation = Federation(InProcessGrid(client.app, contexts), replace(settings, appraisal=False))
+    contexts = {hospital.name: InMemoryHospital(hospital) for hospital in hospitals}
+    federation = PlainRun(InProcessGrid(client.app, contexts), replace(settings, appraisal=False))
     figures = federation.run()
-    normalisation = federation.instructions().normalisation
+    normalisation = federation.train_config().normalisation
     scores = [LocalModel(one, settings.model, normalisation).score(federation.weights) for one in hospitals]
     exact = roc_auc(np.concatenate(scores), np.concatenate([one.test.labels for one in hospitals]))
     return Outcome(
@@ -70,7 +70,7 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     )
 
 
-def time_rounds(federation: Course) -> list[float]:
+def time_rounds(federation: FederatedRun) -> list[float]:
     """Seconds of each round after the first, of hospitals that have gathered."""
     times = []
     started = time.perf_counter()
@@ -84,7 +84,7 @@ def time_rounds(federation: Course) -> list[float]:
 def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> dict[str, float]:
     """Held-out figures of one federation of hospitals' CSVs.
 
-    `roc_auc_all` is exact, from the hospitals' own scores; `roc_auc_from_cells` is what the server can know.
+    `roc_auc_all` is exact, from the hospitals' own scores; `roc_auc_from_microaggregates` is what the server can know.
     """
     task = settings.task_declaration
     outcome = federate([load_hospital(path, task, name, split_seed) for name, path in hospitals.items()], settings)

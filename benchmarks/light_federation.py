@@ -24,12 +24,12 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.server import plain_run as federations
-from federated_health.server.kinds import largest_reply
-from federated_health.server.plain_run import Federation
+from federated_health.server.kinds import max_reply_bytes
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 
-MOST_PROCESSES = 2
+MAX_PROCESSES = 2
 
 
 class Meter(Link):
@@ -84,7 +84,7 @@ def settings_for(hospitals: int, rounds: int) -> Settings:
 @contextmanager
 def light_federation(
     hospitals: int, rounds: int, *, weights: int = 0, tls: Path | None = None, meter: bool = False
-) -> Iterator[tuple[Federation, Any, Meter | None]]:
+) -> Iterator[tuple[PlainRun, Any, Meter | None]]:
     """A federation that has not gathered yet, its grid, and the meter, if there is one.
 
     Args:
@@ -96,9 +96,9 @@ def light_federation(
     own, folders = make_all_identities(tls, [f"hospital-{one}" for one in range(hospitals)]) if tls else (None, {})
     with ExitStack() as stack:
         identity = load_identity(own, Role.SERVER) if own else None
-        largest = largest_reply(settings) + 8 * weights
+        largest = max_reply_bytes(settings) + 8 * weights
         grid = stack.enter_context(
-            serve_streams(address, HEART_DISEASE.terms, lambda _: None, largest_message=largest, tls=identity)
+            serve_streams(address, HEART_DISEASE.agreement, lambda _: None, max_message_bytes=largest, tls=identity)
         )
         if weights:
             array = {"weights": np.random.default_rng(0).normal(size=weights).astype(np.float32)}
@@ -107,10 +107,10 @@ def light_federation(
         shapes = {name: one.shape for name, one in array.items()}
         stack.enter_context(mock.patch.object(federations, "initial_weights", return_value=array))
         stack.enter_context(mock.patch.object(federations, "weight_shapes", return_value=shapes))
-        federation = Federation(grid, settings)
+        federation = PlainRun(grid, settings)
         between = stack.enter_context(metered(address)) if meter else None
         joined = between.address if between else address
-        parts = min(MOST_PROCESSES, hospitals)
+        parts = min(MAX_PROCESSES, hospitals)
         for first, last in pairwise(hospitals * part // parts for part in range(parts + 1)):
             identities = [str(folders["hospital-0"].parent)] if folders else []
             command = [sys.executable, light_streams.__file__, joined, str(first), str(last), *identities]

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.hospital.ledger import Ledger
-from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Introduction, TrainingScores, Update
+from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.transport import hospital_context, join_federation
@@ -35,11 +35,11 @@ def light_app() -> ClientApp:
     centres = np.array([(one.low + one.high) / 2 for one in HEART_DISEASE.measurements])
 
     @app.query("statistics")
-    def introduce(message: Message, context: Context) -> Message:
+    def register(message: Message, context: Context) -> Message:
         sums = ColumnSums(count=np.full(len(centres), float(ROWS)), total=ROWS * centres, squares=ROWS * centres**2)
         name = str(context.node_config["name"])
-        introduction = Introduction(name=name, train_examples=ROWS, test_examples=ROWS, sums=sums)
-        return Message(introduction.to_content(), reply_to=message)
+        registration = Registration(name=name, train_examples=ROWS, test_examples=ROWS, sums=sums)
+        return Message(registration.to_content(), reply_to=message)
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
@@ -77,7 +77,7 @@ def join_all(address: str, first: int, last: int) -> None:
                 hospital_context(name, {}),
                 name=name,
                 address=address,
-                terms=HEART_DISEASE.terms,
+                agreement=HEART_DISEASE.agreement,
                 wait=WAIT,
                 announce=lambda _: None,
                 prepare=lambda: None,

@@ -16,7 +16,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.security import Role, load_identity
 from federated_health.transport import hospital_context
 from federated_health.transport.capacity import open_files
@@ -36,8 +36,8 @@ def open_channel(address: str, name: str, identities: Path | None) -> grpc.aio.C
 async def take_part(app: ClientApp, address: str, name: str, identities: Path | None) -> None:
     """One hospital, until the run is over."""
     context = hospital_context(name, {})
-    terms = write_terms({"protocol": PROTOCOL, **HEART_DISEASE.terms})
-    metadata = (("hospital", name), ("terms", terms), ("process", uuid.uuid4().hex))
+    agreement = write_agreement({"protocol": PROTOCOL, **HEART_DISEASE.agreement})
+    metadata = (("hospital", name), ("terms", agreement), ("process", uuid.uuid4().hex))
     async with open_channel(address, name, identities) as channel:
         join = channel.stream_stream(JOIN_METHOD, ClientMessage.SerializeToString, ServerMessage.FromString)
         call = join(metadata=metadata, wait_for_ready=True)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.hospital.benefit import Appraisal
-from federated_health.messages.content import Evaluation, Introduction, TrainingScores, Update
+from federated_health.hospital.benefit import Benefit
+from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes
@@ -36,7 +36,7 @@ SHAPES = weight_shapes(TASK, "mlp")
 LARGEST = 2**20
 """Bytes of a message, as a server with small weights has it."""
 
-MOST_ADDED = LARGEST // 4
+MAX_ADDED = LARGEST // 4
 """Bytes of what is repeated very often."""
 
 Reader = Callable[[int, RecordDict], object]
@@ -52,7 +52,7 @@ def _originals() -> dict[str, RecordDict]:
     columns = len(TASK.columns)
     full = np.full(len(middle), float(ROWS))
     return {
-        "introduction": Introduction(
+        "introduction": Registration(
             name="cleveland",
             train_examples=ROWS,
             test_examples=ROWS,
@@ -67,7 +67,7 @@ def _originals() -> dict[str, RecordDict]:
             negatives=np.array([[28.0, 0.25, 1.5]]),
         ).to_content(),
         "scores": TrainingScores(positives=cells, negatives=cells).to_content(),
-        "appraisal": Appraisal(
+        "appraisal": Benefit(
             roc_auc=Interval(value=0.75, low=0.5, high=0.9),
             own_roc_auc=0.7,
             difference=Interval(value=0.05, low=-0.1, high=0.25),
@@ -78,12 +78,12 @@ def _originals() -> dict[str, RecordDict]:
 
 
 READERS: Mapping[str, Reader] = {
-    "introduction": lambda _node, content: Introduction.from_content(content, TASK.measurements),
+    "introduction": lambda _node, content: Registration.from_content(content, TASK.measurements),
     "update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
     "evaluation": lambda _node, content: Evaluation.from_content(content, ROWS),
     "final": lambda _node, content: Evaluation.from_content(content, ROWS, final=True),
     "scores": lambda _node, content: TrainingScores.from_content(content, ROWS),
-    "appraisal": lambda _node, content: Appraisal.from_content(content, TASK, ROWS, ROWS),
+    "appraisal": lambda _node, content: Benefit.from_content(content, TASK, ROWS, ROWS),
 }
 
 
@@ -233,7 +233,7 @@ def _spoil_field(message: ProtoMessage, draw: random.Random) -> None:
                 items.extend(turned)
             case "many":
                 size = items[0].ByteSize() if field.type == FieldDescriptor.TYPE_MESSAGE else 8
-                items.extend([items[0]] * min(draw.choice([1_001, 5_000, 100_001]), MOST_ADDED // (size + 3)))
+                items.extend([items[0]] * min(draw.choice([1_001, 5_000, 100_001]), MAX_ADDED // (size + 3)))
             case "set" if field.type != FieldDescriptor.TYPE_MESSAGE:
                 items[draw.randrange(len(items))] = _scalar(field, draw)
     elif field.type == FieldDescriptor.TYPE_MESSAGE:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import common  # noqa: F401  # finds the project
 
-from federated_health.cli.processes import door
+from federated_health.cli.processes import script_command
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         how = ("--by", "dirichlet", "--alpha", "0.5", "--hospitals", flags.hospitals, "--out", folder)
-        command = door("create_dataset.py", "--source", "readmission", "--patients", flags.patients, *how)
+        command = script_command("create_dataset.py", "--source", "readmission", "--patients", flags.patients, *how)
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started

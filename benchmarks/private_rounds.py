@@ -18,10 +18,10 @@ from common import quieten, time_rounds, write_uci
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
-from federated_health.cli.processes import door, free_port, process
+from federated_health.cli.processes import free_port, process, script_command
 from federated_health.security import Role, load_identity, make_all_identities
-from federated_health.server.kinds import largest_reply, make_federation
-from federated_health.server.run import Course
+from federated_health.server.kinds import make_run, max_reply_bytes
+from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 
@@ -37,18 +37,22 @@ COUNTED = 4
 
 
 @contextmanager
-def gathered(folder: Path, settings: Settings) -> Iterator[tuple[Course, Grid]]:
+def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, Grid]]:
     """A federation whose server is in this process, and each hospital in one of its own."""
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
     own, identities = make_all_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
-        terms, largest = settings.task_declaration.terms, largest_reply(settings)
+        agreement, largest = settings.task_declaration.agreement, max_reply_bytes(settings)
         tls = load_identity(own, Role.SERVER)
-        grid = stack.enter_context(serve_streams(address, terms, lambda _: None, largest_message=largest, tls=tls))
+        grid = stack.enter_context(
+            serve_streams(address, agreement, lambda _: None, max_message_bytes=largest, tls=tls)
+        )
         for name, path in hospitals.items():
-            command = door("client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name])
+            command = script_command(
+                "client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name]
+            )
             stack.enter_context(process(command, log=path.with_name(f"{name}.log")))
-        federation = make_federation(grid, settings)
+        federation = make_run(grid, settings)
         federation.gather()
         yield federation, grid
 
@@ -79,7 +83,7 @@ def count_bytes(settings: Settings) -> dict[str, int]:
             if record.number == 1:  # its weights are of no hospital, and so not sent in an encrypted run
                 sent.clear()
                 received.clear()
-        hospitals = len(federation.introductions)
+        hospitals = len(federation.registrations)
     rounds = (COUNTED - 1) * hospitals
     return {"to_hospital": round(sum(sent) / rounds), "from_hospital": round(sum(received) / rounds)}
 

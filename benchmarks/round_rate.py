@@ -30,14 +30,14 @@ from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
 
 import client
-from federated_health.cli.processes import door, free_port, process
+from federated_health.cli.processes import free_port, process, script_command
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.security import Identity, Role, load_identity, make_all_identities
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, StreamGrid, hospital_context, serve_streams
 
@@ -64,11 +64,11 @@ class Setting:
 @contextmanager
 def listening(settings: Settings, tls: Identity | None = None) -> Iterator[tuple[str, StreamGrid]]:
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, settings.task_declaration.terms, lambda _: None, tls=tls) as grid:
+    with serve_streams(address, settings.task_declaration.agreement, lambda _: None, tls=tls) as grid:
         yield address, grid
 
 
-def time_course(federation: Federation) -> list[float]:
+def time_course(federation: PlainRun) -> list[float]:
     federation.gather()
     return time_rounds(federation)
 
@@ -81,14 +81,14 @@ def terminals(given: Setting, *, encrypted: bool = False) -> list[float]:
         address, grid = stack.enter_context(listening(given.settings, tls))
         for name, path in given.hospitals.items():
             flags = ("--tls", identities[name]) if encrypted else ()
-            command = door("client.py", "--data", path, "--name", name, "--server", address, *flags)
+            command = script_command("client.py", "--data", path, "--name", name, "--server", address, *flags)
             stack.enter_context(process(command, log=given.folder / f"{name}.log"))
-        return time_course(Federation(grid, given.settings))
+        return time_course(PlainRun(grid, given.settings))
 
 
 def in_process(given: Setting) -> list[float]:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in given.hospitals.items()}
-    return time_course(Federation(InProcessGrid(client.app, contexts), given.settings))
+    return time_course(PlainRun(InProcessGrid(client.app, contexts), given.settings))
 
 
 def limit(given: Setting) -> list[float]:
@@ -152,13 +152,13 @@ def light_terminals(given: Setting) -> list[float]:
         for number in range(given.settings.hospitals):
             command = [sys.executable, light_hospitals.__file__, address, str(number), str(number + 1)]
             stack.enter_context(process(command, log=given.folder / f"light-{number}.log"))
-        return time_course(Federation(grid, given.settings))
+        return time_course(PlainRun(grid, given.settings))
 
 
 def light_in_process(given: Setting) -> list[float]:
     names = [f"hospital-{number}" for number in range(given.settings.hospitals)]
     contexts = {name: hospital_context(name, {}) for name in names}
-    return time_course(Federation(InProcessGrid(light_hospitals.light_app(), contexts), given.settings))
+    return time_course(PlainRun(InProcessGrid(light_hospitals.light_app(), contexts), given.settings))
 
 
 def simulation(given: Setting) -> list[float]:

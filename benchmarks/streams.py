@@ -1,7 +1,7 @@
 """Load: 200 hospital streams on one server for 100 rounds; prints JSON, and ends with 1 where something fails or grows.
 
 Light hospitals, without Keras, in a few processes; each has a connection and a stream of its own. The server is this
-process: `Federation` over `serve_streams`, as in server.py, and rounds.csv is written as there. Open files, threads and
+process: `PlainRun` over `serve_streams`, as in server.py, and rounds.csv is written as there. Open files, threads and
 resident memory are taken after round 10 and after the last; files and threads may not grow, memory by less than 5 %.
 """
 
@@ -24,14 +24,14 @@ import light_hospitals  # and finds the project
 
 from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import serve_streams
 
 EARLY_ROUND = 10
 PROCESSES = 4
-LARGEST_GROWTH = 0.05
+MAX_GROWTH = 0.05
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def run(number: int, rounds: int, out: str) -> dict[str, object]:
     stock: dict[int, dict[str, float]] = {}
     complete = 0
     with hospitals(address, number) as running:
-        with serve_streams(address, HEART_DISEASE.terms, lambda _: None) as grid, RunFolder(settings) as folder:
-            federation = Federation(grid, settings)
+        with serve_streams(address, HEART_DISEASE.agreement, lambda _: None) as grid, RunFolder(settings) as folder:
+            federation = PlainRun(grid, settings)
             began = time.perf_counter()
             federation.gather()
             folder.begin(federation)
@@ -104,7 +104,7 @@ def run(number: int, rounds: int, out: str) -> dict[str, object]:
         and not any(codes)
         and late["open_files"] <= early["open_files"]
         and late["threads"] <= early["threads"]
-        and late["memory_mib"] < (1 + LARGEST_GROWTH) * early["memory_mib"],
+        and late["memory_mib"] < (1 + MAX_GROWTH) * early["memory_mib"],
     }
 
 

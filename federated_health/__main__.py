@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    utils.run_door(main)
+    utils.run_script(main)

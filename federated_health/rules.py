@@ -8,7 +8,7 @@ from federated_health.errors import SettingsError
 LARGEST = 2**31 - 1
 """Of any whole number."""
 
-LONGEST_WAIT = 1e7
+MAX_WAIT = 1e7
 """Seconds of any wait; some clocks end before their numbers do."""
 
 

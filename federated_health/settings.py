@@ -11,16 +11,16 @@ from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml.networks import MODELS
 from federated_health.privacy.plan import (
-    LARGEST_CLIP,
-    LARGEST_EPSILON,
-    MOST_STEPS,
-    SMALLEST_CLIP,
-    SMALLEST_DELTA,
-    SMALLEST_EPSILON,
-    SMALLEST_RATE,
+    MAX_CLIP,
+    MAX_EPSILON,
+    MAX_STEPS,
+    MIN_CLIP,
+    MIN_DELTA,
+    MIN_EPSILON,
+    MIN_RATE,
     PrivacyPlan,
 )
-from federated_health.rules import LONGEST_WAIT, check, flag_of, is_whole_for, setting
+from federated_health.rules import MAX_WAIT, check, flag_of, is_whole_for, setting
 from federated_health.server.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.server.strategy_declaration import Arguments
 
@@ -31,7 +31,7 @@ OPERATIONAL = frozenset(
 )
 """Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
 
-LEAST_ENCRYPTED = 3
+MIN_ENCRYPTED_HOSPITALS = 3
 """Hospitals of whom a sum is given to each of them: with one less, each could take its own part away from it."""
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
@@ -118,30 +118,30 @@ class Settings:
     dp_epsilon: float = setting(
         PRIVACY,
         "differential privacy of every training patient over the whole run: the smaller, the more noise and the more "
-        f"is promised; 0 for none, else at least {SMALLEST_EPSILON:g}",
+        f"is promised; 0 for none, else at least {MIN_EPSILON:g}",
         unit="EPSILON",
         minimum=0,
-        maximum=LARGEST_EPSILON,
+        maximum=MAX_EPSILON,
     )
     dp_delta: float = setting(
         PRIVACY,
         "chance with which the promise of --dp-epsilon may fail; must be below 1 / a hospital's training rows",
         unit="DELTA",
-        minimum=SMALLEST_DELTA,
+        minimum=MIN_DELTA,
         maximum=0.5,
     )
     dp_clip: float = setting(
         PRIVACY,
         "with --dp-epsilon: L2 norm to which each patient's gradient is clipped",
         unit="NORM",
-        minimum=SMALLEST_CLIP,
-        maximum=LARGEST_CLIP,
+        minimum=MIN_CLIP,
+        maximum=MAX_CLIP,
     )
     dp_sampling_rate: float = setting(
         PRIVACY,
         "with --dp-epsilon: chance of each patient to be in a step",
         unit="CHANCE",
-        minimum=SMALLEST_RATE,
+        minimum=MIN_RATE,
         maximum=1,
     )
     dp_steps: int = setting(
@@ -168,10 +168,10 @@ class Settings:
         "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
         unit="SECONDS",
         above=0,
-        maximum=LONGEST_WAIT,
+        maximum=MAX_WAIT,
     )
     round_timeout: float = setting(
-        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=LONGEST_WAIT
+        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
     )
     out: str = setting(RESULTS, "folder of the run's results; without it runs/ and the date", unit="DIR")
     resume: str = setting(
@@ -195,20 +195,23 @@ class Settings:
             self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if 0 < self.dp_epsilon < SMALLEST_EPSILON:
-            raise SettingsError(f"dp-epsilon: expected 0 or at least {SMALLEST_EPSILON:g}, got {self.dp_epsilon!r}")
+        if 0 < self.dp_epsilon < MIN_EPSILON:
+            raise SettingsError(f"dp-epsilon: expected 0 or at least {MIN_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
-        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > MOST_STEPS:
-            raise SettingsError(f"dp-steps: expected at most {MOST_STEPS} in all rounds together, spare ones included")
+        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > MAX_STEPS:
+            raise SettingsError(f"dp-steps: expected at most {MAX_STEPS} in all rounds together, spare ones included")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 
     def _check_encryption(self) -> None:
-        least = f"expected at least {LEAST_ENCRYPTED} with --encrypt: of a sum of two each learns the other's update"
-        if self.hospitals < LEAST_ENCRYPTED:
+        least = (
+            f"expected at least {MIN_ENCRYPTED_HOSPITALS} with --encrypt: of a sum of two each learns the other's "
+            "update"
+        )
+        if self.hospitals < MIN_ENCRYPTED_HOSPITALS:
             raise SettingsError(f"hospitals: {least}, got {self.hospitals}")
-        if 0 < self.min_hospitals < LEAST_ENCRYPTED:
+        if 0 < self.min_hospitals < MIN_ENCRYPTED_HOSPITALS:
             raise SettingsError(f"min-hospitals: {least}, got {self.min_hospitals}")
         if not STRATEGIES[self.strategy].is_mean:
             means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
@@ -272,23 +275,23 @@ class Settings:
         )
 
     @property
-    def least_updates(self) -> int:
+    def min_updates(self) -> int:
         """Updates that a round needs: as many as were asked for, and as the strategy takes."""
         asked = self.min_hospitals or self.hospitals // 2 + 1
-        return max(asked, self._least_of_strategy, LEAST_ENCRYPTED if self.encrypt else 0)
+        return max(asked, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
 
     @property
-    def least_reason(self) -> str:
+    def min_reason(self) -> str:
         """Why a round needs so many, in words."""
-        if self.least_updates == self._least_of_strategy > 1:
-            return f"{self.strategy}: {STRATEGIES[self.strategy].least_reason}"
-        if self.encrypt and self.least_updates == LEAST_ENCRYPTED:
+        if self.min_updates == self._strategy_minimum > 1:
+            return f"{self.strategy}: {STRATEGIES[self.strategy].min_reason}"
+        if self.encrypt and self.min_updates == MIN_ENCRYPTED_HOSPITALS:
             return "--encrypt: of a sum of two each learns the other's update"
         return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
 
     @cached_property
-    def _least_of_strategy(self) -> int:
-        return STRATEGIES[self.strategy].least_hospitals(self.strategy_arguments)
+    def _strategy_minimum(self) -> int:
+        return STRATEGIES[self.strategy].min_hospitals_needed(self.strategy_arguments)
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""

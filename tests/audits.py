@@ -15,7 +15,7 @@ from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
-    Halved,
+    HalfShadowRun,
     Inverted,
     Outcome,
     Plan,
@@ -72,7 +72,7 @@ class Audit:
 
     def _outcome(self, trial: Trial, place: int) -> Outcome:
         worth = Worth(everyone=0.9 - 0.01 * (trial.privacy != "plain"), mean=0.8)
-        if not isinstance(trial, Halved):
+        if not isinstance(trial, HalfShadowRun):
             shares = Inverted(update=1.0, average=0.5, typical=0.25, random=0.375)
             return Outcome(worth=worth, inverted=shares)
         generator = np.random.default_rng(place)

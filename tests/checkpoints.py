@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from federated_health.errors import CheckpointError
-from federated_health.messages.content import Introduction
+from federated_health.messages.content import Registration
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.server.checkpoints import Checkpoint, CheckpointFolder
@@ -30,12 +30,12 @@ def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
         run="0123456789abcdef",
         round_number=number,
         settings={"task": "heart-disease", "rounds": 30, "learning-rate": 0.1, "appraisal": True},
-        terms={"task": "heart-disease", "columns": "age, sex"},
+        agreement={"task": "heart-disease", "columns": "age, sex"},
         weights=weights,
         strategy_state={f"v_t/{name}": array.astype(np.float64) ** 2 for name, array in weights.items()},
         normalisation=Normalisation(mean=(1 / 3, -2.0), variance=(0.1, 1e-300)),
-        introductions=tuple(
-            Introduction(
+        registrations=tuple(
+            Registration(
                 name=name,
                 train_examples=10 * place,
                 test_examples=place,
@@ -43,7 +43,7 @@ def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
             )
             for place, name in enumerate(NAMES, start=1)
         ),
-        tally={"rejected": {"cleveland": number}, "repeated": [[number, "lost"], None, 0.1]},
+        problems={"rejected": {"cleveland": number}, "repeated": [[number, "lost"], None, 0.1]},
         history=tuple(round_of(one) for one in range(1, number + 1)),
     )
     return replace(whole, **changes)
@@ -66,9 +66,9 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, Any]:
     parts = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     parts["weights"] = [(name, plain(array)) for name, array in checkpoint.weights.items()]
     parts["strategy_state"] = [(name, plain(array)) for name, array in checkpoint.strategy_state.items()]
-    parts["introductions"] = [
+    parts["registrations"] = [
         (one.name, one.train_examples, one.test_examples, *map(plain, vars(one.sums).values()))
-        for one in checkpoint.introductions
+        for one in checkpoint.registrations
     ]
     return parts
 

@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from chaos_processes import Process, prepare_forks, run_door
+from chaos_processes import Process, prepare_forks, run_script
 
 from federated_health.cli.processes import PATIENCE
 
@@ -34,9 +34,9 @@ class Fork:
     """A forked process, with what tests want of `subprocess.Popen`."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        _, door, *flags = command
+        _, script_command, *flags = command
         start_fork_server()
-        self._process = Process(log, run_door, Path(door).name, flags)
+        self._process = Process(log, run_script, Path(script_command).name, flags)
 
     @property
     def pid(self) -> int:

@@ -99,7 +99,7 @@ def write_identity(
 
 
 @dataclass
-class Federation:
+class PlainRun:
     """An authority, a server and the hospitals a and b, in their folders."""
 
     folder: Path

@@ -11,7 +11,7 @@ import predict
 import server
 from federated_health import __main__ as verbs
 
-DOORS: dict[str, Callable[[], object]] = {
+SCRIPTS: dict[str, Callable[[], object]] = {
     "server.py": server.serve,
     "client.py": client.parse,
     "create_dataset.py": create_dataset.parse,
@@ -26,22 +26,29 @@ class _MadeError(Exception):
 
 def all_parsers() -> dict[str, argparse.ArgumentParser]:
     """Door, and verb if it has verbs -> parser; nothing is run."""
-    return {" ".join(names): parser for door in DOORS for names, parser in _below([door], _parser_of(door))}
+    return {
+        " ".join(names): parser
+        for script_command in SCRIPTS
+        for names, parser in _below([script_command], _parser_of(script_command))
+    }
 
 
-def _parser_of(door: str) -> argparse.ArgumentParser:
+def _parser_of(script_command: str) -> argparse.ArgumentParser:
     made: list[argparse.ArgumentParser] = []
 
     def keep(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         made.append(parser)
         raise _MadeError
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", keep), mock.patch.object(sys, "argv", [door]):
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", keep),
+        mock.patch.object(sys, "argv", [script_command]),
+    ):
         try:
-            DOORS[door]()
+            SCRIPTS[script_command]()
         except _MadeError:
             return made[0]
-    raise AssertionError(f"{door} parses no flags")
+    raise AssertionError(f"{script_command} parses no flags")
 
 
 def _below(names: list[str], parser: argparse.ArgumentParser) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:

@@ -42,7 +42,7 @@ def main() -> None:
     import client  # only now, since it takes what it answers with
     import utils
 
-    utils.run_door(client.main)
+    utils.run_script(client.main)
 
 
 if __name__ == "__main__":

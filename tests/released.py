@@ -8,14 +8,14 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.hospital.benefit import Appraisal
-from federated_health.messages.content import Evaluation, Introduction, Update
+from federated_health.hospital.benefit import Benefit
+from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.report.page import Block, Page, Section, Table
-from federated_health.server.history import Round, summarise_appraisals, summarise_round, summarise_run
-from federated_health.server.plain_run import Federation
+from federated_health.server.history import Round, summarise_benefits, summarise_round, summarise_run
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
@@ -40,7 +40,7 @@ class Released:
     test: int = 20
     losses: tuple[float | None, ...] = (0.6, 0.5)
     final: Evaluation | None = field(default_factory=lambda: evaluation())
-    appraisal: Appraisal | None = field(default_factory=lambda: appraisal())
+    appraisal: Benefit | None = field(default_factory=lambda: appraisal())
 
 
 def evaluation(
@@ -59,7 +59,7 @@ def evaluation(
     return Evaluation(counts=counts, roc_auc=roc_auc, positives=parts[0], negatives=parts[1])
 
 
-def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Appraisal:
+def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
     """A federated ROC-AUC of 0.85 against one that is less by the difference; None: too few patients."""
     importance = np.zeros(len(COLUMNS))
     importance[[COLUMNS.index("cp"), COLUMNS.index("age")]] = 2.0, -0.5
@@ -67,8 +67,8 @@ def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11
     observed[[COLUMNS.index("chol"), COLUMNS.index("ca")]] = 10.0, 0.0
     if difference is None:
         none = Interval()
-        return Appraisal(roc_auc=none, own_roc_auc=None, difference=none, importance=importance, observed=observed)
-    return Appraisal(
+        return Benefit(roc_auc=none, own_roc_auc=None, difference=none, importance=importance, observed=observed)
+    return Benefit(
         roc_auc=Interval(value=0.85, low=0.7, high=0.95),
         own_roc_auc=0.85 - difference[0],
         difference=Interval(value=difference[0], low=difference[1], high=difference[2]),
@@ -77,15 +77,15 @@ def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11
     )
 
 
-def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> Federation:
+def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> PlainRun:
     """The federation as it is when a run has ended."""
-    federation = Federation(
+    federation = PlainRun(
         InProcessGrid(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
     )
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
-    federation.introductions = {
-        name: Introduction(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
+    federation.registrations = {
+        name: Registration(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
         for name, one in hospitals.items()
     }
     federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
@@ -93,13 +93,13 @@ def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> Federat
     return federation
 
 
-def figures_of(federation: Federation, hospitals: Mapping[str, Released]) -> dict[str, Any]:
-    """As `Federation.evaluate_finally` returns them."""
+def figures_of(federation: PlainRun, hospitals: Mapping[str, Released]) -> dict[str, Any]:
+    """As `PlainRun.evaluate_finally` returns them."""
     rows = {name: one.train for name, one in hospitals.items()}
-    appraisals = {name: one.appraisal for name, one in hospitals.items() if one.appraisal}
+    benefits = {name: one.appraisal for name, one in hospitals.items() if one.appraisal}
     return {
         **summarise_run(federation.evaluations, rows),
-        **summarise_appraisals(appraisals, federation.evaluations, HEART_DISEASE),
+        **summarise_benefits(benefits, federation.evaluations, HEART_DISEASE),
     }
 
 

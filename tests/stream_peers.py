@@ -21,8 +21,8 @@ def say(words: str) -> None:
     print(words, flush=True)
 
 
-def serve(address: str, largest_message: str = "1048576") -> None:
-    with serve_streams(address, TERMS, say, largest_message=int(largest_message)) as grid:
+def serve(address: str, max_message_bytes: str = "1048576") -> None:
+    with serve_streams(address, TERMS, say, max_message_bytes=int(max_message_bytes)) as grid:
         say("listening")
         while True:
             for node, name in grid.names().items():

@@ -13,7 +13,7 @@ from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import Scores, collect_scores, figures_of_study
 from federated_health.studies.benefit.page import page_of_study
 from federated_health.studies.benefit.study import Results
-from federated_health.studies.benefit.training_setups import Protocol, Regime, Scored, plan_fits
+from federated_health.studies.benefit.training_setups import Protocol, Scored, TrainingSetup, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]
@@ -49,8 +49,8 @@ def study_of(
     results: Results = {}
     splits = [cohort.split(folds=2, fold=fold, seed=protocol.settings.seed) for fold in (0, 1)]
     for fit in plan_fits(list(labels), protocol):
-        tested = [fit.subject] if fit.regime in (Regime.OWN, Regime.WITHOUT) else list(labels)
-        way = fit.subject if fit.regime is Regime.FEDERATED else str(fit.regime)
+        tested = [fit.subject] if fit.regime in (TrainingSetup.OWN, TrainingSetup.WITHOUT) else list(labels)
+        way = fit.subject if fit.regime is TrainingSetup.FEDERATED else str(fit.regime)
         rows = {name: splits[fit.fold][name].test for name in tested}
         each = (100.0 if way != strategies[0] else 1.0, *([0.0] * (len(HEART_DISEASE.columns) - 1)))
         results[fit] = Scored(
@@ -58,7 +58,9 @@ def study_of(
             threshold=0.5,
             rounds=3,
             importance={
-                name: [len(of) * one for one in each] for name, of in rows.items() if fit.regime is Regime.FEDERATED
+                name: [len(of) * one for one in each]
+                for name, of in rows.items()
+                if fit.regime is TrainingSetup.FEDERATED
             },
         )
     scores = collect_scores(cohort, protocol, results)

@@ -15,17 +15,17 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.hospital import handlers
-from federated_health.hospital.benefit import Appraisal, appraise, score_alone, weigh_columns
-from federated_health.hospital.handlers import PresentHospital
-from federated_health.messages.content import Evaluation, Instructions
+from federated_health.hospital.benefit import Benefit, measure_benefit, score_alone, weigh_columns
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.bootstrap import Interval, Verdict
-from federated_health.ml.metrics import LARGEST_LOSS, Counts
+from federated_health.ml.metrics import MAX_LOSS, Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.server.history import summarise_appraisals
-from federated_health.server.plain_run import Federation
+from federated_health.server.history import summarise_benefits
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 from tests.test_messages import over_the_wire
@@ -41,23 +41,23 @@ TINY = Task(
 )  # seven features: age and its flag, three of sex, chol and its flag
 TRAIN, TEST = 30, 20
 
-APPRAISAL = Appraisal(
+BENEFIT = Benefit(
     roc_auc=Interval(value=0.75, low=0.5, high=0.9),
     own_roc_auc=0.7,
     difference=Interval(value=0.05, low=-0.1, high=0.25),
     importance=np.array([0.5, -0.125, 3e-8]),
     observed=np.array([30.0, 0.0, 5.0]),
 )
-UNDEFINED = replace(APPRAISAL, roc_auc=Interval(), own_roc_auc=None, difference=Interval())
+UNDEFINED = replace(BENEFIT, roc_auc=Interval(), own_roc_auc=None, difference=Interval())
 
 
-def read(content: RecordDict) -> Appraisal:
-    return Appraisal.from_content(content, TINY, TRAIN, TEST)
+def read(content: RecordDict) -> Benefit:
+    return Benefit.from_content(content, TINY, TRAIN, TEST)
 
 
 def content_with(**changes: Any) -> RecordDict:
     """A good appraisal with these metrics changed; None leaves one out."""
-    content = APPRAISAL.to_content()
+    content = BENEFIT.to_content()
     for key, value in changes.items():
         if value is None:
             del content.metric_records[METRICS][key.replace("_", "-")]
@@ -69,8 +69,8 @@ def content_with(**changes: Any) -> RecordDict:
 # Over the wire
 
 
-@pytest.mark.parametrize("appraisal", [APPRAISAL, UNDEFINED], ids=["defined", "undefined"])
-def test_an_appraisal_survives_the_wire(appraisal: Appraisal) -> None:
+@pytest.mark.parametrize("appraisal", [BENEFIT, UNDEFINED], ids=["defined", "undefined"])
+def test_an_appraisal_survives_the_wire(appraisal: Benefit) -> None:
     arrived = read(over_the_wire(appraisal.to_content()))
 
     assert arrived.roc_auc == appraisal.roc_auc
@@ -94,7 +94,7 @@ DIFFERENCES = ("difference_value", "difference_low", "difference_high")
         *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
         *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
         *({"importance": value} for value in (None, [0.5, 0.5], [0.5, float("nan"), 0.5], 0.5)),
-        *({"importance": [sign * (TEST * LARGEST_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
+        *({"importance": [sign * (TEST * MAX_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
         {"accuracy": 0.9},
     ],
     ids=str,
@@ -111,9 +111,9 @@ def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None
 
 
 def test_a_difference_of_other_aucs_is_refused() -> None:
-    assert APPRAISAL.difference.value is not None
+    assert BENEFIT.difference.value is not None
     with pytest.raises(MalformedMessageError, match=r"^its difference is not that of its ROC-AUCs$"):
-        read(content_with(difference_value=APPRAISAL.difference.value + 0.001))
+        read(content_with(difference_value=BENEFIT.difference.value + 0.001))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_difference_of_other_aucs_is_refused() -> None:
         {"difference_low": -1.0},
         {"difference_high": 1.0},
         {"observed": [30.0, 0.0, 5.0]},
-        {"importance": [TEST * LARGEST_LOSS, 0.0, 0.0]},
+        {"importance": [TEST * MAX_LOSS, 0.0, 0.0]},
     ],
     ids=str,
 )
@@ -134,7 +134,7 @@ def test_the_bounds_themselves_are_allowed(changes: dict[str, Any]) -> None:
 
 
 def test_an_appraisal_with_another_record_is_refused() -> None:
-    content = APPRAISAL.to_content()
+    content = BENEFIT.to_content()
     content["more"] = MetricRecord({"rows": 3})
 
     with pytest.raises(MalformedMessageError):
@@ -149,7 +149,7 @@ def test_an_appraisal_with_another_record_is_refused() -> None:
     [(0.01, 0.2, "joining: gains"), (-0.01, 0.2, "joining: no clear difference"), (-0.2, -0.01, "joining: loses")],
 )
 def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: str) -> None:
-    said = replace(APPRAISAL, difference=Interval(value=0.05, low=low, high=high)).describe()
+    said = replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)).describe()
 
     assert said == (
         f"{words}; ROC-AUC 0.750 against 0.700 of a model of its own rows alone: +0.050 "
@@ -188,7 +188,7 @@ def hospital_of(labels: Iterable[int], train: int = 12) -> Hospital:
     return Hospital(name="a", task=TINY, train=training, test=Patients(values, truth))
 
 
-INSTRUCTIONS = Instructions(
+INSTRUCTIONS = TrainConfig(
     task="tiny",
     schema=TINY.schema_hash,
     model="logistic",
@@ -233,14 +233,14 @@ def test_how_often_a_column_was_observed_is_told_from_five_on(observed: int) -> 
     hospital = hospital_of([0, 0, 1])
     hospital.train.values[observed:, 2] = np.nan
 
-    appraisal = appraise(AgeAlone(hospital), {}, INSTRUCTIONS)  # type: ignore[arg-type]
+    appraisal = measure_benefit(AgeAlone(hospital), {}, INSTRUCTIONS)  # type: ignore[arg-type]
 
     assert appraisal.observed.tolist() == [12.0, 12.0, observed if observed >= 5 else 0.0]
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(4, 20), (20, 4), (0, 9), (0, 0)])
 def test_a_handful_of_a_class_is_no_ground_for_a_verdict(positives: int, negatives: int) -> None:
-    appraisal = appraise(
+    appraisal = measure_benefit(
         AgeAlone(hospital_of([1] * positives + [0] * negatives)),  # type: ignore[arg-type]
         {},
         INSTRUCTIONS,
@@ -262,8 +262,8 @@ def test_appraisals_in_metrics_json_worked_by_hand() -> None:
     """20 and 60 held-out patients: loss sums of 2 and 6 more are 0.1 more for a patient."""
     other = replace(UNDEFINED, importance=np.array([1.5, 0.125, 0.0]), observed=np.array([7.0, 8.0, 0.0]))
 
-    summary = summarise_appraisals(
-        {"b": APPRAISAL, "a": other, "gone": APPRAISAL},
+    summary = summarise_benefits(
+        {"b": BENEFIT, "a": other, "gone": BENEFIT},
         {"a": evaluation_of(4, 56), "b": evaluation_of(10, 10), "c": evaluation_of(1, 1)},
         TINY,
     )
@@ -289,8 +289,8 @@ def test_appraisals_in_metrics_json_worked_by_hand() -> None:
 
 
 def test_without_appraisals_the_figures_have_none() -> None:
-    assert summarise_appraisals({}, {"a": evaluation_of(5, 5)}, TINY) == {}
-    assert summarise_appraisals({"a": APPRAISAL}, {}, TINY) == {}
+    assert summarise_benefits({}, {"a": evaluation_of(5, 5)}, TINY) == {}
+    assert summarise_benefits({"a": BENEFIT}, {}, TINY) == {}
 
 
 # With the real network
@@ -301,14 +301,14 @@ def hungary(hospitals_folder: Path) -> Hospital:
     return load_hospital(hospitals_folder / "client_2.csv", HEART_DISEASE, "hungary", 42)
 
 
-def federation_of(hospitals: list[Hospital], **changes: Any) -> Federation:
+def federation_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
     from client import app
 
     settings = replace(
         Settings.from_config(read_defaults()),
         **({"hospitals": len(hospitals), "rounds": 4, "local_epochs": 2} | changes),
     )
-    return Federation(InProcessGrid(app, {one.name: PresentHospital(one) for one in hospitals}), settings)
+    return PlainRun(InProcessGrid(app, {one.name: InMemoryHospital(one) for one in hospitals}), settings)
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def federation_of(hospitals: list[Hospital], **changes: Any) -> Federation:
 def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary: Hospital, model: str) -> None:
     federation = federation_of([hungary], model=model, appraisal=False)
     federation.run()
-    told = federation.instructions()
+    told = federation.train_config()
     alone = handlers.local_model(hungary, told.model, told.normalisation).score(federation.weights)
 
     # Whatever scale a larger federation has, a hospital's own model has its own.
@@ -331,7 +331,7 @@ def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary:
 def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospital) -> None:
     federation = federation_of([hungary], model="logistic", rounds=20, appraisal=False)
     federation.run()
-    told = federation.instructions()
+    told = federation.train_config()
     weights = {name: array.copy() for name, array in federation.weights.items()}
     ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
     weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0

@@ -35,7 +35,7 @@ def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], i
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "audit", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_door(verbs.main)
+            utils.run_script(verbs.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call

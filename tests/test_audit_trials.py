@@ -18,10 +18,10 @@ from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
-    Halved,
+    FullShadowRun,
+    HalfShadowRun,
     Plan,
-    Shrunken,
-    Whole,
+    SmallShadowRun,
 )
 from federated_health.studies.audit.trials import run_trial
 from tests.audits import hospitals_of, plan_of
@@ -52,9 +52,9 @@ def test_every_setting_has_the_same_federations() -> None:
     assert len(trials) == len(set(trials)) == 3 * (8 + 2 + 3 * 2)
     for privacy in plan.privacies:
         mine = [replace(trial, privacy="") for trial in trials if trial.privacy == privacy]
-        assert mine[:8] == [Halved(privacy="", run=run) for run in range(8)]
-        assert mine[8:10] == [Whole(privacy="", run=run) for run in range(2)]
-        assert mine[10] == Shrunken(privacy="", rows=1, draw=0)
+        assert mine[:8] == [HalfShadowRun(privacy="", run=run) for run in range(8)]
+        assert mine[8:10] == [FullShadowRun(privacy="", run=run) for run in range(2)]
+        assert mine[10] == SmallShadowRun(privacy="", rows=1, draw=0)
 
 
 def small_plan(**changes: object) -> Plan:
@@ -75,7 +75,7 @@ def small_plan(**changes: object) -> Plan:
 @pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
 def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
     plan = small_plan()
-    halved = run_trial(Halved(privacy=privacy, run=1), plan, app)
+    halved = run_trial(HalfShadowRun(privacy=privacy, run=1), plan, app)
     assert halved.statistics is not None
     assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
         FINAL: {"confidence"},
@@ -91,7 +91,7 @@ def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
     assert halved.worth is not None
     assert halved.worth.everyone is not None
     assert 0 <= halved.worth.everyone <= 1
-    whole = run_trial(Whole(privacy=privacy, run=0), plan, app)
+    whole = run_trial(FullShadowRun(privacy=privacy, run=0), plan, app)
     assert whole.worth is not None
     assert whole.statistics is None
 
@@ -105,7 +105,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
     settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
-    outcome = run_trial(Halved(privacy="plain", run=0), plan, app)
+    outcome = run_trial(HalfShadowRun(privacy="plain", run=0), plan, app)
     assert outcome.statistics is not None
     for place in plan.places().values():
         members = plan.members()[:1, place]
@@ -123,7 +123,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
 def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
     plain, noisy = (
-        run_trial(Shrunken(privacy=privacy, rows=1, draw=0), plan, app).inverted for privacy in plan.privacies
+        run_trial(SmallShadowRun(privacy=privacy, rows=1, draw=0), plan, app).inverted for privacy in plan.privacies
     )
     assert plain is not None
     assert noisy is not None
@@ -139,4 +139,4 @@ def test_a_federation_that_loses_a_hospital_is_refused() -> None:
     """It may not join: too few training rows for this delta."""
     plan = small_plan(**{"dp-delta": 0.1})
     with pytest.raises(RunError):
-        run_trial(Halved(privacy="epsilon 1", run=0), plan, app)
+        run_trial(HalfShadowRun(privacy="epsilon 1", run=0), plan, app)

@@ -14,7 +14,7 @@ from federated_health.cli.processes import PROJECT
 # Flower 1.39 names its patterns by a word that pathspec 1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
-DOORS = {"client.py", "server.py", "utils.py"}
+SCRIPTS = {"client.py", "server.py", "utils.py"}
 
 PLANTED = (
     "key.pem",
@@ -47,7 +47,12 @@ PLANTED = (
 def checkout(tmp_path: Path) -> Path:
     """The project as `git clone` gives it, without what a clone has no need of here."""
     folder = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(".venv", ".git", "runs", "data", "__pycache__", ".*_cache", ".hypothesis")
+    everywhere = shutil.ignore_patterns("__pycache__", ".*_cache")
+    at_the_top = {".venv", ".git", "runs", "data", ".hypothesis"}
+
+    def ignored(path: str, names: list[str]) -> set[str]:
+        return everywhere(path, names) | (at_the_top & {*names} if Path(path) == PROJECT else set())
+
     shutil.copytree(PROJECT, folder, ignore=ignored)
     return folder
 
@@ -69,8 +74,8 @@ def test_the_bundle_is_the_app_whatever_lies_beside_it(checkout: Path, ignored: 
 
     content = set(build(checkout).namelist())
 
-    assert content == {*DOORS, *package, "pyproject.toml", ".info/CONTENT"}
-    assert "federated_health/tasks.py" in content
+    assert content == {*SCRIPTS, *package, "pyproject.toml", ".info/CONTENT"}
+    assert "federated_health/data/tasks.py" in content
 
 
 def test_the_bundle_names_the_apps_that_flower_starts(checkout: Path) -> None:

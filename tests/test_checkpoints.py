@@ -72,7 +72,7 @@ def test_a_million_rounds_are_newer_than_fewer(tmp_path: Path, number: int) -> N
 
 
 def test_a_run_of_no_round_yet_can_be_saved(tmp_path: Path) -> None:
-    empty = checkpoint_of(0, introductions=(), strategy_state={}, tally={}, weights={})
+    empty = checkpoint_of(0, registrations=(), strategy_state={}, problems={}, weights={})
     CheckpointFolder(tmp_path).save(empty)
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(empty)
 
@@ -89,7 +89,7 @@ def test_a_run_goes_on_from_what_was_loaded(tmp_path: Path) -> None:
 
 def test_one_round_can_be_saved_twice(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1, 2, 2)
-    again = checkpoint_of(2, tally={"waited": 1})
+    again = checkpoint_of(2, problems={"waited": 1})
     folder.save(again)
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(again)
     assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (1, 2)]
@@ -127,13 +127,13 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     weights=st.dictionaries(NAMES, arrays.arrays(np.float32, arrays.array_shapes(min_side=0)), max_size=4),
     state=st.dictionaries(NAMES, ANY_ARRAY, max_size=4),
-    tally=st.dictionaries(st.text(max_size=5), JSON, max_size=4),
+    problems=st.dictionaries(st.text(max_size=5), JSON, max_size=4),
     scale=st.lists(FINITE, max_size=4).map(tuple),
 )
-def test_anything_comes_back_as_it_was(weights: Any, state: Any, tally: Any, scale: tuple[float, ...]) -> None:
+def test_anything_comes_back_as_it_was(weights: Any, state: Any, problems: Any, scale: tuple[float, ...]) -> None:
     normalisation = replace(checkpoint_of(1).normalisation, mean=scale, variance=scale)
     given = checkpoint_of(
-        2, weights=weights, strategy_state=state, tally=tally, normalisation=normalisation, history=()
+        2, weights=weights, strategy_state=state, problems=problems, normalisation=normalisation, history=()
     )
 
     got, position = read_checkpoint(write_checkpoint(given, POSITION))
@@ -154,7 +154,7 @@ def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
     assert stream.read() == b""
     assert list(got) == ["weights/a/kernel", "weights/a", "strategy/v_t/a/kernel", "strategy/v_t/a", "sums"]
     np.testing.assert_array_equal(got["weights/a/kernel"], whole.weights["a/kernel"], strict=True)
-    assert got["sums"][1, 2].tolist() == whole.introductions[1].sums.squares.tolist()
+    assert got["sums"][1, 2].tolist() == whole.registrations[1].sums.squares.tolist()
     history = (tmp_path / "history.jsonl").read_bytes()
     assert header["history"] == [2, len(history), hashlib.sha256(history).hexdigest()]
     assert json.loads(history.splitlines()[1]) == [
@@ -168,7 +168,7 @@ def test_objects_and_what_is_not_a_number_are_never_written(tmp_path: Path) -> N
     folder = saved_in(tmp_path, 1)
     no_number = replace(checkpoint_of(2).history[1].federation, train_loss=float("nan"))
     history = (checkpoint_of(1).history[0], replace(checkpoint_of(2).history[1], federation=no_number))
-    for wrong in ({"history": history}, {"weights": {"a": np.array([{}])}}, {"tally": {"a": float("nan")}}):
+    for wrong in ({"history": history}, {"weights": {"a": np.array([{}])}}, {"problems": {"a": float("nan")}}):
         with pytest.raises(ValueError, match=r"allow_pickle|JSON"):
             folder.save(checkpoint_of(2, **wrong))
     assert loads(tmp_path, 1)
@@ -216,7 +216,7 @@ def test_of_a_damaged_one_the_log_says_why_and_the_one_before_is_used(
 
     assert parts_of(got) == parts_of(checkpoint_of(2))
     assert caplog.messages == [f"{file_of(tmp_path, 3)} is left out: {why}"]
-    another = checkpoint_of(3, tally={"again": True})
+    another = checkpoint_of(3, problems={"again": True})
     folder.save(another)
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(another)
     assert names_in(tmp_path) == ["history.jsonl", "round-000002.checkpoint", "round-000003.checkpoint"]
@@ -280,7 +280,7 @@ def small(tmp_path: Path) -> Path:
     """A folder of two small checkpoints, of round 2 and 3."""
     folder = CheckpointFolder(tmp_path / "small")
     for number in (1, 2, 3):
-        whole = checkpoint_of(number, settings={}, terms={}, introductions=(), strategy_state={}, tally={})
+        whole = checkpoint_of(number, settings={}, agreement={}, registrations=(), strategy_state={}, problems={})
         folder.save(replace(whole, weights={"a": np.array([number], np.float32)}))
     return tmp_path / "small"
 
@@ -399,7 +399,7 @@ def test_a_body_that_only_its_hash_is_right_of_is_damaged(body: bytes) -> None:
 def test_objects_are_never_read() -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{}]), allow_pickle=True)
-    lines = write_checkpoint(checkpoint_of(1, introductions=()), POSITION).split(b"\n", 2)
+    lines = write_checkpoint(checkpoint_of(1, registrations=()), POSITION).split(b"\n", 2)
     header = {**json.loads(lines[1]), "arrays": ["sums", "weights/a"]}
     sums = io.BytesIO()
     np.save(sums, np.zeros(0))
@@ -427,26 +427,26 @@ def test_any_bytes_are_a_checkpoint_or_an_error_of_ours(data: bytes, version: by
 
 def test_the_same_task_goes_on() -> None:
     for task in (HEART_DISEASE, READMISSION):
-        checkpoint_of(1, terms=dict(task.terms)).check_task(task)
+        checkpoint_of(1, agreement=dict(task.agreement)).check_task(task)
 
 
 @pytest.mark.parametrize(
-    ("terms", "words"),
+    ("agreement", "words"),
     [
-        (READMISSION.terms, "the checkpoint's task is readmission; the server's is heart-disease"),
+        (READMISSION.agreement, "the checkpoint's task is readmission; the server's is heart-disease"),
         (
-            {**HEART_DISEASE.terms, "column age": "age in days"},
-            f"the checkpoint's column age is age in days; the server's is {HEART_DISEASE.terms['column age']}",
+            {**HEART_DISEASE.agreement, "column age": "age in days"},
+            f"the checkpoint's column age is age in days; the server's is {HEART_DISEASE.agreement['column age']}",
         ),
         (
-            {name: words for name, words in HEART_DISEASE.terms.items() if name != "column age"},
-            f"the checkpoint's column age is not declared; the server's is {HEART_DISEASE.terms['column age']}",
+            {name: words for name, words in HEART_DISEASE.agreement.items() if name != "column age"},
+            f"the checkpoint's column age is not declared; the server's is {HEART_DISEASE.agreement['column age']}",
         ),
     ],
 )
-def test_another_task_or_schema_is_refused(terms: dict[str, str], words: str) -> None:
+def test_another_task_or_schema_is_refused(agreement: dict[str, str], words: str) -> None:
     with pytest.raises(CheckpointError) as told:
-        checkpoint_of(1, terms=terms).check_task(HEART_DISEASE)
+        checkpoint_of(1, agreement=agreement).check_task(HEART_DISEASE)
     assert str(told.value) == words
 
 

@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import (
     GRID_POINTS,
-    LEAST_PATIENTS_OF_A_CLASS,
+    MIN_PATIENTS_PER_CLASS,
     Calibration,
     calibration,
     calibration_curve,
@@ -186,7 +186,7 @@ def test_scores_that_separate_the_classes_have_no_slope(sign: float, gap: float)
     assert found.intercept is not None
 
 
-@pytest.mark.parametrize("fewer", [0, 1, LEAST_PATIENTS_OF_A_CLASS - 1, LEAST_PATIENTS_OF_A_CLASS])
+@pytest.mark.parametrize("fewer", [0, 1, MIN_PATIENTS_PER_CLASS - 1, MIN_PATIENTS_PER_CLASS])
 @pytest.mark.parametrize("rare", [0.0, 1.0])
 def test_calibration_takes_five_of_either_class(fewer: int, rare: float) -> None:
     labels = np.concatenate([np.full(fewer, rare), np.full(30, 1 - rare)])

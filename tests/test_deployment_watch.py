@@ -72,7 +72,7 @@ def test_a_node_that_was_in_for_long_has_all_the_wait_again(
     identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "STEADY", 0.0)
-    monkeypatch.setattr(watch, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(watch, "MAX_PAUSE", 0.01)
 
     assert len(keep(ending_with(*[1] * 5), identity, wait=0.02)) == 5
 

@@ -34,18 +34,18 @@ from federated_health.data.sources.read import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.hospital import results
-from federated_health.messages.content import ARRAYS, CONFIG, Instructions
+from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.ml.normalisation import Normalisation
 from federated_health.security import make_all_identities
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, serve_streams
 from tests.test_participation import TOLD
 
-DOORS = {
+SCRIPTS = {
     "server.py": server.serve,
     "client.py": client.main,
     "create_dataset.py": create_dataset.create,
@@ -67,7 +67,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in
     def call(name: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_door(DOORS[name])
+            utils.run_script(SCRIPTS[name])
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
@@ -105,13 +105,13 @@ def write(table: pd.DataFrame, name: str = "mine.csv") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_help_teaches_and_ends_well(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--help") == (0, "")
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_an_unknown_flag_is_refused(name: str, run: Run) -> None:
     code, said = run(name, "--rownds", "3")
     assert code == 2
@@ -589,7 +589,7 @@ def test_an_error_of_ours_is_one_line_even_if_its_words_are_not(
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        utils.run_door(fail)
+        utils.run_script(fail)
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: first second\n"
 
@@ -600,7 +600,7 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        utils.run_door(interrupt)
+        utils.run_script(interrupt)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped\n"
 
@@ -639,10 +639,10 @@ def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
-        utils.run_door(fail)
+        utils.run_script(fail)
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_door_is_short(name: str) -> None:
     assert len((Path(create_dataset.__file__).parent / name).read_text().splitlines()) <= 150
 
@@ -789,7 +789,7 @@ def test_a_client_that_may_not_join_tells_the_server_why_and_ends(show: Show, pa
     patients.loc[6, "age"] = "sixty-seven"
     words: list[str] = []
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, HEART_DISEASE.terms, words.append) as grid:
+    with serve_streams(address, HEART_DISEASE.agreement, words.append) as grid:
         code, page, said = show("client.py", "--data", write(patients), "--name", "mine", "--server", address)
         assert grid.get_node_ids() == []
     assert (code, page) == (1, "")
@@ -806,7 +806,7 @@ def test_a_client_whose_file_cannot_be_read_tells_the_server_without_its_path(ru
     address = f"127.0.0.1:{free_port()}"
     if content is not None:
         Path("secret-path.csv").write_text(content)
-    with serve_streams(address, HEART_DISEASE.terms, words.append):
+    with serve_streams(address, HEART_DISEASE.agreement, words.append):
         assert_one_line(run("client.py", "--data", "secret-path.csv", "--name", "mine", "--server", address), "secret")
     assert len(words) == 1
     assert words[0].startswith("refused mine: its own check says no: its ")
@@ -848,7 +848,7 @@ def test_a_client_that_cannot_write_its_ledger_sends_nothing(run: Run, hospitals
     Path("egress-mine.jsonl").symlink_to("/dev/full")
     words: list[str] = []
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, HEART_DISEASE.terms, words.append):
+    with serve_streams(address, HEART_DISEASE.agreement, words.append):
         result = run("client.py", "--data", data, "--name", "mine", "--server", address)
     assert_one_line(result, "egress-mine.jsonl: cannot be written to (No space left on device)")
     assert words == []
@@ -859,7 +859,7 @@ def test_what_is_wrong_with_the_csv_is_said_even_where_it_cannot_be_recorded(dat
     Path("egress-mine.jsonl").symlink_to("/dev/full")
     words: list[str] = []
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, HEART_DISEASE.terms, words.append):
+    with serve_streams(address, HEART_DISEASE.agreement, words.append):
         result = run("client.py", "--data", data, "--name", "mine", "--server", address)
     assert_one_line(result, f"{data}: cannot be read")
     assert words == []
@@ -876,8 +876,8 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
         if is_lost:
             raise JoinError("no server within 300 s")
 
-    def save(path: Path, instructions: Instructions, weights: Weights) -> None:
-        assert instructions == told
+    def save(path: Path, train_config: TrainConfig, weights: Weights) -> None:
+        assert train_config == told
         saved.append((path, sorted(weights)))
 
     saved: list[tuple[Path, list[str]]] = []
@@ -999,7 +999,7 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
-    federation = Federation(InProcessGrid(ClientApp(), {}), Settings.from_config(read_defaults()))
+    federation = PlainRun(InProcessGrid(ClientApp(), {}), Settings.from_config(read_defaults()))
     federation.normalisation = NORMALISATION
     CheckpointFolder(Path("cut/checkpoints")).save(federation.checkpoint())
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}

@@ -26,7 +26,7 @@ from federated_health.hospital.ledger import Ledger, describe
 from federated_health.names import node_id_of
 from federated_health.transport import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
 from federated_health.transport import outbox as streaming_outbox
-from federated_health.transport.channels import LARGEST_REPLY
+from federated_health.transport.channels import MAX_REPLY_BYTES
 from federated_health.transport.outbox import Outbox
 from tests.conftest import PROJECT
 from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
@@ -376,7 +376,7 @@ def test_a_line_is_there_before_grpc_gets_the_bytes(ledger: Ledger, monkeypatch:
     outbox.begin("join", metadata)
     for number in (1, 2):
         asked = question("train", number)
-        outbox.send(asked, answer_to(asked, metrics=MetricRecord({"number": number})), LARGEST_REPLY)
+        outbox.send(asked, answer_to(asked, metrics=MetricRecord({"number": number})), MAX_REPLY_BYTES)
     outbox.close()
     assert [lines for lines, _ in channel.taken] == [1, 2, 3]
     assert channel.taken[0][1] == metadata
@@ -394,7 +394,7 @@ def test_what_cannot_be_recorded_does_not_leave(
     with pytest.raises(LedgerError):
         outbox.begin("join", (("hospital", "a"),))
     with pytest.raises(LedgerError):
-        outbox.send(question(), answer_to(question()), LARGEST_REPLY)
+        outbox.send(question(), answer_to(question()), MAX_REPLY_BYTES)
     assert channel.taken == []
 
 
@@ -454,7 +454,7 @@ class Hospital(threading.Thread):
                 hospital_context("a", {}),
                 name="a",
                 address=self._address,
-                terms=TERMS,
+                agreement=TERMS,
                 wait=20.0,
                 announce=lambda _: None,
                 prepare=lambda: None,

@@ -179,7 +179,7 @@ def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_page, "LONGEST_LINE", 1024)
+    monkeypatch.setattr(ledger_page, "MAX_LINE_BYTES", 1024)
     with pytest.raises(LedgerError, match=r"egress-a\.jsonl, line 1: "):
         page_of(path, '{"time":' + "1" * 5000)
 

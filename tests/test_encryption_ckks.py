@@ -13,7 +13,7 @@ from federated_health.encryption.ckks import (
     CHUNK_BYTES,
     ERROR,
     LARGEST,
-    LARGEST_NUMBER,
+    MAX_NUMBER,
     SLOTS,
     Adder,
     SecretKey,
@@ -38,10 +38,10 @@ def test_sums_of_encrypted_vectors_are_those_of_plain_ones(length: int) -> None:
 
 def test_as_many_as_may_be_added_of_the_largest_do_not_overflow() -> None:
     one = ADDER.read(KEY.encrypt(np.full(10, LARGEST)), 10)
-    added = ADDER.add([one] * LARGEST_NUMBER).to_chunks()
-    assert KEY.decrypt(added, 10) == pytest.approx(np.full(10, LARGEST * LARGEST_NUMBER), rel=1e-9)
+    added = ADDER.add([one] * MAX_NUMBER).to_chunks()
+    assert KEY.decrypt(added, 10) == pytest.approx(np.full(10, LARGEST * MAX_NUMBER), rel=1e-9)
     with pytest.raises(ValueError, match="expected some"):
-        ADDER.add([one] * (LARGEST_NUMBER + 1))
+        ADDER.add([one] * (MAX_NUMBER + 1))
 
 
 def test_the_error_of_a_sum_of_many_is_within_what_is_declared() -> None:

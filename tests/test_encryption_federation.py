@@ -20,7 +20,7 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
-from federated_health.encryption.federation import EncryptedFederation
+from federated_health.encryption.federation import EncryptedRun
 from federated_health.encryption.page import page_of_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
@@ -33,7 +33,7 @@ from federated_health.names import node_id_of
 from federated_health.report.page import render
 from federated_health.security import make_all_identities
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 
@@ -132,11 +132,11 @@ def hospitals(paths: dict[str, Path], identities: dict[str, Path]) -> Hospitals:
     return Hospitals(paths, identities)
 
 
-def plain_run(paths: Mapping[str, Path], settings: Settings) -> Federation:
+def plain_run(paths: Mapping[str, Path], settings: Settings) -> PlainRun:
     app = ClientApp()
     registry.register(app)
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
-    federation = Federation(InProcessGrid(app, contexts), replace(settings, encrypt=False))
+    federation = PlainRun(InProcessGrid(app, contexts), replace(settings, encrypt=False))
     federation.run()
     return federation
 
@@ -164,7 +164,7 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
     hospitals: Hospitals, paths: dict[str, Path], changes: dict[str, Any]
 ) -> None:
     settings = settings_of(**changes)
-    federation = EncryptedFederation(Grid(hospitals), settings)
+    federation = EncryptedRun(Grid(hospitals), settings)
     assert federation.run() == {"encrypted": True, "has_result": list(NAMES)}
     plain = plain_run(paths, settings)
     for name in NAMES:
@@ -187,7 +187,7 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     )
 
     settings = settings_of(appraisal=True)
-    EncryptedFederation(Grid(hospitals), settings).run()
+    EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
     told, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
@@ -245,7 +245,7 @@ def numbers_in(reply: Message) -> Iterator[tuple[str, str, Any]]:
 
 
 def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(hospitals: Hospitals) -> None:
-    EncryptedFederation(Grid(hospitals), settings_of(appraisal=True)).run()
+    EncryptedRun(Grid(hospitals), settings_of(appraisal=True)).run()
     kinds = {kind for _, kind, _ in hospitals.heard}
     assert kinds == {
         "query.statistics",
@@ -291,10 +291,10 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
 
 
 def test_the_server_is_left_with_no_key_and_no_normalisation(hospitals: Hospitals) -> None:
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.run()
     assert not federation._adder._context.has_secret_key()
-    assert federation.instructions().normalisation.mean == ()
+    assert federation.train_config().normalisation.mean == ()
     assert federation.threshold == 0.5
     assert all(one.train_loss is None and one.counts is None for one in federation.history[-1].hospitals.values())
     assert not hasattr(federation, "weights")
@@ -306,7 +306,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
 ) -> None:
     caplog.set_level(logging.INFO)
     grid = Grid(hospitals, tells=tells)
-    federation = EncryptedFederation(grid, settings_of(rounds=6))
+    federation = EncryptedRun(grid, settings_of(rounds=6))
     federation.gather()
     rounds = federation.rounds()
     next(rounds)
@@ -336,7 +336,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
         689,
         689,
     ]
-    assert federation.tally.absent == {"cleveland": 1}
+    assert federation.problems.absent == {"cleveland": 1}
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "average"])
@@ -344,12 +344,12 @@ def test_a_round_without_one_is_the_mean_of_the_others(
     hospitals: Hospitals, paths: dict[str, Path], identities: dict[str, Path], strategy: str
 ) -> None:
     grid = Grid(hospitals)
-    federation = EncryptedFederation(grid, settings_of(rounds=1, strategy=strategy))
+    federation = EncryptedRun(grid, settings_of(rounds=1, strategy=strategy))
     grid.dies_at["hungary"] = messages.TRAIN
     federation.run()
     others = Hospitals(paths, identities)
     readable = Grid(others)
-    plain = Federation(readable, settings_of(rounds=1, strategy=strategy, encrypt=False))
+    plain = PlainRun(readable, settings_of(rounds=1, strategy=strategy, encrypt=False))
     readable.dies_at["hungary"] = "train"
     plain.run()
     assert furthest(weights_at(hospitals, "cleveland"), plain.weights) < 1e-6
@@ -357,18 +357,18 @@ def test_a_round_without_one_is_the_mean_of_the_others(
 
 
 def test_a_hospital_that_was_started_anew_between_two_rounds_gets_the_key_before_the_next(hospitals: Hospitals) -> None:
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     rounds = federation.rounds()
     next(rounds)
     hospitals.start("hungary")
     assert list(next(rounds).hospitals) == list(NAMES)
-    assert not federation.tally.unanswered
+    assert not federation.problems.unanswered
 
 
 def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospitals, paths: dict[str, Path]) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedFederation(grid, settings_of(hospitals=3))
+    federation = EncryptedRun(grid, settings_of(hospitals=3))
     federation.gather()
     rounds = federation.rounds()
     assert list(next(rounds).hospitals) == list(NAMES[:3])
@@ -387,13 +387,13 @@ def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospita
 def test_a_run_goes_on_from_its_checkpoint_with_hospitals_that_kept_the_key(
     hospitals: Hospitals, paths: dict[str, Path], tmp_path: Path
 ) -> None:
-    first = EncryptedFederation(Grid(hospitals), settings_of())
+    first = EncryptedRun(Grid(hospitals), settings_of())
     first.gather()
     folder = CheckpointFolder(tmp_path / "checkpoints")
     folder.save(first.checkpoint())
     next(first.rounds())
     folder.save(first.checkpoint())
-    second = EncryptedFederation(Grid(hospitals), settings_of())
+    second = EncryptedRun(Grid(hospitals), settings_of())
     second.resume(CheckpointFolder(tmp_path / "checkpoints").load())
     second.run()
     assert len(second.history) == ROUNDS
@@ -407,12 +407,12 @@ def test_a_run_goes_on_from_its_checkpoint_with_hospitals_that_kept_the_key(
 def test_a_run_whose_key_is_gone_ends_in_a_line_that_says_so(
     hospitals: Hospitals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = EncryptedFederation(Grid(hospitals), settings_of())
+    first = EncryptedRun(Grid(hospitals), settings_of())
     first.gather()
     checkpoint = first.checkpoint()
     for name in NAMES:
         hospitals.start(name)
-    second = EncryptedFederation(Grid(hospitals), settings_of())
+    second = EncryptedRun(Grid(hospitals), settings_of())
     second.resume(checkpoint)
     with pytest.raises(RunError, match="round 1: 0 of 4 hospitals sent an update that can be used"):
         second.run()
@@ -438,7 +438,7 @@ def test_an_update_that_is_not_finite_is_not_encrypted_and_costs_its_hospital_on
         return replace(update, weights={name: np.full_like(one, value) for name, one in update.weights.items()})
 
     replaced(monkeypatch, "hungary", spoil)
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     assert "hungary is left out: what it should encrypt is not finite, or too large" in caplog.text
@@ -451,12 +451,12 @@ def test_an_average_that_moves_too_far_is_noticed_by_those_who_can_see_it(
         return replace(update, weights={name: one + 100 for name, one in update.weights.items()})
 
     replaced(monkeypatch, "hungary", spoil)
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     next(federation.rounds())
-    reasons = {reason for counted in federation.tally.unanswered.values() for reason in counted}
+    reasons = {reason for counted in federation.problems.unanswered.values() for reason in counted}
     assert reasons == {"the decrypted average moves the weights more than 30 times as far as its own update"}
-    assert "hungary" not in federation.tally.unanswered
+    assert "hungary" not in federation.problems.unanswered
 
 
 def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_finished(hospitals: Hospitals) -> None:
@@ -467,11 +467,11 @@ def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_
         return reply
 
     hospitals.spoilt["hungary", messages.TRAIN] = other
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     with pytest.raises(RunError, match="round 1: no hospital could use the average of the encrypted updates"):
         next(federation.rounds())
-    reasons = {reason for counted in federation.tally.unanswered.values() for reason in counted}
+    reasons = {reason for counted in federation.problems.unanswered.values() for reason in counted}
     assert reasons == {"the decrypted average is none that hospitals can have sent"}
     assert federation.last_round is None
 
@@ -495,15 +495,15 @@ def test_a_spoilt_ciphertext_costs_its_own_reply_only(
         return reply
 
     hospitals.spoilt["hungary", messages.TRAIN] = spoilt
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    assert reason in next(iter(federation.tally.rejected["hungary"]))
+    assert reason in next(iter(federation.problems.rejected["hungary"]))
 
 
 def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedFederation(grid, settings_of(hospitals=3))
+    federation = EncryptedRun(grid, settings_of(hospitals=3))
     federation.gather()
     rounds = federation.rounds()
     next(rounds)
@@ -516,7 +516,7 @@ def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.Log
 
 def test_figures_of_two_are_given_to_nobody(hospitals: Hospitals) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedFederation(grid, settings_of(hospitals=3, rounds=2))
+    federation = EncryptedRun(grid, settings_of(hospitals=3, rounds=2))
     federation.gather()
     rounds = federation.rounds()
     grid.dies_at["hungary"] = messages.EVALUATE
@@ -535,55 +535,55 @@ def test_figures_of_two_are_given_to_nobody(hospitals: Hospitals) -> None:
 def test_a_hospital_without_a_certificate_says_so(hospitals: Hospitals) -> None:
     hospitals.identities = {name: hospitals.identities[name] for name in NAMES if name != "hungary"}
     hospitals.start("hungary")
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "an encrypted run needs --tls: this hospital has no certificate"
-    assert reason in federation.tally.unanswered["hungary"]
+    assert reason in federation.problems.unanswered["hungary"]
 
 
 def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(hospitals: Hospitals) -> None:
     hospitals.identities = {**hospitals.identities, "hungary": hospitals.identities["cleveland"]}
     hospitals.start("hungary")
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
-    assert set(federation.tally.unanswered["hungary"]) == {"its certificate cannot be used"}
+    assert set(federation.problems.unanswered["hungary"]) == {"its certificate cannot be used"}
 
 
 def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospitals, tmp_path: Path) -> None:
     _, foreign = make_all_identities(tmp_path / "tls", NAMES)
     hospitals.identities = {**hospitals.identities, "hungary": foreign["hungary"]}
     hospitals.start("hungary")
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "cleveland does not trust its certificate with the run's key"
-    assert reason in federation.tally.rejected["hungary"]
+    assert reason in federation.problems.rejected["hungary"]
     assert "key" not in hospitals.contexts["hungary"].state[keyring.STATE]
 
 
 def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hospitals: Hospitals) -> None:
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
-    plain = Federation(Grid(hospitals), settings_of(encrypt=False))
+    plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
-    reasons = {reason for counted in plain.tally.unanswered.values() for reason in counted}
+    reasons = {reason for counted in plain.problems.unanswered.values() for reason in counted}
     assert reasons == {"it is in an encrypted run, and says nothing that is not encrypted"}
 
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
     for name in NAMES:
         hospitals.start(name, **{registry.ONLY_ENCRYPTED: True})
-    plain = Federation(Grid(hospitals), settings_of(encrypt=False))
+    plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
-    federation = EncryptedFederation(Grid(hospitals), settings_of(rounds=1))
+    federation = EncryptedRun(Grid(hospitals), settings_of(rounds=1))
     assert federation.run()["has_result"] == list(NAMES)
 
 
 def test_a_stopped_run_leaves_hospitals_what_the_finished_rounds_gave(hospitals: Hospitals) -> None:
-    federation = EncryptedFederation(Grid(hospitals), settings_of())
+    federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     rounds = federation.rounds()
     next(rounds)
@@ -609,7 +609,7 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     hospitals.paths = copies
     for name in NAMES:
         hospitals.start(name)
-    federation = EncryptedFederation(Grid(hospitals), settings_of(dp_epsilon=8.0, appraisal=True))
+    federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0, appraisal=True))
     assert federation.run()["has_result"] == list(NAMES)
     kinds = {kind for _, kind in hospitals.asked}
     assert not kinds & {messages.SUMS, messages.THRESHOLD}
@@ -628,10 +628,10 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
 
 
 def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(hospitals: Hospitals) -> None:
-    EncryptedFederation(Grid(hospitals), settings_of(rounds=2)).run()
+    EncryptedRun(Grid(hospitals), settings_of(rounds=2)).run()
     context = hospitals.contexts["hungary"]
     assert remembered_result(context) is not None
-    EncryptedFederation(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
+    EncryptedRun(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
     assert remembered_result(context) is None
     assert remembered_model(context) is None
     assert set(context.state) == {keyring.STATE}
@@ -641,7 +641,7 @@ def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(h
 def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospitals: Hospitals, kind: str) -> None:
     for name in NAMES:
         hospitals.start(name)
-    federation = EncryptedFederation(Grid(hospitals), settings_of(dp_epsilon=8.0))
+    federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federation.gather()
     question = federation._question(round_number=1, appraisal=True)
     if kind == messages.SUMS:

@@ -14,7 +14,7 @@ from federated_health.ml.metrics import (
     count_outcomes,
     probability,
     roc_auc,
-    roc_auc_from_cells,
+    roc_auc_from_microaggregates,
 )
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
@@ -114,7 +114,7 @@ def test_figures_from_bins_are_within_what_is_declared_of_the_exact_ones(seed: i
     positives, negatives = vectors.read_histogram(noisy(summed / 920) * 920)
     assert positives[:, 0].sum() == labels.sum()
     assert negatives[:, 0].sum() == (1 - labels).sum()
-    assert roc_auc_from_cells(positives, negatives) == pytest.approx(roc_auc(log_odds, labels), abs=0.002)
+    assert roc_auc_from_microaggregates(positives, negatives) == pytest.approx(roc_auc(log_odds, labels), abs=0.002)
     chosen = choose_threshold(positives, negatives)
     assert chosen is not None
     best = max(count_outcomes(probability(log_odds), labels, at).f1 or 0 for at in probability(np.sort(log_odds)))

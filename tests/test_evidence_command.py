@@ -34,7 +34,7 @@ def evidence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "evidence", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_door(verbs.main)
+            utils.run_script(verbs.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call

@@ -19,7 +19,7 @@ from federated_health.studies.benefit.figures import (
     count_verdicts,
     figures_of_study,
 )
-from federated_health.studies.benefit.training_setups import Fit, Regime, Scored, plan_fits
+from federated_health.studies.benefit.training_setups import Fit, Scored, TrainingSetup, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 WAYS = ("own", "federated", "pooled", "without")
@@ -255,13 +255,13 @@ def test_every_fit_s_scores_are_put_in_their_rows_places() -> None:
     codes = {"own": 1, "fedavg": 2, "average": 3, "": 4, "without": 5}
 
     def number(fit: Fit, name: str, row: int) -> float:
-        code = codes[fit.subject if fit.regime in (Regime.FEDERATED, Regime.POOLED) else fit.regime]
+        code = codes[fit.subject if fit.regime in (TrainingSetup.FEDERATED, TrainingSetup.POOLED) else fit.regime]
         return 10_000 * code + 1000 * fit.repeat + 100 * (name == "b") + row
 
     results = {}
     for fit in plan_fits(["a", "b"], protocol):
         split = cohort.split(folds=3, fold=fit.fold, seed=protocol.settings.seed + fit.repeat)
-        tested = [fit.subject] if fit.regime in (Regime.OWN, Regime.WITHOUT) else ["a", "b"]
+        tested = [fit.subject] if fit.regime in (TrainingSetup.OWN, TrainingSetup.WITHOUT) else ["a", "b"]
         results[fit] = Scored(
             scores={name: [number(fit, name, row) for row in split[name].test] for name in tested},
             threshold=0.1 + fit.fold / 10,

@@ -15,15 +15,15 @@ from federated_health.errors import RunError, SettingsError
 from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.benefit.training_setups import (
     INNER_FOLDS,
     PATIENCE,
     Fit,
-    Regime,
     Scored,
+    TrainingSetup,
     plan_fits,
     run_fit,
     settings_of,
@@ -55,14 +55,14 @@ def test_every_fold_has_every_model_once() -> None:
 @pytest.mark.parametrize(
     ("regime", "subject", "hospitals", "strategy"),
     [
-        (Regime.OWN, "a", 1, "fedavg"),
-        (Regime.POOLED, "", 1, "fedavg"),
-        (Regime.FEDERATED, "average", 3, "average"),
-        (Regime.FEDERATED, "fedavg", 3, "fedavg"),
-        (Regime.WITHOUT, "b", 2, "average"),
+        (TrainingSetup.OWN, "a", 1, "fedavg"),
+        (TrainingSetup.POOLED, "", 1, "fedavg"),
+        (TrainingSetup.FEDERATED, "average", 3, "average"),
+        (TrainingSetup.FEDERATED, "fedavg", 3, "fedavg"),
+        (TrainingSetup.WITHOUT, "b", 2, "average"),
     ],
 )
-def test_a_fit_is_a_federation_of_so_many(regime: Regime, subject: str, hospitals: int, strategy: str) -> None:
+def test_a_fit_is_a_federation_of_so_many(regime: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
     protocol = replace(protocol_of(), strategies=("average", "fedavg"))
 
     settings = settings_of(Fit(repeat=0, fold=0, regime=regime, subject=subject), protocol, 3)
@@ -77,7 +77,9 @@ def test_a_fit_is_a_federation_of_so_many(regime: Regime, subject: str, hospital
 
 def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
     settings = settings_of(
-        Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a"), replace(protocol_of(), strategies=("average",)), 2
+        Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="a"),
+        replace(protocol_of(), strategies=("average",)),
+        2,
     )
 
     assert (settings.hospitals, settings.strategy) == (1, "fedavg")
@@ -85,7 +87,7 @@ def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
 
 def test_an_unknown_strategy_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="strategy"):
-        settings_of(Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="magic"), protocol_of(), 3)
+        settings_of(Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject="magic"), protocol_of(), 3)
 
 
 # Whose rows
@@ -140,19 +142,19 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a fit of fold 0, and looks at its federation."""
     from client import app
 
-    made: list[Federation] = []
+    made: list[PlainRun] = []
 
-    class Watched(Federation):
+    class Watched(PlainRun):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(training_setups, "Federation", Watched)
+    monkeypatch.setattr(training_setups, "PlainRun", Watched)
 
-    def run(cohort: Cohort, regime: Regime, subject: str = "", **protocol: Any) -> Fitted:
+    def run(cohort: Cohort, regime: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
         scored = run_fit(Fit(repeat=0, fold=0, regime=regime, subject=subject), cohort, protocol_of(**protocol), app)
         last = made[-1]
-        introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.introductions.values())
+        introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.registrations.values())
         return Fitted(weights_hash(last.weights), last.normalisation, scored, tuple(introduced))
 
     return run
@@ -164,11 +166,11 @@ def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort
     """Neither training nor normalisation, threshold or tuning moves by a bit when all its rows become absurd; and its
     tested rows' scores do not when its training rows do.
     """
-    reference = fit(cohort, Regime.WITHOUT, "b", tune=tune, rounds=2)
+    reference = fit(cohort, TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
 
-    everything = fit(absurd(cohort, "b", train=True, test=True), Regime.WITHOUT, "b", tune=tune, rounds=2)
-    training = fit(absurd(cohort, "b", train=True, test=False), Regime.WITHOUT, "b", tune=tune, rounds=2)
-    another = fit(absurd(cohort, "c", train=True, test=False), Regime.WITHOUT, "b", tune=tune, rounds=2)
+    everything = fit(absurd(cohort, "b", train=True, test=True), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
+    training = fit(absurd(cohort, "b", train=True, test=False), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
+    another = fit(absurd(cohort, "c", train=True, test=False), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
 
     assert [name for name, *_ in reference.introduced] == ["a", "c"]
     assert (everything.weights, everything.normalisation) == (reference.weights, reference.normalisation)
@@ -182,24 +184,29 @@ def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort
 
 @pytest.mark.slow
 def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
-    reference = fit(cohort, Regime.OWN, "a")
+    reference = fit(cohort, TrainingSetup.OWN, "a")
 
-    others = fit(absurd(absurd(cohort, "b", train=True, test=True), "c", train=True, test=True), Regime.OWN, "a")
+    others = fit(absurd(absurd(cohort, "b", train=True, test=True), "c", train=True, test=True), TrainingSetup.OWN, "a")
 
     assert others == reference
     assert list(reference.scored.scores) == ["a"]
     assert reference.introduced == (("a", 24, 12),)
-    assert fit(absurd(cohort, "a", train=True, test=False), Regime.OWN, "a").weights != reference.weights
+    assert fit(absurd(cohort, "a", train=True, test=False), TrainingSetup.OWN, "a").weights != reference.weights
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("regime", "subject"),
-    [(Regime.OWN, "a"), (Regime.FEDERATED, "fedavg"), (Regime.POOLED, ""), (Regime.WITHOUT, "b")],
+    [
+        (TrainingSetup.OWN, "a"),
+        (TrainingSetup.FEDERATED, "fedavg"),
+        (TrainingSetup.POOLED, ""),
+        (TrainingSetup.WITHOUT, "b"),
+    ],
 )
 @pytest.mark.parametrize("tune", [False, True])
 def test_no_regime_sees_a_tested_row_before_it_scores_it(
-    fit: Any, cohort: Cohort, regime: Regime, subject: str, tune: bool
+    fit: Any, cohort: Cohort, regime: TrainingSetup, subject: str, tune: bool
 ) -> None:
     spoilt = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
 
@@ -214,7 +221,7 @@ def test_no_regime_sees_a_tested_row_before_it_scores_it(
 
 @pytest.mark.slow
 def test_federated_and_pooled_models_are_normalised_alike_and_tested_on_the_same_rows(fit: Any, cohort: Cohort) -> None:
-    federated, pooled = fit(cohort, Regime.FEDERATED, "fedavg"), fit(cohort, Regime.POOLED)
+    federated, pooled = fit(cohort, TrainingSetup.FEDERATED, "fedavg"), fit(cohort, TrainingSetup.POOLED)
 
     np.testing.assert_allclose(pooled.normalisation.mean, federated.normalisation.mean, rtol=1e-12)
     np.testing.assert_allclose(pooled.normalisation.variance, federated.normalisation.variance, rtol=1e-9)
@@ -239,7 +246,7 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
 
     protocol = protocol_of()
     split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
-    job = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="b")
+    job = Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="b")
     federation, _ = training_setups._open(job, split, cohort, settings_of(job, protocol, 3), app)
     federation.run()
     kernel, bias = (array.astype(np.float64) for array in federation.weights.values())
@@ -256,7 +263,7 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
         else:
             expected += kernel[place.stop - 1, 0]  # missing
 
-    scored = fit(cohort, Regime.WITHOUT, "b").scored
+    scored = fit(cohort, TrainingSetup.WITHOUT, "b").scored
 
     np.testing.assert_allclose(scored.scores["b"], expected, atol=1e-4)
     assert handlers.local_model.cache_info().currsize == 0  # no rows of a fold are kept
@@ -275,7 +282,11 @@ def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort
 
     monkeypatch.setattr(training_setups, "_open", watch)
     for repeat in (0, 1):
-        for regime, subject in ((Regime.OWN, "a"), (Regime.FEDERATED, "fedavg"), (Regime.WITHOUT, "a")):
+        for regime, subject in (
+            (TrainingSetup.OWN, "a"),
+            (TrainingSetup.FEDERATED, "fedavg"),
+            (TrainingSetup.WITHOUT, "a"),
+        ):
             run_fit(Fit(repeat=repeat, fold=0, regime=regime, subject=subject), cohort, protocol_of(rounds=1), app)
 
     assert seeds == [42] * 3 + [43] * 3
@@ -316,7 +327,7 @@ def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
 
     with pytest.raises(RunError, match=r"^b sent no update that can be used$"):
         run_fit(
-            Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject="fedavg"),
+            Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject="fedavg"),
             cohort,
             protocol_of(rounds=1),
             cast(ClientApp, fail_at_b),
@@ -355,7 +366,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tupl
         return federations[-1], {}
 
     monkeypatch.setattr(training_setups, "_open", open_rehearsed)
-    fit = Fit(repeat=0, fold=0, regime=Regime.WITHOUT, subject="a")
+    fit = Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="a")
     settings = training_setups._choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
     assert len({federation.reached for federation in federations}) == 1
     return settings.rounds, federations[0].reached, tried
@@ -396,6 +407,6 @@ def test_a_round_that_nobody_could_evaluate_is_never_the_best(monkeypatch: pytes
 def test_where_columns_say_nothing_tuning_stops_early(fit: Any) -> None:
     noise = cohort_of({name: patients(30, seed, nothing) for seed, name in enumerate(HOSPITALS)})
 
-    found = fit(noise, Regime.OWN, "a", tune=True, rounds=12, local_epochs=5, learning_rate=0.5)
+    found = fit(noise, TrainingSetup.OWN, "a", tune=True, rounds=12, local_epochs=5, learning_rate=0.5)
 
     assert found.scored.rounds < 12

@@ -18,7 +18,14 @@ from federated_health.errors import RunError, SettingsError
 from federated_health.studies.benefit import study
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
-from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime, Scored, plan_fits, settings_of
+from federated_health.studies.benefit.training_setups import (
+    Fit,
+    Protocol,
+    Scored,
+    TrainingSetup,
+    plan_fits,
+    settings_of,
+)
 from tests import awkward_apps
 from tests.cohorts import cohort_of, patients, protocol_of
 
@@ -53,7 +60,7 @@ def test_a_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
     with journal_in(tmp_path) as journal:
         assert journal.results == {fit: scored_of(place) for place, fit in enumerate(FITS[:3])}
-        assert all(isinstance(fit.regime, Regime) for fit in journal.results)
+        assert all(isinstance(fit.regime, TrainingSetup) for fit in journal.results)
 
 
 def test_a_result_is_on_disk_before_anything_else_happens(tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def run_in(folder: Path, protocol: Protocol = PROTOCOL, **options: Any) -> dict[
 
 def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
     """Of 16 models one is left, and the journal holds four of another strategy besides."""
-    others = [Fit(repeat=0, fold=0, regime=Regime.FEDERATED, subject=f"other-{number}") for number in range(4)]
+    others = [Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
     with journal_in(tmp_path) as journal:
         for place, fit in enumerate([*FITS[:15], *others]):
             journal.add(fit, scored_of(place))

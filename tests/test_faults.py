@@ -18,7 +18,7 @@ from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.server import participants, pauses, run
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings
 from federated_health.transport import InProcessGrid, hospital_context
@@ -78,8 +78,8 @@ def equal(one: Weights, other: Weights) -> bool:
     return list(one) == list(other) and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def undisturbed(chosen: Settings) -> Federation:
-    federation = Federation(ComingAndGoing(three_with_scores()), chosen)
+def undisturbed(chosen: Settings) -> PlainRun:
+    federation = PlainRun(ComingAndGoing(three_with_scores()), chosen)
     federation.run()
     return federation
 
@@ -91,12 +91,12 @@ def undisturbed(chosen: Settings) -> Federation:
 def test_a_round_that_lacks_a_hospital_is_repeated_and_leaves_no_trace_in_the_weights(strategy: str) -> None:
     chosen = settings(strategy=strategy)
     failing = Failing("c", "train", 4, after=1)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), chosen)
+    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), chosen)
     federation.run()
     assert equal(federation.weights, undisturbed(chosen).weights)
     assert [list(one.hospitals) for one in federation.history] == [["a", "b", "c"]] * 3
-    assert federation.tally.repeated_rounds == 4
-    assert federation.tally.to_json()["unanswered"] == {"c": {"OSError at the hospital": 4}}
+    assert federation.problems.repeated_rounds == 4
+    assert federation.problems.to_json()["unanswered"] == {"c": {"OSError at the hospital": 4}}
     assert failing.asked["a", "train"] == 3 + 4
 
 
@@ -104,7 +104,7 @@ def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     failing = Failing("c", "train", 2, after=1)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, rounds=5))
+    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, rounds=5))
     federation.run()
     trained = [[one.train_loss is not None for one in record.hospitals.values()] for record in federation.history]
     assert trained == [
@@ -121,22 +121,22 @@ def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once
         3,
         3,
     ]
-    assert federation.tally.to_json()["absent"] == {"c": 2}
-    assert federation.tally.repeated_rounds == 0
+    assert federation.problems.to_json()["absent"] == {"c": 2}
+    assert federation.problems.repeated_rounds == 0
     said = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
     assert said == ["round 2 goes on without c", "round 4 goes on with all"]
 
 
 def test_by_default_a_round_needs_more_than_half_of_the_hospitals() -> None:
-    needed = [settings(min_hospitals=0, hospitals=number).least_updates for number in (1, 2, 3, 4, 5)]
+    needed = [settings(min_hospitals=0, hospitals=number).min_updates for number in (1, 2, 3, 4, 5)]
     assert needed == [1, 2, 2, 3, 3]
-    assert settings(min_hospitals=1).least_updates == 1
-    assert settings(min_hospitals=1, strategy="krum").least_updates == 3
+    assert settings(min_hospitals=1).min_updates == 1
+    assert settings(min_hospitals=1, strategy="krum").min_updates == 3
 
 
 def test_repeating_ends_with_the_wait_in_one_line_that_names_who_is_lacking() -> None:
     failing = Failing("b", "train", 10**6, after=1)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=0.1))
+    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(wait=0.1))
     federation.gather()
     rounds = federation.rounds()
     next(rounds)
@@ -151,7 +151,7 @@ def test_repeating_ends_with_the_wait_in_one_line_that_names_who_is_lacking() ->
 @pytest.mark.parametrize("kind", ["evaluate.threshold", "evaluate.final"])
 def test_what_is_asked_at_the_end_is_asked_again_where_too_few_answer(kind: str) -> None:
     failing = Failing("b", kind, 2)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings())
+    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings())
     figures = federation.run()
     expected = undisturbed(settings())
     assert federation.threshold == expected.threshold != 0.5
@@ -162,7 +162,7 @@ def test_what_is_asked_at_the_end_is_asked_again_where_too_few_answer(kind: str)
 
 def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
-    figures = Federation(ComingAndGoing(three_with_scores(), failing), settings(wait=10.0**7)).run()
+    figures = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(wait=10.0**7)).run()
     assert list(figures["hospitals"]) == ["a", "c"]
     assert failing.asked["b", "evaluate.final"] == 3
 
@@ -170,7 +170,7 @@ def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> No
 def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_waited_for() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
     grid = ComingAndGoing(three_with_scores(), failing)
-    federation = Federation(grid, settings(wait=0.5))
+    federation = PlainRun(grid, settings(wait=0.5))
     federation.gather()
     list(federation.rounds())
     grid.gone = {"c"}
@@ -180,14 +180,14 @@ def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_w
 
 def test_at_the_end_enough_answers_are_enough() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
-    federation = Federation(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**7))
+    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**7))
     assert list(federation.run()["hospitals"]) == ["a", "c"]
     assert failing.asked["b", "evaluate.final"] == 1
 
 
 def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = Federation(grid, settings(wait=0.1))
+    federation = PlainRun(grid, settings(wait=0.1))
     federation.gather()
     list(federation.rounds())
     grid.gone = {"b"}
@@ -196,7 +196,7 @@ def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCapt
 
 
 def test_an_evaluation_that_is_lacking_costs_its_counts_alone() -> None:
-    federation = Federation(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
+    federation = PlainRun(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
     federation.run()
     assert equal(federation.weights, undisturbed(settings()).weights)
     assert [one.hospitals["b"].counts is None for one in federation.history] == [False, False, True]
@@ -206,7 +206,7 @@ def kinds_asked(**changed: object) -> list[str]:
     """Kinds of message that hospital a gets in a run, in their order."""
     asked: list[str] = []
     grid = ComingAndGoing(three_with_scores(), lambda name, kind: asked.append(kind) if name == "a" else None)
-    Federation(grid, settings(**changed)).run()
+    PlainRun(grid, settings(**changed)).run()
     return asked
 
 
@@ -218,7 +218,7 @@ def test_a_round_is_one_message_and_the_last_is_evaluated_apart() -> None:
 def test_every_round_has_the_counts_that_its_own_weights_give() -> None:
     def counted(rounds: int) -> list[float]:
         hospitals = three_with_scores()
-        federation = Federation(ComingAndGoing(hospitals), settings(rounds=rounds))
+        federation = PlainRun(ComingAndGoing(hospitals), settings(rounds=rounds))
         federation.run()
         return [one.federation.counts.loss_sum for one in federation.history if one.federation.counts]
 
@@ -233,7 +233,7 @@ def test_ctrl_c_keeps_the_last_round_that_was_evaluated() -> None:
             raise KeyboardInterrupt
 
     asked: Counter[tuple[str, str]] = Counter()
-    federation = Federation(ComingAndGoing(three_with_scores(), interrupt), settings(rounds=5))
+    federation = PlainRun(ComingAndGoing(three_with_scores(), interrupt), settings(rounds=5))
     federation.gather()
     rounds = federation.rounds()
     assert next(rounds).number == 1
@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_the_last_round_that_was_evaluated() -> None:
 
 
 def test_a_round_is_finished_where_some_evaluate_it_and_too_few_train_in_the_next() -> None:
-    federation = Federation(
+    federation = PlainRun(
         ComingAndGoing(three_with_scores(), Failing("b", "train", 10**6, after=2)), settings(wait=0.1)
     )
     federation.gather()
@@ -262,7 +262,7 @@ def test_a_round_is_finished_where_some_evaluate_it_and_too_few_train_in_the_nex
 def test_hospitals_join_late_and_leave_between_rounds() -> None:
     grid = ComingAndGoing(three_with_scores())
     grid.gone = {"c"}
-    federation = Federation(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
+    federation = PlainRun(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
     federation.gather()
     trained, evaluated = [], []
     for one in federation.rounds():  # each of which is told when the hospitals have trained in the next
@@ -271,27 +271,27 @@ def test_hospitals_join_late_and_leave_between_rounds() -> None:
         grid.gone = {1: set(), 2: {"a"}, 3: set()}.get(one.number, set())
     assert trained == [["a", "b"], ["a", "b"], ["a", "b", "c"], ["b", "c"]]
     assert evaluated == [["a", "b"], ["a", "b", "c"], ["b", "c"], ["a", "b", "c"]]
-    assert federation.tally.to_json()["absent"] == {"a": 1}
-    assert list(federation.introductions) == ["a", "b", "c"]
+    assert federation.problems.to_json()["absent"] == {"a": 1}
+    assert list(federation.registrations) == ["a", "b", "c"]
 
 
 def test_a_round_waits_for_a_hospital_that_is_away_and_names_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = Federation(grid, settings())
+    federation = PlainRun(grid, settings())
     federation.gather()
     grid.gone = {"b"}
     looks = iter(range(100))
     monkeypatch.setattr(time, "sleep", lambda _: grid.gone.clear() if next(looks) == 5 else None)
     assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
     assert "round 1: 2 of 3 are connected, 5 s left; not there: b" in caplog.text
-    assert federation.tally.repeated_rounds == 0
+    assert federation.problems.repeated_rounds == 0
 
 
 def test_a_wait_for_a_hospital_ends_and_names_it() -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = Federation(grid, settings(wait=0.05))
+    federation = PlainRun(grid, settings(wait=0.05))
     federation.gather()
     grid.gone = {"b", "c"}
     with pytest.raises(RunError, match=r"round 1: 1 of 3 hospitals were connected .* within 0.05 s; not there: b, c;"):
@@ -300,7 +300,7 @@ def test_a_wait_for_a_hospital_ends_and_names_it() -> None:
 
 def test_nobody_to_evaluate_is_no_endless_wait() -> None:
     grid = ComingAndGoing(three_with_scores(), lambda _, kind: grid.gone.update("abc") if kind == "train" else None)
-    federation = Federation(grid, settings(rounds=1, wait=0.05))
+    federation = PlainRun(grid, settings(rounds=1, wait=0.05))
     federation.gather()
     (only,) = federation.rounds()
     assert only.federation.counts is None
@@ -318,12 +318,12 @@ def scaled(factor: float) -> Callable[[Update], Update]:
 def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three()
     hospitals[2].shift = 7.0  # 35 times the median of 0.1, 0.2 and 7
-    federation = Federation(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0, rounds=1))
+    federation = PlainRun(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0, rounds=1))
     federation.gather()
     next(federation.rounds())
     assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
     reason = "its update moves the weights more than 30 times the median"
-    assert federation.tally.to_json()["rejected"] == {"c": {reason: 1}}
+    assert federation.problems.to_json()["rejected"] == {"c": {reason: 1}}
     assert f"c is left out: {reason}" in caplog.text
 
 
@@ -331,10 +331,10 @@ def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.
 def test_any_update_is_taken_where_the_factor_is_0_or_larger(factor: float) -> None:
     hospitals = three()
     hospitals[2].shift = 7.0
-    federation = Federation(ComingAndGoing(hospitals), settings(max_update_norm=factor))
+    federation = PlainRun(ComingAndGoing(hospitals), settings(max_update_norm=factor))
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
-    assert federation.tally.to_json()["rejected"] == {}
+    assert federation.problems.to_json()["rejected"] == {}
 
 
 # Going on after the server died
@@ -347,14 +347,14 @@ def test_a_run_that_goes_on_ends_to_the_bit_as_if_it_had_not_been_cut_off(
 ) -> None:
     chosen = settings(strategy=strategy, rounds=5)
     whole = undisturbed(chosen)
-    first = Federation(ComingAndGoing(three_with_scores()), chosen)
+    first = PlainRun(ComingAndGoing(three_with_scores()), chosen)
     first.gather()
     rounds = first.rounds()
     for _ in range(finished):
         next(rounds)
     CheckpointFolder(tmp_path / "checkpoints").save(first.checkpoint())
 
-    second = Federation(ComingAndGoing(three_with_scores()), chosen)
+    second = PlainRun(ComingAndGoing(three_with_scores()), chosen)
     second.resume(CheckpointFolder(tmp_path / "checkpoints").load())
     figures = second.run()
     assert equal(second.weights, whole.weights)
@@ -362,16 +362,16 @@ def test_a_run_that_goes_on_ends_to_the_bit_as_if_it_had_not_been_cut_off(
     assert second.normalisation == whole.normalisation
     assert second.threshold == whole.threshold
     assert list(figures["hospitals"]) == ["a", "b", "c"]
-    assert second.tally.resumed_after == [finished]
+    assert second.problems.resumed_after == [finished]
 
 
-def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> Federation:
+def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> PlainRun:
     """A federation that goes on from another one's first round."""
-    first = Federation(grid, chosen)
+    first = PlainRun(grid, chosen)
     first.gather()
     next(first.rounds())
-    first.tally.count_rejected("b", "a reason")
-    second = Federation(grid, chosen)
+    first.problems.count_rejected("b", "a reason")
+    second = PlainRun(grid, chosen)
     second.resume(first.checkpoint())
     return second
 
@@ -379,7 +379,7 @@ def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> Federation:
 def test_counts_of_what_went_wrong_go_on() -> None:
     federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings())
     federation.run()
-    assert federation.tally.to_json() == {
+    assert federation.problems.to_json() == {
         "rejected": {"b": {"a reason": 1}},
         "unanswered": {},
         "absent": {},
@@ -397,7 +397,7 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
     assert words == ["waiting 0 s more for b", "going on after round 1 with a, c"]
     grid.gone = {"b", "c"}
     federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings(min_hospitals=2, wait=1.0))
-    federation._roster._grid = grid
+    federation._participants._grid = grid
     with pytest.raises(RunError, match="not there: b, c"):
         federation.gather(words.append)
     assert words[2].startswith("waiting for hospitals: 1 of 2 are connected")
@@ -425,4 +425,4 @@ def test_a_hospital_that_comes_back_with_other_rows_is_left_out(caplog: pytest.L
     assert [list(one.hospitals) for one in federation.rounds()] == [["a", "c"]] * 2
     reason = "its rows are not those that it declared when the run began"
     assert f"b is left out: {reason}" in caplog.text
-    assert federation.tally.to_json()["rejected"]["b"][reason] == 1
+    assert federation.problems.to_json()["rejected"]["b"][reason] == 1

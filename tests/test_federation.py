@@ -13,7 +13,7 @@ from federated_health.errors import RunError
 from federated_health.messages.content import (
     EVALUATE,
     Evaluation,
-    Introduction,
+    Registration,
     TrainingScores,
     Update,
     read_proximal_mu,
@@ -23,7 +23,7 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.names import node_id_of
 from federated_health.server import participants
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
@@ -82,14 +82,14 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         return hospitals[name], ROWS[name]
 
     @app.query("statistics")
-    def introduce(message: Message, context: Context) -> Message:
+    def register(message: Message, context: Context) -> Message:
         hospital, rows = of(message, context)
         values = CENTRES + hospital.shift  # of every row, so that no variance is between rows of one hospital
         sums = ColumnSums(count=np.full(MEASUREMENTS, float(rows)), total=rows * values, squares=rows * values**2)
-        introduction = Introduction(
+        registration = Registration(
             name=hospital.alias or hospital.name, train_examples=rows, test_examples=2 * rows, sums=sums
         )
-        return Message(introduction.to_content(), reply_to=message)
+        return Message(registration.to_content(), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -128,18 +128,18 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
 
 def federation_of(
     hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg", text: str = ""
-) -> Federation:
+) -> PlainRun:
     app = app_of({hospital.name: hospital for hospital in hospitals})
     names = [name for name in order if name in {hospital.name for hospital in hospitals}]
     grid = InProcessGrid(app, {name: hospital_context(name, {}) for name in names})
-    return Federation(grid, settings_of(strategy, text))
+    return PlainRun(grid, settings_of(strategy, text))
 
 
 def three() -> list[LightHospital]:
     return [LightHospital("a", 0.1), LightHospital("b", 0.2), LightHospital("c", 0.7)]
 
 
-def shift_of(federation: Federation) -> float:
+def shift_of(federation: PlainRun) -> float:
     """How far the weights moved from where they began; the same in every weight."""
     start = initial_weights(federation.settings.task_declaration, federation.settings.model, federation.settings.seed)
     moves = np.concatenate([(federation.weights[name] - start[name]).ravel() for name in start])
@@ -203,7 +203,7 @@ def test_hospitals_are_told_the_weight_of_the_proximal_term(strategy: str, text:
     federation = federation_of(hospitals, strategy=strategy, text=text)
     federation.run()
     assert [hospital.mus for hospital in hospitals] == [[mu] * 3] * 3
-    assert (federation.instructions().strategy, federation.instructions().strategy_args) == (strategy, text)
+    assert (federation.train_config().strategy, federation.train_config().strategy_args) == (strategy, text)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -391,10 +391,10 @@ class LateGrid(InProcessGrid):
 
 def test_a_hospital_that_introduces_itself_late_is_named_and_takes_part(caplog: pytest.LogCaptureFixture) -> None:
     grid = LateGrid(app_of({one.name: one for one in three()}), {name: hospital_context(name, {}) for name in "abc"})
-    federation = Federation(grid, replace(settings_of("fedavg"), wait=30.0, round_timeout=0.05))
+    federation = PlainRun(grid, replace(settings_of("fedavg"), wait=30.0, round_timeout=0.05))
     federation.gather()
-    assert set(federation.introductions) == set("abc")
-    assert list(federation.tally.unanswered) == ["c"]
+    assert set(federation.registrations) == set("abc")
+    assert list(federation.problems.unanswered) == ["c"]
     assert "c is left out: it did not introduce itself within 0.05 s" in caplog.text
 
 
@@ -432,7 +432,7 @@ def test_the_threshold_is_chosen_from_all_hospitals_cells_and_told_to_all() -> N
     assert federation.threshold == 0.5
     federation.run()
     assert federation.threshold == CHOSEN
-    assert federation.instructions().threshold == CHOSEN
+    assert federation.train_config().threshold == CHOSEN
     rounds = [*[("train", 0.5)] * 3, ("evaluate", 0.5)]
     for hospital in hospitals:
         assert hospital.told == [*rounds, ("evaluate.threshold", 0.5), ("evaluate.final", CHOSEN)]
@@ -485,7 +485,7 @@ def test_a_run_that_is_stopped_between_rounds_keeps_the_threshold_of_its_counts(
     next(federation.rounds())
     federation.figures_of_last_round()
     assert federation.threshold == 0.5
-    assert federation.instructions().threshold == 0.5
+    assert federation.train_config().threshold == 0.5
 
 
 def test_a_run_that_is_stopped_in_the_final_evaluation_keeps_the_threshold_of_its_counts() -> None:
@@ -498,4 +498,4 @@ def test_a_run_that_is_stopped_in_the_final_evaluation_keeps_the_threshold_of_it
     assert hospitals[1].told[-1] == ("evaluate.final", CHOSEN)
     assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
     assert federation.threshold == 0.5
-    assert federation.instructions().threshold == 0.5
+    assert federation.train_config().threshold == 0.5

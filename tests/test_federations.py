@@ -8,13 +8,13 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
-from federated_health.encryption.federation import EncryptedFederation
+from federated_health.encryption.federation import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
 from federated_health.messages.weights import size_of
 from federated_health.ml.networks import weight_shapes
-from federated_health.server.kinds import check_tls, largest_reply, make_federation
-from federated_health.server.plain_run import Federation
+from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 
@@ -24,16 +24,16 @@ ENCRYPTED = replace(PLAIN, encrypt=True)
 
 def test_the_settings_decide() -> None:
     grid = InProcessGrid(ClientApp(), {})
-    assert type(make_federation(grid, PLAIN)) is Federation
-    assert type(make_federation(grid, ENCRYPTED)) is EncryptedFederation
+    assert type(make_run(grid, PLAIN)) is PlainRun
+    assert type(make_run(grid, ENCRYPTED)) is EncryptedRun
 
 
 @pytest.mark.parametrize("engine", ["InMemoryGrid", "HttpGrid"])
 def test_flowers_own_engines_would_keep_nothing_of_an_encrypted_run(engine: str) -> None:
     grid = type(engine, (InProcessGrid,), {})(ClientApp(), {})
-    assert type(make_federation(grid, PLAIN)) is Federation
+    assert type(make_run(grid, PLAIN)) is PlainRun
     with pytest.raises(SettingsError, match="encrypt: goes between terminals only"):
-        make_federation(grid, ENCRYPTED)
+        make_run(grid, ENCRYPTED)
 
 
 def test_an_encrypted_run_over_streams_needs_an_identity() -> None:
@@ -49,7 +49,7 @@ def test_encrypted_weights_and_keys_fit_into_a_reply(task: str, model: str) -> N
     settings = replace(ENCRYPTED, task=task, model=model)
     key = SecretKey.make()
     weights = np.zeros(size_of(weight_shapes(settings.task_declaration, model)) // 4)
-    assert sum(map(len, key.encrypt(weights))) + 10_000 < largest_reply(settings)
-    assert 4 * len(key.to_bytes()) < largest_reply(settings)
+    assert sum(map(len, key.encrypt(weights))) + 10_000 < max_reply_bytes(settings)
+    assert 4 * len(key.to_bytes()) < max_reply_bytes(settings)
     plain = replace(settings, encrypt=False)
-    assert largest_reply(plain) == content.largest_reply(plain.task_declaration, model)
+    assert max_reply_bytes(plain) == content.max_reply_bytes(plain.task_declaration, model)

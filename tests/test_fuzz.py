@@ -75,7 +75,7 @@ def run(target: Target, arguments: Sequence[str]) -> tuple[object, str, str]:
         contextlib.redirect_stderr(said),
         pytest.raises(SystemExit) as ended,
     ):
-        utils.run_door(target.main)
+        utils.run_script(target.main)
     return ended.value.code, printed.getvalue(), said.getvalue()
 
 

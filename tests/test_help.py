@@ -83,8 +83,8 @@ def test_every_help_is_made_and_ends_in_two_or_more_examples(name: str) -> None:
 def test_an_example_is_taken_by_its_parser(example: str) -> None:
     python, *words = shlex.split(example)
     assert python == "python"
-    door = words[: 2 if words[0] == "-m" else 1]
-    parsed = PARSERS[" ".join(door)].parse_args(words[len(door) :])
+    script_command = words[: 2 if words[0] == "-m" else 1]
+    parsed = PARSERS[" ".join(script_command)].parse_args(words[len(script_command) :])
     assert vars(parsed)
 
 

@@ -7,12 +7,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, norm
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from federated_health.ml import bootstrap
 from federated_health.ml.bootstrap import (
-    FEWEST_TO_JUDGE,
+    MIN_CLASS_SIZE,
     SMALL_CLASS,
     Interval,
     Resampled,
@@ -137,7 +138,9 @@ def test_an_interval_is_scipy_s_stratified_percentile_bootstrap() -> None:
         return float((positives[:, None] > negatives).mean())
 
     sides = (scores[labels == 1], scores[labels == 0])
-    theirs = bootstrap(sides, auc, vectorized=False, method="percentile", n_resamples=4000, rng=1).confidence_interval
+    theirs = scipy_bootstrap(
+        sides, auc, vectorized=False, method="percentile", n_resamples=4000, rng=1
+    ).confidence_interval
 
     ours = Resampled.of(labels, seed=2, draws=8000).interval(scores)
 
@@ -243,7 +246,7 @@ def test_a_set_is_small_below_ten_of_either_class(rarer: int) -> None:
     assert is_small(labels_of(100, rarer)) is (rarer < 10)
 
 
-@pytest.mark.parametrize("rarer", [0, FEWEST_TO_JUDGE - 1, FEWEST_TO_JUDGE])
+@pytest.mark.parametrize("rarer", [0, MIN_CLASS_SIZE - 1, MIN_CLASS_SIZE])
 def test_it_takes_five_of_either_class_to_judge(rarer: int) -> None:
     assert can_judge(labels_of(rarer, 100)) is (rarer >= 5)
     assert can_judge(labels_of(100, rarer)) is (rarer >= 5)

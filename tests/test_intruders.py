@@ -24,14 +24,14 @@ from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
 from federated_health.transport import StreamGrid, reconnect, report_unfit, serve_streams
 from federated_health.transport import gate as gate_of_streams
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from tests import test_streaming as streams
-from tests.identities import Federation, Signer, expired, not_yet, now, write_identity
+from tests.identities import PlainRun, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
 from tests.wire import UNWRITTEN
 
@@ -48,7 +48,7 @@ class Site:
         may_answer: until it is set, the hospitals train.
     """
 
-    federation: Federation
+    federation: PlainRun
     grid: StreamGrid
     address: str
     words: list[str]
@@ -64,12 +64,12 @@ class Site:
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Federation:
-    return Federation(tmp_path / "tls")
+def federation(tmp_path: Path) -> PlainRun:
+    return PlainRun(tmp_path / "tls")
 
 
 @pytest.fixture
-def site(federation: Federation, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Site]:
+def site(federation: PlainRun, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Site]:
     """A round of a and b that lasts as long as the test; at the end, both answer as if nobody else had been there."""
     caplog.set_level(logging.INFO)
     words: list[str] = []
@@ -111,7 +111,7 @@ def knock(
     """Join as gRPC lets one, with any key and certificate or none, and say how that was answered."""
     key, chain = (issuing.key_bytes(pair[0]), issuing.pem(pair[1], *more)) if pair else (None, None)
     credentials = grpc.ssl_channel_credentials(site.federation.server.authority_bytes, key, chain)
-    metadata = (("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **TERMS})), *said)
+    metadata = (("hospital", name), ("terms", write_agreement({"protocol": PROTOCOL, **TERMS})), *said)
     with grpc.secure_channel(site.address, credentials, options=CHANNEL_OPTIONS) as channel:
         call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=10)
         return call.code(), call.details()
@@ -126,31 +126,31 @@ def pair_of(identity: Identity) -> tuple[certificates.Key, x509.Certificate]:
 Forged = tuple[tuple[certificates.Key, x509.Certificate] | None, tuple[x509.Certificate, ...]]
 
 
-def no_certificate(_: Federation) -> Forged:
+def no_certificate(_: PlainRun) -> Forged:
     return None, ()
 
 
-def other_authority(_: Federation) -> Forged:
+def other_authority(_: PlainRun) -> Forged:
     key = issuing.make_key()
     return (key, Signer(name="Demo").sign(hospital("a"), key)), ()  # of the same name as ours
 
 
-def other_authority_with_its_certificate(_: Federation) -> Forged:
+def other_authority_with_its_certificate(_: PlainRun) -> Forged:
     key, stranger = issuing.make_key(), Signer(name="Demo")
     return (key, stranger.sign(hospital("a"), key)), (stranger.certificate,)
 
 
-def out_of_date(federation: Federation) -> Forged:
+def out_of_date(federation: PlainRun) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(hospital("a"), key, expired())), ()
 
 
-def too_early(federation: Federation) -> Forged:
+def too_early(federation: PlainRun) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(hospital("a"), key, not_yet())), ()
 
 
-def self_signed(_: Federation) -> Forged:
+def self_signed(_: PlainRun) -> Forged:
     key = issuing.make_key()
     start, end = issuing.lifetime(1)
     subject = Signer(name="a", key=key)
@@ -158,23 +158,23 @@ def self_signed(_: Federation) -> Forged:
     return (key, leaf), ()
 
 
-def hospital_as_authority(federation: Federation) -> Forged:
+def hospital_as_authority(federation: PlainRun) -> Forged:
     own_key, own = pair_of(federation.hospitals["b"])
     key = issuing.make_key()
     leaf = issuing.make_leaf(hospital("a"), key.public_key(), own, own_key, issuing.lifetime(1))
     return (key, leaf), (own,)
 
 
-def server_as_hospital(federation: Federation) -> Forged:
+def server_as_hospital(federation: PlainRun) -> Forged:
     return pair_of(federation.server), ()
 
 
-def server_of_a_hospital_s_name(federation: Federation) -> Forged:
+def server_of_a_hospital_s_name(federation: PlainRun) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(server(["a"]), key)), ()
 
 
-def for_signing_code(federation: Federation) -> Forged:
+def for_signing_code(federation: PlainRun) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign_freely("a", key, Purpose.CODE_SIGNING)), ()
 
@@ -194,7 +194,7 @@ def for_signing_code(federation: Federation) -> Forged:
         for_signing_code,
     ],
 )
-def test_a_certificate_that_will_not_do_ends_the_handshake(forge: Callable[[Federation], Forged], site: Site) -> None:
+def test_a_certificate_that_will_not_do_ends_the_handshake(forge: Callable[[PlainRun], Forged], site: Site) -> None:
     pair, more = forge(site.federation)
     before = list(site.words)
     code, _ = knock(site, pair=pair, more=more)
@@ -205,19 +205,19 @@ def test_a_certificate_that_will_not_do_ends_the_handshake(forge: Callable[[Fede
 # Refused by the server's own judgement, which it tells
 
 
-def free(name: str, *purposes: x509.ObjectIdentifier) -> Callable[[Federation], Forged]:
-    def forge(federation: Federation) -> Forged:
+def free(name: str, *purposes: x509.ObjectIdentifier) -> Callable[[PlainRun], Forged]:
+    def forge(federation: PlainRun) -> Forged:
         key = issuing.make_key()
         return (key, federation.signer.sign_freely(name, key, *purposes)), ()
 
     return forge
 
 
-def other_hospital(federation: Federation) -> Forged:
+def other_hospital(federation: PlainRun) -> Forged:
     return pair_of(federation.hospitals["b"]), ()
 
 
-def revoked(federation: Federation) -> Forged:
+def revoked(federation: PlainRun) -> Forged:
     federation.add("c")
     key = issuing.make_key()
     leaf = federation.signer.sign(hospital("c"), key)
@@ -244,7 +244,7 @@ def revoked(federation: Federation) -> Forged:
     ids=["b as a", "b as c", "b as nobody", "b as B", "revoked", "no purpose", "both purposes", "federation"],
 )
 def test_a_certificate_of_somebody_else_is_refused_and_told_with_its_address(
-    forge: Callable[[Federation], Forged], name: str, words: str, site: Site
+    forge: Callable[[PlainRun], Forged], name: str, words: str, site: Site
 ) -> None:
     pair, more = forge(site.federation)
     for _ in range(3):
@@ -280,13 +280,13 @@ def test_a_stranger_learns_neither_who_is_there_nor_what_was_agreed(site: Site) 
         assert "hospital c" in details
 
 
-def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: Federation) -> None:
+def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: PlainRun) -> None:
     words: list[str] = []
     gate = gate_of_streams.Gate(federation.server, words.append)
     assert gate.refuse(None, "a") == (grpc.StatusCode.PERMISSION_DENIED, "it has no certificate that can be read")
 
 
-def test_a_refusal_is_told_again_once_somebody_joined(federation: Federation) -> None:
+def test_a_refusal_is_told_again_once_somebody_joined(federation: PlainRun) -> None:
     words: list[str] = []
     with streams.server(words, tls=federation.server) as (_, address):
         for _ in range(2):
@@ -299,7 +299,7 @@ def test_a_refusal_is_told_again_once_somebody_joined(federation: Federation) ->
 
 
 def test_refusals_do_not_fill_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_of_streams, "MOST_REFUSALS", 3)
+    monkeypatch.setattr(gate_of_streams, "MAX_REFUSALS", 3)
     pair = pair_of(site.federation.hospitals["b"])
     for name in ("a", "c", "a", "d", "c", "e", "f"):
         knock(site, name, pair=pair)
@@ -341,7 +341,7 @@ def test_old_tls_is_refused(version: ssl.TLSVersion, site: Site) -> None:
 
 
 def test_plain_grpc_on_the_tls_port_is_refused(site: Site) -> None:
-    metadata = (("hospital", "c"), ("terms", write_terms({"protocol": PROTOCOL, **TERMS})))
+    metadata = (("hospital", "c"), ("terms", write_agreement({"protocol": PROTOCOL, **TERMS})))
     with grpc.insecure_channel(site.address, options=CHANNEL_OPTIONS) as channel:
         call = FlowerServiceStub(channel).Join(iter(()), metadata=metadata, timeout=10)
         assert call.code() == grpc.StatusCode.UNAVAILABLE
@@ -562,23 +562,23 @@ def posing(party: Party, signer: Signer, folder: Path, trusts: Identity, **more:
     return Identity(identity.folder, identity.party, identity.certificate, trusts.authority)
 
 
-def as_hospital(federation: Federation, folder: Path) -> Identity:
+def as_hospital(federation: PlainRun, folder: Path) -> Identity:
     return posing(hospital("b"), federation.signer, folder, federation.server)
 
 
-def of_another_authority(federation: Federation, folder: Path) -> Identity:
+def of_another_authority(federation: PlainRun, folder: Path) -> Identity:
     return posing(server(()), Signer(name="Theirs"), folder, federation.server)
 
 
-def expired_server(federation: Federation, folder: Path) -> Identity:
+def expired_server(federation: PlainRun, folder: Path) -> Identity:
     return posing(server(()), federation.signer, folder, federation.server, valid=expired())
 
 
-def early_server(federation: Federation, folder: Path) -> Identity:
+def early_server(federation: PlainRun, folder: Path) -> Identity:
     return posing(server(()), federation.signer, folder, federation.server, valid=not_yet())
 
 
-def self_signed_server(federation: Federation, folder: Path) -> Identity:
+def self_signed_server(federation: PlainRun, folder: Path) -> Identity:
     key = issuing.make_key()
     own = Signer(name="localhost", key=key)
     return posing(server(()), own, folder, federation.server, key=key)
@@ -595,9 +595,9 @@ def self_signed_server(federation: Federation, folder: Path) -> Identity:
     ],
 )
 def test_a_false_server_gets_nothing_and_the_hospital_says_why(
-    pose: Callable[[Federation, Path], Identity],
+    pose: Callable[[PlainRun, Path], Identity],
     words: str,
-    federation: Federation,
+    federation: PlainRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -617,7 +617,7 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
 
 
 def test_a_server_under_another_name_than_its_own_gets_nothing(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
+    federation: PlainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with false_server(federation.server, "127.0.0.2") as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
@@ -629,7 +629,7 @@ def test_a_server_under_another_name_than_its_own_gets_nothing(
         assert heard == []
 
 
-def test_a_server_that_was_revoked_gets_nothing(federation: Federation) -> None:
+def test_a_server_that_was_revoked_gets_nothing(federation: PlainRun) -> None:
     own = federation.hospitals["a"]
     with false_server(federation.server) as (address, heard):
         files.write_file(own.folder / "revoked.pem", federation.signer.revocations(federation.server.certificate))
@@ -639,7 +639,7 @@ def test_a_server_that_was_revoked_gets_nothing(federation: Federation) -> None:
         assert heard == []
 
 
-def test_a_server_without_encryption_gets_nothing_from_a_hospital_with_it(federation: Federation) -> None:
+def test_a_server_without_encryption_gets_nothing_from_a_hospital_with_it(federation: PlainRun) -> None:
     with false_server(None) as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
@@ -679,7 +679,7 @@ def test_a_hospital_that_is_not_taken_for_no_reason_that_it_can_see_waits_and_sa
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federation: Federation) -> None:
+def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federation: PlainRun) -> None:
     words: list[str] = []
     if host == "[::1]":
         try:
@@ -694,7 +694,7 @@ def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federatio
     assert there.end() is None
 
 
-def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation: Federation) -> None:
+def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation: PlainRun) -> None:
     words: list[str] = []
     port = free_port()
     there = LightHospital("a", f"127.0.0.1:{port}", tls=federation.hospitals["a"], wait=30)
@@ -715,7 +715,7 @@ def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation:
     assert (there.end(), other.end()) == (None, None)
 
 
-def test_both_sides_say_so_when_a_certificate_ends_soon(federation: Federation, tmp_path: Path) -> None:
+def test_both_sides_say_so_when_a_certificate_ends_soon(federation: PlainRun, tmp_path: Path) -> None:
     words: list[str] = []
     soon = write_identity(tmp_path / "server", server(()), federation.signer)
     with streams.server(words, tls=soon) as (_, address):
@@ -727,6 +727,6 @@ def test_both_sides_say_so_when_a_certificate_ends_soon(federation: Federation, 
     assert re.fullmatch(end % "more-c", there.words[0])
 
 
-def test_a_name_that_is_not_the_certificate_s_is_not_even_sent(federation: Federation) -> None:
+def test_a_name_that_is_not_the_certificate_s_is_not_even_sent(federation: PlainRun) -> None:
     error = LightHospital("c", "127.0.0.1:1", tls=federation.hospitals["a"]).end()
     assert "is of hospital a, so its name is not c" in str(error)

@@ -16,14 +16,14 @@ from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.content import (
     Evaluation,
-    Instructions,
-    Introduction,
+    Registration,
+    TrainConfig,
     TrainingScores,
     Update,
     read_proximal_mu,
 )
 from federated_health.messages.weights import MalformedMessageError, weights_from_record, weights_to_record
-from federated_health.ml.metrics import MOST_CELLS, Counts, choose_threshold, merge_counts, score_cells
+from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
 from federated_health.names import is_hospital_name
 
@@ -213,7 +213,7 @@ def test_a_header_that_numpy_would_warn_of_is_refused_in_silence() -> None:
 
 # Instructions
 
-INSTRUCTIONS = Instructions(
+INSTRUCTIONS = TrainConfig(
     task="heart-disease",
     schema="ab" * 32,
     model="mlp",
@@ -233,14 +233,14 @@ INSTRUCTIONS = Instructions(
 def test_instructions_survive_the_wire() -> None:
     content = over_the_wire(RecordDict({"config": INSTRUCTIONS.to_record()}))
 
-    assert Instructions.from_record(content.config_records["config"]) == INSTRUCTIONS
+    assert TrainConfig.from_record(content.config_records["config"]) == INSTRUCTIONS
 
 
 def test_instructions_are_read_beside_what_flower_adds() -> None:
     record = INSTRUCTIONS.to_record()
     record["server-round"] = 4
 
-    assert Instructions.from_record(record) == INSTRUCTIONS
+    assert TrainConfig.from_record(record) == INSTRUCTIONS
 
 
 def lacking(key: str) -> dict[str, Any]:
@@ -250,13 +250,13 @@ def lacking(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize("record", [{}, *(lacking(key) for key in INSTRUCTIONS.to_record())])
 def test_instructions_that_lack_something_are_malformed(record: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessageError, match=r"^the server's instructions lack something$"):
-        Instructions.from_record(record)
+        TrainConfig.from_record(record)
 
 
 @pytest.mark.parametrize("key", ["mean", "variance"])
 def test_instructions_with_a_number_for_a_list_are_malformed(key: str) -> None:
     with pytest.raises(MalformedMessageError, match=r"^the server's instructions lack something$"):
-        Instructions.from_record({**INSTRUCTIONS.to_record(), key: 54.4})
+        TrainConfig.from_record({**INSTRUCTIONS.to_record(), key: 54.4})
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
@@ -282,7 +282,7 @@ MEASUREMENTS = (
 )
 
 
-def introduction(**changes: Any) -> RecordDict:
+def registration(**changes: Any) -> RecordDict:
     """A good introduction's content with some of its metrics changed; None takes one away."""
     good: dict[str, Any] = {
         "train-examples": 227,
@@ -299,9 +299,9 @@ def test_an_introduction_survives_the_wire() -> None:
     sums = ColumnSums(
         count=np.array([227.0, 0.0, 5.0]), total=np.array([1e5 / 7, 0.0, -1 / 3]), squares=np.array([1e6, 0.0, 1 / 7])
     )
-    original = Introduction(name="cleveland", train_examples=227, test_examples=76, sums=sums)
+    original = Registration(name="cleveland", train_examples=227, test_examples=76, sums=sums)
 
-    read = Introduction.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
+    read = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
 
     assert (read.name, read.train_examples, read.test_examples) == ("cleveland", 227, 76)
     for name in ("count", "total", "squares"):
@@ -320,7 +320,7 @@ def test_an_introduction_holds_nothing_but_what_the_list_says() -> None:
         ),
         (ColumnSums(count=np.zeros(1), total=np.zeros(1), squares=np.zeros(1)), set()),
     ):
-        content = Introduction(name="a", train_examples=5, test_examples=0, sums=sums).to_content()
+        content = Registration(name="a", train_examples=5, test_examples=0, sums=sums).to_content()
 
         assert set(content) == {"hospital", "metrics"}
         assert set(content.config_records["hospital"]) == {"name"}
@@ -348,7 +348,7 @@ def test_an_introduction_holds_nothing_but_what_the_list_says() -> None:
 )
 def test_a_malformed_introduction_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(MalformedMessageError) as caught:
-        Introduction.from_content(over_the_wire(introduction(**changes)), MEASUREMENTS)
+        Registration.from_content(over_the_wire(registration(**changes)), MEASUREMENTS)
 
     assert str(caught.value) == words
     assert_no_value(caught.value, "731")
@@ -356,12 +356,12 @@ def test_a_malformed_introduction_is_refused(changes: dict[str, Any], words: str
 
 @pytest.mark.parametrize("record", [None, {}, {"name": "Mercy Hospital"}, {"name": 731}, {"name": ["cleveland"]}])
 def test_an_introduction_without_a_proper_name_is_refused(record: dict[str, Any] | None) -> None:
-    content = RecordDict({"metrics": introduction().metric_records["metrics"]})
+    content = RecordDict({"metrics": registration().metric_records["metrics"]})
     if record is not None:
         content["hospital"] = ConfigRecord(record)
 
     with pytest.raises(MalformedMessageError, match=r"^its name is not one of lower-case letters, digits and hyphens$"):
-        Introduction.from_content(content, MEASUREMENTS)
+        Registration.from_content(content, MEASUREMENTS)
 
 
 IMPOSSIBLE_COUNTS = "its counts of observed rows are impossible"
@@ -395,12 +395,12 @@ TOO_SMALL = "its sums of squares are smaller than its sums allow"
 def test_an_introduction_with_impossible_sums_is_refused(
     column: int, count: float, total: float, squares: float, words: str
 ) -> None:
-    changed = {key: list(introduction().metric_records["metrics"][key]) for key in ("count", "total", "squares")}  # type: ignore[arg-type]
+    changed = {key: list(registration().metric_records["metrics"][key]) for key in ("count", "total", "squares")}  # type: ignore[arg-type]
     for key, value in (("count", count), ("total", total), ("squares", squares)):
         changed[key][column] = float(value)
 
     with pytest.raises(MalformedMessageError, match=f"^{words}$"):
-        Introduction.from_content(introduction(**changed), MEASUREMENTS)
+        Registration.from_content(registration(**changed), MEASUREMENTS)
 
 
 @pytest.mark.parametrize(
@@ -415,9 +415,9 @@ def test_an_introduction_with_impossible_sums_is_refused(
 )
 def test_sums_of_whatever_plausible_patients_are_read(patients: list[list[float]]) -> None:
     sums = column_sums(np.array(patients))
-    content = Introduction(name="a", train_examples=len(patients), test_examples=0, sums=sums).to_content()
+    content = Registration(name="a", train_examples=len(patients), test_examples=0, sums=sums).to_content()
 
-    read = Introduction.from_content(over_the_wire(content), MEASUREMENTS).sums
+    read = Registration.from_content(over_the_wire(content), MEASUREMENTS).sums
 
     np.testing.assert_array_equal([read.count, read.total, read.squares], [sums.count, sums.total, sums.squares])
 
@@ -571,7 +571,7 @@ def test_an_evaluation_survives_the_wire() -> None:
 
 def test_a_final_evaluation_survives_the_wire() -> None:
     generator = np.random.default_rng(1)
-    positives, negatives = score_cells(generator.normal(1, 1, 37)), score_cells(generator.normal(-1, 1, 39))
+    positives, negatives = microaggregate(generator.normal(1, 1, 37)), microaggregate(generator.normal(-1, 1, 39))
     original = Evaluation(counts=COUNTS, roc_auc=0.875, positives=positives, negatives=negatives)
 
     read = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
@@ -585,7 +585,7 @@ def test_a_final_evaluation_survives_the_wire() -> None:
 
 def test_a_class_that_is_too_small_to_release_cells_is_read() -> None:
     counts = Counts(true_positives=30, false_negatives=7, true_negatives=2, false_positives=1)
-    cells = score_cells(np.random.default_rng(1).normal(-1, 1, 3))
+    cells = microaggregate(np.random.default_rng(1).normal(-1, 1, 3))
 
     read = Evaluation.from_content(
         over_the_wire(Evaluation(counts=counts, negatives=cells).to_content()), 40, final=True
@@ -615,7 +615,7 @@ def test_what_is_told_once_at_the_end_is_refused_earlier(key: str, value: Any) -
 
 
 def test_as_many_cells_as_there_may_be_are_read() -> None:
-    cells = np.tile([5.0, 0.1, 0.2], (MOST_CELLS, 1))
+    cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
     content = Evaluation(counts=Counts(true_positives=300, false_negatives=20), positives=cells).to_content()
 
     read = Evaluation.from_content(content, 320, final=True)
@@ -654,7 +654,7 @@ def test_as_many_cells_as_there_may_be_are_read() -> None:
         ({"positives": 731.0}, "its cells of positives are not finite numbers in threes"),
         ({"negatives": [5.0, math.nan, 731.0]}, "its cells of negatives are not finite numbers in threes"),
         (
-            {"negatives": [5.0, 731.0, 1.0] * (MOST_CELLS + 1)},
+            {"negatives": [5.0, 731.0, 1.0] * (MAX_CELLS + 1)},
             "its cells of negatives are not finite numbers in threes",
         ),
         ({"positives": [4.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
@@ -700,11 +700,11 @@ def test_an_evaluation_merged_from_none_survives() -> None:
 
 def test_squares_over_no_rows_cannot_be_negative() -> None:
     zeros = np.zeros(5)
-    introduction = Introduction(
+    registration = Registration(
         name="a", train_examples=9, test_examples=3, sums=ColumnSums(count=zeros, total=zeros, squares=zeros - 1e12)
     )
     with pytest.raises(MalformedMessageError):
-        Introduction.from_content(introduction.to_content(), HEART_DISEASE.measurements)
+        Registration.from_content(registration.to_content(), HEART_DISEASE.measurements)
 
 
 def test_weights_that_flower_could_not_read_are_refused() -> None:
@@ -724,7 +724,7 @@ def training_scores(**changes: Any) -> RecordDict:
 
 def test_training_scores_survive_the_wire() -> None:
     generator = np.random.default_rng(1)
-    positives, negatives = score_cells(generator.normal(1, 1, 137)), score_cells(generator.normal(-1, 1, 90))
+    positives, negatives = microaggregate(generator.normal(1, 1, 137)), microaggregate(generator.normal(-1, 1, 90))
     content = over_the_wire(TrainingScores(positives=positives, negatives=negatives).to_content())
 
     read = TrainingScores.from_content(content, 227)

@@ -16,17 +16,17 @@ from federated_health.data.hospital import split_rows
 from federated_health.data.sources.read import Source
 from federated_health.ml.metrics import (
     CELL_STEP,
-    MINIMUM_CELL,
-    MOST_CELLS,
+    MAX_CELLS,
+    MIN_CELL_SIZE,
     Counts,
     choose_threshold,
     count_outcomes,
     figures_of,
     merge_counts,
+    microaggregate,
     probability,
     roc_auc,
-    roc_auc_from_cells,
-    score_cells,
+    roc_auc_from_microaggregates,
 )
 
 Scores = npt.NDArray[np.float64]
@@ -219,15 +219,15 @@ def test_the_auc_worked_by_hand_counts_a_tie_as_half() -> None:
 def test_cells_worked_by_hand() -> None:
     log_odds = np.array([2.0, -1.0, -1.5, -2.5, -2.0, -3.0, 1.0, 1.0, 1.0, 1.0, 4.0])
 
-    cells = score_cells(log_odds)
+    cells = microaggregate(log_odds)
 
     # Sorted: -3, -2.5, -2, -1.5, -1, 1 | 1, 1, 1, 2, 4; means -1.5 and 1.8; deviations 1.29 and 1.17
     np.testing.assert_allclose(cells, [[6, -1.5, 1.3], [5, 1.8, 1.2]], atol=1e-12)
 
 
-@pytest.mark.parametrize("number", range(MINIMUM_CELL))
+@pytest.mark.parametrize("number", range(MIN_CELL_SIZE))
 def test_fewer_scores_than_a_cell_needs_release_nothing(number: int) -> None:
-    assert score_cells(np.ones(number)).shape == (0, 3)
+    assert microaggregate(np.ones(number)).shape == (0, 3)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -235,13 +235,13 @@ def test_fewer_scores_than_a_cell_needs_release_nothing(number: int) -> None:
 def test_cells_are_few_and_never_small_and_lose_no_patient(number: int, seed: int) -> None:
     log_odds = np.random.default_rng(seed).normal(0, 3, number)
 
-    cells = score_cells(log_odds)
+    cells = microaggregate(log_odds)
 
-    assert len(cells) <= MOST_CELLS
-    if number < MINIMUM_CELL:
+    assert len(cells) <= MAX_CELLS
+    if number < MIN_CELL_SIZE:
         assert len(cells) == 0
         return
-    assert cells[:, 0].min() >= MINIMUM_CELL == 5
+    assert cells[:, 0].min() >= MIN_CELL_SIZE == 5
     assert cells[:, 0].max() - cells[:, 0].min() <= 1
     assert cells[:, 0].sum() == number
     np.testing.assert_allclose(cells[:, 1:] / CELL_STEP, np.round(cells[:, 1:] / CELL_STEP), atol=1e-9)
@@ -253,7 +253,7 @@ def test_cells_are_few_and_never_small_and_lose_no_patient(number: int, seed: in
 def test_cells_do_not_depend_on_the_order_of_patients() -> None:
     log_odds, _ = hospital(3, 100, 0.5)
 
-    np.testing.assert_array_equal(score_cells(log_odds), score_cells(log_odds[::-1]))
+    np.testing.assert_array_equal(microaggregate(log_odds), microaggregate(log_odds[::-1]))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -265,10 +265,10 @@ def test_the_auc_from_cells_is_near_the_exact_one_over_the_same_patients(seed: i
         hospital(seed + 300, 200, 0.75, shift=0.3),
     ]
     log_odds, labels = (np.concatenate(side) for side in zip(*hospitals, strict=True))
-    positives = np.concatenate([score_cells(scores[truth == 1]) for scores, truth in hospitals])
-    negatives = np.concatenate([score_cells(scores[truth == 0]) for scores, truth in hospitals])
+    positives = np.concatenate([microaggregate(scores[truth == 1]) for scores, truth in hospitals])
+    negatives = np.concatenate([microaggregate(scores[truth == 0]) for scores, truth in hospitals])
 
-    from_cells = roc_auc_from_cells(positives, negatives)
+    from_cells = roc_auc_from_microaggregates(positives, negatives)
 
     assert positives[:, 0].sum() + negatives[:, 0].sum() == len(labels)  # no class was too small to be released
     assert from_cells == pytest.approx(reference.roc_auc_score(labels, log_odds), abs=0.002)
@@ -290,8 +290,11 @@ def test_the_auc_from_cells_of_real_hospitals_is_within_its_stated_bounds(uci: S
     )
     log_odds = fitted.decision_function(features)
 
-    from_cells = roc_auc_from_cells(
-        *(np.concatenate([score_cells(log_odds[test][labels[test] == truth]) for _, test in sides]) for truth in (1, 0))
+    from_cells = roc_auc_from_microaggregates(
+        *(
+            np.concatenate([microaggregate(log_odds[test][labels[test] == truth]) for _, test in sides])
+            for truth in (1, 0)
+        )
     )
 
     everyone = np.concatenate([test for _, test in sides])
@@ -308,12 +311,12 @@ def test_the_auc_from_cells_of_real_hospitals_is_within_its_stated_bounds(uci: S
 def test_the_auc_from_cells_worked_by_hand() -> None:
     low, high = np.array([[5.0, -2.0, 0.0]]), np.array([[5.0, 2.0, 0.0]])
 
-    assert roc_auc_from_cells(high, low) == pytest.approx(1.0)
-    assert roc_auc_from_cells(low, high) == pytest.approx(0.0)
-    assert roc_auc_from_cells(low, low) == pytest.approx(0.5)
+    assert roc_auc_from_microaggregates(high, low) == pytest.approx(1.0)
+    assert roc_auc_from_microaggregates(low, high) == pytest.approx(0.0)
+    assert roc_auc_from_microaggregates(low, low) == pytest.approx(0.5)
     # Three quarters of the positives are above all negatives, a quarter beneath.
     split, between = np.array([[15.0, 2.0, 0.1], [5.0, -2.0, 0.1]]), np.array([[7.0, 0.0, 0.1]])
-    assert roc_auc_from_cells(split, between) == pytest.approx(0.75)
+    assert roc_auc_from_microaggregates(split, between) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("deviation", [0.8, 1.0, 2.0])
@@ -322,7 +325,7 @@ def test_a_cell_s_patients_are_taken_as_spread_as_its_deviation_says(deviation: 
     reach = np.sqrt(3) * deviation
     above_zero = (1 + reach) / (2 * reach)
 
-    from_cells = roc_auc_from_cells(np.array([[5.0, 1.0, deviation]]), np.array([[5.0, 0.0, 0.0]]))
+    from_cells = roc_auc_from_microaggregates(np.array([[5.0, 1.0, deviation]]), np.array([[5.0, 0.0, 0.0]]))
 
     assert from_cells == pytest.approx(above_zero, abs=1 / 30 + 1e-9)  # fifteen points a cell
 
@@ -330,8 +333,8 @@ def test_a_cell_s_patients_are_taken_as_spread_as_its_deviation_says(deviation: 
 def test_the_auc_from_cells_of_a_class_that_nobody_released_is_not_defined() -> None:
     cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
 
-    assert roc_auc_from_cells(cells, nothing) is None
-    assert roc_auc_from_cells(nothing, cells) is None
+    assert roc_auc_from_microaggregates(cells, nothing) is None
+    assert roc_auc_from_microaggregates(nothing, cells) is None
 
 
 # The threshold
@@ -346,8 +349,8 @@ def pooled(hospitals: Hospitals) -> tuple[Scores, Labels]:
 
 def threshold_of(hospitals: Hospitals) -> float | None:
     """From what the hospitals release of each class."""
-    positives = np.concatenate([score_cells(log_odds[labels == 1]) for log_odds, labels in hospitals])
-    negatives = np.concatenate([score_cells(log_odds[labels == 0]) for log_odds, labels in hospitals])
+    positives = np.concatenate([microaggregate(log_odds[labels == 1]) for log_odds, labels in hospitals])
+    negatives = np.concatenate([microaggregate(log_odds[labels == 0]) for log_odds, labels in hospitals])
     return choose_threshold(positives, negatives)
 
 

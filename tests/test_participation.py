@@ -15,8 +15,8 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
-from federated_health.messages.content import Instructions, Introduction
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.content import Registration, TrainConfig
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
@@ -24,7 +24,7 @@ from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
 from federated_health.transport import InProcessGrid, hospital_context
 
-TOLD = Instructions(
+TOLD = TrainConfig(
     task="heart-disease",
     schema=HEART_DISEASE.schema_hash,
     model="logistic",
@@ -61,7 +61,7 @@ def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     return hospital_context("cleveland", {"data": str(hospitals_folder / "client_1.csv")})
 
 
-def message_of(told: Instructions = TOLD, kind: str = "evaluate") -> Message:
+def message_of(told: TrainConfig = TOLD, kind: str = "evaluate") -> Message:
     InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     content = RecordDict({"arrays": weights_to_record(WEIGHTS), "config": told.to_record()})
     return Message(content, node_id_of("cleveland"), kind)
@@ -178,17 +178,17 @@ def test_a_proximal_term_of_negative_weight_is_refused(context: Context) -> None
 # Whose task it is
 
 
-def introduction_of(**config: str) -> Message:
+def registration_of(**config: str) -> Message:
     InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     record = ConfigRecord({"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **config})
     return Message(RecordDict({"config": record}), node_id_of("cleveland"), "query.statistics")
 
 
 def test_a_server_with_another_schema_is_refused_with_what_differs(context: Context) -> None:
-    terms = write_terms({**HEART_DISEASE.terms, "column sex": "sex: 0 male, 1 female"})
+    agreement = write_agreement({**HEART_DISEASE.agreement, "column sex": "sex: 0 male, 1 female"})
 
     with pytest.raises(JoinError) as caught:
-        handlers.introduce(introduction_of(schema="another", terms=terms), context)
+        handlers.register(registration_of(schema="another", terms=agreement), context)
 
     assert str(caught.value) == (
         "the hospital's column sex is sex: 0 female, 1 male; the server's is sex: 0 male, 1 female"
@@ -197,12 +197,12 @@ def test_a_server_with_another_schema_is_refused_with_what_differs(context: Cont
 
 def test_a_server_whose_terms_say_otherwise_than_its_schema_is_refused(context: Context) -> None:
     with pytest.raises(JoinError, match=r"^the server's terms are not this hospital's$"):
-        handlers.introduce(introduction_of(schema="another", terms=write_terms(HEART_DISEASE.terms)), context)
+        handlers.register(registration_of(schema="another", terms=write_agreement(HEART_DISEASE.agreement)), context)
 
 
 def test_a_server_that_tells_no_terms_is_refused(context: Context) -> None:
     with pytest.raises(JoinError, match=r"^the hospital's task is heart-disease; the server's is not declared$"):
-        handlers.introduce(introduction_of(schema="another"), context)
+        handlers.register(registration_of(schema="another"), context)
 
 
 def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
@@ -213,13 +213,13 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
     context.node_config["data"] = str(tmp_path / "mine.csv")
 
     with pytest.raises(DataError) as caught:
-        handlers.introduce(introduction_of(), context)
+        handlers.register(registration_of(), context)
 
     assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
 
     context.node_config[BUDGET] = 2.0  # no budget accounts for what is in the file
     with pytest.raises(DataError, match="column age, row 5") as caught:
-        handlers.introduce(introduction_of(), context)
+        handlers.register(registration_of(), context)
     assert caught.value.reason == "its CSV cannot be used"
 
 
@@ -231,10 +231,10 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
     ],
 )
 def test_the_words_of_an_exception_stay_at_the_hospital_in_every_runtime(error: Exception, words: str) -> None:
-    def answer(_message: Message, _context: Context) -> Introduction:
+    def answer(_message: Message, _context: Context) -> Registration:
         raise error
 
     with pytest.raises(AnswerError) as caught:
-        handlers.reply_with(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
+        handlers.handler(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
     assert str(caught.value) == words
     assert caught.value.error is error

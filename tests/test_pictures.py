@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from federated_health.data.pictures import MOST_NAMES, NEGATIVE, POSITIVE, draw_partition
+from federated_health.data.pictures import MAX_NAMES, NEGATIVE, POSITIVE, draw_partition
 
 
 def entries(*labels: tuple[int, int]) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def draw(folder: Path, hospitals: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("count", [1, MOST_NAMES, 1000])
+@pytest.mark.parametrize("count", [1, MAX_NAMES, 1000])
 def test_a_picture_is_a_png_of_a_size_for_a_screen(tmp_path: Path, count: int) -> None:
     content = draw(tmp_path, entries(*[(i % 7, 1 + i % 5) for i in range(count)])).read_bytes()
 
@@ -43,7 +43,7 @@ def test_a_picture_is_a_png_of_a_size_for_a_screen(tmp_path: Path, count: int) -
     assert 150 <= height <= 2000
 
 
-@pytest.mark.parametrize("count", [3, MOST_NAMES + 1])
+@pytest.mark.parametrize("count", [3, MAX_NAMES + 1])
 def test_either_colour_has_as_much_room_as_its_patients(tmp_path: Path, count: int) -> None:
     path = draw(tmp_path, entries(*[(100, 300)] * count))
 

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from federated_health.privacy import accounting
-from federated_health.privacy.accounting import LEAST_NOISE, TOLERANCE, Steps, calibrate, epsilon_of
+from federated_health.privacy.accounting import MIN_NOISE, TOLERANCE, Steps, calibrate, epsilon_of
 
 DELTA = 1e-5
 CASES = [(1.0, 0.5, 32), (2.0, 0.5, 32), (8.0, 0.5, 32), (1.0, 0.05, 200), (4.0, 1.0, 10)]
@@ -117,7 +117,7 @@ def test_noise_is_enough_whatever_is_asked_for() -> None:
         rate, steps = draw.choice([1.0, draw.uniform(0.05, 1)]), draw.randint(1, 300)
         noise = calibrate(epsilon, delta, rate, steps)
         assert epsilon_of([Steps(rate, noise, steps)], delta) <= epsilon, (epsilon, delta, rate, steps)
-        assert noise == LEAST_NOISE or epsilon_of([Steps(rate, noise * 0.999, steps)], delta) > epsilon
+        assert noise == MIN_NOISE or epsilon_of([Steps(rate, noise * 0.999, steps)], delta) > epsilon
 
 
 def test_noise_is_enough_even_if_the_search_ends_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_noise_is_the_same_when_it_is_computed_again() -> None:
 
 @pytest.mark.slow
 def test_there_is_always_some_noise() -> None:
-    assert calibrate(100.0, DELTA, 0.01, 1) == LEAST_NOISE
+    assert calibrate(100.0, DELTA, 0.01, 1) == MIN_NOISE
 
 
 def test_accounting_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import binomtest, kstest, norm
 
 from federated_health.privacy import gaussian_noise, poisson_sample
-from federated_health.privacy.entropy import DRAWS, MOST_AT_ONCE, _gaussians
+from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, _gaussians
 
-SMALLEST_P = 1e-9
+MIN_P = 1e-9
 """Of a test on true randomness: that it fails by chance is not to be expected in a lifetime."""
 
 Stream = Callable[[int], bytes]
@@ -33,7 +33,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_noise_is_gaussian() -> None:
     noise = gaussian_noise(2.5, 200_000, np.float64)
-    assert kstest(noise / 2.5, norm.cdf).pvalue > SMALLEST_P
+    assert kstest(noise / 2.5, norm.cdf).pvalue > MIN_P
     standard = noise / 2.5
     # Standard errors of the first four moments of 200,000 Gaussians: 0.0022, 0.0032, 0.0087, 0.022.
     moments = [np.mean(standard**power) for power in range(1, 5)]
@@ -44,11 +44,11 @@ def test_noise_is_gaussian() -> None:
 
 def test_neighbouring_noise_is_independent() -> None:
     noise = gaussian_noise(1.0, 200_000, np.float64)
-    for lag in (1, 2, 3, 4, MOST_AT_ONCE // 4, MOST_AT_ONCE // 2):
+    for lag in (1, 2, 3, 4, MAX_AT_ONCE // 4, MAX_AT_ONCE // 2):
         assert abs(np.corrcoef(noise[:-lag], noise[lag:])[0, 1]) < 7 / np.sqrt(len(noise) - lag)
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, (3, 5), (2, 3, 4), MOST_AT_ONCE + 3])
+@pytest.mark.parametrize("size", [0, 1, 7, (3, 5), (2, 3, 4), MAX_AT_ONCE + 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_has_the_shape_and_type_asked_for(size: int | tuple[int, ...], dtype: npt.DTypeLike) -> None:
     noise = gaussian_noise(1.0, size, dtype)
@@ -82,10 +82,10 @@ def test_noise_is_half_the_sum_of_four(stream: list[int]) -> None:
 
 
 def test_everything_comes_from_the_operating_system(stream: list[int]) -> None:
-    one = gaussian_noise(1.0, MOST_AT_ONCE + 3), poisson_sample(9, 0.5, 4)
-    assert stream == [8 * DRAWS * MOST_AT_ONCE, 8 * DRAWS * 3, 8 * 36]
+    one = gaussian_noise(1.0, MAX_AT_ONCE + 3), poisson_sample(9, 0.5, 4)
+    assert stream == [8 * DRAWS * MAX_AT_ONCE, 8 * DRAWS * 3, 8 * 36]
     stream.clear()
-    again = gaussian_noise(1.0, MOST_AT_ONCE + 3), poisson_sample(9, 0.5, 4)
+    again = gaussian_noise(1.0, MAX_AT_ONCE + 3), poisson_sample(9, 0.5, 4)
     assert all(np.array_equal(first, second) for first, second in zip(one, again, strict=True))
 
 
@@ -120,7 +120,7 @@ def test_each_patient_is_drawn_with_the_rate(rate: float) -> None:
     drawn = poisson_sample(500, rate, 400)
     assert drawn.shape == (400, 500)
     assert drawn.dtype == np.bool_
-    assert binomtest(int(drawn.sum()), drawn.size, rate).pvalue > SMALLEST_P
+    assert binomtest(int(drawn.sum()), drawn.size, rate).pvalue > MIN_P
 
 
 def test_patients_are_drawn_by_themselves() -> None:

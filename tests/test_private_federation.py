@@ -15,10 +15,10 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import PresentHospital
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.results import save_results
-from federated_health.messages.content import Instructions, Introduction, Update
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.content import Registration, TrainConfig, Update
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
@@ -26,7 +26,7 @@ from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
 from federated_health.privacy.plan import PrivacyPlan
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 from tests.test_participation import TOLD as PLAINLY_TOLD
@@ -81,12 +81,12 @@ def settings_of(**changed: Any) -> Settings:
     return Settings.from_config({**read_defaults(), **changed})
 
 
-def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, PresentHospital]]:
-    contexts = {one.name: PresentHospital(one) for one in hospitals}
+def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemoryHospital]]:
+    contexts = {one.name: InMemoryHospital(one) for one in hospitals}
     return Listening(dict(contexts)), contexts
 
 
-def charged(contexts: dict[str, PresentHospital]) -> dict[str, int]:
+def charged(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
     return {name: context.account.statement().charged for name, context in contexts.items()}
 
 
@@ -100,7 +100,7 @@ def equal(one: Weights, other: Weights) -> bool:
 @pytest.mark.slow
 def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = Federation(grid, settings_of(appraisal=True))
+    federation = PlainRun(grid, settings_of(appraisal=True))
 
     figures = federation.run()
 
@@ -129,7 +129,7 @@ def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
         np.random.seed(1)  # whoever used it would be found out
         load_tensorflow().random.set_seed(1)
         grid, _ = grid_of(hospitals[2:3])
-        federation = Federation(grid, settings_of(hospitals=1, rounds=1))
+        federation = PlainRun(grid, settings_of(hospitals=1, rounds=1))
         federation.run()
         return federation.weights
 
@@ -194,7 +194,7 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
     hospitals: list[Hospital], tmp_path: Path
 ) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = Federation(grid, settings_of())
+    federation = PlainRun(grid, settings_of())
     federation.run()
     kept = handlers.remembered_model(contexts["hungary"])
     assert kept is not None
@@ -217,7 +217,7 @@ def test_a_round_that_is_repeated_is_charged_again(hospitals: list[Hospital]) ->
     grid, contexts = grid_of(hospitals)
     grid.lost = [("hungary", "train")]
 
-    Federation(grid, settings_of(**{"min-hospitals": 4})).run()
+    PlainRun(grid, settings_of(**{"min-hospitals": 4})).run()
 
     assert charged(contexts) == dict.fromkeys(NAMES, 4)  # the others had trained, too
 
@@ -225,7 +225,7 @@ def test_a_round_that_is_repeated_is_charged_again(hospitals: list[Hospital]) ->
 @pytest.mark.slow
 def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = Federation(grid, settings_of(**{"dp-spare-rounds": 0}))
+    federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
     federation.gather()
     assert federation.privacy is not None
     contexts["hungary"].account.charge(federation.privacy)
@@ -235,7 +235,7 @@ def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: l
 
     assert [len(one.hospitals) for one in federation.history] == [4, 4, 4]
     assert [one.hospitals["hungary"].train_examples for one in federation.history] == [220, 220, 0]
-    assert list(federation.tally.to_json()["unanswered"]) == ["hungary"]
+    assert list(federation.problems.to_json()["unanswered"]) == ["hungary"]
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatc
 
     monkeypatch.setattr(local_model, "gaussian_noise", drawing)
 
-    Federation(grid, settings_of(hospitals=1, rounds=2)).run()
+    PlainRun(grid, settings_of(hospitals=1, rounds=2)).run()
 
     assert sorted(set(seen)) == [1, 2]
     assert seen == sorted(seen)
@@ -264,20 +264,20 @@ def test_a_run_that_goes_on_after_its_server_died_charges_what_is_left_of_the_sa
 ) -> None:
     grid, contexts = grid_of(hospitals)
     chosen = settings_of(**{"dp-spare-rounds": 0})
-    first = Federation(grid, chosen)
+    first = PlainRun(grid, chosen)
     first.gather()
     next(first.rounds())
     folder = CheckpointFolder(tmp_path)
     folder.save(first.checkpoint())
 
-    second = Federation(grid, chosen)
+    second = PlainRun(grid, chosen)
     second.resume(CheckpointFolder(tmp_path).load())
     second.run()
 
     assert second.privacy == first.privacy
     assert charged(contexts) == dict.fromkeys(NAMES, 3)
     with pytest.raises(RunError, match="0 could take part"):  # another run, of which nothing is left
-        Federation(grid, replace(chosen, wait=0.2)).run()
+        PlainRun(grid, replace(chosen, wait=0.2)).run()
 
 
 # What a hospital refuses
@@ -295,33 +295,37 @@ PLAN = PrivacyPlan(
 TOLD = replace(PLAINLY_TOLD, rounds=0, threshold=0.5, privacy=PLAN)
 
 
-def question(kind: str, told: Instructions = TOLD) -> Message:
+def question(kind: str, told: TrainConfig = TOLD) -> Message:
     weights = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 1))
     return Message(RecordDict({"arrays": weights, "config": told.to_record()}), node_id_of("cleveland"), kind)
 
 
 def invitation(plan: PrivacyPlan | None) -> Message:
-    terms = {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, "terms": write_terms(HEART_DISEASE.terms)}
+    agreement = {
+        "task": "heart-disease",
+        "schema": HEART_DISEASE.schema_hash,
+        "terms": write_agreement(HEART_DISEASE.agreement),
+    }
     message = question("query.statistics")
     config = message.content.config_records["config"]
     config.clear()
-    config.update({**terms, **(plan.to_config() if plan else {})})
+    config.update({**agreement, **(plan.to_config() if plan else {})})
     return message
 
 
 @pytest.fixture
-def present(hospitals: list[Hospital]) -> PresentHospital:
-    context = PresentHospital(hospitals[0])
+def present(hospitals: list[Hospital]) -> InMemoryHospital:
+    context = InMemoryHospital(hospitals[0])
     InProcessGrid(client.app, {"cleveland": context})  # gives this process the identity that messages need
     return context
 
 
-def joined(context: PresentHospital, plan: PrivacyPlan | None = PLAN) -> Introduction:
-    return handlers.introduce(invitation(plan), context)
+def joined(context: InMemoryHospital, plan: PrivacyPlan | None = PLAN) -> Registration:
+    return handlers.register(invitation(plan), context)
 
 
-@pytest.mark.parametrize("answer", [handlers.score_training_rows, handlers.appraise_model])
-def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: PresentHospital, answer: Any) -> None:
+@pytest.mark.parametrize("answer", [handlers.score_training_rows, handlers.report_benefit])
+def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: InMemoryHospital, answer: Any) -> None:
     joined(present)
     with pytest.raises(BudgetError, match="it reads training rows, and no privacy budget accounts for it"):
         answer(question("evaluate"), present)
@@ -332,7 +336,7 @@ ALL = (
     handlers.evaluate_round,
     handlers.score_training_rows,
     handlers.evaluate_finally,
-    handlers.appraise_model,
+    handlers.report_benefit,
 )
 
 
@@ -348,7 +352,7 @@ ALL = (
     ],
 )
 def test_a_server_that_changes_its_promise_is_refused(
-    present: PresentHospital, answer: Any, plan: PrivacyPlan | None, words: str
+    present: InMemoryHospital, answer: Any, plan: PrivacyPlan | None, words: str
 ) -> None:
     joined(present)
     with pytest.raises(BudgetError, match=words):
@@ -357,13 +361,13 @@ def test_a_server_that_changes_its_promise_is_refused(
 
 
 @pytest.mark.parametrize("answer", ALL)
-def test_a_promise_that_the_hospital_never_joined_with_is_refused(present: PresentHospital, answer: Any) -> None:
+def test_a_promise_that_the_hospital_never_joined_with_is_refused(present: InMemoryHospital, answer: Any) -> None:
     joined(present, None)
     with pytest.raises(BudgetError, match="is not the one that it joined with"):
         answer(question("train"), present)
 
 
-def test_who_joined_with_a_promise_does_not_join_again_without(present: PresentHospital) -> None:
+def test_who_joined_with_a_promise_does_not_join_again_without(present: InMemoryHospital) -> None:
     assert not joined(present).sums.total.any()
     with pytest.raises(BudgetError, match="goes on with nothing less"):
         joined(present, None)
@@ -372,7 +376,7 @@ def test_who_joined_with_a_promise_does_not_join_again_without(present: PresentH
 
 @pytest.mark.parametrize("answer", ALL)
 def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_privacy(
-    present: PresentHospital, answer: Any
+    present: InMemoryHospital, answer: Any
 ) -> None:
     present.node_config[BUDGET] = 3.0
     with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
@@ -382,14 +386,14 @@ def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_pr
     joined(present)
 
 
-def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(present: PresentHospital) -> None:
+def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(present: InMemoryHospital) -> None:
     present.node_config[BUDGET] = 1.9
     with pytest.raises(BudgetError) as refused:
         joined(present)
     assert AnswerError(refused.value).args[0]
 
 
-def test_a_server_hears_of_a_refusal_in_words(present: PresentHospital) -> None:
+def test_a_server_hears_of_a_refusal_in_words(present: InMemoryHospital) -> None:
     joined(present)
     with pytest.raises(AnswerError, match=r"^the threshold: it reads training rows, and no privacy budget"):
         client.app(question("evaluate.threshold"), present)
@@ -409,7 +413,7 @@ def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -
 
 
 def test_instructions_carry_the_promise_and_nothing_where_there_is_none() -> None:
-    assert Instructions.from_record(TOLD.to_record()) == TOLD
+    assert TrainConfig.from_record(TOLD.to_record()) == TOLD
     plain = replace(TOLD, privacy=None)
     assert not any(name.startswith("dp-") for name in plain.to_record())
-    assert Instructions.from_record(plain.to_record()) == plain
+    assert TrainConfig.from_record(plain.to_record()) == plain

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from federated_health.cli.processes import PROJECT
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.data_check import Quality, check_hospital
+from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.patients import read_patients
 from federated_health.data.sources.read import generate_readmission
@@ -37,10 +37,10 @@ def records() -> pd.DataFrame:
     return generate_readmission(4000, seed=1).table.astype(str).replace("nan", "")
 
 
-def check(table: pd.DataFrame, folder: Path, task: Task = HEART_DISEASE) -> Quality:
+def check(table: pd.DataFrame, folder: Path, task: Task = HEART_DISEASE) -> DataCheck:
     path = folder / "patients.csv"
     table.to_csv(path, index=False)
-    return check_hospital(path, task)
+    return check_data(path, task)
 
 
 def turn(cells: "pd.Series[str]", change: Callable[[float], float]) -> "pd.Series[str]":
@@ -48,7 +48,7 @@ def turn(cells: "pd.Series[str]", change: Callable[[float], float]) -> "pd.Serie
     return cells.map(lambda cell: f"{change(float(cell)):.1f}" if cell else cell)
 
 
-def page_of(quality: Quality) -> str:
+def page_of(quality: DataCheck) -> str:
     """All that may be shown, and all that may be sent."""
     words = [quality.title, quality.verdict, str(quality.table()), *quality.findings(), *quality.warnings]
     if quality.obstacle is not None:
@@ -97,7 +97,7 @@ def test_a_spoiled_file_is_counted_by_hand(tmp_path: Path, patients: pd.DataFram
 def test_counts_of_a_real_hospital(
     hospitals_folder: Path, number: int, labels: dict[int, int], missing: dict[str, int]
 ) -> None:
-    quality = check_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
+    quality = check_data(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
 
     assert quality.labels == labels
     assert {name: quality.columns[name].missing for name in missing} == missing
@@ -123,7 +123,7 @@ def test_the_numbers_are_those_that_the_hospital_trains_on(hospitals_folder: Pat
     for number in range(1, 5):
         path = hospitals_folder / f"client_{number}.csv"
         pd.testing.assert_frame_equal(
-            check_hospital(path, HEART_DISEASE).numbers, read_patients(path, HEART_DISEASE, labelled=True)[1]
+            check_data(path, HEART_DISEASE).numbers, read_patients(path, HEART_DISEASE, labelled=True)[1]
         )
 
 
@@ -250,7 +250,7 @@ def test_a_random_table_is_counted_as_plain_python_counts_it(table: list[tuple[s
 def test_a_real_hospital_is_warned_of_what_is_true_and_of_nothing_else(
     hospitals_folder: Path, number: int, warnings: tuple[str, ...]
 ) -> None:
-    quality = check_hospital(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
+    quality = check_data(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
 
     assert quality.warnings == warnings
     assert quality.verdict == "This hospital may join."
@@ -552,7 +552,7 @@ def test_a_file_without_a_page_says_why_in_words_that_a_server_may_hear(
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
     with pytest.raises(DataError) as caught:
-        check_hospital(path, HEART_DISEASE)
+        check_data(path, HEART_DISEASE)
 
     assert caught.value.reason == reason
     assert str(caught.value).startswith(f"{path}: ")
@@ -665,9 +665,9 @@ def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients
 
 def test_reading_a_csv_imports_nothing_that_only_tests_install(hospitals_folder: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from federated_health.data.data_check import check_hospital; "
+        "import sys; from pathlib import Path; from federated_health.data.data_check import check_data; "
         "from federated_health.data.tasks import get_task; "
-        f"check_hospital(Path({str(hospitals_folder / 'client_1.csv')!r}), get_task('heart-disease')); "
+        f"check_data(Path({str(hospitals_folder / 'client_1.csv')!r}), get_task('heart-disease')); "
         "print('pandera.backends.pandas.builtin_checks' in sys.modules, 'hypothesis' in sys.modules)"
     )
 

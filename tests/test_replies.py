@@ -7,8 +7,8 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
-from federated_health.server.problem_log import Tally
-from federated_health.server.replies import Correspondence, Rejected, accept_replies, find_outsized
+from federated_health.server.problem_log import ProblemLog
+from federated_health.server.replies import RejectedReply, ReplyCollector, accept_replies, find_outsized
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
@@ -39,18 +39,18 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
 
     assert [one.hospital for one in accepted] == ["cleveland"]
     assert rejected == [
-        Rejected("hungary", "its num-examples is not a whole number of at least 1"),
-        Rejected("node 98", "its reply does not hold exactly one set of weights"),
-        Rejected("node 99", "who am I", answered=False),
-        Rejected("switzerland", "it gave no reason", answered=False),
-        Rejected("va-long-beach", "it did not answer within 600 s", answered=False),
+        RejectedReply("hungary", "its num-examples is not a whole number of at least 1"),
+        RejectedReply("node 98", "its reply does not hold exactly one set of weights"),
+        RejectedReply("node 99", "who am I", answered=False),
+        RejectedReply("switzerland", "it gave no reason", answered=False),
+        RejectedReply("va-long-beach", "it did not answer within 600 s", answered=False),
     ]
 
 
 def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
     _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
 
-    assert rejected == [Rejected("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, answered=False)]
+    assert rejected == [RejectedReply("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, answered=False)]
 
 
 def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
@@ -74,7 +74,9 @@ def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
     accepted, rejected = accept([reply(12, update_of("cleveland")), reply(11, content)])
 
     assert [one.hospital for one in accepted] == ["cleveland"]
-    assert rejected == [Rejected("hungary", "its num-examples is not the number of training rows that it declared")]
+    assert rejected == [
+        RejectedReply("hungary", "its num-examples is not the number of training rows that it declared")
+    ]
 
 
 def test_no_replies_are_none() -> None:
@@ -97,13 +99,13 @@ class Answering:
         return list(self.replies)
 
 
-def correspond(replies: list[Message]) -> tuple[Any, Correspondence, Tally]:
+def correspond(replies: list[Message]) -> tuple[Any, ReplyCollector, ProblemLog]:
     grid: Any = Answering(replies)
-    tally = Tally()
-    return grid, Correspondence(grid, 7.5, tally), tally
+    problems = ProblemLog()
+    return grid, ReplyCollector(grid, 7.5, problems), problems
 
 
-def ask(correspondence: Correspondence, nodes: list[int]) -> list[str]:
+def ask(correspondence: ReplyCollector, nodes: list[int]) -> list[str]:
     questions = [Message(RecordDict(), node, "train") for node in nodes]
 
     def read(node: int, content: RecordDict) -> Update:
@@ -114,22 +116,22 @@ def ask(correspondence: Correspondence, nodes: list[int]) -> list[str]:
 
 def test_who_does_not_answer_at_all_is_counted_and_who_was_not_asked_is_not_heard() -> None:
     replies = [reply(12, update_of("cleveland")), reply(13, update_of("va-long-beach"))]
-    grid, correspondence, tally = correspond(replies)
+    grid, correspondence, problems = correspond(replies)
 
     assert ask(correspondence, [11, 12, 99]) == ["cleveland"]
     assert grid.timeouts == [7.5]
-    assert tally.to_json()["unanswered"] == {
+    assert problems.to_json()["unanswered"] == {
         "hungary": {"it did not answer within 7.5 s": 1},
         "node 99": {"it did not answer within 7.5 s": 1},
     }
-    assert tally.to_json()["rejected"] == {}
+    assert problems.to_json()["rejected"] == {}
 
 
 def test_who_answers_with_an_error_is_counted_once() -> None:
-    _, correspondence, tally = correspond([error_reply(11, "gone")])
+    _, correspondence, problems = correspond([error_reply(11, "gone")])
 
     assert ask(correspondence, [11]) == []
-    assert tally.to_json()["unanswered"] == {"hungary": {"gone": 1}}
+    assert problems.to_json()["unanswered"] == {"hungary": {"gone": 1}}
 
 
 def test_nobody_is_asked_where_there_is_nobody() -> None:
@@ -139,7 +141,7 @@ def test_nobody_is_asked_where_there_is_nobody() -> None:
 
 
 def test_what_is_left_out_is_told_when_it_changes_and_counted_every_time(caplog: pytest.LogCaptureFixture) -> None:
-    grid, correspondence, tally = correspond([error_reply(11, "gone")])
+    grid, correspondence, problems = correspond([error_reply(11, "gone")])
     for content in (error_reply(11, "gone"), error_reply(11, "back"), None):
         for _ in range(2):
             grid.replies = [content or reply(11, update_of("hungary"))]
@@ -149,7 +151,7 @@ def test_what_is_left_out_is_told_when_it_changes_and_counted_every_time(caplog:
 
     said = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert said == [f"hungary is left out: {reason}" for reason in ("gone", "back", "back")]
-    assert tally.to_json()["unanswered"] == {"hungary": {"back": 3, "gone": 2}}
+    assert problems.to_json()["unanswered"] == {"hungary": {"back": 3, "gone": 2}}
 
 
 @pytest.mark.parametrize(

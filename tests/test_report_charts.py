@@ -25,9 +25,9 @@ from federated_health.report.panels import (
     draw_roc,
 )
 from federated_health.report.svg import (
+    MAX_LINES,
+    MAX_ROWS,
     MINUS,
-    MOST_LINES,
-    MOST_ROWS,
     SERIES,
     VARIABLES,
     WIDTH,
@@ -135,8 +135,8 @@ def test_names_are_text_whatever_they_look_like(kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        *[(kind, MOST_LINES) for kind in ("curves", "roc", "calibration", "confusion")],
-        *[(kind, MOST_ROWS) for kind in ("heat map", "labels", "intervals")],
+        *[(kind, MAX_LINES) for kind in ("curves", "roc", "calibration", "confusion")],
+        *[(kind, MAX_ROWS) for kind in ("heat map", "labels", "intervals")],
         ("importance", 20),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_value_without_neighbours_has_a_marker() -> None:
 
 
 def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals() -> None:
-    names = ["federation", *(f"h{place}" for place in range(MOST_LINES))]
+    names = ["federation", *(f"h{place}" for place in range(MAX_LINES))]
     svg = draw_learning_curves({name: [1, 2] for name in names}, quantity="q", rounds=[1, 2])
 
     assert [word for word in words_of(svg) if word in names] == [*names[1:], "federation"]
@@ -211,9 +211,9 @@ def test_curves_of_strange_values_are_drawn(values: list[float | None]) -> None:
 
 
 def test_looks_differ_even_without_colour() -> None:
-    looks = [look_of(place) for place in range(MOST_LINES)]
+    looks = [look_of(place) for place in range(MAX_LINES)]
 
-    assert len({(look.marker, look.dashes) for look in looks}) == MOST_LINES
+    assert len({(look.marker, look.dashes) for look in looks}) == MAX_LINES
 
 
 def test_a_point_and_a_curve_without_an_interval_are_drawn() -> None:

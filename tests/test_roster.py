@@ -16,10 +16,10 @@ from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError, RunError
 from federated_health.names import node_id_of
 from federated_health.server import participants
-from federated_health.server.participants import Roster
-from federated_health.server.plain_run import Federation
-from federated_health.server.problem_log import Tally
-from federated_health.server.replies import Correspondence
+from federated_health.server.participants import Participants
+from federated_health.server.plain_run import PlainRun
+from federated_health.server.problem_log import ProblemLog
+from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport import hospital_context, join_federation, serve_streams
 from federated_health.transport.grids import Incident, error_reply
@@ -73,21 +73,21 @@ class Streams(ComingAndGoing):
             future.set_result(reply)
 
 
-def roster_of(grid: Any, chosen: Settings | None = None) -> tuple[Roster, Tally]:
-    chosen, tally = chosen or settings(), Tally()
-    return Roster(grid, chosen, Correspondence(grid, chosen.round_timeout, tally)), tally
+def roster_of(grid: Any, chosen: Settings | None = None) -> tuple[Participants, ProblemLog]:
+    chosen, problems = chosen or settings(), ProblemLog()
+    return Participants(grid, chosen, ReplyCollector(grid, chosen.round_timeout, problems)), problems
 
 
-def present(one: Roster) -> list[str]:
+def present(one: Participants) -> list[str]:
     return sorted(one.names()[node] for node in one.present())
 
 
 def test_each_process_is_asked_once() -> None:
     grid = Streams(three())
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     assert [present(one) for _ in range(3)] == [["a", "b", "c"]] * 3
     assert grid.asked == {"a": 1, "b": 1, "c": 1}
-    assert (tally.rejected, tally.unanswered) == ({}, {})
+    assert (problems.rejected, problems.unanswered) == ({}, {})
 
 
 def test_a_process_that_was_cut_off_and_is_back_is_not_asked_again() -> None:
@@ -105,36 +105,36 @@ def test_a_process_that_was_cut_off_and_is_back_is_not_asked_again() -> None:
 @pytest.mark.parametrize("seen_away", [True, False])
 def test_a_process_that_was_started_anew_with_the_same_rows_takes_part_again(seen_away: bool) -> None:
     grid = Streams(three())
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     present(one)
     one.settle()
-    declared = one.introductions["b"]
+    declared = one.registrations["b"]
     if seen_away:
         grid.gone = {"b"}
         present(one)
     grid.gone, grid.tokens["b"] = set(), "second b"
     assert present(one) == ["a", "b", "c"]
-    assert one.introductions["b"] is declared
+    assert one.registrations["b"] is declared
     assert grid.asked == {"a": 1, "b": 2, "c": 1}
-    assert tally.rejected == {}
+    assert problems.rejected == {}
 
 
 @pytest.mark.parametrize("seen_away", [True, False])
 def test_a_process_that_was_started_anew_with_other_rows_is_left_out(seen_away: bool) -> None:
     hospitals = three()
     grid = Streams(hospitals)
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     present(one)
     one.settle()
-    declared = one.introductions["b"]
+    declared = one.registrations["b"]
     if seen_away:
         grid.gone = {"b"}
         present(one)
     grid.gone, grid.tokens["b"], hospitals[1].shift = set(), "second b", 0.9
     assert [present(one) for _ in range(3)] == [["a", "c"]] * 3
     assert grid.asked["b"] == 2
-    assert tally.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
-    assert one.introductions["b"] is declared
+    assert problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
+    assert one.registrations["b"] is declared
     grid.tokens["b"], hospitals[1].shift = "third b", 0.2
     assert present(one) == ["a", "b", "c"]
 
@@ -143,7 +143,7 @@ def test_where_processes_cannot_be_told_apart_who_was_away_is_asked_again() -> N
     hospitals = three()
     grid = Streams(hospitals)
     grid.tokens.clear()
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     present(one)
     one.settle()
     present(one)
@@ -152,14 +152,14 @@ def test_where_processes_cannot_be_told_apart_who_was_away_is_asked_again() -> N
     present(one)
     grid.gone, hospitals[1].shift = set(), 0.9
     assert present(one) == ["a", "c"]
-    assert tally.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
+    assert problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
 
 
 def test_who_declined_is_asked_again_when_its_process_is_another_one() -> None:
     grid = Streams(three(), Failing("b", "query.statistics", 1))
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     assert [present(one) for _ in range(3)] == [["a", "c"]] * 3
-    assert tally.to_json()["unanswered"] == {"b": {"OSError at the hospital": 1}}
+    assert problems.to_json()["unanswered"] == {"b": {"OSError at the hospital": 1}}
     grid.tokens["b"] = "second b"
     assert present(one) == ["a", "b", "c"]
     assert grid.asked["b"] == 2
@@ -184,7 +184,7 @@ def test_what_an_ended_process_said_is_not_believed_of_the_next() -> None:
     hospitals[1].shift, grid.tokens["b"] = 0.9, "second b"
     grid.release("b")
     assert present(one) == ["a", "b", "c"]
-    assert one.introductions["b"].sums.total[0] == pytest.approx(10 * 60.9)
+    assert one.registrations["b"].sums.total[0] == pytest.approx(10 * 60.9)
 
 
 def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_away() -> None:
@@ -192,18 +192,18 @@ def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_a
     hospitals[1].shift = 0.9  # by mistake
     grid = Streams(hospitals)
     grid.gone = {"c"}
-    federation = Federation(grid, settings(hospitals=2, min_hospitals=1))
-    assert len(federation._roster.present()) == 2
+    federation = PlainRun(grid, settings(hospitals=2, min_hospitals=1))
+    assert len(federation._participants.present()) == 2
     hospitals[1].shift, grid.tokens["b"], grid.gone = 0.2, "second b", {"a"}
     federation.gather()
     assert federation.normalisation is not None
     assert federation.normalisation.mean[0] == pytest.approx(60 + (10 * 0.2 + 5 * 0.7) / 15)
-    assert sorted(federation.introductions) == ["b", "c"]
+    assert sorted(federation.registrations) == ["b", "c"]
     grid.gone = set()
     records = list(federation.rounds())
     assert [list(one.hospitals) for one in records] == [["a", "b", "c"]] * 3
     assert grid.asked == {"a": 2, "b": 2, "c": 1}
-    assert federation.tally.to_json()["absent"] == {}
+    assert federation.problems.to_json()["absent"] == {}
 
 
 def test_a_hospital_whose_connection_breaks_off_while_it_introduces_itself_is_asked_again(
@@ -213,13 +213,13 @@ def test_a_hospital_whose_connection_breaks_off_while_it_introduces_itself_is_as
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     grid = Streams(three())
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     grid.held["b"] = []
     assert present(one) == ["a", "c"]
     ((future, reply),) = grid.held.pop("b")
     future.set_result(error_reply(Message(reply.content, node_id_of("b"), "query.statistics"), "it was cut"))
     assert present(one) == ["a", "c"]
-    assert tally.to_json()["unanswered"] == {"b": {"it was cut": 1}}
+    assert problems.to_json()["unanswered"] == {"b": {"it was cut": 1}}
     now += 0.9
     assert present(one) == ["a", "c"]
     assert grid.asked["b"] == 1
@@ -235,11 +235,11 @@ def test_a_hospital_that_does_not_introduce_itself_is_told_again_and_again_and_m
     monkeypatch.setattr(time, "monotonic", lambda: now)
     grid = Streams(three())
     grid.held["b"] = []
-    one, tally = roster_of(grid, settings(round_timeout=5.0))
+    one, problems = roster_of(grid, settings(round_timeout=5.0))
     for _ in range(3):
         assert present(one) == ["a", "c"]
         now += 5.1
-    assert tally.to_json()["unanswered"] == {"b": {"it did not introduce itself within 5 s": 2}}
+    assert problems.to_json()["unanswered"] == {"b": {"it did not introduce itself within 5 s": 2}}
     grid.release("b")
     assert present(one) == ["a", "b", "c"]
     assert grid.asked["b"] == 1
@@ -247,11 +247,11 @@ def test_a_hospital_that_does_not_introduce_itself_is_told_again_and_again_and_m
 
 def test_a_second_hospital_of_a_name_is_left_out_while_the_first_is_there() -> None:
     ids = {1: "a", 2: "a"}
-    one, tally = roster_of(Nameless(ids))
+    one, problems = roster_of(Nameless(ids))
     assert one.present() == [1]
-    assert tally.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
+    assert problems.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
     assert one.present() == [1]
-    assert tally.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
+    assert problems.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
     del ids[1]  # it was the same hospital, and Flower is slow to notice that its old node is gone
     assert one.present() == [2]
     del ids[2]
@@ -304,7 +304,7 @@ def test_a_question_that_flower_cannot_deliver_is_put_again(undelivered: list[An
 
 def test_an_error_in_flower_s_own_name_ends_the_wait_for_the_answer_that_it_stands_for() -> None:
     grid = Nameless({7: "a"})
-    one, tally = roster_of(grid)
+    one, problems = roster_of(grid)
     question = Message(RecordDict(), 1, "query.statistics")
     question.metadata.__dict__["_message_id"] = "key 1"
     lost = Message(Error(2, "it is lost"), reply_to=question)
@@ -312,13 +312,13 @@ def test_an_error_in_flower_s_own_name_ends_the_wait_for_the_answer_that_it_stan
     assert one.present() == []
     assert one.present() == []
     assert grid.pushed == 1
-    assert tally.to_json()["unanswered"] == {"node 1": {"it is lost": 1}}
+    assert problems.to_json()["unanswered"] == {"node 1": {"it is lost": 1}}
 
 
 def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_out() -> None:
     hospitals = three()
     chosen = settings(min_hospitals=2, round_timeout=30.0, wait=30.0)
-    terms, address = chosen.task_declaration.terms, f"127.0.0.1:{free_port()}"
+    agreement, address = chosen.task_declaration.agreement, f"127.0.0.1:{free_port()}"
     app = app_of({one.name: one for one in hospitals})
     threads = []
 
@@ -334,7 +334,7 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
                     hospital_context(name, {}),
                     name=name,
                     address=towards,
-                    terms=terms,
+                    agreement=agreement,
                     wait=30.0,
                     announce=end_when_lost if towards != address else lambda _: None,
                     prepare=lambda: None,
@@ -344,8 +344,8 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
         threads.append(threading.Thread(target=join, daemon=True))
         threads[-1].start()
 
-    with serve_streams(address, terms, lambda _: None) as grid:
-        federation = Federation(grid, chosen)
+    with serve_streams(address, agreement, lambda _: None) as grid:
+        federation = PlainRun(grid, chosen)
         with Wire(address) as wire:
             start("a", address)
             start("b", wire.address)
@@ -357,9 +357,11 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
         start("b", address)
         wait_until(lambda: len(grid.get_node_ids()) == 3)
         assert [list(one.hospitals) for one in rounds] == [["a", "c"]] * 3
-        wait_until(lambda: "b" not in {federation._roster.names()[node] for node in federation._roster.present()})
-        wait_until(lambda: bool(federation._roster.present()) and "b" in federation.tally.rejected)
-        assert federation.tally.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
+        wait_until(
+            lambda: "b" not in {federation._participants.names()[node] for node in federation._participants.present()}
+        )
+        wait_until(lambda: bool(federation._participants.present()) and "b" in federation.problems.rejected)
+        assert federation.problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
     for thread in threads:
         thread.join(30.0)
         assert not thread.is_alive()
@@ -368,10 +370,10 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
 def test_what_no_round_gets_is_counted_with_the_next_question() -> None:
     grid = Streams(three())
     grid.take_incidents = lambda: [Incident("b", "sent its reply too late")]  # type: ignore[method-assign]
-    federation = Federation(grid, settings())
+    federation = PlainRun(grid, settings())
     federation.gather()
     next(federation.rounds())
-    assert federation.tally.to_json()["rejected"] == {"b": {"sent its reply too late": 2}}  # to train, to evaluate
+    assert federation.problems.to_json()["rejected"] == {"b": {"sent its reply too late": 2}}  # to train, to evaluate
 
 
 # Waiting
@@ -418,7 +420,7 @@ def test_a_final_question_that_waits_says_for_whom(monkeypatch: pytest.MonkeyPat
         now += seconds
 
     grid = Streams(three_with_scores())
-    federation = Federation(grid, settings(wait=40.0))
+    federation = PlainRun(grid, settings(wait=40.0))
     federation.gather()
     list(federation.rounds())
     grid.gone = {"b"}
@@ -432,7 +434,7 @@ def test_a_final_question_that_waits_says_for_whom(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_that_is_stopped_at_the_end_of_a_round_keeps_the_weights_of_its_last_round() -> None:
-    federation = Federation(Streams(three()), replace(settings(), rounds=2))
+    federation = PlainRun(Streams(three()), replace(settings(), rounds=2))
     federation.gather()
     rounds = federation.rounds()
     next(rounds)

@@ -15,10 +15,10 @@ from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
-from federated_health.report.svg import MOST_ROWS
+from federated_health.report.svg import MAX_ROWS
 from federated_health.server import report_curves, report_page
 from federated_health.server.history import History
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
@@ -113,12 +113,12 @@ def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
         return blocks(section(page, "Who took part"), Bullets)
 
     assert told() == []
-    federation.tally.count_absent(["b"])
+    federation.problems.count_absent(["b"])
     assert told() == [Bullets(items=("b: 1 round without it",))]
-    federation.tally.count_absent(f"h{number:03}" for number in range(200))
+    federation.problems.count_absent(f"h{number:03}" for number in range(200))
     (bullets,) = told()
-    assert len(bullets.items) == MOST_ROWS + 1
-    assert bullets.items[-1] == f"and {201 - MOST_ROWS} more lines, in metrics.json"
+    assert len(bullets.items) == MAX_ROWS + 1
+    assert bullets.items[-1] == f"and {201 - MAX_ROWS} more lines, in metrics.json"
 
 
 def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> None:
@@ -383,7 +383,7 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
         copy.write_text("\n".join([head, *lines]))
         contexts[name] = hospital_context(name, {"data": str(copy)})
     settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
-    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
     federation.gather()
     rounds = list(federation.rounds())
     figures = federation.evaluate_finally()

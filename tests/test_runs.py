@@ -22,7 +22,7 @@ from federated_health.report.page import Page
 from federated_health.report.run_files import make_folder, write_json, write_report, write_text
 from federated_health.server import model_saver, run_folder
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
 from federated_health.transport import InProcessGrid, hospital_context
@@ -187,19 +187,19 @@ def resumed(out: Path, **changed: Any) -> Settings:
     return replace(chosen_for(out), **{"out": "", "resume": str(out), **changed})
 
 
-def federation_for(settings: Settings) -> Federation:
+def federation_for(settings: Settings) -> PlainRun:
     hospitals = three_with_scores()
     grid = InProcessGrid(
         app_of({one.name: one for one in hospitals}), {one.name: hospital_context(one.name, {}) for one in hospitals}
     )
-    return Federation(grid, settings)
+    return PlainRun(grid, settings)
 
 
 class StopHereError(Exception):
     """A run goes no further."""
 
 
-def go(settings: Settings, *, until: int = 99) -> Federation:
+def go(settings: Settings, *, until: int = 99) -> PlainRun:
     """What server.py does; StopHereError after so many rounds, and -1 for before the run begins."""
     with RunFolder(settings) as folder:
         federation = federation_for(settings)
@@ -344,7 +344,7 @@ def test_a_run_goes_on_twice_and_counts_both_times(tmp_path: Path) -> None:
     stop(resumed(tmp_path), 2)
     assert rounds_in(tmp_path) == [1, 2]
     assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
-    assert go(resumed(tmp_path)).tally.resumed_after == [1, 1, 2]
+    assert go(resumed(tmp_path)).problems.resumed_after == [1, 1, 2]
 
 
 @light
@@ -546,7 +546,7 @@ def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     assert "checkpoints" in names_in(tmp_path)
     federation = go(resumed(tmp_path))
     assert names_in(tmp_path) == ALL
-    assert federation.tally.resumed_after == [3]
+    assert federation.problems.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over; there is nothing to resume"):
         RunFolder(resumed(tmp_path))
 

@@ -12,7 +12,7 @@ import pytest
 from federated_health.cli.processes import PROJECT
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import StorageError
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report.run_files import save_final_model
@@ -20,7 +20,7 @@ from federated_health.server import model_saver
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
-TOLD = Instructions(
+TOLD = TrainConfig(
     task=HEART_DISEASE.name,
     schema=HEART_DISEASE.schema_hash,
     model="mlp",
@@ -61,7 +61,7 @@ def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeyp
     monkeypatch.setattr(model_saver, "save_final_model", lambda *order: done.append(order))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = model_saver.Saver()
+    saver = model_saver.ModelSaver()
     saver.prepare()
     saver.save(Path("model.keras"), TOLD, WEIGHTS)
     assert done == [(Path("model.keras"), TOLD, WEIGHTS)]
@@ -71,7 +71,7 @@ def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch
     started: list[object] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
     monkeypatch.setitem(sys.modules, "keras", model_saver)
-    model_saver.Saver().prepare()
+    model_saver.ModelSaver().prepare()
     assert started == []
 
 
@@ -80,7 +80,7 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
     save_final_model(tmp_path / "here.keras", TOLD, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(model_saver, "save_final_model", None)  # what would be called here
-    saver = model_saver.Saver()
+    saver = model_saver.ModelSaver()
     saver.prepare()
     saver.save(tmp_path / "there.keras", TOLD, WEIGHTS)
     monkeypatch.undo()
@@ -100,13 +100,13 @@ def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
     other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
     assert (other.returncode, other.stdout) == (1, b"")
     with pytest.raises(StorageError, match="gone"):
-        model_saver.Saver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
+        model_saver.ModelSaver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
 
 
 @pytest.mark.slow
 def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = model_saver.Saver()
+    saver = model_saver.ModelSaver()
     saver.prepare()
     running = saver._running
     assert running is not None

@@ -122,7 +122,7 @@ def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> N
 
 
 def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None:
-    # Of very few patients there is a difference, but no verdict; see `intervals.FEWEST_TO_JUDGE`.
+    # Of very few patients there is a difference, but no verdict; see `intervals.MIN_CLASS_SIZE`.
     above = Interval(value=0.2, low=0.1, high=0.3)
     card = verdict_card("a", Verdict.UNDEFINED, above, (0.9, 0.7), small=True, words="5 patients.")
     assert (card.name, card.verdict, card.tone) == ("a", "cannot be said", "neutral")

@@ -26,7 +26,7 @@ from hypothesis import strategies as some
 
 from federated_health.errors import CertificateError
 from federated_health.security import certificates, issuing
-from federated_health.security.parties import LOOPBACK, MOST_HOSTS, Party, Role, hospital, server
+from federated_health.security.parties import LOOPBACK, MAX_HOSTS, Party, Role, hospital, server
 from tests.identities import Signer, expired, not_yet, now
 
 OPENSSL = shutil.which("openssl")
@@ -72,8 +72,8 @@ def test_an_address_that_nobody_can_call_is_refused(host: str) -> None:
 
 
 def test_a_server_has_only_so_many_names() -> None:
-    hosts = [f"h{number}" for number in range(MOST_HOSTS)]
-    assert len(server([*hosts, *LOOPBACK]).hosts) == MOST_HOSTS + 3
+    hosts = [f"h{number}" for number in range(MAX_HOSTS)]
+    assert len(server([*hosts, *LOOPBACK]).hosts) == MAX_HOSTS + 3
     with pytest.raises(CertificateError, match="at most 20 names, got 21"):
         server([*hosts, "one-more"])
 

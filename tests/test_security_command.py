@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_
     def call(typed: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
         with pytest.raises(SystemExit) as ended:
-            utils.run_door(verbs.main)
+            utils.run_script(verbs.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call

@@ -99,7 +99,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -
 
 
 def test_what_is_too_large_for_a_certificate_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGEST_FILE", 8)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 8)
     (tmp_path / "a").write_bytes(b"12345678")
     assert files.read_file(tmp_path / "a") == b"12345678"
     (tmp_path / "a").write_bytes(b"123456789")

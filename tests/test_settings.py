@@ -219,7 +219,7 @@ def test_what_is_promised_is_that_of_the_settings_with_spare_rounds(defaults: di
 
 
 def test_as_many_updates_may_be_needed_as_there_are_hospitals_and_no_more(defaults: dict[str, Value]) -> None:
-    assert Settings.from_config({**defaults, "min-hospitals": 4}).least_updates == 4
+    assert Settings.from_config({**defaults, "min-hospitals": 4}).min_updates == 4
     words = "min-hospitals: expected at most --hospitals 4, got 5"
     assert refusal({**defaults, "min-hospitals": 5}) == words
     assert refusal({**defaults, "min-hospitals": -1}) == "min-hospitals: expected at least 0, got -1"
@@ -229,7 +229,7 @@ def test_why_so_many_updates_are_needed_is_told(defaults: dict[str, Value]) -> N
     def reason(**given: Value) -> str:
         return Settings.from_config(
             {**defaults, **{name.replace("_", "-"): value for name, value in given.items()}}
-        ).least_reason
+        ).min_reason
 
     assert reason() == "more than half of --hospitals; see --min-hospitals"
     assert reason(min_hospitals=2) == reason(min_hospitals=1) == "--min-hospitals"
@@ -329,10 +329,10 @@ def test_a_round_of_encrypted_updates_needs_three(
     defaults: dict[str, Value], hospitals: int, asked: int, needed: int
 ) -> None:
     config = {**defaults, "encrypt": True, "hospitals": hospitals, "min-hospitals": asked}
-    assert Settings.from_config(config).least_updates == needed
+    assert Settings.from_config(config).min_updates == needed
 
 
 def test_the_reason_for_three_is_said(defaults: dict[str, Value]) -> None:
     settings = Settings.from_config({**defaults, "encrypt": True, "hospitals": 3})
-    assert settings.least_reason == "--encrypt: of a sum of two each learns the other's update"
-    assert "--min-hospitals" in Settings.from_config({**defaults, "hospitals": 3}).least_reason
+    assert settings.min_reason == "--encrypt: of a sum of two each learns the other's update"
+    assert "--min-hospitals" in Settings.from_config({**defaults, "hospitals": 3}).min_reason

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.errors import RunError
-from federated_health.ml.normalisation import MINIMUM_OBSERVED, ColumnSums, column_sums, merge_sums, normalisation_from
+from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums, column_sums, merge_sums, normalisation_from
 
 NAN = math.nan
 Rows = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ def test_sums_worked_by_hand() -> None:
 def test_a_column_observed_in_four_rows_is_not_released_and_one_in_five_is() -> None:
     values = np.array([[1.0, 1.0]] * 4 + [[NAN, 1.0], [NAN, NAN]])
 
-    assert MINIMUM_OBSERVED == 5
+    assert MIN_OBSERVED == 5
     assert as_lists(column_sums(values)) == [[0, 5], [0, 5], [0, 5]]
 
 
@@ -103,7 +103,7 @@ def test_any_hospitals_merge_to_their_pooled_rows(hospitals: list[list[tuple[flo
     released = []
     for table in tables:  # what is not released is, for the pool, not there
         table = table.copy()
-        table[:, (~np.isnan(table)).sum(axis=0) < MINIMUM_OBSERVED] = NAN
+        table[:, (~np.isnan(table)).sum(axis=0) < MIN_OBSERVED] = NAN
         released.append(table)
     pooled = np.concatenate(released)
 

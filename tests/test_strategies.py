@@ -23,8 +23,8 @@ from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
-from federated_health.server.replies import EQUAL_WEIGHT, Accepted, Participants, Rejected, accept_replies
+from federated_health.server.plain_run import PlainRun
+from federated_health.server.replies import EQUAL_WEIGHT, AcceptedReply, NodeSample, RejectedReply, accept_replies
 from federated_health.server.strategies import (
     STRATEGIES,
     check_strategy,
@@ -47,7 +47,7 @@ def built(strategy: str, text: str = "", learning_rate: float = 0.05) -> Strateg
 def average(strategy: str, replies: list[Message]) -> Weights:
     accepted, _ = accept(replies)
     chosen = built(strategy)
-    chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), Participants([11]).as_grid())
+    chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), NodeSample([11]).as_grid())
     arrays, _ = chosen.aggregate_train(1, [one.message for one in accepted])
     assert arrays is not None
     return {name: arrays[name].numpy() for name in SHAPES}
@@ -114,7 +114,7 @@ def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
     others = average(strategy, updates()[1:])
     assert all(averaged[name].tobytes() == others[name].tobytes() for name in SHAPES)
     assert accept(updates()[1:])[1] == []
-    assert accept(replies[:1]) == ([], [Rejected("hungary", "its metrics are not: num-examples, train-loss")])
+    assert accept(replies[:1]) == ([], [RejectedReply("hungary", "its metrics are not: num-examples, train-loss")])
 
 
 def evaluation(node: int, counts: Counts, **more: float) -> Message:
@@ -126,7 +126,7 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
 
 def accept_evaluations(
     replies: list[Message], declared: dict[int, int]
-) -> tuple[list[Accepted[Evaluation]], list[Rejected]]:
+) -> tuple[list[AcceptedReply[Evaluation]], list[RejectedReply]]:
     return accept_replies(replies, NAMES, lambda node, content: Evaluation.from_content(content, declared[node]))
 
 
@@ -164,7 +164,7 @@ def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() ->
 @pytest.mark.parametrize("nodes", [[11], [11, 12, 13, 14]])
 def test_all_participants_and_nobody_else_are_asked(strategy: str, nodes: list[int]) -> None:
     content = update_of("cleveland")
-    grid = Participants(nodes).as_grid()
+    grid = NodeSample(nodes).as_grid()
     chosen = built(strategy)
 
     for configure in (chosen.configure_train, chosen.configure_evaluate):
@@ -224,7 +224,7 @@ def sent_after(weights: Weights, moves: Exact) -> list[Weights]:
 
 
 def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 4, spread: float = 0.3) -> Weights:
-    """The weights that a round of `drawn` updates makes, as `Federation` drives a strategy."""
+    """The weights that a round of `drawn` updates makes, as `PlainRun` drives a strategy."""
     nodes = {100 + i: f"hospital-{i}" for i in range(hospitals)}
     configure(chosen, number, weights, nodes)
     moves, rows, losses = drawn(hospitals, number, spread)
@@ -244,7 +244,7 @@ def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 
 
 
 def configure(chosen: Strategy, number: int, weights: Weights, nodes: Iterable[int]) -> None:
-    chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), Participants(nodes).as_grid())
+    chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), NodeSample(nodes).as_grid())
 
 
 def by_rows(_weights: Exact, updates: Exact, rows: Exact, *_: object) -> Any:
@@ -364,7 +364,7 @@ def median(_weights: Exact, updates: Exact, *_: object) -> Any:
     ],
 )
 def test_three_rounds_are_those_of_the_formulas(strategy: str, text: str, hospitals: int, step: Step) -> None:
-    assert hospitals >= STRATEGIES[strategy].least_hospitals(read_arguments(strategy, text))
+    assert hospitals >= STRATEGIES[strategy].min_hospitals_needed(read_arguments(strategy, text))
     for number, (weights, sent, rows, losses, after) in enumerate(run_rounds(strategy, text, hospitals), start=1):
         expected = step(weights, sent, rows, losses, number)
         np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
@@ -419,7 +419,7 @@ def test_fedprox_tells_hospitals_its_mu() -> None:
     config = ConfigRecord()
     weights = weights_to_record(weights_of("start"))
 
-    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, Participants([7]).as_grid()))
+    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, NodeSample([7]).as_grid()))
 
     assert asked[0].content.config_records["config"]["proximal-mu"] == 0.25
 
@@ -675,7 +675,7 @@ def test_one_hospital_less_than_needed_is_refused(strategy: str, text: str, leas
 @given(thousandths=st.integers(1, 499))
 def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -> None:
     beta = thousandths / 1000
-    least = STRATEGIES["trimmed"].least_hospitals({"beta": beta})
+    least = STRATEGIES["trimmed"].min_hospitals_needed({"beta": beta})
 
     assert int(beta * least) >= 1
     assert int(beta * (least - 1)) == 0
@@ -684,7 +684,7 @@ def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_four_hospitals_and_three_of_them_are_enough_by_default(strategy: str) -> None:
     """The default federation, of whom one may fail."""
-    assert STRATEGIES[strategy].least_hospitals(read_arguments(strategy, "")) <= 3
+    assert STRATEGIES[strategy].min_hospitals_needed(read_arguments(strategy, "")) <= 3
 
 
 def test_a_proximal_term_that_overshoots_is_refused() -> None:
@@ -708,7 +708,7 @@ def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str,
         for number, name in enumerate(names, start=1)
     }
     settings = Settings.from_config({**read_defaults(), "strategy": strategy, "rounds": 10})
-    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
     federation.gather()
 
     losses = [round_.federation.train_loss for round_ in federation.rounds()]

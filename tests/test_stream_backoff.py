@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from federated_health.transport.backoff import FIRST_DELAY, LONGEST_DELAY, Backoff
+from federated_health.transport.backoff import FIRST_DELAY, MAX_DELAY, Backoff
 
 
 class Highest(random.Random):
@@ -39,8 +39,8 @@ def test_delays_fill_the_range_evenly() -> None:
     backoff = Backoff(random.Random(0))
     delays = [backoff.next_delay() for _ in range(2000)][10:]
     assert 0 <= min(delays) < 0.1
-    assert LONGEST_DELAY - 0.1 < max(delays) <= LONGEST_DELAY
-    assert fmean(delays) == pytest.approx(LONGEST_DELAY / 2, rel=0.05)
+    assert MAX_DELAY - 0.1 < max(delays) <= MAX_DELAY
+    assert fmean(delays) == pytest.approx(MAX_DELAY / 2, rel=0.05)
 
 
 def test_two_hospitals_do_not_wait_alike() -> None:

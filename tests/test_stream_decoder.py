@@ -9,7 +9,7 @@ from malformed_messages import LARGEST, READERS, Example, examples, original_pro
 PROTOS = original_protos()
 OUTCOMES = {"accepted", "error reply", "malformed", "not a message", "too large"}
 SIZE = LARGEST - 1000
-MOST_MEMORY = 8 * LARGEST
+MAX_MEMORY = 8 * LARGEST
 """Of Python's own."""
 
 
@@ -70,7 +70,7 @@ def test_a_megabyte_that_would_become_very_much_does_not(claim: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < MOST_MEMORY
+    assert peak < MAX_MEMORY
 
 
 def test_two_records_under_one_name_are_no_message(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from federated_health.transport import backoff, channels, report_unfit, serve_st
 from federated_health.transport import reconnect as absences
 from federated_health.transport import stream_server as streaming_server
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.channels import LARGEST_KEY
+from federated_health.transport.channels import MAX_MESSAGE_KEY
 from federated_health.transport.reconnect import PASSING, taken_seconds
 from federated_health.transport.stream_server import SERVICE
 from tests.test_stream_backoff import Highest
@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delays between attempts are short."""
     monkeypatch.setattr(backoff, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(backoff, "LONGEST_DELAY", 0.05)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.05)
 
 
 class Counting:
@@ -152,18 +152,18 @@ def test_a_host_that_is_not_known_is_said_without_tls(monkeypatch: pytest.Monkey
 def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absences, "taken_seconds", lambda: 0.05)
     monkeypatch.setattr(absences, "Backoff", Recorded)
-    taken = absences.Ending(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
-    absence = absences.Absence("here", None, 60.0, lambda _: None)
-    absence.wait_after(taken)
+    taken = absences.StreamEnd(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
+    reconnector = absences.Reconnector("here", None, 60.0, lambda _: None)
+    reconnector.wait_after(taken)
     time.sleep(0.06)
     with pytest.raises(JoinError, match=r"^here: it is taken$"):
-        absence.wait_after(taken)
-    absence.begin()
-    absence.wait_after(taken)
+        reconnector.wait_after(taken)
+    reconnector.begin()
+    reconnector.wait_after(taken)
 
 
 def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "most_streams", lambda: 1)
+    monkeypatch.setattr(streaming_server, "max_streams", lambda: 1)
     words: list[str] = []
     with server(words) as (grid, address), Proxy(address) as proxy:
         LightHospital("a", proxy.address)
@@ -230,7 +230,7 @@ class ScriptedServer:
         number = len(self.calls)
         self.calls.append(time.monotonic())
         if self._accepts:
-            context.send_initial_metadata(((LARGEST_KEY, "1000"),))
+            context.send_initial_metadata(((MAX_MESSAGE_KEY, "1000"),))
         if self._sends is not None:
             yield self._sends
         if number < len(self._codes):
@@ -305,7 +305,7 @@ def test_delays_grow_on_where_each_stream_breaks_off_as_soon_as_it_was_accepted(
 
 def test_delays_begin_anew_after_a_stream_that_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absences, "Backoff", Recorded)
-    monkeypatch.setattr(absences, "LONGEST_DELAY", 0.0)
+    monkeypatch.setattr(absences, "MAX_DELAY", 0.0)
     with ScriptedServer(*[StatusCode.UNAVAILABLE] * 4, accepts=True) as scripted:
         assert LightHospital("a", scripted.address, wait=30.0).end() is None
     assert Recorded.delays == [0.2] * 4
@@ -355,7 +355,7 @@ def test_a_reply_that_the_server_would_not_take_is_never_sent() -> None:
         return reply
 
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, TERMS, lambda _: None, largest_message=10_000) as grid:
+    with serve_streams(address, TERMS, lambda _: None, max_message_bytes=10_000) as grid:
         hospital = LightHospital("a", address, answer)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         for size in (10_001, 1_000_000):

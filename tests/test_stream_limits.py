@@ -20,21 +20,21 @@ from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 
 from federated_health.cli.processes import free_port
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.transport import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
 from federated_health.transport import stream_server as streaming_server
-from federated_health.transport.channels import CHANNEL_OPTIONS, LARGEST_KEY, PROTOCOL, serialise_content, unwrap
+from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.decoding import (
-    MOST_DIMENSIONS,
-    MOST_ITEMS,
-    MOST_RECORDS,
-    MOST_VALUES,
+    MAX_DIMENSIONS,
+    MAX_ITEMS,
+    MAX_RECORDS,
+    MAX_VALUES,
     UndecodableError,
     decode_reply,
 )
 from federated_health.transport.grids import Incident
-from federated_health.transport.stream import MOST_INCIDENTS, MOST_PAST_QUESTIONS, Incidents, Stream
+from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_QUESTIONS, Incidents, Stream
 from federated_health.transport.stream_server import SERVICE
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -49,9 +49,11 @@ class RawHospital:
     def __init__(self, name: str, address: str, **more: str) -> None:
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        terms = write_terms({"protocol": PROTOCOL, **TERMS})
+        agreement = write_agreement({"protocol": PROTOCOL, **TERMS})
         join = self._channel.stream_stream(f"/{SERVICE}/Join", response_deserializer=ServerMessage.FromString)
-        self.call = join(iter(self._outbox.get, None), metadata=(("hospital", name), ("terms", terms), *more.items()))
+        self.call = join(
+            iter(self._outbox.get, None), metadata=(("hospital", name), ("terms", agreement), *more.items())
+        )
 
     def __enter__(self) -> "RawHospital":
         return self
@@ -115,9 +117,9 @@ class Asking:
 
 
 @contextmanager
-def limited_server(largest_message: int) -> Iterator[tuple[StreamGrid, str]]:
+def limited_server(max_message_bytes: int) -> Iterator[tuple[StreamGrid, str]]:
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, TERMS, lambda _: None, largest_message=largest_message) as grid:
+    with serve_streams(address, TERMS, lambda _: None, max_message_bytes=max_message_bytes) as grid:
         yield grid, address
 
 
@@ -230,11 +232,11 @@ def test_incidents_are_logged_once_a_stream_and_kind(caplog: pytest.LogCaptureFi
 
 def test_incidents_are_bounded_for_each_hospital_and_begin_anew() -> None:
     incidents = Incidents()
-    for number in range(2 * MOST_INCIDENTS):
+    for number in range(2 * MAX_INCIDENTS):
         incidents.add("noisy", str(number))
     incidents.add("quiet", "once")
     taken = incidents.take()
-    assert [one.reason for one in taken] == [*map(str, range(MOST_INCIDENTS)), "once"]
+    assert [one.reason for one in taken] == [*map(str, range(MAX_INCIDENTS)), "once"]
     assert incidents.take() == []
     incidents.add("noisy", "again")
     assert incidents.take() == [Incident("noisy", "again")]
@@ -245,10 +247,10 @@ def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         (stream,) = grid._servicer.streams.values()
-        for number in range(MOST_PAST_QUESTIONS // 50 + 2):
+        for number in range(MAX_PAST_QUESTIONS // 50 + 2):
             grid.send_and_receive([question("a", number)] * 50, timeout=10)
         wait_until(lambda: not stream.awaited)
-        assert len(stream._past) == MOST_PAST_QUESTIONS
+        assert len(stream._past) == MAX_PAST_QUESTIONS
     assert hospital.end() is None
 
 
@@ -256,7 +258,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         messages = []
-        for number in range(MOST_PAST_QUESTIONS + 1):
+        for number in range(MAX_PAST_QUESTIONS + 1):
             asking = Asking(grid, question("a", number))
             messages.append(raw.read())
             raw.reply(messages[-1])
@@ -364,7 +366,7 @@ def test_a_hospital_that_leaves_in_order_broke_nothing_off() -> None:
 
 def test_the_server_says_what_it_takes_when_it_accepts_a_hospital() -> None:
     with limited_server(12_345) as (_, address), RawHospital("a", address) as raw:
-        assert dict(raw.call.initial_metadata())[LARGEST_KEY] == "12345"
+        assert dict(raw.call.initial_metadata())[MAX_MESSAGE_KEY] == "12345"
 
 
 @pytest.mark.slow
@@ -399,7 +401,7 @@ def test_memory_stays_bounded_when_twenty_hospitals_send_far_too_much_at_once(tm
 # What a small message may hold
 
 
-def reply_with(content: RecordDict) -> bytes:
+def handler(content: RecordDict) -> bytes:
     InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
     return wrapped(message_to_proto(Message(content, reply_to=question("a"))).SerializeToString())
 
@@ -444,22 +446,22 @@ def dimensions(number: int) -> RecordDict:
 
 
 EXTENTS: list[tuple[Callable[[int], RecordDict], int]] = [
-    (records, MOST_RECORDS),
-    (metrics, MOST_ITEMS),
-    (arrays, MOST_ITEMS),
-    (configs, MOST_ITEMS),
-    (floats, MOST_VALUES),
-    (integers_in_parts, MOST_VALUES),
-    (empty_strings, MOST_VALUES),
-    (dimensions, MOST_DIMENSIONS),
+    (records, MAX_RECORDS),
+    (metrics, MAX_ITEMS),
+    (arrays, MAX_ITEMS),
+    (configs, MAX_ITEMS),
+    (floats, MAX_VALUES),
+    (integers_in_parts, MAX_VALUES),
+    (empty_strings, MAX_VALUES),
+    (dimensions, MAX_DIMENSIONS),
 ]
 
 
 @pytest.mark.parametrize(("content_of", "most"), EXTENTS, ids=[one[0].__name__ for one in EXTENTS])
 def test_a_message_may_hold_so_much_and_no_more(content_of: Callable[[int], RecordDict], most: int) -> None:
-    assert decode_reply(reply_with(content_of(most))).content == content_of(most)
+    assert decode_reply(handler(content_of(most))).content == content_of(most)
     with pytest.raises(UndecodableError, match=TOO_MUCH):
-        decode_reply(reply_with(content_of(most + 1)))
+        decode_reply(handler(content_of(most + 1)))
 
 
 def test_a_message_that_holds_too_much_is_an_incident() -> None:
@@ -467,7 +469,7 @@ def test_a_message_that_holds_too_much_is_an_incident() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         asking = Asking(grid, question("a", 1))
         raw.read()
-        raw.send(reply_with(metrics(MOST_ITEMS + 1)))
+        raw.send(handler(metrics(MAX_ITEMS + 1)))
         assert asking.end()[0].error.reason == f"it {TOO_MUCH}"
         assert grid.take_incidents() == [Incident("a", TOO_MUCH)]
 
@@ -477,7 +479,7 @@ def test_items_under_one_name_count_each() -> None:
     item = ProtoArrayRecord.Item(key="x")
     InProcessGrid(app_of(echo), {})
     proto = message_to_proto(Message(RecordDict({"a": ArrayRecord()}), reply_to=question("a")))
-    proto.content.items[0].array_record.items.extend([item] * (MOST_ITEMS + 1))
+    proto.content.items[0].array_record.items.extend([item] * (MAX_ITEMS + 1))
     with pytest.raises(UndecodableError, match=TOO_MUCH):
         decode_reply(wrapped(proto.SerializeToString()))
 
@@ -531,7 +533,7 @@ def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "most_connections", lambda: 3)
+    monkeypatch.setattr(channels, "max_connections", lambda: 3)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -548,7 +550,7 @@ def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pyt
 
 
 def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "most_streams", lambda: 2)
+    monkeypatch.setattr(streaming_server, "max_streams", lambda: 2)
     words: list[str] = []
     with server(words) as (grid, address):
         first = [LightHospital(name, address) for name in "ab"]
@@ -560,7 +562,7 @@ def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytes
 
 
 def test_refusals_are_told_once_and_so_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MOST_REFUSALS", 3)
+    monkeypatch.setattr(gate, "MAX_REFUSALS", 3)
     words: list[str] = []
     with server(words) as (_, address):
         for name in ("a", "b", "a", "b", "c", "d", "e", "a"):

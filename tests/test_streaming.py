@@ -20,7 +20,7 @@ from grpc._cython import cygrpc
 
 from federated_health.cli.processes import free_port
 from federated_health.errors import AddressError, DataError, JoinError, StorageError
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.security import Identity
 from federated_health.transport import (
@@ -79,7 +79,7 @@ class LightHospital:
         name: str,
         address: str,
         answer: Answer = echo,
-        terms: dict[str, str] = TERMS,
+        agreement: dict[str, str] = TERMS,
         wait: float = 5.0,
         tls: Identity | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class LightHospital:
             hospital_context(name, {}),
             name=name,
             address=address,
-            terms=terms,
+            agreement=agreement,
             wait=wait,
             announce=self.words.append,
             prepare=lambda: None,
@@ -221,7 +221,7 @@ def test_a_second_hospital_under_a_connected_name_is_refused_and_the_first_goes_
 def test_a_hospital_with_other_terms_is_refused_with_the_difference_at_both_ends(term: str) -> None:
     words: list[str] = []
     with server(words) as (grid, address):
-        error = LightHospital("a", address, terms={**TERMS, term: "other"}).end()
+        error = LightHospital("a", address, agreement={**TERMS, term: "other"}).end()
         difference = f"the hospital's {term} is other; the server's is {TERMS[term]}"
         assert isinstance(error, JoinError)
         assert str(error) == f"{address}: {difference}"
@@ -230,18 +230,18 @@ def test_a_hospital_with_other_terms_is_refused_with_the_difference_at_both_ends
 
 
 def test_terms_of_a_task_with_hundreds_of_columns_arrive() -> None:
-    terms = {f"column {number}": "a measurement of something: 0 to 100 units" for number in range(500)}
+    agreement = {f"column {number}": "a measurement of something: 0 to 100 units" for number in range(500)}
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, terms, lambda _: None) as grid:
-        hospital = LightHospital("a", address, terms=terms)
+    with serve_streams(address, agreement, lambda _: None) as grid:
+        hospital = LightHospital("a", address, agreement=agreement)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
     assert hospital.end() is None
 
 
-@pytest.mark.parametrize("terms", ["", "{", "[]", '{"task": 1}', "[" * 60_000, "x" * 70_000])
-def test_terms_that_cannot_be_read_are_refused(terms: str) -> None:
+@pytest.mark.parametrize("agreement", ["", "{", "[]", '{"task": 1}', "[" * 60_000, "x" * 70_000])
+def test_terms_that_cannot_be_read_are_refused(agreement: str) -> None:
     with server() as (grid, address), grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        call = FlowerServiceStub(channel).Join(iter(()), metadata=(("hospital", "a"), ("terms", terms)))
+        call = FlowerServiceStub(channel).Join(iter(()), metadata=(("hospital", "a"), ("terms", agreement)))
         with pytest.raises(grpc.RpcError) as refused:
             next(call)
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -312,7 +312,7 @@ def test_no_server_within_the_wait_is_one_clear_line() -> None:
             hospital_context("a", {}),
             name="a",
             address=address,
-            terms=TERMS,
+            agreement=TERMS,
             wait=0.1,
             announce=lambda _: None,
             prepare=lambda: None,
@@ -549,7 +549,7 @@ def test_bytes_that_are_no_reply_end_the_wait_and_nothing_else(
         outbox: SimpleQueue[bytes | None] = SimpleQueue()
         call = join(
             iter(outbox.get, None),
-            metadata=(("hospital", "bad"), ("terms", write_terms({"protocol": PROTOCOL, **TERMS}))),
+            metadata=(("hospital", "bad"), ("terms", write_agreement({"protocol": PROTOCOL, **TERMS}))),
         )
         wait_until(lambda: len(grid.get_node_ids()) == 2)
         threading.Timer(0.3, outbox.put, [content]).start()
@@ -607,7 +607,7 @@ def test_only_this_module_and_the_deployment_touch_flowers_internals() -> None:
         for path in package.rglob("*.py")
         if any(f"from {name}" in path.read_text() or f"import {name}" in path.read_text() for name in internals)
     ]
-    assert set(guilty) == {"streaming", "deployment"}
+    assert set(guilty) == {"transport"}
 
 
 # Hospitals that may not join
@@ -740,7 +740,7 @@ def test_a_server_that_would_take_the_hospital_all_the_same_gets_nothing_from_it
 
 def report(address: str, **said: str) -> tuple[grpc.StatusCode, str]:
     """How a server refuses a stranger who says this."""
-    metadata = {"hospital": "a", "terms": write_terms({"protocol": PROTOCOL, **TERMS}), **said}
+    metadata = {"hospital": "a", "terms": write_agreement({"protocol": PROTOCOL, **TERMS}), **said}
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         call = FlowerServiceStub(channel).Join(iter(()), metadata=tuple(metadata.items()), timeout=5)
         return call.code(), call.details()
@@ -786,7 +786,7 @@ def refuse(**said: str) -> tuple[grpc.StatusCode, str] | None:
     return asyncio.run(ask())
 
 
-GOOD_TERMS = write_terms({"protocol": PROTOCOL, **TERMS})
+GOOD_TERMS = write_agreement({"protocol": PROTOCOL, **TERMS})
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b[31m", "\u202e", "\x9b", "\ud800"])
@@ -794,8 +794,8 @@ def test_control_characters_of_a_stranger_reach_no_console(character: str) -> No
     assert refuse(terms=GOOD_TERMS) is None
     for said in (
         {"unfit": f"a{character}b", "terms": GOOD_TERMS},
-        {"terms": write_terms({"protocol": PROTOCOL, **TERMS, "task": f"a{character}b"})},
-        {"terms": write_terms({"protocol": PROTOCOL, **TERMS, f"a{character}b": "c"})},
+        {"terms": write_agreement({"protocol": PROTOCOL, **TERMS, "task": f"a{character}b"})},
+        {"terms": write_agreement({"protocol": PROTOCOL, **TERMS, f"a{character}b": "c"})},
     ):
         refusal = refuse(**said)
         assert refusal is not None
@@ -806,14 +806,14 @@ def test_control_characters_of_a_stranger_reach_no_console(character: str) -> No
 
 @pytest.mark.parametrize("more", [{"column age": "age: 0 to 12"}, {"": ""}, {"task ": "heart-disease"}])
 def test_terms_that_add_to_the_server_s_are_others(more: dict[str, str]) -> None:
-    refusal = refuse(terms=write_terms({"protocol": PROTOCOL, **TERMS, **more}))
+    refusal = refuse(terms=write_agreement({"protocol": PROTOCOL, **TERMS, **more}))
     assert refusal is not None
     assert refusal[0] == grpc.StatusCode.FAILED_PRECONDITION
     assert refusal[1].endswith("the server's is not declared")
 
 
 def test_terms_with_a_huge_difference_are_refused_in_a_line() -> None:
-    refusal = refuse(terms=write_terms({"protocol": PROTOCOL, **TERMS, "task": "x" * 60_000}))
+    refusal = refuse(terms=write_agreement({"protocol": PROTOCOL, **TERMS, "task": "x" * 60_000}))
     assert refusal is not None
     assert len(refusal[1]) == 500
 

@@ -2,13 +2,13 @@
 
 import json
 
-from federated_health.server.problem_log import MOST_REASONS, OTHER_REASONS, Tally
+from federated_health.server.problem_log import MAX_REASONS, OTHER_REASONS, ProblemLog
 
 LOST = "its connection was lost, or it sent more than 2 MiB at once"
 
 
-def tally() -> Tally:
-    one = Tally()
+def problems() -> ProblemLog:
+    one = ProblemLog()
     for _ in range(3):
         one.count_rejected("b", "its weights are not all finite")
     one.count_rejected("b", "its loss is out of range")
@@ -21,7 +21,7 @@ def tally() -> Tally:
 
 
 def test_counts_are_told_by_name() -> None:
-    assert tally().to_json() == {
+    assert problems().to_json() == {
         "rejected": {"b": {"its loss is out of range": 1, "its weights are not all finite": 3}},
         "unanswered": {"a": {LOST: 1}},
         "absent": {"b": 1, "c": 2},
@@ -31,11 +31,11 @@ def test_counts_are_told_by_name() -> None:
 
 
 def test_counts_go_on_through_json() -> None:
-    other = Tally()
+    other = ProblemLog()
     other.count_absent(["z"])
-    other.go_on_from(json.loads(json.dumps(tally().to_json())))
-    assert other.to_json() == tally().to_json()
-    content = tally().to_json()
+    other.go_on_from(json.loads(json.dumps(problems().to_json())))
+    assert other.to_json() == problems().to_json()
+    content = problems().to_json()
     other.go_on_from(content)
     other.resumed_after.append(9)
     assert content["resumed_after"] == [0, 7]
@@ -48,18 +48,18 @@ def test_counts_go_on_through_json() -> None:
 
 
 def test_a_hospital_s_own_words_cannot_fill_the_file() -> None:
-    one = Tally()
+    one = ProblemLog()
     for number in range(1000):
         one.count_unanswered("a", f"reason {number}")
     one.count_unanswered("a", "reason 3")
     reasons = one.to_json()["unanswered"]["a"]
-    assert len(reasons) == MOST_REASONS + 1
-    assert reasons[OTHER_REASONS] == 1000 - MOST_REASONS
+    assert len(reasons) == MAX_REASONS + 1
+    assert reasons[OTHER_REASONS] == 1000 - MAX_REASONS
     assert reasons["reason 3"] == 2
 
 
 def test_the_lines_say_who_what_and_how_often() -> None:
-    assert tally().describe() == [
+    assert problems().describe() == [
         'a: 1 question got no answer: "its connection was lost, or it sent more than 2 MiB at once"',
         'b: 4 replies were left out: "its loss is out of range", "its weights are not all finite" (3); '
         "1 round without it",
@@ -67,4 +67,4 @@ def test_the_lines_say_who_what_and_how_often() -> None:
         "2 times a round was repeated",
         "the server was cut off, and went on after round 0, 7",
     ]
-    assert Tally().describe() == []
+    assert ProblemLog().describe() == []

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
-from federated_health.messages.task_agreement import find_difference, read_terms, write_terms
+from federated_health.messages.task_agreement import find_difference, read_agreement, write_agreement
 
-terms = st.dictionaries(st.text(), st.text())
+agreement = st.dictionaries(st.text(), st.text())
 
 
 def test_equal_terms_differ_in_nothing() -> None:
@@ -25,22 +25,22 @@ def test_a_term_that_one_side_lacks_is_a_difference() -> None:
 
 
 def test_another_task_is_named_before_its_columns() -> None:
-    difference = find_difference(HEART_DISEASE.terms, READMISSION.terms)
+    difference = find_difference(HEART_DISEASE.agreement, READMISSION.agreement)
     assert difference == "the hospital's task is heart-disease; the server's is readmission"
 
 
-@given(terms, terms)
+@given(agreement, agreement)
 def test_a_difference_is_found_exactly_where_there_is_one(one: dict[str, str], other: dict[str, str]) -> None:
     assert (find_difference(one, other) is None) == (one == other)
 
 
-@given(terms)
+@given(agreement)
 def test_terms_come_back_as_they_were_written_in_ascii(one: dict[str, str]) -> None:
-    assert read_terms(write_terms(one)) == one
-    assert write_terms(one).isascii()
+    assert read_agreement(write_agreement(one)) == one
+    assert write_agreement(one).isascii()
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"a": 1}', '{"a": null}', "[" * 60_000, '{"a": "' + "x" * 70_000])
 def test_what_is_not_names_and_words_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # JSON's own error is one, and its words are not ours
-        read_terms(text)
+        read_agreement(text)

@@ -17,7 +17,7 @@ from flwr.proto.transport_pb2 import ClientMessage
 
 from federated_health.cli.processes import free_port
 from federated_health.hospital.ledger import Item, Ledger
-from federated_health.transport.channels import CHANNEL_OPTIONS, LARGEST_KEY, LARGEST_REPLY, server_options
+from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, server_options
 
 JOIN = "/flwr.proto.FlowerService/Join"
 
@@ -40,7 +40,7 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
         self._sent: list[tuple[str, bytes]] = []
         self._calls: list[grpc.Call] = []
         self._channel = grpc.insecure_channel(server, options=CHANNEL_OPTIONS)
-        self._server = grpc.server(ThreadPoolExecutor(20), handlers=[self], options=server_options(LARGEST_REPLY))
+        self._server = grpc.server(ThreadPoolExecutor(20), handlers=[self], options=server_options(MAX_REPLY_BYTES))
         self._server.add_insecure_port(self.address)
 
     def __enter__(self) -> "Wire":
@@ -70,7 +70,7 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
         self._calls.append(call)
         context.add_callback(call.cancel)
         try:
-            told = [(key, value) for key, value in call.initial_metadata() or () if key == LARGEST_KEY]
+            told = [(key, value) for key, value in call.initial_metadata() or () if key == MAX_MESSAGE_KEY]
             if not call.done():
                 context.send_initial_metadata(told)
             yield from call

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.cli.processes import door, free_port, interrupt, process
+from federated_health.cli.processes import free_port, interrupt, process, script_command
 from federated_health.data.dataset_folder import read_manifest
 from federated_health.data.sources.readmission import generate_patients, held_out_probability
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
@@ -64,7 +64,7 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         RunError: a process failed; a hospital's last words are in the message.
     """
     data, scenario = out / "data", SCENARIOS[task]
-    command = door("create_dataset.py", "--source", scenario.source, "--out", data, "--force")
+    command = script_command("create_dataset.py", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(command, check=False).returncode:
         raise RunError(f"create_dataset.py failed with code {code}")
     for account in data.glob("privacy-*.jsonl"):  # of what an earlier demo spent; a hospital's own is never removed
@@ -82,12 +82,12 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         count = len(hospitals)
         serve = ("--task", task, "--hospitals", count, "--strategy", scenario.strategy, "--address", address)
         own = ("--tls", own_tls, "--out", out, "--force", *(["--encrypt"] if encrypt else []))
-        server = stack.enter_context(process(door("server.py", *serve, *own, *extra)))
+        server = stack.enter_context(process(script_command("server.py", *serve, *own, *extra)))
         clients = {}
         for entry in hospitals:
             name = entry["name"]
             whose = ("--data", data / entry["file"], "--name", name, "--task", task, "--tls", tls[name])
-            join = door("client.py", *whose, "--server", address, "--out", logs[name].parent)
+            join = script_command("client.py", *whose, "--server", address, "--out", logs[name].parent)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)

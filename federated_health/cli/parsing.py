@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.rules import LONGEST_WAIT, flag_of, plain
+from federated_health.rules import MAX_WAIT, flag_of, plain
 from utils import print_error
 
 Number = TypeVar("Number", int, float)
@@ -60,9 +60,7 @@ def number(text: str) -> float:
 
 def seconds(text: str) -> float:
     """A positive number, not of months, for argparse."""
-    return _within(
-        text, float, lambda value: 0 < value <= LONGEST_WAIT, f"a number above 0 and at most {plain(LONGEST_WAIT)}"
-    )
+    return _within(text, float, lambda value: 0 < value <= MAX_WAIT, f"a number above 0 and at most {plain(MAX_WAIT)}")
 
 
 def epsilon(text: str) -> float:

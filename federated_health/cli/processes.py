@@ -16,7 +16,7 @@ PATIENCE = 30.0
 """Seconds that a process gets to end by itself."""
 
 
-def door(name: str, *arguments: object) -> list[str]:
+def script_command(name: str, *arguments: object) -> list[str]:
     """The command that runs one of the project's doors with this Python."""
     return [sys.executable, str(PROJECT / name), *map(str, arguments)]
 

@@ -23,22 +23,22 @@ from federated_health.data.patients import (
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
-MINIMUM_PATIENTS = 8
+MIN_PATIENTS = 8
 """So that at least five are trained on, below which no sum over them may leave, and one of each class is held out."""
 
 FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
 """Below these a hospital is warned that its own figures will say little: of 20, five are held out."""
 
-MOST_ROWS = 5
+MAX_ROWS = 5
 """That are named of a column whose cells are not allowed."""
 
-LARGEST_NUMBER = 1e12
+MAX_NUMBER = 1e12
 """Larger ones, infinite ones too, are taken for it where a median is looked at, so that it is always a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnQuality:
+class ColumnCheck:
     """One column of a hospital's CSV, in numbers of rows.
 
     Attributes:
@@ -53,7 +53,7 @@ class ColumnQuality:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Quality:
+class DataCheck:
     """The check of one hospital's CSV.
 
     Attributes:
@@ -69,7 +69,7 @@ class Quality:
     task: Task
     numbers: pd.DataFrame
     labels: Mapping[int, int]
-    columns: Mapping[str, ColumnQuality]
+    columns: Mapping[str, ColumnCheck]
     obstacle: DataError | None
     warnings: tuple[str, ...]
     unread: tuple[str, ...]
@@ -122,7 +122,7 @@ class Quality:
         return [*broken, *(f"look at this: {warning}" for warning in self.warnings), *unread]
 
 
-def check_hospital(path: Path, task: Task) -> Quality:
+def check_data(path: Path, task: Task) -> DataCheck:
     """Check a hospital's CSV against the task, and look for what is allowed and still suspicious.
 
     Raises:
@@ -134,13 +134,13 @@ def check_hospital(path: Path, task: Task) -> Quality:
     invalid = reading.invalid
     zeros = {column.name: count_zeros(text[column.name]) for column in task.measurements}
     label = reading.numbers[task.label.name]
-    return Quality(
+    return DataCheck(
         path=path,
         task=task,
         numbers=reading.numbers,
         labels={value: int((label == value).sum()) for value in (1, 0)},
         columns={
-            column.name: ColumnQuality(
+            column.name: ColumnCheck(
                 missing=int((reading.numbers[column.name].isna() & ~invalid[column.name]).sum()),
                 zeros=zeros[column.name] if isinstance(column, Measurement) and column.zero_is_missing else 0,
                 invalid=tuple((np.flatnonzero(invalid[column.name]) + 1).tolist()),
@@ -162,8 +162,8 @@ def _percent(part: int, whole: int) -> str:
 
 def _name_rows(rows: Sequence[int]) -> str:
     """Rows by their numbers, as far as a line can hold them."""
-    named = ", ".join(str(row) for row in rows[:MOST_ROWS])
-    more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
+    named = ", ".join(str(row) for row in rows[:MAX_ROWS])
+    more = f" and {len(rows) - MAX_ROWS} more" if len(rows) > MAX_ROWS else ""
     return f"row{'s' if len(rows) > 1 else ''} {named}{more} (1 is the first below the header)"
 
 
@@ -173,10 +173,10 @@ def _find_obstacle(path: Path, task: Task, text: pd.DataFrame, reading: Reading)
     except DataError as error:
         return error
     different = len(reading.numbers.drop_duplicates(list(task.column_names)))
-    if different < MINIMUM_PATIENTS:
+    if different < MIN_PATIENTS:
         return DataError(
-            f"{path}: has {different} different patients; at least {MINIMUM_PATIENTS} are needed",
-            reason=f"it has fewer than {MINIMUM_PATIENTS} different patients",
+            f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
+            reason=f"it has fewer than {MIN_PATIENTS} different patients",
         )
     return None
 
@@ -214,7 +214,7 @@ def _warn_of_measurement(column: Measurement, reading: Reading, zeros: int) -> I
     low, high = column.typical_median
     if zeros and low > 0 and not column.zero_is_missing:
         yield f"{column.name} is 0 in {zeros} {'row' if zeros == 1 else 'rows'}: does it stand for missing?"
-    median = numbers.clip(-LARGEST_NUMBER, LARGEST_NUMBER).median()
+    median = numbers.clip(-MAX_NUMBER, MAX_NUMBER).median()
     if low <= median <= high:
         return
     units = [unit for unit, (factor, summand) in column.other_units.items() if low <= median * factor + summand <= high]

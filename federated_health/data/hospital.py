@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.data_check import check_hospital
+from federated_health.data.data_check import check_data
 from federated_health.data.tasks import Task
 
 DEFAULT_SPLIT_SEED = 42
@@ -116,7 +116,7 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospita
     Raises:
         DataError: the CSV is not what the task needs, or too small to be split.
     """
-    quality = check_hospital(path, task)
+    quality = check_data(path, task)
     quality.raise_obstacle()
     everyone = patients_of(quality.numbers, task)
     train, test = split_rows(quality.numbers, task.label.name, split_seed)

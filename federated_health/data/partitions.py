@@ -16,11 +16,11 @@ from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.read import Source
 from federated_health.errors import DataError, SettingsError
 
-MOST_HOSPITALS = 1000
-MOST_COPIES = 4
+MAX_HOSPITALS = 1000
+MAX_COPIES = 4
 """Equal rows that may still be one patient; Kaggle's heart.csv repeats one up to four times."""
 
-MOST_DRAWS = 100
+MAX_DRAWS = 100
 """Of proportions, until every hospital has a patient."""
 
 DEFAULT_ALPHA = 0.5
@@ -63,8 +63,8 @@ class Partition:
             raise SettingsError(f"--hospitals: {self.hospitals} are not the {len(self.ratios)} of --ratios")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: --by {self.by} needs their number")
-        if self.count is not None and not 1 <= self.count <= MOST_HOSPITALS:
-            raise SettingsError(f"--hospitals: expected 1 to {MOST_HOSPITALS}, got {self.count}")
+        if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
+            raise SettingsError(f"--hospitals: expected 1 to {MAX_HOSPITALS}, got {self.count}")
 
     @property
     def count(self) -> int | None:
@@ -132,10 +132,8 @@ def _divide_as_the_data_says(table: pd.DataFrame, count: int | None) -> dict[str
     }
     if count not in (None, len(hospitals)):
         raise DataError(f"--hospitals: the data has {len(hospitals)} hospitals, not {count}; see --by")
-    if len(hospitals) > MOST_HOSPITALS:
-        raise DataError(
-            f"--by hospital: the data has {len(hospitals)} hospitals; at most {MOST_HOSPITALS} are possible"
-        )
+    if len(hospitals) > MAX_HOSPITALS:
+        raise DataError(f"--by hospital: the data has {len(hospitals)} hospitals; at most {MAX_HOSPITALS} are possible")
     return hospitals
 
 
@@ -143,7 +141,7 @@ def _group_copies(columns: pd.DataFrame) -> Vector:
     """A unit's number for each row, from 0: rows with one number stay together."""
     content = pd.util.hash_pandas_object(columns + 0.0, index=False)  # + 0.0 makes -0.0 the 0.0 that it equals
     groups = pd.factorize(content)[0]
-    too_many = np.bincount(groups)[groups] > MOST_COPIES
+    too_many = np.bincount(groups)[groups] > MAX_COPIES
     alone = groups.max() + 1 + np.arange(len(groups))
     units: Vector = np.unique(np.where(too_many, alone, groups), return_inverse=True)[1]
     return units
@@ -189,7 +187,7 @@ def _assign_by_label(
     members = np.bincount(units)
     label_of_unit = labels[np.unique(units, return_index=True)[1]]
     units_of = [np.flatnonzero(label_of_unit == value) for value in np.unique(label_of_unit)]
-    for _ in range(MOST_DRAWS):
+    for _ in range(MAX_DRAWS):
         shares = [generator.dirichlet(np.full(hospitals, alpha)) for _ in units_of]
         bounds = [np.cumsum(share) * members[of].sum() for share, of in zip(shares, units_of, strict=True)]
         if not sum(np.diff(np.ceil(bound), prepend=0.0) for bound in bounds).all():  # no row begins there
@@ -201,7 +199,7 @@ def _assign_by_label(
         if np.bincount(owners, minlength=hospitals).min() > 0:
             return owners
     raise DataError(
-        f"--alpha {alpha:g}: in {MOST_DRAWS} draws a hospital was left without a patient each time; expected a larger "
+        f"--alpha {alpha:g}: in {MAX_DRAWS} draws a hospital was left without a patient each time; expected a larger "
         f"alpha or fewer than {hospitals} hospitals"
     )
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 POSITIVE, NEGATIVE = "#b3552f", "#8fb4d9"
-LONGEST_NAME = 32
-MOST_NAMES = 40
+MAX_NAME_LENGTH = 32
+MAX_NAMES = 40
 """Hospitals that are shown with their names."""
 
 
@@ -21,7 +21,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
     from matplotlib.ticker import MaxNLocator
 
     count = len(hospitals)
-    named = count <= MOST_NAMES
+    named = count <= MAX_NAMES
     positive = [entry["labels"]["1"] for entry in hospitals]
     negative = [entry["labels"]["0"] for entry in hospitals]
     places = list(range(1, count + 1))
@@ -30,7 +30,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
     if named:
         axes.barh(places, positive, color=POSITIVE, label="yes")
         axes.barh(places, negative, left=positive, color=NEGATIVE, label="no")
-        axes.set_yticks(places, [entry["name"][:LONGEST_NAME] for entry in hospitals])
+        axes.set_yticks(places, [entry["name"][:MAX_NAME_LENGTH] for entry in hospitals])
         axes.set_ylim(count + 0.6, 0.4)  # the first hospital on top
         axes.set_xlabel("patients")
         for place, entry in zip(places, hospitals, strict=True):

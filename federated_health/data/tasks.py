@@ -55,8 +55,8 @@ class Task:
         return int(self.feature_slices[-1].stop)
 
     @cached_property
-    def terms(self) -> dict[str, str]:
-        """What server and hospital must agree on, in words, as either tells the other: see `terms.find_difference`."""
+    def agreement(self) -> dict[str, str]:
+        """What server and hospital must agree on, in words, as either tells the other: see `find_difference`."""
         return {
             "task": self.name,
             "columns": ", ".join(self.column_names),
@@ -67,7 +67,7 @@ class Task:
     @cached_property
     def schema_hash(self) -> str:
         """SHA-256, in hex, of all that makes two parties' rows mean the same."""
-        return hashlib.sha256(json.dumps(list(self.terms.items())).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(list(self.agreement.items())).encode()).hexdigest()
 
 
 AGE = Measurement(

@@ -32,9 +32,9 @@ SCALE = 2.0**40
 SLOTS = DEGREE // 2
 
 LARGEST = 2.0**10
-"""Of a number that is encrypted, so that the sum of LARGEST_NUMBER vectors stays within 2**19, where 60 bits end."""
+"""Of a number that is encrypted, so that the sum of MAX_NUMBER vectors stays within 2**19, where 60 bits end."""
 
-LARGEST_NUMBER = 500
+MAX_NUMBER = 500
 """Of vectors that are added."""
 
 ERROR = 1e-7
@@ -97,7 +97,7 @@ class Adder:
         Raises:
             ValueError: there is none, there are too many, or their lengths differ.
         """
-        if not 0 < len(vectors) <= LARGEST_NUMBER or len({one.length for one in vectors}) != 1:
+        if not 0 < len(vectors) <= MAX_NUMBER or len({one.length for one in vectors}) != 1:
             raise ValueError("expected some encrypted vectors of one length")
         first, *others = vectors
         parts = list(first.parts)

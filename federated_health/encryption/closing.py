@@ -16,7 +16,7 @@ from federated_health.encryption.ckks import SLOTS, key_id
 from federated_health.encryption.keyring import member
 from federated_health.encryption.messages import ACCOUNT, FIGURES, KeyNews, chunks_in, name_of_block
 from federated_health.encryption.participation import (
-    APPRAISAL,
+    BENEFIT,
     OWN_ROUNDS,
     Question,
     open_question,
@@ -24,15 +24,15 @@ from federated_health.encryption.participation import (
     read_threshold,
 )
 from federated_health.errors import SettingsError
-from federated_health.hospital.benefit import Appraisal
+from federated_health.hospital.benefit import Benefit
 from federated_health.hospital.handlers import evaluate_round
 from federated_health.messages.content import ARRAYS, CONFIG
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_cells
+from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microaggregates
 from federated_health.server.history import HospitalRound, Round, read_round, write_round
-from federated_health.settings import LEAST_ENCRYPTED, Settings, read_defaults
+from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, Settings, read_defaults
 
 RESULT = "result"
 """The record of a hospital's own state that holds what a finished encrypted run gave."""
@@ -113,9 +113,11 @@ def _final_sums(message: Message, context: Context, asked: Question) -> vectors.
 
 
 def _final_figures(context: Context, asked: Question, sums: vectors.FinalSums, train_examples: int) -> dict[str, Any]:
-    federation = figures_of(sums.counts, train_examples, roc_auc_from_cells(*vectors.read_histogram(sums.scores)))
+    federation = figures_of(
+        sums.counts, train_examples, roc_auc_from_microaggregates(*vectors.read_histogram(sums.scores))
+    )
     # Of fewer the mean would tell each of them the others'.
-    enough = sums.with_roc_auc >= LEAST_ENCRYPTED
+    enough = sums.with_roc_auc >= MIN_ENCRYPTED_HOSPITALS
     federation["mean_roc_auc"] = sums.roc_auc / sums.with_roc_auc if enough else None
     importance = (sums.importance / max(sums.counts.examples, 1)).tolist()
     named = dict(zip(asked.hospital.task.column_names, importance, strict=True))
@@ -128,7 +130,7 @@ def _last_figures(context: Context, asked: Question, counts: Counts | None, trai
     own = figures_of(evaluate_round(asked.plain, context).counts, len(asked.hospital.train), None)
     context.state["figures"] = MetricRecord({key: value for key, value in own.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(asked.weights)
-    context.state[CONFIG] = asked.instructions.to_record()
+    context.state[CONFIG] = asked.train_config.to_record()
     return _with_own(context, asked, federation)
 
 
@@ -140,11 +142,11 @@ def _with_own(context: Context, asked: Question, federation: Mapping[str, Any]) 
 
 def _appraised(context: Context, asked: Question, importance: Mapping[str, float]) -> dict[str, Any]:
     """What joining gave this hospital, and how much each column weighs for all, where that was asked for."""
-    record = context.state.metric_records.get(APPRAISAL)
+    record = context.state.metric_records.get(BENEFIT)
     if record is None:
         return {}
     hospital = asked.hospital
-    one = Appraisal.from_content(RecordDict({METRICS: record}), hospital.task, len(hospital.train), len(hospital.test))
+    one = Benefit.from_content(RecordDict({METRICS: record}), hospital.task, len(hospital.train), len(hospital.test))
     positives = int(hospital.test.labels.sum())
     return {
         "joining": {

@@ -33,7 +33,7 @@ from federated_health.security import Admission, Identity, Role, certificates
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
 """What a signature is of begins with one of these, so that neither can stand for the other."""
 
-LARGEST_OFFER, LARGEST_ENVELOPE = 16_384, 2**20
+MAX_OFFER, MAX_ENVELOPE = 16_384, 2**20
 """Bytes."""
 
 _NONCE_BYTES = 12
@@ -68,7 +68,7 @@ def name_in_offer(offer: bytes) -> str:
     Raises:
         EncryptionError: it is none.
     """
-    certificate, *_ = _unpack(offer, 3, LARGEST_OFFER)
+    certificate, *_ = _unpack(offer, 3, MAX_OFFER)
     try:
         return certificates.party_of(certificates.parse_certificate(certificate)).name
     except CertificateError as error:
@@ -81,7 +81,7 @@ def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
     Raises:
         EncryptionError: no hospital of this federation made the offer, or not for this run.
     """
-    certificate, public, signature = _unpack(offer, 3, LARGEST_OFFER)
+    certificate, public, signature = _unpack(offer, 3, MAX_OFFER)
     _check_signed(identity, certificate, signature, _pack(OFFER, run.encode(), certificate, public))
     own = ec.generate_private_key(_CURVE)
     bound = _pack(ENVELOPE, run.encode(), _digest(offer), identity.certificate_bytes, _point(own.public_key()))
@@ -97,7 +97,7 @@ def open_envelope(identity: Identity, run: str, opening: Opening, envelope: byte
     Raises:
         EncryptionError: no hospital of this federation sealed it, or not for this offer and run, or it was altered.
     """
-    certificate, public, nonce, sealed, signature = _unpack(envelope, 5, LARGEST_ENVELOPE)
+    certificate, public, nonce, sealed, signature = _unpack(envelope, 5, MAX_ENVELOPE)
     bound = _pack(ENVELOPE, run.encode(), _digest(opening.offer), certificate, public)
     sender = _check_signed(identity, certificate, signature, _pack(bound, nonce, sealed))
     own = load_der_private_key(opening.private, password=None)

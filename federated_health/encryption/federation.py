@@ -16,15 +16,15 @@ from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
 from federated_health.encryption.keys import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyNews
 from federated_health.errors import CheckpointError, RunError
-from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, Instructions
+from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.checkpoints import Checkpoint
 from federated_health.server.history import HospitalRound, Round
-from federated_health.server.replies import Accepted
-from federated_health.server.run import Course
+from federated_health.server.replies import AcceptedReply
+from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import STRATEGIES
-from federated_health.settings import LEAST_ENCRYPTED, OPERATIONAL, Settings
+from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ NOT_KNOWN = Normalisation(mean=(), variance=())
 """Stands where hospitals put what they alone know."""
 
 
-class EncryptedFederation(Course):
-    """One run (see `Course`) in which weights, sums and counts reach the server encrypted and stay so.
+class EncryptedRun(FederatedRun):
+    """One run (see `FederatedRun`) in which weights, sums and counts reach the server encrypted and stay so.
 
     No sum of fewer than three hospitals is given to them: of fewer, each could take its own part away. What they
     conclude of the sums they keep; `evaluate_finally` gives back only that it is so.
@@ -59,13 +59,13 @@ class EncryptedFederation(Course):
         self._figures: Chunks = []
 
     def _new_keys(self, key_id: str = "") -> KeyExchange:
-        return KeyExchange(self._roster, self._correspondence, self.settings, self.run_token, key_id)
+        return KeyExchange(self._participants, self._collector, self.settings, self.run_id, key_id)
 
     def _begin(self) -> None:
-        self._patients = sum(one.train_examples + one.test_examples for one in self.introductions.values())
-        if self._patients > vectors.MOST_PATIENTS:
-            raise RunError(f"with --encrypt a federation has at most {vectors.MOST_PATIENTS:,} patients")
-        nodes = self._keys.share_key(self._roster.present())
+        self._patients = sum(one.train_examples + one.test_examples for one in self.registrations.values())
+        if self._patients > vectors.MAX_PATIENTS:
+            raise RunError(f"with --encrypt a federation has at most {vectors.MAX_PATIENTS:,} patients")
+        nodes = self._keys.share_key(self._participants.present())
         if self.privacy is None:  # else the normalisation is what the task declares
             self._merge_sums(nodes)
 
@@ -73,13 +73,13 @@ class EncryptedFederation(Course):
         length = 3 * len(self.settings.task_declaration.measurements)
         config = self._keys.config(**{messages.PATIENTS: self._patients})
         questions = [Message(RecordDict({CONFIG: config}), node, messages.SUMS) for node in nodes]
-        replies = self._correspondence.ask(
-            questions, self._roster.names(), lambda node, content: self._read(node, content, length)
+        replies = self._collector.ask(
+            questions, self._participants.names(), lambda node, content: self._read(node, content, length)
         )
-        if len(replies) < self.settings.least_updates:
+        if len(replies) < self.settings.min_updates:
             raise RunError(
-                f"{len(replies)} of {len(self.introductions)} hospitals sent encrypted sums that can be used, and "
-                f"{self.settings.least_updates} are needed ({self.settings.least_reason})"
+                f"{len(replies)} of {len(self.registrations)} hospitals sent encrypted sums that can be used, and "
+                f"{self.settings.min_updates} are needed ({self.settings.min_reason})"
             )
         self._column_sums = self._add(replies)
 
@@ -90,7 +90,7 @@ class EncryptedFederation(Course):
             shares = self._shares  # as they were sent
             average, scale = self._add(trained), 1.0 / sum(shares[reply.hospital] for reply in trained)
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})
-            if len(evaluated) >= LEAST_ENCRYPTED:
+            if len(evaluated) >= MIN_ENCRYPTED_HOSPITALS:
                 self._remember(number, evaluated)
             self._average, self._scale = average, scale
             finished = self._summarise(number, trained)
@@ -103,10 +103,10 @@ class EncryptedFederation(Course):
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
         answers = self._ask_finally(
             messages.FINAL,
-            self._question({messages.SCORES: self._scores}, appraisal=self.asks_appraisal),
+            self._question({messages.SCORES: self._scores}, appraisal=self.asks_benefit),
             lambda node, content: self._read(node, content, length, of_test=True),
         )
-        self._figures = self._add(answers) if len(answers) >= LEAST_ENCRYPTED else []
+        self._figures = self._add(answers) if len(answers) >= MIN_ENCRYPTED_HOSPITALS else []
         question = self._closing({answer.hospital for answer in answers})
         told = self._ask_finally(messages.CLOSING, question, self._read_closing)
         return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
@@ -118,14 +118,14 @@ class EncryptedFederation(Course):
             self._question(),
             lambda node, content: self._read(node, content, 2 * vectors.BINS),
         )
-        return self._add(scores) if len(scores) >= LEAST_ENCRYPTED else []
+        return self._add(scores) if len(scores) >= MIN_ENCRYPTED_HOSPITALS else []
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """Have those hospitals that are there keep what the finished rounds gave."""
         self._scores, self._figures = [], []
-        names = self._roster.names()
+        names = self._participants.names()
         questions = [Message(self._closing(set()), node, messages.CLOSING) for node in self._present()]
-        told = self._correspondence.ask(questions, names, self._read_closing)
+        told = self._collector.ask(questions, names, self._read_closing)
         return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
 
     def _closing(self, evaluated: set[str]) -> RecordDict:
@@ -135,8 +135,8 @@ class EncryptedFederation(Course):
             evaluated: hospitals whose final figures are in them.
         """
         account = {
-            "hospitals": len(self.introductions),
-            "train_examples": sum(self._train_examples()[name] for name in evaluated or self.introductions),
+            "hospitals": len(self.registrations),
+            "train_examples": sum(self._train_examples()[name] for name in evaluated or self.registrations),
             "rounds": len(self.history),
             "stopped": not evaluated,
             "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
@@ -153,15 +153,15 @@ class EncryptedFederation(Course):
         state: dict[str, npt.NDArray[Any]] = {name: np.frombuffer(one, np.uint8) for name, one in arrays.items()}
         average = {str(place): np.frombuffer(chunk, np.uint8) for place, chunk in enumerate(self._average)}
         return Checkpoint(
-            run=self.run_token,
+            run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
-            terms=self.settings.task_declaration.terms,
+            agreement=self.settings.task_declaration.agreement,
             weights=average,  # type: ignore[arg-type]  # bytes of ciphertexts in place of weights
             strategy_state={**state, "scale": np.array(self._scale), "patients": np.array(self._patients)},
             normalisation=NOT_KNOWN,
-            introductions=tuple(one for _, one in sorted(self.introductions.items())),
-            tally=self.tally.to_json(),
+            registrations=tuple(one for _, one in sorted(self.registrations.items())),
+            problems=self.problems.to_json(),
             history=self.history,
         )
 
@@ -179,34 +179,36 @@ class EncryptedFederation(Course):
         self._go_on_from(checkpoint)
         self._keys = self._new_keys(key_id)
 
-    def instructions(self) -> Instructions:
+    def train_config(self) -> TrainConfig:
         """What hospitals are told; the normalisation and the threshold they know by themselves."""
-        return self._instruct(NOT_KNOWN)
+        return self._make_train_config(NOT_KNOWN)
 
     def _present(self) -> list[int]:
-        return self._keys.brief(self._roster.present(), self._column_sums, self._patients)
+        return self._keys.brief(self._participants.present(), self._column_sums, self._patients)
 
-    def _ask_for_updates(self, number: int, nodes: list[int]) -> list[Accepted[Encrypted]]:
+    def _ask_for_updates(self, number: int, nodes: list[int]) -> list[AcceptedReply[Encrypted]]:
         """One attempt at a round, among those of the nodes that have the key."""
         shares = self._shares = self._weigh_hospitals()
         questions = []
         for node in self._keys.brief(nodes, self._column_sums, self._patients):
-            content = self._question(round_number=number, share=shares[self._roster.names()[node]])
+            content = self._question(round_number=number, share=shares[self._participants.names()[node]])
             questions.append(Message(content, node, messages.TRAIN))
         return self._ask(questions, self._length)
 
-    def _ask(self, questions: list[Message], length: int, *, of_test: bool = False) -> list[Accepted[Encrypted]]:
+    def _ask(self, questions: list[Message], length: int, *, of_test: bool = False) -> list[AcceptedReply[Encrypted]]:
         """The encrypted vectors of this length that hospitals answer with."""
-        replies = self._correspondence.ask(
+        replies = self._collector.ask(
             questions,
-            self._roster.names(),
+            self._participants.names(),
             lambda node, content: self._read(node, content, length, of_test=of_test),
         )
         answered = {reply.message.metadata.src_node_id for reply in replies}
         self._keys.doubt({question.metadata.dst_node_id for question in questions} - answered)
         return replies
 
-    def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> list[Accepted[Encrypted]]:
+    def _evaluate(
+        self, number: int, average: Chunks, scale: float, trained: set[str]
+    ) -> list[AcceptedReply[Encrypted]]:
         """The encrypted figures of those hospitals that answer.
 
         Raises:
@@ -214,7 +216,7 @@ class EncryptedFederation(Course):
         """
         questions = []
         for node in (nodes := self._present()):
-            is_counted = self._roster.names()[node] in trained
+            is_counted = self._participants.names()[node] in trained
             new = {messages.WEIGHTS: average}
             content = self._question(new, scale=scale, round_number=number, counted=is_counted)
             questions.append(Message(content, node, messages.EVALUATE))
@@ -238,11 +240,11 @@ class EncryptedFederation(Course):
         """
         settings = self.settings
         told: dict[str, Any] = {
-            **self.instructions().to_record(),
+            **self.train_config().to_record(),
             **self._keys.config(),
             messages.PATIENTS: self._patients,
             messages.SCALE: self._scale,
-            messages.LARGEST_MOVE: settings.max_update_norm,
+            messages.MAX_UPDATE_NORM: settings.max_update_norm,
             PROXIMAL_MU: float(settings.strategy_arguments.get(PROXIMAL_MU, 0.0)),
             **config,
         }
@@ -259,18 +261,18 @@ class EncryptedFederation(Course):
         return {name: examples / sum(rows.values()) for name, examples in rows.items()}
 
     def _read(self, node: int, content: RecordDict, length: int, *, of_test: bool = False) -> Encrypted:
-        one = self._roster.introduction_of(node)
+        one = self._participants.registration_of(node)
         declared = one.test_examples if of_test else one.train_examples
         return EncryptedReply.from_content(content, self._adder, length, declared)
 
     def _read_closing(self, _: int, content: RecordDict) -> KeyNews:
         return KeyNews.from_content(content, 0)
 
-    def _add(self, replies: list[Accepted[Encrypted]]) -> Chunks:
-        assert len(replies) >= LEAST_ENCRYPTED, "of fewer each would learn the others'"
+    def _add(self, replies: list[AcceptedReply[Encrypted]]) -> Chunks:
+        assert len(replies) >= MIN_ENCRYPTED_HOSPITALS, "of fewer each would learn the others'"
         return self._adder.add([reply.content for reply in replies]).to_chunks()
 
-    def _remember(self, number: int, evaluated: list[Accepted[Encrypted]]) -> None:
+    def _remember(self, number: int, evaluated: list[AcceptedReply[Encrypted]]) -> None:
         """Add a round's figures to those of its block of rounds, which stand at other places of the same vector."""
         name = messages.name_of_block((number - 1) // vectors.ROUNDS)
         figures = self._adder.add([reply.content for reply in evaluated])
@@ -278,9 +280,9 @@ class EncryptedFederation(Course):
             figures = self._adder.add([self._adder.read(before, SLOTS), figures])
         self._blocks[name] = figures.to_chunks()
 
-    def _summarise(self, number: int, trained: list[Accepted[Encrypted]]) -> Round:
+    def _summarise(self, number: int, trained: list[AcceptedReply[Encrypted]]) -> Round:
         """Who took part, with how many rows."""
-        rows = {reply.hospital: self.introductions[reply.hospital].train_examples for reply in trained}
+        rows = {reply.hospital: self.registrations[reply.hospital].train_examples for reply in trained}
 
         def known(examples: int) -> HospitalRound:
             return HospitalRound(train_examples=examples, train_loss=None, counts=None)

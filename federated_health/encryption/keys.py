@@ -10,15 +10,15 @@ from federated_health.encryption import messages
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews
 from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.server.participants import Roster
-from federated_health.server.replies import Accepted, Correspondence, Rejected
+from federated_health.server.participants import Participants
+from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings
 
 Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
-MOST_WISHES = 4
+MAX_OFFERS = 4
 """For the key, in one question: an envelope has some 190 kB, and the answer must fit into any run's largest reply."""
 
 
@@ -26,19 +26,19 @@ class KeyExchange:
     """Sees to it that every hospital that is present has the run's key and knows the sums for its normalisation.
 
     Args:
-        run: the run's token (see `Course`).
+        run: the run's token (see `FederatedRun`).
         key_id: the public name of the run's key; empty as long as there is none.
     """
 
     def __init__(
-        self, roster: Roster, correspondence: Correspondence, settings: Settings, run: str, key_id: str = ""
+        self, roster: Participants, correspondence: ReplyCollector, settings: Settings, run: str, key_id: str = ""
     ) -> None:
         self.run = run
         self.key_id = key_id
-        self._roster = roster
-        self._correspondence = correspondence
+        self._participants = roster
+        self._collector = correspondence
         self._settings = settings
-        # Node -> its entry (see `Roster.entry_of`) when it had the key, or also the sums.
+        # Node -> its entry (see `Participants.entry_of`) when it had the key, or also the sums.
         self._holders: dict[int, int] = {}
         self._briefed: dict[int, int] = {}
         self._has_warned = False
@@ -70,7 +70,7 @@ class KeyExchange:
         content = {CONFIG: self.config(**{PATIENTS: patients}), messages.ENCRYPTED: record}
         for reply in self._ask(messages.BRIEFING, dict.fromkeys(lacking, content), self._read_key_id):
             node = reply.message.metadata.src_node_id
-            self._briefed[node] = self._roster.entry_of(node)
+            self._briefed[node] = self._participants.entry_of(node)
         return [node for node in nodes if self._is_known(node, self._briefed)]
 
     def doubt(self, nodes: Iterable[int]) -> None:
@@ -100,7 +100,7 @@ class KeyExchange:
                 if self.key_id:
                     return
             return
-        for holder in sorted(holders, key=lambda node: self._roster.names()[node]):
+        for holder in sorted(holders, key=lambda node: self._participants.names()[node]):
             offers = {node: offer for node, offer in offers.items() if not self._is_known(node, self._holders)}
             if offers:
                 self._pass_on(holder, offers)
@@ -111,8 +111,8 @@ class KeyExchange:
     def _pass_on(self, holder: int, offers: Mapping[int, bytes], *, make: bool = False) -> None:
         """Have a hospital seal the key for others, so many at a time, and hand it to them."""
         nodes = list(offers)
-        for first in range(0, max(len(nodes), 1), MOST_WISHES):
-            some = {node: offers[node] for node in nodes[first : first + MOST_WISHES]}
+        for first in range(0, max(len(nodes), 1), MAX_OFFERS):
+            some = {node: offers[node] for node in nodes[first : first + MAX_OFFERS]}
             self._pass_some_on(holder, some, make=make and not first)
 
     def _pass_some_on(self, holder: int, offers: Mapping[int, bytes], *, make: bool) -> None:
@@ -131,7 +131,7 @@ class KeyExchange:
                 contents[node] = {CONFIG: self.config(**{KEY_ID: self.key_id}), ENVELOPES: one}
             else:
                 reason = f"{sealed[0].hospital} does not trust its certificate with the run's key"
-                self._correspondence.leave_out(Rejected(self._roster.names()[node], reason))
+                self._collector.leave_out(RejectedReply(self._participants.names()[node], reason))
         for reply in self._ask(messages.BRIEFING, contents, self._read_key_id):
             self._hold(reply.message.metadata.src_node_id)
 
@@ -140,12 +140,12 @@ class KeyExchange:
         message_type: str,
         contents: Mapping[int, Mapping[str, ConfigRecord]],
         read: Callable[[int, RecordDict], Read],
-    ) -> list[Accepted[Read]]:
+    ) -> list[AcceptedReply[Read]]:
         questions = [Message(RecordDict(dict(content)), node, message_type) for node, content in contents.items()]
-        return self._correspondence.ask(questions, self._roster.names(), read)
+        return self._collector.ask(questions, self._participants.names(), read)
 
     def _read_offer(self, node: int, content: RecordDict) -> KeyNews:
-        return KeyNews.offer_from_content(content, self._roster.names()[node])
+        return KeyNews.offer_from_content(content, self._participants.names()[node])
 
     def _read_key(self, content: RecordDict, number: int) -> KeyNews:
         news = KeyNews.from_content(content, number)
@@ -160,7 +160,7 @@ class KeyExchange:
         return news
 
     def _hold(self, node: int) -> None:
-        self._holders[node] = self._roster.entry_of(node)
+        self._holders[node] = self._participants.entry_of(node)
 
     def _is_known(self, node: int, among: Mapping[int, int]) -> bool:
-        return among.get(node) == self._roster.entry_of(node)
+        return among.get(node) == self._participants.entry_of(node)

@@ -24,7 +24,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
 from federated_health.encryption.ckks import CHUNK_BYTES, Adder, Encrypted, number_of_chunks
-from federated_health.encryption.envelopes import LARGEST_ENVELOPE, LARGEST_OFFER, name_in_offer
+from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
 from federated_health.messages.records import METRICS, read_metrics, read_whole
@@ -44,7 +44,7 @@ VECTOR = "vector"
 
 # Of the record `config`, beside a run's instructions.
 RUN, KEY_ID, MAKE = "run", "key", "make"
-SHARE, SCALE, PATIENTS, LARGEST_MOVE = "share", "scale", "patients", "max-update-norm"
+SHARE, SCALE, PATIENTS, MAX_UPDATE_NORM = "share", "scale", "patients", "max-update-norm"
 IS_COUNTED, ACCOUNT = "counted", "account"
 
 WEIGHTS, COLUMN_SUMS, SCORES, FIGURES = "weights", "sums", "scores", "figures"
@@ -58,7 +58,7 @@ def name_of_block(number: int) -> str:
     return f"{HISTORY}{number}"
 
 
-def largest_reply(task: Task, model: str) -> int:
+def max_reply_bytes(task: Task, model: str) -> int:
     """Bytes beyond which nothing that a hospital sends in an encrypted run can be meant."""
     chunks = number_of_chunks(size_of(weight_shapes(task, model)) // 4)
     return chunks * CHUNK_BYTES + 2**20
@@ -100,7 +100,7 @@ class KeyNews:
         return RecordDict({ENVELOPES: record, METRICS: MetricRecord({})})
 
     @classmethod
-    def from_content(cls, content: RecordDict, number: int, largest: int = LARGEST_ENVELOPE) -> "KeyNews":
+    def from_content(cls, content: RecordDict, number: int, largest: int = MAX_ENVELOPE) -> "KeyNews":
         """Read so many envelopes of at most so many bytes."""
         read_metrics(content, set())
         record = content.config_records.get(ENVELOPES) or ConfigRecord({})
@@ -114,7 +114,7 @@ class KeyNews:
     @classmethod
     def offer_from_content(cls, content: RecordDict, name: str) -> "KeyNews":
         """Read the offer of a hospital of this name."""
-        news = cls.from_content(content, 1, LARGEST_OFFER)
+        news = cls.from_content(content, 1, MAX_OFFER)
         try:
             theirs = name_in_offer(news.envelopes[0])
         except EncryptionError:

@@ -7,7 +7,7 @@ import numpy as np
 from federated_health.data.tasks import get_task
 from federated_health.encryption.closing import Result
 from federated_health.encryption.vectors import BINS, read_histogram
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import Counts, probability
@@ -33,7 +33,7 @@ FROM_BINS = (
 )
 
 
-def page_of_result(result: Result, told: Instructions, facts: Mapping[str, str], account: str = "") -> Page:
+def page_of_result(result: Result, told: TrainConfig, facts: Mapping[str, str], account: str = "") -> Page:
     """What a hospital knows of an encrypted run, as a page.
 
     Args:

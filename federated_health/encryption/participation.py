@@ -23,7 +23,7 @@ from federated_health.encryption.ckks import LARGEST, load_key
 from federated_health.encryption.keyring import Member, member
 from federated_health.encryption.messages import (
     IS_COUNTED,
-    LARGEST_MOVE,
+    MAX_UPDATE_NORM,
     PATIENTS,
     SCALE,
     SCORES,
@@ -34,14 +34,14 @@ from federated_health.encryption.messages import (
 )
 from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import (
-    appraise_model,
     evaluate_finally,
     evaluate_round,
     hospital_of,
     open_message,
+    report_benefit,
     train_round,
 )
-from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, Instructions
+from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, TrainConfig
 from federated_health.messages.weights import (
     MalformedMessageError,
     distance_between,
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS = "own-rounds", "last-round", "last-weights"
 """Records of a hospital's own state: its figures of every round, and its last training, from which weights."""
 
-APPRAISAL = "appraisal"
+BENEFIT = "appraisal"
 """Of the question for final figures: whether hospitals are to appraise the model. Of the state: what came of it."""
 
 
@@ -75,7 +75,7 @@ class Question:
     plain: Message
     member: Member
     hospital: Hospital
-    instructions: Instructions
+    train_config: TrainConfig
     weights: Weights
     round_number: int
     config: Mapping[str, Any]
@@ -104,7 +104,7 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
         MalformedMessageError: the message is not what such a run's server sends.
     """
     config, own = message.content.config_records[CONFIG], member(message, context)
-    told, hospital = Instructions.from_record(config), hospital_of(message, context)
+    told, hospital = TrainConfig.from_record(config), hospital_of(message, context)
     normalisation = public_normalisation(hospital.task.measurements) if told.privacy else own.normalisation
     if normalisation is None:
         raise EncryptionError("it does not have the run's normalisation")
@@ -173,7 +173,7 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
 def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """How many training rows score in which bin, for the threshold."""
     asked = open_question(message, context)
-    guard.refuse_unaccounted(asked.instructions.privacy, "the threshold")
+    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
     local = open_message(asked.plain, context).local
     bins = vectors.histogram(local.score_training(asked.weights), asked.hospital.train.labels)
     return asked.answer(bins / asked.patients, len(asked.hospital.train))
@@ -188,10 +188,10 @@ def evaluate_for_good(message: Message, context: Context) -> EncryptedReply:
     asked = open_question(message, context, read_threshold(message, own, read_patients(config)))
     evaluation = evaluate_finally(asked.plain, context)
     importance = np.zeros(len(asked.hospital.task.columns))
-    if asked.config.get(APPRAISAL) is True:
-        appraisal = appraise_model(asked.plain, context)
+    if asked.config.get(BENEFIT) is True:
+        appraisal = report_benefit(asked.plain, context)
         importance = appraisal.importance
-        context.state[APPRAISAL] = appraisal.to_content().metric_records["metrics"]
+        context.state[BENEFIT] = appraisal.to_content().metric_records["metrics"]
     local = open_message(asked.plain, context).local
     sums = vectors.FinalSums(
         counts=evaluation.counts,
@@ -223,7 +223,7 @@ def remember_round(context: Context, number: int, one: HospitalRound) -> None:
 def read_patients(config: Mapping[str, Any]) -> int:
     """Of all hospitals, as the server says."""
     patients = config.get(PATIENTS)
-    if not isinstance(patients, int) or not 0 < patients <= vectors.MOST_PATIENTS:
+    if not isinstance(patients, int) or not 0 < patients <= vectors.MAX_PATIENTS:
         raise MalformedMessageError("the server's number of patients is out of range")
     return patients
 
@@ -242,7 +242,7 @@ def _check_move(asked: Question, context: Context, own_move: float) -> None:
     Raises:
         EncryptionError: it does; by how much, nobody is told.
     """
-    factor = asked.config.get(LARGEST_MOVE, 0.0)
+    factor = asked.config.get(MAX_UPDATE_NORM, 0.0)
     shapes = {name: array.shape for name, array in asked.weights.items()}
     before = weights_from_record(context.state.array_records[LAST_WEIGHTS], shapes)
     if factor and distance_between(asked.weights, before) > factor * own_move > 0:

@@ -8,7 +8,7 @@ from federated_health.data.tables import hash_file
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.page import page_of_result
 from federated_health.hospital.handlers import account_of
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.report.run_files import (
     METRICS,
@@ -23,7 +23,7 @@ from federated_health.report.run_files import (
 )
 
 
-def save_result(folder: Path, context: Context, instructions: Instructions, weights: Weights) -> str:
+def save_result(folder: Path, context: Context, train_config: TrainConfig, weights: Weights) -> str:
     """settings.json, rounds.csv, metrics.json and report.html of an encrypted run, beside its model; else nothing.
 
     They hold the federation's figures and this hospital's own.
@@ -39,11 +39,11 @@ def save_result(folder: Path, context: Context, instructions: Instructions, weig
         return ""
     write_json(folder / SETTINGS, result.settings)
     write_rounds(folder / ROUNDS, result.rounds)
-    privacy = instructions.privacy
+    privacy = train_config.privacy
     write_json(
         folder / METRICS,
         {
-            **metrics_of(instructions),
+            **metrics_of(train_config),
             **({"stopped": True} if result.stopped else {}),
             **({"privacy": privacy.to_json()} if privacy else {}),
             "encrypted": True,
@@ -51,10 +51,10 @@ def save_result(folder: Path, context: Context, instructions: Instructions, weig
         },
     )
     facts = {
-        "threshold": str(instructions.threshold),
+        "threshold": str(train_config.threshold),
         "SHA-256 of the weights": weights_hash(weights),
         f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
     }
     account = account_of(context).statement().describe() if privacy else ""
-    write_report(folder / REPORT, lambda: page_of_result(result, instructions, facts, account))
+    write_report(folder / REPORT, lambda: page_of_result(result, train_config, facts, account))
     return "".join(f", {name}" for name in (REPORT, METRICS, ROUNDS, SETTINGS))

@@ -16,13 +16,13 @@ from federated_health.encryption.ckks import ERROR, SLOTS
 from federated_health.errors import EncryptionError
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
-from federated_health.ml.normalisation import MINIMUM_OBSERVED, Normalisation, column_sums
+from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums
 from federated_health.server.history import HospitalRound
 
 Vector = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
 
-MOST_PATIENTS = 200_000
+MAX_PATIENTS = 200_000
 """Of all hospitals: with many more, the error of the sum of many rounds could move a count by one."""
 
 PLACES = 8
@@ -82,7 +82,7 @@ def read_normalisation(vector: Vector, measurements: Sequence[Measurement], pati
     count = np.round(count)
     is_possible = (
         np.isfinite(vector).all()
-        and ((count == 0) | (count >= MINIMUM_OBSERVED)).all()
+        and ((count == 0) | (count >= MIN_OBSERVED)).all()
         and (count <= patients).all()
         and (np.abs(total) <= count + slack).all()
         and ((squares >= -slack) & (squares <= count + slack)).all()
@@ -142,7 +142,7 @@ def histogram(log_odds: Scores, labels: npt.NDArray[np.float32]) -> Vector:
 
 
 def read_histogram(vector: Vector) -> tuple[Vector, Vector]:
-    """The bins that hold patients as cells (see `metrics.score_cells`), of the positive and of the negative.
+    """The bins that hold patients as cells (see `metrics.microaggregate`), of the positive and of the negative.
 
     Args:
         vector: [2 * BINS], numbers of patients, which may be a little off.
@@ -170,7 +170,7 @@ class FinalSums:
         counts: of held-out patients.
         roc_auc: sum of the hospitals' own ROC-AUCs.
         with_roc_auc: how many have one.
-        importance: [columns], see `appraisal.Appraisal`; zeros where it was not asked for.
+        importance: [columns], see `appraisal.Benefit`; zeros where it was not asked for.
         scores: see `histogram`, of held-out patients.
     """
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.bootstrap import FEWEST_TO_JUDGE, Interval, Resampled, Verdict, can_judge, judge
-from federated_health.ml.metrics import LARGEST_LOSS, count_outcomes, probability
+from federated_health.ml.bootstrap import MIN_CLASS_SIZE, Interval, Resampled, Verdict, can_judge, judge
+from federated_health.ml.metrics import MAX_LOSS, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
-from federated_health.ml.normalisation import MINIMUM_OBSERVED, column_sums, normalisation_from
+from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
@@ -32,14 +32,14 @@ Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Appraisal:
+class Benefit:
     """A hospital's own look at the final model.
 
     Attributes:
         roc_auc: of the federation's model on its held-out rows, with its interval (see `intervals`).
         own_roc_auc: of a model of its own training rows alone.
         difference: federated minus own on the same rows, paired. These three are None where the held-out rows hold
-            fewer than FEWEST_TO_JUDGE of either class.
+            fewer than MIN_CLASS_SIZE of either class.
         importance: [columns], by how much the sum of the losses over its held-out rows rises, in nats, when a column's
             values are shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019); it merges by
             addition.
@@ -61,7 +61,7 @@ class Appraisal:
         """The verdict with its figures, in words."""
         one = self.difference
         if one.value is None or one.low is None or one.high is None:
-            return f"what joining gave {self.verdict}: fewer than {FEWEST_TO_JUDGE} held-out patients of either class"
+            return f"what joining gave {self.verdict}: fewer than {MIN_CLASS_SIZE} held-out patients of one class"
         return (
             f"joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f} against {self.own_roc_auc:.3f} of a model of "
             f"its own rows alone: {one.value:+.3f} (95 % interval {one.low:+.3f} to {one.high:+.3f})"
@@ -79,7 +79,7 @@ class Appraisal:
         return RecordDict({METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Appraisal":
+    def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Benefit":
         """Read the appraisal of a hospital that declared so many rows when it introduced itself.
 
         Raises:
@@ -99,11 +99,11 @@ class Appraisal:
             own, roc_auc, difference = None, Interval(), Interval()
         columns = len(task.columns)
         observed = read_floats(metrics, "observed", columns)
-        small = (observed != 0) & (observed < MINIMUM_OBSERVED)
+        small = (observed != 0) & (observed < MIN_OBSERVED)
         if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
             raise MalformedMessageError("its numbers of observed rows are impossible")
         importance = read_floats(metrics, "importance", columns)
-        if (np.abs(importance) > test_examples * LARGEST_LOSS).any():
+        if (np.abs(importance) > test_examples * MAX_LOSS).any():
             raise MalformedMessageError("its importance of columns is out of range")
         return cls(
             roc_auc=roc_auc,
@@ -114,27 +114,27 @@ class Appraisal:
         )
 
 
-def appraise(local: "LocalModel", weights: Weights, instructions: Instructions) -> Appraisal:
+def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainConfig) -> Benefit:
     """This hospital's appraisal of the federation's final weights."""
     hospital, held_out = local.hospital, local.hospital.test
-    seed = [instructions.seed, *hospital.name.encode()]
+    seed = [train_config.seed, *hospital.name.encode()]
     own_roc_auc, roc_auc, difference = None, Interval(), Interval()
     if can_judge(held_out.labels):
-        log_odds, own = local.score(weights), score_alone(local, instructions)
+        log_odds, own = local.score(weights), score_alone(local, train_config)
         resampled = Resampled.of(held_out.labels, seed)
         own_roc_auc, _ = resampled.roc_auc(own)
         roc_auc, difference = resampled.interval(log_odds), resampled.difference(log_odds, own)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
-    return Appraisal(
+    return Benefit(
         roc_auc=roc_auc,
         own_roc_auc=own_roc_auc,
         difference=difference,
         importance=weigh_columns(local, weights, seed),
-        observed=np.where(observed >= MINIMUM_OBSERVED, observed, 0).astype(np.float64),
+        observed=np.where(observed >= MIN_OBSERVED, observed, 0).astype(np.float64),
     )
 
 
-def score_alone(local: "LocalModel", instructions: Instructions) -> npt.NDArray[np.float32]:
+def score_alone(local: "LocalModel", train_config: TrainConfig) -> npt.NDArray[np.float32]:
     """Log-odds of the held-out rows by a model of the training rows alone: a federation of one hospital.
 
     Normalised by its own statistics, and trained for as many rounds as the federation was.
@@ -142,15 +142,15 @@ def score_alone(local: "LocalModel", instructions: Instructions) -> npt.NDArray[
     hospital = local.hospital
     task = hospital.task
     sums = column_sums(hospital.train.values[:, list(task.measurement_positions)])
-    alone = type(local)(hospital, instructions.model, normalisation_from(sums))
-    weights = initial_weights(task, instructions.model, instructions.seed)
-    for number in range(1, instructions.rounds + 1):
-        weights, _ = alone.train(weights, instructions, number)
+    alone = type(local)(hospital, train_config.model, normalisation_from(sums))
+    weights = initial_weights(task, train_config.model, train_config.seed)
+    for number in range(1, train_config.rounds + 1):
+        weights, _ = alone.train(weights, train_config, number)
     return alone.score(weights)
 
 
 def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vector:
-    """Permutation importance of each column on the held-out rows; see `Appraisal`."""
+    """Permutation importance of each column on the held-out rows; see `Benefit`."""
     labels, task = local.hospital.test.labels, local.hospital.task
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(len(labels)) for _ in range(PERMUTATIONS)]

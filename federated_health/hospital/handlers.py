@@ -18,23 +18,23 @@ from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.hospital.benefit import Appraisal, appraise
+from federated_health.hospital.benefit import Benefit, measure_benefit
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
     EVALUATE,
     ROUND,
-    WITHHELD,
+    SUMS_WITHHELD,
     Evaluation,
-    Instructions,
-    Introduction,
+    Registration,
+    TrainConfig,
     TrainingScores,
     Update,
     read_proximal_mu,
 )
-from federated_health.messages.task_agreement import find_difference, read_terms
+from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.messages.weights import weights_from_record, weights_to_record
-from federated_health.ml.metrics import Counts, count_outcomes, figures_of, probability, roc_auc, score_cells
+from federated_health.ml.metrics import Counts, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
 from federated_health.privacy import guard
@@ -50,7 +50,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Assignment:
+class OpenedMessage:
     """A message of a round, opened.
 
     Attributes:
@@ -61,7 +61,7 @@ class Assignment:
         evaluates: whether they are to be evaluated before they are trained.
     """
 
-    instructions: Instructions
+    train_config: TrainConfig
     round_number: int
     local: "LocalModel"
     weights: Weights
@@ -71,7 +71,7 @@ class Assignment:
     def count(self) -> Counts:
         """Outcomes of the held-out rows under these weights."""
         scores = probability(self.local.score(self.weights))
-        return count_outcomes(scores, self.local.hospital.test.labels, self.instructions.threshold)
+        return count_outcomes(scores, self.local.hospital.test.labels, self.train_config.threshold)
 
 
 class Answer(Protocol):
@@ -80,7 +80,7 @@ class Answer(Protocol):
     def to_content(self) -> RecordDict: ...
 
 
-class PresentHospital(Context):
+class InMemoryHospital(Context):
     """The context of a hospital in process whose rows are in memory, such as one side of a fold, not in a CSV."""
 
     def __init__(self, hospital: Hospital) -> None:
@@ -89,7 +89,7 @@ class PresentHospital(Context):
         self.account = Account.in_memory()
 
 
-def reply_with(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
+def handler(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
     """An answer as a handler of a Flower ClientApp.
 
     What it raises is an AnswerError, since Flower's own runtimes send the words of any exception to the server.
@@ -114,9 +114,9 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     config = message.content.config_records[CONFIG]
     task = get_task(str(config["task"]))
     if task.schema_hash != config["schema"]:
-        theirs = read_terms(str(config["terms"])) if "terms" in config else {}
-        raise JoinError(find_difference(task.terms, theirs) or "the server's terms are not this hospital's")
-    if isinstance(context, PresentHospital):
+        theirs = read_agreement(str(config["terms"])) if "terms" in config else {}
+        raise JoinError(find_difference(task.agreement, theirs) or "the server's terms are not this hospital's")
+    if isinstance(context, InMemoryHospital):
         return context.hospital
     path, name = _place_of(context)
     try:
@@ -133,7 +133,7 @@ def account_of(context: Context) -> Account:
     Raises:
         PrivacyError: it cannot be read.
     """
-    return context.account if isinstance(context, PresentHospital) else _account_beside(*_place_of(context))
+    return context.account if isinstance(context, InMemoryHospital) else _account_beside(*_place_of(context))
 
 
 def _place_of(context: Context) -> tuple[Path, str]:
@@ -147,7 +147,7 @@ def _place_of(context: Context) -> tuple[Path, str]:
 _account_beside = lru_cache(maxsize=1024)(Account.beside)
 
 
-def open_message(message: Message, context: Context) -> Assignment:
+def open_message(message: Message, context: Context) -> OpenedMessage:
     """What a train or evaluate message asks of this hospital.
 
     Raises:
@@ -157,28 +157,28 @@ def open_message(message: Message, context: Context) -> Assignment:
     """
     content = message.content
     config = content.config_records[CONFIG]
-    instructions = Instructions.from_record(config)
-    guard.check(context, instructions.privacy)
+    train_config = TrainConfig.from_record(config)
+    guard.check(context, train_config.privacy)
     hospital = hospital_of(message, context)
-    return Assignment(
-        instructions=instructions,
-        round_number=int(str(config.get(ROUND, instructions.rounds))),
-        local=local_model(hospital, instructions.model, instructions.normalisation),
-        weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, instructions.model)),
+    return OpenedMessage(
+        train_config=train_config,
+        round_number=int(str(config.get(ROUND, train_config.rounds))),
+        local=local_model(hospital, train_config.model, train_config.normalisation),
+        weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, train_config.model)),
         proximal_mu=read_proximal_mu(config),
         evaluates=config.get(EVALUATE) is True,
     )
 
 
-def introduce(message: Message, context: Context) -> Introduction:
+def register(message: Message, context: Context) -> Registration:
     """Name, row counts, and the sums from which the federation's one normalisation is made, if it may have them."""
     hospital = hospital_of(message, context)
     positions = list(hospital.task.measurement_positions)
     plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
     if plan is not None:
         logger.info("%s", plan.describe())
-    is_withheld = plan is not None or message.content.config_records[CONFIG].get(WITHHELD) is True
-    return Introduction(
+    is_withheld = plan is not None or message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
+    return Registration(
         name=hospital.name,
         train_examples=len(hospital.train),
         test_examples=len(hospital.test),
@@ -193,12 +193,12 @@ def train_round(message: Message, context: Context) -> Update:
     """
     asked = open_message(message, context)
     counts = asked.count() if asked.evaluates else None
-    if (plan := asked.instructions.privacy) is not None:
+    if (plan := asked.train_config.privacy) is not None:
         account_of(context).charge(plan, guard.budget_of(context))
-        weights = asked.local.train_privately(asked.weights, plan, asked.instructions.l2, asked.proximal_mu)
+        weights = asked.local.train_privately(asked.weights, plan, asked.train_config.l2, asked.proximal_mu)
         return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None, counts=counts)
     weights, loss = asked.local.train(
-        asked.weights, asked.instructions, asked.round_number, proximal_mu=asked.proximal_mu
+        asked.weights, asked.train_config, asked.round_number, proximal_mu=asked.proximal_mu
     )
     rows = len(asked.local.hospital.train)
     logger.debug("round %d: trained on %d rows, loss %.4f", asked.round_number, rows, loss)
@@ -213,9 +213,9 @@ def evaluate_round(message: Message, context: Context) -> Evaluation:
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
     asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.instructions.privacy, "the threshold")
+    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
     log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
-    return TrainingScores(**_cells_by_class(log_odds, labels))
+    return TrainingScores(**_microaggregate_by_class(log_odds, labels))
 
 
 def evaluate_finally(message: Message, context: Context) -> Evaluation:
@@ -227,35 +227,35 @@ def evaluate_finally(message: Message, context: Context) -> Evaluation:
     hospital, log_odds = asked.local.hospital, asked.local.score(asked.weights)
     labels = hospital.test.labels
     evaluation = Evaluation(
-        counts=count_outcomes(probability(log_odds), labels, asked.instructions.threshold),
+        counts=count_outcomes(probability(log_odds), labels, asked.train_config.threshold),
         roc_auc=roc_auc(log_odds, labels),
-        **_cells_by_class(log_odds, labels),
+        **_microaggregate_by_class(log_odds, labels),
     )
     figures = figures_of(evaluation.counts, len(hospital.train), evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(asked.weights)
-    context.state[CONFIG] = asked.instructions.to_record()
+    context.state[CONFIG] = asked.train_config.to_record()
     return evaluation
 
 
-def appraise_model(message: Message, context: Context) -> Appraisal:
+def report_benefit(message: Message, context: Context) -> Benefit:
     """What joining gave this hospital, and how much each column weighs on its held-out rows."""
     asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.instructions.privacy, "the appraisal")
-    appraisal = appraise(asked.local, asked.weights, asked.instructions)
+    guard.refuse_unaccounted(asked.train_config.privacy, "the appraisal")
+    appraisal = measure_benefit(asked.local, asked.weights, asked.train_config)
     logger.info("%s", appraisal.describe())
     return appraisal
 
 
-def _cells_by_class(log_odds: Floats, labels: Floats) -> dict[str, npt.NDArray[np.float64]]:
-    return {"positives": score_cells(log_odds[labels == 1]), "negatives": score_cells(log_odds[labels == 0])}
+def _microaggregate_by_class(log_odds: Floats, labels: Floats) -> dict[str, npt.NDArray[np.float64]]:
+    return {"positives": microaggregate(log_odds[labels == 1]), "negatives": microaggregate(log_odds[labels == 0])}
 
 
-def remembered_model(context: Context) -> tuple[Instructions, Weights] | None:
+def remembered_model(context: Context) -> tuple[TrainConfig, Weights] | None:
     """The federation's final model as `evaluate_finally` kept it; None before the end of a run."""
     if CONFIG not in context.state:
         return None
-    told = Instructions.from_record(context.state.config_records[CONFIG])
+    told = TrainConfig.from_record(context.state.config_records[CONFIG])
     shapes = weight_shapes(get_task(told.task), told.model)
     return told, weights_from_record(context.state.array_records[ARRAYS], shapes)
 

@@ -14,10 +14,10 @@ from federated_health.hospital.ledger import ERROR, UNFIT, begins_line
 from federated_health.names import printable
 from federated_health.report.words import number_of
 
-LONGEST_LINE = 64 * 1024 * 1024
+MAX_LINE_BYTES = 64 * 1024 * 1024
 """Bytes. A line has some 150 a value, and no message of ours has nearly so many values."""
 
-MOST_FORMS = 3
+MAX_FORMS = 3
 """Shapes, or types, of one value that a table names."""
 
 NEVER = (
@@ -41,7 +41,7 @@ class _Value:
         self.times += 1
         self.bytes += item["bytes"]
         for forms, form in ((self.shapes, "x".join(map(str, item["shape"]))), (self.dtypes, item["dtype"])):
-            if len(forms) <= MOST_FORMS:
+            if len(forms) <= MAX_FORMS:
                 forms.add(form)
 
     def row(self) -> dict[str, object]:
@@ -170,7 +170,7 @@ def summarise(path: Path) -> Summary:
 
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        yield from iter(partial(file.readline, LONGEST_LINE), b"")
+        yield from iter(partial(file.readline, MAX_LINE_BYTES), b"")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -183,7 +183,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(content)
     except (ValueError, RecursionError):
-        if len(line) < LONGEST_LINE and begins_line(content):
+        if len(line) < MAX_LINE_BYTES and begins_line(content):
             return None
         raise ValueError("not JSON") from None
     if not _has(entry, _ENTRY) or not all(_has(item, _ITEM) for item in entry["records"]):
@@ -220,4 +220,4 @@ def _has(entry: object, fields: Mapping[str, tuple[type, ...]]) -> bool:
 
 
 def _name_forms(forms: set[str]) -> str:
-    return printable(", ".join(sorted(forms)), 60) if len(forms) <= MOST_FORMS else "several"
+    return printable(", ".join(sorted(forms)), 60) if len(forms) <= MAX_FORMS else "several"

@@ -9,8 +9,8 @@ from federated_health.encryption import closing, keyring
 from federated_health.encryption import participation as encrypted
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import Answer, reply_with
-from federated_health.messages.content import CONFIG, WITHHELD
+from federated_health.hospital.handlers import Answer, handler
+from federated_health.messages.content import CONFIG, SUMS_WITHHELD
 
 ONLY_ENCRYPTED = "encrypted-only"
 """Of a node's config: whether the hospital takes part in encrypted runs alone."""
@@ -18,27 +18,27 @@ ONLY_ENCRYPTED = "encrypted-only"
 
 def register(app: ClientApp) -> None:
     """Have an app answer. What each answer gives away, `messages` and `encryption.messages` list."""
-    app.query("statistics")(reply_with(_introduce))
-    app.train()(reply_with(_in_plain_run(handlers.train_round)))
-    app.evaluate()(reply_with(_in_plain_run(handlers.evaluate_round)))
-    app.evaluate("threshold")(reply_with(_in_plain_run(handlers.score_training_rows)))
-    app.evaluate("final")(reply_with(_in_plain_run(handlers.evaluate_finally)))
-    app.evaluate("appraisal")(reply_with(_in_plain_run(handlers.appraise_model)))
+    app.query("statistics")(handler(_register))
+    app.train()(handler(_in_plain_run(handlers.train_round)))
+    app.evaluate()(handler(_in_plain_run(handlers.evaluate_round)))
+    app.evaluate("threshold")(handler(_in_plain_run(handlers.score_training_rows)))
+    app.evaluate("final")(handler(_in_plain_run(handlers.evaluate_finally)))
+    app.evaluate("appraisal")(handler(_in_plain_run(handlers.report_benefit)))
 
-    app.query("offer")(reply_with(keyring.make_wish))
-    app.query("key")(reply_with(keyring.pass_on))
-    app.query("briefing")(reply_with(keyring.be_briefed))
-    app.query("sums")(reply_with(encrypted.share_sums))
-    app.train("encrypted")(reply_with(encrypted.train))
-    app.evaluate("encrypted")(reply_with(encrypted.evaluate))
-    app.evaluate("encrypted_threshold")(reply_with(encrypted.score_training_rows))
-    app.evaluate("encrypted_final")(reply_with(encrypted.evaluate_for_good))
-    app.query("closing")(reply_with(closing.close))
+    app.query("offer")(handler(keyring.make_wish))
+    app.query("key")(handler(keyring.pass_on))
+    app.query("briefing")(handler(keyring.be_briefed))
+    app.query("sums")(handler(encrypted.share_sums))
+    app.train("encrypted")(handler(encrypted.train))
+    app.evaluate("encrypted")(handler(encrypted.evaluate))
+    app.evaluate("encrypted_threshold")(handler(encrypted.score_training_rows))
+    app.evaluate("encrypted_final")(handler(encrypted.evaluate_for_good))
+    app.query("closing")(handler(closing.close))
 
 
-def _introduce(message: Message, context: Context) -> Answer:
-    is_withheld = message.content.config_records[CONFIG].get(WITHHELD) is True
-    return handlers.introduce(message, context) if is_withheld else _in_plain_run(handlers.introduce)(message, context)
+def _register(message: Message, context: Context) -> Answer:
+    is_withheld = message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
+    return handlers.register(message, context) if is_withheld else _in_plain_run(handlers.register)(message, context)
 
 
 def _in_plain_run(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Answer]:

@@ -7,7 +7,7 @@ from flwr.app import Context, MetricRecord
 from federated_health.data.tasks import get_task
 from federated_health.encryption import results
 from federated_health.hospital.handlers import account_of
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.report.page import Page, Section
 from federated_health.report.released import privacy_of_run, released_by_hospitals
@@ -17,7 +17,7 @@ from federated_health.report.words import MEANINGS, figure, figures_table, numbe
 from federated_health.server.report_page import FIGURES
 
 
-def save_results(folder: Path, context: Context, told: Instructions, weights: Weights) -> str:
+def save_results(folder: Path, context: Context, told: TrainConfig, weights: Weights) -> str:
     """model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
 
     Returns:
@@ -34,7 +34,7 @@ def save_results(folder: Path, context: Context, told: Instructions, weights: We
     return f"{MODEL}{others}"
 
 
-def page_of_hospital(context: Context, told: Instructions, weights: Weights) -> Page:
+def page_of_hospital(context: Context, told: TrainConfig, weights: Weights) -> Page:
     """What a hospital knows of a run with differential privacy, whose report of all hospitals the server has."""
     task, name = get_task(told.task), str(context.node_config["name"])
     figures: MetricRecord = context.state.metric_records["figures"]

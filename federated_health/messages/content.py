@@ -2,7 +2,7 @@
 
 This is the one list of what leaves a hospital:
 
-- when it joins: its name, its declaration of the task (see `Task.terms`), and a random token of its process;
+- when it joins: its name, its declaration of the task (see `Task.agreement`), and a random token of its process;
 - `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
   squares over its training rows (nothing where fewer than five were observed, or where the server asks for none, as in
   an encrypted run: see `encryption.messages` for what else such a run sends, and what it sends unread);
@@ -11,13 +11,13 @@ This is the one list of what leaves a hospital:
   the weights that it was sent;
 - `evaluate`, after the last round (under differential privacy after every one): the same counts;
 - `evaluate.threshold`, once, and not under differential privacy: its scores of each class of its training rows, as
-  coarse cells of at least five patients (see `metrics.score_cells`), from which the server chooses the decision
+  coarse cells of at least five patients (see `metrics.microaggregate`), from which the server chooses the decision
   threshold;
 - `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
-  patients (see `metrics.score_cells`);
+  patients (see `metrics.microaggregate`);
 - `evaluate.appraisal`, once, unless the server was told not to ask, and not under differential privacy: what joining
   gave it, how much each column weighs, and per column in how many training rows it was observed (see
-  `appraisal.Appraisal`);
+  `appraisal.Benefit`);
 - in place of any of these, or when it may not join, why not: the words of an error of ours, without paths, rows and
   values, or an exception's type.
 
@@ -54,15 +54,15 @@ from federated_health.ml.normalisation import ColumnSums, Normalisation, withhel
 from federated_health.names import is_hospital_name
 from federated_health.privacy.plan import PrivacyPlan
 
-STATISTICS = "query.statistics"
+REGISTRATION = "query.statistics"
 FINAL = "evaluate.final"
 THRESHOLD = "evaluate.threshold"
-APPRAISAL = "evaluate.appraisal"
+BENEFIT = "evaluate.appraisal"
 
 ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
 
-WITHHELD = "sums-withheld"
+SUMS_WITHHELD = "sums-withheld"
 """Of the question for an introduction: whether the sums are to stay where they are."""
 
 EVALUATE = "evaluate-first"
@@ -71,12 +71,12 @@ EVALUATE = "evaluate-first"
 ROUND = "server-round"  # Flower's own name; its strategies set it
 PROXIMAL_MU = "proximal-mu"  # Flower's own name, too; its FedProx sets it
 TRAIN_LOSS = "train-loss"
-LARGEST_TRAIN_LOSS = 1e6
+MAX_TRAIN_LOSS = 1e6
 """Far above the mean loss of any training that has not come apart, and small enough to be raised to a power."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instructions:
+class TrainConfig:
     """All that a hospital is told, beside the weights.
 
     Attributes:
@@ -113,7 +113,7 @@ class Instructions:
         )
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Instructions":
+    def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in cls._plain_names()}
@@ -128,7 +128,7 @@ class Instructions:
         return [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
 
 
-def largest_reply(task: Task, model: str) -> int:
+def max_reply_bytes(task: Task, model: str) -> int:
     """Bytes beyond which nothing that a hospital sends can be meant: twice the weights, and 1 MiB for all else."""
     return 2 * size_of(weight_shapes(task, model)) + 2**20
 
@@ -145,7 +145,7 @@ _SUMS = {"count", "total", "squares"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Introduction:
+class Registration:
     """How a hospital introduces itself, once.
 
     Attributes:
@@ -157,7 +157,7 @@ class Introduction:
     test_examples: int
     sums: ColumnSums
 
-    def is_of_same_rows(self, other: "Introduction") -> bool:
+    def is_of_same_rows(self, other: "Registration") -> bool:
         """Whether both declare the same rows, as far as their numbers and sums tell."""
         same = self.train_examples == other.train_examples and self.test_examples == other.test_examples
         return same and all(
@@ -177,7 +177,7 @@ class Introduction:
         )
 
     @classmethod
-    def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Introduction":
+    def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
@@ -242,7 +242,7 @@ class Update:
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
         loss = None if private else read_number(metrics, TRAIN_LOSS)
-        if loss is not None and not 0 <= loss <= LARGEST_TRAIN_LOSS:
+        if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=weights_from_record(cast(ArrayRecord, content[ARRAYS]), shapes),
@@ -258,7 +258,7 @@ class Evaluation:
 
     Attributes:
         roc_auc: of these rows, exactly; None where undefined, and in every round but the last.
-        positives, negatives: score cells of each class (see `metrics.score_cells`); the last time only.
+        positives, negatives: score cells of each class (see `metrics.microaggregate`); the last time only.
     """
 
     counts: Counts
@@ -299,7 +299,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScores:
-    """A hospital's scores of its training rows under the final weights, as cells (see `metrics.score_cells`)."""
+    """A hospital's scores of its training rows under the final weights, as cells (see `metrics.microaggregate`)."""
 
     positives: npt.NDArray[np.float64]
     negatives: npt.NDArray[np.float64]

@@ -10,8 +10,8 @@ from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.metrics import LARGEST_LOSS, MINIMUM_CELL, MOST_CELLS, Counts
-from federated_health.ml.normalisation import MINIMUM_OBSERVED, ColumnSums
+from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, MIN_CELL_SIZE, Counts
+from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
 
 METRICS = "metrics"
 
@@ -20,7 +20,7 @@ COUNTS = {field.name: field.type for field in fields(Counts)}
 
 WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
 
-LARGEST_LOG_ODDS = 1e39
+MAX_LOG_ODDS = 1e39
 """Above every float32, and far enough below the largest float64 that cells can be added up."""
 
 
@@ -72,7 +72,7 @@ def read_counts(metrics: MetricRecord, declared: int) -> Counts:
     counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
     if counts.examples != declared:
         raise MalformedMessageError(WRONG_COUNTS)
-    if not 0 <= counts.loss_sum <= declared * LARGEST_LOSS or not 0 <= counts.squared_error_sum <= declared:
+    if not 0 <= counts.loss_sum <= declared * MAX_LOSS or not 0 <= counts.squared_error_sum <= declared:
         raise MalformedMessageError("its sums of losses or of squared errors are out of range")
     return counts
 
@@ -82,7 +82,7 @@ def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement])
     count, total, squares = sums.count, sums.total, sums.squares
     low = np.array([one.low for one in measurements])
     high = np.array([one.high for one in measurements])
-    if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MINIMUM_OBSERVED)).any():
+    if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MIN_OBSERVED)).any():
         raise MalformedMessageError("its counts of observed rows are impossible")
     slack = 1e-6 * np.maximum(squares, 1.0)
     outside = (total < count * low - slack) | (total > count * high + slack)
@@ -97,11 +97,11 @@ def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement])
 
 
 def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
-    """Score cells (see `metrics.score_cells`), (cells, 3); each of as many patients as may leave a hospital."""
+    """Score cells (see `metrics.microaggregate`), (cells, 3); each of as many patients as may leave a hospital."""
     flat = np.array(metrics[key], dtype=np.float64)
-    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MOST_CELLS or not (np.abs(flat) < LARGEST_LOG_ODDS).all():
+    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
         raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
     cells = flat.reshape(-1, 3)
-    if (cells[:, 0] < MINIMUM_CELL).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
+    if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
         raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
     return cells

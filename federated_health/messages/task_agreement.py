@@ -1,13 +1,13 @@
 """What two parties must agree on before they train together: names -> words, compared one by one.
 
-A side's terms hold what its rows mean (see `Task.terms`) and, over a stream, the protocol. They travel as JSON, so that
-each side can name what differs.
+A side's agreement holds what its rows mean (see `Task.agreement`) and, over a stream, the protocol. It travels as JSON,
+so that each side can name what differs.
 """
 
 import json
 from collections.abc import Mapping
 
-MOST_CHARACTERS = 65_536
+MAX_CHARACTERS = 65_536
 
 
 def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
@@ -22,26 +22,26 @@ def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: 
     return None
 
 
-def write_terms(terms: Mapping[str, str]) -> str:
-    """Terms as ASCII text; the inverse of `read_terms`."""
-    return json.dumps(terms)
+def write_agreement(agreement: Mapping[str, str]) -> str:
+    """Terms as ASCII text; the inverse of `read_agreement`."""
+    return json.dumps(agreement)
 
 
-def read_terms(text: str) -> dict[str, str]:
+def read_agreement(text: str) -> dict[str, str]:
     """Terms as another side wrote them.
 
     Raises:
         ValueError: the text is too long, or not names and words in JSON.
     """
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise ValueError("too long")
     try:
-        terms = json.loads(text)
+        agreement = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(terms, dict) or not all(isinstance(words, str) for words in terms.values()):
+    if not isinstance(agreement, dict) or not all(isinstance(words, str) for words in agreement.values()):
         raise ValueError("not names and words")
-    return terms
+    return agreement
 
 
 def _quote(words: str | None) -> str:

@@ -17,15 +17,15 @@ DRAWS = 2000
 SMALL_CLASS = 10
 """A set of patients with fewer of either class is marked: its AUC moves by a tenth or more with one patient."""
 
-FEWEST_TO_JUDGE = 5
+MIN_CLASS_SIZE = 5
 """With fewer of either class there is no verdict: a bootstrap of so few patients knows too little of how others vary.
 
 In simulations the 95 % intervals of two equally good models, which should exclude 0 in 5 of 100 cases, did so in 62
 with one patient of the rarer class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
 """
 
-LEAST_DRAWS = 200
-_MOST_CELLS = 20_000_000
+MIN_DRAWS = 200
+_MAX_CELLS = 20_000_000
 _CELLS_AT_ONCE = 4_000_000  # of patients times draws: keeps the memory of a step below some 100 MB
 
 Array = npt.NDArray[np.float64]
@@ -69,8 +69,8 @@ def judge(difference: Interval) -> Verdict:
 
 
 def can_judge(labels: Labels) -> bool:
-    """Whether either class has FEWEST_TO_JUDGE patients."""
-    return rarer_class(labels) >= FEWEST_TO_JUDGE
+    """Whether either class has MIN_CLASS_SIZE patients."""
+    return rarer_class(labels) >= MIN_CLASS_SIZE
 
 
 def is_small(labels: Labels) -> bool:
@@ -85,8 +85,8 @@ def rarer_class(labels: Labels) -> int:
 
 
 def affordable_draws(patients: int, draws: int = DRAWS) -> int:
-    """Fewer draws of very many patients, so that they fit into some hundred megabytes; never fewer than LEAST_DRAWS."""
-    return min(draws, max(LEAST_DRAWS, _MOST_CELLS // max(1, patients)))
+    """Fewer draws of very many patients, so that they fit into some hundred megabytes; never fewer than MIN_DRAWS."""
+    return min(draws, max(MIN_DRAWS, _MAX_CELLS // max(1, patients)))
 
 
 def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:

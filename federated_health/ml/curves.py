@@ -14,11 +14,11 @@ GRID_POINTS = 101
 CURVE_DRAWS = 500
 """Bootstrap draws that a curve's band is made of: more would not be seen."""
 
-MOST_BINS = 10
-SMALLEST_BIN = 20
+MAX_BINS = 10
+MIN_BIN = 20
 """Fewer patients in a bin of a calibration curve say too little."""
 
-LEAST_PATIENTS_OF_A_CLASS = 5
+MIN_PATIENTS_PER_CLASS = 5
 """Slope and intercept of calibration need as many of either."""
 
 STEEPEST = 100.0
@@ -112,7 +112,7 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
     """
     weights = np.ones(len(risk)) if weights is None else np.asarray(weights, dtype=np.float64)
     risks, level = np.unique(np.asarray(risk, dtype=np.float64), return_inverse=True)
-    bins = int(np.clip(weights.sum() // SMALLEST_BIN, 1, MOST_BINS))
+    bins = int(np.clip(weights.sum() // MIN_BIN, 1, MAX_BINS))
     # Patients of equal risk share a bin: what order they come in says nothing.
     of_level = np.bincount(level, weights)
     middle = (np.cumsum(of_level) - of_level / 2) / weights.sum()
@@ -127,14 +127,14 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
 
 
 def calibration(log_odds: Floats, labels: Floats) -> Calibration:
-    """Slope and intercept; None where a class has fewer than LEAST_PATIENTS_OF_A_CLASS, and of scores that separate.
+    """Slope and intercept; None where a class has fewer than MIN_PATIENTS_PER_CLASS, and of scores that separate.
 
     Args:
         log_odds, labels: [patients].
     """
     from scipy.optimize import brentq  # takes a while to import, and most runs do not need it
 
-    if rarer_class(labels) < LEAST_PATIENTS_OF_A_CLASS:
+    if rarer_class(labels) < MIN_PATIENTS_PER_CLASS:
         return Calibration()
     x = np.asarray(log_odds, dtype=np.float64)
     furthest = float(np.abs(x).max()) + 50.0

@@ -15,20 +15,20 @@ import numpy.typing as npt
 THRESHOLD = 0.5
 """From which probability on a patient is predicted positive, as long as none was chosen."""
 
-MINIMUM_CELL = 5
+MIN_CELL_SIZE = 5
 """A hospital releases no cell of scores that counts fewer patients."""
 
-MOST_CELLS = 64
+MAX_CELLS = 64
 CELL_STEP = 0.1
 """Mean and deviation of a cell are rounded to so many log-odds."""
 
 _POINTS_A_CELL = 15
 
-SMALLEST_PROBABILITY = 1e-12
+MIN_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
 
-LARGEST_LOSS = 28.0
-"""Of one patient, in nats: no less than -log(SMALLEST_PROBABILITY)."""
+MAX_LOSS = 28.0
+"""Of one patient, in nats: no less than -log(MIN_PROBABILITY)."""
 
 Scores = npt.NDArray[np.float64]
 
@@ -119,7 +119,7 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
         false_positives=int((predicted & ~actual).sum()),
         true_negatives=int((~predicted & ~actual).sum()),
         false_negatives=int((~predicted & actual).sum()),
-        loss_sum=float(-np.log(np.maximum(given, SMALLEST_PROBABILITY)).sum()),
+        loss_sum=float(-np.log(np.maximum(given, MIN_PROBABILITY)).sum()),
         squared_error_sum=float(((1.0 - given) ** 2).sum()),
     )
 
@@ -153,10 +153,10 @@ def roc_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float3
     return float(np.mean(beaten) / len(negatives))
 
 
-def score_cells(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MINIMUM_CELL) -> Scores:
+def microaggregate(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MIN_CELL_SIZE) -> Scores:
     """One class's scores as cells that are coarse enough to be released.
 
-    The scores are sorted and cut into cells of equal size, at least `minimum` patients each and at most MOST_CELLS of
+    The scores are sorted and cut into cells of equal size, at least `minimum` patients each and at most MAX_CELLS of
     them, and of each cell only the number, the mean and the standard deviation are kept, rounded to CELL_STEP
     (microaggregation, Domingo-Ferrer and Mateo-Sanz 2002). Fewer scores than `minimum` release nothing.
 
@@ -166,13 +166,13 @@ def score_cells(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MINIMUM_
     Returns:
         [cells, 3]: patients, mean and standard deviation of the log-odds.
     """
-    number = min(len(log_odds) // minimum, MOST_CELLS)
+    number = min(len(log_odds) // minimum, MAX_CELLS)
     cells = np.array_split(np.sort(log_odds.astype(np.float64)), number) if number else []
     rows = [(len(cell), _round(cell.mean()), _round(cell.std())) for cell in cells]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def roc_auc_from_cells(positives: Scores, negatives: Scores) -> float | None:
+def roc_auc_from_microaggregates(positives: Scores, negatives: Scores) -> float | None:
     """Area under the ROC curve of patients who are known by released cells only.
 
     Each cell's patients are taken as spread evenly around its mean, as far as its deviation says. On held-out patients
@@ -181,7 +181,7 @@ def roc_auc_from_cells(positives: Scores, negatives: Scores) -> float | None:
     suppressed miss it by 0.07 to 0.10.
 
     Args:
-        positives, negatives: [cells, 3] as from `score_cells`, of all hospitals together.
+        positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals together.
     """
     if not len(positives) or not len(negatives):
         return None
@@ -202,7 +202,7 @@ def choose_threshold(positives: Scores, negatives: Scores) -> float | None:
     taken, of others that do equally well the lowest.
 
     Args:
-        positives, negatives: [cells, 3] as from `score_cells`, of all hospitals' training rows together.
+        positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals' training rows together.
 
     Returns:
         Between 0 and 1, with four decimals; None where a class has no cell.
@@ -240,7 +240,7 @@ def spread_patients(cells: Scores) -> Scores:
     """Log-odds, [patients], of patients who are known by released cells only: spread evenly within each cell.
 
     Args:
-        cells: [cells, 3] as from `score_cells`.
+        cells: [cells, 3] as from `microaggregate`.
     """
     parts = [mean + np.sqrt(3.0) * deviation * _even(int(number)) for number, mean, deviation in cells]
     return np.concatenate(parts) if parts else np.zeros(0)

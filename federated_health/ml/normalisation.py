@@ -9,7 +9,7 @@ import numpy.typing as npt
 from federated_health.data.columns import Measurement
 from federated_health.errors import RunError
 
-MINIMUM_OBSERVED = 5
+MIN_OBSERVED = 5
 """A hospital releases a column's sums only over at least so many observed rows."""
 
 Vector = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class Normalisation:
     variance: tuple[float, ...]
 
 
-def column_sums(values: Vector, minimum: int = MINIMUM_OBSERVED) -> ColumnSums:
+def column_sums(values: Vector, minimum: int = MIN_OBSERVED) -> ColumnSums:
     """Sums over one hospital's training rows.
 
     Args:

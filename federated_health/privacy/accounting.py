@@ -27,10 +27,10 @@ of the interval, so that a hundredth of it is left."""
 TOLERANCE = 2e-4
 """A calibrated noise multiplier is at most this fraction above the smallest one that the accountant allows."""
 
-LEAST_NOISE = 0.1
+MIN_NOISE = 0.1
 """No noise multiplier is calibrated lower, whatever epsilon would allow."""
 
-LONGEST_STRIDE = 0.7
+MAX_STRIDE = 0.7
 """Of a noise multiplier's logarithm while it is searched: far below the right one the accountant needs much memory."""
 
 
@@ -119,15 +119,15 @@ def _find_root(excess: Callable[[float], float], guess: float) -> float:
     """Where a decreasing function of the noise multiplier's logarithm crosses zero; at the least noise if below it."""
     from scipy.optimize import brentq
 
-    excess, least = cache(excess), math.log(LEAST_NOISE)
+    excess, least = cache(excess), math.log(MIN_NOISE)
     near = far = max(math.log(guess), least)
     while excess(near) * excess(far) > 0 or near == far:
         near = far
         if near == least and excess(near) <= 0:
-            return LEAST_NOISE
+            return MIN_NOISE
         # An epsilon falls about as fast as the noise grows: a little further is on the other side.
         stride = 1.2 * excess(near) + math.copysign(TOLERANCE, excess(near))
-        far = max(near + min(max(stride, -LONGEST_STRIDE), LONGEST_STRIDE), least)
+        far = max(near + min(max(stride, -MAX_STRIDE), MAX_STRIDE), least)
     return math.exp(brentq(excess, near, far, xtol=TOLERANCE / 4, rtol=1e-12) + TOLERANCE / 4)
 
 

@@ -14,7 +14,7 @@ tell which sums can have come about (the attack: Mironov 2012, "On significance 
 differential privacy"; the remedy, which Opacus' secure mode has too: Holohan & Braghin 2021, "Secure random sampling in
 differential privacy")."""
 
-MOST_AT_ONCE = 1 << 18
+MAX_AT_ONCE = 1 << 18
 """Draws that memory is taken for at a time."""
 
 
@@ -34,8 +34,8 @@ def gaussian_noise(
 ) -> npt.NDArray[np.floating]:
     """Independent Gaussians of mean 0 and standard deviation `scale`, of this shape and floating type."""
     noise = np.empty(int(np.prod(size)), dtype=np.float64)
-    for start in range(0, len(noise), MOST_AT_ONCE):
-        part = noise[start : start + MOST_AT_ONCE]
+    for start in range(0, len(noise), MAX_AT_ONCE):
+        part = noise[start : start + MAX_AT_ONCE]
         part[:] = _gaussians(DRAWS * len(part)).reshape(DRAWS, -1).sum(axis=0) * (scale / 2)
     return noise.astype(dtype).reshape(size)
 

@@ -18,17 +18,17 @@ PROMISE = (
 PREFIX = "dp-"
 """Of a plan's keys among a question's settings."""
 
-SMALLEST_EPSILON, LARGEST_EPSILON = 0.01, 100.0
-SMALLEST_DELTA = 1e-12
+MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
+MIN_DELTA = 1e-12
 """Below it the accountant's own rounding errors count."""
 
-SMALLEST_CLIP, LARGEST_CLIP = 1e-6, 1e6
+MIN_CLIP, MAX_CLIP = 1e-6, 1e6
 """Far from where a number in floating point becomes 0 or infinite, noise among them."""
 
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 """Of a run, all rounds together."""
 
-SMALLEST_RATE = 1e-6
+MIN_RATE = 1e-6
 """One patient of a million."""
 
 RUN = re.compile(r"[0-9a-f]{16}")
@@ -63,13 +63,13 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         allowed = {
-            "epsilon": SMALLEST_EPSILON <= self.epsilon <= LARGEST_EPSILON,
-            "delta": SMALLEST_DELTA <= self.delta < 1,
-            "clip": SMALLEST_CLIP <= self.clip <= LARGEST_CLIP,
-            "sampling_rate": SMALLEST_RATE <= self.sampling_rate <= 1,
+            "epsilon": MIN_EPSILON <= self.epsilon <= MAX_EPSILON,
+            "delta": MIN_DELTA <= self.delta < 1,
+            "clip": MIN_CLIP <= self.clip <= MAX_CLIP,
+            "sampling_rate": MIN_RATE <= self.sampling_rate <= 1,
             "steps": self.steps >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,
-            "rounds": self.rounds >= 1 and self.rounds * self.steps <= MOST_STEPS,
+            "rounds": self.rounds >= 1 and self.rounds * self.steps <= MAX_STEPS,
             "run": RUN.fullmatch(self.run) is not None,
         }
         for name, is_allowed in allowed.items():

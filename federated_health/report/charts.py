@@ -13,8 +13,8 @@ from federated_health.report.svg import (
     BOLD,
     GRID,
     INK,
-    MOST_LINES,
-    MOST_ROWS,
+    MAX_LINES,
+    MAX_ROWS,
     MUTED,
     ROW,
     SERIES,
@@ -40,11 +40,11 @@ from federated_health.report.svg import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_COLUMNS = 20
+MAX_COLUMNS = 20
 _NAMES = 112
 """The widest that names beside rows may be."""
 _BAR = 0.62
-_LARGEST_PLOT = 190
+_MAX_PLOT = 190
 
 
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
@@ -61,7 +61,7 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
     if any(len(values) != len(rounds) for values in series.values()):
         raise ValueError("a series has not one value a round")
     hospitals = {name: values for name, values in series.items() if name != FEDERATION}
-    shown, more = first_of(hospitals, MOST_LINES) if hospitals else first_of(series, 1)
+    shown, more = first_of(hospitals, MAX_LINES) if hospitals else first_of(series, 1)
     lines = [(name, values, look_of(place), False) for place, (name, values) in enumerate(shown.items())]
     if FEDERATION in series:
         lines = [line for line in lines if line[0] != FEDERATION]
@@ -71,7 +71,7 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
     ticks = ticks_between(*vertical)
     left = max(text_width(label) for label in ticks.values()) + 8
     explained = legend_height([name for name, *_ in lines])
-    top, height = 22, _LARGEST_PLOT
+    top, height = 22, _MAX_PLOT
     with canvas(top + height + 38 + explained + (ROW if more else 0)) as paper:
         axes = paper.axes(left, top, WIDTH - left - 8, height)
         handles = {}
@@ -110,7 +110,7 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
         hospitals: name -> patients with and without the label.
         positive, negative: what these are called.
     """
-    shown, more = first_of(hospitals, MOST_ROWS)
+    shown, more = first_of(hospitals, MAX_ROWS)
     notes = [
         f"{percent(ill / (ill + well))} % of {number(ill + well)}" if ill + well else "none"
         for ill, well in shown.values()
@@ -151,7 +151,7 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
         quantity: what the values are, with their unit.
     """
     ordered = sorted(columns.items(), key=lambda item: (not is_shown(item[1]), -item[1] if is_shown(item[1]) else 0))
-    shown, more = first_of(dict(ordered), MOST_COLUMNS)
+    shown, more = first_of(dict(ordered), MAX_COLUMNS)
     values = [value if is_shown(value) else 0.0 for value in shown.values()]
     notes = [number(value) if is_shown(value) else "not defined" for value in shown.values()]
     names = [shorten(name, _NAMES) for name in shown]
@@ -185,8 +185,8 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
         reference: where to draw a vertical line, such as 0 for differences.
     """
     regimes = list(dict.fromkeys(regime for figures in groups.values() for regime in figures))
-    shown, more = first_of(groups, MOST_ROWS)
-    while len(shown) > 1 and sum(map(len, shown.values())) > MOST_ROWS:
+    shown, more = first_of(groups, MAX_ROWS)
+    while len(shown) > 1 and sum(map(len, shown.values())) > MAX_ROWS:
         shown.popitem()
         more += 1
     names = {regime: shorten(regime, _NAMES) for regime in regimes}

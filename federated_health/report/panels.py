@@ -18,9 +18,9 @@ from federated_health.report.svg import (
     GRID,
     INK,
     LARGE,
+    MAX_LINES,
+    MAX_ROWS,
     MINUS,
-    MOST_LINES,
-    MOST_ROWS,
     MUTED,
     ROW,
     SERIES,
@@ -84,7 +84,7 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
     Args:
         matrices: name -> true negatives, false positives, false negatives, true positives.
     """
-    shown, more = first_of(matrices, MOST_LINES)
+    shown, more = first_of(matrices, MAX_LINES)
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     left, gap, cell = 50.0, 60.0, (54.0, 38.0)
@@ -132,9 +132,9 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
         raise ValueError("there is nothing to draw")
     if ((shares < 0) | (shares > 1)).any():
         raise ValueError("a share is not between 0 and 1")
-    more = max(0, len(rows) - MOST_ROWS)
-    shares = shares[:MOST_ROWS]
-    names = [shorten(name, _NAMES) for name in rows[:MOST_ROWS]]
+    more = max(0, len(rows) - MAX_ROWS)
+    shares = shares[:MAX_ROWS]
+    names = [shorten(name, _NAMES) for name in rows[:MAX_ROWS]]
     left = max(map(text_width, names)) + 6
     lines = -(-len(columns) // int((WIDTH - left) / _NARROWEST))
     across = -(-len(columns) // lines)
@@ -178,7 +178,7 @@ class _Panels(NamedTuple):
 @contextmanager
 def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator[_Panels]:
     """Square panels with both axes from 0 to 1 and the diagonal; one large panel, or small ones, two in a line."""
-    shown, more = first_of(curves, MOST_LINES)
+    shown, more = first_of(curves, MAX_LINES)
     columns = min(2, len(shown))
     left, gap, right = 22.0, 26.0, 8.0
     side = (WIDTH - left - right - gap) / 2 if columns == 2 else 236.0

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from federated_health.ml.metrics import MINIMUM_CELL
-from federated_health.ml.normalisation import MINIMUM_OBSERVED
+from federated_health.ml.metrics import MIN_CELL_SIZE
+from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.privacy.plan import PROMISE, PrivacyPlan
 from federated_health.report.page import Block, Bullets, Caution, Section, Text
 from federated_health.report.words import number_of
@@ -51,7 +51,7 @@ def released_by_hospitals(
     """
     sums = (
         "; of each measurement how many training patients have it, and the sum and the sum of squares of its values "
-        f"(nothing where fewer than {MINIMUM_OBSERVED} have it)"
+        f"(nothing where fewer than {MIN_OBSERVED} have it)"
     )
     items = [
         "When it joined: its name, the columns that it expects, how many patients it trains on and holds out"
@@ -59,7 +59,7 @@ def released_by_hospitals(
         f"Each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; how many "
         "held-out patients were predicted rightly and wrongly in either class, and the sums of their losses.",
         f"At the end: the same counts, its ROC-AUC, and its scores of {'' if private else 'training and of '}held-out "
-        f"patients as cells of at least {MINIMUM_CELL} patients of a class, each with their number, and mean and "
+        f"patients as cells of at least {MIN_CELL_SIZE} patients of a class, each with their number, and mean and "
         "deviation of the scores.",
     ]
     if asked:

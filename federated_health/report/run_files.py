@@ -13,7 +13,7 @@ from typing import Any
 from federated_health import __version__
 from federated_health.data.tasks import get_task
 from federated_health.errors import RunError, StorageError
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, build_model, save_model, weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.page import Page, render
@@ -33,7 +33,7 @@ _ROUND_COLUMNS = (
 )
 
 
-def metrics_of(told: Instructions) -> dict[str, Any]:
+def metrics_of(told: TrainConfig) -> dict[str, Any]:
     """What metrics.json says of how a model was trained."""
     return {
         "task": told.task,
@@ -61,14 +61,14 @@ def make_folder(path: Path) -> None:
         raise StorageError(f"{path}: cannot be written to ({error.strerror})") from None
 
 
-def save_final_model(path: Path, instructions: Instructions, weights: Weights) -> None:
+def save_final_model(path: Path, train_config: TrainConfig, weights: Weights) -> None:
     """The self-contained Keras model of a federation's weights, with a description of how it came to be.
 
     Raises:
         RunError: it cannot be written.
     """
-    model = build_model(get_task(instructions.task), instructions.model, instructions.normalisation, weights)
-    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(instructions)}
+    model = build_model(get_task(train_config.task), train_config.model, train_config.normalisation, weights)
+    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(train_config)}
     try:
         save_model(path, model, description)
     except OSError as error:

@@ -25,7 +25,7 @@ from federated_health.report.page import (
     Tone,
 )
 from federated_health.report.panels import draw_calibration, draw_confusion, draw_heat_map, draw_roc
-from federated_health.report.svg import MOST_LINES, MOST_ROWS
+from federated_health.report.svg import MAX_LINES, MAX_ROWS
 from federated_health.report.words import (
     DIAGONAL,
     NOT_DEFINED,
@@ -43,7 +43,7 @@ from federated_health.settings import OPERATIONAL, Settings
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
 TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
-MOST_PANELS = MOST_LINES - 1
+MAX_PANELS = MAX_LINES - 1
 """Hospitals of which a curve is drawn, so that there is room for that of all together."""
 
 
@@ -81,8 +81,8 @@ def verdict_card(
 
 def verdict_cards(cards: Sequence[Card]) -> list[Block]:
     """The cards of all hospitals; of many the first few, and how many there are beyond them."""
-    more = len(cards) - MOST_ROWS
-    shown: list[Block] = [Cards(items=tuple(cards[:MOST_ROWS]))]
+    more = len(cards) - MAX_ROWS
+    shown: list[Block] = [Cards(items=tuple(cards[:MAX_ROWS]))]
     return shown + ([Text(words=f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
 
 
@@ -137,8 +137,8 @@ def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Se
 def first_panels(names: Iterable[str]) -> tuple[list[str], str]:
     """The names for which there are panels, and words about the others."""
     names = list(names)
-    more = len(names) - MOST_PANELS
-    return names[:MOST_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
+    more = len(names) - MAX_PANELS
+    return names[:MAX_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
 
 
 def who_holds_what(

@@ -27,7 +27,7 @@ BOLD = 1.15
 """How much wider bold letters may be than others."""
 ROW = 14.0
 """From one line of text to the next."""
-MOST_LINES, MOST_ROWS = 12, 40
+MAX_LINES, MAX_ROWS = 12, 40
 """Of how many hospitals a picture shows lines or panels, or rows; the others are counted."""
 
 INK, MUTED, GRID, SHADE = "#010101", "#010102", "#010103", "#010104"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from federated_health.ml.bootstrap import FEWEST_TO_JUDGE, LEVEL, SMALL_CLASS, Interval, Verdict
+from federated_health.ml.bootstrap import LEVEL, MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
 from federated_health.report.page import Table
-from federated_health.report.svg import MINUS, MOST_ROWS
+from federated_health.report.svg import MAX_ROWS, MINUS
 
 NOT_DEFINED = "\N{EN DASH}"
 ALL = "all patients"
@@ -24,12 +24,12 @@ AUC = (
 RULE = (
     f"A hospital gains where the whole {INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, and "
     "loses where all of it is below; else there is no clear difference. Where fewer than "
-    f"{FEWEST_TO_JUDGE} of the tested patients are positive, or fewer than {FEWEST_TO_JUDGE} negative, it cannot be "
+    f"{MIN_CLASS_SIZE} of the tested patients are positive, or fewer than {MIN_CLASS_SIZE} negative, it cannot be "
     "said. The interval is a bootstrap over the tested patients, stratified by class, and paired: both models are "
     "compared on the same patients. It takes the two models as they are: what other training patients would have given "
     "is not in it."
 )
-TOO_FEW = f"Fewer than {FEWEST_TO_JUDGE} of the tested patients are of one class, too few for a verdict."
+TOO_FEW = f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict."
 SMALL = (
     f"Fewer than {SMALL_CLASS} of the tested patients are of one class: one patient more or less would change these "
     "figures much."
@@ -83,8 +83,8 @@ def number_of(number: int, noun: str) -> str:
 def list_some(parts: Iterable[str], joint: str = "; ") -> str:
     """The first few, and how many there are beyond them."""
     parts = list(parts)
-    more = [f"and {len(parts) - MOST_ROWS:,} more"] if len(parts) > MOST_ROWS else []
-    return joint.join([*parts[:MOST_ROWS], *more])
+    more = [f"and {len(parts) - MAX_ROWS:,} more"] if len(parts) > MAX_ROWS else []
+    return joint.join([*parts[:MAX_ROWS], *more])
 
 
 def list_verdicts(counts: Mapping[Verdict, int]) -> str:
@@ -108,8 +108,8 @@ def figures_table(
         last: rows below them that are always shown.
         first: what the names are of.
     """
-    shown = [*list(rows.items())[:MOST_ROWS], *(last or {}).items()]
-    more = len(rows) - MOST_ROWS
+    shown = [*list(rows.items())[:MAX_ROWS], *(last or {}).items()]
+    more = len(rows) - MAX_ROWS
     notes = [*([f"And {more:,} more, not shown."] if more > 0 else []), *([note] if note else [])]
     cells = tuple((name, *values) for name, values in shown)
     return Table(caption=caption, columns=(first, *columns), rows=cells, note=" ".join(notes))

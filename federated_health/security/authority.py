@@ -16,7 +16,7 @@ from federated_health.security import certificates, files, issuing
 from federated_health.security.parties import Party
 
 CERTIFICATE, KEY, REVOKED, ISSUED = "authority.pem", "key.pem", "revoked.pem", "issued"
-LONGEST_NAME = 64
+MAX_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Authority:
         Raises:
             CertificateError: the folder holds one already, or the name or the days cannot be.
         """
-        if printable(name, LONGEST_NAME) != name or not name.strip():
-            raise CertificateError(f"an authority's name is 1 to {LONGEST_NAME} printable characters")
+        if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
+            raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
         valid = issuing.lifetime(days)
         files.make_private_folder(folder)
         with files.locked(folder):

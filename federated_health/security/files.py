@@ -13,7 +13,7 @@ from federated_health.folders import locked_folder, sync_folder
 PRIVATE, PUBLIC = 0o600, 0o644
 """Modes of files."""
 
-LARGEST_FILE = 16 * 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
 """Bytes of a file that is read at all: of a list of some 300,000 revoked certificates."""
 
 
@@ -62,11 +62,11 @@ def read_file(path: Path) -> bytes:
     check_regular(path)
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > LARGEST_FILE:
-        raise CertificateError(f"{path}: is larger than {LARGEST_FILE // 2**20} MiB")
+    if len(content) > MAX_FILE_BYTES:
+        raise CertificateError(f"{path}: is larger than {MAX_FILE_BYTES // 2**20} MiB")
     return content
 
 

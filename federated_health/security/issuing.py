@@ -21,7 +21,7 @@ from federated_health.security.parties import Party
 AUTHORITY_DAYS, LEAF_DAYS = 3650, 365
 """Lifetimes, unless told otherwise."""
 
-LONGEST_DAYS = 36500
+MAX_DAYS = 36500
 
 BACKDATED = timedelta(minutes=5)
 """How long before its making a certificate is valid, for clocks that are behind."""
@@ -46,10 +46,10 @@ def lifetime(days: int) -> tuple[datetime, datetime]:
     """From a little before now on; whole seconds of UTC.
 
     Raises:
-        CertificateError: not 1 to LONGEST_DAYS.
+        CertificateError: not 1 to MAX_DAYS.
     """
-    if not 1 <= days <= LONGEST_DAYS:
-        raise CertificateError(f"days: expected 1 to {LONGEST_DAYS}, got {days}")
+    if not 1 <= days <= MAX_DAYS:
+        raise CertificateError(f"days: expected 1 to {MAX_DAYS}, got {days}")
     now = datetime.now(UTC).replace(microsecond=0)
     return now - BACKDATED, now + timedelta(days=days)
 

@@ -12,7 +12,7 @@ from federated_health.names import FEDERATION, is_hospital_name, printable
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names that every server's certificate has."""
 
-MOST_HOSTS = 20
+MAX_HOSTS = 20
 """Names of a server beside LOOPBACK."""
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,8 +64,8 @@ def server(hosts: Sequence[str]) -> Party:
     """
     own = tuple(dict.fromkeys(_plain_host(host) for host in hosts))
     more = [host for host in own if host not in LOOPBACK]
-    if len(more) > MOST_HOSTS:
-        raise CertificateError(f"a server has at most {MOST_HOSTS} names, got {len(more)}")
+    if len(more) > MAX_HOSTS:
+        raise CertificateError(f"a server has at most {MAX_HOSTS} names, got {len(more)}")
     return Party((*own, *LOOPBACK)[0], Role.SERVER, tuple(dict.fromkeys((*own, *LOOPBACK))))
 
 

@@ -8,10 +8,10 @@ from typing import Any, overload
 import numpy as np
 
 from federated_health.data.tasks import Task
-from federated_health.hospital.benefit import Appraisal
+from federated_health.hospital.benefit import Benefit
 from federated_health.messages.content import Evaluation, Update
 from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import Counts, figures_of, merge_counts, roc_auc_from_cells
+from federated_health.ml.metrics import Counts, figures_of, merge_counts, roc_auc_from_microaggregates
 
 _COUNTS = tuple(field.name for field in fields(Counts))
 
@@ -126,7 +126,7 @@ def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping
         [part for part in parts if part is not None]
         for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
     ]
-    pooled = roc_auc_from_cells(*map(np.concatenate, cells)) if all(cells) else None
+    pooled = roc_auc_from_microaggregates(*map(np.concatenate, cells)) if all(cells) else None
     within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
     federation = figures_of(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),
@@ -137,14 +137,14 @@ def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping
     return {"hospitals": hospitals, "federation": federation}
 
 
-def summarise_appraisals(
-    appraisals: Mapping[str, Appraisal], evaluations: Mapping[str, Evaluation], task: Task
+def summarise_benefits(
+    benefits: Mapping[str, Benefit], evaluations: Mapping[str, Evaluation], task: Task
 ) -> dict[str, Any]:
     """`joining`, `importance` and `observed` as in metrics.json, of hospitals that gave both, by name.
 
     `importance` is by how much a patient's mean loss rises, in nats, when a column is shuffled within hospitals.
     """
-    appraised = {name: one for name, one in sorted(appraisals.items()) if name in evaluations}
+    appraised = {name: one for name, one in sorted(benefits.items()) if name in evaluations}
     if not appraised:
         return {}
     rows = sum(evaluations[name].counts.examples for name in appraised)

@@ -3,15 +3,15 @@
 from flwr.serverapp import Grid
 
 from federated_health.encryption import messages as encrypted_messages
-from federated_health.encryption.federation import EncryptedFederation
+from federated_health.encryption.federation import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.flower_engines import is_deployment, is_simulation
 
 
-def make_federation(grid: Grid, settings: Settings) -> Federation | EncryptedFederation:
+def make_run(grid: Grid, settings: Settings) -> PlainRun | EncryptedRun:
     """A run over a grid whose server reads what it averages, or adds what it cannot read.
 
     Raises:
@@ -22,12 +22,12 @@ def make_federation(grid: Grid, settings: Settings) -> Federation | EncryptedFed
             "encrypt: goes between terminals only: Flower's engines end a hospital's process with each "
             "message, and with it the only one that could keep the model"
         )
-    return EncryptedFederation(grid, settings) if settings.encrypt else Federation(grid, settings)
+    return EncryptedRun(grid, settings) if settings.encrypt else PlainRun(grid, settings)
 
 
-def largest_reply(settings: Settings) -> int:
+def max_reply_bytes(settings: Settings) -> int:
     """Bytes beyond which nothing that a hospital sends in such a run can be meant."""
-    largest = encrypted_messages.largest_reply if settings.encrypt else content.largest_reply
+    largest = encrypted_messages.max_reply_bytes if settings.encrypt else content.max_reply_bytes
     return largest(settings.task_declaration, settings.model)
 
 

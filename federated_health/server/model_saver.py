@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord
 
 from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError
-from federated_health.messages.content import Instructions
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import Weights
 from federated_health.report.run_files import save_final_model
@@ -25,7 +25,7 @@ from federated_health.report.run_files import save_final_model
 SAVED = b"saved"
 
 
-class Saver:
+class ModelSaver:
     """Saves one model; in this process where that is as well, as where it has Keras already."""
 
     def __init__(self) -> None:
@@ -49,15 +49,15 @@ class Saver:
                     process_group=0,  # Ctrl-C is for its parent
                 )
 
-    def save(self, path: Path, instructions: Instructions, weights: Weights) -> None:
+    def save(self, path: Path, train_config: TrainConfig, weights: Weights) -> None:
         """As `save_final_model`, which does it again where the other process could not."""
         running, self._running = self._running, None
         if running is not None:
             with suppress(OSError):
-                told, _ = running.communicate(write_order(path.absolute(), instructions, weights))
+                told, _ = running.communicate(write_order(path.absolute(), train_config, weights))
                 if running.returncode == 0 and told == SAVED:
                     return
-        save_final_model(path, instructions, weights)
+        save_final_model(path, train_config, weights)
 
     def close(self) -> None:
         """End the other process, if it was not needed."""
@@ -67,21 +67,21 @@ class Saver:
             self._running = None
 
 
-def write_order(path: Path, instructions: Instructions, weights: Weights) -> bytes:
+def write_order(path: Path, train_config: TrainConfig, weights: Weights) -> bytes:
     """What to save where: a line of JSON, then the weights as NumPy's npz."""
     arrays = BytesIO()
     np.savez(arrays, allow_pickle=False, **weights)
-    line = json.dumps({"path": str(path), "instructions": dict(instructions.to_record())})
+    line = json.dumps({"path": str(path), "instructions": dict(train_config.to_record())})
     return line.encode() + b"\n" + arrays.getvalue()
 
 
-def read_order(content: bytes) -> tuple[Path, Instructions, Weights]:
+def read_order(content: bytes) -> tuple[Path, TrainConfig, Weights]:
     """The inverse of `write_order`."""
     line, _, arrays = content.partition(b"\n")
     order = json.loads(line)
     with np.load(BytesIO(arrays), allow_pickle=False) as file:
         weights = {name: file[name] for name in file.files}
-    return Path(order["path"]), Instructions.from_record(ConfigRecord(order["instructions"])), weights
+    return Path(order["path"]), TrainConfig.from_record(ConfigRecord(order["instructions"])), weights
 
 
 def main() -> None:

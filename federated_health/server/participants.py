@@ -9,11 +9,11 @@ from flwr.serverapp import Grid
 
 from federated_health.errors import RunError
 from federated_health.messages import content
-from federated_health.messages.content import Introduction
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.content import Registration
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.privacy.plan import PrivacyPlan
-from federated_health.server.replies import Accepted, Correspondence, Rejected
+from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.grids import is_cut_off
 
@@ -29,22 +29,22 @@ AGAIN_INTERVAL = 1.0
 """Seconds between two questions to one process that has not answered the first, as its connection broke off."""
 
 
-class Roster:
+class Participants:
     """Hospitals of one run over a grid.
 
     Nobody is waited for while a hospital introduces itself, so one that is slow to do so holds nobody up.
 
     Attributes:
-        introductions: by name, of all who have taken part since the run began (see `settle`).
+        registrations: by name, of all who have taken part since the run began (see `settle`).
         privacy: what hospitals are told, before they say anything, that the run promises their patients.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, correspondence: Correspondence) -> None:
-        self.introductions: dict[str, Introduction] = {}
+    def __init__(self, grid: Grid, settings: Settings, correspondence: ReplyCollector) -> None:
+        self.registrations: dict[str, Registration] = {}
         self.privacy: PrivacyPlan | None = None
         self._grid = grid
         self._settings = settings
-        self._correspondence = correspondence
+        self._collector = correspondence
         self._names: dict[int, str] = {}
         self._asked: dict[int, tuple[str, float]] = {}  # node -> the question's id, and until when it may be answered
         self._next_asking: dict[int, float] = {}  # node -> when it may be asked again
@@ -59,8 +59,8 @@ class Roster:
         """Node id -> hospital, of those who have introduced themselves to this server."""
         return self._names
 
-    def introduction_of(self, node: int) -> Introduction:
-        return self.introductions[self._names[node]]
+    def registration_of(self, node: int) -> Registration:
+        return self.registrations[self._names[node]]
 
     def entry_of(self, node: int) -> int:
         """A number that is another one whenever a hospital was started anew, and so may have forgotten what it knew."""
@@ -69,13 +69,13 @@ class Roster:
     def present(self) -> list[int]:
         """Nodes that are connected and have introduced themselves, in the order of their ids; others are asked to."""
         connected = sorted(self._grid.get_node_ids())
-        self._introduce(connected)
+        self._register(connected)
         return [node for node in connected if node in self._names]
 
     def forget_others(self, nodes: Iterable[int]) -> None:
         """Forget who introduced himself, and left again before the run began."""
         for node in set(self._names) - set(nodes):
-            self.introductions.pop(self._names.pop(node), None)
+            self.registrations.pop(self._names.pop(node), None)
 
     def settle(self) -> None:
         """The run begins: what hospitals have declared holds from now on.
@@ -87,7 +87,7 @@ class Roster:
     def absent(self) -> list[str]:
         """Hospitals that took part and are not connected."""
         present = {self._names[node] for node in self.present()}
-        return sorted(set(self.introductions) - present)
+        return sorted(set(self.registrations) - present)
 
     def wait_for(self, least: int, what: str, announce: Callable[[str], None], deadline: float) -> list[int]:
         """Wait until so many hospitals are present, and return all that are.
@@ -130,7 +130,7 @@ class Roster:
         absent = self.absent()
         return f"; not there: {', '.join(absent)}" if absent else ""
 
-    def _introduce(self, connected: list[int]) -> None:
+    def _register(self, connected: list[int]) -> None:
         """Ask hospitals that are new for name, row counts and statistics, and read what has come of it.
 
         Each process of theirs is asked once while it is connected, and again where the connection was lost before it
@@ -153,22 +153,22 @@ class Roster:
             self._asked.pop(node, None)
             if not is_cut_off(reply):
                 self._answered.add(node)
-        for introduced in self._correspondence.accept(replies, self._names, self._read):
+        for introduced in self._collector.accept(replies, self._names, self._read):
             self._enter(introduced)
         for node in [node for node, (_, until) in self._asked.items() if time.monotonic() > until]:
             key, _ = self._asked.pop(node)
             if node in connected:  # its answer may still come: after a cut that neither side noticed, it does
                 self._asked[node] = key, time.monotonic() + self._settings.round_timeout
-            name = self._correspondence.names().get(node, f"node {node}")
+            name = self._collector.names().get(node, f"node {node}")
             reason = f"it did not introduce itself within {self._settings.round_timeout:g} s"
-            self._correspondence.leave_out(Rejected(name, reason, answered=False))
+            self._collector.leave_out(RejectedReply(name, reason, answered=False))
 
     def _forget_ended(self, connected: list[int]) -> None:
         """What was started anew may have other rows, and has to introduce itself again.
 
         So has what was away, where the grid does not tell whether it was started anew.
         """
-        processes = self._correspondence.processes()
+        processes = self._collector.processes()
         there = {node: processes.get(node, "") for node in connected}
         for node, process in list(self._processes.items()):
             if there.get(node) != process and (node in there or not process):
@@ -186,34 +186,34 @@ class Roster:
         self._next_asking[node] = time.monotonic() + AGAIN_INTERVAL
         task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
         promises = self.privacy.to_config() if self.privacy else {}
-        terms = {"task": task.name, "schema": task.schema_hash, "terms": write_terms(task.terms)}
-        withheld = {content.WITHHELD: True} if self._settings.encrypt else {}
-        config = ConfigRecord({**terms, **promises, **withheld})
-        question = Message(RecordDict({content.CONFIG: config}), node, content.STATISTICS)
+        agreement = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
+        withheld = {content.SUMS_WITHHELD: True} if self._settings.encrypt else {}
+        config = ConfigRecord({**agreement, **promises, **withheld})
+        question = Message(RecordDict({content.CONFIG: config}), node, content.REGISTRATION)
         for key in self._grid.push_messages([question]):
             if key:  # none where Flower's own grids cannot deliver
                 self._asked[node] = key, until
 
-    def _enter(self, introduced: Accepted[Introduction]) -> None:
+    def _enter(self, introduced: AcceptedReply[Registration]) -> None:
         """Let a hospital in, unless another one, or other rows, go by its name."""
         node, one = introduced.message.metadata.src_node_id, introduced.content
-        known = self.introductions.get(one.name)
+        known = self.registrations.get(one.name)
         namesake = next((other for other, name in self._names.items() if name == one.name), None)
         if namesake is not None:
             self._namesakes[node] = namesake  # Flower gives a hospital that comes back another id, and may be slow
-            self._correspondence.leave_out(Rejected(one.name, "a second hospital of this name"))
+            self._collector.leave_out(RejectedReply(one.name, "a second hospital of this name"))
         elif self._is_settled and known is not None and not known.is_of_same_rows(one):
             reason = "its rows are not those that it declared when the run began"
-            self._correspondence.leave_out(Rejected(one.name, reason))
+            self._collector.leave_out(RejectedReply(one.name, reason))
         else:
             self._names[node] = one.name
             self._entered += 1
             self._entries[node] = self._entered
             if known is None or not self._is_settled:
-                self.introductions[one.name] = one
+                self.registrations[one.name] = one
 
-    def _read(self, node: int, content: RecordDict) -> Introduction:
-        introduction = Introduction.from_content(content, self._settings.task_declaration.measurements)
-        if self._correspondence.names().get(node, introduction.name) != introduction.name:
+    def _read(self, node: int, content: RecordDict) -> Registration:
+        registration = Registration.from_content(content, self._settings.task_declaration.measurements)
+        if self._collector.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it introduces itself under another name than it joined with")
-        return introduction
+        return registration

@@ -2,11 +2,11 @@
 
 import time
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+FIRST_PAUSE, MAX_PAUSE = 0.1, 5.0
 """Seconds; each pause is twice the one before."""
 
 
-class Pauses:
+class RetryPauses:
     """Pauses that grow, up to a deadline.
 
     Args:
@@ -27,5 +27,5 @@ class Pauses:
         if left <= 0:
             return False
         time.sleep(min(self._next, left))
-        self._next = min(2 * self._next, LONGEST_PAUSE)
+        self._next = min(2 * self._next, MAX_PAUSE)
         return True

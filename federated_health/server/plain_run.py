@@ -10,23 +10,23 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from federated_health.errors import RunError
-from federated_health.hospital.benefit import Appraisal
+from federated_health.hospital.benefit import Benefit
 from federated_health.messages import content
-from federated_health.messages.content import Evaluation, Instructions, TrainingScores, Update
+from federated_health.messages.content import Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
 from federated_health.server.checkpoints import Checkpoint
-from federated_health.server.history import Round, summarise_appraisals, summarise_round, summarise_run
-from federated_health.server.replies import Accepted, Participants
-from federated_health.server.run import Course
+from federated_health.server.history import Round, summarise_benefits, summarise_round, summarise_run
+from federated_health.server.replies import AcceptedReply, NodeSample
+from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings
 
 
-class Federation(Course):
-    """One run (see `Course`) in which hospitals send weights, sums and counts that the server reads.
+class PlainRun(FederatedRun):
+    """One run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
 
     After an interruption between two rounds, `weights`, `history` and `normalisation` are those of the last finished
     round. What hospitals release of the final weights is kept, by name, in `evaluations`.
@@ -45,11 +45,11 @@ class Federation(Course):
         if self.privacy is not None:
             self.normalisation = public_normalisation(self.settings.task_declaration.measurements)
             return
-        sums = [one.sums for _, one in sorted(self.introductions.items())]
+        sums = [one.sums for _, one in sorted(self.registrations.items())]
         self.normalisation = normalisation_from(merge_sums(sums))
 
     def rounds(self) -> Iterator[Round]:
-        """As `Course.rounds`; a round's weights are evaluated by the message that has them trained in the next.
+        """As `FederatedRun.rounds`; a round's weights are evaluated by the message that has them trained in the next.
 
         So a round is one message a hospital. After the last one they are evaluated apart; under differential privacy
         after every one, since a run that goes on would else pay for two rounds again.
@@ -83,7 +83,7 @@ class Federation(Course):
         """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
 
         Returns:
-            `hospitals` and `federation` as in metrics.json, and what `summarise_appraisals` gives; None for a figure
+            `hospitals` and `federation` as in metrics.json, and what `summarise_benefits` gives; None for a figure
             that is not defined.
         """
         self.threshold = self._choose_threshold()
@@ -92,20 +92,18 @@ class Federation(Course):
                 content.FINAL,
                 question := self._final_question(),
                 lambda node, content: Evaluation.from_content(
-                    content, self._roster.introduction_of(node).test_examples, final=True
+                    content, self._participants.registration_of(node).test_examples, final=True
                 ),
             )
-            appraisals = (
-                self._ask_finally(content.APPRAISAL, question, self._read_appraisal) if self.asks_appraisal else []
-            )
+            benefits = self._ask_finally(content.BENEFIT, question, self._read_benefit) if self.asks_benefit else []
         except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
             self.threshold = THRESHOLD
             raise
         self.evaluations = {reply.hospital: reply.content for reply in replies}
         return {
             **summarise_run(self.evaluations, self._train_examples()),
-            **summarise_appraisals(
-                {reply.hospital: reply.content for reply in appraisals},
+            **summarise_benefits(
+                {reply.hospital: reply.content for reply in benefits},
                 self.evaluations,
                 self.settings.task_declaration,
             ),
@@ -117,22 +115,22 @@ class Federation(Course):
         evaluations = {name: Evaluation(counts=one.counts) for name, one in rounds.items() if one.counts}
         return summarise_run(evaluations, self._train_examples())
 
-    def instructions(self) -> Instructions:
+    def train_config(self) -> TrainConfig:
         assert self.normalisation is not None, "gather comes first"
-        return self._instruct(self.normalisation)
+        return self._make_train_config(self.normalisation)
 
     def checkpoint(self) -> Checkpoint:
         assert self.normalisation is not None, "gather comes first"
         return Checkpoint(
-            run=self.run_token,
+            run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
-            terms=self.settings.task_declaration.terms,
+            agreement=self.settings.task_declaration.agreement,
             weights=self.weights,
             strategy_state=self._declared.read_state(self._strategy, self._shapes),
             normalisation=self.normalisation,
-            introductions=tuple(one for _, one in sorted(self.introductions.items())),
-            tally=self.tally.to_json(),
+            registrations=tuple(one for _, one in sorted(self.registrations.items())),
+            problems=self.problems.to_json(),
             history=self.history,
         )
 
@@ -150,7 +148,7 @@ class Federation(Course):
             content.THRESHOLD,
             self._final_question(),
             lambda node, content: TrainingScores.from_content(
-                content, self._roster.introduction_of(node).train_examples
+                content, self._participants.registration_of(node).train_examples
             ),
         )
         if not replies:
@@ -163,16 +161,16 @@ class Federation(Course):
 
     def _final_question(self) -> RecordDict:
         """The final weights, and what goes with them."""
-        config = self.instructions().to_record()
+        config = self.train_config().to_record()
         return RecordDict({content.ARRAYS: weights_to_record(self.weights), content.CONFIG: config})
 
-    def _read_appraisal(self, node: int, content: RecordDict) -> Appraisal:
-        one = self._roster.introduction_of(node)
-        return Appraisal.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
+    def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
+        one = self._participants.registration_of(node)
+        return Benefit.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
 
     def _ask_for_updates(
         self, number: int, nodes: list[int], averaged: "_Averaged | None", counts: dict[str, Counts]
-    ) -> list[Accepted[Update]]:
+    ) -> list[AcceptedReply[Update]]:
         """One attempt at a round; updates out of all proportion are left out.
 
         Args:
@@ -180,24 +178,24 @@ class Federation(Course):
             counts: takes, by hospital, what that gave.
         """
         weights = averaged.weights if averaged else self.weights
-        config = replace(self.instructions(), rounds=number - 1).to_record()
+        config = replace(self.train_config(), rounds=number - 1).to_record()
         if averaged:
             config[content.EVALUATE] = True
         questions = self._strategy.configure_train(
-            number, weights_to_record(weights), config, Participants(nodes).as_grid()
+            number, weights_to_record(weights), config, NodeSample(nodes).as_grid()
         )
 
         def read(node: int, content: RecordDict) -> Update:
-            one = self._roster.introduction_of(node)
+            one = self._participants.registration_of(node)
             evaluated = one.test_examples if averaged else None
             private = self.privacy is not None
             return Update.from_content(content, self._shapes, one.train_examples, private=private, evaluated=evaluated)
 
-        trained = self._correspondence.ask(questions, self._roster.names(), read)
+        trained = self._collector.ask(questions, self._participants.names(), read)
         counts.update({reply.hospital: reply.content.counts for reply in trained if reply.content.counts})
-        return self._correspondence.leave_out_outsized(trained, weights, self.settings.max_update_norm)
+        return self._collector.leave_out_outsized(trained, weights, self.settings.max_update_norm)
 
-    def _aggregate(self, number: int, trained: list[Accepted[Update]]) -> Weights:
+    def _aggregate(self, number: int, trained: list[AcceptedReply[Update]]) -> Weights:
         with np.errstate(all="ignore"):  # what overflows is not finite, and told below
             arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
             assert arrays is not None, "there are updates"
@@ -213,13 +211,15 @@ class Federation(Course):
         questions = self._strategy.configure_evaluate(
             averaged.number,
             weights_to_record(averaged.weights),
-            self.instructions().to_record(),
-            Participants(nodes).as_grid(),
+            self.train_config().to_record(),
+            NodeSample(nodes).as_grid(),
         )
-        evaluated = self._correspondence.ask(
+        evaluated = self._collector.ask(
             questions,
-            self._roster.names(),
-            lambda node, content: Evaluation.from_content(content, self._roster.introduction_of(node).test_examples),
+            self._participants.names(),
+            lambda node, content: Evaluation.from_content(
+                content, self._participants.registration_of(node).test_examples
+            ),
         )
         self._strategy.aggregate_evaluate(averaged.number, [reply.message for reply in evaluated])
         return {reply.hospital: reply.content.counts for reply in evaluated}
@@ -234,5 +234,5 @@ class _Averaged:
     """
 
     number: int
-    trained: list[Accepted[Update]]
+    trained: list[AcceptedReply[Update]]
     weights: Weights

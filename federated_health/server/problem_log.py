@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MOST_REASONS = 20
+MAX_REASONS = 20
 """Different reasons that are kept for a hospital, whose own words are among them."""
 
 OTHER_REASONS = "other reasons"
 
 
-class Tally:
+class ProblemLog:
     """Counts that only grow.
 
     Attributes:
@@ -85,4 +85,4 @@ def _number(number: int, one: str, many: str) -> str:
 
 
 def _count(reasons: "Counter[str]", reason: str) -> None:
-    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS] += 1
+    reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1

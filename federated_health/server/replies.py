@@ -14,7 +14,7 @@ from federated_health.messages.weights import MalformedMessageError, distance_be
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.server.problem_log import Tally
+from federated_health.server.problem_log import ProblemLog
 from federated_health.transport.flower_engines import exchange, registered_names
 from federated_health.transport.grids import FutureGrid
 
@@ -26,7 +26,7 @@ EQUAL_WEIGHT = "equal-weight"
 """Key that the server itself adds to each accepted reply, so that no hospital can weigh itself."""
 
 
-class Participants:
+class NodeSample:
     """The part of a grid that a strategy's configure methods look at: who is asked in this round."""
 
     def __init__(self, node_ids: Iterable[int]) -> None:
@@ -41,7 +41,7 @@ class Participants:
 
 
 @dataclass(frozen=True)
-class Accepted(Generic[Read]):
+class AcceptedReply(Generic[Read]):
     """A reply that may be aggregated, and what was read from it."""
 
     hospital: str
@@ -50,7 +50,7 @@ class Accepted(Generic[Read]):
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedReply:
     """A reply that may not, or none at all, and why, in words without values.
 
     Attributes:
@@ -64,7 +64,7 @@ class Rejected:
 
 def accept_replies(
     replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
-) -> tuple[list[Accepted[Read]], list[Rejected]]:
+) -> tuple[list[AcceptedReply[Read]], list[RejectedReply]]:
     """Read replies, and sort those that can be read by hospital, so that sums do not depend on who answered first.
 
     Each accepted reply gets the server's own EQUAL_WEIGHT beside what it holds.
@@ -73,23 +73,23 @@ def accept_replies(
         names: node id -> hospital.
         read: what the content of that node's reply means; raises MalformedMessageError.
     """
-    accepted: list[Accepted[Read]] = []
-    rejected: list[Rejected] = []
+    accepted: list[AcceptedReply[Read]] = []
+    rejected: list[RejectedReply] = []
     for reply in replies:
         name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
         if reply.has_error():
-            rejected.append(Rejected(name, printable(reply.error.reason or "it gave no reason"), answered=False))
+            rejected.append(RejectedReply(name, printable(reply.error.reason or "it gave no reason"), answered=False))
             continue
         try:
-            accepted.append(Accepted(name, reply, read(reply.metadata.src_node_id, reply.content)))
+            accepted.append(AcceptedReply(name, reply, read(reply.metadata.src_node_id, reply.content)))
         except MalformedMessageError as error:
-            rejected.append(Rejected(name, str(error)))
+            rejected.append(RejectedReply(name, str(error)))
             continue
         cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
     return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
 
 
-class Correspondence:
+class ReplyCollector:
     """Asks hospitals over a grid, and returns those replies that can be used.
 
     What cannot be used, or did not come, is counted, and named in the log; again only when something changes.
@@ -98,10 +98,10 @@ class Correspondence:
         timeout: seconds that hospitals have for a reply.
     """
 
-    def __init__(self, grid: Grid, timeout: float, tally: Tally) -> None:
+    def __init__(self, grid: Grid, timeout: float, problems: ProblemLog) -> None:
         self._grid = grid
         self._timeout = timeout
-        self._tally = tally
+        self._problems = problems
         self._said: dict[str, str] = {}
 
     def names(self) -> dict[int, str]:
@@ -114,7 +114,7 @@ class Correspondence:
 
     def ask(
         self, questions: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
-    ) -> list[Accepted[Read]]:
+    ) -> list[AcceptedReply[Read]]:
         """Ask, and wait for the replies (see `accept_replies`), at most for the timeout."""
         questions = list(questions)
         if not questions:
@@ -126,14 +126,14 @@ class Correspondence:
         # Our own grids put an error in its place; Flower's return what there is.
         for node in sorted(asked - {reply.metadata.src_node_id for reply in expected}):
             reason = f"it did not answer within {self._timeout:g} s"
-            self.leave_out(Rejected(names.get(node, f"node {node}"), reason, answered=False))
+            self.leave_out(RejectedReply(names.get(node, f"node {node}"), reason, answered=False))
         for incident in self._grid.take_incidents() if isinstance(self._grid, FutureGrid) else ():
-            self._tally.count_rejected(incident.hospital, incident.reason)
+            self._problems.count_rejected(incident.hospital, incident.reason)
         return accepted
 
     def accept(
         self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Read]
-    ) -> list[Accepted[Read]]:
+    ) -> list[AcceptedReply[Read]]:
         """Those of the replies that can be used; the others are counted and named."""
         accepted, rejected = accept_replies(replies, {**self.names(), **names}, read)
         for good in accepted:
@@ -143,19 +143,19 @@ class Correspondence:
         return accepted
 
     def leave_out_outsized(
-        self, trained: Iterable[Accepted[Update]], weights: Weights, factor: float
-    ) -> list[Accepted[Update]]:
+        self, trained: Iterable[AcceptedReply[Update]], weights: Weights, factor: float
+    ) -> list[AcceptedReply[Update]]:
         """A round's updates without those that are out of all proportion (see `find_outsized`)."""
         trained = list(trained)
         norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in trained}
         outsized = find_outsized(norms, factor)
         for name in outsized:
-            self.leave_out(Rejected(name, f"its update moves the weights more than {factor:g} times the median"))
+            self.leave_out(RejectedReply(name, f"its update moves the weights more than {factor:g} times the median"))
         return [reply for reply in trained if reply.hospital not in outsized]
 
-    def leave_out(self, reply: Rejected) -> None:
+    def leave_out(self, reply: RejectedReply) -> None:
         """Count and name a reply that is not used."""
-        count = self._tally.count_rejected if reply.answered else self._tally.count_unanswered
+        count = self._problems.count_rejected if reply.answered else self._problems.count_unanswered
         count(reply.hospital, reply.reason)
         is_new = self._said.get(reply.hospital) != reply.reason
         logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", reply.hospital, reply.reason)

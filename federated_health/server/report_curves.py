@@ -10,8 +10,8 @@ from federated_health.hospital.benefit import PERMUTATIONS
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
-from federated_health.ml.metrics import MINIMUM_CELL, merge_counts, probability, spread_patients
-from federated_health.ml.normalisation import MINIMUM_OBSERVED
+from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
+from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
@@ -24,17 +24,17 @@ from federated_health.report.sections import (
 )
 from federated_health.report.words import list_some, percent_of
 from federated_health.server.history import Round
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 
 Array = npt.NDArray[np.float64]
 
 FROM_CELLS = (
-    f"Scores leave a hospital only as cells of at least {MINIMUM_CELL} patients of a class; the curves take these "
+    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves take these "
     "patients as spread evenly within their cell, and lack a class that has fewer."
 )
 
 
-def curves_of_run(federation: Federation) -> Iterator[Section]:
+def curves_of_run(federation: PlainRun) -> Iterator[Section]:
     """ROC and calibration from released cells; nothing where no hospital released both classes."""
     scores = {name: _patients(one) for name, one in federation.evaluations.items()}
     drawn, more = first_panels(name for name, (high, low) in scores.items() if len(high) and len(low))
@@ -76,7 +76,7 @@ def _patients(one: Evaluation) -> tuple[Array, Array]:
     return high, low
 
 
-def confusion_of_run(federation: Federation, last: Round, *, stopped: bool) -> Iterator[Section]:
+def confusion_of_run(federation: PlainRun, last: Round, *, stopped: bool) -> Iterator[Section]:
     """Who is predicted positive, rightly or wrongly; of the last round's model where the run was stopped."""
     counts = {name: one.counts for name, one in federation.evaluations.items()}
     if stopped:  # then the threshold is that of the rounds
@@ -90,7 +90,7 @@ def confusion_of_run(federation: Federation, last: Round, *, stopped: bool) -> I
     yield confusion_section(matrices, words.strip())
 
 
-def holdings_of_run(federation: Federation, figures: Mapping[str, Any]) -> Iterator[Section]:
+def holdings_of_run(federation: PlainRun, figures: Mapping[str, Any]) -> Iterator[Section]:
     """Label balance and missing cells of every hospital, as far as it releases them."""
     task = federation.settings.task_declaration
     counts = {name: one.counts for name, one in federation.evaluations.items()}
@@ -108,7 +108,7 @@ def holdings_of_run(federation: Federation, figures: Mapping[str, Any]) -> Itera
         np.array(shares),
         names=list(observed),
         of_labels="Each hospital's held-out patients.",
-        of_missing=f"Each hospital's training patients; not released where fewer than {MINIMUM_OBSERVED} have a value.",
+        of_missing=f"Each hospital's training patients; not released where fewer than {MIN_OBSERVED} have a value.",
     )
 
 

@@ -18,7 +18,7 @@ from federated_health.report.sections import (
     verdict_card,
     verdict_cards,
 )
-from federated_health.report.svg import MOST_ROWS
+from federated_health.report.svg import MAX_ROWS
 from federated_health.report.words import (
     AUC,
     FLATTERS,
@@ -34,7 +34,7 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.server.history import HospitalRound, Round
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
 
 ALSO_CALLED = (
@@ -44,7 +44,7 @@ FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 
 
 def page_of_run(
-    federation: Federation,
+    federation: PlainRun,
     figures: Mapping[str, Any],
     rounds: Sequence[Round],
     *,
@@ -54,7 +54,7 @@ def page_of_run(
     """Everything that the server knows of a run, as a page.
 
     Args:
-        figures: see `Federation.evaluate_finally`.
+        figures: see `PlainRun.evaluate_finally`.
         rounds: those that are finished, at least one.
         others: further facts to be shown beside the settings, such as hashes of files.
     """
@@ -85,7 +85,7 @@ def page_of_run(
             *holdings_of_run(federation, figures),
             *columns_of_run(figures),
             *privacy_of_run(federation.privacy),
-            released_by_hospitals(asked=federation.asks_appraisal, private=federation.privacy is not None),
+            released_by_hospitals(asked=federation.asks_benefit, private=federation.privacy is not None),
             settings_section(
                 federation.settings,
                 [
@@ -102,8 +102,8 @@ def page_of_run(
     )
 
 
-def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Sequence[Round]) -> Section:
-    introduced = sorted(federation.introductions.values(), key=lambda one: one.name)
+def _participants(federation: PlainRun, figures: Mapping[str, Any], rounds: Sequence[Round]) -> Section:
+    introduced = sorted(federation.registrations.values(), key=lambda one: one.name)
     rows = {
         one.name: [
             str(one.train_examples),
@@ -122,11 +122,11 @@ def _participants(federation: Federation, figures: Mapping[str, Any], rounds: Se
         if federation.privacy is not None:
             why = "differential privacy leaves no room for the comparison"
         blocks.append(Text(words=f"What joining gave them is not known: {why}."))
-    if faults := federation.tally.describe():
-        more = [f"and {len(faults) - MOST_ROWS:,} more lines, in metrics.json"] if len(faults) > MOST_ROWS else []
+    if faults := federation.problems.describe():
+        more = [f"and {len(faults) - MAX_ROWS:,} more lines, in metrics.json"] if len(faults) > MAX_ROWS else []
         blocks += [
             Text(words="What did not go as it should:"),
-            Bullets(items=(*faults[:MOST_ROWS], *more)),
+            Bullets(items=(*faults[:MAX_ROWS], *more)),
         ]
     return Section(title="Who took part", blocks=tuple(blocks))
 
@@ -136,7 +136,7 @@ def _trained(one: HospitalRound) -> bool:
 
 
 def joining_section(figures: Mapping[str, Any]) -> Iterator[Section]:
-    """What joining gave hospitals, where they were asked (see `summaries.summarise_appraisals`)."""
+    """What joining gave hospitals, where they were asked (see `summaries.summarise_benefits`)."""
     joining = figures.get("joining")
     if not joining:
         return
@@ -180,7 +180,7 @@ def _intervals(of: Mapping[str, Interval], what: str, quantity: str, words: str 
         figures = (f"{name} {with_interval(one, signed=quantity != 'ROC-AUC')}" for name, one in of.items())
         yield Picture(
             svg=draw_intervals(
-                {what: dict(list(of.items())[:MOST_ROWS])},
+                {what: dict(list(of.items())[:MAX_ROWS])},
                 quantity=quantity,
                 reference=None if quantity == "ROC-AUC" else 0.0,
             ),
@@ -189,7 +189,7 @@ def _intervals(of: Mapping[str, Interval], what: str, quantity: str, words: str 
         )
 
 
-def _quality(federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> Section:
+def _quality(federation: PlainRun, figures: Mapping[str, Any], *, stopped: bool) -> Section:
     title = "How good the model is"
     rows = {name: [figure(one[key]) for key in FIGURES] for name, one in figures["hospitals"].items()}
     if not rows:

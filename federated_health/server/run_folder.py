@@ -26,10 +26,10 @@ from federated_health.report.run_files import (
 from federated_health.report.svg import get_ready
 from federated_health.server.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.history import Round
-from federated_health.server.model_saver import Saver
-from federated_health.server.plain_run import Federation
+from federated_health.server.model_saver import ModelSaver
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run
-from federated_health.server.run import Course
+from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, Value
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class RunFolder:
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
         self._has_begun = self._has_rounds = False
-        self._saver = Saver()
+        self._model_saver = ModelSaver()
         self._lock = ExitStack()
         present = files_of_run(self.path)
         if self.checkpoint is not None:
@@ -79,7 +79,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._saver.close()
+        self._model_saver.close()
         self._lock.close()
         if self._has_begun and self.checkpoint is None and not self._has_rounds:
             self._checkpoints.remove()
@@ -87,7 +87,7 @@ class RunFolder:
             with suppress(OSError):  # it holds something, or somebody has removed it
                 self.path.rmdir()
 
-    def begin(self, federation: Course) -> None:
+    def begin(self, federation: FederatedRun) -> None:
         """Keep what is settled when the hospitals are gathered, before the first round."""
         if self.checkpoint is None:
             self._checkpoints.remove()
@@ -96,7 +96,7 @@ class RunFolder:
         self._has_begun = True
         self._checkpoints.save(federation.checkpoint())
 
-    def append_round(self, federation: Course) -> None:
+    def append_round(self, federation: FederatedRun) -> None:
         """Add the last finished round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
         self._has_rounds = True
         if len(federation.history) == 1:
@@ -105,10 +105,10 @@ class RunFolder:
             append_round(self.path / ROUNDS, federation.history[-1])
         self._checkpoints.save(federation.checkpoint())
 
-    def prepare_to_finish(self, federation: Course) -> None:
+    def prepare_to_finish(self, federation: FederatedRun) -> None:
         """The rounds are over: what saves the model gets ready while the last questions are answered."""
-        if isinstance(federation, Federation):
-            self._saver.prepare()
+        if isinstance(federation, PlainRun):
+            self._model_saver.prepare()
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
         """settings.json, and rounds.csv from its beginning, in place of all that an earlier run left."""
@@ -123,14 +123,14 @@ class RunFolder:
         write_json(self.path / SETTINGS, config)
         write_rounds(self.path / ROUNDS, history)
 
-    def finish(self, federation: Course, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    def finish(self, federation: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write metrics.json, model.keras and report.html, in this order; a run that is over needs no checkpoints.
 
         Of a run that the server cannot read it writes metrics.json alone. Where such a run was stopped, the key is gone
         with the hospitals' processes, and no checkpoint could be gone on from.
 
         Args:
-            figures: see `Course.evaluate_finally`.
+            figures: see `FederatedRun.evaluate_finally`.
             stopped: whether the run ended before its last round.
 
         Raises:
@@ -139,25 +139,25 @@ class RunFolder:
         if stopped:  # perhaps since the last round could not be added
             write_rounds(self.path / ROUNDS, federation.history)
         metrics = {
-            **metrics_of(federation.instructions()),
+            **metrics_of(federation.train_config()),
             **({"stopped": True} if stopped else {}),
             **({"privacy": federation.privacy.to_json()} if federation.privacy else {}),
-            "faults": federation.tally.to_json(),
+            "faults": federation.problems.to_json(),
             **figures,
         }
-        if isinstance(federation, Federation):
+        if isinstance(federation, PlainRun):
             write_json(self.path / METRICS, metrics)
             self._save_model(federation, figures, stopped=stopped)
         else:
             write_json(self.path / METRICS, {key: value for key, value in metrics.items() if key != "threshold"})
-        if not stopped or not isinstance(federation, Federation):
+        if not stopped or not isinstance(federation, PlainRun):
             self._checkpoints.remove()
 
-    def _save_model(self, federation: Federation, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    def _save_model(self, federation: PlainRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """model.keras, and report.html, which names it."""
-        if self._saver.is_getting_ready:
+        if self._model_saver.is_getting_ready:
             get_ready()
-        self._saver.save(self.path / MODEL, federation.instructions(), federation.weights)
+        self._model_saver.save(self.path / MODEL, federation.train_config(), federation.weights)
         files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
         write_report(
             self.path / REPORT,

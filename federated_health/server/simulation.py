@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from federated_health.data.data_check import MINIMUM_PATIENTS
+from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import read_manifest
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings
@@ -36,9 +36,9 @@ def check_simulation(grid: Grid, settings: Settings) -> None:
             "--run-config \"data='$PWD/data'\""
         ) from None
     there, nodes = len(manifest["hospitals"]), len(list(grid.get_node_ids()))
-    small = sum(entry["rows"] < MINIMUM_PATIENTS for entry in manifest["hospitals"])
+    small = sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"])
     if nodes != there or settings.hospitals > there - small:
-        fewer = f", {small} of them with fewer than {MINIMUM_PATIENTS} patients, who may not join" if small else ""
+        fewer = f", {small} of them with fewer than {MIN_PATIENTS} patients, who may not join" if small else ""
         raise SettingsError(
             f"{folder} holds {there} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
             f"{settings.hospitals}: say --federation-config num-supernodes={there} "

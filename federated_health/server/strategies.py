@@ -21,7 +21,7 @@ from federated_health.server.replies import EQUAL_WEIGHT
 from federated_health.server.strategy_declaration import LARGEST, Arguments, Parameter, StrategyDeclaration
 
 
-def _least_to_trim(arguments: Arguments) -> int:
+def _min_to_trim(arguments: Arguments) -> int:
     """The fewest of whom Flower's own rounding cuts one at either end."""
     hospitals = math.ceil(1 / arguments["beta"])
     return hospitals if int(arguments["beta"] * hospitals) else hospitals + 1
@@ -87,24 +87,24 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
         meaning="median of each weight (Yin et al. 2018)",
         flower=FedMedian,
         weighted_by=EQUAL_WEIGHT,
-        least_hospitals=lambda _: 3,
-        least_reason="the median of fewer is their mean",
+        min_hospitals_needed=lambda _: 3,
+        min_reason="the median of fewer is their mean",
     ),
     "trimmed": StrategyDeclaration(
         meaning="mean of each weight without its extremes (Yin et al. 2018)",
         flower=FedTrimmedAvg,
         weighted_by=EQUAL_WEIGHT,
         parameters=(Parameter(name="beta", default=0.34, meaning="share cut at either end", minimum=0.001, below=0.5),),
-        least_hospitals=_least_to_trim,
-        least_reason="1 / beta, since of fewer none would be cut",
+        min_hospitals_needed=_min_to_trim,
+        min_reason="1 / beta, since of fewer none would be cut",
     ),
     "krum": StrategyDeclaration(
         meaning="the update that is nearest to its neighbours (Blanchard et al. 2017)",
         flower=partial(ExactMultiKrum, num_nodes_to_select=1),
         weighted_by=EQUAL_WEIGHT,
         parameters=(MALICIOUS,),
-        least_hospitals=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
-        least_reason="2 * num-malicious-nodes + 3, as its proof requires",
+        min_hospitals_needed=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
+        min_reason="2 * num-malicious-nodes + 3, as its proof requires",
     ),
     "multikrum": StrategyDeclaration(
         meaning="plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
@@ -114,11 +114,11 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
             MALICIOUS,
             Parameter(name="num-nodes-to-select", default=3, meaning="updates to average", minimum=1, below=LARGEST),
         ),
-        least_hospitals=lambda arguments: max(
+        min_hospitals_needed=lambda arguments: max(
             2 * int(arguments[MALICIOUS.name]) + 3,
             int(arguments[MALICIOUS.name]) + int(arguments["num-nodes-to-select"]),
         ),
-        least_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
+        min_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
     ),
     "bulyan": StrategyDeclaration(
         meaning="krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); "
@@ -126,8 +126,8 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
         flower=ExactBulyan,
         weighted_by=EQUAL_WEIGHT,
         parameters=(MALICIOUS,),
-        least_hospitals=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
-        least_reason="4 * num-malicious-nodes + 3, as its proof requires",
+        min_hospitals_needed=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
+        min_reason="4 * num-malicious-nodes + 3, as its proof requires",
     ),
     "qfedavg": StrategyDeclaration(
         meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
@@ -175,9 +175,9 @@ def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning
         SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
     """
     declared = STRATEGIES[strategy]
-    if hospitals < (least := declared.least_hospitals(arguments)):
+    if hospitals < (least := declared.min_hospitals_needed(arguments)):
         which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
-        raise SettingsError(f"hospitals: {which} needs at least {least} ({declared.least_reason}), got {hospitals}")
+        raise SettingsError(f"hospitals: {which} needs at least {least} ({declared.min_reason}), got {hospitals}")
     if (pull := arguments.get(PROXIMAL_MU, 0.0)) * learning_rate > 1:
         raise SettingsError(
             f"strategy-args: {PROXIMAL_MU}: expected at most 1 / learning-rate = {1 / learning_rate:g}, beyond which a "

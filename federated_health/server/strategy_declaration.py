@@ -72,8 +72,8 @@ class StrategyDeclaration:
         meaning: in a line, with its source.
         flower: the class, called with Flower's keywords.
         weighted_by: the metric that weighs a hospital where the strategy averages: its rows, or the same for all.
-        least_hospitals: so many must take part, and send an update each round.
-        least_reason: why, in words.
+        min_hospitals_needed: so many must take part, and send an update each round.
+        min_reason: why, in words.
         is_mean: whether it gives the mean of the updates and no more, so that updates may be added unread.
         needs_loss: whether its average depends on each hospital's training loss.
         local_rate: the keyword under which Flower asks for the step size of local training, where it does.
@@ -87,8 +87,8 @@ class StrategyDeclaration:
     flower: Callable[..., Strategy]
     weighted_by: str = NUM_EXAMPLES
     parameters: tuple[Parameter, ...] = ()
-    least_hospitals: Callable[[Arguments], int] = lambda _: 1
-    least_reason: str = ""
+    min_hospitals_needed: Callable[[Arguments], int] = lambda _: 1
+    min_reason: str = ""
     is_mean: bool = False
     local_rate: str | None = None
     needs_loss: bool = False
@@ -100,7 +100,7 @@ class StrategyDeclaration:
         if self.local_rate is not None:
             own[self.local_rate] = learning_rate
         return self.flower(
-            # Who takes part is the federation's to decide (see `Participants`). For a larger minimum Flower waits
+            # Who takes part is the federation's to decide (see `NodeSample`). For a larger minimum Flower waits
             # without end.
             min_train_nodes=1,
             min_evaluate_nodes=1,

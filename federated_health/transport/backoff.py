@@ -3,13 +3,13 @@
 import random
 
 FIRST_DELAY = 0.2
-LONGEST_DELAY = 5.0
+MAX_DELAY = 5.0
 
 
 class Backoff:
     """Exponential back-off with a cap and full jitter.
 
-    A ceiling doubles from FIRST_DELAY to LONGEST_DELAY, in seconds, and each delay is drawn uniformly between 0 and the
+    A ceiling doubles from FIRST_DELAY to MAX_DELAY, in seconds, and each delay is drawn uniformly between 0 and the
     ceiling: hospitals that lose their server at the same moment would else come back together, again and again. Of the
     ways to draw, this one needs the fewest attempts in all (M. Brooker, Exponential Backoff and Jitter, AWS
     Architecture Blog, 2015).
@@ -25,7 +25,7 @@ class Backoff:
     def next_delay(self) -> float:
         """Seconds to wait before the next attempt."""
         delay = self._generator.uniform(0.0, self._ceiling)
-        self._ceiling = min(LONGEST_DELAY, 2 * self._ceiling)
+        self._ceiling = min(MAX_DELAY, 2 * self._ceiling)
         return delay
 
     def reset(self) -> None:

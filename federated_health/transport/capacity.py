@@ -4,10 +4,10 @@ from contextlib import suppress
 
 from federated_health.errors import SettingsError
 
-MOST_STREAMS = 2_000
+MAX_STREAMS = 2_000
 """Hospitals at one time."""
 
-MOST_CONNECTIONS = MOST_STREAMS + 500
+MAX_CONNECTIONS = MAX_STREAMS + 500
 """At one time; more are closed at once. Beyond those of hospitals there are some for who comes back from a cut that the
 server has not noticed yet, and for strangers, who should not fill it."""
 
@@ -34,14 +34,14 @@ def open_files(wanted: int) -> int:
     return wanted
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """That this process may have at one time."""
-    return max(1, min(MOST_CONNECTIONS, open_files(MOST_CONNECTIONS + OTHER_FILES) - OTHER_FILES))
+    return max(1, min(MAX_CONNECTIONS, open_files(MAX_CONNECTIONS + OTHER_FILES) - OTHER_FILES))
 
 
-def most_streams() -> int:
+def max_streams() -> int:
     """Hospitals that this process has room for; some connections are left for others."""
-    return max(1, min(MOST_STREAMS, most_connections() * MOST_STREAMS // MOST_CONNECTIONS))
+    return max(1, min(MAX_STREAMS, max_connections() * MAX_STREAMS // MAX_CONNECTIONS))
 
 
 def check_room(hospitals: int) -> None:
@@ -50,8 +50,8 @@ def check_room(hospitals: int) -> None:
     Raises:
         SettingsError: says how many there is room for, and why.
     """
-    room = most_streams()
+    room = max_streams()
     if hospitals <= room:
         return
-    why = "" if room == MOST_STREAMS else f": this process may have {open_files(0)} files open (see `ulimit -n`)"
+    why = "" if room == MAX_STREAMS else f": this process may have {open_files(0)} files open (see `ulimit -n`)"
     raise SettingsError(f"hospitals: expected at most {room}, which one server has room for{why}; got {hospitals}")

@@ -14,7 +14,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
 from federated_health.security import Identity
-from federated_health.transport.capacity import most_connections
+from federated_health.transport.capacity import max_connections
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -25,10 +25,10 @@ KEEPALIVE_SECONDS = 20.0
 
 TENSOR_TYPE = "flwr.proto.Message"
 
-LARGEST_KEY = "largest-message"
+MAX_MESSAGE_KEY = "largest-message"
 """Of the metadata with which a server accepts a hospital: bytes that a message of the hospital may have."""
 
-LARGEST_REPLY = MAX_MESSAGE_BYTES // 2
+MAX_REPLY_BYTES = MAX_MESSAGE_BYTES // 2
 """Bytes of a message that a server takes from a hospital, where it is told nothing else."""
 
 HANDSHAKE_SECONDS = 20.0
@@ -70,19 +70,19 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
 CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
 
 
-def server_options(largest_message: int) -> list[tuple[str, int]]:
+def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
     """Options of the server's end.
 
     Args:
-        largest_message: bytes of a hospital's message that is read. gRPC itself ends the stream of a hospital that
+        max_message_bytes: bytes of a hospital's message that is read. gRPC itself ends the stream of a hospital that
             sends more than twice as many, without a word to the server's code: what is between is named.
     """
     return [
         *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
-        ("grpc.max_receive_message_length", 2 * largest_message),
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.so_reuseport", 0),  # else two servers share a port, and its hospitals
         ("grpc.max_concurrent_streams", 100),  # of one connection; a hospital needs one
-        ("grpc.max_allowed_incoming_connections", most_connections()),
+        ("grpc.max_allowed_incoming_connections", max_connections()),
         ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
         ("grpc.max_connection_idle_ms", round(IDLE_SECONDS * 1000)),
     ]

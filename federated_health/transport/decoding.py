@@ -7,16 +7,16 @@ from flwr.proto.transport_pb2 import ClientMessage
 
 from federated_health.transport.channels import unwrap
 
-MOST_RECORDS = 16
+MAX_RECORDS = 16
 """Of one message; ours hold at most three."""
 
-MOST_ITEMS = 1_000
+MAX_ITEMS = 1_000
 """Named arrays and values in all records of one message."""
 
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 """In all lists of one message; a task's columns and a class's cells are what ours hold. Arrays do not count."""
 
-MOST_DIMENSIONS = 64
+MAX_DIMENSIONS = 64
 """Of an array: NumPy's own limit."""
 
 
@@ -45,21 +45,21 @@ def decode_reply(content: bytes) -> Message:
 
 
 def _has_too_much(proto: ProtoMessage) -> bool:
-    if len(proto.content.items) > MOST_RECORDS:
+    if len(proto.content.items) > MAX_RECORDS:
         return True
     kinds = [(record, record.WhichOneof("value")) for record in proto.content.items]
     items = [(kind, getattr(record, kind).items) for record, kind in kinds if kind]
-    if sum(len(those) for _, those in items) > MOST_ITEMS:
+    if sum(len(those) for _, those in items) > MAX_ITEMS:
         return True
     values = 0
     for kind, those in items:
         for item in those:
             if kind == "array_record":
-                if len(item.value.shape) > MOST_DIMENSIONS:
+                if len(item.value.shape) > MAX_DIMENSIONS:
                     return True
             elif (which := item.value.WhichOneof("value") or "").endswith("_list"):
                 values += len(getattr(item.value, which).vals)
-    return values > MOST_VALUES
+    return values > MAX_VALUES
 
 
 def _refuse_twins(proto: ProtoMessage) -> None:

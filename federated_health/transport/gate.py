@@ -11,7 +11,7 @@ from federated_health.names import printable
 from federated_health.security import Admission, Identity, Role
 from federated_health.security.certificates import parse_certificate
 
-MOST_REFUSALS = 1000
+MAX_REFUSALS = 1000
 """Different ones that are told between two hospitals that join: a stranger must not fill a log."""
 
 
@@ -55,7 +55,7 @@ class Gate:
     def tell(self, words: str, context: grpc.aio.ServicerContext) -> None:
         """Say of whom a call is, unless it was said since somebody joined: he may try again every second."""
         line = f"{words} (from {address_of(context)})"
-        if line not in self._told and len(self._told) < MOST_REFUSALS:
+        if line not in self._told and len(self._told) < MAX_REFUSALS:
             self._tell(line)
             self._told.add(line)
 

@@ -14,7 +14,7 @@ from federated_health.errors import JoinError
 from federated_health.security import Finding, Identity, diagnose, speaks_tls
 from federated_health.security.diagnosis import PREFLIGHT_SECONDS
 from federated_health.transport import channels
-from federated_health.transport.backoff import LONGEST_DELAY, Backoff
+from federated_health.transport.backoff import MAX_DELAY, Backoff
 from federated_health.transport.channels import split_address
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def taken_seconds() -> float:
 
 
 @dataclass(frozen=True)
-class Ending:
+class StreamEnd:
     """How a stream ended: in which status, with which words, and whether the hospital was in."""
 
     code: grpc.StatusCode
@@ -58,7 +58,7 @@ class Ending:
     was_accepted: bool
 
 
-class Absence:
+class Reconnector:
     """The time in which a hospital is not in: how long it may last, and what is said meanwhile."""
 
     def __init__(self, address: str, tls: Identity | None, wait: float, announce: Callable[[str], None]) -> None:
@@ -69,7 +69,7 @@ class Absence:
         self._backoff = Backoff()
         self.begin()
 
-    def begin(self, lasted: float = LONGEST_DELAY) -> None:
+    def begin(self, lasted: float = MAX_DELAY) -> None:
         """The stream ended, after so many seconds: all limits begin anew.
 
         Delays go on growing where streams break off at once, else a server that fails at each joining would be called
@@ -79,7 +79,7 @@ class Absence:
         self._taken_deadline: float | None = None
         self._last_refusal = ""
         self._said: set[str] = set()
-        if lasted >= LONGEST_DELAY:
+        if lasted >= MAX_DELAY:
             self._backoff.reset()
 
     @contextmanager
@@ -95,7 +95,7 @@ class Absence:
             for timer in timers:
                 timer.cancel()
 
-    def wait_after(self, ending: Ending) -> None:
+    def wait_after(self, ending: StreamEnd) -> None:
         """Wait until it is time for the next attempt.
 
         Raises:

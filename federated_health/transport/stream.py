@@ -12,16 +12,16 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import node_id_of
-from federated_health.transport.channels import LARGEST_KEY, LARGEST_REPLY, wrap_question
+from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, wrap_question
 from federated_health.transport.decoding import UndecodableError, decode_reply
 from federated_health.transport.grids import Incident, error_reply
 
 logger = logging.getLogger(__name__)
 
-MOST_INCIDENTS = 100
+MAX_INCIDENTS = 100
 """Of one hospital, between two looks at them."""
 
-MOST_PAST_QUESTIONS = 16
+MAX_PAST_QUESTIONS = 16
 """Of one stream, that are remembered so that a late or second reply can be called so."""
 
 ANSWERED, GIVEN_UP = "sent a second reply to one question", "sent its reply too late"
@@ -38,7 +38,7 @@ class Incidents:
 
     def add(self, hospital: str, reason: str) -> None:
         with self._lock:
-            if self._counts[hospital] < MOST_INCIDENTS:
+            if self._counts[hospital] < MAX_INCIDENTS:
                 self._counts[hospital] += 1
                 self._kept.append(Incident(hospital, reason))
 
@@ -55,7 +55,7 @@ class Stream:
 
     Attributes:
         process: the token of the hospital's process.
-        largest_message: bytes of a message that is read.
+        max_message_bytes: bytes of a message that is read.
         replaced: done when the same process came back on another stream.
         awaited: question's id -> its reply.
         find_obstacle: why the hospital must not be dealt with any more; None where it may.
@@ -66,7 +66,7 @@ class Stream:
     process: str
     context: grpc.aio.ServicerContext
     incidents: Incidents = field(default_factory=Incidents)
-    largest_message: int = LARGEST_REPLY
+    max_message_bytes: int = MAX_REPLY_BYTES
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
     find_obstacle: Callable[[], str | None] = lambda: None
@@ -78,7 +78,7 @@ class Stream:
     async def accept(self) -> None:
         """Tell the hospital that it is in."""
         async with self._writing:
-            await self.context.send_initial_metadata(((LARGEST_KEY, str(self.largest_message)),))
+            await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
 
     async def exchange(self, key: str, message: Message, content: bytes) -> Message:
         """Send a message and return its reply, or an error reply where the stream ends first.
@@ -108,15 +108,15 @@ class Stream:
         finally:
             self.awaited.pop(key, None)
             self._past[key] = past
-            if len(self._past) > MOST_PAST_QUESTIONS:
+            if len(self._past) > MAX_PAST_QUESTIONS:
                 self._past.popitem(last=False)
 
     def deliver(self, content: bytes) -> None:
         """Hand a reply to whoever awaits it; what nobody awaits is an incident, and so is what is no reply."""
         if not self.is_admitted():
             return
-        if len(content) > self.largest_message:
-            self._spoil(f"sent a message of more than {self.largest_message} bytes")
+        if len(content) > self.max_message_bytes:
+            self._spoil(f"sent a message of more than {self.max_message_bytes} bytes")
             return
         try:
             reply = decode_reply(content)

@@ -13,18 +13,18 @@ from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.errors import JoinError
 from federated_health.hospital.ledger import JOIN, UNFIT, Ledger
-from federated_health.messages.task_agreement import write_terms
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.security import Identity
 from federated_health.transport.channels import (
-    LARGEST_KEY,
-    LARGEST_REPLY,
+    MAX_MESSAGE_KEY,
+    MAX_REPLY_BYTES,
     PROTOCOL,
     open_channel,
     unwrap,
 )
 from federated_health.transport.grids import call_app
 from federated_health.transport.outbox import Outbox
-from federated_health.transport.reconnect import Absence, Ending, find_obstacle
+from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 
 UNFIT_SECONDS = 3.0
 """For telling the server that a hospital may not join."""
@@ -36,7 +36,7 @@ def join_federation(
     *,
     name: str,
     address: str,
-    terms: Mapping[str, str],
+    agreement: Mapping[str, str],
     wait: float,
     announce: Callable[[str], None],
     prepare: Callable[[], object],
@@ -50,7 +50,7 @@ def join_federation(
 
     Args:
         app: answers messages; its process and memory stay from message to message.
-        terms: what the server must agree to, such as task and schema.
+        agreement: what the server must agree to, such as task and schema.
         wait: seconds to wait for a server that cannot be reached, anew each time that it was lost.
         announce: told, in words, what happens.
         prepare: called once the server has accepted the hospital, before the first message is answered.
@@ -64,8 +64,8 @@ def join_federation(
         CertificateError: the certificate has another name, or its key cannot be read any more.
     """
     # The token lets this process, and no other, take the place of a stream of its own that was cut.
-    metadata = (*_introduction(name, terms), ("process", uuid4().hex))
-    absence = Absence(address, tls, wait, announce)
+    metadata = (*_introduction(name, agreement), ("process", uuid4().hex))
+    reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
         if remark := tls.remark():
@@ -81,12 +81,12 @@ def join_federation(
 
     while True:
         began = time.monotonic()
-        ending = _take_part(app, context, address, metadata, absence, enter, ledger, tls)
+        ending = _take_part(app, context, address, metadata, reconnector, enter, ledger, tls)
         if ending.code is grpc.StatusCode.OK:
             return
         if ending.was_accepted:
-            absence.begin(lasted=time.monotonic() - began)
-        absence.wait_after(ending)
+            reconnector.begin(lasted=time.monotonic() - began)
+        reconnector.wait_after(ending)
 
 
 def _take_part(
@@ -94,38 +94,38 @@ def _take_part(
     context: Context,
     address: str,
     metadata: tuple[tuple[str, str], ...],
-    absence: Absence,
+    reconnector: Reconnector,
     enter: Callable[[], None],
     ledger: Ledger,
     tls: Identity | None,
-) -> Ending:
+) -> StreamEnd:
     """One stream, from the attempt to join to its end."""
     with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         call = outbox.begin(JOIN, metadata)
         largest = None
         try:
-            with absence.patience(call):
+            with reconnector.patience(call):
                 # Blocks until the server accepts; refused or unreachable, there is none, and the call ends.
                 largest = _largest_of(call.initial_metadata())
             if largest is not None:
                 enter()
             for wrapped in call:
                 question = _read(wrapped)
-                outbox.send(question, call_app(app, question, context), largest or LARGEST_REPLY)
+                outbox.send(question, call_app(app, question, context), largest or MAX_REPLY_BYTES)
         except grpc.RpcError:
             pass
         except _NotAMessageError:
             raise JoinError(f"{address}: the server sent what is not a message") from None
         finally:
             outbox.close()
-        return Ending(call.code(), call.details() or "", was_accepted=largest is not None)
+        return StreamEnd(call.code(), call.details() or "", was_accepted=largest is not None)
 
 
 def report_unfit(
     name: str,
     address: str,
-    terms: Mapping[str, str],
+    agreement: Mapping[str, str],
     reason: str,
     ledger: Ledger,
     tls: Identity | None = None,
@@ -139,7 +139,7 @@ def report_unfit(
     Raises:
         LedgerError: it cannot be recorded, and was not told.
     """
-    metadata = (*_introduction(name, terms), ("unfit", reason))
+    metadata = (*_introduction(name, agreement), ("unfit", reason))
     with open_channel(address, tls) as channel:
         outbox = Outbox(channel, ledger)
         outbox.close()
@@ -147,14 +147,14 @@ def report_unfit(
         call.code()  # blocks until the server has refused; whether it is there at all does not matter
 
 
-def _introduction(name: str, terms: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _introduction(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """What a stream's metadata begins with."""
-    return ("hospital", name), ("terms", write_terms({"protocol": PROTOCOL, **terms}))
+    return ("hospital", name), ("terms", write_agreement({"protocol": PROTOCOL, **agreement}))
 
 
 def _largest_of(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
     """Bytes that a reply may have, which a server says when it accepts a hospital; None where it has not."""
-    said = str(dict(initial_metadata or ()).get(LARGEST_KEY, ""))
+    said = str(dict(initial_metadata or ()).get(MAX_MESSAGE_KEY, ""))
     return int(said) if re.fullmatch("[0-9]{1,12}", said) else None
 
 

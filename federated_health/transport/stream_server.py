@@ -17,11 +17,11 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.errors import StorageError
-from federated_health.messages.task_agreement import find_difference, read_terms
+from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
-from federated_health.transport.capacity import most_streams
-from federated_health.transport.channels import LARGEST_REPLY, PROTOCOL, listen, serialise_content, server_options
+from federated_health.transport.capacity import max_streams
+from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, listen, serialise_content, server_options
 from federated_health.transport.gate import Gate, certificate_of
 from federated_health.transport.grids import FutureGrid, Incident, error_reply
 from federated_health.transport.stream import Incidents, Stream
@@ -33,7 +33,7 @@ SERVICE = "flwr.proto.FlowerService"
 GRACE_SECONDS = 2.0
 """For calls to end by themselves when the server stops."""
 
-LONGEST_REFUSAL = 500
+MAX_REFUSAL_LENGTH = 500
 """Characters of a refusal, which names what differs."""
 
 SETTLING_SECONDS = 0.05
@@ -45,19 +45,19 @@ class _Servicer:
 
     def __init__(
         self,
-        terms: Mapping[str, str],
+        agreement: Mapping[str, str],
         on_change: Callable[[str], None],
-        largest_message: int = LARGEST_REPLY,
+        max_message_bytes: int = MAX_REPLY_BYTES,
         tls: Identity | None = None,
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.incidents = Incidents()
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
-        self._terms = terms
+        self._agreement = agreement
         self._on_change = on_change
-        self._largest_message = largest_message
+        self._max_message_bytes = max_message_bytes
         self._gate = Gate(tls, on_change)
-        self._room = most_streams()
+        self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
@@ -76,7 +76,7 @@ class _Servicer:
             self._gate.tell(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
-            name, said.get("process", ""), context, self.incidents, self._largest_message
+            name, said.get("process", ""), context, self.incidents, self._max_message_bytes
         )
         stream.find_obstacle = partial(self._gate.find_end, certificate)
         try:
@@ -89,7 +89,7 @@ class _Servicer:
         except asyncio.CancelledError:
             # gRPC does not say which of the two it was; nobody else can know, either.
             if stream.awaited and not self.ending.done():
-                most = 2 * self._largest_message / 2**20
+                most = 2 * self._max_message_bytes / 2**20
                 stream.fail(f"its connection was lost, or it sent more than {most:.3g} MiB at once")
             raise
         finally:
@@ -115,13 +115,16 @@ class _Servicer:
         if connected is not None and (not connected.process or connected.process != said.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
         try:
-            theirs = read_terms(said.get("terms", "{}"))
+            theirs = read_agreement(said.get("terms", "{}"))
         except ValueError:
             return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read"
-        if difference := find_difference(theirs, self._terms):
-            return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, LONGEST_REFUSAL)
+        if difference := find_difference(theirs, self._agreement):
+            return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := said.get("unfit")) is not None:
-            return grpc.StatusCode.FAILED_PRECONDITION, f"its own check says no: {printable(reason, LONGEST_REFUSAL)}"
+            return (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}",
+            )
         return None
 
     async def _read(self, stream: Stream) -> None:
@@ -179,10 +182,10 @@ class StreamGrid(FutureGrid):
 @contextmanager
 def serve_streams(
     address: str,
-    terms: Mapping[str, str],
+    agreement: Mapping[str, str],
     on_change: Callable[[str], None],
     *,
-    largest_message: int = LARGEST_REPLY,
+    max_message_bytes: int = MAX_REPLY_BYTES,
     tls: Identity | None = None,
 ) -> Iterator[StreamGrid]:
     """A gRPC server that hospitals join, as a grid.
@@ -192,9 +195,9 @@ def serve_streams(
 
     Args:
         address: HOST:PORT.
-        terms: what a hospital must agree to when it joins, such as task and schema.
+        agreement: what a hospital must agree to when it joins, such as task and schema.
         on_change: told, in words and from another thread, who joined, left, was refused or cut off.
-        largest_message: bytes that a hospital's message may have. A larger one is an incident, and costs its reply; one
+        max_message_bytes: size limit of a hospital's message. A larger one is an incident, and costs its reply; one
             that is more than twice as large costs the hospital its stream.
         tls: who the server is; every hospital then shows a certificate of the same authority, at every call, and is
             dealt with only as long as it is valid and not revoked. None to go without encryption and without proof.
@@ -210,8 +213,8 @@ def serve_streams(
     thread.start()
 
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
-        server = grpc.aio.server(options=server_options(largest_message))
-        servicer = _Servicer({"protocol": PROTOCOL, **terms}, on_change, largest_message, tls)
+        server = grpc.aio.server(options=server_options(max_message_bytes))
+        servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
         # What hospitals send stays bytes here, so that it is measured before it is read.
         join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))

@@ -8,7 +8,7 @@ import pytest
 
 from federated_health.cli import demo
 from federated_health.cli.demo import run_demo
-from federated_health.cli.processes import door
+from federated_health.cli.processes import script_command
 from federated_health.errors import RunError
 
 pytestmark = pytest.mark.slow
@@ -45,8 +45,8 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again_in_its_folde
 
 def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def door_with_a_wrong_task(name: str, *rest: object) -> list[str]:
-        return door(name, *rest, *(["--task", "none"] if name == "client.py" else []))
+        return script_command(name, *rest, *(["--task", "none"] if name == "client.py" else []))
 
-    monkeypatch.setattr(demo, "door", door_with_a_wrong_task)
+    monkeypatch.setattr(demo, "script_command", door_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
         run_demo(tmp_path / "demo", extra=["--wait", "60"])

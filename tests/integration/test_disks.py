@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import door, free_port, process
+from federated_health.cli.processes import free_port, process, script_command
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.privacy import Account, PrivacyPlan
 from federated_health.server.checkpoints import CheckpointFolder
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context, join_federation
 from tests.test_federation import app_of, three_with_scores
@@ -100,7 +100,7 @@ class Hospital:
                 hospital_context(name, {}),
                 name=name,
                 address=address,
-                terms=settings.task_declaration.terms,
+                agreement=settings.task_declaration.agreement,
                 wait=60.0,
                 announce=self.words.append,
                 prepare=lambda: None,
@@ -128,7 +128,7 @@ def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_ho
     hospitals = [Hospital(name, address, settings) for name in "abc"]
 
     def serve(log: Path, *flags: object) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-        return process([*disk.command, *door("server.py", "--address", address, *flags)], log=log)
+        return process([*disk.command, *script_command("server.py", "--address", address, *flags)], log=log)
 
     def finished() -> int:
         with suppress(OSError, ValueError):
@@ -168,10 +168,10 @@ def assert_one_error(said: str, why: str) -> None:
     assert said.rstrip().endswith(why)
 
 
-def undisturbed(settings: Settings) -> Federation:
+def undisturbed(settings: Settings) -> PlainRun:
     hospitals = {one.name: one for one in three_with_scores()}
     grid = InProcessGrid(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
-    federation = Federation(grid, settings)
+    federation = PlainRun(grid, settings)
     federation.run()
     return federation
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.cli.processes import door, free_port
+from federated_health.cli.processes import free_port, script_command
 from tests.forks import forked
 from tests.wire import Wire, assert_is_in_ledger, read_lines
 
@@ -23,7 +23,7 @@ HOSPITALS = {"cleveland": "client_1.csv", "hungary": "client_2.csv"}
 def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path: Path) -> None:
     run, address = tmp_path / "run", f"127.0.0.1:{free_port()}"
     with ExitStack() as stack:
-        serve = door("server.py", "--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
+        serve = script_command("server.py", "--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
         server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         wire = stack.enter_context(Wire(address))
         hospitals = []
@@ -31,7 +31,7 @@ def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path
             data = tmp_path / name / file
             data.parent.mkdir()
             shutil.copy(hospitals_folder / file, data)
-            join = door("client.py", "--data", data, "--name", name, "--server", wire.address)
+            join = script_command("client.py", "--data", data, "--name", name, "--server", wire.address)
             hospitals.append(stack.enter_context(forked(join, log=tmp_path / f"{name}.txt")))
         assert server.wait(600) == 0, (tmp_path / "server.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals] == [0, 0]
@@ -60,7 +60,11 @@ def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path
         kernels += [one["sha256"] for one in arrays if one["name"] == "hidden/kernel"]
         assert all(one["dtype"] == "float32" and one["bytes"] == 4 * np.prod(one["shape"]) for one in arrays)
         shown = subprocess.run(
-            door("client.py", "--show-egress", ledger), check=True, capture_output=True, text=True, timeout=300
+            script_command("client.py", "--show-egress", ledger),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert f"What left {name}, by {ledger}\n" in shown.stdout
         assert f"{len(lines)} messages, {sum(line['bytes'] for line in lines):,} bytes, rounds 1 to 3\n" in shown.stdout

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.cli.processes import PROJECT, door, free_port, process
+from federated_health.cli.processes import PROJECT, free_port, process, script_command
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.ml.networks import load_model, read_description
 from federated_health.security import make_all_identities
@@ -56,7 +56,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
     address, records = f"127.0.0.1:{free_port()}", out / "records"
     records.mkdir(parents=True)
     own, identities = make_all_identities(out / "tls", NAMES)
-    serve = door(
+    serve = script_command(
         "server.py",
         "--tls",
         own,
@@ -193,12 +193,14 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
     address, run = f"127.0.0.1:{free_port()}", tmp_path / "run"
     own, identities = make_all_identities(tmp_path / "tls", NAMES)
     flags = ("--tls", own, "--address", address)
-    serve = door("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
+    serve = script_command("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
 
     def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
         joins = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
-        return stack.enter_context(forked(door("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log))
+        return stack.enter_context(
+            forked(script_command("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log)
+        )
 
     def wait_until(is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 300
@@ -223,7 +225,9 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         server.kill()
         server.wait(120)
         assert 0 < rounds() < 400
-        server = stack.enter_context(forked(door("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt"))
+        server = stack.enter_context(
+            forked(script_command("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt")
+        )
         assert server.wait(600) == 0, (tmp_path / "server-2.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals.values()] == [0] * len(NAMES)
     told = json.loads((run / "metrics.json").read_text())

@@ -18,14 +18,14 @@ from flower_engines import deployment, simulation
 from flwr.app import Context, Message
 
 import client
-from federated_health.cli.processes import door, free_port, process
+from federated_health.cli.processes import free_port, process, script_command
 from federated_health.data.dataset_folder import find_hospital, write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.security import make_all_identities
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 
@@ -60,7 +60,7 @@ def contexts_of(paths: dict[str, Path]) -> dict[str, Context]:
 @pytest.fixture(scope="module")
 def in_process(paths: dict[str, Path]) -> str:
     """The hash of the final weights without any process or network."""
-    federation = Federation(InProcessGrid(client.app, contexts_of(paths)), SETTINGS)
+    federation = PlainRun(InProcessGrid(client.app, contexts_of(paths)), SETTINGS)
     federation.gather()
     list(federation.rounds())
     return weights_hash(federation.weights)
@@ -79,10 +79,10 @@ def test_terminals_give_the_bits_of_a_run_in_process(
     own, tls = make_all_identities(tmp_path / "tls", NAMES) if encrypted else (None, {})
     flags = [word for name, value in RUN.items() if name != "appraisal" for word in (f"--{name}", value)]
     with ExitStack() as stack:
-        serve = door("server.py", *flags, "--no-appraisal", "--address", address, "--out", out)
+        serve = script_command("server.py", *flags, "--no-appraisal", "--address", address, "--out", out)
         server = stack.enter_context(process([*serve, *(["--tls", str(own)] if own else [])], tmp_path / "server.txt"))
         for name, path in paths.items():
-            join = door("client.py", "--data", path, "--name", name, "--server", address)
+            join = script_command("client.py", "--data", path, "--name", name, "--server", address)
             proof = ["--tls", str(tls[name])] if own else []
             stack.enter_context(process([*join, *proof], tmp_path / f"{name}.txt"))
         assert server.wait(PATIENCE) == 0, (tmp_path / "server.txt").read_text()
@@ -115,7 +115,7 @@ def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
     """Round 1 is of both hospitals; in round 2 a SuperNode is killed with its message in hand, and the run goes on."""
-    federation = Federation(LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
+    federation = PlainRun(LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
     federation.gather()
     *_, last = federation.rounds()
     assert set(last.hospitals) == {"cleveland"}

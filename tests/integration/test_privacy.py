@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import door, free_port
+from federated_health.cli.processes import free_port, script_command
 from federated_health.privacy.account import Account
 from tests.forks import forked
 from tests.wire import read_lines
@@ -43,10 +43,12 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
 
     def serve(out: str, *flags: object) -> list[str]:
         settings = ("--hospitals", 2, "--dp-epsilon", 2, "--dp-spare-rounds", SPARE, "--model", "logistic")
-        return door("server.py", *settings, "--address", address, "--out", tmp_path / out, *flags)
+        return script_command("server.py", *settings, "--address", address, "--out", tmp_path / out, *flags)
 
     def join(name: str) -> list[str]:
-        return door("client.py", "--data", data[name], "--name", name, "--server", address, "--out", tmp_path / name)
+        return script_command(
+            "client.py", "--data", data[name], "--name", name, "--server", address, "--out", tmp_path / name
+        )
 
     with ExitStack() as stack:
         first = serve("first", "--rounds", ROUNDS, "--min-hospitals", 2)

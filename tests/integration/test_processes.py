@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 
 import client
-from federated_health.cli.processes import PROJECT, door, free_port, process
+from federated_health.cli.processes import PROJECT, free_port, process, script_command
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.ml.networks import read_description, weights_hash
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
 from tests.forks import Fork, forked
@@ -48,12 +48,12 @@ def federation_of(
     address = f"127.0.0.1:{free_port()}"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        command = door("server.py", "--address", address, "--out", out / "run", *server_flags)
+        command = script_command("server.py", "--address", address, "--out", out / "run", *server_flags)
         server = stack.enter_context(start(command, out / "server.txt"))
         hospitals = {}
         for name in names:
             own = ("--data", path_of(data, name), "--name", name, "--server", address, "--out", out / name)
-            hospitals[name] = stack.enter_context(start(door("client.py", *own), out / f"{name}.txt"))
+            hospitals[name] = stack.enter_context(start(script_command("client.py", *own), out / f"{name}.txt"))
         yield server, hospitals
 
 
@@ -116,7 +116,7 @@ def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Pat
 def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
     settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
     contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
-    federation = Federation(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
     figures = federation.run()
     description = read_description(finished / "run" / "model.keras")
     assert description["weights_sha256"] == weights_hash(federation.weights)
@@ -147,7 +147,9 @@ def test_the_console_has_the_table_and_no_chatter(finished: Path) -> None:
 def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: Path, tmp_path: Path) -> None:
     risks = tmp_path / "risk.csv"
     model, patients = finished / "run" / "model.keras", PROJECT / "data" / "example_patients.csv"
-    subprocess.run(door("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        script_command("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=300
+    )
     scored = pd.read_csv(risks, dtype={"patient": str})
     given = pd.read_csv(patients, dtype={"patient": str})
     pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), given)
@@ -160,7 +162,7 @@ def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: 
 def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) -> None:
     patients = tmp_path / "patients.csv"
     pd.read_csv(PROJECT / "data" / "example_patients.csv").drop(columns="thalach").to_csv(patients, index=False)
-    command = door("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
+    command = script_command("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert "lacks the column thalach" in ended.stderr
@@ -205,7 +207,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
 def test_ctrl_c_at_a_hospital_that_waits_is_one_line(hospitals_folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     own = ("--data", path_of(hospitals_folder, "cleveland"), "--name", "a", "--server", f"127.0.0.1:{free_port()}")
-    with process(door("client.py", *own), log=log) as hospital:
+    with process(script_command("client.py", *own), log=log) as hospital:
         deadline = time.monotonic() + 300
         while "waiting up to" not in log.read_text():
             assert time.monotonic() < deadline

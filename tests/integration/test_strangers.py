@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import door, free_port, interrupt, process
+from federated_health.cli.processes import free_port, interrupt, process, script_command
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.transport import report_unfit
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Path) -> None:
     own, hospitals = make_all_identities(tmp_path / "tls", ("a",))
     port, log = free_port(), tmp_path / "server.txt"
-    command = door("server.py", "--tls", own, "--address", f"127.0.0.1:{port}", "--out", tmp_path / "run")
+    command = script_command("server.py", "--tls", own, "--address", f"127.0.0.1:{port}", "--out", tmp_path / "run")
     with process(command, log) as server:
         deadline = time.monotonic() + 300
         while "waiting for hospitals" not in log.read_text():
@@ -41,7 +41,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
                 encrypted.recv(100)
         a = load_identity(hospitals["a"], Role.HOSPITAL)
         for _ in range(3):
-            report_unfit("b", f"127.0.0.1:{port}", HEART_DISEASE.terms, "none", UNWRITTEN, tls=a)
+            report_unfit("b", f"127.0.0.1:{port}", HEART_DISEASE.agreement, "none", UNWRITTEN, tls=a)
         assert server.poll() is None
         interrupt([server])
         assert server.returncode == 130

@@ -9,7 +9,7 @@ from federated_health.data.sources.layouts import UCI_FILES
 from federated_health.data.tables import read_bytes
 from federated_health.errors import DataError
 
-LARGEST_MEMBER = 512 * 1024 * 1024
+MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Bytes of a file in a zip, unpacked."""
 
 _BROKEN_ZIP = (
@@ -59,8 +59,8 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                     f"{path}: expected one CSV, or {', '.join(UCI_FILES)} once each, in this zip; got {len(csvs)} CSVs "
                     f"and {len(uci)} of UCI's files"
                 )
-            if any(member.file_size > LARGEST_MEMBER for _, member in uci or csvs):
-                raise DataError(f"{path}: holds a file of more than {LARGEST_MEMBER // 2**20} MiB")
+            if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
+                raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
             contents = {name: archive.read(member) for name, member in uci or csvs}
             return {name: contents[name] for name in (*UCI_FILES, *contents) if name in contents}
     except _BROKEN_ZIP:

@@ -21,7 +21,7 @@ from federated_health.data.tasks import READMISSION, Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import hospital_name_from
 
-UCI_TABLE = Path(__file__).resolve().parent.parent / "data" / "full_dataset.csv"
+UCI_TABLE = Path(__file__).resolve().parents[3] / "data" / "full_dataset.csv"
 """The 920 patients that come with the project."""
 
 DEFAULT_PATIENTS = 4000
@@ -29,10 +29,10 @@ DEFAULT_PATIENTS = 4000
 
 PATIENTS_RANGE = (2, 10_000_000)
 
-MOST_DROPPED = 0.2
+MAX_DROPPED = 0.2
 """Share of rows up to which leaving rows out is suggested; of more, something else is wrong with the file."""
 
-LEAST_AGREEMENT = 0.95
+MIN_AGREEMENT = 0.95
 """Share of known patients whose diagnosis must be UCI's."""
 
 _NOT_ALLOWED = "not allowed"
@@ -199,7 +199,7 @@ def _raise_first(file: RecognisedFile, invalid: pd.DataFrame) -> None:
     column, rule = rules[first]
     row, rows = int(invalid[first].to_numpy().argmax()), int(invalid.any(axis=1).sum())
     more = f"; {rows} of {len(invalid)} rows break a rule" if rows > 1 else ""
-    few = rows <= MOST_DROPPED * len(invalid)
+    few = rows <= MAX_DROPPED * len(invalid)
     hint = " (--drop-invalid leaves such rows out)" if few or rows == 1 else ""
     raise DataError(f"{file.name}: {describe_cell(column, row, rule, file.text[column].iloc[row])}{more}{hint}")
 
@@ -221,7 +221,7 @@ def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> list[str]
     known = read_uci().table
     both = table.merge(known[[*columns, label]].drop_duplicates(columns), on=columns, suffixes=("", " of UCI"))
     agreeing = int((both[label] == both[f"{label} of UCI"]).sum())
-    if agreeing < LEAST_AGREEMENT * len(both):
+    if agreeing < MIN_AGREEMENT * len(both):
         raise DataError(
             f"{path}: its target is not turned round as it is in {layout.title}: {len(both) - agreeing} of {len(both)} "
             f"patients who are in UCI's table have the other diagnosis there"

@@ -33,7 +33,7 @@ from federated_health.data.sources.readmission_model import (
     HBA1C_TENTHS,
     HOUSES,
     LOG_ODDS,
-    MOST_VISITS,
+    MAX_VISITS,
     Codes,
     Columns,
     Vector,
@@ -55,7 +55,7 @@ from federated_health.data.tasks import READMISSION
 
 Labels = npt.NDArray[np.float32]
 
-MOST_TERMS = 1_000_000
+MAX_TERMS = 1_000_000
 """Terms of the sums that are in memory at a time."""
 
 
@@ -155,8 +155,8 @@ def _alike(no_hba1c: npt.NDArray[np.bool_], no_glucose: npt.NDArray[np.bool_]) -
     for lacks_hba1c in (False, True):
         for lacks_glucose in (False, True):
             rows = np.flatnonzero((no_hba1c == lacks_hba1c) & (no_glucose == lacks_glucose))
-            terms = (len(HBA1C_TENTHS) if lacks_hba1c else 1) * (len(GLUCOSE_BANDS) + 1 if lacks_glucose else 1)
-            step = MOST_TERMS // terms
+            agreement = (len(HBA1C_TENTHS) if lacks_hba1c else 1) * (len(GLUCOSE_BANDS) + 1 if lacks_glucose else 1)
+            step = MAX_TERMS // agreement
             for start in range(0, len(rows), step):
                 yield rows[start : start + step], lacks_hba1c, lacks_glucose
 
@@ -171,7 +171,7 @@ def _weights(house: Codes, cells: Columns, no_hba1c: bool, no_glucose: bool) -> 
     weights = np.ones(values.shape)
     if no_hba1c:
         insulin, tablets = _place(cells["insulin"]), _place(cells["diabetes_medication"])
-        visits = np.minimum(_place(cells["emergency_visits"]), MOST_VISITS)
+        visits = np.minimum(_place(cells["emergency_visits"]), MAX_VISITS)
         weights = chances.hba1c[visits, _place(cells["age"], AGES)] * chances.treatment[insulin, tablets]
         weights *= chances.unrecorded[house, _place(cells["days_in_hospital"], DAYS)]
         if not no_glucose:
@@ -203,7 +203,7 @@ class _Chances:
 @cache
 def _chances() -> _Chances:
     values = HBA1C_TENTHS / 10
-    level = hba1c_level(AGES.astype(np.float64), np.arange(MOST_VISITS + 1.0)[:, None])
+    level = hba1c_level(AGES.astype(np.float64), np.arange(MAX_VISITS + 1.0)[:, None])
     glucose = _between(np.log(GLUCOSES[:-1] + 0.5), glucose_level(values), GLUCOSE_SPREAD)
     shares, tablets = insulin_shares(values).T, tablets_share(values)
     house, days = np.arange(len(HOUSES))[:, None, None], DAYS[:, None].astype(np.float64)

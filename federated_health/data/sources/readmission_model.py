@@ -158,7 +158,7 @@ AGES = np.arange(18, 101)
 DAYS = np.arange(1, 15)
 HBA1C_TENTHS = np.arange(45, 151)
 GLUCOSES = np.arange(40, 601)
-MOST_VISITS = 3
+MAX_VISITS = 3
 """More emergency visits do not raise HbA1c further."""
 
 
@@ -273,7 +273,7 @@ def glucose_band(glucose: Vector) -> Codes:
 
 def hba1c_level(age: Vector, visits: Vector) -> Vector:
     """Mean of log(HbA1c - 4)."""
-    return HBA1C_LEVEL + HBA1C_AGE * (age - 65) / 10 + HBA1C_VISITS * np.minimum(visits, MOST_VISITS)
+    return HBA1C_LEVEL + HBA1C_AGE * (age - 65) / 10 + HBA1C_VISITS * np.minimum(visits, MAX_VISITS)
 
 
 def glucose_level(hba1c: Vector) -> Vector:

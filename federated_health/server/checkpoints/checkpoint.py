@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import Task
 from federated_health.errors import CheckpointError
-from federated_health.messages.content import Introduction
+from federated_health.messages.content import Registration
 from federated_health.messages.task_agreement import find_difference
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
@@ -29,22 +29,22 @@ class Checkpoint:
         run: a random token of the run.
         round_number: rounds that are finished.
         settings: `Settings.to_config`.
-        terms: `Task.terms`, what the columns mean.
+        agreement: `Task.agreement`, what the columns mean.
         strategy_state: `StrategyDeclaration.read_state`.
-        introductions: of the hospitals that have joined, ordered by name.
-        tally: what went wrong so far; JSON.
+        registrations: of the hospitals that have joined, ordered by name.
+        problems: what went wrong so far; JSON.
         history: every finished round.
     """
 
     run: str
     round_number: int
     settings: Mapping[str, Value]
-    terms: Mapping[str, str]
+    agreement: Mapping[str, str]
     weights: Weights
     strategy_state: Mapping[str, npt.NDArray[Any]]
     normalisation: Normalisation
-    introductions: tuple[Introduction, ...]
-    tally: Mapping[str, Any]
+    registrations: tuple[Registration, ...]
+    problems: Mapping[str, Any]
     history: Sequence[Round]
 
     def check_task(self, task: Task) -> None:
@@ -53,7 +53,7 @@ class Checkpoint:
         Raises:
             CheckpointError: names the first term that differs.
         """
-        if difference := find_difference(self.terms, task.terms, whose="checkpoint"):
+        if difference := find_difference(self.agreement, task.agreement, whose="checkpoint"):
             raise CheckpointError(difference)
 
 

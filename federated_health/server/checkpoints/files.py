@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.errors import CheckpointError
-from federated_health.messages.content import Introduction
+from federated_health.messages.content import Registration
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.server.checkpoints.checkpoint import Checkpoint
 from federated_health.server.checkpoints.history import DamagedCheckpointError, Position
@@ -35,7 +35,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
     Raises:
         ValueError: its tally is not JSON, or an array holds objects.
     """
-    ordered = checkpoint.introductions
+    ordered = checkpoint.registrations
     arrays = {
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
         **{_STATE + name: array for name, array in checkpoint.strategy_state.items()},
@@ -45,10 +45,10 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "run": checkpoint.run,
         "round_number": checkpoint.round_number,
         "settings": dict(checkpoint.settings),
-        "terms": dict(checkpoint.terms),
+        "terms": dict(checkpoint.agreement),
         "normalisation": {"mean": checkpoint.normalisation.mean, "variance": checkpoint.normalisation.variance},
         "introductions": [[one.name, one.train_examples, one.test_examples] for one in ordered],
-        "tally": checkpoint.tally,
+        "tally": checkpoint.problems,
         "history": position.to_json(),
         "arrays": list(arrays),
     }
@@ -88,8 +88,8 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
     arrays = {name: np.lib.format.read_array(content, allow_pickle=False) for name in header["arrays"]}
     if content.read(1):
         raise ValueError("more than it says")
-    introductions = [
-        Introduction(
+    registrations = [
+        Registration(
             name=name,
             train_examples=train_examples,
             test_examples=test_examples,
@@ -101,12 +101,12 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
         run=header["run"],
         round_number=header["round_number"],
         settings=header["settings"],
-        terms=header["terms"],
+        agreement=header["terms"],
         weights=_under(_WEIGHTS, arrays),
         strategy_state=_under(_STATE, arrays),
         normalisation=Normalisation(**{key: tuple(values) for key, values in header["normalisation"].items()}),
-        introductions=tuple(introductions),
-        tally=header["tally"],
+        registrations=tuple(registrations),
+        problems=header["tally"],
         history=(),
     )
     return checkpoint, Position.from_json(header["history"])

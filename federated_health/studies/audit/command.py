@@ -24,10 +24,10 @@ from federated_health.studies.workers import load_app, workers
 
 AUDIT = "audit.json"
 
-FEWEST_RUNS = 6
+MIN_RUNS = 6
 """So that of the shadow models two were trained with each patient, and two without."""
 
-FEWEST_ROWS = 4
+MIN_ROWS = 4
 """Training rows of a hospital, of which half are taken."""
 
 SIZES = (1, 4, 16)
@@ -141,16 +141,16 @@ def _read_hospitals(folder: Path) -> tuple[dict[str, Hospital], dict[str, str]]:
     for number in range(1, len(manifest["hospitals"]) + 1):
         path, name = find_hospital(folder, number)
         hospitals[name], hashes[name] = load_hospital(path, task, name, DEFAULT_SPLIT_SEED), hash_file(path)
-        if (rows := len(hospitals[name].train)) < FEWEST_ROWS:
-            raise DataError(f"{path}: has {rows} patients to train on; an audit halves them, and takes {FEWEST_ROWS}")
+        if (rows := len(hospitals[name].train)) < MIN_ROWS:
+            raise DataError(f"{path}: has {rows} patients to train on; an audit halves them, and takes {MIN_ROWS}")
     if len(hospitals) < 2:
         raise DataError(f"{folder}: holds one hospital; an audit of a federation takes at least two")
     return hospitals, hashes
 
 
 def _plan_of(request: Request, hospitals: Mapping[str, Hospital]) -> Plan:
-    if request.shadows < FEWEST_RUNS or request.shadows % 2:
-        raise SettingsError(f"shadows: expected an even number from {FEWEST_RUNS}, got {request.shadows}")
+    if request.shadows < MIN_RUNS or request.shadows % 2:
+        raise SettingsError(f"shadows: expected an even number from {MIN_RUNS}, got {request.shadows}")
     if len(set(request.epsilons)) < len(request.epsilons):
         given = ", ".join(f"{one:g}" for one in request.epsilons)
         raise SettingsError(f"epsilons: each one once, got {given}")

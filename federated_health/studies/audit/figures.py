@@ -12,13 +12,13 @@ from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
-    Halved,
+    FullShadowRun,
+    HalfShadowRun,
     Inverted,
     Outcome,
     Plan,
-    Shrunken,
+    SmallShadowRun,
     Trial,
-    Whole,
     Worth,
 )
 
@@ -67,8 +67,8 @@ def without_updates(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures_of(privacy: str, plan: Plan, results: Results) -> dict[str, Any]:
-    halved = [results[Halved(privacy=privacy, run=run)] for run in range(plan.runs)]
-    whole = [results[Whole(privacy=privacy, run=run)] for run in range(plan.wholes)]
+    halved = [results[HalfShadowRun(privacy=privacy, run=run)] for run in range(plan.runs)]
+    whole = [results[FullShadowRun(privacy=privacy, run=run)] for run in range(plan.wholes)]
     members, places = plan.members(), plan.places()
     attacks: dict[str, Any] = {}
     hospitals: dict[str, Any] = {name: {} for name in plan.hospitals}
@@ -87,7 +87,7 @@ def _figures_of(privacy: str, plan: Plan, results: Results) -> dict[str, Any]:
         "hospitals": hospitals,
         "inversion": {
             str(rows): _shares(
-                [results[Shrunken(privacy=privacy, rows=rows, draw=draw)].inverted for draw in range(plan.draws)]
+                [results[SmallShadowRun(privacy=privacy, rows=rows, draw=draw)].inverted for draw in range(plan.draws)]
             )
             for rows in plan.sizes
         },

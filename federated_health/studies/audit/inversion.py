@@ -22,7 +22,7 @@ from federated_health.studies.audit.views import Step
 
 ITERATIONS = 2000
 DUMMIES = 64
-MOST_STARTS, FEWEST_STARTS = 8, 2
+MAX_STARTS, MIN_STARTS = 8, 2
 """Of searches from other dummy patients, of which the best is taken: as many as make DUMMIES together."""
 
 STEP_SIZE = 0.1
@@ -75,7 +75,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
     descend = _descent(task, training.order.tobytes(), training.order.shape)
     tried = [
         descend(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
-        for _ in range(max(FEWEST_STARTS, min(MOST_STARTS, DUMMIES // patients)))
+        for _ in range(max(MIN_STARTS, min(MAX_STARTS, DUMMIES // patients)))
     ]
     best = int(np.argmin([float(loss) for _, loss in tried]))
     return np.asarray(tried[best][0], dtype=np.float64)

@@ -21,10 +21,10 @@ FALSE_POSITIVE_RATE = 0.01
 GUESSING = 0.5
 """ROC-AUC of an attack that knows nothing."""
 
-FEWEST_FOR_OWN_VARIANCE = 64
+MIN_RUNS_FOR_OWN_VARIANCE = 64
 """Of fewer shadow models a patient's own variance is a worse guess than that of all patients (Carlini et al. 2022)."""
 
-LEAST_VARIANCE = 1e-12
+MIN_VARIANCE = 1e-12
 
 DRAWS = 1000
 
@@ -108,9 +108,9 @@ def _fit(statistics: Array, chosen: Flags) -> tuple[Array, Array]:
         raise ValueError("too few shadow models with or without a patient")
     mean = np.where(chosen, statistics, 0.0).sum(axis=0) / number
     variance = np.where(chosen, (statistics - mean) ** 2, 0.0).sum(axis=0) / (number - 1)
-    if 2 * number.min() < FEWEST_FOR_OWN_VARIANCE:
+    if 2 * number.min() < MIN_RUNS_FOR_OWN_VARIANCE:
         variance = np.full_like(variance, variance.mean())
-    return mean, np.maximum(variance, LEAST_VARIANCE)
+    return mean, np.maximum(variance, MIN_VARIANCE)
 
 
 def _log_density(values: Array, mean: Array, variance: Array) -> Array:

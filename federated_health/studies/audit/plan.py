@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halved:
+class HalfShadowRun:
     """One of the federations that are attacked, by its number from 0."""
 
     privacy: str
@@ -32,7 +32,7 @@ class Halved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class FullShadowRun:
     """One of the federations of all training rows, by its number from 0."""
 
     privacy: str
@@ -40,7 +40,7 @@ class Whole:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrunken:
+class SmallShadowRun:
     """A federation in which the smallest hospital has some rows only; `draw` numbers who they are."""
 
     privacy: str
@@ -48,7 +48,7 @@ class Shrunken:
     draw: int
 
 
-Trial = Halved | Whole | Shrunken
+Trial = HalfShadowRun | FullShadowRun | SmallShadowRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +130,12 @@ class Plan:
         """All federations."""
         trials: list[Trial] = []
         for privacy in self.privacies:
-            trials += [Halved(privacy=privacy, run=run) for run in range(self.runs)]
-            trials += [Whole(privacy=privacy, run=run) for run in range(self.wholes)]
+            trials += [HalfShadowRun(privacy=privacy, run=run) for run in range(self.runs)]
+            trials += [FullShadowRun(privacy=privacy, run=run) for run in range(self.wholes)]
             trials += [
-                Shrunken(privacy=privacy, rows=rows, draw=draw) for rows in self.sizes for draw in range(self.draws)
+                SmallShadowRun(privacy=privacy, rows=rows, draw=draw)
+                for rows in self.sizes
+                for draw in range(self.draws)
             ]
         return trials
 

@@ -10,10 +10,10 @@ from flwr.clientapp import ClientApp
 from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import PresentHospital
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
-from federated_health.server.plain_run import Federation
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.audit.gradients import gradients_of, layers_of
 from federated_health.studies.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
@@ -22,13 +22,13 @@ from federated_health.studies.audit.plan import (
     AVERAGES,
     FINAL,
     UPDATES,
-    Halved,
+    FullShadowRun,
+    HalfShadowRun,
     Inverted,
     Outcome,
     Plan,
-    Shrunken,
+    SmallShadowRun,
     Trial,
-    Whole,
     Worth,
 )
 from federated_health.studies.audit.views import Step, WatchedGrid, averages_of, follow
@@ -52,26 +52,26 @@ def run_trial(trial: Trial, plan: Plan, app: ClientApp) -> Outcome:
     settings = plan.privacies[trial.privacy]
     try:
         match trial:
-            case Halved():
+            case HalfShadowRun():
                 return _attack(trial, plan, settings, app)
-            case Whole():
+            case FullShadowRun():
                 federation, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + trial.run), app)
                 return Outcome(worth=_worth(federation, plan.hospitals))
-            case Shrunken():
+            case SmallShadowRun():
                 return Outcome(inverted=_invert(trial, plan, settings, app))
     finally:
         handlers.local_model.cache_clear()  # no other federation has these rows
 
 
-def _open(hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp) -> tuple[Federation, WatchedGrid]:
-    grid = WatchedGrid(app, {name: PresentHospital(one) for name, one in hospitals.items()})
+def _open(hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp) -> tuple[PlainRun, WatchedGrid]:
+    grid = WatchedGrid(app, {name: InMemoryHospital(one) for name, one in hospitals.items()})
     told = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
-    return Federation(grid, told), grid
+    return PlainRun(grid, told), grid
 
 
 def _train(
     hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp
-) -> tuple[Federation, Mapping[str, list[Step]]]:
+) -> tuple[PlainRun, Mapping[str, list[Step]]]:
     federation, grid = _open(hospitals, settings, app)
     federation.gather()
     rounds = len(list(federation.rounds()))
@@ -85,7 +85,7 @@ def _refuse_if_incomplete(seen: Mapping[str, list[Step]], rounds: int) -> None:
         raise RunError(f"{', '.join(lost)} sent fewer updates that can be used than there were rounds ({rounds})")
 
 
-def _attack(trial: Halved, plan: Plan, settings: Settings, app: ClientApp) -> Outcome:
+def _attack(trial: HalfShadowRun, plan: Plan, settings: Settings, app: ClientApp) -> Outcome:
     mine, places = plan.members()[trial.run], plan.places()
     hospitals = {name: replace(one, train=one.train.take(mine[places[name]])) for name, one in plan.hospitals.items()}
     federation, seen = _train(hospitals, replace(settings, seed=plan.seed + trial.run), app)
@@ -106,8 +106,8 @@ def _attack(trial: Halved, plan: Plan, settings: Settings, app: ClientApp) -> Ou
     )
 
 
-def _worth(federation: Federation, hospitals: Mapping[str, Hospital]) -> Worth:
-    told = federation.instructions()
+def _worth(federation: PlainRun, hospitals: Mapping[str, Hospital]) -> Worth:
+    told = federation.train_config()
     scores = [
         handlers.local_model(one, told.model, told.normalisation).score(federation.weights)
         for one in hospitals.values()
@@ -121,7 +121,7 @@ def _worth(federation: Federation, hospitals: Mapping[str, Hospital]) -> Worth:
     )
 
 
-def _invert(trial: Shrunken, plan: Plan, settings: Settings, app: ClientApp) -> Inverted:
+def _invert(trial: SmallShadowRun, plan: Plan, settings: Settings, app: ClientApp) -> Inverted:
     """Invert the first round's update of the smallest hospital, with that many of its rows."""
     whole = plan.hospitals[plan.smallest]
     generator = np.random.default_rng([plan.seed, 1, trial.rows, trial.draw])  # the same patients in every privacy

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.data_check import check_hospital
+from federated_health.data.data_check import check_data
 from federated_health.data.dataset_folder import find_hospital, read_manifest
 from federated_health.data.hospital import Hospital, Positions, deal_folds, patients_of
 from federated_health.data.tables import hash_file
@@ -73,7 +73,7 @@ def read_cohort(folder: Path) -> Cohort:
     numbers, hashes = {}, {}
     for number in range(1, len(manifest["hospitals"]) + 1):
         path, name = find_hospital(folder, number)
-        quality = check_hospital(path, task)
+        quality = check_data(path, task)
         quality.raise_obstacle()
         numbers[name], hashes[name] = quality.numbers, hash_file(path)
     if len(numbers) < 2:

@@ -13,10 +13,10 @@ from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.figures import collect_scores, figures_of_study
 from federated_health.studies.benefit.page import page_of_study
 from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
-from federated_health.studies.benefit.training_setups import Protocol, Regime, plan_fits, settings_of
+from federated_health.studies.benefit.training_setups import Protocol, TrainingSetup, plan_fits, settings_of
 
 EVIDENCE = "evidence.json"
-LEAST_FOLDS = 2
+MIN_FOLDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
 
 
 def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
-    if request.folds < LEAST_FOLDS:
-        raise SettingsError(f"folds: expected at least {LEAST_FOLDS}, got {request.folds}")
+    if request.folds < MIN_FOLDS:
+        raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {request.folds}")
     if len(set(request.strategies)) < len(request.strategies):
         raise SettingsError(f"strategies: each one once, got {', '.join(request.strategies)}")
     columns = list(cohort.task.column_names)
@@ -97,5 +97,7 @@ def _check_strategies(protocol: Protocol, hospitals: list[str]) -> None:
         try:
             settings_of(fit, protocol, len(hospitals))
         except SettingsError as error:
-            left = f": so many are in the federation without {fit.subject}" if fit.regime is Regime.WITHOUT else ""
+            left = (
+                f": so many are in the federation without {fit.subject}" if fit.regime is TrainingSetup.WITHOUT else ""
+            )
             raise SettingsError(f"{error}{left}") from None

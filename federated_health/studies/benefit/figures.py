@@ -34,7 +34,7 @@ from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.study import Results
-from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime
+from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup
 
 PLAIN_FIGURES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
 
@@ -101,7 +101,7 @@ def collect_scores(cohort: Cohort, protocol: Protocol, results: Results) -> Scor
 
 
 def _way_of(fit: Fit, protocol: Protocol) -> str:
-    further = fit.regime is Regime.FEDERATED and fit.subject != protocol.strategies[0]
+    further = fit.regime is TrainingSetup.FEDERATED and fit.subject != protocol.strategies[0]
     return fit.subject if further else fit.regime
 
 
@@ -176,10 +176,10 @@ def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str,
 
 def _pairs(ways: Iterable[str]) -> list[tuple[str, str, str]]:
     """Name of a difference, and the two ways that it is of."""
-    regimes = (Regime.OWN, Regime.POOLED, Regime.WITHOUT)
-    known = [(f"federated_minus_{other}", str(Regime.FEDERATED), str(other)) for other in regimes]
-    further = [way for way in ways if way not in [*Regime]]
-    return known + [(f"{way}_minus_federated", way, str(Regime.FEDERATED)) for way in further]
+    regimes = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.WITHOUT)
+    known = [(f"federated_minus_{other}", str(TrainingSetup.FEDERATED), str(other)) for other in regimes]
+    further = [way for way in ways if way not in [*TrainingSetup]]
+    return known + [(f"{way}_minus_federated", way, str(TrainingSetup.FEDERATED)) for way in further]
 
 
 def _interval(drawn: Drawn | None) -> Interval:

@@ -14,7 +14,7 @@ from federated_health.report.sections import (
     verdict_cards,
     which_columns,
 )
-from federated_health.report.svg import MOST_ROWS
+from federated_health.report.svg import MAX_ROWS
 from federated_health.report.words import (
     ALL,
     AUC,
@@ -40,14 +40,14 @@ from federated_health.studies.benefit.pictures import (
     roc_of_study,
 )
 from federated_health.studies.benefit.study import Results
-from federated_health.studies.benefit.training_setups import INNER_FOLDS, Protocol, Regime
+from federated_health.studies.benefit.training_setups import INNER_FOLDS, Protocol, TrainingSetup
 
 MEAN = "mean over hospitals"
 WORDS = {
-    Regime.OWN: "own patients only",
-    Regime.FEDERATED: "federated",
-    Regime.POOLED: "pooled",
-    Regime.WITHOUT: "without it",
+    TrainingSetup.OWN: "own patients only",
+    TrainingSetup.FEDERATED: "federated",
+    TrainingSetup.POOLED: "pooled",
+    TrainingSetup.WITHOUT: "without it",
 }
 MEANING_OF = (
     "own patients only: a model of that hospital's training patients alone",
@@ -118,8 +118,8 @@ def page_of_study(
 
 
 def _hashes(cohort: Cohort) -> list[tuple[str, str]]:
-    shown = [(f"SHA-256 of {name}'s CSV", one) for name, one in list(cohort.hashes.items())[:MOST_ROWS]]
-    more = len(cohort.hashes) - MOST_ROWS
+    shown = [(f"SHA-256 of {name}'s CSV", one) for name, one in list(cohort.hashes.items())[:MAX_ROWS]]
+    more = len(cohort.hashes) - MAX_ROWS
     return shown + ([("further hospitals", f"{more:,}; their hashes are in evidence.json")] if more > 0 else [])
 
 
@@ -139,7 +139,7 @@ def _answer(figures: Mapping[str, Any]) -> Section:
                 name,
                 one["verdict"],
                 against["federated_minus_own"],
-                (_auc(one, Regime.FEDERATED).value, _auc(one, Regime.OWN).value),
+                (_auc(one, TrainingSetup.FEDERATED).value, _auc(one, TrainingSetup.OWN).value),
                 small=one["small"],
                 words=f"{'' if outside.value is None else words}{number_of(one['patients'], 'patient')}, "
                 f"{one['positives']:,} positive.",
@@ -186,7 +186,7 @@ def _auc(one: Mapping[str, Any], way: str) -> Interval:
 def _models(figures: Mapping[str, Any]) -> Section:
     together = {MEAN: figures["mean"], ALL: figures["all"]}
     hospitals, last = (
-        {name: {WORDS[regime]: _auc(one, regime) for regime in Regime} for name, one in rows.items()}
+        {name: {WORDS[regime]: _auc(one, regime) for regime in TrainingSetup} for name, one in rows.items()}
         for rows in (figures["hospitals"], together)
     )
     cells, ends = (
@@ -201,7 +201,7 @@ def _models(figures: Mapping[str, Any]) -> Section:
                 alt="The same figures as in the table of ROC-AUCs below.",
                 caption=f"ROC-AUC on patients whom the model was not trained on, with its {INTERVAL}.",
             ),
-            figures_table(f"ROC-AUC ({INTERVAL})", cells, [WORDS[regime] for regime in Regime], last=ends),
+            figures_table(f"ROC-AUC ({INTERVAL})", cells, [WORDS[regime] for regime in TrainingSetup], last=ends),
             Caution(words=FLATTERS),
             _other_figures("Other figures, as means over hospitals", {"": figures["mean"]}),
         ),
@@ -216,7 +216,7 @@ def _other_figures(
         {
             f"{name}: {WORDS[regime]}" if name else WORDS[regime]: _plain_cells(one, regime)
             for name, one in part.items()
-            for regime in Regime
+            for regime in TrainingSetup
         }
         for part in (rows, last or {})
     )
@@ -236,14 +236,14 @@ def _strategies(protocol: Protocol, figures: Mapping[str, Any]) -> Iterator[Sect
     cells, ends = (
         {
             name: [
-                figure(_auc(one, Regime.FEDERATED).value),
+                figure(_auc(one, TrainingSetup.FEDERATED).value),
                 *(_signed(one["differences"][f"{way}_minus_federated"]) for way in further),
             ]
             for name, one in rows.items()
         }
         for rows in (figures["hospitals"], {MEAN: figures["mean"], ALL: figures["all"]})
     )
-    means = {first: _plain_cells(figures["mean"], Regime.FEDERATED)}
+    means = {first: _plain_cells(figures["mean"], TrainingSetup.FEDERATED)}
     means |= {way: _plain_cells(figures["mean"], way) for way in further}
     yield Section(
         title="Strategies",

@@ -20,7 +20,7 @@ from federated_health.report.words import ALL, figure, list_some
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import Scores
 from federated_health.studies.benefit.study import Results
-from federated_health.studies.benefit.training_setups import Fit, Protocol, Regime
+from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup
 
 
 def roc_of_study(scores: Scores, seed: int) -> Section:
@@ -33,7 +33,7 @@ def roc_of_study(scores: Scores, seed: int) -> Section:
     for place, (name, labels) in enumerate(scores.labels.items()):
         if name in drawn:
             resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
-            curves[name] = roc_curve(scores.ways[Regime.FEDERATED][name].log_odds, resampled)
+            curves[name] = roc_curve(scores.ways[TrainingSetup.FEDERATED][name].log_odds, resampled)
     lacking = [name for name in scores.labels if name not in known]
     without = f"Without a curve, since all patients are of one class: {list_some(lacking, ', ')}." if lacking else ""
     words = " ".join(filter(None, [without, more]))
@@ -47,13 +47,13 @@ def calibration_of_study(scores: Scores, figures: Mapping[str, Any]) -> Section:
     rows = {**{name: figures["hospitals"][name] for name in drawn}, ALL: figures["all"]}
     curves, words = {}, []
     for name, one in rows.items():
-        of = scores.of_all(Regime.FEDERATED) if name == ALL else scores.ways[Regime.FEDERATED][name]
+        of = scores.of_all(TrainingSetup.FEDERATED) if name == ALL else scores.ways[TrainingSetup.FEDERATED][name]
         labels = scores.all_labels if name == ALL else scores.labels[name]
         risks = probability(of.log_odds)
         curves[name] = calibration_curve(
             risks.ravel(), np.tile(labels, len(risks)), np.full(risks.size, 1.0 / len(risks))
         )
-        slope, intercept = (figure(one["models"][Regime.FEDERATED][f"calibration_{what}"]) for what in _LINE)
+        slope, intercept = (figure(one["models"][TrainingSetup.FEDERATED][f"calibration_{what}"]) for what in _LINE)
         words.append(f"{name}: slope {slope}, intercept {intercept}")
     caption = f"The federated model, all repeats together. {more}".strip()
     return calibration_section(curves, caption, f"Calibration of the federated model. {list_some(words)}.")
@@ -67,7 +67,7 @@ def confusion_of_study(scores: Scores) -> Section:
     drawn, more = first_panels(scores.labels)
     matrices = {}
     for name in drawn:
-        one = scores.ways[Regime.FEDERATED][name]
+        one = scores.ways[TrainingSetup.FEDERATED][name]
         decided = probability(one.log_odds[0]) >= one.thresholds[0]  # each patient at the threshold of their own fold
         matrices[name] = count_outcomes(decided.astype(np.float64), scores.labels[name]).matrix
     words = f"The federated models of the first repeat, each at its own threshold. {more}"
@@ -97,4 +97,4 @@ def importance_of_study(cohort: Cohort, protocol: Protocol, results: Results) ->
 
 
 def _stands_for_joining(fit: Fit, protocol: Protocol) -> bool:
-    return fit.regime is Regime.FEDERATED and fit.subject == protocol.strategies[0]
+    return fit.regime is TrainingSetup.FEDERATED and fit.subject == protocol.strategies[0]

@@ -16,8 +16,8 @@ from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.training_setups import (
     Fit,
     Protocol,
-    Regime,
     Scored,
+    TrainingSetup,
     plan_fits,
     run_fit,
     settings_of,
@@ -85,7 +85,7 @@ class Journal:
                 fit = Fit(
                     repeat=content.pop("repeat"),
                     fold=content.pop("fold"),
-                    regime=Regime(content.pop("regime")),
+                    regime=TrainingSetup(content.pop("regime")),
                     subject=content.pop("subject"),
                 )
                 self.results[fit] = Scored(**content)

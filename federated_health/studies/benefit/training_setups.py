@@ -21,8 +21,8 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import weigh_columns
-from federated_health.hospital.handlers import PresentHospital
-from federated_health.server.plain_run import Federation
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.transport import InProcessGrid
@@ -40,7 +40,7 @@ NO_WAIT = 0.1
 """Seconds: in process, a hospital that is not there or cannot take part at once never will."""
 
 
-class Regime(StrEnum):
+class TrainingSetup(StrEnum):
     """See this module."""
 
     OWN = "own"
@@ -59,7 +59,7 @@ class Fit:
 
     repeat: int
     fold: int
-    regime: Regime
+    regime: TrainingSetup
     subject: str = ""
 
 
@@ -71,7 +71,7 @@ class Scored:
         scores: hospital -> log-odds of its tested rows, in the order of the fold.
         threshold: that the federation chose from its training rows.
         rounds: of training.
-        importance: hospital -> [columns], see `appraisal.Appraisal`; of federated models only.
+        importance: hospital -> [columns], see `appraisal.Benefit`; of federated models only.
     """
 
     scores: Mapping[str, list[float]]
@@ -106,10 +106,10 @@ def plan_fits(hospitals: list[str], protocol: Protocol) -> list[Fit]:
         for repeat in range(protocol.repeats)
         for fold in range(protocol.folds)
         for regime, subjects in (
-            (Regime.OWN, hospitals),
-            (Regime.FEDERATED, protocol.strategies),
-            (Regime.POOLED, ("",)),
-            (Regime.WITHOUT, hospitals),
+            (TrainingSetup.OWN, hospitals),
+            (TrainingSetup.FEDERATED, protocol.strategies),
+            (TrainingSetup.POOLED, ("",)),
+            (TrainingSetup.WITHOUT, hospitals),
         )
         for subject in subjects
     ]
@@ -130,9 +130,9 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
     federation.run()
     _refuse_if_incomplete(federation, hospitals)
     tested = {name: cohort.hospital(name, split[name]) for name in _tested(fit, split)}
-    told = federation.instructions()
+    told = federation.train_config()
     importance = {}
-    if fit.regime is Regime.FEDERATED:
+    if fit.regime is TrainingSetup.FEDERATED:
         for name, one in hospitals.items():
             local = handlers.local_model(one, told.model, told.normalisation)
             importance[name] = weigh_columns(local, federation.weights, [seed, *name.encode()]).tolist()
@@ -146,7 +146,7 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: Protocol, app: ClientApp) -> Sco
     return scored
 
 
-def _refuse_if_incomplete(federation: Federation, hospitals: Mapping[str, Hospital]) -> None:
+def _refuse_if_incomplete(federation: PlainRun, hospitals: Mapping[str, Hospital]) -> None:
     """A run goes on without a hospital whose update cannot be used; a study that did would compare something else.
 
     Raises:
@@ -164,8 +164,13 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
     Raises:
         SettingsError: its strategy needs more hospitals.
     """
-    number = {Regime.OWN: 1, Regime.POOLED: 1, Regime.FEDERATED: hospitals, Regime.WITHOUT: hospitals - 1}[fit.regime]
-    strategy = fit.subject if fit.regime is Regime.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
+    number = {
+        TrainingSetup.OWN: 1,
+        TrainingSetup.POOLED: 1,
+        TrainingSetup.FEDERATED: hospitals,
+        TrainingSetup.WITHOUT: hospitals - 1,
+    }[fit.regime]
+    strategy = fit.subject if fit.regime is TrainingSetup.FEDERATED else protocol.strategies[0] if number > 1 else ALONE
     arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
     return replace(
         protocol.settings,
@@ -180,41 +185,41 @@ def settings_of(fit: Fit, protocol: Protocol, hospitals: int) -> Settings:
 
 def _open(
     fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: ClientApp
-) -> tuple[Federation, dict[str, Hospital]]:
+) -> tuple[PlainRun, dict[str, Hospital]]:
     """The federation of a fit, and the hospitals that take part in it."""
     hospitals = {name: cohort.hospital(name, side) for name, side in _trained(fit, split).items()}
-    if fit.regime is Regime.POOLED:
-        hospitals = {Regime.POOLED: _pool(hospitals)}
-    contexts = {name: PresentHospital(one) for name, one in hospitals.items()}
-    return Federation(InProcessGrid(app, contexts), settings), hospitals
+    if fit.regime is TrainingSetup.POOLED:
+        hospitals = {TrainingSetup.POOLED: _pool(hospitals)}
+    contexts = {name: InMemoryHospital(one) for name, one in hospitals.items()}
+    return PlainRun(InProcessGrid(app, contexts), settings), hospitals
 
 
 def _trained(fit: Fit, split: Split) -> Split:
     """The hospitals whose rows a fit may see."""
-    if fit.regime is Regime.OWN:
+    if fit.regime is TrainingSetup.OWN:
         return {fit.subject: split[fit.subject]}
-    left_out = fit.subject if fit.regime is Regime.WITHOUT else None
+    left_out = fit.subject if fit.regime is TrainingSetup.WITHOUT else None
     return {name: side for name, side in split.items() if name != left_out}
 
 
 def _tested(fit: Fit, split: Split) -> list[str]:
-    return [fit.subject] if fit.regime in (Regime.OWN, Regime.WITHOUT) else list(split)
+    return [fit.subject] if fit.regime in (TrainingSetup.OWN, TrainingSetup.WITHOUT) else list(split)
 
 
 def _pool(hospitals: Mapping[str, Hospital]) -> Hospital:
     """All hospitals' rows as one hospital's."""
     parts = list(hospitals.values())
     return Hospital(
-        name=Regime.POOLED,
+        name=TrainingSetup.POOLED,
         task=parts[0].task,
         train=Patients.together(one.train for one in parts),
         test=Patients.together(one.test for one in parts),
     )
 
 
-def _score(federation: Federation, hospital: Hospital, participant: Hospital | None) -> list[float]:
+def _score(federation: PlainRun, hospital: Hospital, participant: Hospital | None) -> list[float]:
     """Log-odds of a hospital's tested rows, under a model that it may have had no part in."""
-    told = federation.instructions()
+    told = federation.train_config()
     scores: npt.NDArray[np.float32] = handlers.local_model(
         participant or hospital, told.model, told.normalisation
     ).score(federation.weights)

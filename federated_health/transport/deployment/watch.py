@@ -13,7 +13,7 @@ from federated_health.errors import JoinError, RunError
 from federated_health.security import Identity
 from federated_health.transport.reconnect import find_obstacle
 
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
+FIRST_PAUSE, MAX_PAUSE = 2.0, 30.0
 """Seconds between two attempts; each pause is twice the one before."""
 
 STEADY = 30.0
@@ -62,7 +62,7 @@ def keep_running(
         why = f"{identity.name} is not registered there, or its earlier node is not given up yet"
         say(f"flower-supernode ended, mostly because {why}; trying again for {left:.0f} s")
         time.sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
+        pause = min(2 * pause, MAX_PAUSE)
 
 
 def _wait_for_superlink(
