@@ -32,7 +32,9 @@ from federated_health.privacy.guard import BUDGET
 from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
-from federated_health.transport import check_address, hospital_context, join_federation, report_unfit
+from federated_health.transport.channels import check_address
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_client import join_federation, report_unfit
 
 logger = logging.getLogger("federated_health.client")
 

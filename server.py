@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
+from federated_health.server.simulation import check_simulation
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -21,13 +23,14 @@ from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.security import Role, load_identity
-from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder, settings_to_resume
-from federated_health.server.simulation import check_simulation
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import check_address, check_room, serve_streams, server_context
+from federated_health.transport.channels import check_address
+from federated_health.transport.interface import server_context
+from federated_health.transport.listening import check_room
+from federated_health.transport.stream_server import serve_streams
 
 AUC_NOTE = (
     "The federation's roc auc is over all held-out patients, from coarse cells of scores. Where hospitals differ in "

@@ -32,8 +32,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from federated_health.cli.processes import script_command
 from federated_health.data.dataset_folder import find_hospital
+from federated_health.processes import script_command
 
 JUDGE_SECONDS = 120.0
 

@@ -25,7 +25,8 @@ from federated_health.names import FEDERATION
 from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 VERDICT = "verdict.json"
 
@@ -120,6 +121,6 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
     settings = replace(
         defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
     )
-    federation = PlainRun(InProcessGrid(app, contexts), settings)
+    federation = PlainRun(InProcessTransport(app, contexts), settings)
     federation.run()
     return weights_hash(federation.weights)

@@ -21,7 +21,7 @@ from typing import Any
 import common  # noqa: F401  # finds the project
 from measuring import descendants, judged, memory_of, show, significant
 
-from federated_health.cli.processes import PROJECT
+from federated_health.processes import PROJECT
 
 PROCESSES = 5
 LOOK_SECONDS = 0.02

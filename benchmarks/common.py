@@ -24,7 +24,7 @@ from federated_health.ml.metrics import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 
 def quieten() -> None:
@@ -57,7 +57,7 @@ class Outcome:
 def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     """One federation in process, through the same apps and strategies as over gRPC."""
     contexts = {hospital.name: InMemoryHospital(hospital) for hospital in hospitals}
-    federation = PlainRun(InProcessGrid(client.app, contexts), replace(settings, appraisal=False))
+    federation = PlainRun(InProcessTransport(client.app, contexts), replace(settings, appraisal=False))
     figures = federation.run()
     normalisation = federation.train_config().normalisation
     scores = [LocalModel(one, settings.model, normalisation).score(federation.weights) for one in hospitals]

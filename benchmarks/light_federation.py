@@ -18,16 +18,16 @@ import light_hospitals
 import light_streams
 import numpy as np
 from chaos_links import CHUNK, Link
+from federated_health.server.kinds import max_reply_bytes
 
-from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
+from federated_health.processes import free_port, process
 from federated_health.security import Role, load_identity, make_all_identities
 from federated_health.server import plain_run as federations
-from federated_health.server.kinds import max_reply_bytes
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import serve_streams
+from federated_health.transport.stream_server import serve_streams
 
 MAX_PROCESSES = 2
 

@@ -21,7 +21,8 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.transport import hospital_context, join_federation
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_client import join_federation
 
 ROWS = 40
 COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)

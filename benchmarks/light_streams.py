@@ -18,10 +18,10 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.security import Role, load_identity
-from federated_health.transport import hospital_context
-from federated_health.transport.capacity import open_files
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
-from federated_health.transport.grids import call_app
+from federated_health.transport.in_process import call_app
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.listening import open_files
 from federated_health.transport.outbox import JOIN_METHOD
 
 

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.hospital.benefit import Benefit
+from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.server.replies import accept_replies
-from federated_health.transport import InProcessGrid
 from federated_health.transport.decoding import UndecodableError, decode_reply
+from federated_health.transport.in_process import InProcessTransport
 
 TASK = HEART_DISEASE
 NODE = 7
@@ -93,7 +93,7 @@ class _NoApp:
 
 def original_protos() -> dict[str, ProtoMessage]:
     """A good reply of each kind, and an error in place of one."""
-    InProcessGrid(_NoApp(), {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    InProcessTransport(_NoApp(), {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     asked = Message(RecordDict(), NODE, "query")
     asked.metadata.__dict__["_message_id"] = "0123456789abcdef"
     protos = {kind: message_to_proto(Message(content, reply_to=asked)) for kind, content in _originals().items()}

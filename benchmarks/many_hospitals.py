@@ -13,7 +13,7 @@ from pathlib import Path
 
 import common  # noqa: F401  # finds the project
 
-from federated_health.cli.processes import script_command
+from federated_health.processes import script_command
 
 
 def main() -> None:

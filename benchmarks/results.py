@@ -19,7 +19,7 @@ from typing import Any
 import common  # noqa: F401  # finds the project
 from measuring import cores
 
-from federated_health.cli.processes import PROJECT
+from federated_health.processes import PROJECT
 
 BENCHMARKS: Mapping[str, Sequence[str]] = {
     "round_rate": (),

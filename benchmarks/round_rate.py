@@ -30,16 +30,18 @@ from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
 
 import client
-from federated_health.cli.processes import free_port, process, script_command
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
+from federated_health.processes import free_port, process, script_command
 from federated_health.security import Identity, Role, load_identity, make_all_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, StreamGrid, hospital_context, serve_streams
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_server import StreamTransport, serve_streams
 
 POLL_SECONDS = 0.02
 
@@ -62,7 +64,7 @@ class Setting:
 
 
 @contextmanager
-def listening(settings: Settings, tls: Identity | None = None) -> Iterator[tuple[str, StreamGrid]]:
+def listening(settings: Settings, tls: Identity | None = None) -> Iterator[tuple[str, StreamTransport]]:
     address = f"127.0.0.1:{free_port()}"
     with serve_streams(address, settings.task_declaration.agreement, lambda _: None, tls=tls) as grid:
         yield address, grid
@@ -88,7 +90,7 @@ def terminals(given: Setting, *, encrypted: bool = False) -> list[float]:
 
 def in_process(given: Setting) -> list[float]:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in given.hospitals.items()}
-    return time_course(PlainRun(InProcessGrid(client.app, contexts), given.settings))
+    return time_course(PlainRun(InProcessTransport(client.app, contexts), given.settings))
 
 
 def limit(given: Setting) -> list[float]:
@@ -158,7 +160,7 @@ def light_terminals(given: Setting) -> list[float]:
 def light_in_process(given: Setting) -> list[float]:
     names = [f"hospital-{number}" for number in range(given.settings.hospitals)]
     contexts = {name: hospital_context(name, {}) for name in names}
-    return time_course(PlainRun(InProcessGrid(light_hospitals.light_app(), contexts), given.settings))
+    return time_course(PlainRun(InProcessTransport(light_hospitals.light_app(), contexts), given.settings))
 
 
 def simulation(given: Setting) -> list[float]:

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import light_hospitals  # and finds the project
 
-from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
+from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import serve_streams
+from federated_health.transport.stream_server import serve_streams
 
 EARLY_ROUND = 10
 PROCESSES = 4

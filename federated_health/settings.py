@@ -10,7 +10,7 @@ from typing import Any, Self
 from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml.networks import MODELS
-from federated_health.privacy.plan import (
+from federated_health.ml.privacy_plan import (
     MAX_CLIP,
     MAX_EPSILON,
     MAX_STEPS,
@@ -20,9 +20,8 @@ from federated_health.privacy.plan import (
     MIN_RATE,
     PrivacyPlan,
 )
-from federated_health.rules import MAX_WAIT, check, flag_of, is_whole_for, setting
-from federated_health.server.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
-from federated_health.server.strategy_declaration import Arguments
+from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.setting_fields import MAX_WAIT, check, flag_of, is_whole_for, setting
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
@@ -291,7 +290,7 @@ class Settings:
 
     @cached_property
     def _strategy_minimum(self) -> int:
-        return STRATEGIES[self.strategy].min_hospitals_needed(self.strategy_arguments)
+        return STRATEGIES[self.strategy].min_hospitals(self.strategy_arguments)
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""

@@ -14,8 +14,9 @@ from federated_health.errors import CheckpointError
 from federated_health.messages.content import Registration
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
-from federated_health.server.checkpoints import Checkpoint, CheckpointFolder
-from federated_health.server.history import HospitalRound, Round
+from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint_folder import CheckpointFolder
 
 NAMES = ("cleveland", "va-long-beach")
 

@@ -1,7 +1,7 @@
 """The doors as forks of one process that has imported TensorFlow: a tenth of a second each, in place of five.
 
 For tests of what server and hospitals do with each other. How a door starts, and what it imports and when, is tested
-where it starts anew, with `federated_health.cli.processes.process`.
+where it starts anew, with `federated_health.processes.process`.
 """
 
 import signal
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from chaos_processes import Process, prepare_forks, run_script
 
-from federated_health.cli.processes import PATIENCE
+from federated_health.processes import PATIENCE
 
 POLL_SECONDS = 0.02
 
@@ -67,7 +67,7 @@ class Fork:
 
 @contextmanager
 def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
-    """What `federated_health.cli.processes.process` starts of a door's command, but for its imports."""
+    """What `federated_health.processes.process` starts of a door's command, but for its imports."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")  # it is there at once, and empty
     running = Fork(command, log)

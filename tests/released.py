@@ -8,17 +8,18 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.hospital.benefit import Benefit
+from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.rounds import Round
 from federated_health.report.page import Block, Page, Section, Table
-from federated_health.server.history import Round, summarise_benefits, summarise_round, summarise_run
+from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 COLUMNS = HEART_DISEASE.column_names
 OTHERS = {"SHA-256 of model.keras": "abc123"}
@@ -80,7 +81,7 @@ def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11
 def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> PlainRun:
     """The federation as it is when a run has ended."""
     federation = PlainRun(
-        InProcessGrid(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
+        InProcessTransport(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
     )
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)

@@ -11,7 +11,10 @@ import time
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.transport import channels, hospital_context, join_federation, serve_streams
+from federated_health.transport import channels
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_server import serve_streams
 from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}

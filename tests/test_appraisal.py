@@ -15,8 +15,9 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.hospital import handlers
-from federated_health.hospital.benefit import Benefit, measure_benefit, score_alone, weigh_columns
+from federated_health.hospital.benefit import measure_benefit, score_alone, weigh_columns
 from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import MalformedMessageError
@@ -27,7 +28,7 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.server.history import summarise_benefits
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 from tests.test_messages import over_the_wire
 
 TINY = Task(
@@ -308,7 +309,7 @@ def federation_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
         Settings.from_config(read_defaults()),
         **({"hospitals": len(hospitals), "rounds": 4, "local_epochs": 2} | changes),
     )
-    return PlainRun(InProcessGrid(app, {one.name: InMemoryHospital(one) for one in hospitals}), settings)
+    return PlainRun(InProcessTransport(app, {one.name: InMemoryHospital(one) for one in hospitals}), settings)
 
 
 @pytest.mark.slow

@@ -33,8 +33,9 @@ from federated_health.ml.networks import initial_weights, weight_shapes, weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
 from federated_health.transport import stream_client as stream
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
 SHAPES = weight_shapes(HEART_DISEASE, "mlp")
@@ -131,7 +132,7 @@ def test_contributions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None
 def federate(app: ClientApp, data: dict[str, Path], rounds: int = 4) -> PlainRun:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
     settings = replace(Settings.from_config(read_defaults()), rounds=rounds, strategy="fedavgm", wait=1.0)
-    federation = PlainRun(InProcessGrid(app, contexts), settings)
+    federation = PlainRun(InProcessTransport(app, contexts), settings)
     figures = federation.run()
     assert set(figures["hospitals"]) == set(figures["joining"]) == set(data)
     return federation
@@ -170,7 +171,7 @@ def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str,
 
 def question(context: Context, number: int, *, seed: int = 42, start: int = 1) -> Message:
     """A message of a round, as the federation sends it."""
-    grid = InProcessGrid(ClientApp(), {"hungary": context})
+    grid = InProcessTransport(ClientApp(), {"hungary": context})
     federation = PlainRun(grid, replace(Settings.from_config(read_defaults()), seed=seed))
     federation.weights = initial_weights(HEART_DISEASE, "mlp", start)
     federation.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)

@@ -20,9 +20,14 @@ from hypothesis.extra import numpy as arrays
 
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError, RunError
-from federated_health.server.checkpoints import CheckpointFolder, check_settings, settings_hash
-from federated_health.server.checkpoints.files import read_checkpoint, write_checkpoint
-from federated_health.server.checkpoints.history import DamagedCheckpointError, Position
+from federated_health.server.checkpoint import (
+    DamagedCheckpointError,
+    Position,
+    check_settings,
+    read_checkpoint,
+    write_checkpoint,
+)
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.settings import Settings, read_defaults
 from tests.checkpoints import checkpoint_of, parts_of
 
@@ -656,7 +661,7 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line(
 ) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
     with monkeypatch.context() as patch:
-        patch.setattr("federated_health.server.checkpoints.folder.sync_folder", lambda _: os.fsync(0))
+        patch.setattr("federated_health.server.checkpoint_folder.sync_folder", lambda _: os.fsync(0))
         patch.setattr(os, "fsync", lambda _: None)
         FAULTS[fault](patch)
         with pytest.raises(CheckpointError, match="the checkpoint of round 1 cannot be written"):

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.common.config import parse_config_args
 
 from federated_health.cli import deployment, parsing
-from federated_health.cli.processes import free_port
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
+from federated_health.processes import free_port
 from federated_health.security import Authority, Role, load_identity, make_all_identities
 from federated_health.security.certificates import read_certificates, read_key
 from federated_health.transport.deployment import flower

@@ -26,7 +26,6 @@ import create_dataset
 import predict
 import server
 import utils
-from federated_health.cli.processes import free_port
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.patients import read_patients
@@ -38,11 +37,13 @@ from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.ml.normalisation import Normalisation
+from federated_health.processes import free_port
 from federated_health.security import make_all_identities
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, serve_streams
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.stream_server import serve_streams
 from tests.test_participation import TOLD
 
 SCRIPTS = {
@@ -999,7 +1000,7 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
-    federation = PlainRun(InProcessGrid(ClientApp(), {}), Settings.from_config(read_defaults()))
+    federation = PlainRun(InProcessTransport(ClientApp(), {}), Settings.from_config(read_defaults()))
     federation.normalisation = NORMALISATION
     CheckpointFolder(Path("cut/checkpoints")).save(federation.checkpoint())
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}

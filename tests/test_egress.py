@@ -20,14 +20,16 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.cli.processes import free_port, process
 from federated_health.errors import LedgerError
 from federated_health.hospital.ledger import Ledger, describe
 from federated_health.names import node_id_of
-from federated_health.transport import StreamGrid, hospital_context, join_federation, report_unfit, serve_streams
+from federated_health.processes import free_port, process
 from federated_health.transport import outbox as streaming_outbox
 from federated_health.transport.channels import MAX_REPLY_BYTES
+from federated_health.transport.interface import hospital_context
 from federated_health.transport.outbox import Outbox
+from federated_health.transport.stream_client import join_federation, report_unfit
+from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.conftest import PROJECT
 from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
 
@@ -430,7 +432,7 @@ def train(message: Message, _context: Context) -> Message:
 
 
 @contextmanager
-def wired() -> Iterator[tuple[StreamGrid, Wire, list[str]]]:
+def wired() -> Iterator[tuple[StreamTransport, Wire, list[str]]]:
     """A server, and a wire to it that keeps what passes."""
     words: list[str] = []
     address = f"127.0.0.1:{free_port()}"
@@ -476,7 +478,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def ask(grid: StreamGrid, *rounds: int) -> list[Message]:
+def ask(grid: StreamTransport, *rounds: int) -> list[Message]:
     wait_until(lambda: len(grid.get_node_ids()) == 1)
     return [grid.send_and_receive([question("train", number)], timeout=10)[0] for number in rounds]
 

@@ -32,10 +32,11 @@ from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
 from federated_health.security import make_all_identities
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +81,7 @@ class Hospitals:
         self.contexts[name] = hospital_context(name, {**config, **node})
 
 
-class Grid(InProcessGrid):
+class Grid(InProcessTransport):
     """Hospitals that may be away, and come back.
 
     Args:
@@ -136,7 +137,7 @@ def plain_run(paths: Mapping[str, Path], settings: Settings) -> PlainRun:
     app = ClientApp()
     registry.register(app)
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
-    federation = PlainRun(InProcessGrid(app, contexts), replace(settings, encrypt=False))
+    federation = PlainRun(InProcessTransport(app, contexts), replace(settings, encrypt=False))
     federation.run()
     return federation
 

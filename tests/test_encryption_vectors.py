@@ -18,7 +18,7 @@ from federated_health.ml.metrics import (
 )
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
-from federated_health.server.history import HospitalRound
+from federated_health.ml.rounds import HospitalRound
 
 MEASUREMENTS = HEART_DISEASE.measurements
 NOISE = 6e-9

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError, SettingsError
+from federated_health.processes import PROJECT
 from federated_health.studies.benefit import study
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study

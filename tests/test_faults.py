@@ -16,12 +16,13 @@ from flwr.clientapp import ClientApp
 from federated_health.errors import RunError
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
+from federated_health.ml.strategies import STRATEGIES
 from federated_health.server import participants, pauses, run
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.test_federation import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]
@@ -35,7 +36,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "COMING_BACK", 0.05)
 
 
-class ComingAndGoing(InProcessGrid):
+class ComingAndGoing(InProcessTransport):
     """Hospitals in process, of which those in `gone` are not connected."""
 
     def __init__(self, hospitals: list[LightHospital], hook: Hook = lambda *_: None) -> None:

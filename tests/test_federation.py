@@ -21,12 +21,13 @@ from federated_health.messages.content import (
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import node_id_of
 from federated_health.server import participants
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 ROWS = {"a": 30, "b": 10, "c": 5}
 MEASUREMENTS = 5
@@ -131,7 +132,7 @@ def federation_of(
 ) -> PlainRun:
     app = app_of({hospital.name: hospital for hospital in hospitals})
     names = [name for name in order if name in {hospital.name for hospital in hospitals}]
-    grid = InProcessGrid(app, {name: hospital_context(name, {}) for name in names})
+    grid = InProcessTransport(app, {name: hospital_context(name, {}) for name in names})
     return PlainRun(grid, settings_of(strategy, text))
 
 
@@ -366,7 +367,7 @@ def test_a_hospital_cannot_introduce_itself_as_another_one(caplog: pytest.LogCap
     assert "it introduces itself under another name than it joined with" in caplog.text
 
 
-class LateGrid(InProcessGrid):
+class LateGrid(InProcessTransport):
     """A grid in which one hospital's introduction is under way until somebody has looked so many times."""
 
     looks = 8

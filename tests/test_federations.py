@@ -16,21 +16,21 @@ from federated_health.ml.networks import weight_shapes
 from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 PLAIN = Settings.from_config(read_defaults())
 ENCRYPTED = replace(PLAIN, encrypt=True)
 
 
 def test_the_settings_decide() -> None:
-    grid = InProcessGrid(ClientApp(), {})
+    grid = InProcessTransport(ClientApp(), {})
     assert type(make_run(grid, PLAIN)) is PlainRun
     assert type(make_run(grid, ENCRYPTED)) is EncryptedRun
 
 
 @pytest.mark.parametrize("engine", ["InMemoryGrid", "HttpGrid"])
 def test_flowers_own_engines_would_keep_nothing_of_an_encrypted_run(engine: str) -> None:
-    grid = type(engine, (InProcessGrid,), {})(ClientApp(), {})
+    grid = type(engine, (InProcessTransport,), {})(ClientApp(), {})
     assert type(make_run(grid, PLAIN)) is PlainRun
     with pytest.raises(SettingsError, match="encrypt: goes between terminals only"):
         make_run(grid, ENCRYPTED)

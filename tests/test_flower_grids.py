@@ -10,8 +10,9 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
-from federated_health.transport import InProcessGrid, flower_engines
+from federated_health.transport import flower_engines
 from federated_health.transport.flower_engines import exchange, is_deployment, is_simulation, registered_names
+from federated_health.transport.in_process import InProcessTransport
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 
@@ -91,12 +92,12 @@ def test_only_a_deployment_has_registered_names() -> None:
     grid = Deployment(nodes=[Node(5, "cleveland"), Node(6, "")])
 
     assert registered_names(grid) == {5: "cleveland"}
-    assert registered_names(InProcessGrid(ClientApp(), {})) == {}
+    assert registered_names(InProcessTransport(ClientApp(), {})) == {}
 
 
 @pytest.mark.parametrize(
     ("kind", "simulated", "deployed"),
-    [(InMemoryGrid, True, False), (HttpGrid, False, True), (InProcessGrid, False, False)],
+    [(InMemoryGrid, True, False), (HttpGrid, False, True), (InProcessTransport, False, False)],
 )
 def test_each_engine_is_known_by_its_grid(kind: type[Grid], simulated: bool, deployed: bool) -> None:
     grid = kind.__new__(kind)

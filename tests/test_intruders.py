@@ -22,14 +22,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from flwr.app import Context, Message
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
-from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
+from federated_health.processes import free_port
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
-from federated_health.transport import StreamGrid, reconnect, report_unfit, serve_streams
 from federated_health.transport import gate as gate_of_streams
+from federated_health.transport import reconnect
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
+from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests import test_streaming as streams
 from tests.identities import PlainRun, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
@@ -49,7 +51,7 @@ class Site:
     """
 
     federation: PlainRun
-    grid: StreamGrid
+    grid: StreamTransport
     address: str
     words: list[str]
     may_answer: threading.Event = field(default_factory=threading.Event)

@@ -22,7 +22,8 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 TOLD = TrainConfig(
     task="heart-disease",
@@ -62,7 +63,7 @@ def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def message_of(told: TrainConfig = TOLD, kind: str = "evaluate") -> Message:
-    InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    InProcessTransport(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     content = RecordDict({"arrays": weights_to_record(WEIGHTS), "config": told.to_record()})
     return Message(content, node_id_of("cleveland"), kind)
 
@@ -179,7 +180,7 @@ def test_a_proximal_term_of_negative_weight_is_refused(context: Context) -> None
 
 
 def registration_of(**config: str) -> Message:
-    InProcessGrid(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    InProcessTransport(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     record = ConfigRecord({"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **config})
     return Message(RecordDict({"config": record}), node_id_of("cleveland"), "query.statistics")
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from federated_health.server.pauses import RetryPauses
+from federated_health.transport.backoff import Backoff
 
 
 class Clock:
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_pauses_double_up_to_five_seconds_and_the_last_ends_at_the_deadline(clock: Clock) -> None:
-    pauses = RetryPauses(20.0)
+    pauses = Backoff(20.0)
     while pauses.pause():
         pass
     assert clock.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 3.7]
@@ -36,7 +36,7 @@ def test_pauses_double_up_to_five_seconds_and_the_last_ends_at_the_deadline(cloc
 
 
 def test_the_first_pause_sets_the_deadline_anew_and_no_other_does(clock: Clock) -> None:
-    pauses = RetryPauses(20.0)
+    pauses = Backoff(20.0)
     assert pauses.deadline == 1020.0
     clock.now += 600.0  # a first attempt that took long
     assert pauses.pause()
@@ -50,7 +50,7 @@ def test_the_first_pause_sets_the_deadline_anew_and_no_other_does(clock: Clock) 
 
 
 def test_a_pause_is_no_longer_than_what_is_left(clock: Clock) -> None:
-    pauses = RetryPauses(0.05)
+    pauses = Backoff(0.05)
     assert pauses.pause()
     assert clock.slept == [0.05]
     assert not pauses.pause()

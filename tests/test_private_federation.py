@@ -22,13 +22,13 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
 from federated_health.privacy.guard import BUDGET
-from federated_health.privacy.plan import PrivacyPlan
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 from tests.test_participation import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
@@ -42,7 +42,7 @@ def hospitals(hospitals_folder: Path) -> list[Hospital]:
     ]
 
 
-class Listening(InProcessGrid):
+class Listening(InProcessTransport):
     """Keeps every question and every answer, and loses the answers that it is told to lose."""
 
     def __init__(self, contexts: dict[str, Context]) -> None:
@@ -316,7 +316,7 @@ def invitation(plan: PrivacyPlan | None) -> Message:
 @pytest.fixture
 def present(hospitals: list[Hospital]) -> InMemoryHospital:
     context = InMemoryHospital(hospitals[0])
-    InProcessGrid(client.app, {"cleveland": context})  # gives this process the identity that messages need
+    InProcessTransport(client.app, {"cleveland": context})  # gives this process the identity that messages need
     return context
 
 

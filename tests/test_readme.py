@@ -13,9 +13,9 @@ from federated_health import __main__ as verbs
 from federated_health.data.columns import Category, Measurement
 from federated_health.data.partitions import KINDS
 from federated_health.data.tasks import TASKS, Task
-from federated_health.rules import flag_of
+from federated_health.ml.strategies import STRATEGIES, read_arguments
 from federated_health.security import Role, load_identity
-from federated_health.server.strategies import STRATEGIES, read_arguments
+from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings, read_defaults
 from tests.conftest import PROJECT
 
@@ -78,7 +78,7 @@ def test_the_strategies_are_all_there_with_their_parameters() -> None:
         name: [
             declared.meaning,
             "; ".join(f"{one.name}={one.default} ({one.meaning}; {one.rule})" for one in declared.parameters),
-            f"{declared.min_hospitals_needed(read_arguments(name, ''))}"
+            f"{declared.min_hospitals(read_arguments(name, ''))}"
             + (f": {declared.min_reason}" if declared.min_reason else ""),
         ]
         for name, declared in STRATEGIES.items()

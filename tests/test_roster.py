@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError, RunError
 from federated_health.names import node_id_of
+from federated_health.processes import free_port
 from federated_health.server import participants
 from federated_health.server.participants import Participants
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport import hospital_context, join_federation, serve_streams
-from federated_health.transport.grids import Incident, error_reply
+from federated_health.transport.interface import Incident, error_reply, hospital_context
+from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_server import serve_streams
 from tests.test_faults import ComingAndGoing, Failing, settings
 from tests.test_federation import LightHospital, app_of, three, three_with_scores
 from tests.test_streaming import wait_until

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from federated_health.errors import SettingsError
-from federated_health.rules import LARGEST, check, flag_of, is_whole_for, plain, setting
+from federated_health.setting_fields import LARGEST, check, flag_of, is_whole_for, plain, setting
 
 
 @dataclass(frozen=True, kw_only=True)

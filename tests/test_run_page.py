@@ -17,11 +17,11 @@ from federated_health.ml.networks import weights_hash
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
 from federated_health.report.svg import MAX_ROWS
 from federated_health.server import report_curves, report_page
-from federated_health.server.history import History
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.released import (
     OTHERS,
     Released,
@@ -383,7 +383,7 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
         copy.write_text("\n".join([head, *lines]))
         contexts[name] = hospital_context(name, {"data": str(copy)})
     settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
-    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
     federation.gather()
     rounds = list(federation.rounds())
     figures = federation.evaluate_finally()

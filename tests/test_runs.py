@@ -21,11 +21,12 @@ from federated_health.report import run_files
 from federated_health.report.page import Page
 from federated_health.report.run_files import make_folder, write_json, write_report, write_text
 from federated_health.server import model_saver, run_folder
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.settings import Settings, Value
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.conftest import PROJECT
 from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
 
@@ -189,7 +190,7 @@ def resumed(out: Path, **changed: Any) -> Settings:
 
 def federation_for(settings: Settings) -> PlainRun:
     hospitals = three_with_scores()
-    grid = InProcessGrid(
+    grid = InProcessTransport(
         app_of({one.name: one for one in hospitals}), {one.name: hospital_context(one.name, {}) for one in hospitals}
     )
     return PlainRun(grid, settings)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.cli.processes import PROJECT
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
 from federated_health.ml.normalisation import Normalisation
+from federated_health.processes import PROJECT
 from federated_health.report.run_files import save_final_model
 from federated_health.server import model_saver
 

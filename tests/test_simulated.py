@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from federated_health.server.simulation import check_simulation
 from flwr.clientapp import ClientApp
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
@@ -12,9 +13,8 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.errors import DataError, SettingsError
-from federated_health.server.simulation import check_simulation
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 
 class Simulation(InMemoryGrid):
@@ -40,7 +40,7 @@ def test_as_many_nodes_as_hospitals_are_accepted(settings: Settings) -> None:
 
 
 def test_another_grid_is_not_looked_at(settings: Settings) -> None:
-    grid = InProcessGrid(ClientApp(), {})
+    grid = InProcessTransport(ClientApp(), {})
 
     check_simulation(grid, replace(settings, data="/nowhere", hospitals=7))
 

@@ -22,18 +22,14 @@ from federated_health.messages.content import Evaluation, Update
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import EQUAL_WEIGHT, AcceptedReply, NodeSample, RejectedReply, accept_replies
-from federated_health.server.strategies import (
-    STRATEGIES,
-    check_strategy,
-    read_arguments,
-    write_arguments,
-)
-from federated_health.server.strategy_declaration import State
+from federated_health.server.strategies import State
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.checkpoints import checkpoint_of
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 
@@ -364,7 +360,7 @@ def median(_weights: Exact, updates: Exact, *_: object) -> Any:
     ],
 )
 def test_three_rounds_are_those_of_the_formulas(strategy: str, text: str, hospitals: int, step: Step) -> None:
-    assert hospitals >= STRATEGIES[strategy].min_hospitals_needed(read_arguments(strategy, text))
+    assert hospitals >= STRATEGIES[strategy].min_hospitals(read_arguments(strategy, text))
     for number, (weights, sent, rows, losses, after) in enumerate(run_rounds(strategy, text, hospitals), start=1):
         expected = step(weights, sent, rows, losses, number)
         np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
@@ -675,7 +671,7 @@ def test_one_hospital_less_than_needed_is_refused(strategy: str, text: str, leas
 @given(thousandths=st.integers(1, 499))
 def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -> None:
     beta = thousandths / 1000
-    least = STRATEGIES["trimmed"].min_hospitals_needed({"beta": beta})
+    least = STRATEGIES["trimmed"].min_hospitals({"beta": beta})
 
     assert int(beta * least) >= 1
     assert int(beta * (least - 1)) == 0
@@ -684,7 +680,7 @@ def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_four_hospitals_and_three_of_them_are_enough_by_default(strategy: str) -> None:
     """The default federation, of whom one may fail."""
-    assert STRATEGIES[strategy].min_hospitals_needed(read_arguments(strategy, "")) <= 3
+    assert STRATEGIES[strategy].min_hospitals(read_arguments(strategy, "")) <= 3
 
 
 def test_a_proximal_term_that_overshoots_is_refused() -> None:
@@ -708,7 +704,7 @@ def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str,
         for number, name in enumerate(names, start=1)
     }
     settings = Settings.from_config({**read_defaults(), "strategy": strategy, "rounds": 10})
-    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
     federation.gather()
 
     losses = [round_.federation.train_loss for round_ in federation.rounds()]

@@ -19,16 +19,17 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.proto.transport_pb2 import Parameters, ServerMessage
 from grpc import StatusCode
 
-from federated_health.cli.processes import free_port
 from federated_health.errors import JoinError
+from federated_health.processes import free_port
 from federated_health.settings import PROJECT_FILE
-from federated_health.transport import backoff, channels, report_unfit, serve_streams
+from federated_health.transport import backoff, channels
 from federated_health.transport import reconnect as absences
 from federated_health.transport import stream_server as streaming_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.channels import MAX_MESSAGE_KEY
 from federated_health.transport.reconnect import PASSING, taken_seconds
-from federated_health.transport.stream_server import SERVICE
+from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.stream_server import SERVICE, serve_streams
 from tests.test_stream_backoff import Highest
 from tests.test_streaming import TERMS, LightHospital, Proxy, answer_of, echo, question, server, wait_until
 from tests.wire import UNWRITTEN

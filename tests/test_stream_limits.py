@@ -19,10 +19,10 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 
-from federated_health.cli.processes import free_port
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
-from federated_health.transport import InProcessGrid, StreamGrid, channels, gate, hospital_context, serve_streams
+from federated_health.processes import free_port
+from federated_health.transport import channels, gate
 from federated_health.transport import stream_server as streaming_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.decoding import (
@@ -33,9 +33,10 @@ from federated_health.transport.decoding import (
     UndecodableError,
     decode_reply,
 )
-from federated_health.transport.grids import Incident
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import Incident, hospital_context
 from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_QUESTIONS, Incidents, Stream
-from federated_health.transport.stream_server import SERVICE
+from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
 
@@ -99,13 +100,13 @@ def wrapped(content: bytes) -> bytes:
 class Asking:
     """A question that is asked in a thread."""
 
-    def __init__(self, grid: StreamGrid, *questions: Message, timeout: float = 10.0) -> None:
+    def __init__(self, grid: StreamTransport, *questions: Message, timeout: float = 10.0) -> None:
         self.replies: list[Message] = []
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._ask, args=(grid, questions, timeout), daemon=True)
         self._thread.start()
 
-    def _ask(self, grid: StreamGrid, questions: tuple[Message, ...], timeout: float) -> None:
+    def _ask(self, grid: StreamTransport, questions: tuple[Message, ...], timeout: float) -> None:
         started = time.monotonic()
         self.replies = grid.send_and_receive(questions, timeout=timeout)
         self.seconds = time.monotonic() - started
@@ -117,13 +118,13 @@ class Asking:
 
 
 @contextmanager
-def limited_server(max_message_bytes: int) -> Iterator[tuple[StreamGrid, str]]:
+def limited_server(max_message_bytes: int) -> Iterator[tuple[StreamTransport, str]]:
     address = f"127.0.0.1:{free_port()}"
     with serve_streams(address, TERMS, lambda _: None, max_message_bytes=max_message_bytes) as grid:
         yield grid, address
 
 
-def incidents_after(grid: StreamGrid, number: int = 1) -> list[Incident]:
+def incidents_after(grid: StreamTransport, number: int = 1) -> list[Incident]:
     """The next incidents, waited for."""
     found: list[Incident] = []
 
@@ -139,7 +140,7 @@ def incidents_after(grid: StreamGrid, number: int = 1) -> list[Incident]:
 
 
 def test_a_grid_in_process_has_none() -> None:
-    grid = InProcessGrid(app_of(echo), {"a": hospital_context("a", {})})
+    grid = InProcessTransport(app_of(echo), {"a": hospital_context("a", {})})
     assert grid.send_and_receive([question("z")])[0].has_error()
     assert grid.take_incidents() == []
 
@@ -286,7 +287,7 @@ def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
         assert not (await asking).has_error()
         return stream.incidents.take()
 
-    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    InProcessTransport(app_of(echo), {})  # gives this process the identity that messages need
     assert asyncio.run(answer_twice()) == [Incident("a", "sent a second reply to one question")]
 
 
@@ -402,7 +403,7 @@ def test_memory_stays_bounded_when_twenty_hospitals_send_far_too_much_at_once(tm
 
 
 def handler(content: RecordDict) -> bytes:
-    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    InProcessTransport(app_of(echo), {})  # gives this process the identity that messages need
     return wrapped(message_to_proto(Message(content, reply_to=question("a"))).SerializeToString())
 
 
@@ -477,7 +478,7 @@ def test_a_message_that_holds_too_much_is_an_incident() -> None:
 def test_items_under_one_name_count_each() -> None:
     """Flower would make one of them, after it has made all."""
     item = ProtoArrayRecord.Item(key="x")
-    InProcessGrid(app_of(echo), {})
+    InProcessTransport(app_of(echo), {})
     proto = message_to_proto(Message(RecordDict({"a": ArrayRecord()}), reply_to=question("a")))
     proto.content.items[0].array_record.items.extend([item] * (MAX_ITEMS + 1))
     with pytest.raises(UndecodableError, match=TOO_MUCH):

@@ -18,24 +18,20 @@ from flwr.proto.transport_pb2 import ClientMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from grpc._cython import cygrpc
 
-from federated_health.cli.processes import free_port
 from federated_health.errors import AddressError, DataError, JoinError, StorageError
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
+from federated_health.processes import free_port
 from federated_health.security import Identity
-from federated_health.transport import (
-    InProcessGrid,
-    StreamGrid,
-    channels,
-    check_address,
-    hospital_context,
-    join_federation,
-    serve_streams,
-)
+from federated_health.transport import channels
 from federated_health.transport import stream_client as streaming_hospital
 from federated_health.transport import stream_server as streaming_server
-from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, serialise_content
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address, serialise_content
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream import Stream
+from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
@@ -179,7 +175,7 @@ class Proxy:
 @contextmanager
 def server(
     words: list[str] | None = None, port: int | None = None, tls: Identity | None = None
-) -> Iterator[tuple[StreamGrid, str]]:
+) -> Iterator[tuple[StreamTransport, str]]:
     address = f"127.0.0.1:{port or free_port()}"
     with serve_streams(address, TERMS, (words if words is not None else []).append, tls=tls) as grid:
         yield grid, address
@@ -196,7 +192,7 @@ def test_each_hospital_gets_its_own_message_and_its_reply_comes_back() -> None:
 
 
 def test_replies_in_process_are_those_over_the_stream() -> None:
-    grid = InProcessGrid(app_of(echo), {name: hospital_context(name, {}) for name in "ab"})
+    grid = InProcessTransport(app_of(echo), {name: hospital_context(name, {}) for name in "ab"})
     assert [answer_of(reply) for reply in grid.send_and_receive([question("b", 7), question("a", 8)])] == [
         ("b", 7),
         ("a", 8),
@@ -464,7 +460,7 @@ def test_nothing_is_written_before_the_hospital_was_told_that_it_is_in() -> None
         stream.fail("enough")
         await asking
 
-    InProcessGrid(app_of(echo), {})  # gives this process the identity that messages need
+    InProcessTransport(app_of(echo), {})  # gives this process the identity that messages need
     asyncio.run(join())
     assert events == ["told", "written"]
 
@@ -595,7 +591,7 @@ def test_an_app_that_returns_no_message_is_an_error_reply() -> None:
     def nothing(_message: Message, _context: Context) -> Message:
         return None  # type: ignore[return-value]  # that is the point
 
-    grid = InProcessGrid(app_of(nothing), {"a": hospital_context("a", {})})
+    grid = InProcessTransport(app_of(nothing), {"a": hospital_context("a", {})})
     assert grid.send_and_receive([question("a")])[0].error.reason == "TypeError at the hospital"
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import ClientMessage
 
-from federated_health.cli.processes import free_port
 from federated_health.hospital.ledger import Item, Ledger
+from federated_health.processes import free_port
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, server_options
 
 JOIN = "/flwr.proto.FlowerService/Join"

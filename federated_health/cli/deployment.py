@@ -7,9 +7,9 @@ from typing import Any
 
 import utils
 from federated_health.cli import client_flags, parsing
-from federated_health.cli.processes import process
 from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import RunError
+from federated_health.processes import process
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.transport.deployment.flower import announce, environment

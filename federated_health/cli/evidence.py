@@ -10,7 +10,7 @@ from typing import Any
 import utils
 from federated_health.cli import parsing
 from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.rules import flag_of
+from federated_health.setting_fields import flag_of
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"

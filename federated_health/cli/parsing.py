@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.rules import MAX_WAIT, flag_of, plain
+from federated_health.setting_fields import MAX_WAIT, flag_of, plain
 from utils import print_error
 
 Number = TypeVar("Number", int, float)

@@ -19,11 +19,11 @@ from federated_health.errors import CheckpointError, RunError
 from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
-from federated_health.server.checkpoints import Checkpoint
-from federated_health.server.history import HospitalRound, Round
+from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.strategies import STRATEGIES
+from federated_health.server.checkpoint import Checkpoint
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
-from federated_health.server.strategies import STRATEGIES
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 
 logger = logging.getLogger(__name__)

@@ -51,8 +51,8 @@ from federated_health.messages.weights import (
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
+from federated_health.ml.rounds import HospitalRound
 from federated_health.privacy import guard
-from federated_health.server.history import HospitalRound
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from federated_health.errors import EncryptionError
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums
-from federated_health.server.history import HospitalRound
+from federated_health.ml.rounds import HospitalRound
 
 Vector = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]

@@ -1,30 +1,36 @@
-"""A hospital's side of a message: whose it is, what it asks, and what is answered.
+"""What a hospital does with each message.
 
-A hospital's rows and compiled training stay in its process from message to message.
+A hospital's rows and its compiled training stay in its process from message to message.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
+from federated_health import encryption, privacy
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import get_task
-from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.hospital.benefit import Benefit, measure_benefit
+from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
+from federated_health.hospital.benefit import measure_benefit
+from federated_health.messages.benefit import BENEFIT, Benefit
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
     EVALUATE,
+    FINAL,
+    REGISTRATION,
     ROUND,
     SUMS_WITHHELD,
+    THRESHOLD,
     Evaluation,
     Registration,
     TrainConfig,
@@ -34,150 +40,216 @@ from federated_health.messages.content import (
 )
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.messages.weights import weights_from_record, weights_to_record
-from federated_health.ml.metrics import Counts, count_outcomes, figures_of, microaggregate, probability, roc_auc
+from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.privacy import guard
-from federated_health.privacy.account import Account
-from federated_health.transport.grids import hospital_context
+from federated_health.ml.privacy_plan import AGREED_PLAN, ALLOWED_EPSILON, PREFIX
+from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
+    from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
+ENCRYPTED_ONLY = "encrypted-only"
+"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
+
+ENCRYPTED_RUN = "encryption"
+"""Record of a hospital's own state during an encrypted run."""
+
+
+class Answer(Protocol):
+    """The content of a reply (see `messages`)."""
+
+    def to_content(self) -> RecordDict: ...
+
+
+Handler = Callable[[Message, Context], Answer]
 
 
 @dataclass(frozen=True)
 class OpenedMessage:
-    """A message of a round, opened.
+    """A train or evaluate message, validated.
 
     Attributes:
         round_number: from 1.
         local: this hospital's rows and compiled training.
-        weights: the federation's, as the message carries them.
-        proximal_mu: how strongly training is held near them (see `LocalTrainer.train`).
-        evaluates: whether they are to be evaluated before they are trained.
+        weights: of the message.
+        proximal_mu: weight of FedProx's term (see `LocalTrainer.train`).
+        evaluates: whether the weights are to be evaluated before they are trained.
     """
 
-    train_config: TrainConfig
+    config: TrainConfig
     round_number: int
     local: "LocalModel"
     weights: Weights
     proximal_mu: float
     evaluates: bool
 
+    @property
+    def hospital(self) -> Hospital:
+        return self.local.hospital
+
     def count(self) -> Counts:
-        """Outcomes of the held-out rows under these weights."""
+        """Outcome counts of the held-out rows under the message's weights."""
         scores = probability(self.local.score(self.weights))
-        return count_outcomes(scores, self.local.hospital.test.labels, self.train_config.threshold)
-
-
-class Answer(Protocol):
-    """What a hospital answers (see `messages`)."""
-
-    def to_content(self) -> RecordDict: ...
+        return count_outcomes(scores, self.hospital.test.labels, self.config.threshold)
 
 
 class InMemoryHospital(Context):
-    """The context of a hospital in process whose rows are in memory, such as one side of a fold, not in a CSV."""
+    """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold."""
 
     def __init__(self, hospital: Hospital) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {})))
         self.hospital = hospital
-        self.account = Account.in_memory()
+        self.budget: PrivacyBudget | None = None
 
 
-def handler(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
-    """An answer as a handler of a Flower ClientApp.
+def reply(handler: Handler, message: Message, context: Context) -> Message:
+    """The reply of a handler to a message.
 
-    What it raises is an AnswerError, since Flower's own runtimes send the words of any exception to the server.
+    Raises:
+        AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
     """
+    try:
+        if handler in PLAIN_HANDLERS.values():
+            _refuse_unencrypted(message, context)
+        return Message(handler(message, context).to_content(), reply_to=message)
+    except Exception as error:
+        raise AnswerError(error) from error
 
-    def reply(message: Message, context: Context) -> Message:
-        try:
-            return Message(answer(message, context).to_content(), reply_to=message)
-        except Exception as error:
-            raise AnswerError(error) from error
 
-    return reply
+def answer(message: Message, context: Context) -> Message:
+    """The reply to any message, as the ClientApp in `client.py` gives it."""
+    handler = PLAIN_HANDLERS.get(message.metadata.message_type)
+    return reply(handler, message, context) if handler else _answer_encrypted(message, context)
+
+
+def add_encrypted(app: ClientApp) -> None:
+    """Have an app answer the messages of encrypted runs; `encryption` is loaded with the first of them."""
+    for action in ("offer", "key", "briefing", "sums", "closing"):
+        app.query(action)(_answer_encrypted)
+    app.train("encrypted")(_answer_encrypted)
+    for action in ("encrypted", "encrypted_threshold", "encrypted_final"):
+        app.evaluate(action)(_answer_encrypted)
+
+
+def _answer_encrypted(message: Message, context: Context) -> Message:
+    try:
+        handler = encryption.load().handlers.HANDLERS[message.metadata.message_type]
+    except Exception as error:
+        raise AnswerError(error) from error
+    return reply(handler, message, context)
+
+
+def _refuse_unencrypted(message: Message, context: Context) -> None:
+    """Refuse a message of a plain run to a hospital that takes part in encrypted ones.
+
+    A server that sends one by mistake, or is curious, would otherwise see what encryption hides.
+
+    Raises:
+        EncryptionError: it is such a hospital; it registers only without sums.
+    """
+    config = message.content.config_records.get(CONFIG, {})
+    if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
+        return
+    if context.node_config.get(ENCRYPTED_ONLY):
+        raise EncryptionError("it takes part in encrypted runs only, and the server has no --encrypt")
+    if ENCRYPTED_RUN in context.state:
+        raise EncryptionError("it takes part in an encrypted run, and sends nothing unencrypted")
+
+
+def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | None:
+    """`privacy`, where the message, the hospital or what it agreed to asks for differential privacy."""
+    is_private = ALLOWED_EPSILON in context.node_config or AGREED_PLAN in context.state
+    return privacy.load() if is_private or any(key.startswith(PREFIX) for key in config) else None
 
 
 def hospital_of(message: Message, context: Context) -> Hospital:
-    """The hospital that this node is: from its node config, or in a simulation from its number and the run config.
+    """The hospital of this node: from its node config, or in a simulation from its number and the run config.
 
     Raises:
         DataError: its CSV cannot be used.
-        JoinError: the server's task is not the one that this hospital knows.
+        JoinError: the server's task is not this hospital's.
     """
     config = message.content.config_records[CONFIG]
     task = get_task(str(config["task"]))
     if task.schema_hash != config["schema"]:
-        theirs = read_agreement(str(config["terms"])) if "terms" in config else {}
-        raise JoinError(find_difference(task.agreement, theirs) or "the server's terms are not this hospital's")
+        server = read_agreement(str(config["terms"])) if "terms" in config else {}
+        raise JoinError(find_difference(task.agreement, server) or "the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
         return context.hospital
-    path, name = _place_of(context)
+    path, name = _own_csv(context)
     try:
         return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
     except DataError as error:
-        if guard.budget_of(context) is None:
+        if ALLOWED_EPSILON not in context.node_config:
             raise
-        raise DataError(str(error)) from None  # which column, and why, no budget accounts for
+        raise DataError(str(error)) from None  # the reason names a column, and no budget accounts for that
 
 
-def account_of(context: Context) -> Account:
-    """What this hospital's training rows have been charged for privacy, in all runs.
+def budget_of(context: Context) -> "PrivacyBudget":
+    """What all runs have spent of the privacy of this hospital's training rows.
 
     Raises:
         PrivacyError: it cannot be read.
     """
-    return context.account if isinstance(context, InMemoryHospital) else _account_beside(*_place_of(context))
+    if isinstance(context, InMemoryHospital):
+        context.budget = context.budget or privacy.load().budget.PrivacyBudget()
+        return context.budget
+    return _budget_beside(*_own_csv(context))
 
 
-def _place_of(context: Context) -> tuple[Path, str]:
-    """This hospital's CSV and name."""
+def _own_csv(context: Context) -> tuple[Path, str]:
+    """Path of this hospital's CSV, and the hospital's name."""
     node = context.node_config
     if "data" in node:
         return Path(str(node["data"])), str(node["name"])
     return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
 
 
-_account_beside = lru_cache(maxsize=1024)(Account.beside)
+@lru_cache(maxsize=1024)
+def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
+    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name)
+    return budget
 
 
 def open_message(message: Message, context: Context) -> OpenedMessage:
-    """What a train or evaluate message asks of this hospital.
+    """Validate a train or evaluate message.
 
     Raises:
-        MalformedMessageError: its instructions are not valid, or its weights not those of the model that it names.
-        BudgetError: they promise another privacy than the hospital joined with.
+        MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
+        BudgetError: it promises another privacy than the hospital joined with.
         DataError, JoinError: see `hospital_of`.
     """
-    content = message.content
-    config = content.config_records[CONFIG]
-    train_config = TrainConfig.from_record(config)
-    guard.check(context, train_config.privacy)
+    record = message.content.config_records[CONFIG]
+    config = TrainConfig.from_record(record)
+    if private := _load_privacy(record, context):
+        private.message_checks.check_plan(context, config.privacy)
     hospital = hospital_of(message, context)
+    local = local_model(hospital, config.model, config.normalisation)
     return OpenedMessage(
-        train_config=train_config,
-        round_number=int(str(config.get(ROUND, train_config.rounds))),
-        local=local_model(hospital, train_config.model, train_config.normalisation),
-        weights=weights_from_record(content.array_records[ARRAYS], weight_shapes(hospital.task, train_config.model)),
-        proximal_mu=read_proximal_mu(config),
-        evaluates=config.get(EVALUATE) is True,
+        config=config,
+        round_number=int(str(record.get(ROUND, config.rounds))),
+        local=local,
+        weights=weights_from_record(message.content.array_records[ARRAYS], local.shapes),
+        proximal_mu=read_proximal_mu(record),
+        evaluates=record.get(EVALUATE) is True,
     )
 
 
 def register(message: Message, context: Context) -> Registration:
-    """Name, row counts, and the sums from which the federation's one normalisation is made, if it may have them."""
+    """Name, row counts, and sums for the normalisation, unless they are withheld or the run is private."""
     hospital = hospital_of(message, context)
-    positions = list(hospital.task.measurement_positions)
-    plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
+    config = message.content.config_records[CONFIG]
+    plan = None
+    if private := _load_privacy(config, context):
+        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), len(hospital.train))
     if plan is not None:
         logger.info("%s", plan.describe())
-    is_withheld = plan is not None or message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
+    is_withheld = plan is not None or config.get(SUMS_WITHHELD) is True
+    positions = list(hospital.task.measurement_positions)
     return Registration(
         name=hospital.name,
         train_examples=len(hospital.train),
@@ -186,85 +258,106 @@ def register(message: Message, context: Context) -> Registration:
     )
 
 
-def train_round(message: Message, context: Context) -> Update:
-    """The round's local epochs, from the federation's weights; under differential privacy its noisy steps.
+def train(message: Message, context: Context) -> Update:
+    """Train a round's local epochs, or its noisy steps under differential privacy.
 
-    These weights are those that the round before has made; the server may ask how good they are.
+    The weights in the message are the average of the round before; where the server asks, they are evaluated first.
     """
-    asked = open_message(message, context)
-    counts = asked.count() if asked.evaluates else None
-    if (plan := asked.train_config.privacy) is not None:
-        account_of(context).charge(plan, guard.budget_of(context))
-        weights = asked.local.train_privately(asked.weights, plan, asked.train_config.l2, asked.proximal_mu)
-        return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None, counts=counts)
-    weights, loss = asked.local.train(
-        asked.weights, asked.train_config, asked.round_number, proximal_mu=asked.proximal_mu
+    opened = open_message(message, context)
+    counts = opened.count() if opened.evaluates else None
+    local, plan = opened.local, opened.config.privacy
+    if plan is None:
+        weights, loss = local.train(opened.weights, opened.config, opened.round_number, proximal_mu=opened.proximal_mu)
+        logger.debug("round %d: trained on %d rows, loss %.4f", opened.round_number, local.train_rows, loss)
+        return Update(weights=weights, examples=local.train_rows, loss=loss, counts=counts)
+    budget_of(context).spend(plan, privacy.load().message_checks.allowed_epsilon(context))
+    weights = privacy.load_training().train_privately(
+        opened.hospital.task,
+        opened.config.model,
+        opened.weights,
+        local.train_features,
+        opened.hospital.train.labels,
+        plan,
+        l2=opened.config.l2,
+        proximal_mu=opened.proximal_mu,
     )
-    rows = len(asked.local.hospital.train)
-    logger.debug("round %d: trained on %d rows, loss %.4f", asked.round_number, rows, loss)
-    return Update(weights=weights, examples=rows, loss=loss, counts=counts)
+    return Update(weights=weights, examples=local.train_rows, loss=None, counts=counts)
 
 
-def evaluate_round(message: Message, context: Context) -> Evaluation:
-    """Counts over the held-out rows under the round's new weights."""
+def evaluate(message: Message, context: Context) -> Evaluation:
+    """Outcome counts of the held-out rows under the round's new weights."""
     return Evaluation(counts=open_message(message, context).count())
 
 
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
-    """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
-    asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
-    log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
-    return TrainingScores(**_microaggregate_by_class(log_odds, labels))
-
-
-def evaluate_finally(message: Message, context: Context) -> Evaluation:
-    """Counts, own ROC-AUC and coarse cells of the final scores of the held-out rows.
-
-    The final weights and this hospital's own figures are kept in its context, which does not leave it.
-    """
-    asked = open_message(message, context)
-    hospital, log_odds = asked.local.hospital, asked.local.score(asked.weights)
-    labels = hospital.test.labels
-    evaluation = Evaluation(
-        counts=count_outcomes(probability(log_odds), labels, asked.train_config.threshold),
-        roc_auc=roc_auc(log_odds, labels),
-        **_microaggregate_by_class(log_odds, labels),
+    """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
+    opened = open_message(message, context)
+    _refuse_private(opened, "the threshold")
+    return TrainingScores(
+        **_microaggregate_classes(opened.local.score_training(opened.weights), opened.hospital.train.labels)
     )
-    figures = figures_of(evaluation.counts, len(hospital.train), evaluation.roc_auc)
+
+
+def evaluate_final(message: Message, context: Context) -> Evaluation:
+    """Outcome counts, ROC-AUC and microaggregated scores of the held-out rows under the final weights.
+
+    The final weights and this hospital's own figures are kept in its context, which stays at the hospital.
+    """
+    opened = open_message(message, context)
+    labels, log_odds = opened.hospital.test.labels, opened.local.score(opened.weights)
+    evaluation = Evaluation(
+        counts=count_outcomes(probability(log_odds), labels, opened.config.threshold),
+        roc_auc=roc_auc(log_odds, labels),
+        **_microaggregate_classes(log_odds, labels),
+    )
+    figures = figures_of(evaluation.counts, opened.local.train_rows, evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
-    context.state[ARRAYS] = weights_to_record(asked.weights)
-    context.state[CONFIG] = asked.train_config.to_record()
+    context.state[ARRAYS] = weights_to_record(opened.weights)
+    context.state[CONFIG] = opened.config.to_record()
     return evaluation
 
 
 def report_benefit(message: Message, context: Context) -> Benefit:
-    """What joining gave this hospital, and how much each column weighs on its held-out rows."""
-    asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the appraisal")
-    appraisal = measure_benefit(asked.local, asked.weights, asked.train_config)
-    logger.info("%s", appraisal.describe())
-    return appraisal
+    """What this hospital gains by joining, and how much the model depends on each column."""
+    opened = open_message(message, context)
+    _refuse_private(opened, "the benefit of joining")
+    benefit = measure_benefit(opened.local, opened.weights, opened.config)
+    logger.info("%s", benefit.describe())
+    return benefit
 
 
-def _microaggregate_by_class(log_odds: Floats, labels: Floats) -> dict[str, npt.NDArray[np.float64]]:
+def _refuse_private(opened: OpenedMessage, purpose: str) -> None:
+    if opened.config.privacy is not None:
+        privacy.load().message_checks.refuse_unaccounted(opened.config.privacy, purpose)
+
+
+def _microaggregate_classes(log_odds: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Scores]:
     return {"positives": microaggregate(log_odds[labels == 1]), "negatives": microaggregate(log_odds[labels == 0])}
 
 
-def remembered_model(context: Context) -> tuple[TrainConfig, Weights] | None:
-    """The federation's final model as `evaluate_finally` kept it; None before the end of a run."""
+def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
+    """The final model as `evaluate_final` kept it; None before the end of a run."""
     if CONFIG not in context.state:
         return None
-    told = TrainConfig.from_record(context.state.config_records[CONFIG])
-    shapes = weight_shapes(get_task(told.task), told.model)
-    return told, weights_from_record(context.state.array_records[ARRAYS], shapes)
+    config = TrainConfig.from_record(context.state.config_records[CONFIG])
+    shapes = weight_shapes(get_task(config.task), config.model)
+    return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)
 def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
-    """A hospital's rows as features, and its compiled training; made once a process."""
-    from federated_health.hospital.local_model import (
-        LocalModel,  # brings TensorFlow, which a wrong CSV need not wait for
-    )
+    """A hospital's rows as features, and its compiled training; made once per process."""
+    from federated_health.hospital.local_model import LocalModel  # noqa: PLC0415  # TensorFlow, once the CSV is checked
 
     return LocalModel(hospital, model, normalisation)
+
+
+PLAIN_HANDLERS: Mapping[str, Handler] = {
+    REGISTRATION: register,
+    "train": train,
+    "evaluate": evaluate,
+    THRESHOLD: score_training_rows,
+    FINAL: evaluate_final,
+    BENEFIT: report_benefit,
+}
+"""Handlers of plain runs by message type."""

@@ -51,16 +51,19 @@ from federated_health.messages.weights import MalformedMessageError, size_of, we
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.strategies import PROXIMAL_MU
 from federated_health.names import is_hospital_name
-from federated_health.privacy.plan import PrivacyPlan
 
 REGISTRATION = "query.statistics"
 FINAL = "evaluate.final"
 THRESHOLD = "evaluate.threshold"
-BENEFIT = "evaluate.appraisal"
 
 ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
+
+EQUAL_WEIGHT = "equal-weight"
+"""Metric that the server itself adds to each accepted reply, by which strategies weigh all hospitals the same."""
 
 SUMS_WITHHELD = "sums-withheld"
 """Of the question for an introduction: whether the sums are to stay where they are."""
@@ -69,7 +72,6 @@ EVALUATE = "evaluate-first"
 """Of a train message: whether the weights that it brings are to be evaluated, too, before they are trained."""
 
 ROUND = "server-round"  # Flower's own name; its strategies set it
-PROXIMAL_MU = "proximal-mu"  # Flower's own name, too; its FedProx sets it
 TRAIN_LOSS = "train-loss"
 MAX_TRAIN_LOSS = 1e6
 """Far above the mean loss of any training that has not come apart, and small enough to be raised to a power."""

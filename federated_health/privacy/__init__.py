@@ -1,7 +1,22 @@
-"""Patient-level differential privacy: what is promised, what it costs, and what has been spent of it."""
+"""Patient-level differential privacy at a hospital: accounting, budget, noise, and what a server may ask.
 
-from federated_health.privacy.account import Account, RunStatement, Statement
-from federated_health.privacy.entropy import gaussian_noise, poisson_sample
-from federated_health.privacy.plan import PROMISE, PrivacyPlan
+A run without differential privacy loads nothing but this module. What a run promises is declared in `ml.privacy_plan`.
+May import `security` and everything below.
+"""
 
-__all__ = ["PROMISE", "Account", "PrivacyPlan", "RunStatement", "Statement", "gaussian_noise", "poisson_sample"]
+import sys
+from types import ModuleType
+
+
+def load() -> ModuleType:
+    """This package with `budget` and `message_checks`, for a run with differential privacy."""
+    from federated_health.privacy import budget, message_checks  # noqa: F401, PLC0415  # the loader of this folder
+
+    return sys.modules[__name__]
+
+
+def load_training() -> ModuleType:
+    """The module `training`, which loads TensorFlow."""
+    from federated_health.privacy import training  # noqa: PLC0415  # the loader of this folder
+
+    return training

@@ -15,9 +15,9 @@ from federated_health.data.tasks import get_task
 from federated_health.errors import RunError, StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, build_model, save_model, weights_hash
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.names import FEDERATION
 from federated_health.report.page import Page, render
-from federated_health.server.history import HospitalRound, Round
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord
 
-from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import Weights
+from federated_health.processes import PROJECT
 from federated_health.report.run_files import save_final_model
 
 SAVED = b"saved"

@@ -1,219 +1,264 @@
-"""Who takes part in a run: hospitals that are connected and have introduced themselves. They may come and go."""
+"""Who takes part in a run: hospitals that are connected and have registered. They may leave and reconnect."""
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
 
 from federated_health.errors import RunError
-from federated_health.messages import content
-from federated_health.messages.content import Registration
+from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport.grids import is_cut_off
+from federated_health.transport.backoff import Backoff
+from federated_health.transport.interface import Transport, is_unavailable
 
 logger = logging.getLogger(__name__)
 
-WORDS_INTERVAL = 15.0
-"""Seconds after which a server that waits says so again."""
+Content = TypeVar("Content")
 
-LOOK_INTERVAL = 0.1
-"""Seconds between looks at who is connected."""
+LOG_INTERVAL = 15.0
+"""Seconds between log lines while the server waits."""
 
-AGAIN_INTERVAL = 1.0
-"""Seconds between two questions to one process that has not answered the first, as its connection broke off."""
+POLL_INTERVAL = 0.1
+"""Seconds between two looks at who is connected."""
+
+RETRY_INTERVAL = 1.0
+"""Seconds before a process is asked again to register, after its connection broke."""
 
 
 class Participants:
-    """Hospitals of one run over a grid.
+    """Hospitals of one run over a transport.
 
-    Nobody is waited for while a hospital introduces itself, so one that is slow to do so holds nobody up.
+    The server never waits for a registration, so that a hospital that is slow to register delays nobody.
 
     Attributes:
-        registrations: by name, of all who have taken part since the run began (see `settle`).
-        privacy: what hospitals are told, before they say anything, that the run promises their patients.
+        registrations: registration of every hospital that has taken part since the run began, by name.
+        privacy: differential privacy that the run promises, sent with the request to register.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, correspondence: ReplyCollector) -> None:
+    def __init__(self, transport: Transport, settings: Settings, collector: ReplyCollector) -> None:
         self.registrations: dict[str, Registration] = {}
         self.privacy: PrivacyPlan | None = None
-        self._grid = grid
+        self._transport = transport
         self._settings = settings
-        self._collector = correspondence
+        self._collector = collector
         self._names: dict[int, str] = {}
-        self._asked: dict[int, tuple[str, float]] = {}  # node -> the question's id, and until when it may be answered
-        self._next_asking: dict[int, float] = {}  # node -> when it may be asked again
-        self._answered: set[int] = set()  # also those that may not take part
-        self._namesakes: dict[int, int] = {}  # node -> the one that has its name
+        self._pending: dict[int, tuple[str, float]] = {}  # node -> id of the message, deadline of the reply
+        self._next_request: dict[int, float] = {}  # node -> time from which on it may be asked again
+        self._answered: set[int] = set()  # nodes that have replied, rejected ones included
+        self._namesakes: dict[int, int] = {}  # node -> the participant that has its name
         self._processes: dict[int, str] = {}
-        self._entered = 0
         self._entries: dict[int, int] = {}
-        self._is_settled = False
+        self._absent_last_round: list[str] = []
+        self._has_begun = False
 
     def names(self) -> Mapping[int, str]:
-        """Node id -> hospital, of those who have introduced themselves to this server."""
+        """Name of each registered hospital by node id."""
         return self._names
 
     def registration_of(self, node: int) -> Registration:
         return self.registrations[self._names[node]]
 
     def entry_of(self, node: int) -> int:
-        """A number that is another one whenever a hospital was started anew, and so may have forgotten what it knew."""
+        """A number that changes whenever the hospital's process is a new one, which has forgotten the run."""
         return self._entries[node]
 
     def present(self) -> list[int]:
-        """Nodes that are connected and have introduced themselves, in the order of their ids; others are asked to."""
-        connected = sorted(self._grid.get_node_ids())
+        """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
+        connected = sorted(self._transport.get_node_ids())
         self._register(connected)
         return [node for node in connected if node in self._names]
 
-    def forget_others(self, nodes: Iterable[int]) -> None:
-        """Forget who introduced himself, and left again before the run began."""
-        for node in set(self._names) - set(nodes):
-            self.registrations.pop(self._names.pop(node), None)
+    def begin(self, present: Iterable[int]) -> None:
+        """Begin the run with these nodes; hospitals that registered and left are forgotten.
 
-    def settle(self) -> None:
-        """The run begins: what hospitals have declared holds from now on.
-
-        Until then a hospital may leave, and come back with other rows; one that does so later is left out.
+        From now on, a hospital that reconnects must have the rows that it registered with.
         """
-        self._is_settled = True
+        for node in set(self._names) - set(present):
+            self.registrations.pop(self._names.pop(node), None)
+        self._has_begun = True
+
+    def restore(self, registrations: Iterable[Registration]) -> None:
+        """Begin with the registrations of a resumed run, whose hospitals have yet to reconnect."""
+        self.registrations.update({registration.name: registration for registration in registrations})
+        self._has_begun = True
 
     def absent(self) -> list[str]:
-        """Hospitals that took part and are not connected."""
+        """Hospitals that have taken part and are not connected."""
         present = {self._names[node] for node in self.present()}
         return sorted(set(self.registrations) - present)
 
-    def wait_for(self, least: int, what: str, announce: Callable[[str], None], deadline: float) -> list[int]:
-        """Wait until so many hospitals are present, and return all that are.
+    def wait_for(self, needed: int, purpose: str, announce: Callable[[str], None], deadline: float) -> list[int]:
+        """Wait until enough hospitals are present, and return the nodes of all that are.
 
         Args:
-            what: waits, in a word or two.
-            announce: told, in words and every now and then, how many are there and who is not.
+            purpose: what the server waits for, at the start of each line.
+            announce: called every LOG_INTERVAL with a line that says how many are present and who is absent.
             deadline: of `time.monotonic`.
 
         Raises:
-            RunError: fewer were there at the deadline.
+            RunError: too few were present at the deadline.
         """
-        next_words = 0.0
-        while len(present := self.present()) < least:
+        next_log = 0.0
+        while len(present := self.present()) < needed:
             now = time.monotonic()
-            connected = len(list(self._grid.get_node_ids()))
+            connected = len(list(self._transport.get_node_ids()))
             if now >= deadline:
                 raise RunError(
-                    f"{what}: {connected} of {least} hospitals were connected and {len(present)} could take part "
+                    f"{purpose}: {connected} of {needed} hospitals were connected and {len(present)} could take part "
                     f"within {self._settings.wait:g} s{self._name_absent()}; see --wait"
                 )
-            if now >= next_words:
-                ready = f", {len(present)} ready" if connected >= least else ""
+            if now >= next_log:
+                ready = f", {len(present)} ready" if connected >= needed else ""
                 left = f"{deadline - now:.0f} s left"
-                announce(f"{what}: {connected} of {least} are connected{ready}, {left}{self._name_absent()}")
-                next_words = now + WORDS_INTERVAL
-            time.sleep(LOOK_INTERVAL)
+                announce(f"{purpose}: {connected} of {needed} are connected{ready}, {left}{self._name_absent()}")
+                next_log = now + LOG_INTERVAL
+            time.sleep(POLL_INTERVAL)
         return present
 
-    def wait_for_others(self, seconds: float, announce: Callable[[str], None]) -> list[int]:
-        """Wait so long for those who took part and are not connected, and return all that are present."""
+    def wait_for_absent(self, seconds: float, announce: Callable[[str], None]) -> list[int]:
+        """Wait for absent hospitals for at most as many seconds, and return the nodes of all that are present."""
         deadline = time.monotonic() + seconds
         if absent := self.absent():
             announce(f"waiting {seconds:.0f} s more for {', '.join(absent)}")
         while self.absent() and time.monotonic() < deadline:
-            time.sleep(LOOK_INTERVAL)
+            time.sleep(POLL_INTERVAL)
         return self.present()
+
+    def repeat_until_enough(
+        self, number: int, attempt: Callable[[list[int]], list[AcceptedReply[Content]]]
+    ) -> list[AcceptedReply[Content]]:
+        """The updates of a round, which is repeated until enough hospitals have sent a valid one.
+
+        Args:
+            number: of the round.
+            attempt: one attempt at the round among these nodes; returns the valid updates.
+
+        Raises:
+            RunError: there were too few for longer than the settings' `wait`.
+        """
+        needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
+        while True:
+            nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
+            updates = attempt(nodes)
+            if len(updates) >= needed:
+                return updates
+            self._collector.problems.repeated_rounds += 1
+            missing = ", ".join(self._without(updates))
+            reason = (
+                f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and "
+                f"{needed} are needed ({self._settings.min_reason}); missing: {missing}"
+            )
+            if not backoff.pause():
+                raise RunError(reason)
+            logger.warning("%s; repeating the round", reason)
+
+    def note_absent(self, number: int, updates: Iterable[AcceptedReply[Content]]) -> None:
+        """Count the hospitals without an update in a round, and log them when they change."""
+        absent = self._without(updates)
+        self._collector.problems.count_absent(absent)
+        if absent != self._absent_last_round:
+            logger.warning(
+                "round %d: %s", number, f"without {', '.join(absent)}" if absent else "no hospital is absent"
+            )
+        self._absent_last_round = absent
+
+    def _without(self, updates: Iterable[AcceptedReply[Content]]) -> list[str]:
+        return sorted(set(self.registrations) - {reply.hospital for reply in updates})
 
     def _name_absent(self) -> str:
         absent = self.absent()
-        return f"; not there: {', '.join(absent)}" if absent else ""
+        return f"; absent: {', '.join(absent)}" if absent else ""
 
     def _register(self, connected: list[int]) -> None:
-        """Ask hospitals that are new for name, row counts and statistics, and read what has come of it.
+        """Ask new nodes to register, and read the replies that have arrived.
 
-        Each process of theirs is asked once while it is connected, and again where the connection was lost before it
-        could answer. An answer that is late is said to be, and still counts.
+        Each process is asked once while it is connected, and again if the connection broke before it could answer. A
+        late reply is reported and still counts.
         """
         self._forget_ended(connected)
         self._answered &= set(connected)
         now = time.monotonic()
         for node in connected:
-            is_known = node in self._names or node in self._asked or node in self._answered
-            if not is_known and now >= self._next_asking.get(node, now):
-                self._ask(node)
-        if not self._asked:
+            is_known = node in self._names or node in self._pending or node in self._answered
+            if not is_known and now >= self._next_request.get(node, now):
+                self._request_registration(node)
+        if not self._pending:
             return
-        nodes = {key: node for node, (key, _) in self._asked.items()}
-        replies = list(self._grid.pull_messages(nodes))
+        nodes = {key: node for node, (key, _) in self._pending.items()}
+        replies = list(self._transport.pull_messages(nodes))
         for reply in replies:
-            # Flower's own grids answer in their own name where a reply is lost.
+            # Flower's own grids answer under their own node id where a reply is lost.
             node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            self._asked.pop(node, None)
-            if not is_cut_off(reply):
+            self._pending.pop(node, None)
+            if not is_unavailable(reply):
                 self._answered.add(node)
-        for introduced in self._collector.accept(replies, self._names, self._read):
-            self._enter(introduced)
-        for node in [node for node, (_, until) in self._asked.items() if time.monotonic() > until]:
-            key, _ = self._asked.pop(node)
-            if node in connected:  # its answer may still come: after a cut that neither side noticed, it does
-                self._asked[node] = key, time.monotonic() + self._settings.round_timeout
+        for registered in self._collector.accept(replies, self._names, self._read):
+            self._enter(registered)
+        for node in [node for node, (_, deadline) in self._pending.items() if time.monotonic() > deadline]:
+            key, _ = self._pending.pop(node)
+            if node in connected:  # its reply may still arrive, after a broken connection that neither side noticed
+                self._pending[node] = key, time.monotonic() + self._settings.round_timeout
             name = self._collector.names().get(node, f"node {node}")
-            reason = f"it did not introduce itself within {self._settings.round_timeout:g} s"
-            self._collector.leave_out(RejectedReply(name, reason, answered=False))
+            reason = f"it did not register within {self._settings.round_timeout:g} s"
+            self._collector.reject(RejectedReply(name, reason, has_answered=False))
 
     def _forget_ended(self, connected: list[int]) -> None:
-        """What was started anew may have other rows, and has to introduce itself again.
+        """Forget nodes whose process is a new one, which may have other rows and must register again.
 
-        So has what was away, where the grid does not tell whether it was started anew.
+        A node that was away is forgotten, too, where the transport does not tell processes apart.
         """
         processes = self._collector.processes()
-        there = {node: processes.get(node, "") for node in connected}
+        current = {node: processes.get(node, "") for node in connected}
         for node, process in list(self._processes.items()):
-            if there.get(node) != process and (node in there or not process):
+            if current.get(node) != process and (node in current or not process):
                 del self._processes[node]
                 self._names.pop(node, None)
-                self._next_asking.pop(node, None)
+                self._next_request.pop(node, None)
                 freed = {other for other, holder in self._namesakes.items() if node in (other, holder)}
                 self._answered -= {node, *freed}
-                self._namesakes = {one: holder for one, holder in self._namesakes.items() if one not in freed}
-                if node in self._asked:  # what was answered before counts no longer
-                    list(self._grid.pull_messages([self._asked.pop(node)[0]]))
-        self._processes.update(there)
+                self._namesakes = {other: holder for other, holder in self._namesakes.items() if other not in freed}
+                if node in self._pending:  # a reply of the earlier process no longer counts
+                    list(self._transport.pull_messages([self._pending.pop(node)[0]]))
+        self._processes.update(current)
 
-    def _ask(self, node: int) -> None:
-        self._next_asking[node] = time.monotonic() + AGAIN_INTERVAL
-        task, until = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
-        promises = self.privacy.to_config() if self.privacy else {}
+    def _request_registration(self, node: int) -> None:
+        self._next_request[node] = time.monotonic() + RETRY_INTERVAL
+        task, deadline = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
+        privacy = self.privacy.to_config() if self.privacy else {}
         agreement = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
-        withheld = {content.SUMS_WITHHELD: True} if self._settings.encrypt else {}
-        config = ConfigRecord({**agreement, **promises, **withheld})
-        question = Message(RecordDict({content.CONFIG: config}), node, content.REGISTRATION)
-        for key in self._grid.push_messages([question]):
-            if key:  # none where Flower's own grids cannot deliver
-                self._asked[node] = key, until
+        withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
+        config = ConfigRecord({**agreement, **privacy, **withheld})
+        message = Message(RecordDict({CONFIG: config}), node, REGISTRATION)
+        for key in self._transport.push_messages([message]):
+            if key:  # none where one of Flower's engines cannot deliver
+                self._pending[node] = key, deadline
 
-    def _enter(self, introduced: AcceptedReply[Registration]) -> None:
-        """Let a hospital in, unless another one, or other rows, go by its name."""
-        node, one = introduced.message.metadata.src_node_id, introduced.content
-        known = self.registrations.get(one.name)
-        namesake = next((other for other, name in self._names.items() if name == one.name), None)
+    def _enter(self, registered: AcceptedReply[Registration]) -> None:
+        """Add a participant, unless another node has its name, or it registered with other rows before."""
+        node, registration = registered.message.metadata.src_node_id, registered.content
+        known = self.registrations.get(registration.name)
+        namesake = next((other for other, name in self._names.items() if name == registration.name), None)
         if namesake is not None:
-            self._namesakes[node] = namesake  # Flower gives a hospital that comes back another id, and may be slow
-            self._collector.leave_out(RejectedReply(one.name, "a second hospital of this name"))
-        elif self._is_settled and known is not None and not known.is_of_same_rows(one):
-            reason = "its rows are not those that it declared when the run began"
-            self._collector.leave_out(RejectedReply(one.name, reason))
+            # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
+            self._namesakes[node] = namesake
+            self._collector.reject(RejectedReply(registration.name, "a second hospital of this name"))
+        elif self._has_begun and known is not None and not known.is_of_same_rows(registration):
+            reason = "its rows are not those that it registered when the run began"
+            self._collector.reject(RejectedReply(registration.name, reason))
         else:
-            self._names[node] = one.name
-            self._entered += 1
-            self._entries[node] = self._entered
-            if known is None or not self._is_settled:
-                self.registrations[one.name] = one
+            self._names[node] = registration.name
+            self._entries[node] = max(self._entries.values(), default=0) + 1
+            if known is None or not self._has_begun:
+                self.registrations[registration.name] = registration
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         registration = Registration.from_content(content, self._settings.task_declaration.measurements)
         if self._collector.names().get(node, registration.name) != registration.name:
-            raise MalformedMessageError("it introduces itself under another name than it joined with")
+            raise MalformedMessageError("it registers under another name than it joined with")
         return registration

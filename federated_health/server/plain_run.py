@@ -1,4 +1,4 @@
-"""A run whose server reads what it averages: it has the normalisation, the weights and every hospital's figures."""
+"""A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -7,101 +7,181 @@ from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
-from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
+from federated_health import encryption
 from federated_health.errors import RunError
-from federated_health.hospital.benefit import Benefit
-from federated_health.messages import content
+from federated_health.messages import content as messages
+from federated_health.messages.benefit import BENEFIT, Benefit
 from federated_health.messages.content import Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
-from federated_health.server.checkpoints import Checkpoint
-from federated_health.server.history import Round, summarise_benefits, summarise_round, summarise_run
+from federated_health.ml.rounds import Round
+from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.replies import AcceptedReply, NodeSample
 from federated_health.server.run import FederatedRun
-from federated_health.server.strategies import STRATEGIES
+from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
+from federated_health.transport.interface import Transport
+
+
+def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
+    """A run over a transport: a plain one, or an encrypted one where the settings ask for it.
+
+    Args:
+        strategy: averages the updates of a plain run; the settings' strategy by default.
+
+    Raises:
+        UserError: the transport cannot carry a run with these settings.
+    """
+    if settings.encrypt:
+        encrypted: FederatedRun = encryption.load().run.EncryptedRun(transport, settings)
+        return encrypted
+    return PlainRun(transport, settings, strategy)
 
 
 class PlainRun(FederatedRun):
-    """One run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
+    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
 
-    After an interruption between two rounds, `weights`, `history` and `normalisation` are those of the last finished
-    round. What hospitals release of the final weights is kept, by name, in `evaluations`.
+    Attributes:
+        evaluations: what hospitals sent of the final weights, by name.
     """
 
-    def __init__(self, grid: Grid, settings: Settings) -> None:
-        super().__init__(grid, settings)
-        self.weights: Weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
+    weights: Weights
+
+    def __init__(self, transport: Transport, settings: Settings, strategy: Strategy | None = None) -> None:
+        super().__init__(transport, settings)
+        self.weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
         self.evaluations: dict[str, Evaluation] = {}
-        self._declared = STRATEGIES[settings.strategy]
-        self._strategy = self._declared.build(settings.strategy_arguments, settings.learning_rate)
+        self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 
     def _begin(self) -> None:
         if self.privacy is not None:
             self.normalisation = public_normalisation(self.settings.task_declaration.measurements)
-            return
-        sums = [one.sums for _, one in sorted(self.registrations.items())]
-        self.normalisation = normalisation_from(merge_sums(sums))
+        else:
+            sums = [registration.sums for _, registration in sorted(self.registrations.items())]
+            self.normalisation = normalisation_from(merge_sums(sums))
 
     def rounds(self) -> Iterator[Round]:
-        """As `FederatedRun.rounds`; a round's weights are evaluated by the message that has them trained in the next.
+        """Iterate over the rounds (see `FederatedRun.rounds`).
 
-        So a round is one message a hospital. After the last one they are evaluated apart; under differential privacy
-        after every one, since a run that goes on would else pay for two rounds again.
+        The message that starts the training of a round also has the weights of the round before evaluated, so that a
+        round is one message per hospital. The last round is evaluated apart. Under differential privacy every round is,
+        since a resumed run would otherwise spend the budget of two rounds again.
         """
-        averaged: _Averaged | None = None
+        config = self.train_config()
+        averaged: _AveragedRound | None = None
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
             counts: dict[str, Counts] = {}
+            attempt = partial(self._train, number=number, config=config, averaged=averaged, counts=counts)
             try:
-                trained = self._collect(number, partial(self._ask_for_updates, averaged=averaged, counts=counts))
+                updates = self.participants.repeat_until_enough(number, attempt)
             except (KeyboardInterrupt, RunError):
                 if averaged is not None and counts:
-                    yield self._finish(averaged, counts)
+                    yield self._complete(averaged, counts)
                 raise
             if averaged is not None:
-                yield self._finish(averaged, counts)
-            self._note_absent(number, trained)
-            averaged = _Averaged(number, trained, self._aggregate(number, trained))
+                yield self._complete(averaged, counts)
+            averaged = _AveragedRound(number, updates, self._aggregate(number, updates))
+            self.participants.note_absent(number, updates)
             if self.privacy is not None or number == self.settings.rounds:
-                yield self._finish(averaged, self._evaluate(averaged))
+                yield self._complete(averaged, self._evaluate(averaged))
                 averaged = None
 
-    def _finish(self, averaged: "_Averaged", counts: Mapping[str, Counts]) -> Round:
-        """Settle a round whose weights have been evaluated."""
-        updates = {reply.hospital: reply.content for reply in averaged.trained}
-        finished = summarise_round(averaged.number, updates, counts)
-        self.weights = averaged.weights
-        self.history.append(finished)
-        return finished
+    def _train(
+        self,
+        nodes: list[int],
+        *,
+        number: int,
+        config: TrainConfig,
+        averaged: "_AveragedRound | None",
+        counts: dict[str, Counts],
+    ) -> list[AcceptedReply[Update]]:
+        """One attempt at a round: configure, send, and validate the updates.
 
-    def evaluate_finally(self) -> dict[str, Any]:
-        """Choose the threshold; then each hospital evaluates the final weights with it, and adds what needs its scores.
-
-        Returns:
-            `hospitals` and `federation` as in metrics.json, and what `summarise_benefits` gives; None for a figure
-            that is not defined.
+        Args:
+            averaged: the round before, where its weights are not evaluated yet.
+            counts: receives their held-out counts, by hospital.
         """
+        weights = averaged.weights if averaged else self.weights
+        record = replace(config, rounds=number - 1).to_record()
+        if averaged:
+            record[messages.EVALUATE] = True
+        train_messages = self.strategy.configure_train(
+            number, weights_to_record(weights), record, NodeSample(nodes).as_grid()
+        )
+
+        def read(node: int, content: RecordDict) -> Update:
+            registration = self.participants.registration_of(node)
+            return Update.from_content(
+                content,
+                self._shapes,
+                registration.train_examples,
+                private=config.privacy is not None,
+                evaluated=registration.test_examples if averaged else None,
+            )
+
+        updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
+        counts.update({reply.hospital: reply.content.counts for reply in updates if reply.content.counts})
+        return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
+
+    def _aggregate(self, number: int, updates: list[AcceptedReply[Update]]) -> Weights:
+        """The strategy's average of the updates."""
+        with np.errstate(all="ignore"):  # overflow gives non-finite weights, which are reported below
+            arrays, _ = self.strategy.aggregate_train(number, [reply.message for reply in updates])
+            assert arrays is not None, "there are updates"
+            weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise RunError(f"round {number}: training diverged (non-finite weights); try a smaller --learning-rate")
+        return weights
+
+    def _evaluate(self, averaged: "_AveragedRound") -> dict[str, Counts]:
+        """Held-out counts, by hospital, of those that answer; the average does not depend on them."""
+        if not (nodes := self._present()):  # Flower would wait forever for a node
+            return {}
+        evaluate_messages = self.strategy.configure_evaluate(
+            averaged.number,
+            weights_to_record(averaged.weights),
+            self.train_config().to_record(),
+            NodeSample(nodes).as_grid(),
+        )
+        replies = self.collector.send_and_receive(
+            evaluate_messages,
+            self.participants.names(),
+            lambda node, content: Evaluation.from_content(content, self._test_examples(node)),
+        )
+        self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
+        return {reply.hospital: reply.content.counts for reply in replies}
+
+    def _complete(self, averaged: "_AveragedRound", counts: Mapping[str, Counts]) -> Round:
+        """Complete a round whose weights have been evaluated."""
+        updates = {reply.hospital: reply.content for reply in averaged.updates}
+        completed = summarise_round(averaged.number, updates, counts)
+        self.weights = averaged.weights
+        self.history.append(completed)
+        return completed
+
+    def evaluate(self) -> dict[str, Any]:
+        """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
         self.threshold = self._choose_threshold()
         try:
-            replies = self._ask_finally(
-                content.FINAL,
-                question := self._final_question(),
-                lambda node, content: Evaluation.from_content(
-                    content, self._participants.registration_of(node).test_examples, final=True
-                ),
+            evaluations = self._ask_all(
+                messages.FINAL,
+                content := self._final_message(),
+                lambda node, reply: Evaluation.from_content(reply, self._test_examples(node), final=True),
             )
-            benefits = self._ask_finally(content.BENEFIT, question, self._read_benefit) if self.asks_benefit else []
-        except BaseException:  # Ctrl-C, too: the figures that are left, of the last round, were counted with this one
+            benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
+        except BaseException:  # Ctrl-C too: the figures that remain, of the last round, were counted at 0.5
             self.threshold = THRESHOLD
             raise
-        self.evaluations = {reply.hospital: reply.content for reply in replies}
+        self.evaluations = {reply.hospital: reply.content for reply in evaluations}
         return {
-            **summarise_run(self.evaluations, self._train_examples()),
+            **summarise_run(self.evaluations, self.train_examples),
             **summarise_benefits(
                 {reply.hospital: reply.content for reply in benefits},
                 self.evaluations,
@@ -110,10 +190,9 @@ class PlainRun(FederatedRun):
         }
 
     def figures_of_last_round(self) -> dict[str, Any]:
-        """The figures that the last finished round's counts give."""
-        rounds = self.last_round.hospitals if self.last_round else {}
-        evaluations = {name: Evaluation(counts=one.counts) for name, one in rounds.items() if one.counts}
-        return summarise_run(evaluations, self._train_examples())
+        hospitals = self.last_round.hospitals if self.last_round else {}
+        evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
+        return summarise_run(evaluations, self.train_examples)
 
     def train_config(self) -> TrainConfig:
         assert self.normalisation is not None, "gather comes first"
@@ -127,112 +206,56 @@ class PlainRun(FederatedRun):
             settings=self.settings.to_config(),
             agreement=self.settings.task_declaration.agreement,
             weights=self.weights,
-            strategy_state=self._declared.read_state(self._strategy, self._shapes),
+            strategy_state=read_state(self.settings.strategy, self.strategy, self._shapes),
             normalisation=self.normalisation,
-            registrations=tuple(one for _, one in sorted(self.registrations.items())),
+            registrations=tuple(registration for _, registration in sorted(self.registrations.items())),
             problems=self.problems.to_json(),
             history=self.history,
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        self._declared.write_state(self._strategy, checkpoint.strategy_state, self._shapes)
+        write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         self.normalisation = checkpoint.normalisation
-        self._go_on_from(checkpoint)
+        self._restore(checkpoint)
 
     def _choose_threshold(self) -> float:
-        """From all hospitals' scores of their training rows; 0.5 where these hold not both classes, or stay hidden."""
+        """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
         if self.privacy is not None:
             return THRESHOLD
-        replies = self._ask_finally(
-            content.THRESHOLD,
-            self._final_question(),
+        scores = self._ask_all(
+            messages.THRESHOLD,
+            self._final_message(),
             lambda node, content: TrainingScores.from_content(
-                content, self._participants.registration_of(node).train_examples
+                content, self.participants.registration_of(node).train_examples
             ),
         )
-        if not replies:
+        if not scores:
             return THRESHOLD
         chosen = choose_threshold(
-            np.concatenate([reply.content.positives for reply in replies]),
-            np.concatenate([reply.content.negatives for reply in replies]),
+            np.concatenate([reply.content.positives for reply in scores]),
+            np.concatenate([reply.content.negatives for reply in scores]),
         )
         return THRESHOLD if chosen is None else chosen
 
-    def _final_question(self) -> RecordDict:
-        """The final weights, and what goes with them."""
+    def _final_message(self) -> RecordDict:
+        """The final weights and the configuration."""
         config = self.train_config().to_record()
-        return RecordDict({content.ARRAYS: weights_to_record(self.weights), content.CONFIG: config})
+        return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
+
+    def _test_examples(self, node: int) -> int:
+        return self.participants.registration_of(node).test_examples
 
     def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
-        one = self._participants.registration_of(node)
-        return Benefit.from_content(content, self.settings.task_declaration, one.train_examples, one.test_examples)
-
-    def _ask_for_updates(
-        self, number: int, nodes: list[int], averaged: "_Averaged | None", counts: dict[str, Counts]
-    ) -> list[AcceptedReply[Update]]:
-        """One attempt at a round; updates out of all proportion are left out.
-
-        Args:
-            averaged: the round before, where its weights are yet to be evaluated.
-            counts: takes, by hospital, what that gave.
-        """
-        weights = averaged.weights if averaged else self.weights
-        config = replace(self.train_config(), rounds=number - 1).to_record()
-        if averaged:
-            config[content.EVALUATE] = True
-        questions = self._strategy.configure_train(
-            number, weights_to_record(weights), config, NodeSample(nodes).as_grid()
-        )
-
-        def read(node: int, content: RecordDict) -> Update:
-            one = self._participants.registration_of(node)
-            evaluated = one.test_examples if averaged else None
-            private = self.privacy is not None
-            return Update.from_content(content, self._shapes, one.train_examples, private=private, evaluated=evaluated)
-
-        trained = self._collector.ask(questions, self._participants.names(), read)
-        counts.update({reply.hospital: reply.content.counts for reply in trained if reply.content.counts})
-        return self._collector.leave_out_outsized(trained, weights, self.settings.max_update_norm)
-
-    def _aggregate(self, number: int, trained: list[AcceptedReply[Update]]) -> Weights:
-        with np.errstate(all="ignore"):  # what overflows is not finite, and told below
-            arrays, _ = self._strategy.aggregate_train(number, [reply.message for reply in trained])
-            assert arrays is not None, "there are updates"
-            weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
-        if not all(np.isfinite(array).all() for array in weights.values()):
-            raise RunError(f"round {number}: the weights came apart; smaller steps may help (see --learning-rate)")
-        return weights
-
-    def _evaluate(self, averaged: "_Averaged") -> dict[str, Counts]:
-        """The held-out counts, by hospital, of those that answer; the average does not depend on them."""
-        if not (nodes := self._present()):  # Flower would wait for somebody without end
-            return {}
-        questions = self._strategy.configure_evaluate(
-            averaged.number,
-            weights_to_record(averaged.weights),
-            self.train_config().to_record(),
-            NodeSample(nodes).as_grid(),
-        )
-        evaluated = self._collector.ask(
-            questions,
-            self._participants.names(),
-            lambda node, content: Evaluation.from_content(
-                content, self._participants.registration_of(node).test_examples
-            ),
-        )
-        self._strategy.aggregate_evaluate(averaged.number, [reply.message for reply in evaluated])
-        return {reply.hospital: reply.content.counts for reply in evaluated}
+        registration = self.participants.registration_of(node)
+        task = self.settings.task_declaration
+        return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
 
 
 @dataclass(frozen=True)
-class _Averaged:
-    """A round whose new weights are yet to be evaluated.
-
-    Attributes:
-        trained: the updates that it was made of.
-    """
+class _AveragedRound:
+    """A round whose new weights are not evaluated yet, and the updates that they were averaged from."""
 
     number: int
-    trained: list[AcceptedReply[Update]]
+    updates: list[AcceptedReply[Update]]
     weights: Weights

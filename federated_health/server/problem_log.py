@@ -1,24 +1,24 @@
-"""What did not go as it should in a run, counted by hospital: for metrics.json, and kept in checkpoints."""
+"""Problems of a run, counted by hospital: for metrics.json, and kept in checkpoints."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_REASONS = 20
-"""Different reasons that are kept for a hospital, whose own words are among them."""
+"""Largest number of different reasons kept for a hospital, which words some of them itself."""
 
 OTHER_REASONS = "other reasons"
 
 
 class ProblemLog:
-    """Counts that only grow.
+    """Counts of problems.
 
     Attributes:
-        rejected: hospital -> reason -> replies that came, and must not reach an average.
-        unanswered: hospital -> reason -> questions that got no reply, or an error in its place.
-        absent: hospital -> rounds that were averaged without an update of it, since it joined.
-        repeated_rounds: attempts at a round that gave too few updates to be averaged.
-        resumed_after: of each time that the run went on after it was cut off, how many rounds were finished then.
+        rejected: number of replies that were rejected, by hospital and reason.
+        unanswered: number of messages without a reply, or with an error in its place, by hospital and reason.
+        absent: number of rounds that were averaged without the hospital, since it joined.
+        repeated_rounds: number of attempts at a round that gave too few updates.
+        resumed_after: number of rounds that were completed, for each time that the run was resumed.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ProblemLog:
         self.absent.update(hospitals)
 
     def to_json(self) -> dict[str, Any]:
-        """As in metrics.json, hospitals and reasons by name."""
+        """The counts as in metrics.json, ordered by name."""
         return {
             "rejected": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.rejected.items())},
             "unanswered": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.unanswered.items())},
@@ -48,12 +48,12 @@ class ProblemLog:
         }
 
     def describe(self) -> list[str]:
-        """The counts as lines, hospitals by name; none where nothing went wrong."""
+        """The counts as lines, hospitals by name; none where there were no problems."""
         lines = []
         for name in sorted({*self.rejected, *self.unanswered, *self.absent}):
             parts = [
-                _list_reasons(self.rejected.get(name), "reply was left out", "replies were left out"),
-                _list_reasons(self.unanswered.get(name), "question got no answer", "questions got no answer"),
+                _list_reasons(self.rejected.get(name), "reply was rejected", "replies were rejected"),
+                _list_reasons(self.unanswered.get(name), "message got no reply", "messages got no reply"),
                 f"{_number(rounds, 'round', 'rounds')} without it" if (rounds := self.absent[name]) else "",
             ]
             lines.append(f"{name}: {'; '.join(part for part in parts if part)}")
@@ -61,11 +61,11 @@ class ProblemLog:
             lines.append(_number(self.repeated_rounds, "round was repeated", "times a round was repeated"))
         if self.resumed_after:
             finished = ", ".join(map(str, self.resumed_after))
-            lines.append(f"the server was cut off, and went on after round {finished}")
+            lines.append(f"the server was interrupted, and the run resumed after round {finished}")
         return lines
 
-    def go_on_from(self, content: Mapping[str, Any]) -> None:
-        """Take the counts of `to_json` in place of these."""
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Replace the counts by those of `to_json`."""
         self.rejected = {name: Counter(reasons) for name, reasons in content["rejected"].items()}
         self.unanswered = {name: Counter(reasons) for name, reasons in content["unanswered"].items()}
         self.absent = Counter(content["absent"])

@@ -12,6 +12,7 @@ from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
+from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
@@ -23,7 +24,6 @@ from federated_health.report.sections import (
     who_holds_what,
 )
 from federated_health.report.words import list_some, percent_of
-from federated_health.server.history import Round
 from federated_health.server.plain_run import PlainRun
 
 Array = npt.NDArray[np.float64]

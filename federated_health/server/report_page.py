@@ -7,6 +7,7 @@ from typing import Any
 from federated_health.ml.bootstrap import SMALL_CLASS, Interval, Verdict
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import weights_hash
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
@@ -33,7 +34,6 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
-from federated_health.server.history import HospitalRound, Round
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
 from federated_health.folders import locked_folder
+from federated_health.ml.rounds import Round
 from federated_health.report.run_files import (
     METRICS,
     MODEL,
@@ -24,8 +25,8 @@ from federated_health.report.run_files import (
     write_rounds,
 )
 from federated_health.report.svg import get_ready
-from federated_health.server.checkpoints import Checkpoint, CheckpointFolder, check_settings
-from federated_health.server.history import Round
+from federated_health.server.checkpoint import Checkpoint, check_settings
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.model_saver import ModelSaver
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.report_page import page_of_run

@@ -1,9 +1,11 @@
-"""Names -> Flower strategies: what each is for, its parameters, and how many hospitals it needs."""
+"""Flower's strategies, made by name, and what they must keep from one round to the next."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from flwr.serverapp.strategy import (
     FedAdagrad,
     FedAvg,
@@ -12,174 +14,111 @@ from flwr.serverapp.strategy import (
     FedProx,
     FedTrimmedAvg,
     FedYogi,
+    Strategy,
 )
 
-from federated_health.errors import SettingsError
-from federated_health.messages.content import PROXIMAL_MU, TRAIN_LOSS
+from federated_health.errors import CheckpointError
+from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
+from federated_health.ml.strategies import STRATEGIES, Arguments
 from federated_health.server.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
-from federated_health.server.replies import EQUAL_WEIGHT
-from federated_health.server.strategy_declaration import LARGEST, Arguments, Parameter, StrategyDeclaration
+from federated_health.server.replies import drop_metrics, merge_evaluations
+from federated_health.settings import Settings
 
+State = Mapping[str, npt.NDArray[Any]]
+"""Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
-def _min_to_trim(arguments: Arguments) -> int:
-    """The fewest of whom Flower's own rounding cuts one at either end."""
-    hospitals = math.ceil(1 / arguments["beta"])
-    return hospitals if int(arguments["beta"] * hospitals) else hospitals + 1
-
-
-def _eta(default: float) -> Parameter:
-    return Parameter(name="eta", default=default, meaning="the server's step size", above=0)
-
-
-TAU = Parameter(name="tau", default=0.001, meaning="added to the divisor; large is less adaptive", above=0)
-BETA_1 = Parameter(name="beta-1", default=0.9, meaning="memory of the mean change", minimum=0, below=1)
-BETA_2 = Parameter(name="beta-2", default=0.99, meaning="memory of the squared change", minimum=0, below=1)
-MALICIOUS = Parameter(name="num-malicious-nodes", default=0, meaning="hospitals that may lie", minimum=0, below=LARGEST)
-
-STRATEGIES: Mapping[str, StrategyDeclaration] = {
-    "fedavg": StrategyDeclaration(
-        meaning="mean weighted by training rows (McMahan et al. 2017)", flower=FedAvg, is_mean=True
-    ),
-    "average": StrategyDeclaration(
-        meaning="plain mean: every hospital counts the same", flower=FedAvg, weighted_by=EQUAL_WEIGHT, is_mean=True
-    ),
-    "fedprox": StrategyDeclaration(
-        meaning="fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
-        flower=FedProx,
-        is_mean=True,
-        parameters=(
-            Parameter(
-                name=PROXIMAL_MU,
-                default=0.1,
-                meaning="weight of half the squared distance; at most 1 / learning-rate",
-                minimum=0,
-            ),
-        ),
-    ),
-    "fedavgm": StrategyDeclaration(
-        meaning="fedavg with momentum at the server (Hsu et al. 2019)",
-        flower=FedAvgM,
-        parameters=(
-            Parameter(name="server-learning-rate", default=1.0, meaning="the server's step size", above=0),
-            Parameter(name="server-momentum", default=0.3, meaning="memory of earlier changes", minimum=0, below=1),
-        ),
-        state={"momentum_vector": list},
-    ),
-    "fedadam": StrategyDeclaration(
-        meaning="the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
-        flower=CorrectedFedAdam,
-        parameters=(_eta(0.02), BETA_1, BETA_2, TAU),
-        state={"m_t": dict, "v_t": dict},
-    ),
-    "fedyogi": StrategyDeclaration(
-        meaning="the same of Yogi (Reddi et al. 2021)",
-        flower=FedYogi,
-        parameters=(_eta(0.01), BETA_1, BETA_2, TAU),
-        state={"m_t": dict, "v_t": dict},
-    ),
-    "fedadagrad": StrategyDeclaration(
-        meaning="the same of Adagrad (Reddi et al. 2021)",
-        flower=FedAdagrad,
-        parameters=(_eta(0.03), TAU),
-        state={"v_t": dict},
-    ),
-    "fedmedian": StrategyDeclaration(
-        meaning="median of each weight (Yin et al. 2018)",
-        flower=FedMedian,
-        weighted_by=EQUAL_WEIGHT,
-        min_hospitals_needed=lambda _: 3,
-        min_reason="the median of fewer is their mean",
-    ),
-    "trimmed": StrategyDeclaration(
-        meaning="mean of each weight without its extremes (Yin et al. 2018)",
-        flower=FedTrimmedAvg,
-        weighted_by=EQUAL_WEIGHT,
-        parameters=(Parameter(name="beta", default=0.34, meaning="share cut at either end", minimum=0.001, below=0.5),),
-        min_hospitals_needed=_min_to_trim,
-        min_reason="1 / beta, since of fewer none would be cut",
-    ),
-    "krum": StrategyDeclaration(
-        meaning="the update that is nearest to its neighbours (Blanchard et al. 2017)",
-        flower=partial(ExactMultiKrum, num_nodes_to_select=1),
-        weighted_by=EQUAL_WEIGHT,
-        parameters=(MALICIOUS,),
-        min_hospitals_needed=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
-        min_reason="2 * num-malicious-nodes + 3, as its proof requires",
-    ),
-    "multikrum": StrategyDeclaration(
-        meaning="plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
-        flower=ExactMultiKrum,
-        weighted_by=EQUAL_WEIGHT,
-        parameters=(
-            MALICIOUS,
-            Parameter(name="num-nodes-to-select", default=3, meaning="updates to average", minimum=1, below=LARGEST),
-        ),
-        min_hospitals_needed=lambda arguments: max(
-            2 * int(arguments[MALICIOUS.name]) + 3,
-            int(arguments[MALICIOUS.name]) + int(arguments["num-nodes-to-select"]),
-        ),
-        min_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
-    ),
-    "bulyan": StrategyDeclaration(
-        meaning="krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); "
-        "the plain mean where none may lie",
-        flower=ExactBulyan,
-        weighted_by=EQUAL_WEIGHT,
-        parameters=(MALICIOUS,),
-        min_hospitals_needed=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
-        min_reason="4 * num-malicious-nodes + 3, as its proof requires",
-    ),
-    "qfedavg": StrategyDeclaration(
-        meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
-        flower=partial(QuickQFedAvg, train_loss_key=TRAIN_LOSS),
-        weighted_by=EQUAL_WEIGHT,
-        parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
-        local_rate="client_learning_rate",
-        needs_loss=True,
-    ),
+FLOWER_STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
+    "fedavg": FedAvg,
+    "average": FedAvg,
+    "fedprox": FedProx,
+    "fedavgm": FedAvgM,
+    "fedadam": CorrectedFedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+    "fedmedian": FedMedian,
+    "trimmed": FedTrimmedAvg,
+    "krum": partial(ExactMultiKrum, num_nodes_to_select=1),
+    "multikrum": ExactMultiKrum,
+    "bulyan": ExactBulyan,
+    "qfedavg": partial(QuickQFedAvg, train_loss_key=TRAIN_LOSS),
 }
+"""Classes, called with Flower's keywords, by the names of `ml.strategies.STRATEGIES`."""
+
+KEPT: Mapping[str, Mapping[str, type[dict[str, Any]] | type[list[Any]]]] = {
+    "fedavgm": {"momentum_vector": list},
+    "fedadam": {"m_t": dict, "v_t": dict},
+    "fedyogi": {"m_t": dict, "v_t": dict},
+    "fedadagrad": {"v_t": dict},
+}
+"""Attributes of Flower's strategies on which a later round depends: a dict by weights' names, or a list in their order.
+
+Other attributes need not be kept: `configure_train` sets them anew in every round, or (fedavgm's `current_arrays`) they
+equal the round's weights, or (fedadagrad's `m_t`, since its beta-1 is 0) nothing depends on them.
+"""
 
 
-def read_arguments(strategy: str, text: str) -> Arguments:
-    """Every parameter of a strategy: as given in `NAME=VALUE,NAME=VALUE`, else its default.
+def make_strategy(settings: Settings) -> Strategy:
+    """The settings' strategy, FedAvg by default."""
+    return build_strategy(settings.strategy, settings.strategy_arguments, settings.learning_rate)
+
+
+def build_strategy(name: str, arguments: Arguments, learning_rate: float) -> Strategy:
+    """Make a strategy of Flower's.
+
+    Args:
+        name: one of `ml.strategies.STRATEGIES`.
+        arguments: the value of every parameter.
+        learning_rate: step size of local training, which q-FedAvg needs.
+    """
+    keywords: dict[str, Any] = {parameter.replace("-", "_"): value for parameter, value in arguments.items()}
+    if name == "qfedavg":
+        keywords["client_learning_rate"] = learning_rate
+    return FLOWER_STRATEGIES[name](
+        # The run decides who takes part (see `replies.NodeSample`); Flower would wait forever for a larger minimum.
+        min_train_nodes=1,
+        min_evaluate_nodes=1,
+        min_available_nodes=1,
+        weighted_by_key=EQUAL_WEIGHT if STRATEGIES[name].equal_weights else NUM_EXAMPLES,
+        arrayrecord_key=ARRAYS,
+        configrecord_key=CONFIG,
+        train_metrics_aggr_fn=drop_metrics,
+        evaluate_metrics_aggr_fn=merge_evaluations,
+        **keywords,
+    )
+
+
+def read_state(name: str, strategy: Strategy, weight_names: Iterable[str]) -> State:
+    """A copy of what a strategy keeps; empty before its first round.
+
+    Args:
+        name: one of `ml.strategies.STRATEGIES`.
+        weight_names: names of the weights, in their order.
+    """
+    weight_names = list(weight_names)
+    state: dict[str, npt.NDArray[Any]] = {}
+    for attribute in KEPT.get(name, ()):
+        value = getattr(strategy, attribute)
+        if value is not None:
+            arrays = value if isinstance(value, Mapping) else dict(zip(weight_names, value, strict=True))
+            state |= {f"{attribute}/{weight}": np.array(arrays[weight]) for weight in weight_names}
+    return state
+
+
+def write_state(name: str, strategy: Strategy, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give a new strategy the state of an earlier one, as if it had aggregated the same rounds.
+
+    Args:
+        name: one of `ml.strategies.STRATEGIES`.
+        state: from `read_state`.
+        shapes: shapes of the weights by name, in their order.
 
     Raises:
-        SettingsError: the text is not of this form, or names a parameter twice or one that the strategy has not, or a
-            value is not allowed.
+        CheckpointError: the state does not fit this strategy or these weights.
     """
-    known = {parameter.name: parameter for parameter in STRATEGIES[strategy].parameters}
-    given: dict[str, int | float] = {}
-    for part in text.split(",") if text.strip() else []:
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not known:
-            raise SettingsError(f"strategy-args: {strategy} has no parameters, got {text!r}")
-        if not equals:
-            raise SettingsError(f"strategy-args: expected NAME=VALUE between commas, got {part!r}")
-        if name not in known:
-            raise SettingsError(f"strategy-args: {strategy} has no {name!r}; known are: {', '.join(known)}")
-        if name in given:
-            raise SettingsError(f"strategy-args: {name} is given twice")
-        given[name] = known[name].read(value)
-    return {name: given.get(name, parameter.default) for name, parameter in known.items()}
-
-
-def write_arguments(arguments: Arguments) -> str:
-    """The inverse of `read_arguments`."""
-    return ",".join(f"{name}={value}" for name, value in arguments.items())
-
-
-def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning_rate: float) -> None:
-    """Refuse what cannot work.
-
-    Raises:
-        SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
-    """
-    declared = STRATEGIES[strategy]
-    if hospitals < (least := declared.min_hospitals_needed(arguments)):
-        which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
-        raise SettingsError(f"hospitals: {which} needs at least {least} ({declared.min_reason}), got {hospitals}")
-    if (pull := arguments.get(PROXIMAL_MU, 0.0)) * learning_rate > 1:
-        raise SettingsError(
-            f"strategy-args: {PROXIMAL_MU}: expected at most 1 / learning-rate = {1 / learning_rate:g}, beyond which a "
-            f"step overshoots the round's weights, got {pull:g}"
-        )
+    kept = KEPT.get(name, {})
+    expected = {f"{attribute}/{weight}": shape for attribute in kept for weight, shape in shapes.items()}
+    if state and {key: array.shape for key, array in state.items()} != expected:
+        raise CheckpointError("the strategy's state is not of this strategy and network")
+    for attribute, form in kept.items() if state else ():
+        arrays = {weight: np.array(state[f"{attribute}/{weight}"]) for weight in shapes}
+        setattr(strategy, attribute, arrays if form is dict else list(arrays.values()))

@@ -1,46 +1,123 @@
-"""What is particular to the grids of Flower's own engines: which one it is, whom it knows, and how it is asked.
+"""Flower's own engines as transports: its simulation and its deployment of SuperNodes."""
 
-They are told by name, so that a process of another kind need not import Flower's server.
-"""
-
+import math
 import time
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from federated_health.data.data_check import MIN_PATIENTS
+from federated_health.data.dataset_folder import read_manifest
+from federated_health.errors import DataError, SettingsError
+from federated_health.settings import Settings
+from federated_health.transport.interface import Transport
 
 PULL_INTERVAL = 0.25
-"""Seconds between two looks for replies of a deployment; Flower's own `send_and_receive` looks every three."""
+"""Seconds between two requests for replies; the deployment's own `send_and_receive` waits 3."""
 
 
-def is_simulation(grid: Grid) -> bool:
-    """Whether hospitals are virtual nodes of Flower's simulation."""
-    return type(grid).__name__ == "InMemoryGrid"
+class EngineTransport(Transport):
+    """A grid of Flower's as a transport. Flower ends a hospital's process with each message.
 
-
-def is_deployment(grid: Grid) -> bool:
-    """Whether hospitals are SuperNodes of Flower's deployment."""
-    return type(grid).__name__ == "HttpGrid"
-
-
-def registered_names(grid: Grid) -> dict[int, str]:
-    """Node id -> the name that the operator registered its key under, in a deployment; other nodes have none.
-
-    The SuperLink lets a node in by its key, so the name is as good as the key: no hospital can pose as another.
+    A node of a deployment has the name under which the operator registered its key. The SuperLink admits nodes by key,
+    so that no hospital can pose as another. Other nodes have no name.
     """
-    return {node.node_id: node.name for node in grid.get_nodes() if node.name} if is_deployment(grid) else {}
+
+    keeps_processes = False
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def names(self) -> dict[int, str]:
+        return {node.node_id: node.name for node in self._grid.get_nodes() if node.name}
+
+    def set_run(self, run: Run) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[Any]:
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """The replies that arrive within the timeout, in seconds."""
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        replies = list[Message]()
+        waiting = {key for key in self._grid.push_messages(messages) if key}  # no key for an undeliverable message
+        while waiting and time.monotonic() < deadline:
+            arrived = list(self._grid.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            if waiting:
+                time.sleep(PULL_INTERVAL)
+        return replies
 
 
-def exchange(grid: Grid, questions: Iterable[Message], timeout: float) -> list[Message]:
-    """Send messages, and return the replies that come within the timeout, in seconds."""
-    if not is_deployment(grid):
-        return list(grid.send_and_receive(questions, timeout=timeout))
-    deadline, replies = time.monotonic() + timeout, list[Message]()
-    waiting = {key for key in grid.push_messages(questions) if key}  # none where one cannot be delivered
-    while waiting and time.monotonic() < deadline:
-        found = list(grid.pull_messages(waiting))
-        replies += found
-        waiting -= {reply.metadata.reply_to_message_id for reply in found}
-        if waiting:
-            time.sleep(PULL_INTERVAL)
-    return replies
+class SimulationTransport(EngineTransport):
+    """Flower's simulation, whose virtual hospitals read their CSVs from a folder of this machine."""
+
+    def names(self) -> dict[int, str]:
+        return {}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return list(self._grid.send_and_receive(messages, timeout=timeout))
+
+    def check(self, settings: Settings) -> None:
+        """Refuse a simulation whose hospitals cannot be found, or are not as many as its settings say.
+
+        Each virtual hospital would otherwise be left out in every round, and the server would wait for them in vain.
+
+        Raises:
+            DataError: the folder `data` holds no hospitals.
+            SettingsError: the number of virtual nodes is not that of the CSVs, more hospitals are awaited than can
+                join, or the task differs.
+        """
+        folder = Path(settings.data).absolute()
+        try:
+            manifest = read_manifest(folder)
+        except DataError as error:
+            where = "" if Path(settings.data).is_absolute() else ", where Flower's local SuperLink was started"
+            raise DataError(
+                f"{error}. data={settings.data!r} was looked for in {Path.cwd()}{where}; name a folder, such as: "
+                "--run-config \"data='$PWD/data'\""
+            ) from None
+        hospitals, nodes = len(manifest["hospitals"]), len(list(self.get_node_ids()))
+        small = sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"])
+        if nodes != hospitals or settings.hospitals > hospitals - small:
+            fewer = f", {small} of them with fewer than {MIN_PATIENTS} patients, which may not join" if small else ""
+            raise SettingsError(
+                f"{folder} holds {hospitals} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
+                f"{settings.hospitals}: use --federation-config num-supernodes={hospitals} "
+                f"--run-config hospitals={hospitals - small}"
+            )
+        if manifest["task"] != settings.task:
+            raise SettingsError(
+                f"task: {folder} is of {manifest['task']}, got {settings.task!r}; use "
+                f"--run-config \"task='{manifest['task']}'\""
+            )
+
+
+def wrap_engine(grid: Grid) -> Transport:
+    """The transport of one of Flower's engines."""
+    # Flower has no public way to tell them apart. Only the simulation's grid holds the state of its nodes.
+    return SimulationTransport(grid) if hasattr(grid, "state") else EngineTransport(grid)

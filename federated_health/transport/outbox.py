@@ -12,7 +12,7 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.hospital.ledger import Ledger
 from federated_health.transport.channels import wrap
-from federated_health.transport.grids import error_reply
+from federated_health.transport.interface import error_reply
 
 logger = logging.getLogger(__name__)
 

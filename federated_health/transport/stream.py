@@ -12,9 +12,9 @@ from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health.names import node_id_of
-from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, wrap_question
+from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, wrap_message
 from federated_health.transport.decoding import UndecodableError, decode_reply
-from federated_health.transport.grids import Incident, error_reply
+from federated_health.transport.interface import Incident, error_reply
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Stream:
         Args:
             content: the message's, as `serialise_content` gives it.
         """
-        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap_question(message, key, content)))
+        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap_message(message, key, content)))
         if not self.is_admitted():
             return error_reply(message, self.expelled.result())
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -22,7 +22,7 @@ from federated_health.transport.channels import (
     open_channel,
     unwrap,
 )
-from federated_health.transport.grids import call_app
+from federated_health.transport.in_process import call_app
 from federated_health.transport.outbox import Outbox
 from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 

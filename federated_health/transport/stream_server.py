@@ -20,10 +20,10 @@ from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.security import Identity
-from federated_health.transport.capacity import max_streams
-from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, listen, serialise_content, server_options
+from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
 from federated_health.transport.gate import Gate, certificate_of
-from federated_health.transport.grids import FutureGrid, Incident, error_reply
+from federated_health.transport.interface import Incident, ReplyFutures, error_reply
+from federated_health.transport.listening import listen, max_streams, server_options
 from federated_health.transport.stream import Incidents, Stream
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class _Servicer:
             stream.deliver(content)
 
 
-class StreamGrid(FutureGrid):
+class StreamTransport(ReplyFutures):
     """Hospitals over gRPC streams; made by `serve_streams`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, servicer: _Servicer) -> None:
@@ -161,7 +161,7 @@ class StreamGrid(FutureGrid):
     def take_incidents(self) -> list[Incident]:
         return self._servicer.incidents.take()
 
-    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         # A strategy's messages share one content, which is serialised once.
         contents = {id(message.content): message.content for message in messages.values()}
         serialised = {identity: serialise_content(content) for identity, content in contents.items()}
@@ -187,7 +187,7 @@ def serve_streams(
     *,
     max_message_bytes: int = MAX_REPLY_BYTES,
     tls: Identity | None = None,
-) -> Iterator[StreamGrid]:
+) -> Iterator[StreamTransport]:
     """A gRPC server that hospitals join, as a grid.
 
     When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped,
@@ -234,7 +234,7 @@ def serve_streams(
     try:
         server, servicer = run(start())
         try:
-            yield StreamGrid(loop, servicer)
+            yield StreamTransport(loop, servicer)
         except BaseException as error:
             is_over = not isinstance(error, StorageError)
             code = grpc.StatusCode.ABORTED if is_over else grpc.StatusCode.UNAVAILABLE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from chaos_faults import Fault
 
-from federated_health.cli.processes import PROJECT
+from federated_health.processes import PROJECT
 
 pytestmark = pytest.mark.slow
 

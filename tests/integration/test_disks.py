@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import free_port, process, script_command
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.privacy import Account, PrivacyPlan
-from federated_health.server.checkpoints import CheckpointFolder
+from federated_health.processes import free_port, process, script_command
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context, join_federation
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_client import join_federation
 from tests.test_federation import app_of, three_with_scores
 from tests.wire import UNWRITTEN
 
@@ -170,7 +172,7 @@ def assert_one_error(said: str, why: str) -> None:
 
 def undisturbed(settings: Settings) -> PlainRun:
     hospitals = {one.name: one for one in three_with_scores()}
-    grid = InProcessGrid(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
+    grid = InProcessTransport(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
     federation = PlainRun(grid, settings)
     federation.run()
     return federation

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.cli.processes import free_port, script_command
+from federated_health.processes import free_port, script_command
 from tests.forks import forked
 from tests.wire import Wire, assert_is_in_ledger, read_lines
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import PROJECT, process
+from federated_health.processes import PROJECT, process
 from federated_health.studies.benefit.study import JOURNAL
 
 pytestmark = pytest.mark.slow

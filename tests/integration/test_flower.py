@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import PROJECT, free_port
+from federated_health.processes import PROJECT, free_port
 from federated_health.transport.deployment.flower import environment
 
 pytestmark = pytest.mark.slow

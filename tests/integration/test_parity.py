@@ -18,16 +18,17 @@ from flower_engines import deployment, simulation
 from flwr.app import Context, Message
 
 import client
-from federated_health.cli.processes import free_port, process, script_command
 from federated_health.data.dataset_folder import find_hospital, write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
+from federated_health.processes import free_port, process, script_command
 from federated_health.security import make_all_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def contexts_of(paths: dict[str, Path]) -> dict[str, Context]:
 @pytest.fixture(scope="module")
 def in_process(paths: dict[str, Path]) -> str:
     """The hash of the final weights without any process or network."""
-    federation = PlainRun(InProcessGrid(client.app, contexts_of(paths)), SETTINGS)
+    federation = PlainRun(InProcessTransport(client.app, contexts_of(paths)), SETTINGS)
     federation.gather()
     list(federation.rounds())
     return weights_hash(federation.weights)
@@ -95,7 +96,7 @@ def test_the_simulation_gives_the_bits_of_a_run_in_process(data: Path, in_proces
         assert final_weights(engine.run("run", RUN, PATIENCE)) == in_process
 
 
-class LeavingGrid(InProcessGrid):
+class LeavingGrid(InProcessTransport):
     """Hospitals in process, of whom one is gone when it is asked to train for the second time."""
 
     trainings = 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import free_port, script_command
 from federated_health.privacy.account import Account
+from federated_health.processes import free_port, script_command
 from tests.forks import forked
 from tests.wire import read_lines
 

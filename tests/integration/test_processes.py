@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 
 import client
-from federated_health.cli.processes import PROJECT, free_port, process, script_command
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.ml.networks import read_description, weights_hash
+from federated_health.processes import PROJECT, free_port, process, script_command
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
-from federated_health.transport import InProcessGrid, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.forks import Fork, forked
 
 pytestmark = pytest.mark.slow
@@ -116,7 +117,7 @@ def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Pat
 def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
     settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
     contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
-    federation = PlainRun(InProcessGrid(client.app, contexts), settings)
+    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
     figures = federation.run()
     description = read_description(finished / "run" / "model.keras")
     assert description["weights_sha256"] == weights_hash(federation.weights)

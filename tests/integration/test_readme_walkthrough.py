@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.cli.processes import PROJECT, free_port, process
+from federated_health.processes import PROJECT, free_port, process
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli.processes import free_port, interrupt, process, script_command
 from federated_health.data.tasks import HEART_DISEASE
+from federated_health.processes import free_port, interrupt, process, script_command
 from federated_health.security import Role, load_identity, make_all_identities
-from federated_health.transport import report_unfit
+from federated_health.transport.stream_client import report_unfit
 from tests.wire import UNWRITTEN
 
 pytestmark = pytest.mark.slow

@@ -28,7 +28,7 @@ from federated_health.studies.audit.gradients import (
     products,
 )
 from federated_health.studies.audit.membership import losses
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 TRAIN = "train"
 
@@ -50,7 +50,7 @@ class Step:
     after: Weights
 
 
-class WatchedGrid(InProcessGrid):
+class WatchedGrid(InProcessTransport):
     """Hospitals in process, and a record of what their server sees of each.
 
     Attributes:

@@ -25,7 +25,7 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
-from federated_health.transport import InProcessGrid
+from federated_health.transport.in_process import InProcessTransport
 
 INNER_FOLDS = 3
 """Of the training rows of a fit, by which its number of rounds is chosen."""
@@ -191,7 +191,7 @@ def _open(
     if fit.regime is TrainingSetup.POOLED:
         hospitals = {TrainingSetup.POOLED: _pool(hospitals)}
     contexts = {name: InMemoryHospital(one) for name, one in hospitals.items()}
-    return PlainRun(InProcessGrid(app, contexts), settings), hospitals
+    return PlainRun(InProcessTransport(app, contexts), settings), hospitals
 
 
 def _trained(fit: Fit, split: Split) -> Split:

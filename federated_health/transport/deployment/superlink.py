@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from federated_health.cli.processes import free_port
 from federated_health.errors import AddressError, CertificateError, RunError
+from federated_health.processes import free_port
 from federated_health.security import Identity, Role, certificates, files
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
 from federated_health.transport.channels import split_address

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from federated_health.cli.processes import process
 from federated_health.errors import JoinError, RunError
+from federated_health.processes import process
 from federated_health.security import Identity
 from federated_health.transport.reconnect import find_obstacle
 

@@ -1,17 +1,27 @@
-"""The folder of a run's checkpoints. At any moment, kill -9 included, the newest whole one can be loaded."""
+"""The folder of a run's checkpoints: the newest two, and one file with every round.
 
+At any moment, after kill -9 too, the newest whole checkpoint can be loaded; a torn one costs one round.
+"""
+
+import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from federated_health.errors import CheckpointError
 from federated_health.folders import sync_folder
-from federated_health.server.checkpoints.checkpoint import Checkpoint
-from federated_health.server.checkpoints.files import read_checkpoint, write_checkpoint
-from federated_health.server.checkpoints.history import DamagedCheckpointError, HistoryFile
+from federated_health.ml.rounds import Round, read_round, write_round
+from federated_health.server.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    Position,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +30,62 @@ SUFFIX = ".checkpoint"
 FILE_NAME = re.compile(rf"round-\d{{6,}}{re.escape(SUFFIX)}", re.ASCII)
 
 
-class CheckpointFolder:
-    """Checkpoints of one run, the newest two; for one process at a time.
+class HistoryFile:
+    """Completed rounds on disk, a line of JSON per round; the cost of `append` does not depend on their number.
 
-    A run that goes on loads before it saves. One that saves without begins anew: the checkpoints there are removed.
+    Bytes behind the position that a checkpoint names belong to no checkpoint, and are cut off before the next round is
+    added. Methods raise the OSError that the system gives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rounds = self._size = 0
+        self._hash = hashlib.sha256()
+        self._last: tuple[Round, ...] = ()
+
+    def append(self, history: Sequence[Round]) -> Position:
+        """Add the new rounds; they are on disk when this returns.
+
+        Raises:
+            ValueError: the history does not continue the one on disk.
+        """
+        if tuple(history[max(self._rounds - 1, 0) : self._rounds]) != self._last:
+            raise ValueError(f"the history does not continue round {self._rounds}")
+        lines = b"".join(write_round(completed) for completed in history[self._rounds :])
+        with self.path.open("r+b" if self._size else "wb") as file:
+            if file.seek(0, os.SEEK_END) < self._size:
+                raise OSError(0, f"{self.path.name} was shortened")
+            file.seek(self._size)
+            file.truncate()
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._hash.update(lines)
+        self._rounds, self._size = len(history), self._size + len(lines)
+        self._last = tuple(history[-1:])
+        return Position(self._rounds, self._size, self._hash.hexdigest())
+
+    def read(self, position: Position) -> tuple[Round, ...]:
+        """The rounds up to a position, after which `append` continues.
+
+        Raises:
+            DamagedCheckpointError: the file is not as it was written.
+        """
+        with self.path.open("rb") as file:
+            data = file.read(position.size)
+        digest = hashlib.sha256(data)
+        if digest.hexdigest() != position.digest:
+            raise DamagedCheckpointError("its history is cut off or altered")
+        rounds = tuple(read_round(line) for line in data.splitlines())
+        self._rounds, self._size, self._hash = position.rounds, position.size, digest
+        self._last = rounds[-1:]
+        return rounds
+
+
+class CheckpointFolder:
+    """The newest two checkpoints of one run; for one process at a time.
+
+    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there.
 
     Args:
         path: the folder, runs/NAME/checkpoints; the first `save` makes it.
@@ -35,13 +97,13 @@ class CheckpointFolder:
         self._kept: list[Path] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Save a checkpoint; it is on disk when this returns. The one before is intact if it raises.
+        """Save a checkpoint; it is on disk when this returns. The one before stays intact if this raises.
 
-        What it costs does not depend on how many rounds there were.
+        The cost does not depend on the number of rounds.
 
         Raises:
             CheckpointError: it cannot be written.
-            ValueError: its history does not go on from the one before, or its tally is not JSON.
+            ValueError: its history does not continue the one before, or its problems are not JSON.
         """
         path = self.path / f"round-{checkpoint.round_number:06}{SUFFIX}"
         try:
@@ -53,16 +115,16 @@ class CheckpointFolder:
                 f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({_why(error)})"
             ) from None
         self._kept = [path, *(kept for kept in self._kept if kept != path)][:2]
-        with suppress(OSError):  # one too many does no harm: the next save removes it
+        with suppress(OSError):  # the next save removes it
             for other in self._files():
                 if other not in self._kept:
                     other.unlink()
 
     def load(self) -> Checkpoint:
-        """The newest checkpoint that is whole, from which `save` goes on. Those that are not are named in the log.
+        """The newest whole checkpoint, after which `save` continues; damaged ones are named in the log.
 
         Raises:
-            CheckpointError: there is none, or another version of this program wrote the newest.
+            CheckpointError: there is none, or the newest has another format version.
         """
         try:
             files = self._files()
@@ -74,32 +136,32 @@ class CheckpointFolder:
                 checkpoint, position = read_checkpoint(path.read_bytes())
                 rounds = history.read(position)
                 if checkpoint.round_number != _number_in(path):
-                    raise DamagedCheckpointError("it is of another round than its name says")
+                    raise DamagedCheckpointError("its round is not the one in its name")
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
             except DamagedCheckpointError as error:
-                logger.warning("%s is left out: %s", path, error)
+                logger.warning("%s is skipped: %s", path, error)
             except OSError as error:
                 what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
-                logger.warning("%s is left out: %s cannot be read (%s)", path, what, _why(error))
+                logger.warning("%s is skipped: %s cannot be read (%s)", path, what, _why(error))
             else:
                 self._history, self._kept = history, [path]
                 return replace(checkpoint, history=rounds)
         if files:
             raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
         if not self.path.parent.exists():
-            raise CheckpointError(f"{self.path.parent}: is not there, so there is no run to go on with")
+            raise CheckpointError(f"{self.path.parent}: is not there, so there is no run to resume")
         raise CheckpointError(f"{self.path}: holds no checkpoint")
 
     def is_empty(self) -> bool:
-        """Whether there is no checkpoint, whole or not, or none that can be seen."""
+        """Whether there is no readable checkpoint file, whole or damaged."""
         try:
             return not self._files()
         except OSError:
             return True
 
     def remove(self) -> None:
-        """Remove what `save` made, the newest checkpoint last; then there is nothing to go on from.
+        """Remove what `save` made, the newest checkpoint last.
 
         Raises:
             CheckpointError: it cannot be removed.
@@ -109,7 +171,7 @@ class CheckpointFolder:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be removed ({_why(error)})") from None
-        with suppress(OSError):  # it is not there, or holds something of somebody else
+        with suppress(OSError):  # it is not there, or holds other files
             self.path.rmdir()
         self._history, self._kept = None, []
 
@@ -133,7 +195,7 @@ class CheckpointFolder:
         sync_folder(self.path)
 
     def _files(self) -> list[Path]:
-        """The newest first; none where there is no folder."""
+        """Checkpoint files, the newest first; none where there is no folder."""
         try:
             names = [path.name for path in self.path.iterdir()]
         except FileNotFoundError:

@@ -1,0 +1,118 @@
+"""What a hospital reports once, at the end of a run: what it gains by joining, and what the model depends on."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import MetricRecord, RecordDict
+
+from federated_health.data.tasks import Task
+from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
+from federated_health.messages.weights import MalformedMessageError
+from federated_health.ml.bootstrap import MIN_CLASS_SIZE, Interval, Verdict, judge
+from federated_health.ml.metrics import MAX_LOSS
+from federated_health.ml.normalisation import MIN_OBSERVED
+
+BENEFIT = "evaluate.appraisal"
+"""Message type; its name on the wire and in ledgers is that of the setting `appraisal`."""
+
+ROUNDING = 1e-9
+"""Tolerance for the difference of two ROC-AUCs."""
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Benefit:
+    """A hospital's comparison of the final model with one of its own rows alone.
+
+    Attributes:
+        roc_auc: of the federated model on the held-out rows, with its interval (see `ml.bootstrap`).
+        own_roc_auc: of a model of the hospital's own training rows alone.
+        difference: federated minus own on the same rows, paired. These three are undefined where the held-out rows
+            hold fewer than MIN_CLASS_SIZE of one class.
+        importance: [columns], rise of the sum of the losses over the held-out rows, in nats, when a column's values are
+            shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019); it merges by addition.
+        observed: [columns], number of training rows in which the column is not missing; 0 where fewer than five.
+    """
+
+    roc_auc: Interval
+    own_roc_auc: float | None
+    difference: Interval
+    importance: Vector
+    observed: Vector
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the hospital gains by joining."""
+        return judge(self.difference)
+
+    def describe(self) -> str:
+        """The verdict and its figures, in a line."""
+        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        if value is None or low is None or high is None:
+            return f"benefit of joining: {self.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
+        return (
+            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a model "
+            f"of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+        )
+
+    def to_content(self) -> RecordDict:
+        figures = {
+            "own-roc-auc": self.own_roc_auc,
+            **{f"roc-auc-{bound}": value for bound, value in vars(self.roc_auc).items()},
+            **{f"difference-{bound}": value for bound, value in vars(self.difference).items()},
+        }
+        metrics = MetricRecord({key: value for key, value in figures.items() if value is not None})
+        metrics["importance"] = self.importance.tolist()
+        metrics["observed"] = self.observed.tolist()
+        return RecordDict({METRICS: metrics})
+
+    @classmethod
+    def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Benefit":
+        """Read the report of a hospital that registered with these numbers of rows.
+
+        Raises:
+            MalformedMessageError: a figure is missing, unknown or impossible.
+        """
+        bounds = (f"{figure}-{field.name}" for figure in ("roc-auc", "difference") for field in fields(Interval))
+        aucs = {"own-roc-auc", *bounds}
+        metrics = read_metrics(content, {"importance", "observed"}, aucs)
+        if present := aucs & set(metrics):
+            if present != aucs:
+                raise MalformedMessageError("its report of the benefit holds only some of its ROC-AUCs")
+            own = _between(metrics, "own-roc-auc", 0.0)
+            roc_auc, difference = _read_interval(metrics, "roc-auc", 0.0), _read_interval(metrics, "difference", -1.0)
+            if abs(read_number(metrics, "difference-value") - (read_number(metrics, "roc-auc-value") - own)) > ROUNDING:
+                raise MalformedMessageError("its difference is not that of its ROC-AUCs")
+        else:
+            own, roc_auc, difference = None, Interval(), Interval()
+        columns = len(task.columns)
+        observed = read_floats(metrics, "observed", columns)
+        small = (observed != 0) & (observed < MIN_OBSERVED)
+        if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
+            raise MalformedMessageError("its numbers of observed rows are impossible")
+        importance = read_floats(metrics, "importance", columns)
+        if (np.abs(importance) > test_examples * MAX_LOSS).any():
+            raise MalformedMessageError("its importance of columns is out of range")
+        return cls(
+            roc_auc=roc_auc,
+            own_roc_auc=own,
+            difference=difference,
+            importance=importance,
+            observed=observed,
+        )
+
+
+def _read_interval(metrics: MetricRecord, figure: str, minimum: float) -> Interval:
+    value, low, high = (_between(metrics, f"{figure}-{bound}", minimum) for bound in ("value", "low", "high"))
+    if low > high:
+        raise MalformedMessageError(f"the interval of its {figure} has its bounds reversed")
+    return Interval(value=value, low=low, high=high)
+
+
+def _between(metrics: MetricRecord, key: str, minimum: float) -> float:
+    value = read_number(metrics, key)
+    if not minimum <= value <= 1:
+        raise MalformedMessageError(f"its {key} is not between {minimum:g} and 1")
+    return value

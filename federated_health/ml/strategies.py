@@ -1,0 +1,230 @@
+"""Strategies by name: what each is for, its parameters, and how many hospitals it needs.
+
+Declarations only, which settings and `--help` read; `server.strategies` makes Flower's strategy of one.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from federated_health.errors import SettingsError
+
+PROXIMAL_MU = "proximal-mu"
+"""Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
+
+Arguments = Mapping[str, int | float]
+"""Value of every parameter of a strategy, by the parameter's name with dashes."""
+
+WHOLE_NUMBER_LIMIT = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A numeric parameter of a strategy; a whole number where its default is one.
+
+    Attributes:
+        name: as `--strategy-args` spells it; Flower's keyword is the same with underscores.
+        minimum: smallest value allowed.
+        above, below: bounds that the value must not reach.
+    """
+
+    name: str
+    default: int | float
+    meaning: str
+    minimum: float | None = None
+    above: float | None = None
+    below: float = math.inf
+
+    @property
+    def rule(self) -> str:
+        """The values that are allowed, for an error message."""
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        low = f"above {self.above:g}" if self.above is not None else f"of at least {self.minimum:g}"
+        return f"{kind} {low}" + (f" and below {self.below:g}" if self.below < WHOLE_NUMBER_LIMIT else "")
+
+    def read(self, text: str) -> int | float:
+        """Parse a value.
+
+        Raises:
+            SettingsError: the text is not a number, or out of range.
+        """
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            value = math.nan
+        is_enough = value > self.above if self.above is not None else value >= (self.minimum or 0)
+        if not (is_enough and value < self.below):
+            raise SettingsError(f"strategy-args: {self.name}: expected {self.rule}, got {text!r}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyDeclaration:
+    """A strategy as a user chooses it.
+
+    Attributes:
+        meaning: what it does, in a line, with its source.
+        equal_weights: whether every hospital counts the same, rather than by its training rows.
+        min_hospitals: smallest number of hospitals that must send an update in each round.
+        min_reason: why it needs as many.
+        is_mean: whether it is a weighted mean of the updates, which can be taken of encrypted updates.
+        needs_loss: whether it depends on each hospital's training loss.
+    """
+
+    meaning: str
+    parameters: tuple[Parameter, ...] = ()
+    equal_weights: bool = False
+    min_hospitals: Callable[[Arguments], int] = lambda _: 1
+    min_reason: str = ""
+    is_mean: bool = False
+    needs_loss: bool = False
+
+
+def _min_to_trim(arguments: Arguments) -> int:
+    """Smallest number of hospitals of which Flower's rounding trims one at either end."""
+    hospitals = math.ceil(1 / arguments["beta"])
+    return hospitals if int(arguments["beta"] * hospitals) else hospitals + 1
+
+
+def _eta(default: float) -> Parameter:
+    return Parameter(name="eta", default=default, meaning="the server's step size", above=0)
+
+
+TAU = Parameter(name="tau", default=0.001, meaning="added to the divisor; large is less adaptive", above=0)
+BETA_1 = Parameter(name="beta-1", default=0.9, meaning="memory of the mean change", minimum=0, below=1)
+BETA_2 = Parameter(name="beta-2", default=0.99, meaning="memory of the squared change", minimum=0, below=1)
+MALICIOUS = Parameter(
+    name="num-malicious-nodes", default=0, meaning="hospitals that may lie", minimum=0, below=WHOLE_NUMBER_LIMIT
+)
+
+STRATEGIES: Mapping[str, StrategyDeclaration] = {
+    "fedavg": StrategyDeclaration(meaning="mean weighted by training rows (McMahan et al. 2017)", is_mean=True),
+    "average": StrategyDeclaration(
+        meaning="plain mean: every hospital counts the same", equal_weights=True, is_mean=True
+    ),
+    "fedprox": StrategyDeclaration(
+        meaning="fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
+        is_mean=True,
+        parameters=(
+            Parameter(
+                name=PROXIMAL_MU,
+                default=0.1,
+                meaning="weight of half the squared distance; at most 1 / learning-rate",
+                minimum=0,
+            ),
+        ),
+    ),
+    "fedavgm": StrategyDeclaration(
+        meaning="fedavg with momentum at the server (Hsu et al. 2019)",
+        parameters=(
+            Parameter(name="server-learning-rate", default=1.0, meaning="the server's step size", above=0),
+            Parameter(name="server-momentum", default=0.3, meaning="memory of earlier changes", minimum=0, below=1),
+        ),
+    ),
+    "fedadam": StrategyDeclaration(
+        meaning="the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
+        parameters=(_eta(0.02), BETA_1, BETA_2, TAU),
+    ),
+    "fedyogi": StrategyDeclaration(
+        meaning="the same of Yogi (Reddi et al. 2021)",
+        parameters=(_eta(0.01), BETA_1, BETA_2, TAU),
+    ),
+    "fedadagrad": StrategyDeclaration(
+        meaning="the same of Adagrad (Reddi et al. 2021)",
+        parameters=(_eta(0.03), TAU),
+    ),
+    "fedmedian": StrategyDeclaration(
+        meaning="median of each weight (Yin et al. 2018)",
+        equal_weights=True,
+        min_hospitals=lambda _: 3,
+        min_reason="the median of fewer is their mean",
+    ),
+    "trimmed": StrategyDeclaration(
+        meaning="mean of each weight without its extremes (Yin et al. 2018)",
+        equal_weights=True,
+        parameters=(Parameter(name="beta", default=0.34, meaning="share cut at either end", minimum=0.001, below=0.5),),
+        min_hospitals=_min_to_trim,
+        min_reason="1 / beta, since of fewer none would be cut",
+    ),
+    "krum": StrategyDeclaration(
+        meaning="the update that is nearest to its neighbours (Blanchard et al. 2017)",
+        equal_weights=True,
+        parameters=(MALICIOUS,),
+        min_hospitals=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
+        min_reason="2 * num-malicious-nodes + 3, as its proof requires",
+    ),
+    "multikrum": StrategyDeclaration(
+        meaning="plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
+        equal_weights=True,
+        parameters=(
+            MALICIOUS,
+            Parameter(
+                name="num-nodes-to-select", default=3, meaning="updates to average", minimum=1, below=WHOLE_NUMBER_LIMIT
+            ),
+        ),
+        min_hospitals=lambda arguments: max(
+            2 * int(arguments[MALICIOUS.name]) + 3,
+            int(arguments[MALICIOUS.name]) + int(arguments["num-nodes-to-select"]),
+        ),
+        min_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
+    ),
+    "bulyan": StrategyDeclaration(
+        meaning="krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); "
+        "the plain mean where none may lie",
+        equal_weights=True,
+        parameters=(MALICIOUS,),
+        min_hospitals=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
+        min_reason="4 * num-malicious-nodes + 3, as its proof requires",
+    ),
+    "qfedavg": StrategyDeclaration(
+        meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
+        equal_weights=True,
+        parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
+        needs_loss=True,
+    ),
+}
+
+
+def read_arguments(strategy: str, text: str) -> Arguments:
+    """Value of every parameter of a strategy: as given in `NAME=VALUE,NAME=VALUE`, or its default.
+
+    Raises:
+        SettingsError: the text is not of this form, or names a parameter twice or an unknown one, or a
+            value is not allowed.
+    """
+    known = {parameter.name: parameter for parameter in STRATEGIES[strategy].parameters}
+    given: dict[str, int | float] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not known:
+            raise SettingsError(f"strategy-args: {strategy} has no parameters, got {text!r}")
+        if not equals:
+            raise SettingsError(f"strategy-args: expected NAME=VALUE between commas, got {part!r}")
+        if name not in known:
+            raise SettingsError(f"strategy-args: {strategy} has no {name!r}; known are: {', '.join(known)}")
+        if name in given:
+            raise SettingsError(f"strategy-args: {name} is given twice")
+        given[name] = known[name].read(value)
+    return {name: given.get(name, parameter.default) for name, parameter in known.items()}
+
+
+def write_arguments(arguments: Arguments) -> str:
+    """The inverse of `read_arguments`."""
+    return ",".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning_rate: float) -> None:
+    """Refuse a strategy that cannot work with these settings.
+
+    Raises:
+        SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
+    """
+    declared = STRATEGIES[strategy]
+    if hospitals < (least := declared.min_hospitals(arguments)):
+        which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
+        raise SettingsError(f"hospitals: {which} needs at least {least} ({declared.min_reason}), got {hospitals}")
+    if (pull := arguments.get(PROXIMAL_MU, 0.0)) * learning_rate > 1:
+        raise SettingsError(
+            f"strategy-args: {PROXIMAL_MU}: expected at most 1 / learning-rate = {1 / learning_rate:g}, beyond which a "
+            f"step overshoots the round's weights, got {pull:g}"
+        )

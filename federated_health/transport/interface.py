@@ -1,0 +1,178 @@
+"""The transport interface: how the server's messages reach hospitals, and how replies come back.
+
+A new transport subclasses `ReplyFutures` and implements two methods: `names` and `send`. Every message gets exactly one
+reply, or an error reply in its place.
+"""
+
+import logging
+import math
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from federated_health.names import node_id_of
+
+if TYPE_CHECKING:
+    from federated_health.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RUN_ID = 1
+SERVER_NODE_ID = 1
+
+LOG_INTERVAL = 15.0
+"""Seconds between log lines that name the hospitals still awaited."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A message of a hospital that reached no round, and the reason, without values."""
+
+    hospital: str
+    reason: str
+
+
+class Transport(Grid):
+    """A Flower grid that also knows hospitals by name.
+
+    Attributes:
+        keeps_processes: whether a hospital's process, and what it remembers, lasts from message to message.
+    """
+
+    keeps_processes = True
+
+    @property
+    def transport(self) -> "Transport":
+        """This transport; Flower's own grids have no such attribute (see `transport_of`)."""
+        return self
+
+    @abstractmethod
+    def names(self) -> dict[int, str]:
+        """Name of each connected hospital by node id, where the transport knows it."""
+
+    def processes(self) -> dict[int, str]:
+        """Token of each connected hospital's process by node id, where the transport knows it."""
+        return {}
+
+    def take_incidents(self) -> list[Incident]:
+        """Incidents since the last call, in order; of one hospital only a limited number."""
+        return []
+
+    def check(self, settings: "Settings") -> None:  # most transports suit every run
+        """Refuse settings that no run over this transport can work with.
+
+        Raises:
+            UserError: they are such settings.
+        """
+
+
+class ReplyFutures(Transport):
+    """A transport whose messages become futures of replies; a hospital's node id follows from its name."""
+
+    def __init__(self) -> None:
+        # Flower's Message reads the identity of its process from here.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, RUN_ID, SERVER_NODE_ID
+        self._replies: dict[str, Future[Message]] = {}
+
+    @abstractmethod
+    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        """Send messages by id; each future ends in a reply or an error reply, never in an exception."""
+
+    def set_run(self, run: Run) -> None:
+        """A transport has one run from the start."""
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.names())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        pushed = {uuid.uuid4().hex: message for message in messages}
+        self._replies.update(self.send(pushed))
+        return list(pushed)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        done = [key for key in message_ids if key in self._replies and self._replies[key].done()]
+        return [self._replies.pop(key).result() for key in done]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """A reply for every message; an error reply for a hospital that is gone or misses the timeout, in seconds."""
+        messages = list(messages)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        keys = self.push_messages(messages)
+        replies = []
+        self._wait(messages, [self._replies[key] for key in keys], deadline)
+        for key, message in zip(keys, messages, strict=True):
+            future = self._replies.pop(key)
+            try:
+                replies.append(future.result(0.0))
+            except TimeoutError:
+                future.cancel()
+                replies.append(error_reply(message, f"it did not answer within {timeout:g} s"))
+        return replies
+
+    def _wait(self, messages: list[Message], futures: "list[Future[Message]]", deadline: float | None) -> None:
+        """Wait for all futures or the deadline, and log now and then which hospitals are late."""
+        outstanding = set(futures)
+        while outstanding:
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            _, outstanding = wait(outstanding, timeout=min(left, LOG_INTERVAL))
+            if not outstanding or left <= LOG_INTERVAL:
+                return
+            names = self.names()
+            late = sorted(
+                names.get(message.metadata.dst_node_id, "a hospital that left")
+                for message, future in zip(messages, futures, strict=True)
+                if future in outstanding
+            )
+            limit = "" if deadline is None else f", for {deadline - time.monotonic():.0f} s at most"
+            logger.info("waiting for %s to answer %s%s", ", ".join(late), messages[0].metadata.message_type, limit)
+
+
+def transport_of(grid: Grid) -> Transport:
+    """The transport behind a ServerApp's grid: one of ours, or a wrapper of one of Flower's engines."""
+    if hasattr(grid, "transport"):
+        return cast(Transport, grid.transport)
+    from federated_health.transport.flower_engines import wrap_engine  # noqa: PLC0415  # under `flwr run` only
+
+    return wrap_engine(grid)
+
+
+def server_context(run_config: UserConfig) -> Context:
+    """Context for calling a ServerApp outside Flower's own runtimes."""
+    return Context(RUN_ID, SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=run_config)
+
+
+def hospital_context(name: str, node_config: UserConfig) -> Context:
+    """Context for calling a hospital's ClientApp outside Flower's own runtimes."""
+    return Context(RUN_ID, node_id_of(name), {"name": name, **node_config}, state=RecordDict(), run_config={})
+
+
+def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAILABLE) -> Message:
+    """An error in place of a reply, with the reason."""
+    return Message(Error(code, reason), reply_to=message)
+
+
+def is_unavailable(reply: Message) -> bool:
+    """Whether there is no reply because the hospital was not connected, rather than because it refused."""
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE

@@ -1,0 +1,142 @@
+"""The server's port: gRPC options, credentials, and how many hospitals one server has room for.
+
+Each connection is an open file, and the system limits how many a process may have.
+"""
+
+import errno
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import grpc
+
+from federated_health.errors import AddressError, SettingsError
+from federated_health.transport.channels import CHANNEL_OPTIONS, split_address
+
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
+
+HANDSHAKE_SECONDS = 20.0
+"""Time that a new connection has to start speaking gRPC."""
+
+IDLE_SECONDS = 60.0
+"""Time that a connection may stay open without a call; a hospital's call lasts as long as the hospital is connected."""
+
+PORT_TAKEN = "another server may be using the port"
+
+MAX_STREAMS = 2_000
+"""Largest number of connected hospitals."""
+
+MAX_CONNECTIONS = MAX_STREAMS + 500
+"""Largest number of open connections; further ones are closed at once.
+
+The reserve beyond MAX_STREAMS is for hospitals that reconnect before the server notices that their old connection
+broke, and for strangers.
+"""
+
+OTHER_FILES = 100
+"""Reserve of open files for everything but connections."""
+
+
+def open_files(wanted: int) -> int:
+    """Raise this process's limit of open files towards the wanted number.
+
+    Returns:
+        The number of files that this process may open.
+    """
+    with suppress(ImportError):  # Windows has no such limit on connections
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < enough:
+            with suppress(OSError, ValueError):  # some systems allow less than they say
+                resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+                return enough
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    return wanted
+
+
+def max_connections() -> int:
+    """Number of connections that this process can hold open."""
+    return max(1, min(MAX_CONNECTIONS, open_files(MAX_CONNECTIONS + OTHER_FILES) - OTHER_FILES))
+
+
+def max_streams() -> int:
+    """Number of hospitals that this process has room for; the other connections are a reserve."""
+    return max(1, min(MAX_STREAMS, max_connections() * MAX_STREAMS // MAX_CONNECTIONS))
+
+
+def check_room(hospitals: int) -> None:
+    """Refuse to wait for more hospitals than could ever be connected.
+
+    Raises:
+        SettingsError: there are more; names the limit and its cause.
+    """
+    room = max_streams()
+    if hospitals <= room:
+        return
+    why = "" if room == MAX_STREAMS else f": this process may have {open_files(0)} files open (see `ulimit -n`)"
+    raise SettingsError(f"hospitals: expected at most {room}, which one server has room for{why}; got {hospitals}")
+
+
+def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """gRPC options of the server's end.
+
+    Args:
+        max_message_bytes: size limit of a hospital's message. gRPC ends the stream of a hospital that sends more than
+            twice as much, without telling the server's code; sizes between the two limits are reported.
+    """
+    return [
+        *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
+        ("grpc.so_reuseport", 0),  # otherwise two servers could share a port
+        ("grpc.max_concurrent_streams", 100),  # per connection; a hospital needs one
+        ("grpc.max_allowed_incoming_connections", max_connections()),
+        ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
+        ("grpc.max_connection_idle_ms", round(IDLE_SECONDS * 1000)),
+    ]
+
+
+def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None) -> None:
+    """Open the server's port; with an identity, for clients with a certificate of the same authority only.
+
+    gRPC's TLS is at least 1.2. It checks the client's authority and purpose (extended key usage, RFC 5280).
+
+    Raises:
+        AddressError: the port is taken, or the host is not this machine's.
+        CertificateError: the identity's key cannot be read.
+    """
+    host, port = split_address(address)
+    # `localhost` has two addresses, and gRPC accepts either: a second server could take the other one.
+    host = "127.0.0.1" if host.lower() == "localhost" else host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    key = tls.read_key() if tls else b""
+    try:
+        # gRPC reports why it cannot listen only in a line of its own on stderr.
+        socket.create_server((host, port), family=family).close()
+        if tls is None:
+            opened = server.add_insecure_port(where)
+        else:
+            pair = (key, tls.certificate_bytes)
+            opened = server.add_secure_port(
+                where, grpc.ssl_server_credentials([pair], tls.authority_bytes, require_client_auth=True)
+            )
+    except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: a host that no DNS can hold
+        raise AddressError(f"address {address}: cannot be listened on; {_reason_of(error)}") from None
+    if not opened:
+        raise AddressError(f"address {address}: cannot be listened on; {PORT_TAKEN}")
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "its host is not known"
+    reasons = {
+        errno.EADDRINUSE: PORT_TAKEN,
+        errno.EADDRNOTAVAIL: "its host is not this machine's",
+        errno.EACCES: "this user may not open that port",
+    }
+    if not isinstance(error, OSError):
+        return PORT_TAKEN
+    return reasons.get(error.errno or 0) or error.strerror or PORT_TAKEN
