@@ -27,8 +27,8 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
 from federated_health.hospital.results import save_results
 from federated_health.ml.backend import load_tensorflow
-from federated_health.privacy import account_page
-from federated_health.privacy.guard import BUDGET
+from federated_health.privacy import budget_page
+from federated_health.privacy.message_checks import BUDGET
 from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
@@ -120,7 +120,7 @@ def main() -> None:
     if flags.show_egress is not None:
         show_egress(flags.show_egress)
     elif flags.show_privacy is not None:
-        utils.print_page(account_page.read_page(flags.show_privacy))
+        utils.print_page(budget_page.read_page(flags.show_privacy))
     elif flags.check:
         check(flags.own)
     else:

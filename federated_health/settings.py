@@ -10,7 +10,7 @@ from typing import Any, Self
 from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml.networks import MODELS
-from federated_health.privacy.plan import (
+from federated_health.ml.privacy_plan import (
     MAX_CLIP,
     MAX_EPSILON,
     MAX_STEPS,

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
-from federated_health.encryption.federation import EncryptedRun
+from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
 from federated_health.messages.weights import size_of

@@ -21,7 +21,7 @@ from federated_health.messages.weights import MalformedMessageError, weights_to_
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.names import node_id_of
-from federated_health.privacy.guard import BUDGET
+from federated_health.privacy.message_checks import BUDGET
 from federated_health.transport import InProcessGrid, hospital_context
 
 TOLD = TrainConfig(

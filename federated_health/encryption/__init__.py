@@ -1,6 +1,8 @@
-"""Encrypted averaging: the server adds what it cannot read, and only the hospitals hold the key.
+"""Encrypted averaging, both sides: the server sums ciphertexts that it cannot decrypt.
 
-Against whom: a server, and its operator, that follow the protocol and want to know. Hospitals make a key of the CKKS
-scheme, encrypt what they send, and decrypt the sums that the server sends back. All of them hold the same key: one that
-shows it, or what the server sent, to the server's operator gives everybody away.
+It protects against a server, or its operator, that follows the protocol and is curious. The hospitals make a key of the
+CKKS scheme, encrypt what they send, and decrypt the sums that the server returns. All hospitals share one key: a
+hospital that gives it, or the ciphertexts that it received, to the server's operator exposes all of them.
+
+Modules here extend `server` and `hospital` and import from them and from the layers below.
 """

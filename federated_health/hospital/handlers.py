@@ -37,8 +37,8 @@ from federated_health.messages.weights import weights_from_record, weights_to_re
 from federated_health.ml.metrics import Counts, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.privacy import guard
-from federated_health.privacy.account import Account
+from federated_health.privacy import message_checks
+from federated_health.privacy.budget import Account
 from federated_health.transport.grids import hospital_context
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     try:
         return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
     except DataError as error:
-        if guard.budget_of(context) is None:
+        if message_checks.budget_of(context) is None:
             raise
         raise DataError(str(error)) from None  # which column, and why, no budget accounts for
 
@@ -158,7 +158,7 @@ def open_message(message: Message, context: Context) -> OpenedMessage:
     content = message.content
     config = content.config_records[CONFIG]
     train_config = TrainConfig.from_record(config)
-    guard.check(context, train_config.privacy)
+    message_checks.check(context, train_config.privacy)
     hospital = hospital_of(message, context)
     return OpenedMessage(
         train_config=train_config,
@@ -174,7 +174,10 @@ def register(message: Message, context: Context) -> Registration:
     """Name, row counts, and the sums from which the federation's one normalisation is made, if it may have them."""
     hospital = hospital_of(message, context)
     positions = list(hospital.task.measurement_positions)
-    plan = guard.agree(context, message.content.config_records[CONFIG], account_of(context), len(hospital.train))
+    config = message.content.config_records[CONFIG]
+    plan = message_checks.agree(context, config, account_of(context), len(hospital.train))
+        context, message.content.config_records[CONFIG], account_of(context), len(hospital.train)
+    )
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
@@ -194,7 +197,7 @@ def train_round(message: Message, context: Context) -> Update:
     asked = open_message(message, context)
     counts = asked.count() if asked.evaluates else None
     if (plan := asked.train_config.privacy) is not None:
-        account_of(context).charge(plan, guard.budget_of(context))
+        account_of(context).charge(plan, message_checks.budget_of(context))
         weights = asked.local.train_privately(asked.weights, plan, asked.train_config.l2, asked.proximal_mu)
         return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None, counts=counts)
     weights, loss = asked.local.train(
@@ -213,7 +216,7 @@ def evaluate_round(message: Message, context: Context) -> Evaluation:
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Coarse cells of the final scores of the training rows, from which the threshold is chosen."""
     asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
+    message_checks.refuse_unaccounted(asked.train_config.privacy, "the threshold")
     log_odds, labels = asked.local.score_training(asked.weights), asked.local.hospital.train.labels
     return TrainingScores(**_microaggregate_by_class(log_odds, labels))
 
@@ -241,7 +244,7 @@ def evaluate_finally(message: Message, context: Context) -> Evaluation:
 def report_benefit(message: Message, context: Context) -> Benefit:
     """What joining gave this hospital, and how much each column weighs on its held-out rows."""
     asked = open_message(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the appraisal")
+    message_checks.refuse_unaccounted(asked.train_config.privacy, "the appraisal")
     appraisal = measure_benefit(asked.local, asked.weights, asked.train_config)
     logger.info("%s", appraisal.describe())
     return appraisal

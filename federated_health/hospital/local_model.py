@@ -10,9 +10,9 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
 from federated_health.ml.networks import Weights, build_encoder, build_head, encode
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
-from federated_health.privacy.plan import PrivacyPlan
 from federated_health.privacy.training import PrivateTrainer
 
 

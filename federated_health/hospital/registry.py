@@ -5,8 +5,8 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health.encryption import closing, keyring
-from federated_health.encryption import participation as encrypted
+from federated_health.encryption import handlers as encrypted
+from federated_health.encryption import hospital_key, hospital_result
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import Answer, handler
@@ -25,15 +25,15 @@ def register(app: ClientApp) -> None:
     app.evaluate("final")(handler(_in_plain_run(handlers.evaluate_finally)))
     app.evaluate("appraisal")(handler(_in_plain_run(handlers.report_benefit)))
 
-    app.query("offer")(handler(keyring.make_wish))
-    app.query("key")(handler(keyring.pass_on))
-    app.query("briefing")(handler(keyring.be_briefed))
+    app.query("offer")(handler(hospital_key.make_wish))
+    app.query("key")(handler(hospital_key.pass_on))
+    app.query("briefing")(handler(hospital_key.be_briefed))
     app.query("sums")(handler(encrypted.share_sums))
     app.train("encrypted")(handler(encrypted.train))
     app.evaluate("encrypted")(handler(encrypted.evaluate))
     app.evaluate("encrypted_threshold")(handler(encrypted.score_training_rows))
     app.evaluate("encrypted_final")(handler(encrypted.evaluate_for_good))
-    app.query("closing")(handler(closing.close))
+    app.query("closing")(handler(hospital_result.close))
 
 
 def _register(message: Message, context: Context) -> Answer:
@@ -50,7 +50,7 @@ def _in_plain_run(answer: Callable[[Message, Context], Answer]) -> Callable[[Mes
     def checked(message: Message, context: Context) -> Answer:
         if context.node_config.get(ONLY_ENCRYPTED):
             raise EncryptionError("it takes part in encrypted runs only, and the server has no --encrypt")
-        if keyring.is_in_encrypted_run(context):
+        if hospital_key.is_in_encrypted_run(context):
             raise EncryptionError("it is in an encrypted run, and says nothing that is not encrypted")
         return answer(message, context)
 

@@ -51,8 +51,8 @@ from federated_health.messages.weights import MalformedMessageError, size_of, we
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import is_hospital_name
-from federated_health.privacy.plan import PrivacyPlan
 
 REGISTRATION = "query.statistics"
 FINAL = "evaluate.final"

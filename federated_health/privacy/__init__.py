@@ -1,7 +1,5 @@
-"""Patient-level differential privacy: what is promised, what it costs, and what has been spent of it."""
+"""Patient-level differential privacy at a hospital: accounting, budget, noise, and what a server may ask.
 
-from federated_health.privacy.account import Account, RunStatement, Statement
-from federated_health.privacy.entropy import gaussian_noise, poisson_sample
-from federated_health.privacy.plan import PROMISE, PrivacyPlan
-
-__all__ = ["PROMISE", "Account", "PrivacyPlan", "RunStatement", "Statement", "gaussian_noise", "poisson_sample"]
+A run without differential privacy loads nothing of it. What a run promises is declared in `ml.privacy_plan`. Modules
+here import from `security` and the layers below it.
+"""

@@ -3,7 +3,7 @@
 from flwr.serverapp import Grid
 
 from federated_health.encryption import messages as encrypted_messages
-from federated_health.encryption.federation import EncryptedRun
+from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
 from federated_health.server.plain_run import PlainRun

@@ -12,7 +12,7 @@ from federated_health.messages import content
 from federated_health.messages.content import Registration
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.grids import is_cut_off

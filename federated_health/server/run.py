@@ -19,7 +19,7 @@ from federated_health.errors import RunError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.normalisation import Normalisation
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.server.checkpoints import Checkpoint
 from federated_health.server.history import History, Round
 from federated_health.server.participants import WORDS_INTERVAL, Participants

@@ -12,7 +12,8 @@ import pytest
 from federated_health.cli.processes import free_port, process, script_command
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.networks import read_description, weights_hash
-from federated_health.privacy import Account, PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import Account
 from federated_health.server.checkpoints import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.cli.processes import free_port, script_command
-from federated_health.privacy.account import Account
+from federated_health.privacy.budget import Account
 from tests.forks import forked
 from tests.wire import read_lines
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federated_health.privacy.plan import PROMISE
+from federated_health.ml.privacy_plan import PROMISE
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import FOOTER, model_card, settings_section
 from federated_health.report.tradeoff import Panel, draw_tradeoff

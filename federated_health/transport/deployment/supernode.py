@@ -7,7 +7,7 @@ from federated_health.cli.processes import free_port
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import Task
 from federated_health.hospital.registry import ONLY_ENCRYPTED
-from federated_health.privacy.guard import BUDGET
+from federated_health.privacy.message_checks import BUDGET
 from federated_health.security import Identity
 from federated_health.settings import Value
 from federated_health.transport.channels import split_address

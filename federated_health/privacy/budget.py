@@ -17,8 +17,8 @@ from pathlib import Path
 from federated_health import appending
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.folders import sync_folder
-from federated_health.privacy.charges import Charge, Charges, read_lines, write_line
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.spending import Charge, Charges, read_lines, write_line
 
 
 @dataclass(frozen=True, kw_only=True)

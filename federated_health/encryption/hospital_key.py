@@ -16,7 +16,7 @@ from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
-from federated_health.privacy.guard import AGREED
+from federated_health.privacy.message_checks import AGREED
 from federated_health.security import Identity, Role, load_identity
 
 logger = logging.getLogger(__name__)

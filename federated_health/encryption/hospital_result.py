@@ -13,9 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS, key_id
-from federated_health.encryption.keyring import member
-from federated_health.encryption.messages import ACCOUNT, FIGURES, KeyNews, chunks_in, name_of_block
-from federated_health.encryption.participation import (
+from federated_health.encryption.handlers import (
     BENEFIT,
     OWN_ROUNDS,
     Question,
@@ -23,6 +21,8 @@ from federated_health.encryption.participation import (
     read_patients,
     read_threshold,
 )
+from federated_health.encryption.hospital_key import member
+from federated_health.encryption.messages import ACCOUNT, FIGURES, KeyNews, chunks_in, name_of_block
 from federated_health.errors import SettingsError
 from federated_health.hospital.benefit import Benefit
 from federated_health.hospital.handlers import evaluate_round

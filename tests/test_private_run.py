@@ -22,9 +22,9 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
-from federated_health.privacy.guard import BUDGET
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.privacy.message_checks import BUDGET
 from federated_health.server.checkpoints import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated_health.data.hospital import Hospital
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import LARGEST, load_key
-from federated_health.encryption.keyring import Member, member
+from federated_health.encryption.hospital_key import Member, member
 from federated_health.encryption.messages import (
     IS_COUNTED,
     MAX_UPDATE_NORM,
@@ -51,7 +51,7 @@ from federated_health.messages.weights import (
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
-from federated_health.privacy import guard
+from federated_health.privacy import message_checks
 from federated_health.server.history import HospitalRound
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
 
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """The sums from which the normalisation is made."""
-    guard.check(context, None)  # sums of training rows are not accounted for
+    message_checks.check(context, None)  # sums of training rows are not accounted for
     hospital, patients = hospital_of(message, context), read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
@@ -173,7 +173,7 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
 def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """How many training rows score in which bin, for the threshold."""
     asked = open_question(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
+    message_checks.refuse_unaccounted(asked.train_config.privacy, "the threshold")
     local = open_message(asked.plain, context).local
     bins = vectors.histogram(local.score_training(asked.weights), asked.hospital.train.labels)
     return asked.answer(bins / asked.patients, len(asked.hospital.train))

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
-from federated_health.encryption.keys import KeyExchange
+from federated_health.encryption.key_exchange import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyNews
 from federated_health.errors import CheckpointError, RunError
 from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, TrainConfig

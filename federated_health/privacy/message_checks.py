@@ -6,8 +6,8 @@ from typing import Any
 from flwr.app import ConfigRecord, Context
 
 from federated_health.errors import BudgetError
-from federated_health.privacy.account import Account
-from federated_health.privacy.plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import Account
 
 AGREED = "privacy"
 """Where in a hospital's context the plan stands that it joined with."""

@@ -19,9 +19,10 @@ import pytest
 
 from federated_health import appending
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.privacy import Account, PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
-from federated_health.privacy.charges import Charge, Charges, write_line
+from federated_health.privacy.budget import Account
+from federated_health.privacy.spending import Charge, Charges, write_line
 from tests.conftest import PROJECT
 
 PLAN = PrivacyPlan(
@@ -491,7 +492,8 @@ CHARGE = """
 import sys
 from pathlib import Path
 from federated_health.errors import BudgetError
-from federated_health.privacy import Account, PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import Account
 
 plan = PrivacyPlan(
     epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=int(sys.argv[2]),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
-from federated_health.privacy.plan import PrivacyPlan
 
 OPENING = b'{"time":'
 """What every line begins with."""

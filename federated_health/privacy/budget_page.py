@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.errors import PrivacyError
-from federated_health.privacy.account import Account, RunStatement, Statement
+from federated_health.ml.privacy_plan import PROMISE
 from federated_health.privacy.accounting import ACCOUNTANT
-from federated_health.privacy.plan import PROMISE
+from federated_health.privacy.budget import Account, RunStatement, Statement
 from federated_health.report.words import number_of
 
 

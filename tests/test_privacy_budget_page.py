@@ -9,10 +9,10 @@ import pytest
 
 import utils
 from federated_health.errors import PrivacyError
-from federated_health.privacy import PrivacyPlan
-from federated_health.privacy.account_page import AccountPage, read_page
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
-from federated_health.privacy.charges import Charge, write_line
+from federated_health.privacy.budget_page import AccountPage, read_page
+from federated_health.privacy.spending import Charge, write_line
 
 FIRST = Charge(
     run="0" * 16, epsilon=1.0, delta=1e-5, clip=0.5, sampling_rate=1 / 3, noise_multiplier=6.25, steps=4, rounds=9
