@@ -176,8 +176,6 @@ def register(message: Message, context: Context) -> Registration:
     positions = list(hospital.task.measurement_positions)
     config = message.content.config_records[CONFIG]
     plan = message_checks.agree(context, config, account_of(context), len(hospital.train))
-        context, message.content.config_records[CONFIG], account_of(context), len(hospital.train)
-    )
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
