@@ -125,7 +125,7 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
 
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """The sums from which the normalisation is made."""
-    message_checks.check(context, None)  # sums of training rows are not accounted for
+    message_checks.check_plan(context, None)  # sums of training rows are not accounted for
     hospital, patients = hospital_of(message, context), read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)

@@ -38,7 +38,7 @@ from federated_health.ml.metrics import Counts, count_outcomes, figures_of, micr
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
 from federated_health.privacy import message_checks
-from federated_health.privacy.budget import Account
+from federated_health.privacy.budget import PrivacyBudget
 from federated_health.transport.grids import hospital_context
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class InMemoryHospital(Context):
     def __init__(self, hospital: Hospital) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {})))
         self.hospital = hospital
-        self.account = Account.in_memory()
+        self.budget = PrivacyBudget()
 
 
 def handler(answer: Callable[[Message, Context], Answer]) -> Callable[[Message, Context], Message]:
@@ -122,18 +122,18 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     try:
         return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
     except DataError as error:
-        if message_checks.budget_of(context) is None:
+        if message_checks.allowed_epsilon(context) is None:
             raise
         raise DataError(str(error)) from None  # which column, and why, no budget accounts for
 
 
-def account_of(context: Context) -> Account:
-    """What this hospital's training rows have been charged for privacy, in all runs.
+def budget_of(context: Context) -> PrivacyBudget:
+    """What all runs have spent of the privacy of this hospital's training rows.
 
     Raises:
         PrivacyError: it cannot be read.
     """
-    return context.account if isinstance(context, InMemoryHospital) else _account_beside(*_place_of(context))
+    return context.budget if isinstance(context, InMemoryHospital) else _budget_file(*_place_of(context))
 
 
 def _place_of(context: Context) -> tuple[Path, str]:
@@ -144,7 +144,7 @@ def _place_of(context: Context) -> tuple[Path, str]:
     return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
 
 
-_account_beside = lru_cache(maxsize=1024)(Account.beside)
+_budget_file = lru_cache(maxsize=1024)(PrivacyBudget.beside)
 
 
 def open_message(message: Message, context: Context) -> OpenedMessage:
@@ -158,7 +158,7 @@ def open_message(message: Message, context: Context) -> OpenedMessage:
     content = message.content
     config = content.config_records[CONFIG]
     train_config = TrainConfig.from_record(config)
-    message_checks.check(context, train_config.privacy)
+    message_checks.check_plan(context, train_config.privacy)
     hospital = hospital_of(message, context)
     return OpenedMessage(
         train_config=train_config,
@@ -175,7 +175,7 @@ def register(message: Message, context: Context) -> Registration:
     hospital = hospital_of(message, context)
     positions = list(hospital.task.measurement_positions)
     config = message.content.config_records[CONFIG]
-    plan = message_checks.agree(context, config, account_of(context), len(hospital.train))
+    plan = message_checks.agree_on_plan(context, config, budget_of(context), len(hospital.train))
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or message.content.config_records[CONFIG].get(SUMS_WITHHELD) is True
@@ -195,7 +195,7 @@ def train_round(message: Message, context: Context) -> Update:
     asked = open_message(message, context)
     counts = asked.count() if asked.evaluates else None
     if (plan := asked.train_config.privacy) is not None:
-        account_of(context).charge(plan, message_checks.budget_of(context))
+        budget_of(context).spend(plan, message_checks.allowed_epsilon(context))
         weights = asked.local.train_privately(asked.weights, plan, asked.train_config.l2, asked.proximal_mu)
         return Update(weights=weights, examples=len(asked.local.hospital.train), loss=None, counts=counts)
     weights, loss = asked.local.train(

@@ -121,7 +121,7 @@ class TrainConfig:
             raise MalformedMessageError("the server's instructions lack something") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(normalisation=normalisation, privacy=PrivacyPlan.from_config(record), **plain)
+        return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
 
     @classmethod
     def _plain_names(cls) -> list[str]:
@@ -131,6 +131,14 @@ class TrainConfig:
 def max_reply_bytes(task: Task, model: str) -> int:
     """Bytes beyond which nothing that a hospital sends can be meant: twice the weights, and 1 MiB for all else."""
     return 2 * size_of(weight_shapes(task, model)) + 2**20
+
+
+def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
+    """The differential privacy that a message promises; None if it promises none."""
+    try:
+        return PrivacyPlan.from_config(config)
+    except ValueError as error:
+        raise MalformedMessageError(str(error)) from None
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:

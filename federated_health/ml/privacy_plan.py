@@ -1,4 +1,7 @@
-"""What a run promises the patients whom it trains on, as the server tells it and each hospital checks and keeps it."""
+"""What a run with differential privacy promises its training patients.
+
+The server sends the plan with its first message; each hospital validates and remembers it.
+"""
 
 import math
 import re
@@ -7,49 +10,53 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from federated_health.messages.weights import MalformedMessageError
-from federated_health.privacy.accounting import ACCOUNTANT, NEIGHBOURS, calibrate
-
 PROMISE = (
     "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
     "is public; held-out patients are not protected by it"
 )
+NEIGHBOURS = "add or remove one training row"
+ACCOUNTANT = "privacy loss distributions (dp-accounting), Poisson-sampled Gaussian"
 
 PREFIX = "dp-"
-"""Of a plan's keys among a question's settings."""
+"""Prefix of a plan's keys in a message's config."""
+
+AGREED_PLAN = "privacy"
+"""Record of a hospital's own state that holds the plan with which it joined the run."""
+
+ALLOWED_EPSILON = "dp-budget"
+"""Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
+differential privacy."""
 
 MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
 MIN_DELTA = 1e-12
-"""Below it the accountant's own rounding errors count."""
+"""Below it the accountant's own rounding errors matter."""
 
 MIN_CLIP, MAX_CLIP = 1e-6, 1e6
-"""Far from where a number in floating point becomes 0 or infinite, noise among them."""
+"""Far from where floating-point noise of this size underflows or overflows."""
 
 MAX_STEPS = 100_000
-"""Of a run, all rounds together."""
+"""Largest number of steps of a run, over all rounds."""
 
 MIN_RATE = 1e-6
-"""One patient of a million."""
-
-RUN = re.compile(r"[0-9a-f]{16}")
+"""Smallest sampling rate: one patient of a million."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """(epsilon, delta)-differential privacy of every hospital's training patients, over a whole run.
+    """(epsilon, delta)-differential privacy of every hospital's training patients over a whole run.
 
     Attributes:
         epsilon: in [0.01, 100].
         delta: in [1e-12, 1).
-        clip: L2 norm that one patient's gradient is clipped to, in [1e-6, 1e6].
-        sampling_rate: each patient's chance to be in a step, in [1e-6, 1].
-        steps: noisy local steps a round.
-        learning_rate: of them.
-        rounds: that may be charged: the run's, and spare ones for rounds that are repeated.
-        run: a random token, 16 hex digits, that tells charges of one run from another's.
+        clip: L2 norm to which one patient's gradient is clipped, in [1e-6, 1e6].
+        sampling_rate: each patient's probability to be in a step, in [1e-6, 1].
+        steps: noisy local steps per round.
+        learning_rate: of these steps.
+        rounds: that a hospital may train: the run's, and spare ones for repeated rounds.
+        run: a random token of 16 hex digits that identifies the run.
 
     Raises:
-        ValueError: a figure is out of its range; says which.
+        ValueError: a value is out of range; the message names its key, not the value.
     """
 
     epsilon: float
@@ -62,7 +69,7 @@ class PrivacyPlan:
     run: str
 
     def __post_init__(self) -> None:
-        allowed = {
+        is_valid = {
             "epsilon": MIN_EPSILON <= self.epsilon <= MAX_EPSILON,
             "delta": MIN_DELTA <= self.delta < 1,
             "clip": MIN_CLIP <= self.clip <= MAX_CLIP,
@@ -70,64 +77,55 @@ class PrivacyPlan:
             "steps": self.steps >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,
             "rounds": self.rounds >= 1 and self.rounds * self.steps <= MAX_STEPS,
-            "run": RUN.fullmatch(self.run) is not None,
+            "run": re.fullmatch(r"[0-9a-f]{16}", self.run) is not None,
         }
-        for name, is_allowed in allowed.items():
-            if not is_allowed:
-                raise ValueError(f"its {_key(name)} is out of range")
+        if invalid := [name for name, valid in is_valid.items() if not valid]:
+            raise ValueError(f"its {_key(invalid[0])} is out of range")
 
     @cached_property
     def noise_multiplier(self) -> float:
-        """Standard deviation of a step's noise over `clip`. Takes about a second; every side computes its own."""
+        """Standard deviation of a step's noise divided by `clip`. Takes about 1 s; each side computes it for itself."""
+        # A plan is a declaration below `messages`, and most runs have none: the accountant, with dp-accounting and
+        # SciPy (2 s to import), is loaded only where its result is needed.
+        from federated_health.privacy.accounting import calibrate
+
         return calibrate(self.epsilon, self.delta, self.sampling_rate, self.rounds * self.steps)
 
     def describe(self) -> str:
-        """In a line."""
+        """One line for the log."""
         return (
             f"differential privacy of each training patient: epsilon {self.epsilon:g} at delta {self.delta:g} over "
-            f"{self.rounds} rounds, with {self.noise_multiplier:g} times the clipping norm as noise in each step of "
-            "each hospital"
+            f"{self.rounds} rounds; noise in each step of each hospital: {self.noise_multiplier:g} times the clipping "
+            "norm"
         )
 
     def to_config(self) -> dict[str, str | int | float]:
-        """Its keys and values among a question's settings."""
+        """Keys and values for a message's config."""
         return {_key(field.name): getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PrivacyPlan | None":
-        """The plan among a question's settings; None where they have no key of one.
+        """The plan in a message's config; None if no key has the prefix of a plan's keys.
 
         Raises:
-            MalformedMessageError: a key is missing, unknown, or its value of the wrong type or out of range.
+            ValueError: a key is missing or unknown, or its value is of the wrong type or out of range.
         """
-        given = {name for name in config if name.startswith(PREFIX)}
-        if not given:
+        keys = {name for name in config if name.startswith(PREFIX)}
+        if not keys:
             return None
-        if given != {_key(field.name) for field in fields(cls)}:
-            raise MalformedMessageError("its privacy plan has other keys")
+        if keys != {_key(field.name) for field in fields(cls)}:
+            raise ValueError("its privacy plan has missing or unknown keys")
         values = {field.name: config[_key(field.name)] for field in fields(cls)}
         for field in fields(cls):
-            if type(values[field.name]) is not field.type:  # a bool is no number
-                raise MalformedMessageError(f"its {_key(field.name)} has another type")
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise MalformedMessageError(str(error)) from None
+            if type(values[field.name]) is not field.type:  # isinstance would accept a bool as a number
+                raise ValueError(f"its {_key(field.name)} has the wrong type")
+        return cls(**values)
 
     def to_json(self) -> dict[str, str | int | float]:
-        """What metrics.json says of it."""
-        return {
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "clip": self.clip,
-            "sampling_rate": self.sampling_rate,
-            "steps": self.steps,
-            "noise_multiplier": self.noise_multiplier,
-            "rounds": self.rounds,
-            "promise": PROMISE,
-            "accountant": ACCOUNTANT,
-            "neighbours": NEIGHBOURS,
-        }
+        """The entry `privacy` of metrics.json."""
+        names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "noise_multiplier", "rounds")
+        figures = {name: getattr(self, name) for name in names}
+        return {**figures, "promise": PROMISE, "accountant": ACCOUNTANT, "neighbours": NEIGHBOURS}
 
 
 def _key(name: str) -> str:

@@ -1,12 +1,12 @@
-"""A hospital's privacy account: what its training rows have been charged, by all runs ever, and what may still be.
+"""A hospital's privacy budget: the epsilon that all runs together have spent on its training rows, and what is left.
 
-`privacy-NAME.jsonl` stands in the folder of the hospital's CSV and belongs to its rows: where they go, it goes. Each
-line is a round of a run, on the disk before the round's noise is drawn; lines are added and never taken back, so that a
-round that is repeated is charged again.
+The file `privacy-NAME.jsonl` lies next to the hospital's CSV and belongs to its rows: move or copy both together. Each
+line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended, so a repeated
+round is spent again.
 """
 
 import os
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,257 +18,242 @@ from federated_health import appending
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.folders import sync_folder
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.spending import Charge, Charges, read_lines, write_line
+from federated_health.privacy.spending import RoundSpend, Spending, read_lines, write_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStatement:
-    """What one run was charged.
+class RunSummary:
+    """Privacy spent by one run.
 
     Attributes:
-        promised: its charge a round.
-        charged: rounds.
-        epsilon: of them alone, at the delta that was promised.
+        last_round: what its last round spent.
+        rounds: number of rounds so far.
+        epsilon: of this run alone, at the delta of its plan.
+        first, last: when it first and last spent.
     """
 
-    promised: Charge
-    charged: int
+    last_round: RoundSpend
+    rounds: int
     epsilon: float
     first: datetime
     last: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statement:
-    """What an account holds.
+class BudgetSummary:
+    """Privacy spent by all runs together.
 
     Attributes:
-        epsilon: of all charges together.
-        delta: at which; None where there is no charge and none was asked for.
-        charged: rounds of all runs.
-        runs: token -> its part, in the order in which they began.
+        epsilon: at `delta`.
+        delta: the smallest of all runs' plans; None if nothing was spent.
+        rounds: of all runs.
+        runs: token of a run -> its part, in the order in which they began.
     """
 
     epsilon: float
     delta: float | None
-    charged: int
-    runs: dict[str, RunStatement]
+    rounds: int
+    runs: dict[str, RunSummary]
 
     def describe(self) -> str:
-        """In a line."""
+        """One line for the log and the report."""
         if self.delta is None:
-            return "nothing was charged"
-        spent = f"epsilon {self.epsilon:.4g} at delta {self.delta:g}"
-        return f"all runs, {len(self.runs)} so far, have charged the training rows {spent}"
-
-
-class Account:
-    """Charges rounds; processes that share a file wait for each other.
-
-    It costs the disk's time: how many rounds are left is worked out once a run, or when another process wrote, and then
-    counted.
-
-    Args:
-        path: made with the first charge; None for a hospital whose rows are in memory only, as in a test or a study.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._charges = Charges()
-        self._size = self._lines = 0
-        self._left: tuple[PrivacyPlan, float, int] | None = None
-
-    @classmethod
-    def beside(cls, data: Path, hospital: str) -> "Account":
-        """The account in the folder of a hospital's CSV."""
-        return cls(data.parent / f"privacy-{hospital}.jsonl")
-
-    @classmethod
-    def in_memory(cls) -> "Account":
-        """An account that is gone with the process, for rows that are."""
-        return cls(None)
-
-    def admit(self, plan: PrivacyPlan, rows: int, budget: float | None = None) -> None:
-        """Check at joining that a run may be trained in; charges nothing.
-
-        Args:
-            rows: that are trained on.
-            budget: epsilon that the hospital allows in all, over all runs ever; None for that of the first run ever.
-
-        Raises:
-            BudgetError: delta is not below 1 / rows (a promise that publishing one row would keep); the run is new and
-                does not fit whole into what is left; or it is not, and has no round left.
-            PrivacyError: the account cannot be read.
-        """
-        if plan.delta * rows >= 1:
-            words = f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the number of training rows"
-            raise BudgetError(words, reason=words)
-        self._read()
-        left, is_new = self._rounds_left(plan, budget), not self._charges.of(plan.run)
-        if left < (plan.rounds if is_new else 1):
-            raise self._refusal(plan, budget)
-
-    def charge(self, plan: PrivacyPlan, budget: float | None = None) -> None:
-        """Charge one round, on the disk when this returns: only then may its noise be drawn.
-
-        Raises:
-            BudgetError: it is past the budget, or past the plan's rounds; nothing was charged.
-            PrivacyError: the account cannot be read or written to; the round may have been charged and is not to be
-                trained.
-        """
-        with self._written() as file:
-            left = self._rounds_left(plan, budget)
-            if left < 1:
-                raise self._refusal(plan, budget)
-            charge, time = Charge.of(plan), datetime.now(UTC)
-            if file is not None:
-                self._append(file, write_line(charge, time))
-            self._charges.add(charge, time)
-            self._left = (plan, self._allowed(plan, budget), left - 1)
-
-    def statement(self, delta: float | None = None) -> Statement:
-        """What was charged so far.
-
-        Args:
-            delta: at which the total is; None for the smallest that was ever promised.
-
-        Raises:
-            PrivacyError: the account cannot be read.
-        """
-        self._read()
-        charges = self._charges
-        delta = charges.delta if delta is None else delta
-        return Statement(
-            epsilon=0.0 if delta is None else charges.epsilon(delta),
-            delta=delta,
-            charged=charges.rounds.total(),
-            runs={run: _statement_of(run, charges) for run in charges.first},
+            return "no privacy spent on the training rows so far"
+        return (
+            f"spent on the training rows by all runs ({len(self.runs)} so far): "
+            f"epsilon {self.epsilon:.4g} at delta {self.delta:g}"
         )
 
-    def _rounds_left(self, plan: PrivacyPlan, budget: float | None) -> int:
-        """That may still be charged of a run."""
-        allowed = self._allowed(plan, budget)
-        if self._left is not None and self._left[:2] == (plan, allowed):
-            return self._left[2]
-        left = self._count_rounds_left(plan, allowed)
-        self._left = (plan, allowed, left)
-        return left
 
-    def _allowed(self, plan: PrivacyPlan, budget: float | None) -> float:
-        """Epsilon of all runs; without a budget no later run can ask for more than the first one did."""
-        if budget is not None:
-            return budget
-        first = next(iter(self._charges.rounds), None)
-        return plan.epsilon if first is None else first.epsilon
+class PrivacyBudget:
+    """Records what each round spends; processes that share a file wait for each other.
 
-    def _count_rounds_left(self, plan: PrivacyPlan, allowed: float) -> int:
-        charge, before = Charge.of(plan), self._charges.of(plan.run)
-        if any(earlier.promise != charge.promise for earlier in before):
-            words = f"run {plan.run} was begun with another privacy plan"
-            raise BudgetError(words, reason=words)
-        most = plan.rounds - sum(before.values())
-        is_alone = all(earlier == charge for earlier in self._charges.rounds)
-        if most < 1 or (is_alone and plan.epsilon <= allowed):  # the noise was calibrated so that all rounds fit
-            return max(most, 0)
-        delta = min(plan.delta, self._charges.delta or plan.delta)
-        fits, past = 0, most + 1
-        while past - fits > 1:
-            middle = most if past > most else (fits + past) // 2
-            if self._charges.epsilon(delta, charge.times(middle)) <= allowed:
-                fits = middle
-            else:
-                past = middle
-        return fits
+    The accountant is slow, so the number of rounds left is computed once per run and again after another process wrote;
+    then it is counted down.
 
-    def _refusal(self, plan: PrivacyPlan, budget: float | None) -> BudgetError:
-        charged = sum(self._charges.of(plan.run).values())
-        if charged >= plan.rounds:
-            words = f"all {plan.rounds} rounds that run {plan.run} may be charged have been charged"
-            return BudgetError(words, reason=words)
-        delta = min(plan.delta, self._charges.delta or plan.delta)
-        spent = self._charges.epsilon(delta)
-        whole = self._charges.epsilon(delta, Charge.of(plan).times(plan.rounds - charged))
+    Args:
+        path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._spending = Spending()
+        self._bytes_read = self._lines_read = 0
+        self._known_left: tuple[PrivacyPlan, float, int] | None = None
+
+    @classmethod
+    def beside(cls, data: Path, hospital: str) -> "PrivacyBudget":
+        """The budget in the folder of a hospital's CSV."""
+        return cls(data.parent / f"privacy-{hospital}.jsonl")
+
+    def check_run(self, plan: PrivacyPlan, rows: int, allowed_epsilon: float | None = None) -> None:
+        """Check whether the hospital may join a run; spends nothing.
+
+        Args:
+            rows: number of training rows.
+            allowed_epsilon: over all runs; None for the epsilon of the first run's plan.
+
+        Raises:
+            BudgetError: delta is not below 1 / rows (publishing one row in full would satisfy such a promise); a new
+                run does not fit into the budget with all its rounds; or a known run has no round left.
+            PrivacyError: the file cannot be read.
+        """
+        if plan.delta * rows >= 1:
+            raise BudgetError(f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the training rows")
+        self._read()
+        is_new = not self._spending.of(plan.run)
+        if self._rounds_left(plan, allowed_epsilon) < (plan.rounds if is_new else 1):
+            raise self._refusal(plan, allowed_epsilon)
+
+    def spend(self, plan: PrivacyPlan, allowed_epsilon: float | None = None) -> None:
+        """Record one round. Only after this returns may its noise be drawn: the line is then on the disk.
+
+        Raises:
+            BudgetError: the round exceeds the budget or the plan's rounds; nothing was recorded.
+            PrivacyError: the file cannot be read or written; the round may have been recorded and must not be trained.
+        """
+        with self._locked_file() as file:
+            left = self._rounds_left(plan, allowed_epsilon)
+            if left < 1:
+                raise self._refusal(plan, allowed_epsilon)
+            spend, time = RoundSpend.of(plan), datetime.now(UTC)
+            if file is not None:
+                self._append(file, write_line(spend, time))
+            self._spending.add(spend, time)
+            self._known_left = (plan, self._limit(plan, allowed_epsilon), left - 1)
+
+    def summary(self) -> BudgetSummary:
+        """What all runs have spent so far.
+
+        Raises:
+            PrivacyError: the file cannot be read.
+        """
+        self._read()
+        spending = self._spending
+        return BudgetSummary(
+            epsilon=0.0 if spending.delta is None else spending.epsilon(spending.delta),
+            delta=spending.delta,
+            rounds=spending.rounds.total(),
+            runs={run: self._summarise_run(run) for run in spending.first},
+        )
+
+    def _summarise_run(self, run: str) -> RunSummary:
+        rounds = self._spending.of(run)
+        last_round = next(reversed(rounds))
+        return RunSummary(
+            last_round=last_round,
+            rounds=rounds.total(),
+            epsilon=Spending(rounds).epsilon(last_round.delta),
+            first=self._spending.first[run],
+            last=self._spending.last[run],
+        )
+
+    def _limit(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> float:
+        """Epsilon that all runs may spend; if the hospital sets none, no run can raise it above the first one's."""
+        if allowed_epsilon is not None:
+            return allowed_epsilon
+        return next((spend.epsilon for spend in self._spending.rounds), plan.epsilon)
+
+    def _rounds_left(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> int:
+        """Number of rounds that a run may still spend."""
+        limit = self._limit(plan, allowed_epsilon)
+        if self._known_left is None or self._known_left[:2] != (plan, limit):
+            self._known_left = (plan, limit, self._count_rounds_left(plan, limit))
+        return self._known_left[2]
+
+    def _count_rounds_left(self, plan: PrivacyPlan, limit: float) -> int:
+        spend, earlier = RoundSpend.of(plan), self._spending.of(plan.run)
+        if not all(known.has_plan_of(spend) for known in earlier):
+            raise BudgetError(f"run {plan.run} was begun with another privacy plan")
+        planned = max(plan.rounds - earlier.total(), 0)
+        is_alone = set(self._spending.rounds) <= {spend}
+        if not planned or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
+            return planned
+
+        def epsilon_with(rounds: int) -> float:
+            return self._spending.epsilon(self._delta_with(plan), spend.times(rounds))
+
+        if epsilon_with(planned) <= limit:
+            return planned
+        return bisect_right(range(1, planned), limit, key=epsilon_with)
+
+    def _delta_with(self, plan: PrivacyPlan) -> float:
+        return min(plan.delta, self._spending.delta or plan.delta)
+
+    def _refusal(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> BudgetError:
+        left = plan.rounds - self._spending.of(plan.run).total()
+        if left <= 0:
+            return BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
+        delta = self._delta_with(plan)
+        spent, total = (self._spending.epsilon(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, left))
         return BudgetError(
-            f"{self.path or 'this account'}: these rows have cost epsilon {spent:.4g} so far and may cost "
-            f"{self._allowed(plan, budget):.4g} in all (at delta {delta:g}), and the run could make it {whole:.4g}; "
-            "--dp-budget allows more",
-            reason="what its patients' privacy may cost in all does not allow the run, or the rest of it",
+            f"{self.path or 'this budget'}: epsilon {spent:.4g} of {self._limit(plan, allowed_epsilon):.4g} is spent "
+            f"(at delta {delta:g}), and the run could raise it to {total:.4g}; --dp-budget allows more",
+            reason="its privacy budget does not allow the run, or the rest of it",
         )
 
     def _read(self) -> None:
         if self.path is None:
             return
         try:
-            with self.path.open("rb", buffering=0) as file:
-                self._catch_up(file)
+            if self._bytes_read or self.path.exists():  # otherwise nothing was spent yet
+                with self.path.open("rb", buffering=0) as file:
+                    self._read_new_lines(file)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and self._size == 0:
-                return  # nothing was charged yet
             raise PrivacyError(f"{self.path}: cannot be read ({error.strerror})") from None
 
     @contextmanager
-    def _written(self) -> Iterator[FileIO | None]:
-        """The account's file, locked, read to its end and without a line that was cut off; None for one in memory."""
+    def _locked_file(self) -> Iterator[FileIO | None]:
+        """The file, locked, read to its end and without an incomplete last line; None for a budget in memory."""
         if self.path is None:
             yield None
             return
         try:
             with appending.opened(self.path) as file:
                 appending.lock(file)
-                self._catch_up(file)
-                if os.fstat(file.fileno()).st_size > self._size:
-                    file.truncate(self._size)
+                self._read_new_lines(file)
+                if os.fstat(file.fileno()).st_size > self._bytes_read:
+                    file.truncate(self._bytes_read)
                 yield file
         except OSError as error:
             raise PrivacyError(
-                f"{self.path}: cannot be written to ({error.strerror}); what cannot be charged is not trained"
+                f"{self.path}: cannot be written ({error.strerror}); a round that cannot be recorded is not trained"
             ) from None
 
     def _append(self, file: FileIO, line: bytes) -> None:
         assert self.path is not None
-        if self._size == 0:
+        if self._bytes_read == 0:
             sync_folder(self.path.parent)
-        file.seek(max(self._size - 1, 0))
-        if file.read(1) not in (b"\n", b""):  # whole, but for its end
+        file.seek(max(self._bytes_read - 1, 0))
+        if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
             line = b"\n" + line
         appending.append(file, line)
-        self._size += len(line)
-        self._lines += line.count(b"\n")
+        self._bytes_read += len(line)
+        self._lines_read += line.count(b"\n")
 
-    def _catch_up(self, file: FileIO) -> None:
+    def _read_new_lines(self, file: FileIO) -> None:
         """Read what other processes wrote.
 
         Raises:
-            PrivacyError: it is not an account, or has lost charges.
+            PrivacyError: a line is invalid, or lines are missing that were there before.
         """
         size = os.fstat(file.fileno()).st_size
-        if size < self._size:
-            raise PrivacyError(f"{self.path}: has lost charges that it held; put back the file that was there")
-        if size == self._size:
+        if size < self._bytes_read:
+            raise PrivacyError(f"{self.path}: has lost lines that it held; put back the earlier file")
+        if size == self._bytes_read:
             return
-        file.seek(self._size)
-        content = file.read(size - self._size)
+        file.seek(self._bytes_read)
+        content = file.read(size - self._bytes_read)
         try:
-            charges, kept = read_lines(content)
+            rounds, length = read_lines(content)
         except ValueError as error:
             raise PrivacyError(
-                f"{self.path}, line {self._lines + int(str(error))}: is not a charge of a privacy account; put back "
-                "the file as it was, since what was spent is not known without it"
+                f"{self.path}, line {self._lines_read + int(str(error))}: is not a line of a privacy budget; put back "
+                "the file as it was, since without it the privacy spent is not known"
             ) from None
-        for charge, time in charges:
-            self._charges.add(charge, time)
-        self._size += kept
-        self._lines += content[:kept].count(b"\n")
-        self._left = None if charges else self._left
-
-
-def _statement_of(run: str, charges: Charges) -> RunStatement:
-    its = charges.of(run)
-    promised = next(reversed(its))
-    return RunStatement(
-        promised=promised,
-        charged=sum(its.values()),
-        epsilon=Charges(Counter(its)).epsilon(promised.delta),
-        first=charges.first[run],
-        last=charges.last[run],
-    )
+        for spend, time in rounds:
+            self._spending.add(spend, time)
+        self._bytes_read += length
+        self._lines_read += content[:length].count(b"\n")
+        if rounds:
+            self._known_left = None

@@ -1,74 +1,73 @@
-"""What a hospital's privacy account says, as a page: the promise, the total, a row a run."""
+"""The page that shows a hospital's privacy budget: the promise, the total, one row per run."""
 
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.errors import PrivacyError
-from federated_health.ml.privacy_plan import PROMISE
-from federated_health.privacy.accounting import ACCOUNTANT
-from federated_health.privacy.budget import Account, RunStatement, Statement
+from federated_health.ml.privacy_plan import ACCOUNTANT, PROMISE
+from federated_health.privacy.budget import BudgetSummary, PrivacyBudget, RunSummary
 from federated_health.report.words import number_of
 
 
 @dataclass(frozen=True)
-class AccountPage:
-    """Of an account that holds a charge at least."""
+class BudgetPage:
+    """The page of a budget file that holds at least one round."""
 
     path: Path
-    statement: Statement
+    summary: BudgetSummary
 
     @property
     def title(self) -> str:
-        """Of the page."""
-        return f"What the training rows were charged, by {self.path}"
+        """Title of the page."""
+        return f"Privacy spent on the training rows, by {self.path}"
 
     def lines(self) -> list[str]:
-        """The promise in words, and what all runs cost together."""
-        runs = self.statement.runs.values()
+        """The promise, and what all runs spent together."""
+        runs = self.summary.runs.values()
         first, last = min(run.first for run in runs), max(run.last for run in runs)
         return [
             f"from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC",
             f"promised: {PROMISE}",
-            f"spent in all: epsilon {self.statement.epsilon:.4g} at delta {self.statement.delta:g}, "
-            f"in {number_of(self.statement.charged, 'round')} of {number_of(len(runs), 'run')}",
+            f"spent by all runs: epsilon {self.summary.epsilon:.4g} at delta {self.summary.delta:g}, "
+            f"in {number_of(self.summary.rounds, 'round')} of {number_of(len(runs), 'run')}",
             f"accountant: {ACCOUNTANT}",
             "a round counts from before its noise was drawn, whether or not its update arrived",
-            "what left in runs without differential privacy is not in it; with --dp-budget a hospital joins none",
+            "runs without differential privacy are not included; with --dp-budget a hospital joins none of them",
         ]
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Title -> a table with a row a run."""
-        runs = self.statement.runs.items()
-        return {"Runs": {f"{statement.first:%Y-%m-%d} {run}": _row(statement) for run, statement in runs}}
+        """Title -> a table with one row per run."""
+        return {"Runs": {f"{run.first:%Y-%m-%d} {token}": _row(run) for token, run in self.summary.runs.items()}}
 
 
-def read_page(path: Path) -> AccountPage:
-    """The page of an account's file.
+def read_page(path: Path) -> BudgetPage:
+    """The page of a budget file.
 
     Raises:
-        PrivacyError: it cannot be read, is not an account, or holds no charge.
+        PrivacyError: it cannot be read, is not a budget file, or holds no round.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe might be waited for without end
-            raise PrivacyError(f"{path}: is not a regular file")
+        is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
         raise PrivacyError(f"{path}: cannot be read ({error.strerror})") from None
-    statement = Account(path).statement()
-    if not statement.charged:
-        raise PrivacyError(f"{path}: holds no charge")
-    return AccountPage(path, statement)
+    if not is_regular:  # reading a pipe could block forever
+        raise PrivacyError(f"{path}: is not a regular file")
+    summary = PrivacyBudget(path).summary()
+    if not summary.rounds:
+        raise PrivacyError(f"{path}: holds no round")
+    return BudgetPage(path, summary)
 
 
-def _row(run: RunStatement) -> dict[str, object]:
-    """Figures as text, since they are of very different sizes."""
-    promised = run.promised
+def _row(run: RunSummary) -> dict[str, object]:
+    """Figures as text, since their magnitudes differ too much for one number format."""
+    plan = run.last_round
     return {
-        "epsilon": f"{run.epsilon:.4g} of {promised.epsilon:g}",
-        "delta": f"{promised.delta:g}",
-        "clip": f"{promised.clip:g}",
-        "noise": f"{promised.noise_multiplier:.4g}",
-        "sampling": f"{promised.sampling_rate:.3g}",
-        "steps": run.charged * promised.steps,
-        "rounds": f"{run.charged} of {promised.rounds}",
+        "epsilon": f"{run.epsilon:.4g} of {plan.epsilon:g}",
+        "delta": f"{plan.delta:g}",
+        "clip": f"{plan.clip:g}",
+        "noise": f"{plan.noise_multiplier:.4g}",
+        "sampling": f"{plan.sampling_rate:.3g}",
+        "steps": run.rounds * plan.steps,
+        "rounds": f"{run.rounds} of {plan.rounds}",
     }

@@ -1,4 +1,7 @@
-"""What a hospital holds a server to: nothing of its training rows leaves that is not accounted for."""
+"""Which messages a hospital may answer under differential privacy.
+
+Nothing derived from its training rows leaves the hospital unless the privacy budget accounts for it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,67 +9,57 @@ from typing import Any
 from flwr.app import ConfigRecord, Context
 
 from federated_health.errors import BudgetError
-from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.budget import Account
-
-AGREED = "privacy"
-"""Where in a hospital's context the plan stands that it joined with."""
-
-BUDGET = "dp-budget"
-"""In a node's config: the epsilon that the hospital allows in all; it joins no run without differential privacy."""
+from federated_health.messages.content import read_privacy_plan
+from federated_health.ml.privacy_plan import AGREED_PLAN, ALLOWED_EPSILON, PrivacyPlan
+from federated_health.privacy.budget import PrivacyBudget
 
 
-def agree(context: Context, asked: Mapping[str, Any], account: Account, rows: int) -> PrivacyPlan | None:
-    """Join a run under what its first message promises, or refuse; None without differential privacy.
+def agree_on_plan(context: Context, config: Mapping[str, Any], budget: PrivacyBudget, rows: int) -> PrivacyPlan | None:
+    """Accept and remember the plan in a run's first message; None for a run without differential privacy.
 
     Args:
-        asked: the message's settings.
-        rows: that the hospital trains on.
+        config: the message's config.
+        rows: the hospital's number of training rows.
 
     Raises:
-        MalformedMessageError: the promise is not valid.
-        BudgetError: the hospital asks for more privacy than that, or joined with a promise before.
+        MalformedMessageError: the plan is not valid.
+        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
     """
-    plan = PrivacyPlan.from_config(asked)
+    plan = read_privacy_plan(config)
     if plan is None:
-        check(context, plan)
+        check_plan(context, plan)
     else:
-        account.admit(plan, rows, budget_of(context))
-        context.state[AGREED] = ConfigRecord({**plan.to_config()})
+        budget.check_run(plan, rows, allowed_epsilon(context))
+        context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
     return plan
 
 
-def check(context: Context, plan: PrivacyPlan | None) -> None:
-    """Refuse a message that promises something else than what the hospital joined with.
+def check_plan(context: Context, plan: PrivacyPlan | None) -> None:
+    """Check that a message carries the plan with which the hospital joined.
 
     Raises:
-        BudgetError: it does.
+        BudgetError: it carries another plan, or none although the hospital asks for differential privacy.
     """
-    agreed = context.state.config_records.get(AGREED)
-    if plan is None and budget_of(context) is not None:
-        raise _refusal("it takes part only in runs with differential privacy")
+    agreed = context.state.config_records.get(AGREED_PLAN)
+    if plan is None and allowed_epsilon(context) is not None:
+        raise BudgetError("it takes part only in runs with differential privacy")
     if plan is None and agreed is not None:
-        raise _refusal("it joined with differential privacy, and goes on with nothing less")
+        raise BudgetError("it joined a run with differential privacy, and the message is without")
     if plan is not None and (agreed is None or dict(agreed) != plan.to_config()):
-        raise _refusal("the server's promise of differential privacy is not the one that it joined with")
+        raise BudgetError("the server's privacy plan is not the one with which it joined")
 
 
-def refuse_unaccounted(plan: PrivacyPlan | None, what: str) -> None:
-    """Refuse what reads training rows and is not accounted for.
+def refuse_unaccounted(plan: PrivacyPlan | None, purpose: str) -> None:
+    """Refuse a message whose answer depends on training rows and that no budget accounts for.
 
     Raises:
         BudgetError: the run has differential privacy.
     """
     if plan is not None:
-        raise _refusal(f"{what}: it reads training rows, and no privacy budget accounts for it")
+        raise BudgetError(f"{purpose}: it reads training rows, and no privacy budget accounts for it")
 
 
-def budget_of(context: Context) -> float | None:
-    """The epsilon that the hospital allows in all; None where it goes along with the first run's."""
-    value = context.node_config.get(BUDGET)
+def allowed_epsilon(context: Context) -> float | None:
+    """The epsilon that the hospital allows over all runs; None for that of the first run's plan."""
+    value = context.node_config.get(ALLOWED_EPSILON)
     return None if value is None else float(value)
-
-
-def _refusal(words: str) -> BudgetError:
-    """In words that the server may hear, too."""
-    return BudgetError(words, reason=words)

@@ -1,21 +1,21 @@
-"""What training rows were charged, round by round, and the lines of a hospital's account that say so."""
+"""Privacy spent on a hospital's training rows, per round, and the lines of its file `privacy-NAME.jsonl`."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 
-OPENING = b'{"time":'
-"""What every line begins with."""
+LINE_START = b'{"time":'
+"""First bytes of every line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Charge:
-    """One round of a run: its plan's figures (see `PrivacyPlan`), and the noise that was added."""
+class RoundSpend:
+    """Privacy spent by one round of a run: the figures of its plan (see `PrivacyPlan`), and the noise added."""
 
     run: str
     epsilon: float
@@ -27,106 +27,102 @@ class Charge:
     rounds: int
 
     @classmethod
-    def of(cls, plan: PrivacyPlan) -> "Charge":
+    def of(cls, plan: PrivacyPlan) -> "RoundSpend":
         return cls(**{field.name: getattr(plan, field.name) for field in fields(cls)})
 
-    @property
-    def promise(self) -> tuple[str, float, float, float, float, int, int]:
-        """All but the noise that follows from it."""
-        return self.run, self.epsilon, self.delta, self.clip, self.sampling_rate, self.steps, self.rounds
+    def has_plan_of(self, other: "RoundSpend") -> bool:
+        """Whether both are of one plan; the noise multiplier, which follows from it, may differ between releases."""
+        return replace(self, noise_multiplier=other.noise_multiplier) == other
 
     def times(self, rounds: int) -> Steps:
-        """The noisy steps of so many rounds."""
+        """The noisy steps of this number of rounds."""
         return Steps(self.sampling_rate, self.noise_multiplier, rounds * self.steps)
 
 
 @dataclass
-class Charges:
-    """All charges of an account.
+class Spending:
+    """Everything spent on a hospital's training rows.
 
     Attributes:
-        rounds: how often each was charged, in the order in which they first were.
-        first, last: when each run was charged.
+        rounds: how often each kind of round was spent, in the order of their first occurrence.
+        first, last: run -> when it first and last spent.
     """
 
-    rounds: Counter[Charge] = field(default_factory=Counter)
+    rounds: Counter[RoundSpend] = field(default_factory=Counter)
     first: dict[str, datetime] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
 
-    def add(self, charge: Charge, time: datetime) -> None:
-        self.rounds[charge] += 1
-        self.first.setdefault(charge.run, time)
-        self.last[charge.run] = time
+    def add(self, spend: RoundSpend, time: datetime) -> None:
+        self.rounds[spend] += 1
+        self.first.setdefault(spend.run, time)
+        self.last[spend.run] = time
 
     @property
     def delta(self) -> float | None:
-        """The smallest that was ever promised."""
-        return min((charge.delta for charge in self.rounds), default=None)
+        """Smallest delta of all runs so far."""
+        return min((spend.delta for spend in self.rounds), default=None)
 
-    def of(self, run: str) -> dict[Charge, int]:
-        """A run's charges, several where its noise changed, and how many rounds of each."""
-        return {charge: rounds for charge, rounds in self.rounds.items() if charge.run == run}
+    def of(self, run: str) -> Counter[RoundSpend]:
+        """Rounds of one run; several kinds if its noise multiplier changed."""
+        return Counter({spend: rounds for spend, rounds in self.rounds.items() if spend.run == run})
 
     def epsilon(self, delta: float, more: Steps | None = None) -> float:
-        """What all of them, and more, cost together."""
-        return epsilon_of([*self._steps(), *([more] if more else [])], delta)
-
-    def _steps(self) -> Iterator[Steps]:
-        yield from (charge.times(rounds) for charge, rounds in self.rounds.items())
+        """Epsilon of everything spent, and of more steps, together."""
+        steps = [spend.times(rounds) for spend, rounds in self.rounds.items()]
+        return epsilon_of([*steps, more] if more else steps, delta)
 
 
-def write_line(charge: Charge, time: datetime) -> bytes:
-    """A charge as a line of an account: JSON, with the time."""
-    entry = {"time": time.isoformat(timespec="milliseconds"), **asdict(charge)}
+def write_line(spend: RoundSpend, time: datetime) -> bytes:
+    """One round as a line of JSON."""
+    entry = {"time": time.isoformat(timespec="milliseconds"), **asdict(spend)}
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
-def read_line(line: bytes) -> tuple[Charge, datetime]:
+def read_line(line: bytes) -> tuple[RoundSpend, datetime]:
     """The inverse of `write_line`.
 
     Raises:
-        ValueError: it is no charge, or has figures that no plan has.
+        ValueError: it is no such line, or its figures are not those of a valid plan.
     """
     try:
         entry = json.loads(line)
         time = datetime.fromisoformat(entry.pop("time")).astimezone(UTC)
-        charge = Charge(**entry)
+        spend = RoundSpend(**entry)
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise ValueError("no charge") from None
-    if any(type(getattr(charge, field.name)) is not field.type for field in fields(Charge)):
-        raise ValueError("figures of other types")
-    plan = {name: value for name, value in entry.items() if name != "noise_multiplier"}
-    PrivacyPlan(**plan, learning_rate=1.0)
-    if not 0 < charge.noise_multiplier < float("inf"):
-        raise ValueError("no noise")
-    return charge, time
+        raise ValueError("not a line of a privacy budget") from None
+    if any(type(getattr(spend, field.name)) is not field.type for field in fields(spend)):
+        raise ValueError("a figure has the wrong type")
+    noise_multiplier = entry.pop("noise_multiplier")
+    PrivacyPlan(**entry, learning_rate=1.0)  # checks the ranges
+    if not 0 < noise_multiplier < math.inf:
+        raise ValueError("the noise multiplier is out of range")
+    return spend, time
 
 
-def read_lines(content: bytes) -> tuple[list[tuple[Charge, datetime]], int]:
-    """The charges in an account's bytes, and how many of the bytes they take.
+def read_lines(content: bytes) -> tuple[list[tuple[RoundSpend, datetime]], int]:
+    """Rounds in a file's bytes, and how many of the bytes hold them.
 
-    A last line that was cut off, as by a power cut or a full disk, or whose beginning was not written yet is left out:
-    whoever wrote it had not drawn any noise. One that is whole but for its end counts.
+    An incomplete last line, as after a power failure or on a full disk, is left out: its round had not drawn any noise.
+    A last line that lacks only its line break counts.
 
     Raises:
-        ValueError: a line is something else; says its number, from 1.
+        ValueError: another line is invalid; the message is its number, from 1.
     """
-    charges, kept = [], 0
+    rounds, length = [], 0
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
-            if line != b"\n":  # which may follow on a line that had no end
-                charges.append(read_line(line))
+            if line != b"\n":  # written before the next line where the last one had no line break
+                rounds.append(read_line(line))
         except ValueError:
-            if number == len(lines) and _is_torn(line):
+            if number == len(lines) and _is_incomplete(line):
                 break
             raise ValueError(str(number)) from None
-        kept += len(line)
-    return charges, kept
+        length += len(line)
+    return rounds, length
 
 
-def _is_torn(line: bytes) -> bool:
-    """Whether it is part of a line of ours, with zeros where a power cut left some."""
-    begun = line.rstrip(b"\0")
-    is_ours = begun[: len(OPENING)] == OPENING[: len(begun)]
-    return (is_ours and not line.endswith(b"\n")) or line.startswith(b"\0")
+def _is_incomplete(line: bytes) -> bool:
+    """Whether it is the beginning of a line, possibly with the zero bytes that a power failure can leave."""
+    start = line.rstrip(b"\0")[: len(LINE_START)]
+    return (LINE_START.startswith(start) and not line.endswith(b"\n")) or line.startswith(b"\0")
