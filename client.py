@@ -27,8 +27,8 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
 from federated_health.hospital.results import save_results
 from federated_health.ml.backend import load_tensorflow
-from federated_health.privacy import account_page
-from federated_health.privacy.guard import BUDGET
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON
+from federated_health.privacy import budget_page
 from federated_health.report.run_files import make_folder
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
@@ -90,7 +90,7 @@ def join(flags: argparse.Namespace) -> None:
                 report_unfit(name, flags.server, task.agreement, error.reason, ledger, tls)
         raise
     node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(tls.folder) if tls else ""}
-    budget = {} if flags.dp_budget is None else {BUDGET: flags.dp_budget}
+    budget = {} if flags.dp_budget is None else {ALLOWED_EPSILON: flags.dp_budget}
     context = hospital_context(name, {**node, **budget, registry.ONLY_ENCRYPTED: flags.encrypted_only})
     if flags.out is not None:
         make_folder(flags.out)
@@ -113,7 +113,7 @@ def keep(context: Context, out: Path | None) -> None:
         if out is not None:
             logger.info("saved in %s: %s", out, save_results(out, context, *kept))
         if kept[0].privacy:
-            logger.info("privacy: %s", handlers.account_of(context).statement().describe())
+            logger.info("privacy: %s", handlers.budget_of(context).summary().describe())
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
     if flags.show_egress is not None:
         show_egress(flags.show_egress)
     elif flags.show_privacy is not None:
-        utils.print_page(account_page.read_page(flags.show_privacy))
+        utils.print_page(budget_page.read_page(flags.show_privacy))
     elif flags.check:
         check(flags.own)
     else:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
-from federated_health.server.simulation import check_simulation
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -28,6 +27,7 @@ from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder, settings_to_resume
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.channels import check_address
+from federated_health.transport.flower_engines import check_simulation
 from federated_health.transport.interface import server_context
 from federated_health.transport.listening import check_room
 from federated_health.transport.stream_server import serve_streams

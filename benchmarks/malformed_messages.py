@@ -25,7 +25,7 @@ from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.server.replies import accept_replies
+from federated_health.server.replies import validate_replies
 from federated_health.transport.decoding import UndecodableError, decode_reply
 from federated_health.transport.in_process import InProcessTransport
 
@@ -120,7 +120,7 @@ def receive(content: bytes, kind: str) -> str:
         reply = decode_reply(content)
     except UndecodableError:
         return "not a message"
-    accepted, rejected = accept_replies([reply], {NODE: "cleveland"}, READERS[kind])
+    accepted, rejected = validate_replies([reply], {NODE: "cleveland"}, READERS[kind])
     if len(accepted) + len(rejected) != 1:
         raise AssertionError("a reply is neither accepted nor rejected")
     if accepted:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from common import quieten, time_rounds, write_uci
+from federated_health.server.kinds import make_run, max_reply_bytes
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from federated_health.processes import free_port, process, script_command
 from federated_health.security import Role, load_identity, make_all_identities
-from federated_health.server.kinds import make_run, max_reply_bytes
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.stream_server import serve_streams

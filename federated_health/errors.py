@@ -94,13 +94,13 @@ class LedgerError(UserError):
 
 
 class PrivacyError(UserError):
-    """What training would cost the patients' privacy cannot be charged to their account, and so is not spent.
+    """The privacy that training would spend cannot be recorded, so the hospital does not train.
 
     Args:
-        reason: why, in words that a server may hear: without paths and what other runs have spent.
+        reason: why, for the server: without paths and without what other runs have spent.
     """
 
-    def __init__(self, message: str, *, reason: str = "its privacy account cannot be used") -> None:
+    def __init__(self, message: str, *, reason: str = "its privacy budget cannot be used") -> None:
         super().__init__(message)
         self._reason = reason
 
@@ -110,4 +110,11 @@ class PrivacyError(UserError):
 
 
 class BudgetError(PrivacyError):
-    """A run would cost more privacy than the hospital allows."""
+    """A run would spend more privacy than the hospital allows, or none is accounted for.
+
+    Args:
+        reason: see `PrivacyError`; None if the server may see the whole message.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason or message)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 
-from federated_health.encryption import participation as encrypted
+from federated_health.encryption import handlers as encrypted
 from federated_health.hospital import handlers
 from federated_health.messages.content import Evaluation, Update
 

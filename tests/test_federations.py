@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
 from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import TASKS
 from federated_health.encryption.ckks import SecretKey
-from federated_health.encryption.federation import EncryptedRun
+from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
 from federated_health.messages.weights import size_of
 from federated_health.ml.networks import weight_shapes
-from federated_health.server.kinds import check_tls, make_run, max_reply_bytes
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

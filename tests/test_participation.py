@@ -20,8 +20,8 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.names import node_id_of
-from federated_health.privacy.guard import BUDGET
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -218,7 +218,7 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
 
     assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
 
-    context.node_config[BUDGET] = 2.0  # no budget accounts for what is in the file
+    context.node_config[ALLOWED_EPSILON] = 2.0  # no budget accounts for what is in the file
     with pytest.raises(DataError, match="column age, row 5") as caught:
         handlers.register(registration_of(), context)
     assert caught.value.reason == "its CSV cannot be used"

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binomtest, kstest, norm
 
-from federated_health.privacy import gaussian_noise, poisson_sample
-from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, _gaussians
+from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, _gaussians, gaussian_noise, poisson_sample
 
 MIN_P = 1e-9
 """Of a test on true randomness: that it fails by chance is not to be expected in a lifetime."""

@@ -1,4 +1,4 @@
-"""A privacy plan as the server tells it: whatever is not one is refused, in words without values."""
+"""Privacy plans in messages: an invalid plan is refused with the name of the key and without its value."""
 
 import json
 import math
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord
 
+from federated_health.messages.content import read_privacy_plan
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.privacy import PROMISE, PrivacyPlan
+from federated_health.ml.privacy_plan import PROMISE, PrivacyPlan
 from federated_health.privacy.accounting import calibrate
 
 PLAN = PrivacyPlan(
@@ -33,7 +34,7 @@ CONFIG = {
 }
 
 
-def test_it_travels_among_a_question_s_settings() -> None:
+def test_a_plan_survives_the_config_of_a_message() -> None:
     assert PLAN.to_config() == CONFIG
     record = ConfigRecord({**PLAN.to_config(), "server-round": 3})
     assert PrivacyPlan.from_config(record) == PLAN
@@ -45,13 +46,20 @@ def test_no_plan_is_none() -> None:
 
 @pytest.mark.parametrize("key", CONFIG)
 def test_a_plan_that_lacks_a_key_is_no_plan(key: str) -> None:
-    with pytest.raises(MalformedMessageError, match="its privacy plan has other keys"):
+    with pytest.raises(ValueError, match="its privacy plan has missing or unknown keys"):
         PrivacyPlan.from_config({name: value for name, value in CONFIG.items() if name != key})
 
 
 def test_a_plan_with_an_unknown_key_is_no_plan() -> None:
-    with pytest.raises(MalformedMessageError, match="its privacy plan has other keys"):
+    with pytest.raises(ValueError, match="its privacy plan has missing or unknown keys"):
         PrivacyPlan.from_config({**CONFIG, "dp-noise": 1.0})
+
+
+def test_the_message_reader_refuses_an_invalid_plan_as_a_malformed_message() -> None:
+    assert read_privacy_plan(CONFIG) == PLAN
+    assert read_privacy_plan({"server-round": 3}) is None
+    with pytest.raises(MalformedMessageError, match=r"^its dp-epsilon is out of range$"):
+        read_privacy_plan({**CONFIG, "dp-epsilon": -1.0})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_a_plan_with_an_unknown_key_is_no_plan() -> None:
     ],
 )
 def test_another_type_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(MalformedMessageError, match=f"its {key} has another type"):
+    with pytest.raises(ValueError, match=f"its {key} has the wrong type"):
         PrivacyPlan.from_config({**CONFIG, key: value})
 
 
@@ -101,7 +109,7 @@ def test_another_type_is_refused(key: str, value: Any) -> None:
     ],
 )
 def test_what_is_out_of_range_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(MalformedMessageError, match=f"^its {key} is out of range$"):
+    with pytest.raises(ValueError, match=f"^its {key} is out of range$"):
         PrivacyPlan.from_config({**CONFIG, key: value})
 
 
@@ -128,7 +136,7 @@ def test_the_noise_is_for_all_steps_of_all_rounds() -> None:
     assert PLAN.noise_multiplier == calibrate(2.0, 1e-5, 0.5, 32) == pytest.approx(5.810, rel=1e-3)
 
 
-def test_what_metrics_json_says_of_it() -> None:
+def test_the_entry_of_metrics_json() -> None:
     said = PLAN.to_json()
     assert json.loads(json.dumps(said)) == said
     assert said | {"noise_multiplier": 0, "accountant": ""} == {

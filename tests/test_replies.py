@@ -8,7 +8,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.server.problem_log import ProblemLog
-from federated_health.server.replies import RejectedReply, ReplyCollector, accept_replies, find_outsized
+from federated_health.server.replies import RejectedReply, ReplyCollector, find_outsized, validate_replies
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
@@ -61,7 +61,7 @@ def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
         return f"read from {node}"
 
     replies = [reply(13, update_of("va-long-beach")), error_reply(14, "gone"), reply(12, update_of("cleveland"))]
-    accepted, _ = accept_replies(replies, NAMES, read)
+    accepted, _ = validate_replies(replies, NAMES, read)
 
     assert seen == [(13, replies[0].content), (12, replies[2].content)]
     assert [one.content for one in accepted] == ["read from 12", "read from 13"]

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from federated_health.server.simulation import check_simulation
 from flwr.clientapp import ClientApp
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
@@ -14,6 +13,7 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings, read_defaults
+from federated_health.transport.flower_engines import check_simulation
 from federated_health.transport.in_process import InProcessTransport
 
 

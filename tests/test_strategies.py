@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 import client
 from federated_health.errors import CheckpointError, SettingsError
-from federated_health.messages.content import Evaluation, Update
+from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.replies import EQUAL_WEIGHT, AcceptedReply, NodeSample, RejectedReply, accept_replies
+from federated_health.server.replies import AcceptedReply, NodeSample, RejectedReply, validate_replies
 from federated_health.server.strategies import State
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -123,7 +123,7 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
 def accept_evaluations(
     replies: list[Message], declared: dict[int, int]
 ) -> tuple[list[AcceptedReply[Evaluation]], list[RejectedReply]]:
-    return accept_replies(replies, NAMES, lambda node, content: Evaluation.from_content(content, declared[node]))
+    return validate_replies(replies, NAMES, lambda node, content: Evaluation.from_content(content, declared[node]))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -229,7 +229,7 @@ def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 
         for node, one, count, loss in zip(nodes, sent_after(weights, moves), rows, losses, strict=True)
     ]
     declared = dict(zip(nodes, rows, strict=True))
-    accepted, rejected = accept_replies(replies, nodes, partial(read_update, declared))
+    accepted, rejected = validate_replies(replies, nodes, partial(read_update, declared))
     assert rejected == []
     arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
     assert arrays is not None
@@ -399,7 +399,7 @@ def test_one_liar_of_seven_does_not_move_the_weights_beyond_the_others(strategy:
         for node, weights in sent.items()
     ]
     declared = {**dict.fromkeys(names, 50), 103: 10**6}
-    accepted, _ = accept_replies(replies, names, partial(read_update, declared))
+    accepted, _ = validate_replies(replies, names, partial(read_update, declared))
     liars = "num-malicious-nodes=1" if "krum" in strategy or strategy == "bulyan" else ""
 
     arrays, _ = built(strategy, liars).aggregate_train(1, [one.message for one in accepted])

@@ -5,7 +5,7 @@ from flwr.app import Error, Message, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
-from federated_health.server.replies import AcceptedReply, RejectedReply, accept_replies
+from federated_health.server.replies import AcceptedReply, RejectedReply, validate_replies
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
 ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
@@ -37,4 +37,4 @@ def accept(replies: list[Message]) -> tuple[list[AcceptedReply[Update]], list[Re
     def read(node: int, content: RecordDict) -> Update:
         return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
 
-    return accept_replies(replies, NAMES, read)
+    return validate_replies(replies, NAMES, read)

@@ -5,15 +5,38 @@ scheme, encrypt what they send, and decrypt the sums that the server sends back.
 that passes it, or a ciphertext, to the server's operator reveals every hospital's updates.
 
 A plain run loads nothing but this module. May import `server`, `hospital` and everything below; these two reach it
-through `load` only.
+through the functions here only.
 """
 
-import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 
-def load() -> ModuleType:
-    """This package with `handlers`, `messages` and `run`, for an encrypted run."""
-    from federated_health.encryption import handlers, messages, run  # noqa: F401, PLC0415  # the loader of this folder
+def load_run() -> ModuleType:
+    """The module `run`, for the server."""
+    from federated_health.encryption import run  # noqa: PLC0415  # the loader of this folder
 
-    return sys.modules[__name__]
+    return run
+
+
+def load_handlers() -> Mapping[str, Callable[..., Any]]:
+    """A hospital's handlers of encrypted runs, by message type."""
+    from federated_health.encryption import (  # noqa: PLC0415  # the loader of this folder
+        handlers,
+        hospital_key,
+        hospital_result,
+        messages,
+    )
+
+    return {
+        messages.OFFER: hospital_key.make_wish,
+        messages.KEY: hospital_key.pass_on,
+        messages.BRIEFING: hospital_key.be_briefed,
+        messages.SUMS: handlers.share_sums,
+        messages.TRAIN: handlers.train,
+        messages.EVALUATE: handlers.evaluate,
+        messages.THRESHOLD: handlers.score_training_rows,
+        messages.FINAL: handlers.evaluate_for_good,
+        messages.CLOSING: hospital_result.close,
+    }

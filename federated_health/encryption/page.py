@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from federated_health.data.tasks import get_task
-from federated_health.encryption.closing import Result
+from federated_health.encryption.hospital_result import Result
 from federated_health.encryption.vectors import BINS, read_histogram
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import Resampled

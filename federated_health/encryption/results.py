@@ -5,9 +5,9 @@ from pathlib import Path
 from flwr.app import Context
 
 from federated_health.data.tables import hash_file
-from federated_health.encryption.closing import remembered_result
+from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.page import page_of_result
-from federated_health.hospital.handlers import account_of
+from federated_health.hospital.handlers import budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.report.run_files import (
@@ -55,6 +55,6 @@ def save_result(folder: Path, context: Context, train_config: TrainConfig, weigh
         "SHA-256 of the weights": weights_hash(weights),
         f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
     }
-    account = account_of(context).statement().describe() if privacy else ""
+    account = budget_of(context).summary().describe() if privacy else ""
     write_report(folder / REPORT, lambda: page_of_result(result, train_config, facts, account))
     return "".join(f", {name}" for name in (REPORT, METRICS, ROUNDS, SETTINGS))

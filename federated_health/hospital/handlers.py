@@ -25,6 +25,7 @@ from federated_health.messages.benefit import BENEFIT, Benefit
 from federated_health.messages.content import (
     ARRAYS,
     CONFIG,
+    ENCRYPTED_ONLY,
     EVALUATE,
     FINAL,
     REGISTRATION,
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
-
-ENCRYPTED_ONLY = "encrypted-only"
-"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
 
 ENCRYPTED_RUN = "encryption"
 """Record of a hospital's own state during an encrypted run."""
@@ -137,7 +135,7 @@ def add_encrypted(app: ClientApp) -> None:
 
 def _answer_encrypted(message: Message, context: Context) -> Message:
     try:
-        handler = encryption.load().handlers.HANDLERS[message.metadata.message_type]
+        handler = encryption.load_handlers()[message.metadata.message_type]
     except Exception as error:
         raise AnswerError(error) from error
     return reply(handler, message, context)
@@ -151,7 +149,7 @@ def _refuse_unencrypted(message: Message, context: Context) -> None:
     Raises:
         EncryptionError: it is such a hospital; it registers only without sums.
     """
-    config = message.content.config_records.get(CONFIG, {})
+    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
         return
     if context.node_config.get(ENCRYPTED_ONLY):

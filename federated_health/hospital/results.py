@@ -6,7 +6,7 @@ from flwr.app import Context, MetricRecord
 
 from federated_health.data.tasks import get_task
 from federated_health.encryption import results
-from federated_health.hospital.handlers import account_of
+from federated_health.hospital.handlers import budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.report.page import Page, Section
@@ -44,7 +44,7 @@ def page_of_hospital(context: Context, told: TrainConfig, weights: Weights) -> P
         [title_of(key) for key in FIGURES],
         note=f"Predicted positive: a risk of at least {told.threshold}. {MEANINGS}",
     )
-    account = account_of(context).statement().describe()
+    account = budget_of(context).summary().describe()
     limits = [
         f"As {name} knows it: the report of all hospitals is the server's.",
         f"SHA-256 of the weights: {weights_hash(weights)}",

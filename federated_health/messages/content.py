@@ -65,6 +65,9 @@ NUM_EXAMPLES = "num-examples"
 EQUAL_WEIGHT = "equal-weight"
 """Metric that the server itself adds to each accepted reply, by which strategies weigh all hospitals the same."""
 
+ENCRYPTED_ONLY = "encrypted-only"
+"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
+
 SUMS_WITHHELD = "sums-withheld"
 """Of the question for an introduction: whether the sums are to stay where they are."""
 
@@ -123,7 +126,7 @@ class TrainConfig:
             raise MalformedMessageError("the server's instructions lack something") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(normalisation=normalisation, privacy=PrivacyPlan.from_config(record), **plain)
+        return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
 
     @classmethod
     def _plain_names(cls) -> list[str]:
@@ -133,6 +136,14 @@ class TrainConfig:
 def max_reply_bytes(task: Task, model: str) -> int:
     """Bytes beyond which nothing that a hospital sends can be meant: twice the weights, and 1 MiB for all else."""
     return 2 * size_of(weight_shapes(task, model)) + 2**20
+
+
+def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
+    """The differential privacy that a message promises; None if it promises none."""
+    try:
+        return PrivacyPlan.from_config(config)
+    except ValueError as error:
+        raise MalformedMessageError(str(error)) from None
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:

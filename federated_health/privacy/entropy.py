@@ -1,6 +1,6 @@
-"""Noise and samples of patients from the operating system's entropy, and from nothing that a seed could repeat.
+"""Noise and samples of patients from the operating system's entropy, never from a seed.
 
-Who could repeat either could take the noise off again, or say who was in a step.
+Anyone who could repeat the noise could subtract it, and anyone who could repeat a sample would know who was in a step.
 """
 
 import os
@@ -9,24 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 DRAWS = 4
-"""Of which one Gaussian is made. The sum of four, halved, has the distribution of one, but its last bits no longer
-tell which sums can have come about (the attack: Mironov 2012, "On significance of the least significant bits for
-differential privacy"; the remedy, which Opacus' secure mode has too: Holohan & Braghin 2021, "Secure random sampling in
-differential privacy")."""
+"""Draws per Gaussian. Half the sum of four is a Gaussian too, but its last bits no longer reveal which sums are
+possible (attack: Mironov 2012, "On significance of the least significant bits for differential privacy"; remedy, also
+in Opacus' secure mode: Holohan & Braghin 2021, "Secure random sampling in differential privacy")."""
 
 MAX_AT_ONCE = 1 << 18
-"""Draws that memory is taken for at a time."""
+"""Largest number of Gaussians computed at once, to bound the memory."""
 
 
 def poisson_sample(rows: int, rate: float, steps: int) -> npt.NDArray[np.bool_]:
-    """Which patients are in which step, each with the same chance and by itself: bool [steps, rows].
+    """Which patients are in which step, each independently with the same probability: bool [steps, rows].
 
     Args:
         rate: in (0, 1]; rounded down to a multiple of 2**-64.
     """
-    drawn = _words(steps * rows).reshape(steps, rows)
+    words = _random_words(steps * rows).reshape(steps, rows)
     threshold = int(rate * 2**64)
-    return np.ones_like(drawn, dtype=bool) if threshold >= 2**64 else drawn < np.uint64(threshold)
+    return np.ones_like(words, dtype=bool) if threshold >= 2**64 else words < np.uint64(threshold)
 
 
 def gaussian_noise(
@@ -41,18 +40,17 @@ def gaussian_noise(
 
 
 def _gaussians(count: int) -> npt.NDArray[np.float64]:
-    """Standard ones, by the inverse of the distribution function at 2**53 points that lie evenly in (0, 1).
+    """Standard Gaussians, by the inverse distribution function at 2**53 evenly spaced points in (0, 1).
 
-    The points below 1/2 are exact, also the lowest, and a sign makes the others: there is no 0 and no 1, and the
+    Points below 1/2 are exact, even the lowest; a random sign gives the others. So 0 and 1 do not occur, and the
     largest Gaussian is 8.3.
     """
-    from scipy.special import ndtri  # a server needs none of it
+    from scipy.special import ndtri  # slow to import, and only needed where noise is drawn
 
-    words = _words(count)
-    lower = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-53)
-    gaussians: npt.NDArray[np.float64] = np.where(words & np.uint64(1), lower, -lower)
-    return gaussians
+    words = _random_words(count)
+    lower: npt.NDArray[np.float64] = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-53)
+    return np.where(words & np.uint64(1), lower, -lower)
 
 
-def _words(count: int) -> npt.NDArray[np.uint64]:
+def _random_words(count: int) -> npt.NDArray[np.uint64]:
     return np.frombuffer(os.urandom(8 * count), dtype="<u8")

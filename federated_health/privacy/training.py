@@ -1,11 +1,12 @@
-"""Local training that hides each patient: sums of clipped per-patient gradients plus noise, compiled (DP-SGD).
+"""Differentially private local training: sums of clipped per-patient gradients plus noise, compiled (DP-SGD).
 
-Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 1, with the true Poisson sampling that its
-accounting assumes. Who is sampled and what noise is added comes from outside: this module draws nothing.
+Algorithm 1 of Abadi et al. 2016, "Deep Learning with Differential Privacy", with the true Poisson sampling that its
+accounting assumes. The caller draws the samples and the noise: nothing is random here.
 
-Norms, sums and noise are float64, and only what has its noise is rounded to the weights' float32. In float32 a norm
-whose squares underflow would be 0 and go unclipped, sums of many would round by more than one patient may add, and the
-last bits of a small noisy sum would tell how large it was without its noise (Mironov 2012, see `privacy.entropy`).
+Norms, sums and noise are float64; only the noisy result is rounded to the weights' float32. In float32 a norm whose
+squares underflow would be 0 and its gradient would stay unclipped, large sums would round by more than one patient may
+add, and the last bits of a small noisy sum would reveal its size without the noise (Mironov 2012, see
+`privacy.entropy`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from federated_health.ml.training import ROW_BUCKET, Array
 tf = load_tensorflow()
 
 BLOCK = 512
-"""Patients whose gradients are in memory at once, each as large as the weights."""
+"""Number of patients whose gradients, each as large as the weights, are in memory at once."""
 
 
 class PrivateTrainer:
@@ -48,41 +49,38 @@ class PrivateTrainer:
         l2: float,
         proximal_mu: float = 0.0,
     ) -> list[Array]:
-        """Gradient descent in which a patient moves no step's sum of gradients by more than `clip`.
+        """Gradient descent in which no patient changes a step's sum of gradients by more than `clip`.
 
         Each patient's gradient of the binary cross-entropy, over all weights together, is scaled down to the L2 norm
-        `clip` where it is longer; one that is not finite counts as none. The sum over a step's sample, plus noise, is
-        divided by the expected size of a sample, which tells nothing about the sample's. The gradients of the penalties
-        (see `LocalTrainer.train`) depend on no patient and are added unclipped.
+        `clip` if it is longer; a gradient that is not finite is dropped. The sum over a step's sample, plus noise, is
+        divided by the expected sample size, which reveals nothing about the sample. The gradients of the penalties (see
+        `LocalTrainer.train`) do not depend on patients and are added unclipped.
 
         Args:
-            weights: as the head lists them.
+            weights: in the head's order.
             features: [rows, width].
             labels: [rows], 0 or 1.
-            sampled: [steps, rows], whose gradients a step takes.
-            noise: for each of the weights float64 [steps, *shape], added to the step's sum.
+            sampled: [steps, rows], whose gradients a step uses.
+            noise: per weight array, float64 [steps, *shape], added to the step's sum.
 
         Returns:
-            The new weights; no loss, which would tell of the rows what nothing accounts for.
+            The new weights. No loss: it would depend on training rows, and no budget accounts for it.
         """
         padding = -len(features) % (ROW_BUCKET if len(features) <= BLOCK else BLOCK)
-        moved = self._train(
+        trained = self._train(
             [tf.constant(array) for array in weights],
             tf.constant(np.pad(features, ((0, padding), (0, 0)))),
             tf.constant(np.pad(labels, (0, padding))),
             tf.constant(np.pad(sampled, ((0, 0), (0, padding)))),
             [tf.constant(array, tf.float64) for array in noise],
-            tf.constant(clip, tf.float64),
-            tf.constant(expected_rows, tf.float64),
-            tf.constant(learning_rate, tf.float32),
-            tf.constant(l2, tf.float32),
-            tf.constant(proximal_mu, tf.float32),
+            *(tf.constant(value, tf.float64) for value in (clip, expected_rows)),
+            *(tf.constant(value, tf.float32) for value in (learning_rate, l2, proximal_mu)),
         )
-        return [array.numpy() for array in moved]
+        return [array.numpy() for array in trained]
 
     def _train_steps(
         self,
-        weights: list[Any],
+        start: list[Any],
         features: Any,
         labels: Any,
         sampled: Any,
@@ -93,52 +91,50 @@ class PrivateTrainer:
         l2: Any,
         proximal_mu: Any,
     ) -> list[Any]:
-        start = weights
-
         def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
             sums = self._sum_clipped(list(weights), features, labels, sampled[step], clip)
-            moved = []
-            for array, old, total, drawn in zip(weights, start, sums, noise, strict=True):
-                slope = tf.cast((total + drawn[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
+            trained = []
+            for array, old, total, added in zip(weights, start, sums, noise, strict=True):
+                gradient = tf.cast((total + added[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
                 if array.shape.rank > 1:
-                    slope += l2 * array
-                moved.append(array - learning_rate * slope)
-            return step + 1, *moved
+                    gradient += l2 * array
+                trained.append(array - learning_rate * gradient)
+            return step + 1, *trained
 
         steps = sampled.shape[0]
-        _, *moved = tf.while_loop(lambda step, *_: step < steps, take_step, (tf.constant(0), *weights))
-        return list(moved)
+        _, *trained = tf.while_loop(lambda step, *_: step < steps, take_step, (tf.constant(0), *start))
+        return list(trained)
 
     def _sum_clipped(self, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any) -> list[Any]:
-        """For each of the weights, the float64 sum of the sampled patients' clipped gradients; a block at a time."""
+        """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
         block = min(features.shape[0], BLOCK)
         blocks = features.shape[0] // block
         features, labels, sampled = (
             tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, sampled)
         )
-
-        whole, none = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
+        one, zero = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
 
         def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
             gradients = [
-                tf.cast(one, tf.float64) for one in self._patient_gradients(weights, features[number], labels[number])
+                tf.cast(array, tf.float64)
+                for array in self._patient_gradients(weights, features[number], labels[number])
             ]
-            squares = [tf.reduce_sum(tf.reshape(one, (block, -1)) ** 2, axis=1) for one in gradients]
+            squares = [tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]
             norms = tf.sqrt(tf.add_n(squares))
-            factors = tf.where(sampled[number], tf.minimum(whole, clip / norms), none)
-            added = []
-            for total, one in zip(sums, gradients, strict=True):
-                each = tf.reshape(factors, (block, *[1] * (one.shape.rank - 1)))
-                usable = tf.reshape(tf.math.is_finite(norms), each.shape)
-                added.append(total + tf.reduce_sum(tf.where(usable, each * one, none), axis=0))
-            return number + 1, *added
+            factors = tf.where(sampled[number], tf.minimum(one, clip / norms), zero)
+            totals = []
+            for total, array in zip(sums, gradients, strict=True):
+                factor = tf.reshape(factors, (block, *[1] * (array.shape.rank - 1)))
+                is_finite = tf.reshape(tf.math.is_finite(norms), factor.shape)
+                totals.append(total + tf.reduce_sum(tf.where(is_finite, factor * array, zero), axis=0))
+            return number + 1, *totals
 
         zeros = [tf.zeros_like(array, tf.float64) for array in weights]
         _, *sums = tf.while_loop(lambda number, *_: number < blocks, add_block, (tf.constant(0), *zeros))
         return list(sums)
 
     def _patient_gradients(self, weights: list[Any], features: Any, labels: Any) -> list[Any]:
-        """Each patient's own gradient, for each of the weights [rows, *shape]."""
+        """Each patient's own gradient: per weight array [rows, *shape]."""
 
         def gradient_of(patient: tuple[Any, Any]) -> Any:
             inputs, label = patient

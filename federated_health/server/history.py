@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from federated_health.data.tasks import Task
-from federated_health.messages.content import Benefit, Evaluation, Update
+from federated_health.messages.benefit import Benefit
+from federated_health.messages.content import Evaluation, Update
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.ml.metrics import Counts, figures_of, merge_counts, roc_auc_from_microaggregates
 from federated_health.ml.rounds import HospitalRound, Round

@@ -11,7 +11,8 @@ import pytest
 
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.networks import read_description, weights_hash
-from federated_health.privacy import Account, PrivacyPlan
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, process, script_command
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -178,28 +179,28 @@ def undisturbed(settings: Settings) -> PlainRun:
     return federation
 
 
-def charge_times(account: Account, plan: PrivacyPlan, times: int) -> None:
+def spend_rounds(budget: PrivacyBudget, plan: PrivacyPlan, times: int) -> None:
     for _ in range(times):
-        account.charge(plan)
+        budget.spend(plan)
 
 
-def test_a_privacy_account_on_a_disk_that_fails_charges_nothing_and_goes_on_with_what_was_left(disk: Disk) -> None:
+def test_a_privacy_budget_on_a_failing_disk_spends_nothing_and_continues_afterwards(disk: Disk) -> None:
     plan = PrivacyPlan(
         epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=40, run="0" * 16
     )
-    account, refused = Account.beside(disk.seen / "a.csv", "a"), set()
-    charge_times(account, plan, 3)
+    budget, refused = PrivacyBudget.beside(disk.seen / "a.csv", "a"), set()
+    spend_rounds(budget, plan, 3)
     for spoil, mend in ((Disk.fill, Disk.empty), (Disk.protect, Disk.release)):
         spoil(disk)
-        before = account.statement().charged
+        before = budget.summary().rounds
         with pytest.raises(PrivacyError) as error:
-            charge_times(account, plan, 30)  # the last page of the file has room for some
+            spend_rounds(budget, plan, 30)  # the last page of the file has room for some
         refused.add(str(error.value).split("(")[1].split(")")[0])
         mend(disk)
-        assert Account.beside(disk.seen / "a.csv", "a").statement().charged == account.statement().charged >= before
+        assert PrivacyBudget.beside(disk.seen / "a.csv", "a").summary().rounds == budget.summary().rounds >= before
     assert refused == {"No space left on device", "Read-only file system"}
-    charge_times(account, plan, 40 - account.statement().charged)
+    spend_rounds(budget, plan, 40 - budget.summary().rounds)
     with pytest.raises(BudgetError):
-        account.charge(plan)
-    assert account.path is not None
-    assert len(account.path.read_bytes().splitlines()) == 40
+        budget.spend(plan)
+    assert budget.path is not None
+    assert len(budget.path.read_bytes().splitlines()) == 40

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.privacy.account import Account
+from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, script_command
 from tests.forks import forked
 from tests.wire import read_lines
@@ -67,12 +67,12 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert (metrics["rounds"], metrics["privacy"]["epsilon"], metrics["threshold"]) == (ROUNDS, 2.0, 0.5)
     for name, path in accounts.items():
-        statement = Account(path).statement()
-        assert ROUNDS <= statement.charged <= ROUNDS + SPARE, name
-        assert 1.8 < statement.epsilon <= 2.0  # 1.8976 where no round was repeated
-        assert f"epsilon {statement.epsilon:.4g} at delta 1e-05" in (tmp_path / name / f"{name}.log").read_text()
+        summary = PrivacyBudget(path).summary()
+        assert ROUNDS <= summary.rounds <= ROUNDS + SPARE, name
+        assert 1.8 < summary.epsilon <= 2.0  # 1.8976 where no round was repeated
+        assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in (tmp_path / name / f"{name}.log").read_text()
         own = (tmp_path / name / "report.html").read_text()
-        assert f"charged the training rows epsilon {statement.epsilon:.4g} at delta 1e-05" in own
+        assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in own
         assert [other in own for other in HOSPITALS if other != name] == [False]
         left = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
         metrics_left = {one["name"] for line in left for one in line["records"] if one["record"] == "metrics"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tasks import Task
-from federated_health.hospital.registry import ONLY_ENCRYPTED
-from federated_health.privacy.guard import BUDGET
+from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.processes import free_port
 from federated_health.security import Identity
 from federated_health.settings import Value
@@ -52,8 +52,8 @@ class SuperNode:
 
     def node_config(self) -> dict[str, Value]:
         """What a ClientApp of this node learns of its hospital: a path of this machine, since it runs elsewhere."""
-        budget: dict[str, Value] = {} if self.budget is None else {BUDGET: self.budget}
-        only: dict[str, Value] = {ONLY_ENCRYPTED: True} if self.encrypted_only else {}
+        budget: dict[str, Value] = {} if self.budget is None else {ALLOWED_EPSILON: self.budget}
+        only: dict[str, Value] = {ENCRYPTED_ONLY: True} if self.encrypted_only else {}
         own: dict[str, Value] = {"data": str(self.data.absolute()), "name": self.identity.name}
         own["tls"] = str(self.identity.folder.absolute())
         return {**own, "split-seed": self.split_seed, **budget, **only}

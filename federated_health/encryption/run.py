@@ -4,27 +4,28 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
 
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
-from federated_health.encryption.keys import KeyExchange
+from federated_health.encryption.key_exchange import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyNews
-from federated_health.errors import CheckpointError, RunError
-from federated_health.messages.content import CONFIG, NUM_EXAMPLES, PROXIMAL_MU, ROUND, TrainConfig
+from federated_health.errors import CheckpointError, RunError, SettingsError
+from federated_health.messages.content import CONFIG, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.ml.strategies import STRATEGIES
+from federated_health.ml.strategies import PROXIMAL_MU, STRATEGIES
 from federated_health.server.checkpoint import Checkpoint
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
+from federated_health.transport.interface import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +39,19 @@ class EncryptedRun(FederatedRun):
     """One run (see `FederatedRun`) in which weights, sums and counts reach the server encrypted and stay so.
 
     No sum of fewer than three hospitals is given to them: of fewer, each could take its own part away. What they
-    conclude of the sums they keep; `evaluate_finally` gives back only that it is so.
+    conclude of the sums they keep; `evaluate` gives back only that it is so.
 
     Raises:
         RunError: when gathering, too many patients for the cipher's precision.
     """
 
-    def __init__(self, grid: Grid, settings: Settings) -> None:
-        super().__init__(grid, settings)
+    def __init__(self, transport: Transport, settings: Settings) -> None:
+        if not transport.keeps_processes:
+            raise SettingsError(
+                "encrypt: works between terminals only: Flower's engines end a hospital's process with each message, and "
+                "with it the only one that could keep the model"
+            )
+        super().__init__(transport, settings)
         self._adder = Adder()
         self._keys = self._new_keys()
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
@@ -59,13 +65,13 @@ class EncryptedRun(FederatedRun):
         self._figures: Chunks = []
 
     def _new_keys(self, key_id: str = "") -> KeyExchange:
-        return KeyExchange(self._participants, self._collector, self.settings, self.run_id, key_id)
+        return KeyExchange(self.participants, self.collector, self.settings, self.run_id, key_id)
 
     def _begin(self) -> None:
         self._patients = sum(one.train_examples + one.test_examples for one in self.registrations.values())
         if self._patients > vectors.MAX_PATIENTS:
             raise RunError(f"with --encrypt a federation has at most {vectors.MAX_PATIENTS:,} patients")
-        nodes = self._keys.share_key(self._participants.present())
+        nodes = self._keys.share_key(self.participants.present())
         if self.privacy is None:  # else the normalisation is what the task declares
             self._merge_sums(nodes)
 
@@ -73,8 +79,8 @@ class EncryptedRun(FederatedRun):
         length = 3 * len(self.settings.task_declaration.measurements)
         config = self._keys.config(**{messages.PATIENTS: self._patients})
         questions = [Message(RecordDict({CONFIG: config}), node, messages.SUMS) for node in nodes]
-        replies = self._collector.ask(
-            questions, self._participants.names(), lambda node, content: self._read(node, content, length)
+        replies = self.collector.send_and_receive(
+            questions, self.participants.names(), lambda node, content: self._read(node, content, length)
         )
         if len(replies) < self.settings.min_updates:
             raise RunError(
@@ -85,8 +91,8 @@ class EncryptedRun(FederatedRun):
 
     def rounds(self) -> Iterator[Round]:
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
-            trained = self._collect(number, self._ask_for_updates)
-            self._note_absent(number, trained)
+            trained = self.participants.repeat_until_enough(number, partial(self._ask_for_updates, number))
+            self.participants.note_absent(number, trained)
             shares = self._shares  # as they were sent
             average, scale = self._add(trained), 1.0 / sum(shares[reply.hospital] for reply in trained)
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})
@@ -97,23 +103,23 @@ class EncryptedRun(FederatedRun):
             self.history.append(finished)
             yield finished
 
-    def evaluate_finally(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """Have the hospitals choose the threshold, evaluate the final weights with it, and keep what comes of it."""
         self._scores = self._sum_scores() if self.privacy is None else []
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        answers = self._ask_finally(
+        answers = self._ask_all(
             messages.FINAL,
             self._question({messages.SCORES: self._scores}, appraisal=self.asks_benefit),
             lambda node, content: self._read(node, content, length, of_test=True),
         )
         self._figures = self._add(answers) if len(answers) >= MIN_ENCRYPTED_HOSPITALS else []
         question = self._closing({answer.hospital for answer in answers})
-        told = self._ask_finally(messages.CLOSING, question, self._read_closing)
+        told = self._ask_all(messages.CLOSING, question, self._read_closing)
         return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
 
     def _sum_scores(self) -> Chunks:
         """Of all training rows, for the threshold; nothing where too few hospitals answer."""
-        scores = self._ask_finally(
+        scores = self._ask_all(
             messages.THRESHOLD,
             self._question(),
             lambda node, content: self._read(node, content, 2 * vectors.BINS),
@@ -123,9 +129,9 @@ class EncryptedRun(FederatedRun):
     def figures_of_last_round(self) -> dict[str, Any]:
         """Have those hospitals that are there keep what the finished rounds gave."""
         self._scores, self._figures = [], []
-        names = self._participants.names()
+        names = self.participants.names()
         questions = [Message(self._closing(set()), node, messages.CLOSING) for node in self._present()]
-        told = self._collector.ask(questions, names, self._read_closing)
+        told = self.collector.send_and_receive(questions, names, self._read_closing)
         return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
 
     def _closing(self, evaluated: set[str]) -> RecordDict:
@@ -136,7 +142,7 @@ class EncryptedRun(FederatedRun):
         """
         account = {
             "hospitals": len(self.registrations),
-            "train_examples": sum(self._train_examples()[name] for name in evaluated or self.registrations),
+            "train_examples": sum(self.train_examples[name] for name in evaluated or self.registrations),
             "rounds": len(self.history),
             "stopped": not evaluated,
             "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
@@ -176,7 +182,7 @@ class EncryptedRun(FederatedRun):
         self._average = [array.tobytes() for array in checkpoint.weights.values()]
         blocks = dict.fromkeys(name.partition("/")[0] for name in state if name.startswith(messages.HISTORY))
         self._blocks = {name: _chunks_under(name, state) for name in blocks}
-        self._go_on_from(checkpoint)
+        self._restore(checkpoint)
         self._keys = self._new_keys(key_id)
 
     def train_config(self) -> TrainConfig:
@@ -184,22 +190,22 @@ class EncryptedRun(FederatedRun):
         return self._make_train_config(NOT_KNOWN)
 
     def _present(self) -> list[int]:
-        return self._keys.brief(self._participants.present(), self._column_sums, self._patients)
+        return self._keys.brief(self.participants.present(), self._column_sums, self._patients)
 
     def _ask_for_updates(self, number: int, nodes: list[int]) -> list[AcceptedReply[Encrypted]]:
         """One attempt at a round, among those of the nodes that have the key."""
         shares = self._shares = self._weigh_hospitals()
         questions = []
         for node in self._keys.brief(nodes, self._column_sums, self._patients):
-            content = self._question(round_number=number, share=shares[self._participants.names()[node]])
+            content = self._question(round_number=number, share=shares[self.participants.names()[node]])
             questions.append(Message(content, node, messages.TRAIN))
         return self._ask(questions, self._length)
 
     def _ask(self, questions: list[Message], length: int, *, of_test: bool = False) -> list[AcceptedReply[Encrypted]]:
         """The encrypted vectors of this length that hospitals answer with."""
-        replies = self._collector.ask(
+        replies = self.collector.send_and_receive(
             questions,
-            self._participants.names(),
+            self.participants.names(),
             lambda node, content: self._read(node, content, length, of_test=of_test),
         )
         answered = {reply.message.metadata.src_node_id for reply in replies}
@@ -216,7 +222,7 @@ class EncryptedRun(FederatedRun):
         """
         questions = []
         for node in (nodes := self._present()):
-            is_counted = self._participants.names()[node] in trained
+            is_counted = self.participants.names()[node] in trained
             new = {messages.WEIGHTS: average}
             content = self._question(new, scale=scale, round_number=number, counted=is_counted)
             questions.append(Message(content, node, messages.EVALUATE))
@@ -255,13 +261,13 @@ class EncryptedRun(FederatedRun):
 
     def _weigh_hospitals(self) -> dict[str, float]:
         """Shares of the average, by hospital, as the strategy weighs them; they add up to 1."""
-        rows = self._train_examples()
-        if STRATEGIES[self.settings.strategy].weighted_by != NUM_EXAMPLES:
+        rows = self.train_examples
+        if STRATEGIES[self.settings.strategy].equal_weights:
             return dict.fromkeys(rows, 1.0 / len(rows))
         return {name: examples / sum(rows.values()) for name, examples in rows.items()}
 
     def _read(self, node: int, content: RecordDict, length: int, *, of_test: bool = False) -> Encrypted:
-        one = self._participants.registration_of(node)
+        one = self.participants.registration_of(node)
         declared = one.test_examples if of_test else one.train_examples
         return EncryptedReply.from_content(content, self._adder, length, declared)
 

@@ -17,11 +17,11 @@ from flwr.clientapp import ClientApp
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.encryption import keyring, messages
+from federated_health.encryption import hospital_key, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
-from federated_health.encryption.closing import remembered_result
-from federated_health.encryption.federation import EncryptedRun
+from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.page import page_of_result
+from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers, registry
@@ -260,7 +260,7 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
         messages.FINAL,
         messages.CLOSING,
     }
-    keys = {bytes(one.state[keyring.STATE]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
+    keys = {bytes(one.state[hospital_key.STATE]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
     assert len(keys) == 1
     (key,) = keys
     own = SecretKey.from_bytes(key)
@@ -314,7 +314,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     grid.dies_at["cleveland"] = messages.TRAIN  # who had made the key
     assert list(next(rounds).hospitals) == ["hungary", "switzerland", "va-long-beach"]
     hospitals.start("cleveland")
-    assert keyring.STATE not in hospitals.contexts["cleveland"].state
+    assert hospital_key.STATE not in hospitals.contexts["cleveland"].state
     grid.present.add("cleveland")
     assert list(next(rounds).hospitals) == list(NAMES)
     assert "got the key of this run from hungary" in caplog.text
@@ -428,7 +428,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update
         update = real(message, context)
         return spoil(update) if context.node_config["name"] == name else update
 
-    monkeypatch.setattr("federated_health.encryption.participation.train_round", train)
+    monkeypatch.setattr("federated_health.encryption.handlers.train_round", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
@@ -560,7 +560,7 @@ def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospita
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "cleveland does not trust its certificate with the run's key"
     assert reason in federation.problems.rejected["hungary"]
-    assert "key" not in hospitals.contexts["hungary"].state[keyring.STATE]
+    assert "key" not in hospitals.contexts["hungary"].state[hospital_key.STATE]
 
 
 def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hospitals: Hospitals) -> None:
@@ -635,7 +635,7 @@ def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(h
     EncryptedRun(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
     assert remembered_result(context) is None
     assert remembered_model(context) is None
-    assert set(context.state) == {keyring.STATE}
+    assert set(context.state) == {hospital_key.STATE}
 
 
 @pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])
@@ -650,5 +650,5 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
 
     app = ClientApp()
     registry.register(app)
-    with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|goes on with nothing less"):
+    with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|joined a run with differential privacy"):
         app(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])

@@ -16,7 +16,7 @@ from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
-from federated_health.privacy.guard import AGREED
+from federated_health.ml.privacy_plan import AGREED_PLAN
 from federated_health.security import Identity, Role, load_identity
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def _state_of(context: Context, run: str) -> ConfigRecord:
     """What this hospital remembers of a run; nothing of any other."""
     known = context.state.config_records.get(STATE)
     if known is None or known[RUN] != run:
-        for name in set(context.state) - {AGREED}:  # rounds, figures and a model, which are not this run's
+        for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and a model, which are not this run's
             del context.state[name]
         known = context.state[STATE] = ConfigRecord({RUN: run})
     return known

@@ -131,7 +131,7 @@ class KeyExchange:
                 contents[node] = {CONFIG: self.config(**{KEY_ID: self.key_id}), ENVELOPES: one}
             else:
                 reason = f"{sealed[0].hospital} does not trust its certificate with the run's key"
-                self._collector.leave_out(RejectedReply(self._participants.names()[node], reason))
+                self._collector.reject(RejectedReply(self._participants.names()[node], reason))
         for reply in self._ask(messages.BRIEFING, contents, self._read_key_id):
             self._hold(reply.message.metadata.src_node_id)
 
@@ -142,7 +142,7 @@ class KeyExchange:
         read: Callable[[int, RecordDict], Read],
     ) -> list[AcceptedReply[Read]]:
         questions = [Message(RecordDict(dict(content)), node, message_type) for node, content in contents.items()]
-        return self._collector.ask(questions, self._participants.names(), read)
+        return self._collector.send_and_receive(questions, self._participants.names(), read)
 
     def _read_offer(self, node: int, content: RecordDict) -> KeyNews:
         return KeyNews.offer_from_content(content, self._participants.names()[node])

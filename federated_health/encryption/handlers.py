@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated_health.data.hospital import Hospital
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import LARGEST, load_key
-from federated_health.encryption.keyring import Member, member
+from federated_health.encryption.hospital_key import Member, member
 from federated_health.encryption.messages import (
     IS_COUNTED,
     MAX_UPDATE_NORM,
@@ -34,14 +34,18 @@ from federated_health.encryption.messages import (
 )
 from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import (
-    evaluate_finally,
-    evaluate_round,
+    evaluate as evaluate_plain,
+)
+from federated_health.hospital.handlers import (
+    evaluate_final,
     hospital_of,
     open_message,
     report_benefit,
-    train_round,
 )
-from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, TrainConfig
+from federated_health.hospital.handlers import (
+    train as train_plain,
+)
+from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.weights import (
     MalformedMessageError,
     distance_between,
@@ -52,7 +56,8 @@ from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import HospitalRound
-from federated_health.privacy import guard
+from federated_health.ml.strategies import PROXIMAL_MU
+from federated_health.privacy import message_checks
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +130,7 @@ def open_question(message: Message, context: Context, threshold: float = THRESHO
 
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """The sums from which the normalisation is made."""
-    guard.check(context, None)  # sums of training rows are not accounted for
+    message_checks.check_plan(context, None)  # sums of training rows are not accounted for
     hospital, patients = hospital_of(message, context), read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
@@ -136,7 +141,7 @@ def train(message: Message, context: Context) -> EncryptedReply:
     """The round's local epochs, from the average; the training loss stays here until the evaluation."""
     asked = open_question(message, context)
     share = read_positive(asked.config, SHARE)
-    update = train_round(asked.plain, context)
+    update = train_plain(asked.plain, context)
     if share > 1 or {name: array.shape for name, array in update.weights.items()} != {
         name: array.shape for name, array in asked.weights.items()
     }:
@@ -163,7 +168,7 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
     own = HospitalRound(
         train_examples=rows if is_counted else 0,
         train_loss=float(str(last["loss"])) if is_counted and "loss" in last else None,
-        counts=evaluate_round(asked.plain, context).counts,
+        counts=evaluate_plain(asked.plain, context).counts,
     )
     reply = asked.answer(vectors.write_round(asked.round_number, own, asked.patients), len(asked.hospital.test))
     remember_round(context, asked.round_number, own)
@@ -173,7 +178,7 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
 def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """How many training rows score in which bin, for the threshold."""
     asked = open_question(message, context)
-    guard.refuse_unaccounted(asked.train_config.privacy, "the threshold")
+    message_checks.refuse_unaccounted(asked.train_config.privacy, "the threshold")
     local = open_message(asked.plain, context).local
     bins = vectors.histogram(local.score_training(asked.weights), asked.hospital.train.labels)
     return asked.answer(bins / asked.patients, len(asked.hospital.train))
@@ -186,7 +191,7 @@ def evaluate_for_good(message: Message, context: Context) -> EncryptedReply:
     """
     config, own = message.content.config_records[CONFIG], member(message, context)
     asked = open_question(message, context, read_threshold(message, own, read_patients(config)))
-    evaluation = evaluate_finally(asked.plain, context)
+    evaluation = evaluate_final(asked.plain, context)
     importance = np.zeros(len(asked.hospital.task.columns))
     if asked.config.get(BENEFIT) is True:
         appraisal = report_benefit(asked.plain, context)

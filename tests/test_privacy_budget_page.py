@@ -1,4 +1,4 @@
-"""The page of a privacy account."""
+"""The page of a privacy budget."""
 
 import os
 import re
@@ -9,23 +9,21 @@ import pytest
 
 import utils
 from federated_health.errors import PrivacyError
-from federated_health.privacy import PrivacyPlan
-from federated_health.privacy.account_page import AccountPage, read_page
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
-from federated_health.privacy.charges import Charge, write_line
+from federated_health.privacy.budget_page import BudgetPage, read_page
+from federated_health.privacy.spending import RoundSpend, write_line
 
-FIRST = Charge(
+FIRST = RoundSpend(
     run="0" * 16, epsilon=1.0, delta=1e-5, clip=0.5, sampling_rate=1 / 3, noise_multiplier=6.25, steps=4, rounds=9
 )
-SECOND = Charge(
+SECOND = RoundSpend(
     run="f" * 16, epsilon=2.0, delta=1e-6, clip=1.0, sampling_rate=1.0, noise_multiplier=20.0, steps=1, rounds=30
 )
 
 
-def page_of(path: Path, *charges: Charge) -> AccountPage:
-    lines = [
-        write_line(charge, datetime(2026, 11, 20 + number, 5, tzinfo=UTC)) for number, charge in enumerate(charges)
-    ]
+def page_of(path: Path, *rounds: RoundSpend) -> BudgetPage:
+    lines = [write_line(spend, datetime(2026, 11, 20 + number, 5, tzinfo=UTC)) for number, spend in enumerate(rounds)]
     path.write_bytes(b"".join(lines))
     return read_page(path)
 
@@ -35,18 +33,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "privacy-a.jsonl"
 
 
-def test_a_page_by_hand(path: Path) -> None:
+def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
     page = page_of(path, FIRST, FIRST, SECOND)
     total = epsilon_of([Steps(1 / 3, 6.25, 8), Steps(1.0, 20.0, 1)], 1e-6)
-    assert page.title == f"What the training rows were charged, by {path}"
+    assert page.title == f"Privacy spent on the training rows, by {path}"
     assert page.lines() == [
         "from 2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC",
         "promised: neighbours differ by adding or removing one training row; which rows are held out and how many "
         "rows there are is public; held-out patients are not protected by it",
-        f"spent in all: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
+        f"spent by all runs: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
         "accountant: privacy loss distributions (dp-accounting), Poisson-sampled Gaussian",
         "a round counts from before its noise was drawn, whether or not its update arrived",
-        "what left in runs without differential privacy is not in it; with --dp-budget a hospital joins none",
+        "runs without differential privacy are not included; with --dp-budget a hospital joins none of them",
     ]
     assert page.tables() == {
         "Runs": {
@@ -72,7 +70,7 @@ def test_a_page_by_hand(path: Path) -> None:
     }
 
 
-def test_it_can_be_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = page_of(path, FIRST)
     utils.print_lines(page.title, page.lines())
     for title, table in page.tables().items():
@@ -86,11 +84,11 @@ def test_it_can_be_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("content", "words"),
     [
         (None, "cannot be read (No such file or directory)"),
-        (b"", "holds no charge"),
-        (b'{"time":"2026', "holds no charge"),
+        (b"", "holds no round"),
+        (b'{"time":"2026', "holds no round"),
     ],
 )
-def test_there_is_no_page_without_a_charge(content: bytes | None, words: str, path: Path) -> None:
+def test_a_file_without_a_round_has_no_page(content: bytes | None, words: str, path: Path) -> None:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(PrivacyError) as refused:
@@ -98,23 +96,24 @@ def test_there_is_no_page_without_a_charge(content: bytes | None, words: str, pa
     assert str(refused.value) == f"{path}: {words}"
 
 
-def test_what_is_no_account_has_no_page(path: Path) -> None:
+def test_another_file_has_no_page(path: Path) -> None:
     path.write_text("age,sex\n63,1\n")
-    with pytest.raises(PrivacyError, match=f"^{path}, line 1: is not a charge"):
+    with pytest.raises(PrivacyError, match=f"^{path}, line 1: is not a line of a privacy budget"):
         read_page(path)
 
 
-def test_a_pipe_is_not_waited_for(path: Path) -> None:
+def test_a_pipe_is_refused(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(PrivacyError, match="is not a regular file"):
         read_page(path)
 
 
-def test_a_charge_has_a_plan_s_figures() -> None:
+def test_a_round_spends_the_figures_of_its_plan() -> None:
     plan = PrivacyPlan(
         epsilon=2.0, delta=1e-6, clip=1.0, sampling_rate=1.0, steps=1, learning_rate=0.1, rounds=30, run="f" * 16
     )
-    charge = Charge.of(plan)
-    assert charge.promise == SECOND.promise
-    assert charge.noise_multiplier == plan.noise_multiplier
-    assert charge.times(7) == Steps(1.0, plan.noise_multiplier, 7)
+    spend = RoundSpend.of(plan)
+    assert spend.has_plan_of(SECOND)
+    assert not spend.has_plan_of(FIRST)
+    assert spend.noise_multiplier == plan.noise_multiplier
+    assert spend.times(7) == Steps(1.0, plan.noise_multiplier, 7)

@@ -22,9 +22,8 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.messages.weights import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
 from federated_health.ml.normalisation import public_normalisation
-from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON, PrivacyPlan
 from federated_health.names import node_id_of
-from federated_health.privacy.guard import BUDGET
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
@@ -87,7 +86,7 @@ def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemor
 
 
 def charged(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
-    return {name: context.account.statement().charged for name, context in contexts.items()}
+    return {name: context.budget.summary().rounds for name, context in contexts.items()}
 
 
 def equal(one: Weights, other: Weights) -> bool:
@@ -203,8 +202,8 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
 
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federation.weights)
     report = (tmp_path / "report.html").read_text()
-    statement = contexts["hungary"].account.statement()
-    assert f"charged the training rows epsilon {statement.epsilon:.4g} at delta 1e-05" in report
+    summary = contexts["hungary"].budget.summary()
+    assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in report
     assert "(4, 1e-05)-differential privacy" in report
     assert not any(name in report for name in NAMES if name != "hungary")
 
@@ -228,7 +227,7 @@ def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: l
     federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
     federation.gather()
     assert federation.privacy is not None
-    contexts["hungary"].account.charge(federation.privacy)
+    contexts["hungary"].budget.spend(federation.privacy)
 
     for _ in federation.rounds():
         pass
@@ -344,11 +343,11 @@ ALL = (
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (None, "it joined with differential privacy, and goes on with nothing less"),
-        (replace(PLAN, epsilon=3.0), "is not the one that it joined with"),
-        (replace(PLAN, clip=0.6), "is not the one that it joined with"),
-        (replace(PLAN, learning_rate=2.0), "is not the one that it joined with"),
-        (replace(PLAN, run="f" * 16), "is not the one that it joined with"),
+        (None, "it joined a run with differential privacy"),
+        (replace(PLAN, epsilon=3.0), "is not the one with which it joined"),
+        (replace(PLAN, clip=0.6), "is not the one with which it joined"),
+        (replace(PLAN, learning_rate=2.0), "is not the one with which it joined"),
+        (replace(PLAN, run="f" * 16), "is not the one with which it joined"),
     ],
 )
 def test_a_server_that_changes_its_promise_is_refused(
@@ -357,19 +356,19 @@ def test_a_server_that_changes_its_promise_is_refused(
     joined(present)
     with pytest.raises(BudgetError, match=words):
         answer(question("train", replace(TOLD, privacy=plan)), present)
-    assert present.account.statement().charged == 0
+    assert present.budget.summary().rounds == 0
 
 
 @pytest.mark.parametrize("answer", ALL)
 def test_a_promise_that_the_hospital_never_joined_with_is_refused(present: InMemoryHospital, answer: Any) -> None:
     joined(present, None)
-    with pytest.raises(BudgetError, match="is not the one that it joined with"):
+    with pytest.raises(BudgetError, match="is not the one with which it joined"):
         answer(question("train"), present)
 
 
 def test_who_joined_with_a_promise_does_not_join_again_without(present: InMemoryHospital) -> None:
     assert not joined(present).sums.total.any()
-    with pytest.raises(BudgetError, match="goes on with nothing less"):
+    with pytest.raises(BudgetError, match="it joined a run with differential privacy"):
         joined(present, None)
     assert not joined(present).sums.total.any()
 
@@ -378,7 +377,7 @@ def test_who_joined_with_a_promise_does_not_join_again_without(present: InMemory
 def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_privacy(
     present: InMemoryHospital, answer: Any
 ) -> None:
-    present.node_config[BUDGET] = 3.0
+    present.node_config[ALLOWED_EPSILON] = 3.0
     with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
         joined(present, None)
     with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
@@ -387,7 +386,7 @@ def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_pr
 
 
 def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(present: InMemoryHospital) -> None:
-    present.node_config[BUDGET] = 1.9
+    present.node_config[ALLOWED_EPSILON] = 1.9
     with pytest.raises(BudgetError) as refused:
         joined(present)
     assert AnswerError(refused.value).args[0]

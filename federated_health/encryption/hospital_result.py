@@ -13,9 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS, key_id
-from federated_health.encryption.keyring import member
-from federated_health.encryption.messages import ACCOUNT, FIGURES, KeyNews, chunks_in, name_of_block
-from federated_health.encryption.participation import (
+from federated_health.encryption.handlers import (
     BENEFIT,
     OWN_ROUNDS,
     Question,
@@ -23,8 +21,10 @@ from federated_health.encryption.participation import (
     read_patients,
     read_threshold,
 )
+from federated_health.encryption.hospital_key import member
+from federated_health.encryption.messages import ACCOUNT, FIGURES, KeyNews, chunks_in, name_of_block
 from federated_health.errors import SettingsError
-from federated_health.hospital.handlers import evaluate_round
+from federated_health.hospital.handlers import evaluate as evaluate_plain
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import ARRAYS, CONFIG
 from federated_health.messages.records import METRICS
@@ -127,7 +127,7 @@ def _final_figures(context: Context, asked: Question, sums: vectors.FinalSums, t
 def _last_figures(context: Context, asked: Question, counts: Counts | None, train_examples: int) -> dict[str, Any]:
     """Figures of the last finished round, whose weights are kept as the final ones."""
     federation = {**figures_of(counts or Counts(), train_examples, None), "mean_roc_auc": None}
-    own = figures_of(evaluate_round(asked.plain, context).counts, len(asked.hospital.train), None)
+    own = figures_of(evaluate_plain(asked.plain, context).counts, len(asked.hospital.train), None)
     context.state["figures"] = MetricRecord({key: value for key, value in own.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(asked.weights)
     context.state[CONFIG] = asked.train_config.to_record()

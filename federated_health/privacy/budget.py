@@ -1,0 +1,259 @@
+"""A hospital's privacy budget: the epsilon that all runs together have spent on its training rows, and what is left.
+
+The file `privacy-NAME.jsonl` lies next to the hospital's CSV and belongs to its rows: move or copy both together. Each
+line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended, so a repeated
+round is spent again.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from federated_health import appending
+from federated_health.errors import BudgetError, PrivacyError
+from federated_health.folders import sync_folder
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.spending import RoundSpend, Spending, read_lines, write_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Privacy spent by one run.
+
+    Attributes:
+        last_round: what its last round spent.
+        rounds: number of rounds so far.
+        epsilon: of this run alone, at the delta of its plan.
+        first, last: when it first and last spent.
+    """
+
+    last_round: RoundSpend
+    rounds: int
+    epsilon: float
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSummary:
+    """Privacy spent by all runs together.
+
+    Attributes:
+        epsilon: at `delta`.
+        delta: the smallest of all runs' plans; None if nothing was spent.
+        rounds: of all runs.
+        runs: token of a run -> its part, in the order in which they began.
+    """
+
+    epsilon: float
+    delta: float | None
+    rounds: int
+    runs: dict[str, RunSummary]
+
+    def describe(self) -> str:
+        """One line for the log and the report."""
+        if self.delta is None:
+            return "no privacy spent on the training rows so far"
+        return (
+            f"spent on the training rows by all runs ({len(self.runs)} so far): "
+            f"epsilon {self.epsilon:.4g} at delta {self.delta:g}"
+        )
+
+
+class PrivacyBudget:
+    """Records what each round spends; processes that share a file wait for each other.
+
+    The accountant is slow, so the number of rounds left is computed once per run and again after another process wrote;
+    then it is counted down.
+
+    Args:
+        path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._spending = Spending()
+        self._bytes_read = self._lines_read = 0
+        self._known_left: tuple[PrivacyPlan, float, int] | None = None
+
+    @classmethod
+    def beside(cls, data: Path, hospital: str) -> "PrivacyBudget":
+        """The budget in the folder of a hospital's CSV."""
+        return cls(data.parent / f"privacy-{hospital}.jsonl")
+
+    def check_run(self, plan: PrivacyPlan, rows: int, allowed_epsilon: float | None = None) -> None:
+        """Check whether the hospital may join a run; spends nothing.
+
+        Args:
+            rows: number of training rows.
+            allowed_epsilon: over all runs; None for the epsilon of the first run's plan.
+
+        Raises:
+            BudgetError: delta is not below 1 / rows (publishing one row in full would satisfy such a promise); a new
+                run does not fit into the budget with all its rounds; or a known run has no round left.
+            PrivacyError: the file cannot be read.
+        """
+        if plan.delta * rows >= 1:
+            raise BudgetError(f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the training rows")
+        self._read()
+        is_new = not self._spending.of(plan.run)
+        if self._rounds_left(plan, allowed_epsilon) < (plan.rounds if is_new else 1):
+            raise self._refusal(plan, allowed_epsilon)
+
+    def spend(self, plan: PrivacyPlan, allowed_epsilon: float | None = None) -> None:
+        """Record one round. Only after this returns may its noise be drawn: the line is then on the disk.
+
+        Raises:
+            BudgetError: the round exceeds the budget or the plan's rounds; nothing was recorded.
+            PrivacyError: the file cannot be read or written; the round may have been recorded and must not be trained.
+        """
+        with self._locked_file() as file:
+            left = self._rounds_left(plan, allowed_epsilon)
+            if left < 1:
+                raise self._refusal(plan, allowed_epsilon)
+            spend, time = RoundSpend.of(plan), datetime.now(UTC)
+            if file is not None:
+                self._append(file, write_line(spend, time))
+            self._spending.add(spend, time)
+            self._known_left = (plan, self._limit(plan, allowed_epsilon), left - 1)
+
+    def summary(self) -> BudgetSummary:
+        """What all runs have spent so far.
+
+        Raises:
+            PrivacyError: the file cannot be read.
+        """
+        self._read()
+        spending = self._spending
+        return BudgetSummary(
+            epsilon=0.0 if spending.delta is None else spending.epsilon(spending.delta),
+            delta=spending.delta,
+            rounds=spending.rounds.total(),
+            runs={run: self._summarise_run(run) for run in spending.first},
+        )
+
+    def _summarise_run(self, run: str) -> RunSummary:
+        rounds = self._spending.of(run)
+        last_round = next(reversed(rounds))
+        return RunSummary(
+            last_round=last_round,
+            rounds=rounds.total(),
+            epsilon=Spending(rounds).epsilon(last_round.delta),
+            first=self._spending.first[run],
+            last=self._spending.last[run],
+        )
+
+    def _limit(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> float:
+        """Epsilon that all runs may spend; if the hospital sets none, no run can raise it above the first one's."""
+        if allowed_epsilon is not None:
+            return allowed_epsilon
+        return next((spend.epsilon for spend in self._spending.rounds), plan.epsilon)
+
+    def _rounds_left(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> int:
+        """Number of rounds that a run may still spend."""
+        limit = self._limit(plan, allowed_epsilon)
+        if self._known_left is None or self._known_left[:2] != (plan, limit):
+            self._known_left = (plan, limit, self._count_rounds_left(plan, limit))
+        return self._known_left[2]
+
+    def _count_rounds_left(self, plan: PrivacyPlan, limit: float) -> int:
+        spend, earlier = RoundSpend.of(plan), self._spending.of(plan.run)
+        if not all(known.has_plan_of(spend) for known in earlier):
+            raise BudgetError(f"run {plan.run} was begun with another privacy plan")
+        planned = max(plan.rounds - earlier.total(), 0)
+        is_alone = set(self._spending.rounds) <= {spend}
+        if not planned or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
+            return planned
+
+        def epsilon_with(rounds: int) -> float:
+            return self._spending.epsilon(self._delta_with(plan), spend.times(rounds))
+
+        if epsilon_with(planned) <= limit:
+            return planned
+        return bisect_right(range(1, planned), limit, key=epsilon_with)
+
+    def _delta_with(self, plan: PrivacyPlan) -> float:
+        return min(plan.delta, self._spending.delta or plan.delta)
+
+    def _refusal(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> BudgetError:
+        left = plan.rounds - self._spending.of(plan.run).total()
+        if left <= 0:
+            return BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
+        delta = self._delta_with(plan)
+        spent, total = (self._spending.epsilon(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, left))
+        return BudgetError(
+            f"{self.path or 'this budget'}: epsilon {spent:.4g} of {self._limit(plan, allowed_epsilon):.4g} is spent "
+            f"(at delta {delta:g}), and the run could raise it to {total:.4g}; --dp-budget allows more",
+            reason="its privacy budget does not allow the run, or the rest of it",
+        )
+
+    def _read(self) -> None:
+        if self.path is None:
+            return
+        try:
+            if self._bytes_read or self.path.exists():  # otherwise nothing was spent yet
+                with self.path.open("rb", buffering=0) as file:
+                    self._read_new_lines(file)
+        except OSError as error:
+            raise PrivacyError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+    @contextmanager
+    def _locked_file(self) -> Iterator[FileIO | None]:
+        """The file, locked, read to its end and without an incomplete last line; None for a budget in memory."""
+        if self.path is None:
+            yield None
+            return
+        try:
+            with appending.opened(self.path) as file:
+                appending.lock(file)
+                self._read_new_lines(file)
+                if os.fstat(file.fileno()).st_size > self._bytes_read:
+                    file.truncate(self._bytes_read)
+                yield file
+        except OSError as error:
+            raise PrivacyError(
+                f"{self.path}: cannot be written ({error.strerror}); a round that cannot be recorded is not trained"
+            ) from None
+
+    def _append(self, file: FileIO, line: bytes) -> None:
+        assert self.path is not None
+        if self._bytes_read == 0:
+            sync_folder(self.path.parent)
+        file.seek(max(self._bytes_read - 1, 0))
+        if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
+            line = b"\n" + line
+        appending.append(file, line)
+        self._bytes_read += len(line)
+        self._lines_read += line.count(b"\n")
+
+    def _read_new_lines(self, file: FileIO) -> None:
+        """Read what other processes wrote.
+
+        Raises:
+            PrivacyError: a line is invalid, or lines are missing that were there before.
+        """
+        size = os.fstat(file.fileno()).st_size
+        if size < self._bytes_read:
+            raise PrivacyError(f"{self.path}: has lost lines that it held; put back the earlier file")
+        if size == self._bytes_read:
+            return
+        file.seek(self._bytes_read)
+        content = file.read(size - self._bytes_read)
+        try:
+            rounds, length = read_lines(content)
+        except ValueError as error:
+            raise PrivacyError(
+                f"{self.path}, line {self._lines_read + int(str(error))}: is not a line of a privacy budget; put back "
+                "the file as it was, since without it the privacy spent is not known"
+            ) from None
+        for spend, time in rounds:
+            self._spending.add(spend, time)
+        self._bytes_read += length
+        self._lines_read += content[:length].count(b"\n")
+        if rounds:
+            self._known_left = None
