@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from federated_health import appending
+from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.privacy import Account, PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -431,7 +431,7 @@ def test_a_disk_that_is_full_for_a_while(csv: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(appending, "append", write_half)
+        patch.setattr(files, "append", write_half)
         with pytest.raises(PrivacyError, match="No space left on device"):
             account.charge(PLAN)
     assert len(lines_of(account)) == 3
@@ -546,8 +546,7 @@ def test_a_process_waits_while_another_charges(csv: Path) -> None:
     assert account.path is not None
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=charge_times, args=(account_of(csv), 1))
-    with appending.opened(account.path) as file:
-        appending.lock(file)
+    with files.open_to_append(account.path, lock=True):
         child.start()
         child.join(6)
         assert child.is_alive()

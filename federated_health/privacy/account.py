@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from federated_health import appending
+from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.folders import sync_folder
 from federated_health.privacy.charges import Charge, Charges, read_lines, write_line
 from federated_health.privacy.plan import PrivacyPlan
 
@@ -213,8 +212,7 @@ class Account:
             yield None
             return
         try:
-            with appending.opened(self.path) as file:
-                appending.lock(file)
+            with files.open_to_append(self.path, lock=True) as file:
                 self._catch_up(file)
                 if os.fstat(file.fileno()).st_size > self._size:
                     file.truncate(self._size)
@@ -227,11 +225,11 @@ class Account:
     def _append(self, file: FileIO, line: bytes) -> None:
         assert self.path is not None
         if self._size == 0:
-            sync_folder(self.path.parent)
+            files.sync_folder(self.path.parent)
         file.seek(max(self._size - 1, 0))
         if file.read(1) not in (b"\n", b""):  # whole, but for its end
             line = b"\n" + line
-        appending.append(file, line)
+        files.append(file, line)
         self._size += len(line)
         self._lines += line.count(b"\n")
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
-from federated_health.folders import locked_folder
+from federated_health.files import locked_folder, make_folder, write_json
 from federated_health.report.run_files import (
     METRICS,
     MODEL,
@@ -17,9 +17,7 @@ from federated_health.report.run_files import (
     ROUNDS,
     SETTINGS,
     append_round,
-    make_folder,
     metrics_of,
-    write_json,
     write_report,
     write_rounds,
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from federated_health.errors import CheckpointError
-from federated_health.folders import sync_folder
+from federated_health.files import sync_folder
 from federated_health.server.checkpoints.checkpoint import Checkpoint
 from federated_health.server.checkpoints.files import read_checkpoint, write_checkpoint
 from federated_health.server.checkpoints.history import DamagedCheckpointError, HistoryFile
