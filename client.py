@@ -22,6 +22,7 @@ from federated_health.cli.examples import EXAMPLES
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.errors import DataError, LedgerError
+from federated_health.files import make_folder
 from federated_health.hospital import handlers, ledger_page, registry
 from federated_health.hospital.ledger import Ledger
 from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
@@ -30,6 +31,8 @@ from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.privacy import budget_page
 from federated_health.report.run_files import make_folder
+from federated_health.privacy import account_page
+from federated_health.privacy.guard import BUDGET
 from federated_health.security import Role, load_identity
 from federated_health.settings import read_defaults
 from federated_health.transport.channels import check_address

@@ -14,9 +14,9 @@ from federated_health.cli.examples import EXAMPLES
 from federated_health.data.patients import read_patients
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError
+from federated_health.files import write_text
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import load_model, predict_risk, read_description
-from federated_health.report.run_files import write_text
 
 RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6

@@ -8,13 +8,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
+from federated_health import files
 from federated_health.security import (
     Authority,
     Identity,
     Party,
     Role,
     certificates,
-    files,
     hospital,
     issuing,
     load_identity,
@@ -92,9 +92,9 @@ def write_identity(
     """A TLS folder, and what is in it whether or not it is valid."""
     key = key or issuing.make_key()
     leaf = signer.sign(party, key, valid)
-    files.make_private_folder(folder)
-    files.write_file(folder / KEY, issuing.key_bytes(key), files.PRIVATE)
-    files.write_file(folder / CERTIFICATE, issuing.pem(leaf, signer.certificate))
+    files.make_folder(folder, files.PRIVATE_FOLDER)
+    files.write_bytes(folder / KEY, issuing.key_bytes(key), files.PRIVATE)
+    files.write_bytes(folder / CERTIFICATE, issuing.pem(leaf, signer.certificate))
     return Identity(folder, party, leaf, signer.certificate)
 
 
@@ -114,7 +114,7 @@ class PlainRun:
     def revoke(self, name: str) -> None:
         """Revoke a hospital, and let the server know."""
         self.authority.revoke(name)
-        files.write_file(self.server.folder / REVOKED, files.read_file(self.authority.folder / REVOKED))
+        files.write_bytes(self.server.folder / REVOKED, (self.authority.folder / REVOKED).read_bytes())
 
     def add(self, name: str, valid: Valid | None = None, signer: Signer | None = None) -> Identity:
         """One more hospital."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
+from federated_health import files
 from federated_health.encryption.envelopes import (
     ENVELOPE,
     OFFER,
@@ -19,7 +20,7 @@ from federated_health.encryption.envelopes import (
     seal,
 )
 from federated_health.errors import EncryptionError
-from federated_health.security import Identity, files, hospital, issuing
+from federated_health.security import Identity, hospital, issuing
 from federated_health.security.identity import REVOKED
 from tests.identities import PlainRun, Signer, expired, not_yet, write_identity
 
@@ -87,7 +88,7 @@ def strangers(federation: PlainRun, tmp_path: Path) -> dict[str, Identity]:
     revoked = federation.add("revoked")
     listed = federation.signer.revocations(revoked.certificate, number=9)
     for one in federation.hospitals.values():
-        files.write_file(one.folder / REVOKED, listed)
+        files.write_bytes(one.folder / REVOKED, listed)
     no_role = write_identity(tmp_path / "lax", hospital("lax"), federation.signer, key=both)
     return {
         "the hospital's certificate is of server": federation.server,
@@ -195,7 +196,7 @@ def test_an_offer_of_a_point_that_is_not_on_the_curve_is_refused(federation: Pla
 
 def test_a_list_of_revoked_that_cannot_be_used_stops_it_without_a_path(federation: PlainRun) -> None:
     a, b = federation.hospitals.values()
-    files.write_file(a.folder / REVOKED, b"not a list")
+    files.write_bytes(a.folder / REVOKED, b"not a list")
     with pytest.raises(EncryptionError, match=r"revoked\.pem") as caught:
         seal(a, RUN, make_offer(b, RUN).offer, SECRET)
     assert caught.value.reason == "it cannot tell whom it shares the run's key with"

@@ -27,6 +27,16 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
+from federated_health import files
+from federated_health.processes import free_port
+from federated_health.errors import JoinError
+from federated_health.messages.task_agreement import write_agreement
+from federated_health.names import node_id_of
+from federated_health.security import Identity, Party, certificates, hospital, issuing, server
+from federated_health.transport import reconnect
+from federated_health.transport.stream_server import StreamTransport
+from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.stream_server import serve_streams
 from federated_health.transport import gate as gate_of_streams
 from federated_health.transport import reconnect
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
@@ -223,7 +233,7 @@ def revoked(federation: PlainRun) -> Forged:
     federation.add("c")
     key = issuing.make_key()
     leaf = federation.signer.sign(hospital("c"), key)
-    files.write_file(federation.server.folder / "revoked.pem", federation.signer.revocations(leaf))
+    files.write_bytes(federation.server.folder / "revoked.pem", federation.signer.revocations(leaf))
     return (key, leaf), ()
 
 
@@ -395,8 +405,8 @@ def test_the_authority_s_own_certificate_does_not_get_through_a_handshake(site: 
     """It may sign others, and by its key usage nothing else."""
     signer = site.federation.signer
     key, chain = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    files.write_file(key, issuing.key_bytes(signer.key), files.PRIVATE)
-    files.write_file(chain, issuing.pem(signer.certificate, signer.certificate))
+    files.write_bytes(key, issuing.key_bytes(signer.key), files.PRIVATE)
+    files.write_bytes(chain, issuing.pem(signer.certificate, signer.certificate))
     there = Identity(tmp_path, hospital("demo"), signer.certificate, signer.certificate)
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         with suppress(ssl.SSLError, ConnectionResetError):
@@ -429,7 +439,7 @@ def expel(site: Site, hospital_there: LightHospital, name: str, *others: x509.Ce
     """Revoke a hospital that is connected, so that the site is again as it was."""
     leaf = certificates.read_certificates(site.federation.folder.parent / f"more-{name}" / "certificate.pem")[0]
     listed = site.federation.signer.revocations(leaf, *others, number=3)
-    files.write_file(site.federation.server.folder / "revoked.pem", listed)
+    files.write_bytes(site.federation.server.folder / "revoked.pem", listed)
     site.grid.send_and_receive([question(name)], timeout=20)
     assert isinstance(hospital_there.end(), JoinError)
     wait_until(lambda: name not in site.grid.names().values())
@@ -459,7 +469,9 @@ def test_a_hospital_that_is_revoked_while_it_trains_is_cut_off_and_its_reply_is_
     hospital_there = LightHospital("c", site.address, train, tls=bad)
     wait_until(lambda: "c joined" in site.words)
     (key,) = site.grid.push_messages([question("c", 1)])
-    files.write_file(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(bad.certificate))
+    files.write_bytes(
+        site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(bad.certificate)
+    )
     may_answer.set()
     reply = site.grid._replies[key].result(20)
     words = "the hospital's certificate was revoked on "
@@ -487,7 +499,9 @@ def test_a_hospital_that_is_revoked_while_it_waits_gets_no_more_messages(site: S
     hospital_there = LightHospital("c", site.address, train, tls=bad)
     wait_until(lambda: "c joined" in site.words)
     assert answer_of(site.grid.send_and_receive([question("c", 1)], timeout=20)[0]) == ("c", 1)
-    files.write_file(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(bad.certificate))
+    files.write_bytes(
+        site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(bad.certificate)
+    )
     for number in (2, 3):
         reply = site.grid.send_and_receive([question("c", number)], timeout=20)[0]
         assert reply.has_error()
@@ -500,7 +514,7 @@ def test_who_was_revoked_does_not_keep_the_name_from_the_hospital_s_new_key(site
     thief = LightHospital("c", site.address, tls=site.federation.add("c"))
     wait_until(lambda: "c joined" in site.words)
     stolen = certificates.read_certificates(site.federation.folder.parent / "more-c" / "certificate.pem")[0]
-    files.write_file(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(stolen))
+    files.write_bytes(site.federation.server.folder / "revoked.pem", site.federation.signer.revocations(stolen))
     anew = LightHospital("c", site.address, tls=site.federation.add("c"))
     wait_until(lambda: site.words.count("c joined") == 2)
     assert answer_of(site.grid.send_and_receive([question("c", 7)], timeout=20)[0]) == ("c", 7)
@@ -540,7 +554,7 @@ def test_a_reply_in_another_hospital_s_name_is_dropped(site: Site) -> None:
 def test_a_list_that_is_spoiled_is_told_and_keeps_out_who_was_revoked(site: Site) -> None:
     (pair, _) = revoked(site.federation)
     assert knock(site, "c", pair=pair)[0] == grpc.StatusCode.PERMISSION_DENIED
-    files.write_file(site.federation.server.folder / "revoked.pem", b"garbage")
+    files.write_bytes(site.federation.server.folder / "revoked.pem", b"garbage")
     assert knock(site, "c", pair=pair)[0] == grpc.StatusCode.PERMISSION_DENIED
     (line,) = [line for line in site.words if "revoked.pem" in line]
     assert line.endswith("is not a list of revoked certificates (PEM); what was revoked before stays revoked")
@@ -634,7 +648,7 @@ def test_a_server_under_another_name_than_its_own_gets_nothing(
 def test_a_server_that_was_revoked_gets_nothing(federation: PlainRun) -> None:
     own = federation.hospitals["a"]
     with false_server(federation.server) as (address, heard):
-        files.write_file(own.folder / "revoked.pem", federation.signer.revocations(federation.server.certificate))
+        files.write_bytes(own.folder / "revoked.pem", federation.signer.revocations(federation.server.certificate))
         error = LightHospital("a", address, tls=own).end()
         assert isinstance(error, JoinError)
         assert "the server's certificate was revoked on " in str(error)

@@ -1,11 +1,9 @@
 """Files of a run are whole or not there, and what is not a file is written as such."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from federated_health import files
 from federated_health.data.tables import hash_file
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.ml.networks import read_description
-from federated_health.report import run_files
 from federated_health.report.page import Page
-from federated_health.report.run_files import make_folder, write_json, write_report, write_text
+from federated_health.report.run_files import write_report
 from federated_health.server import model_saver, run_folder
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -29,52 +27,6 @@ from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.conftest import PROJECT
 from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
-
-
-def test_text_is_written_as_it_is_and_nothing_stays_beside_it(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.csv", "zürich\n1\n")
-    assert (tmp_path / "a.csv").read_bytes() == "zürich\n1\n".encode()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-
-
-def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_text("old")
-    link.symlink_to(target)
-    write_text(link, "new")
-    assert link.is_symlink()
-    assert target.read_text() == "new"
-
-
-def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
-    pipe, got = tmp_path / "pipe", []
-    os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
-    reader.start()
-    write_text(pipe, "through")
-    reader.join(5)
-    assert got == ["through"]
-    assert pipe.is_fifo()
-
-
-@pytest.mark.parametrize("name", ["", "missing/file", "folder"])
-def test_what_cannot_be_written_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(RunError, match="cannot be written"):
-        write_text(Path(name), "text")
-
-
-def test_a_figure_that_is_not_a_number_never_reaches_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "metrics.json", {"roc_auc": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot be written to"):
-        make_folder(tmp_path / "file")
 
 
 @pytest.mark.slow
@@ -507,14 +459,14 @@ def test_a_folder_that_was_removed_in_the_middle_is_one_line(tmp_path: Path) -> 
 def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run_files.write_text
+    real = files.write_bytes
 
-    def refuse(path: Path, text: str) -> None:
+    def refuse(path: Path, content: bytes) -> None:
         if path.name == name:
             raise RunError(f"{path}: cannot be written (No space left on device)")
-        real(path, text)
+        real(path, content)
 
-    monkeypatch.setattr(run_files, "write_text", refuse)
+    monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(RunError, match="No space left"):
         go(chosen_for(tmp_path / "run"))
     monkeypatch.undo()

@@ -7,8 +7,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
+from federated_health import files
 from federated_health.errors import CertificateError
-from federated_health.security import Admission, Identity, Party, Role, certificates, files, hospital, issuing, server
+from federated_health.security import Admission, Identity, Party, Role, certificates, hospital, issuing, server
 from tests.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
 
 
@@ -27,7 +28,7 @@ def leaf(signer: Signer, party: Party = hospital("a"), valid: Valid | None = Non
 
 
 def save(own: Identity, content: bytes) -> None:
-    files.write_file(own.folder / "revoked.pem", content)
+    files.write_bytes(own.folder / "revoked.pem", content)
 
 
 def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: Signer) -> None:

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federated_health.errors import CertificateError
-from federated_health.security import Authority, Party, certificates, files, hospital, issuing, request_identity, server
+from federated_health import files
+from federated_health.errors import CertificateError, StorageError
+from federated_health.security import Authority, Party, certificates, hospital, issuing, request_identity, server
 from tests.identities import expired, now
 
 
@@ -69,7 +70,7 @@ def test_a_folder_that_is_no_authority_s_is_refused(authority: Authority, tmp_pa
     with pytest.raises(CertificateError, match="is not an authority's certificate"):
         Authority(authority.folder)
     (authority.folder / "authority.pem").write_bytes(own)
-    files.write_file(authority.folder / "key.pem", issuing.key_bytes(issuing.make_key()), files.PRIVATE)
+    files.write_bytes(authority.folder / "key.pem", issuing.key_bytes(issuing.make_key()), files.PRIVATE)
     with pytest.raises(CertificateError, match=r"is not the key of authority\.pem"):
         Authority(authority.folder)
     (authority.folder / "key.pem").chmod(0o644)
@@ -231,6 +232,6 @@ def test_a_disk_that_is_full_loses_nothing(
     before = {path: path.read_bytes() for path in authority.folder.rglob("*.pem")}
     monkeypatch.setattr(os, "fsync", fail)
     for act in (lambda: authority.sign(request), lambda: authority.revoke("a")):
-        with pytest.raises(CertificateError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             act()
     assert {path: path.read_bytes() for path in authority.folder.rglob("*") if path.is_file()} == before

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.errors import CertificateError
+from federated_health.errors import CertificateError, StorageError
 from federated_health.security import (
     Identity,
     Party,
     Role,
     certificates,
-    files,
     hospital,
     issuing,
     load_identity,
@@ -176,15 +175,15 @@ def test_a_request_is_for_the_key_beside_it_even_if_the_folder_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    write = files.write_file
+    replace = Path.replace
 
-    def write_once(path: Path, content: bytes, mode: int = files.PUBLIC) -> None:
+    def replace_once(self: Path, target: Path) -> Path:
         if written:
-            raise CertificateError(f"{path}: cannot be written (No space left on device)")
-        written.append(path.name)
-        write(path, content, mode)
+            raise OSError(28, "No space left on device")
+        written.append(target.name)
+        return replace(self, target)
 
-    monkeypatch.setattr(files, "write_file", write_once)
-    with pytest.raises(CertificateError, match="No space left"):
+    monkeypatch.setattr(Path, "replace", replace_once)
+    with pytest.raises(StorageError, match="No space left"):
         request_identity(tmp_path, hospital("a"))
     assert written == ["key.pem"]  # never a request for a key that is lost

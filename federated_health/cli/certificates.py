@@ -9,7 +9,8 @@ from cryptography import x509
 
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.errors import CertificateError
+from federated_health.errors import CertificateError, UserError
+from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import authority, certificates, files, identity, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.parties import hospital, server
@@ -115,8 +116,8 @@ def _sign(flags: argparse.Namespace) -> Pages:
     path = issued.path
     if flags.out is not None:
         try:
-            files.write_file(path := flags.out, files.read_file(issued.path))
-        except CertificateError as error:
+            write_bytes(path := flags.out, files.read_file(issued.path), PUBLIC)
+        except UserError as error:
             raise CertificateError(f"{error}; {issued.party} was signed all the same: see {issued.path}") from None
     yield (
         f"signed {issued.party}",

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, Message
 
-from federated_health import appending
 from federated_health.errors import LedgerError
+from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
 from federated_health.messages.weights import elements_of
 
@@ -123,9 +123,9 @@ class Ledger:
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:
-            with appending.opened(self.path) as file:
+            with open_to_append(self.path) as file:
                 self._check(file)
-                appending.append(file, b"\n" * _is_torn(file) + line)
+                append(file, b"\n" * _is_torn(file) + line)
         except OSError as error:
             raise self._refusal(error.strerror) from None
 

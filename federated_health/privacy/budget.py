@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from federated_health import appending
+from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.folders import sync_folder
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.spending import RoundSpend, Spending, read_lines, write_line
 
@@ -209,8 +208,7 @@ class PrivacyBudget:
             yield None
             return
         try:
-            with appending.opened(self.path) as file:
-                appending.lock(file)
+            with files.open_to_append(self.path, lock=True) as file:
                 self._read_new_lines(file)
                 if os.fstat(file.fileno()).st_size > self._bytes_read:
                     file.truncate(self._bytes_read)
@@ -223,11 +221,11 @@ class PrivacyBudget:
     def _append(self, file: FileIO, line: bytes) -> None:
         assert self.path is not None
         if self._bytes_read == 0:
-            sync_folder(self.path.parent)
+            files.sync_folder(self.path.parent)
         file.seek(max(self._bytes_read - 1, 0))
         if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
             line = b"\n" + line
-        appending.append(file, line)
+        files.append(file, line)
         self._bytes_read += len(line)
         self._lines_read += line.count(b"\n")
 

@@ -1,10 +1,9 @@
 """The files that a run leaves: settings, rounds, metrics, model and report. Each is whole or not there."""
 
 import csv
-import json
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from federated_health import __version__
 from federated_health.data.tasks import get_task
 from federated_health.errors import RunError, StorageError
+from federated_health.files import write_text
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, build_model, save_model, weights_hash
 from federated_health.ml.rounds import HospitalRound, Round
@@ -46,21 +46,6 @@ def metrics_of(told: TrainConfig) -> dict[str, Any]:
     }
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, or find it, and make sure that files can be written there.
-
-    Raises:
-        RunError: they cannot.
-    """
-    probe = path / ".writable"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written to ({error.strerror})") from None
-
-
 def save_final_model(path: Path, train_config: TrainConfig, weights: Weights) -> None:
     """The self-contained Keras model of a federation's weights, with a description of how it came to be.
 
@@ -92,32 +77,6 @@ def write_report(path: Path, make: Callable[[], Page]) -> None:
             f"{path}: could not be made ({type(error).__name__} in {where}); everything else is saved"
         ) from error
     write_text(path, text)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    path = path.resolve()  # what a link names is written, and the link stays
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe, or a folder, which refuses
-            path.write_text(text, encoding="utf-8", newline="\n")
-            return
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_rounds(path: Path, history: Sequence[Round]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from cryptography import x509
 
 from federated_health.errors import CertificateError
+from federated_health.files import PRIVATE, PRIVATE_FOLDER, PUBLIC, locked_folder, make_folder, write_bytes
 from federated_health.names import printable
-from federated_health.security import certificates, files, issuing
+from federated_health.security import certificates, issuing
 from federated_health.security.parties import Party
 
 CERTIFICATE, KEY, REVOKED, ISSUED = "authority.pem", "key.pem", "revoked.pem", "issued"
@@ -70,16 +71,18 @@ class Authority:
         if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
             raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
         valid = issuing.lifetime(days)
-        files.make_private_folder(folder)
-        with files.locked(folder):
+        make_folder(folder, PRIVATE_FOLDER)
+        with locked_folder(folder, wait=True):
             if found := [file for file in (CERTIFICATE, KEY, REVOKED, ISSUED) if (folder / file).exists()]:
                 raise CertificateError(f"{folder}: holds {found[0]} already; no authority is replaced")
             key = issuing.make_key()
             certificate = issuing.make_authority_certificate(key, name, valid)
-            files.make_private_folder(folder / ISSUED)
-            files.write_file(folder / REVOKED, issuing.make_revocations(certificate, key, {}, 1))
-            files.write_file(folder / KEY, issuing.key_bytes(key), files.PRIVATE)
-            files.write_file(folder / CERTIFICATE, issuing.pem(certificate))  # the last: with it, it is complete
+            make_folder(folder / ISSUED, PRIVATE_FOLDER)
+            write_bytes(folder / REVOKED, issuing.make_revocations(certificate, key, {}, 1), PUBLIC)
+            write_bytes(folder / KEY, issuing.key_bytes(key), PRIVATE)
+            write_bytes(
+                folder / CERTIFICATE, issuing.pem(certificate), PUBLIC
+            )  # the last: it makes the folder complete
         return cls(folder)
 
     def sign(self, request: Path, days: int = issuing.LEAF_DAYS) -> Issued:
@@ -100,12 +103,12 @@ class Authority:
         self._check_lapse()
         start, end = issuing.lifetime(days)
         end = min(end, self.certificate.not_valid_after_utc)
-        with files.locked(self.folder):
+        with locked_folder(self.folder, wait=True):
             self._check(party, key)
             leaf = issuing.make_leaf(party, key, self.certificate, self._key, (start, end))
             path = self.folder / ISSUED / f"{party.name[:63].replace(':', '-')}-{leaf.serial_number:040x}.pem"
-            files.make_private_folder(path.parent)
-            files.write_file(path, issuing.pem(leaf, self.certificate))
+            make_folder(path.parent, PRIVATE_FOLDER)
+            write_bytes(path, issuing.pem(leaf, self.certificate), PUBLIC)
         return Issued(path, party, leaf, None)
 
     def _check_lapse(self) -> None:
@@ -136,7 +139,7 @@ class Authority:
             CertificateError: the name has none that is valid, or the authority expired.
         """
         self._check_lapse()
-        with files.locked(self.folder):
+        with locked_folder(self.folder, wait=True):
             issued = list(self.issued())
             if not any(one.party.name == name for one in issued):
                 raise CertificateError(f"{self.folder}: nothing was issued to {printable(name, 63)}; see show")
@@ -149,7 +152,7 @@ class Authority:
             dates |= {one.certificate.serial_number: now for one in taken}
             number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             content = issuing.make_revocations(self.certificate, self._key, dates, number + 1)
-            files.write_file(self.folder / REVOKED, content)
+            write_bytes(self.folder / REVOKED, content, PUBLIC)
         return taken
 
     def revocations(self) -> x509.CertificateRevocationList:

@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from federated_health.errors import CertificateError
-from federated_health.security import certificates, files, issuing
+from federated_health.files import PRIVATE, PRIVATE_FOLDER, PUBLIC, make_folder, write_bytes
+from federated_health.security import certificates, issuing
 from federated_health.security.parties import Party, Role
 
 KEY, REQUEST, CERTIFICATE, REVOKED = "key.pem", "request.pem", "certificate.pem", "revoked.pem"
@@ -97,11 +98,11 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
     Raises:
         CertificateError: there is a key, or the folder cannot be written to.
     """
-    files.make_private_folder(folder)
+    make_folder(folder, PRIVATE_FOLDER)
     if (folder / KEY).exists() and not force:
         raise CertificateError(f"{folder / KEY}: is there already; renew keeps it, --force replaces it for good")
     key = issuing.make_key()
-    files.write_file(folder / KEY, issuing.key_bytes(key), files.PRIVATE)
+    write_bytes(folder / KEY, issuing.key_bytes(key), PRIVATE)
     return _write_request(folder, party, key)
 
 
@@ -119,7 +120,7 @@ def renew_request(folder: Path) -> Path:
 
 def _write_request(folder: Path, party: Party, key: certificates.Key) -> Path:
     path = folder / REQUEST
-    files.write_file(path, issuing.make_request(party, key).public_bytes(Encoding.PEM))
+    write_bytes(path, issuing.make_request(party, key).public_bytes(Encoding.PEM), PUBLIC)
     return path
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from federated_health.errors import CertificateError
+from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import files
 from federated_health.security.authority import REVOKED, Authority
 from federated_health.security.identity import CERTIFICATE, request_identity
@@ -31,11 +32,11 @@ def make_all_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[
         raise CertificateError(f"{folder}: cannot be replaced ({error.strerror})") from None
     authority = Authority.found(folder / AUTHORITY, "Demo")
     ours = _certify(authority, folder / SERVER, server(()))
-    files.write_file(ours / REVOKED, files.read_file(folder / AUTHORITY / REVOKED))
+    write_bytes(ours / REVOKED, files.read_file(folder / AUTHORITY / REVOKED), PUBLIC)
     return ours, {name: _certify(authority, folder / HOSPITALS / name, hospital(name)) for name in names}
 
 
 def _certify(authority: Authority, folder: Path, party: Party) -> Path:
     issued = authority.sign(request_identity(folder, party))
-    files.write_file(folder / CERTIFICATE, files.read_file(issued.path))
+    write_bytes(folder / CERTIFICATE, files.read_file(issued.path), PUBLIC)
     return folder

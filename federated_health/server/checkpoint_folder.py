@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from federated_health.errors import CheckpointError
-from federated_health.folders import sync_folder
 from federated_health.ml.rounds import Round, read_round, write_round
 from federated_health.server.checkpoint import (
     Checkpoint,
@@ -22,6 +21,10 @@ from federated_health.server.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from federated_health.files import replace_file, sync_folder
+from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import read_checkpoint, write_checkpoint
+from federated_health.server.checkpoint import DamagedCheckpointError, HistoryFile
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +112,8 @@ class CheckpointFolder:
         try:
             if self._history is None:
                 self._history = self._begin()
-            self._write(path, write_checkpoint(checkpoint, self._history.append(checkpoint.history)))
+            content = write_checkpoint(checkpoint, self._history.append(checkpoint.history))
+            replace_file(path, content, partial_name=PARTIAL)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({_why(error)})"
@@ -179,20 +183,6 @@ class CheckpointFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         sync_folder(self.path.parent)
         return HistoryFile(self.path / HISTORY)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        partial = self.path / PARTIAL
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_folder(self.path)
 
     def _files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""

@@ -13,7 +13,8 @@ from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_ho
 from federated_health.data.tables import hash_file
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
-from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
+from federated_health.files import make_folder, write_json
+from federated_health.report.run_files import REPORT, write_report
 from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.studies.audit.figures import PLAIN, figures_of_audit

@@ -11,6 +11,8 @@ from federated_health import __version__
 from federated_health.errors import RunError, UserError
 from federated_health.ml.strategies import write_arguments
 from federated_health.report.run_files import write_text
+from federated_health.files import write_text
+from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.training_setups import (

@@ -12,9 +12,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from federated_health.errors import AddressError, RunError
+from federated_health.files import PRIVATE, PUBLIC, write_bytes
 from federated_health.security import Identity
 from federated_health.security.certificates import PublicKey, read_key
-from federated_health.security.files import PRIVATE, read_file, write_file
+from federated_health.security.files import read_file
 from federated_health.security.identity import KEY
 from federated_health.settings import Value
 
@@ -67,7 +68,7 @@ def write_node_key(identity: Identity) -> Path:
     path = identity.folder / NODE_KEY
     key = read_key(identity.folder / KEY)
     content = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    write_file(path, content, PRIVATE)
+    write_bytes(path, content, PRIVATE)
     return path
 
 
@@ -80,7 +81,7 @@ def authority_file(identity: Identity) -> Path:
     """A file with the authority's certificate alone, beside the party's own, whom Flower's commands are to trust."""
     path = identity.folder / "authority.pem"
     if not path.exists() or read_file(path) != identity.authority_bytes:
-        write_file(path, identity.authority_bytes)
+        write_bytes(path, identity.authority_bytes, PUBLIC)
     return path.absolute()
 
 

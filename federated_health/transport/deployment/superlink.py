@@ -15,6 +15,8 @@ from cryptography import x509
 from federated_health.errors import AddressError, CertificateError, RunError
 from federated_health.processes import free_port
 from federated_health.security import Identity, Role, certificates, files
+from federated_health.files import PRIVATE_FOLDER, PUBLIC, make_folder, write_bytes
+from federated_health.security import Identity, Role, certificates
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
 from federated_health.transport.channels import split_address
 from federated_health.transport.deployment.flower import (
@@ -123,10 +125,10 @@ class SuperLink:
         Raises:
             RunError: the SuperLink refuses one.
         """
-        files.make_private_folder(self.identity.folder / KEYS)
+        make_folder(self.identity.folder / KEYS, PRIVATE_FOLDER)
         for name, certificate in sorted(hospitals.items()):
             path = self.identity.folder / KEYS / f"{name}.pub"
-            files.write_file(path, public_line(certificates.public_key_of(certificate)))
+            write_bytes(path, public_line(certificates.public_key_of(certificate)), PUBLIC)
             command = [executable("flwr"), "supernode", "register", str(path), self.name, "--name", name]
             ended = subprocess.run(command, env=dict(env), check=False, capture_output=True, text=True)
             if ended.returncode:

@@ -1,0 +1,178 @@
+"""Safe file operations: files replaced whole or not at all, files that only grow, and folder locks.
+
+Windows cannot open a folder: there `sync_folder` and the locks do nothing.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from federated_health.errors import StorageError
+
+if os.name != "nt":
+    import fcntl
+
+
+PRIVATE, PRIVATE_FOLDER, PUBLIC = 0o600, 0o700, 0o644
+"""Permissions: only the owner reads, only the owner enters, everyone reads."""
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder unless it exists, and check that files can be written in it.
+
+    Args:
+        mode: permissions of a new folder, less the umask.
+
+    Raises:
+        StorageError: the folder cannot be made or written to.
+    """
+    probe = path / ".writable"
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written to ({error.strerror})") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON as `write_bytes` writes bytes.
+
+    Raises:
+        StorageError: the file cannot be written.
+        ValueError: a number is NaN or infinite.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes` writes bytes; line ends stay as they are.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file whole or not at all; a link stays, and the file that it names is written.
+
+    A pipe or a device, such as /dev/stdout, is written to directly.
+
+    Args:
+        mode: permissions of the file from the moment it exists, less the umask.
+
+    Raises:
+        StorageError: the file cannot be written; a file that was there is unchanged.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():  # also a folder, which refuses
+            target.write_bytes(content)
+        else:
+            replace_file(target, content, mode)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name: str | None = None) -> None:
+    """Write a file so that a reader, or a power cut, finds the old content or the new and nothing in between.
+
+    Args:
+        mode: permissions of the file from the moment it exists, less the umask.
+        partial_name: name of the temporary file in the same folder, where an earlier one may be left over.
+
+    Raises:
+        OSError: the file cannot be written; a file that was there is unchanged unless only syncing its folder failed.
+    """
+    temporary = path.with_name(partial_name or f".{path.name}.partial")
+    try:
+        temporary.unlink(missing_ok=True)  # left over from a process that was killed, perhaps with another mode
+        temporary.touch(mode, exist_ok=False)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's list of files on disk; else a power cut may undo making or renaming a file in it.
+
+    Raises:
+        OSError: the folder cannot be opened or synced.
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Lock a folder against other processes that lock it, until the block ends or the process does.
+
+    Args:
+        wait: wait while another process holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        StorageError: the folder cannot be opened or locked.
+    """
+    if os.name == "nt":
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be read ({error.strerror})") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # some network file systems have no locks
+            raise StorageError(f"{folder}: cannot be locked ({error.strerror})") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
+    """Open a file for reading and appending; only its owner can read a new one.
+
+    Args:
+        lock: wait for other processes that lock the file, and keep them waiting until the block ends.
+
+    Raises:
+        OSError: the file cannot be opened or locked.
+    """
+    with open(path, "a+b", buffering=0, opener=partial(os.open, mode=PRIVATE)) as file:
+        if lock and os.name != "nt":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def append(file: FileIO, content: bytes) -> None:
+    """Write content in one piece at the end of an unbuffered file; it is on disk when this returns.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
+    written = file.write(content)
+    os.fsync(file.fileno())
+    if written != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
