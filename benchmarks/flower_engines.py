@@ -16,7 +16,7 @@ from urllib.request import urlopen
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from federated_health.processes import PROJECT, free_port, process
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.settings import Value
 from federated_health.transport.deployment.flower import config_words, environment, executable
 

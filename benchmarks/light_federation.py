@@ -23,7 +23,9 @@ from federated_health.server.kinds import max_reply_bytes
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
 from federated_health.processes import free_port, process
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server import plain_run as federations
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

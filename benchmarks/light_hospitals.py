@@ -22,7 +22,7 @@ from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Regi
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.transport.interface import hospital_context
-from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_client import join_run
 
 ROWS = 40
 COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)
@@ -73,7 +73,7 @@ def join_all(address: str, first: int, last: int) -> None:
 
     def join(name: str) -> None:
         try:
-            join_federation(
+            join_run(
                 light_app(),
                 hospital_context(name, {}),
                 name=name,

@@ -20,7 +20,9 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from federated_health.processes import free_port, process, script_command
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.stream_server import serve_streams

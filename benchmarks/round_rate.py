@@ -36,7 +36,9 @@ from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.processes import free_port, process, script_command
-from federated_health.security import Identity, Role, load_identity, make_all_identities
+from federated_health.security.identity import Identity, load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

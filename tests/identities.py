@@ -9,17 +9,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from federated_health import files
-from federated_health.security import (
-    Authority,
-    Identity,
-    Party,
-    Role,
-    certificates,
-    hospital,
-    issuing,
-    load_identity,
-)
-from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
+from federated_health.security import certificates, issuing
+from federated_health.security.authority import Authority
+from federated_health.security.identity import CERTIFICATE, KEY, REVOKED, Identity, load_identity
+from federated_health.security.parties import Party, Role, hospital
 from federated_health.security.rehearsal import make_all_identities
 
 DAY = timedelta(days=1)

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health.transport import channels
 from federated_health.transport.interface import hospital_context
-from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.wire import UNWRITTEN
 
@@ -50,7 +50,7 @@ def join(address: str, name: str) -> None:
 
     context = hospital_context(name, {})
     where = {"name": name, "address": address, "terms": TERMS, "wait": 60.0, "ledger": UNWRITTEN}
-    join_federation(app, context, **where, announce=say, prepare=lambda: None)  # type: ignore[arg-type]  # mixed values
+    join_run(app, context, **where, announce=say, prepare=lambda: None)  # type: ignore[arg-type]  # mixed values
 
 
 if __name__ == "__main__":

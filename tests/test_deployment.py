@@ -14,8 +14,11 @@ from flwr.common.config import parse_config_args
 from federated_health.cli import deployment, parsing
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
 from federated_health.processes import free_port
-from federated_health.security import Authority, Role, load_identity, make_all_identities
+from federated_health.security.authority import Authority
 from federated_health.security.certificates import read_certificates, read_key
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.transport.deployment import flower
 from federated_health.transport.deployment.superlink import SuperLink, accepted_hospitals
 from federated_health.transport.deployment.supernode import SuperNode

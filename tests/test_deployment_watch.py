@@ -8,7 +8,9 @@ from contextlib import suppress
 import pytest
 
 from federated_health.errors import JoinError, RunError
-from federated_health.security import Identity, Role, load_identity, make_all_identities
+from federated_health.security.identity import Identity, load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.transport.deployment import watch
 
 ADDRESS = "127.0.0.1:9092"

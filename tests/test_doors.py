@@ -38,7 +38,7 @@ from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import free_port
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
@@ -192,7 +192,7 @@ def test_with_tls_an_address_past_this_machine_may_be_used(
     run: Run, hospitals_folder: Path, tls: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(client, "join_federation", lambda *_, address, **__: asked.append(address))
+    monkeypatch.setattr(client, "join_run", lambda *_, address, **__: asked.append(address))
     own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"]]
     assert run("client.py", *own, "--server", "192.0.2.1:8080")[0] == 0
     assert asked == ["192.0.2.1:8080"]
@@ -883,7 +883,7 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
 
     saved: list[tuple[Path, list[str]]] = []
     told = replace(TOLD, threshold=0.25)
-    monkeypatch.setattr(client, "join_federation", evaluate_finally)
+    monkeypatch.setattr(client, "join_run", evaluate_finally)
     monkeypatch.setattr(results, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
     code, page, said = show("client.py", *own, "--server", f"127.0.0.1:{free_port()}")

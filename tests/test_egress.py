@@ -27,8 +27,7 @@ from federated_health.processes import free_port, process
 from federated_health.transport import outbox as streaming_outbox
 from federated_health.transport.channels import MAX_REPLY_BYTES
 from federated_health.transport.interface import hospital_context
-from federated_health.transport.outbox import Outbox
-from federated_health.transport.stream_client import join_federation, report_unfit
+from federated_health.transport.stream_client import Outbox, join_run, report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.conftest import PROJECT
 from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
@@ -451,7 +450,7 @@ class Hospital(threading.Thread):
 
     def run(self) -> None:
         try:
-            join_federation(
+            join_run(
                 app_of(train),
                 hospital_context("a", {}),
                 name="a",

@@ -20,8 +20,9 @@ from federated_health.encryption.envelopes import (
     seal,
 )
 from federated_health.errors import EncryptionError
-from federated_health.security import Identity, hospital, issuing
-from federated_health.security.identity import REVOKED
+from federated_health.security import issuing
+from federated_health.security.identity import REVOKED, Identity
+from federated_health.security.parties import hospital
 from tests.identities import PlainRun, Signer, expired, not_yet, write_identity
 
 RUN = "0123456789abcdef"

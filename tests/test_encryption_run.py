@@ -31,7 +31,7 @@ from federated_health.ml.metrics import count_outcomes, merge_counts, probabilit
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

@@ -22,21 +22,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from flwr.app import Context, Message
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
-from federated_health.errors import JoinError
-from federated_health.messages.task_agreement import write_agreement
-from federated_health.names import node_id_of
-from federated_health.processes import free_port
-from federated_health.security import Identity, Party, certificates, files, hospital, issuing, server
 from federated_health import files
-from federated_health.processes import free_port
 from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
-from federated_health.security import Identity, Party, certificates, hospital, issuing, server
-from federated_health.transport import reconnect
-from federated_health.transport.stream_server import StreamTransport
-from federated_health.transport.stream_client import report_unfit
-from federated_health.transport.stream_server import serve_streams
+from federated_health.processes import free_port
+from federated_health.security import certificates, issuing
+from federated_health.security.identity import Identity
+from federated_health.security.parties import Party, hospital, server
 from federated_health.transport import gate as gate_of_streams
 from federated_health.transport import reconnect
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL

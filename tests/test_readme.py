@@ -14,7 +14,8 @@ from federated_health.data.columns import Category, Measurement
 from federated_health.data.partitions import KINDS
 from federated_health.data.tasks import TASKS, Task
 from federated_health.ml.strategies import STRATEGIES, read_arguments
-from federated_health.security import Role, load_identity
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
 from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings, read_defaults
 from tests.conftest import PROJECT

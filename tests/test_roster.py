@@ -22,7 +22,7 @@ from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.interface import Incident, error_reply, hospital_context
-from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.test_faults import ComingAndGoing, Failing, settings
 from tests.test_federation import LightHospital, app_of, three, three_with_scores
@@ -330,7 +330,7 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
     def start(name: str, towards: str) -> None:
         def join() -> None:
             with suppress(JoinError):
-                join_federation(
+                join_run(
                     app,
                     hospital_context(name, {}),
                     name=name,

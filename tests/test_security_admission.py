@@ -9,7 +9,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
 from federated_health import files
 from federated_health.errors import CertificateError
-from federated_health.security import Admission, Identity, Party, Role, certificates, hospital, issuing, server
+from federated_health.security import certificates, issuing
+from federated_health.security.admission import Admission
+from federated_health.security.identity import Identity
+from federated_health.security.parties import Party, Role, hospital, server
 from tests.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
 
 

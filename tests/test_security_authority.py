@@ -13,7 +13,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federated_health import files
 from federated_health.errors import CertificateError, StorageError
-from federated_health.security import Authority, Party, certificates, hospital, issuing, request_identity, server
+from federated_health.security import certificates, issuing
+from federated_health.security.authority import Authority
+from federated_health.security.identity import request_identity
+from federated_health.security.parties import Party, hospital, server
 from tests.identities import expired, now
 
 

@@ -10,7 +10,9 @@ from cryptography import x509
 
 import utils
 from federated_health import __main__ as verbs
-from federated_health.security import Role, certificates, hospital, issuing, load_identity, server
+from federated_health.security import certificates, issuing
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role, hospital, server
 from tests.identities import Signer, expired, not_yet, write_identity
 
 Certificates = Callable[[str], tuple[int, str, str]]

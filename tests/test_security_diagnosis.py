@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.security import Finding, Identity, diagnose, hospital, server, speaks_tls
+from federated_health.security.diagnosis import Finding, diagnose, speaks_tls
+from federated_health.security.identity import Identity
+from federated_health.security.parties import hospital, server
 from tests.identities import Signer, expired, not_yet, usual, write_identity
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"

@@ -5,18 +5,9 @@ from pathlib import Path
 import pytest
 
 from federated_health.errors import CertificateError, StorageError
-from federated_health.security import (
-    Identity,
-    Party,
-    Role,
-    certificates,
-    hospital,
-    issuing,
-    load_identity,
-    renew_request,
-    request_identity,
-    server,
-)
+from federated_health.security import certificates, issuing
+from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
+from federated_health.security.parties import Party, Role, hospital, server
 from federated_health.security.rehearsal import make_all_identities
 from tests.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
 

@@ -22,7 +22,7 @@ from federated_health.errors import AddressError, DataError, JoinError, StorageE
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.security import Identity
+from federated_health.security.identity import Identity
 from federated_health.transport import channels
 from federated_health.transport import stream_client as streaming_hospital
 from federated_health.transport import stream_server as streaming_server
@@ -30,7 +30,7 @@ from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream import Stream
-from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.wire import UNWRITTEN
 
@@ -82,7 +82,7 @@ class LightHospital:
         self.error: BaseException | None = None
         self.words: list[str] = []
         self._run = partial(
-            join_federation,
+            join_run,
             app_of(answer),
             hospital_context(name, {}),
             name=name,
@@ -303,7 +303,7 @@ def test_a_hospital_waits_for_a_server_that_is_not_up_yet() -> None:
 def test_no_server_within_the_wait_is_one_clear_line() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(JoinError, match=r"no server within 0\.1 s"):
-        join_federation(
+        join_run(
             app_of(echo),
             hospital_context("a", {}),
             name="a",

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import utils
-from federated_health.cli import parsing
+from federated_health.cli import console, parsing
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 
 WORDS = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
@@ -63,10 +62,10 @@ def attack(flags: argparse.Namespace, app: str) -> None:
         epsilons=flags.epsilons,
         settings=own,
     )
-    with utils.progress("federation") as show:
+    with console.progress("federation") as show:
         figures = command.run(request, app=app, jobs=flags.jobs, show=show)
     _show(figures["privacies"])
-    utils.say(f"wrote {flags.out}/{command.AUDIT} and report.html")
+    console.say(f"wrote {flags.out}/{command.AUDIT} and report.html")
 
 
 def _show(figures: Mapping[str, Any]) -> None:
@@ -77,12 +76,12 @@ def _show(figures: Mapping[str, Any]) -> None:
         name: {"all rows": one["whole"]["roc_auc"], "half of them, attacked": one["attacked"]["roc_auc"]}
         for name, one in figures.items()
     }
-    utils.print_figures("ROC-AUC of the models, over all held-out patients", worth)
-    utils.print_figures("ROC-AUC of attacks, 95 % interval", tables.auc_rows(figures), AUC_NOTE)
-    utils.print_figures("The attack on a single final model, mean 95 % interval", tables.one_model_rows(figures))
-    utils.print_figures("Training patients found at 1 % false positives", tables.rate_rows(figures))
+    console.print_figures("ROC-AUC of the models, over all held-out patients", worth)
+    console.print_figures("ROC-AUC of attacks, 95 % interval", tables.auc_rows(figures), AUC_NOTE)
+    console.print_figures("The attack on a single final model, mean 95 % interval", tables.one_model_rows(figures))
+    console.print_figures("Training patients found at 1 % false positives", tables.rate_rows(figures))
     if next(iter(figures.values()))["inversion"]:
-        utils.print_figures("Columns rebuilt from an update of so many rows", tables.inversion_rows(figures))
+        console.print_figures("Columns rebuilt from an update of so many rows", tables.inversion_rows(figures))
 
 
 AUC_NOTE = "0.5 is guessing. A dash: nobody but the hospital itself holds its update, and there is nothing to attack."

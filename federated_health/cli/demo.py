@@ -21,7 +21,7 @@ from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc
 from federated_health.processes import free_port, interrupt, process, script_command
 from federated_health.report.run_files import METRICS, MODEL, REPORT
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.settings import Settings, Value, read_defaults
 
 POLL_INTERVAL = 0.1

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import utils
-from federated_health.cli import client_flags, parsing
+from federated_health.cli import client_flags, console, parsing
 from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import RunError
 from federated_health.processes import process
-from federated_health.security import Role, load_identity
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
 from federated_health.settings import read_defaults
 from federated_health.transport.deployment.flower import announce, environment
 from federated_health.transport.deployment.superlink import SuperLink, accepted_hospitals
@@ -48,7 +48,7 @@ def add_superlink_flags(parser: Any) -> None:
     connection.add_argument("--name", default="hospitals", metavar="NAME", help=words)
 
 
-def run_superlink(flags: argparse.Namespace, say: Say = utils.say) -> None:
+def run_superlink(flags: argparse.Namespace, say: Say = console.say) -> None:
     """Start a SuperLink, let the hospitals in, and wait until it ends.
 
     Raises:
@@ -87,7 +87,7 @@ def add_supernode_flags(parser: Any) -> None:
     client_flags.add_privacy(parser)
 
 
-def run_supernode(flags: argparse.Namespace, say: Say = utils.say) -> None:
+def run_supernode(flags: argparse.Namespace, say: Say = console.say) -> None:
     """Check the CSV, and keep Flower's SuperNode running with it.
 
     Raises:

@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import utils
-from federated_health.cli import parsing
+from federated_health.cli import console, parsing
 from federated_health.ml.bootstrap import SMALL_CLASS
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
@@ -72,38 +71,38 @@ def gather(flags: argparse.Namespace, app: str) -> None:
         tune=flags.tune,
         settings=own,
     )
-    with utils.progress("model") as show:
+    with console.progress("model") as show:
         figures = command.run(request, app=app, jobs=flags.jobs, show=show)
     _show(figures)
-    utils.say(f"wrote {flags.out}/evidence.json and report.html")
+    console.say(f"wrote {flags.out}/evidence.json and report.html")
 
 
 def _show(figures: Mapping[str, Any]) -> None:
     """Three tables: ROC-AUC, what joining gave each hospital, and the other figures as means over hospitals."""
     rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
     aucs = {name: {way: of["roc_auc"]["value"] for way, of in one["models"].items()} for name, one in rows.items()}
-    utils.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    console.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
     joining = {
         name: {
             "patients": one.get("patients", ""),
-            "federated - own": utils.difference(one["differences"]["federated_minus_own"]),
+            "federated - own": console.difference(one["differences"]["federated_minus_own"]),
             "joining": one.get("verdict", "") + (" *" if one.get("small") else ""),
         }
         for name, one in rows.items()
     }
-    utils.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
+    console.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", joining, JOINING_NOTE)
     if further := [key for key in figures["mean"]["differences"] if key.endswith("_minus_federated")]:
         strategies = {
-            name: {key.removesuffix("_minus_federated"): utils.difference(one["differences"][key]) for key in further}
+            name: {key.removesuffix("_minus_federated"): console.difference(one["differences"][key]) for key in further}
             for name, one in rows.items()
         }
         first = figures["study"]["strategy"]
-        utils.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", strategies)
+        console.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", strategies)
     others = {
         way: {key.removeprefix("calibration_"): value for key, value in model.items() if key != "roc_auc"}
         for way, model in figures["mean"]["models"].items()
     }
-    utils.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
+    console.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
 
 
 AUC_NOTE = "all: over all patients together; where hospitals differ in how many are positive, it flatters."

@@ -10,7 +10,10 @@ through the functions here only.
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from federated_health.data.tasks import Task
 
 
 def load_run() -> ModuleType:
@@ -18,6 +21,13 @@ def load_run() -> ModuleType:
     from federated_health.encryption import run  # noqa: PLC0415  # the loader of this folder
 
     return run
+
+
+def max_reply_bytes(task: "Task", model: str) -> int:
+    """Size limit of a hospital's message in an encrypted run."""
+    from federated_health.encryption import messages  # noqa: PLC0415  # the loader of this folder
+
+    return messages.max_reply_bytes(task, model)
 
 
 def load_handlers() -> Mapping[str, Callable[..., Any]]:

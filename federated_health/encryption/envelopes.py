@@ -28,7 +28,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from federated_health.errors import CertificateError, EncryptionError
-from federated_health.security import Admission, Identity, Role, certificates
+from federated_health.security import certificates
+from federated_health.security.admission import Admission
+from federated_health.security.identity import Identity
+from federated_health.security.parties import Role
 
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
 """What a signature is of begins with one of these, so that neither can stand for the other."""

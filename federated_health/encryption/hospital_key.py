@@ -17,7 +17,8 @@ from federated_health.messages.content import CONFIG
 from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.privacy_plan import AGREED_PLAN
-from federated_health.security import Identity, Role, load_identity
+from federated_health.security.identity import Identity, load_identity
+from federated_health.security.parties import Role
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,8 @@ from flwr.app import Context
 from federated_health.data.tables import hash_file
 from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.page import page_of_result
-from federated_health.hospital.handlers import budget_of
 from federated_health.files import write_json
-from federated_health.hospital.handlers import account_of
+from federated_health.hospital.handlers import budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.report.run_files import (

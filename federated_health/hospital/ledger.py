@@ -35,9 +35,6 @@ from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
 from federated_health.messages.weights import elements_of
 
-JOIN, UNFIT = "join", "unfit"
-"""Kinds beside the types of Flower's messages."""
-
 ERROR = "error"
 """The record of a reply that says why there is no answer."""
 

@@ -15,6 +15,13 @@ def load() -> ModuleType:
     return sys.modules[__name__]
 
 
+def load_page() -> ModuleType:
+    """The module `budget_page`, which shows a budget."""
+    from federated_health.privacy import budget_page  # noqa: PLC0415  # the loader of this folder
+
+    return budget_page
+
+
 def load_training() -> ModuleType:
     """The module `training`, which loads TensorFlow."""
     from federated_health.privacy import training  # noqa: PLC0415  # the loader of this folder

@@ -1,30 +1,43 @@
-"""Who is who in a federation: its authority, whom it signs, and what an encrypted connection says of the other side.
+"""Certificates, who is admitted, and why a connection failed.
 
-A hospital's or server's key is made on its own machine and stays there. What travels is a signing request one way and
-a certificate the other, and neither is secret. Roles are in the certificate: a hospital's is good for joining and for
-nothing else, so that no hospital can pose as the server.
+A hospital's or server's key is made on its own machine and stays there. A signing request travels one way and a
+certificate the other, and neither is secret. Roles are in the certificate: a hospital's is valid for joining and nothing
+else, so that no hospital can pose as the server.
+
+A run without TLS loads nothing but this module. May import `report` and everything below.
 """
 
-from federated_health.security.admission import Admission
-from federated_health.security.authority import Authority
-from federated_health.security.diagnosis import Finding, diagnose, speaks_tls
-from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
-from federated_health.security.parties import Party, Role, hospital, server
-from federated_health.security.rehearsal import make_all_identities
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
-__all__ = [
-    "Admission",
-    "Authority",
-    "Finding",
-    "Identity",
-    "Party",
-    "Role",
-    "diagnose",
-    "hospital",
-    "load_identity",
-    "make_all_identities",
-    "renew_request",
-    "request_identity",
-    "server",
-    "speaks_tls",
-]
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
+
+
+def load() -> ModuleType:
+    """This package with `admission`, `certificates`, `diagnosis`, `identity` and `parties`."""
+    from federated_health.security import (  # noqa: F401, PLC0415  # the loader of this folder
+        admission,
+        certificates,
+        diagnosis,
+        identity,
+        parties,
+    )
+
+    return sys.modules[__name__]
+
+
+def load_diagnosis() -> ModuleType:
+    """The module `diagnosis`, which finds out why a connection failed."""
+    from federated_health.security import diagnosis  # noqa: PLC0415  # the loader of this folder
+
+    return diagnosis
+
+
+def load_tls(folder: Path, role: Literal["server", "hospital"]) -> "Identity":
+    """The identity in a TLS folder (see `identity.load_identity`)."""
+    from federated_health.security import identity, parties  # noqa: PLC0415  # the loader of this folder
+
+    return identity.load_identity(folder, parties.Role(role))

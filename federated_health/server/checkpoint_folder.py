@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from federated_health.errors import CheckpointError
+from federated_health.files import replace_file, sync_folder
 from federated_health.ml.rounds import Round, read_round, write_round
 from federated_health.server.checkpoint import (
     Checkpoint,
@@ -21,10 +22,6 @@ from federated_health.server.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from federated_health.files import replace_file, sync_folder
-from federated_health.server.checkpoint import Checkpoint
-from federated_health.server.checkpoint import read_checkpoint, write_checkpoint
-from federated_health.server.checkpoint import DamagedCheckpointError, HistoryFile
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ class ModelSaver:
         self._running: subprocess.Popen[bytes] | None = None
 
     @property
-    def is_getting_ready(self) -> bool:
+    def has_started(self) -> bool:
         """Whether another process has been started."""
         return self._running is not None
 

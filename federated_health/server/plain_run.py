@@ -44,11 +44,7 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
 
 
 class PlainRun(FederatedRun):
-    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
-
-    Attributes:
-        evaluations: what hospitals sent of the final weights, by name.
-    """
+    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads."""
 
     weights: Weights
 
@@ -56,7 +52,6 @@ class PlainRun(FederatedRun):
         super().__init__(transport, settings)
         self.weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
         self.normalisation: Normalisation | None = None
-        self.evaluations: dict[str, Evaluation] = {}
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from flwr.app import Message, RecordDict
 
-from federated_health.messages.content import TrainConfig
+from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
@@ -53,6 +53,7 @@ class FederatedRun(ABC):
         registrations: registration of every hospital that has taken part, by name.
         problems: counts of what went wrong.
         weights: of the last completed round; None where the server cannot read them.
+        evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
         run_id: 16 random hex digits, which a resumed run keeps.
 
     Raises:
@@ -67,6 +68,7 @@ class FederatedRun(ABC):
         self.threshold = THRESHOLD
         self.problems = ProblemLog()
         self.weights: Weights | None = None
+        self.evaluations: dict[str, Evaluation] = {}
         self.collector = ReplyCollector(transport, settings.round_timeout, self.problems)
         self.participants = Participants(transport, settings, self.collector)
         self.participants.privacy = self.privacy

@@ -1,19 +1,30 @@
 """The folder of a run: its results, and the checkpoints from which it resumes; for one server at a time."""
 
-import csv
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health import report
+from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
-from federated_health.files import locked_folder, make_folder, write_json, write_text
-from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.names import FEDERATION
+from federated_health.files import locked_folder, make_folder, write_json
+from federated_health.ml.networks import Weights, weights_hash
+from federated_health.ml.rounds import Round
+from federated_health.report.run_files import (
+    METRICS,
+    MODEL,
+    REPORT,
+    ROUNDS,
+    SETTINGS,
+    append_round,
+    metrics_of,
+    prepare_report,
+    write_rounds,
+    write_run_report,
+)
+from federated_health.report.run_summary import RunSummary
 from federated_health.server.checkpoint import Checkpoint, check_settings
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.model_saver import ModelSaver
@@ -23,9 +34,7 @@ from federated_health.settings import Settings, Value
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
-_ROUND_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
 
 
 class RunFolder:
@@ -128,11 +137,8 @@ class RunFolder:
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
-        results = report.load_results()
         metrics = {
-            **results.describe_training(run.train_config()),
-            **({"stopped": True} if stopped else {}),
-            **({"privacy": run.privacy.to_json()} if run.privacy else {}),
+            **metrics_of(run.train_config(), stopped=stopped),
             "faults": run.problems.to_json(),
             **figures,
         }
@@ -140,10 +146,31 @@ class RunFolder:
             metrics.pop("threshold")  # only the hospitals know it
         write_json(self.path / METRICS, metrics)
         if run.weights is not None:
-            self._model_saver.save(self.path / MODEL, run.train_config(), run.weights)
-            results.write_run_report(self.path / REPORT, run.summary(), figures, stopped=stopped, model=self.path / MODEL)
+            self._save_model(run, run.weights, figures, stopped=stopped)
         if not stopped or run.weights is None:
             self._checkpoints.remove()
+
+    def _save_model(self, run: FederatedRun, weights: Weights, figures: Mapping[str, Any], *, stopped: bool) -> None:
+        """Write model.keras, and report.html, which names it."""
+        if self._model_saver.has_started:
+            prepare_report()  # while the other process gets ready
+        self._model_saver.save(self.path / MODEL, run.train_config(), weights)
+        facts = {
+            "SHA-256 of the weights": weights_hash(weights),
+            f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
+        }
+        summary = RunSummary(
+            config=run.train_config(),
+            figures=figures,
+            settings=run.settings,
+            registrations=run.registrations,
+            rounds=run.history,
+            evaluations={} if stopped else run.evaluations,
+            problems=run.problems.describe(),
+            stopped=stopped,
+            facts=facts,
+        )
+        write_run_report(self.path / REPORT, summary)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -190,39 +217,6 @@ def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> N
     present = files_of_run(path)
     if present and not any((path / name).exists() for name in own_files) and not force:
         raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
-
-
-def write_rounds(path: Path, history: Sequence[Round]) -> None:
-    """Write rounds.csv, whole or not at all."""
-    text = StringIO(newline="")
-    csv.writer(text).writerows([_ROUND_COLUMNS, *(row for completed in history for row in _rows_of_round(completed))])
-    write_text(path, text.getvalue())
-
-
-def append_round(path: Path, completed: Round) -> None:
-    """Add a round to rounds.csv.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(_rows_of_round(completed))
-    except OSError as error:
-        raise StorageError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-
-
-def _rows_of_round(completed: Round) -> list[list[int | str]]:
-    """Rows of rounds.csv: one per hospital, then the federation's."""
-    figures = {**completed.hospitals, FEDERATION: completed.federation}
-    return [[completed.number, name, *_cells_of(hospital)] for name, hospital in figures.items()]
-
-
-def _cells_of(hospital: HospitalRound) -> list[int | str]:
-    counts = hospital.counts
-    figures = [hospital.train_loss, counts.loss if counts else None, counts.accuracy if counts else None]
-    train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
-    return [hospital.train_examples, train_loss, counts.examples if counts else 0, test_loss, accuracy]
 
 
 def _exists(path: Path) -> bool:

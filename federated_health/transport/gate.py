@@ -8,8 +8,10 @@ from cryptography import x509
 
 from federated_health.errors import CertificateError
 from federated_health.names import printable
-from federated_health.security import Admission, Identity, Role
+from federated_health.security.admission import Admission
 from federated_health.security.certificates import parse_certificate
+from federated_health.security.identity import Identity
+from federated_health.security.parties import Role
 
 MAX_REFUSALS = 1000
 """Different ones that are told between two hospitals that join: a stranger must not fill a log."""

@@ -1,4 +1,4 @@
-"""What a hospital does while it is not in: how long it waits, for what, and what it says of it."""
+"""Reconnecting: how long a hospital waits for its server, and what it reports meanwhile."""
 
 import logging
 import socket
@@ -7,51 +7,54 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 
+from federated_health import security
 from federated_health.errors import JoinError
-from federated_health.security import Finding, Identity, diagnose, speaks_tls
-from federated_health.security.diagnosis import PREFLIGHT_SECONDS
 from federated_health.transport import channels
 from federated_health.transport.backoff import MAX_DELAY, Backoff
 from federated_health.transport.channels import split_address
 
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
+
 logger = logging.getLogger(__name__)
 
-PASSING = {
-    grpc.StatusCode.UNAVAILABLE: "nobody listens, the connection was lost, or the server is full",
-    grpc.StatusCode.CANCELLED: "the server went away in the middle, or said nothing until the wait was over",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "something on the way gave up",
+RETRYABLE = {
+    grpc.StatusCode.UNAVAILABLE: "no server listens, the connection was lost, or the server is full",
+    grpc.StatusCode.CANCELLED: "the server went away in the middle, or did not answer within the wait",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "something in between timed out",
     grpc.StatusCode.INTERNAL: "the transport broke",
-    grpc.StatusCode.UNKNOWN: "the server failed in its own code, or what answered is no gRPC server",
+    grpc.StatusCode.UNKNOWN: "the server failed in its own code, or is no gRPC server",
 }
-"""Ends of a stream after which a hospital tries again, and what they mean.
+"""Statuses after which a hospital tries again, and their causes.
 
-OK is the end of the run. ALREADY_EXISTS passes when it was this hospital itself (see `taken_seconds`). All others are
-final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION, PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it
-is no server of ours (UNIMPLEMENTED, NOT_FOUND), or the same would happen again (RESOURCE_EXHAUSTED: what one side sends
-is larger than the other takes; OUT_OF_RANGE, DATA_LOSS).
+OK is the end of the run. ALREADY_EXISTS is retried while it may be this hospital itself (see `name_taken_seconds`). All
+others are final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION, PERMISSION_DENIED, UNAUTHENTICATED,
+ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same would happen again (RESOURCE_EXHAUSTED: a
+message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 """
 
-TAKEN_MARGIN = 10.0
-"""Seconds, beside what a server needs to notice that a hospital is gone, for it to come back under its name."""
+NAME_TAKEN_MARGIN = 10.0
+"""Seconds added to the time that a server needs to notice a lost hospital."""
 
 SILENT_SECONDS = 5.0
-"""After which an attempt that has led to nothing yet is spoken of."""
+"""Seconds after which an unanswered attempt is reported."""
 
 
-def taken_seconds() -> float:
-    """How long a hospital whose name is connected already waits for that to end.
+def name_taken_seconds() -> float:
+    """Seconds that a hospital retries while its name is connected already.
 
-    It may have come back from a power cut, as a new process, before the server has noticed that the old one is gone.
+    After a power cut, a new process may come back before the server has noticed that the old one is gone.
     """
-    return 2 * channels.KEEPALIVE_SECONDS + TAKEN_MARGIN
+    return 2 * channels.KEEPALIVE_SECONDS + NAME_TAKEN_MARGIN
 
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """How a stream ended: in which status, with which words, and whether the hospital was in."""
+    """How a stream ended: its status, the server's reason, and whether the hospital was accepted before."""
 
     code: grpc.StatusCode
     reason: str
@@ -59,32 +62,31 @@ class StreamEnd:
 
 
 class Reconnector:
-    """The time in which a hospital is not in: how long it may last, and what is said meanwhile."""
+    """Waits between attempts to join, within limits, and reports each cause once."""
 
-    def __init__(self, address: str, tls: Identity | None, wait: float, announce: Callable[[str], None]) -> None:
+    def __init__(self, address: str, tls: "Identity | None", wait: float, announce: Callable[[str], None]) -> None:
         self._address = address
         self._tls = tls
         self._wait = wait
         self._announce = announce
         self._backoff = Backoff()
-        self.begin()
+        self.restart()
 
-    def begin(self, lasted: float = MAX_DELAY) -> None:
-        """The stream ended, after so many seconds: all limits begin anew.
+    def restart(self, lasted: float = MAX_DELAY) -> None:
+        """Restart all limits after a stream that lasted as many seconds.
 
-        Delays go on growing where streams break off at once, else a server that fails at each joining would be called
-        without end.
+        Delays keep growing while streams break at once, so that a server that fails at each attempt is not flooded.
         """
         self._deadline = time.monotonic() + self._wait
-        self._taken_deadline: float | None = None
-        self._last_refusal = ""
+        self._name_taken_deadline: float | None = None
+        self._refusal = ""
         self._said: set[str] = set()
         if lasted >= MAX_DELAY:
             self._backoff.reset()
 
     @contextmanager
-    def patience(self, call: grpc.Call) -> Iterator[None]:
-        """What accepts connections and says nothing must not hold a hospital in silence, nor past its wait."""
+    def limited(self, call: grpc.Call) -> Iterator[None]:
+        """Cancel a call that is not answered within the wait, and report it while it is silent."""
         left = max(0.0, self._deadline - time.monotonic())
         timers = [threading.Timer(left, call.cancel), threading.Timer(SILENT_SECONDS, self._say_waiting)]
         for timer in timers:
@@ -96,29 +98,29 @@ class Reconnector:
                 timer.cancel()
 
     def wait_after(self, ending: StreamEnd) -> None:
-        """Wait until it is time for the next attempt.
+        """Wait before the next attempt.
 
         Raises:
-            JoinError: there will be none.
+            JoinError: there will be none: the status is final, or the wait is over.
         """
         deadline = self._deadline
         if ending.code is grpc.StatusCode.ALREADY_EXISTS:
-            if self._taken_deadline is None:
-                self._taken_deadline = min(self._deadline, time.monotonic() + taken_seconds())
-            deadline, self._last_refusal = self._taken_deadline, ending.reason
+            if self._name_taken_deadline is None:
+                self._name_taken_deadline = min(self._deadline, time.monotonic() + name_taken_seconds())
+            deadline, self._refusal = self._name_taken_deadline, ending.reason
             left = max(0.0, deadline - time.monotonic())
-            patiently = "in case the server has not noticed yet that this one was cut off"
-            self._say("taken", f"{ending.reason}; trying again for {left:.0f} s, {patiently}")
-        elif ending.code not in PASSING:
+            why = "in case the server has not noticed yet that this hospital lost its connection"
+            self._say("taken", f"{ending.reason}; trying again for {left:.0f} s, {why}")
+        elif ending.code not in RETRYABLE:
             raise JoinError(f"{self._address}: {ending.reason}")
-        elif ending.code is not grpc.StatusCode.CANCELLED:  # which may be the end of our own patience
-            self._last_refusal = ""
+        elif ending.code is not grpc.StatusCode.CANCELLED:  # which may be our own time limit
+            self._refusal = ""
         logger.debug("the stream ended: %s %s", ending.code.name, ending.reason)
-        why = "" if self._last_refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
+        why = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
-            raise JoinError(f"{self._address}: {self._last_refusal or f'no server within {self._wait:g} s{why}'}")
-        if not self._last_refusal:
+            raise JoinError(f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{why}'}")
+        if not self._refusal:
             self._say_waiting(why)
         time.sleep(min(self._backoff.next_delay(), left))
 
@@ -126,14 +128,14 @@ class Reconnector:
         self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{why}")
 
     def _say(self, kind: str, words: str) -> None:
-        """Once in an absence."""
+        """Announce a kind of line once per restart."""
         if kind not in self._said:
             self._said.add(kind)
             self._announce(words)
 
 
-def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
-    """Why there is no connection, as the end of a line; empty where nothing but a server is missing.
+def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
+    """Why there is no connection, as the end of a line; empty where only the server is missing.
 
     Args:
         left: seconds that may be spent.
@@ -142,22 +144,23 @@ def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
         JoinError: waiting does not help.
     """
     host, port = split_address(address)
-    patience = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may be waited for
+    diagnosis = security.load_diagnosis()
+    timeout = min(diagnosis.PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may wait
+    finding = None
     if tls is not None:
-        finding = diagnose(host, port, tls, patience)
-    elif unknown := _find_unknown(host, port):
-        finding = Finding(f"it cannot be reached ({unknown})", False)
-    elif speaks_tls(host, port, patience):
-        finding = Finding("the server speaks TLS: to join it takes --tls, the folder of this hospital's identity", True)
-    else:
-        finding = None
+        finding = diagnosis.diagnose(host, port, tls, timeout)
+    elif reason := _find_unresolved(host, port):
+        finding = diagnosis.Finding(f"it cannot be reached ({reason})", False)
+    elif diagnosis.speaks_tls(host, port, timeout):
+        reason = "the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
+        finding = diagnosis.Finding(reason, True)
     if finding and finding.final:
         raise JoinError(f"{address}: {finding.words}")
     return f": {finding.words}" if finding else ""
 
 
-def _find_unknown(host: str, port: int) -> str:
-    """Why a host's name leads to no address; empty where it does."""
+def _find_unresolved(host: str, port: int) -> str:
+    """Why a host name leads to no address; empty where it does."""
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:

@@ -1,36 +1,59 @@
-"""The hospital's side of a stream: joins, answers with its app, and comes back when the connection was lost."""
+"""The hospital's side of a stream: joins a server, answers its messages with an app, and reconnects.
 
+Whatever a hospital hands to gRPC is recorded in its egress ledger first.
+"""
+
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 import grpc
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto
-from flwr.proto.transport_pb2 import ServerMessage
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.errors import JoinError
-from federated_health.hospital.ledger import JOIN, UNFIT, Ledger
 from federated_health.messages.task_agreement import write_agreement
-from federated_health.security import Identity
 from federated_health.transport.channels import (
     MAX_MESSAGE_KEY,
     MAX_REPLY_BYTES,
     PROTOCOL,
     open_channel,
     unwrap,
+    wrap,
 )
 from federated_health.transport.in_process import call_app
-from federated_health.transport.outbox import Outbox
+from federated_health.transport.interface import error_reply
 from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
+
+logger = logging.getLogger(__name__)
+
+JOIN_METHOD = "/flwr.proto.FlowerService/Join"
+
+JOIN, UNFIT = "join", "unfit"
+"""Kinds of metadata in the ledger: of a hospital that joins, and of one that may not join."""
+
 UNFIT_SECONDS = 3.0
-"""For telling the server that a hospital may not join."""
+"""Time limit for telling the server that a hospital may not join."""
 
 
-def join_federation(
+class Ledger(Protocol):
+    """Records what leaves a hospital; raises LedgerError where it cannot, and nothing leaves (see `hospital.ledger`)."""
+
+    def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None: ...
+    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None: ...
+
+
+def join_run(
     app: ClientApp,
     context: Context,
     *,
@@ -41,85 +64,51 @@ def join_federation(
     announce: Callable[[str], None],
     prepare: Callable[[], object],
     ledger: Ledger,
-    tls: Identity | None = None,
+    tls: "Identity | None" = None,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
-    A server that is not up yet, or goes away, is waited for, and tried again with growing, random delays. A hospital
-    that comes back goes on in the same run: its process, its context and what its app remembers stay.
+    A server that is not up yet, or goes away, is tried again with growing, random delays. A reconnecting hospital rejoins
+    the run with its process, its context and all that its app remembers.
 
     Args:
-        app: answers messages; its process and memory stay from message to message.
+        app: answers messages.
         agreement: what the server must agree to, such as task and schema.
-        wait: seconds to wait for a server that cannot be reached, anew each time that it was lost.
-        announce: told, in words, what happens.
+        wait: seconds to wait for a server that cannot be reached, anew after each loss.
+        announce: called with lines for the user.
         prepare: called once the server has accepted the hospital, before the first message is answered.
-        ledger: has a line for all that is sent, before it is.
-        tls: who the hospital is; None to go without encryption.
+        ledger: records everything before it is sent.
+        tls: the hospital's identity; None for no encryption.
 
     Raises:
-        LedgerError: something cannot be recorded, and was not sent.
-        JoinError: no server within the wait; it refused, stopped, or sent what is not a message; or its or the
-            hospital's certificate will not do.
-        CertificateError: the certificate has another name, or its key cannot be read any more.
+        LedgerError: something could not be recorded, and was not sent.
+        JoinError: no server within the wait; it refused, stopped, or sent invalid bytes; or a certificate was rejected.
+        CertificateError: the certificate has another name, or its key cannot be read.
     """
-    # The token lets this process, and no other, take the place of a stream of its own that was cut.
-    metadata = (*_introduction(name, agreement), ("process", uuid4().hex))
+    # Only this process knows the token, so that no other can replace its stream after a broken connection.
+    metadata = (*_registration_metadata(name, agreement), ("process", uuid4().hex))
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
         if remark := tls.remark():
             announce(remark)
         find_obstacle(address, tls, wait)
-    was_in = False
+    has_joined = False
 
     def enter() -> None:
-        nonlocal was_in
-        announce(f"joined {address} as {name}{' again' if was_in else '; loading Keras'}")
-        was_in = True
+        nonlocal has_joined
+        announce(f"joined {address} as {name}{' again' if has_joined else '; loading Keras'}")
+        has_joined = True
         prepare()
 
     while True:
         began = time.monotonic()
-        ending = _take_part(app, context, address, metadata, reconnector, enter, ledger, tls)
-        if ending.code is grpc.StatusCode.OK:
+        end = _run_stream(app, context, address, metadata, reconnector, enter, ledger, tls)
+        if end.code is grpc.StatusCode.OK:
             return
-        if ending.was_accepted:
-            reconnector.begin(lasted=time.monotonic() - began)
-        reconnector.wait_after(ending)
-
-
-def _take_part(
-    app: ClientApp,
-    context: Context,
-    address: str,
-    metadata: tuple[tuple[str, str], ...],
-    reconnector: Reconnector,
-    enter: Callable[[], None],
-    ledger: Ledger,
-    tls: Identity | None,
-) -> StreamEnd:
-    """One stream, from the attempt to join to its end."""
-    with open_channel(address, tls) as channel:
-        outbox = Outbox(channel, ledger)
-        call = outbox.begin(JOIN, metadata)
-        largest = None
-        try:
-            with reconnector.patience(call):
-                # Blocks until the server accepts; refused or unreachable, there is none, and the call ends.
-                largest = _largest_of(call.initial_metadata())
-            if largest is not None:
-                enter()
-            for wrapped in call:
-                question = _read(wrapped)
-                outbox.send(question, call_app(app, question, context), largest or MAX_REPLY_BYTES)
-        except grpc.RpcError:
-            pass
-        except _NotAMessageError:
-            raise JoinError(f"{address}: the server sent what is not a message") from None
-        finally:
-            outbox.close()
-        return StreamEnd(call.code(), call.details() or "", was_accepted=largest is not None)
+        if end.was_accepted:
+            reconnector.restart(lasted=time.monotonic() - began)
+        reconnector.wait_after(end)
 
 
 def report_unfit(
@@ -128,42 +117,130 @@ def report_unfit(
     agreement: Mapping[str, str],
     reason: str,
     ledger: Ledger,
-    tls: Identity | None = None,
+    tls: "Identity | None" = None,
 ) -> None:
-    """Tell a server, if it is there, that this hospital may not join, and why, without joining or waiting.
+    """Tell a server, if it is there, why this hospital may not join, without joining or waiting.
 
     Args:
         reason: words without values.
-        ledger: has a line for it before it is told.
+        ledger: records it first.
 
     Raises:
-        LedgerError: it cannot be recorded, and was not told.
+        LedgerError: it could not be recorded, and was not sent.
     """
-    metadata = (*_introduction(name, agreement), ("unfit", reason))
+    metadata = (*_registration_metadata(name, agreement), ("unfit", reason))
     with open_channel(address, tls) as channel:
-        outbox = Outbox(channel, ledger)
-        outbox.close()
-        call = outbox.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
-        call.code()  # blocks until the server has refused; whether it is there at all does not matter
+        stream = _HospitalStream(channel, ledger)
+        stream.close()
+        call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
+        call.code()  # waits until the server has refused, or for the time limit
 
 
-def _introduction(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What a stream's metadata begins with."""
+def _run_stream(
+    app: ClientApp,
+    context: Context,
+    address: str,
+    metadata: Sequence[tuple[str, str]],
+    reconnector: Reconnector,
+    enter: Callable[[], None],
+    ledger: Ledger,
+    tls: "Identity | None",
+) -> StreamEnd:
+    """One stream, from the attempt to join to its end."""
+    with open_channel(address, tls) as channel:
+        stream = _HospitalStream(channel, ledger)
+        call = stream.begin(JOIN, metadata)
+        limit = None
+        try:
+            with reconnector.limited(call):
+                # Waits until the server accepts; if it refuses or cannot be reached, there is no metadata.
+                limit = _read_limit(call.initial_metadata())
+            if limit is not None:
+                enter()
+            for wrapped in call:
+                message = _read_message(wrapped)
+                stream.send(message, call_app(app, message, context), limit or MAX_REPLY_BYTES)
+        except grpc.RpcError:
+            pass
+        except _InvalidBytesError:
+            raise JoinError(f"{address}: the server sent bytes that are not a message") from None
+        finally:
+            stream.close()
+        return StreamEnd(call.code(), call.details() or "", was_accepted=limit is not None)
+
+
+class _HospitalStream:
+    """The hospital's end of one stream.
+
+    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave.
+    """
+
+    def __init__(self, channel: grpc.Channel, ledger: Ledger) -> None:
+        self._begin = channel.stream_stream(JOIN_METHOD, response_deserializer=ServerMessage.FromString)
+        self._ledger = ledger
+        self._replies: SimpleQueue[bytes | None] = SimpleQueue()
+
+    def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
+        """Begin the stream with metadata; iterating over the call gives the server's messages.
+
+        Raises:
+            LedgerError: the metadata cannot be recorded.
+        """
+        self._ledger.record_metadata(kind, metadata)
+        return self._begin(iter(self._replies.get, None), metadata=tuple(metadata), timeout=timeout)
+
+    def send(self, message: Message, reply: Message, limit: int) -> None:
+        """Send the reply to a message, or an error in its place where it cannot be sent.
+
+        Args:
+            limit: size, in bytes, that the server accepts.
+
+        Raises:
+            LedgerError: the reply cannot be recorded.
+        """
+        kind = message.metadata.message_type
+        try:
+            envelope, content = _serialise(reply)
+            reason = f"its reply of {len(content)} bytes is larger than the {limit} bytes that the server accepts"
+        except Exception as error:  # such as whole numbers of more than 64 bits
+            envelope, content = b"", b""
+            reason = f"{type(error).__name__} at the hospital"
+        if not 0 < len(content) <= limit:
+            logger.error("the reply to %s cannot be sent: %s", kind, reason)
+            reply = error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+            envelope, content = _serialise(reply)
+        self._ledger.record_reply(message, reply, envelope, content)
+        self._replies.put(content)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._replies.put(None)
+
+
+def _serialise(reply: Message) -> tuple[bytes, bytes]:
+    """Bytes of a reply's metadata alone, and of the whole reply as it is sent."""
+    proto = message_to_proto(reply)
+    content = ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(proto)))
+    return proto.metadata.SerializeToString(), content.SerializeToString()
+
+
+def _registration_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The metadata with which every stream begins."""
     return ("hospital", name), ("terms", write_agreement({"protocol": PROTOCOL, **agreement}))
 
 
-def _largest_of(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
-    """Bytes that a reply may have, which a server says when it accepts a hospital; None where it has not."""
-    said = str(dict(initial_metadata or ()).get(MAX_MESSAGE_KEY, ""))
-    return int(said) if re.fullmatch("[0-9]{1,12}", said) else None
+def _read_limit(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
+    """Size limit of a reply, in bytes, with which a server accepts a hospital; None where it has not."""
+    value = str(dict(initial_metadata or ()).get(MAX_MESSAGE_KEY, ""))
+    return int(value) if re.fullmatch("[0-9]{1,12}", value) else None
 
 
-class _NotAMessageError(Exception):
-    """The server sent it."""
+class _InvalidBytesError(Exception):
+    """The server sent bytes that are not a message."""
 
 
-def _read(wrapped: ServerMessage) -> Message:
+def _read_message(wrapped: ServerMessage) -> Message:
     try:
         return message_from_proto(unwrap(wrapped.fit_ins.parameters))
-    except Exception:  # whatever another server's bytes make protobuf or Flower raise
-        raise _NotAMessageError from None
+    except Exception:  # protobuf and Flower raise many types
+        raise _InvalidBytesError from None

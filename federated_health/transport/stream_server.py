@@ -19,7 +19,7 @@ from flwr.proto.transport_pb2 import ServerMessage
 from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.security import Identity
+from federated_health.security.identity import Identity
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
 from federated_health.transport.gate import Gate, certificate_of
 from federated_health.transport.interface import Incident, ReplyFutures, error_reply

@@ -19,7 +19,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from federated_health.transport.stream_client import join_federation
+from federated_health.transport.stream_client import join_run
 from tests.test_federation import app_of, three_with_scores
 from tests.wire import UNWRITTEN
 
@@ -98,7 +98,7 @@ class Hospital:
 
     def _join(self, name: str, address: str, settings: Settings) -> None:
         try:
-            join_federation(
+            join_run(
                 app_of({one.name: one for one in three_with_scores()}),
                 hospital_context(name, {}),
                 name=name,

@@ -16,7 +16,7 @@ import pytest
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.ml.networks import load_model, read_description
 from federated_health.processes import PROJECT, free_port, process, script_command
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from tests.forks import Fork, forked
 from tests.memory import find_in, find_in_folder, find_in_process, runs_of
 

@@ -24,7 +24,7 @@ from federated_health.data.sources.read import Source
 from federated_health.ml.networks import read_description, weights_hash
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process, script_command
-from federated_health.security import make_all_identities
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.transport.in_process import InProcessTransport

@@ -10,7 +10,9 @@ import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.processes import free_port, interrupt, process, script_command
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
+from federated_health.security.rehearsal import make_all_identities
 from federated_health.transport.stream_client import report_unfit
 from tests.wire import UNWRITTEN
 

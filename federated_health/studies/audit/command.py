@@ -15,7 +15,7 @@ from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.files import make_folder, write_json
 from federated_health.report.run_files import REPORT, write_report
-from federated_health.server.run_folder import spare_run
+from federated_health.server.run_folder import refuse_run_folder
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.studies.audit.figures import PLAIN, figures_of_audit
 from federated_health.studies.audit.page import page_of_audit
@@ -69,7 +69,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     """
     hospitals, hashes = _read_hospitals(request.data)
     plan = _plan_of(request, hospitals)
-    spare_run(request.out, (AUDIT,), force=request.force)
+    refuse_run_folder(request.out, (AUDIT,), force=request.force)
     make_folder(request.out)
     results = run_trials(plan, app=app, jobs=jobs, show=show)
     found = figures_of_audit(plan, results)

@@ -8,7 +8,7 @@ from typing import Any
 from federated_health.errors import SettingsError
 from federated_health.files import make_folder, write_json
 from federated_health.report.run_files import REPORT, write_report
-from federated_health.server.run_folder import spare_run
+from federated_health.server.run_folder import refuse_run_folder
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.figures import collect_scores, figures_of_study
@@ -51,7 +51,7 @@ def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], Non
     """
     cohort = read_cohort(request.data)
     protocol = _protocol_of(request, cohort)
-    spare_run(request.out, (JOURNAL, EVIDENCE), force=request.force)
+    refuse_run_folder(request.out, (JOURNAL, EVIDENCE), force=request.force)
     make_folder(request.out)
     with Journal(request.out, fingerprint_of(cohort, protocol), force=request.force) as journal:
         results = run_study(cohort, protocol, journal, app=app, jobs=jobs, show=show)

@@ -9,8 +9,6 @@ from typing import Any, Self
 
 from federated_health import __version__
 from federated_health.errors import RunError, UserError
-from federated_health.ml.strategies import write_arguments
-from federated_health.report.run_files import write_text
 from federated_health.files import write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL

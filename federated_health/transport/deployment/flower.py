@@ -13,10 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from federated_health.errors import AddressError, RunError
 from federated_health.files import PRIVATE, PUBLIC, write_bytes
-from federated_health.security import Identity
 from federated_health.security.certificates import PublicKey, read_key
 from federated_health.security.files import read_file
-from federated_health.security.identity import KEY
+from federated_health.security.identity import KEY, Identity
 from federated_health.settings import Value
 
 NODE_KEY = "supernode.key"

@@ -13,11 +13,11 @@ from pathlib import Path
 from cryptography import x509
 
 from federated_health.errors import AddressError, CertificateError, RunError
-from federated_health.processes import free_port
-from federated_health.security import Identity, Role, certificates, files
 from federated_health.files import PRIVATE_FOLDER, PUBLIC, make_folder, write_bytes
-from federated_health.security import Identity, Role, certificates
-from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
+from federated_health.processes import free_port
+from federated_health.security import certificates
+from federated_health.security.identity import CERTIFICATE, KEY, REVOKED, Identity
+from federated_health.security.parties import Role
 from federated_health.transport.channels import split_address
 from federated_health.transport.deployment.flower import (
     authority_file,

@@ -8,7 +8,7 @@ from federated_health.data.tasks import Task
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.processes import free_port
-from federated_health.security import Identity
+from federated_health.security.identity import Identity
 from federated_health.settings import Value
 from federated_health.transport.channels import split_address
 from federated_health.transport.deployment.flower import authority_file, config_words, executable, write_node_key

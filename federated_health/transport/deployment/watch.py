@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from federated_health.errors import JoinError, RunError
 from federated_health.processes import process
-from federated_health.security import Identity
+from federated_health.security.identity import Identity
 from federated_health.transport.reconnect import find_obstacle
 
 FIRST_PAUSE, MAX_PAUSE = 2.0, 30.0

@@ -1,0 +1,139 @@
+"""The command `client.py`: it shows, checks, or joins a run with a ClientApp."""
+
+import argparse
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+from federated_health import privacy
+from federated_health.cli import client_flags, parsing
+from federated_health.cli.console import print_figures, print_lines, print_page
+from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.script import configure_logging
+from federated_health.data.data_check import check_data
+from federated_health.data.hospital import load_hospital
+from federated_health.errors import DataError, LedgerError
+from federated_health.files import make_folder
+from federated_health.hospital import handlers, ledger_page
+from federated_health.hospital.ledger import Ledger
+from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
+from federated_health.hospital.results import save_results
+from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON
+from federated_health.security import load_tls
+from federated_health.settings import read_defaults
+from federated_health.transport.channels import check_address
+from federated_health.transport.interface import hospital_context
+from federated_health.transport.stream_client import join_run, report_unfit
+
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of client.py."""
+    description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
+    parser = parsing.make_parser(description, examples=EXAMPLES["client.py"])
+    client_flags.add_flags(parser, read_defaults())
+    return parser
+
+
+def run_client(app: ClientApp) -> None:
+    """Parse the flags, and show, check or join."""
+    parser = make_parser()
+    flags = parser.parse_args()
+    if flags.show_egress is not None:
+        print_page(ledger_page.summarise(flags.show_egress))
+        print_lines("What never leaves:", ledger_page.NEVER)
+    elif flags.show_privacy is not None:
+        print_page(privacy.load_page().read_page(flags.show_privacy))
+    else:
+        if flags.tls == "":  # which as a path is the current folder
+            parser.error("argument --tls: expected a folder, got ''")
+        identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
+        hospital = _find_hospital(flags, identity.name if identity else None)
+        if flags.check:
+            _check(hospital)
+        else:
+            _join(app, flags, hospital, identity)
+
+
+def _find_hospital(flags: argparse.Namespace, certified_name: str | None) -> OwnHospital:
+    """The hospital that the flags name."""
+    name, defaults = flags.name, read_defaults()
+    if flags.data and not name:
+        name = certified_name or ("unnamed" if flags.check else None)
+    return find_own_hospital(
+        Path(str(defaults["data"])), flags.hospital, flags.data, name, flags.task, str(defaults["task"])
+    )
+
+
+def _check(hospital: OwnHospital) -> None:
+    """Show what is in a hospital's CSV.
+
+    Raises:
+        DataError: the hospital may not join.
+    """
+    check = check_data(hospital.data, hospital.task)
+    print_figures(check.title, check.table())
+    print_lines(check.verdict, check.findings())
+    check.raise_obstacle()
+
+
+def _join(app: ClientApp, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
+    """Check the CSV, join the server, and answer its messages until the run is over."""
+    check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
+    ledger = Ledger.beside(own.data, own.name)
+    try:
+        hospital = load_hospital(own.data, own.task, own.name, flags.split_seed)
+    except DataError as error:
+        # The reason is not sent if the ledger cannot record it, or if a privacy budget would have to account for it.
+        with suppress(LedgerError):
+            if flags.dp_budget is None:
+                report_unfit(own.name, flags.server, own.task.agreement, error.reason, ledger, identity)
+        raise
+    node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(identity.folder) if identity else ""}
+    budget = {} if flags.dp_budget is None else {ALLOWED_EPSILON: flags.dp_budget}
+    context = hospital_context(own.name, {**node, **budget, ENCRYPTED_ONLY: flags.encrypted_only})
+    if flags.out is not None:
+        make_folder(flags.out)
+    configure_logging(verbose=flags.verbose, file=flags.out / f"{own.name}.log" if flags.out else None)
+    for line in hospital.remarks():
+        logger.info("%s", line)
+    try:
+        join_run(
+            app,
+            context,
+            name=own.name,
+            address=flags.server,
+            agreement=own.task.agreement,
+            wait=flags.wait,
+            announce=logger.info,
+            prepare=load_tensorflow,
+            ledger=ledger,
+            tls=identity,
+        )
+    finally:  # the final model is complete even if the server is lost after it
+        _show_and_save(context, flags.out)
+    logger.info("the run is over")
+
+
+def _show_and_save(context: Context, out: Path | None) -> None:
+    """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
+    model = handlers.final_model(context)
+    if model is None:
+        return
+    config, weights = model
+    name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
+    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if out is not None:
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+    if config.privacy:
+        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -1,0 +1,148 @@
+"""Console output: lines with the time, progress bars, tables."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from federated_health.ml.rounds import Round
+
+console = Console(highlight=False, emoji=False)
+
+MAX_ROWS = 200
+"""Largest number of rows that a table shows."""
+
+MIN_NAME_WIDTH = 13
+"""Smallest width of the column of names before a narrow terminal wraps it."""
+
+
+def say(line: str) -> None:
+    """Print a line with the time."""
+    console.print(escape(f"{time.strftime('%H:%M:%S')} {line}"), soft_wrap=True)
+
+
+@contextmanager
+def round_progress(total: int) -> Iterator[Callable[[Round], None]]:
+    """A progress bar over rounds with loss and accuracy; about ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call after each round; the first one need not be round 1.
+    """
+    columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("round", total=total, text="")
+        started = first_done = time.monotonic()
+        first = 0
+
+        def update(completed: Round) -> None:
+            nonlocal first, first_done
+            number, counts = completed.number, completed.federation.counts
+            if not first:
+                first, first_done = number, time.monotonic()
+            # The server of an encrypted run cannot read the counts.
+            text = f"loss {figure(counts.loss)}  accuracy {figure(counts.accuracy)}" if counts else ""
+            progress.update(bar, completed=number, text=text)
+            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (first, total)):
+                say(f"round {number}/{total}{text and f': {text}'}")
+            if number == total:
+                after_first = (total - first) / max(time.monotonic() - first_done, 1e-9)
+                line = f"{total - first + 1} rounds in {time.monotonic() - started:.1f} s"
+                say(line + (f"; {after_first:.1f} rounds per second after the first" if total > first else ""))
+
+        yield update
+
+
+@contextmanager
+def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the time left; about ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call with the number of finished items and the number of all.
+    """
+    columns = (
+        TextColumn(noun),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120) as bars:
+        bar = bars.add_task(noun, total=None)
+
+        def update(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+            if not console.is_terminal and (done % max(1, total // 10) == 0 or done == total):
+                say(f"{noun} {done}/{total}")
+
+        yield update
+
+
+def print_lines(title: str, lines: Iterable[str]) -> None:
+    """Print a line, and others indented below it."""
+    console.print(escape(title), soft_wrap=True)
+    for line in lines:
+        console.print(escape(f"  {line}"), soft_wrap=True)
+
+
+class Page(Protocol):
+    """A title, lines below it, and tables."""
+
+    @property
+    def title(self) -> str: ...
+    def lines(self) -> Iterable[str]: ...
+    def tables(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]: ...
+
+
+def print_page(page: Page) -> None:
+    """Print a page's lines, then its tables."""
+    print_lines(page.title, page.lines())
+    for title, table in page.tables().items():
+        print_figures(title, table)
+
+
+def figure(value: float | None) -> str:
+    """A figure with three decimals; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def difference(interval: Mapping[str, float | None]) -> str:
+    """A difference with its interval (`value`, `low`, `high`); a dash where it is not defined."""
+    if interval["value"] is None:
+        return "-"
+    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
+
+
+def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
+    """Print a table with a row per name and a column per figure; whole numbers as they are, others with three decimals.
+
+    Of more than MAX_ROWS rows the first ones are shown.
+    """
+    hidden = max(0, len(figures) - MAX_ROWS)
+    figures = dict(list(figures.items())[:MAX_ROWS])
+    columns = list(dict.fromkeys(key for row in figures.values() for key in row))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    # In a narrow terminal names and words wrap, so that figures do not.
+    table.add_column("", overflow="fold", min_width=min(MIN_NAME_WIDTH, max(map(len, figures), default=0)))
+    for column in columns:
+        cells = [row.get(column, "") for row in figures.values()]
+        are_words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
+        head = column.removesuffix("_examples").replace("_", " ")
+        table.add_column(head, justify="right", no_wrap=not are_words)
+    for name, row in figures.items():
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    console.print(Padding(table, (1, 0, 1, 1), expand=False))
+    if hidden:
+        console.print(f"... and {hidden} more\n")
+    if note:
+        console.print(escape(note), "")

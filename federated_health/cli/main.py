@@ -1,0 +1,95 @@
+"""The command `python -m federated_health`: one parser with a subcommand for each task beside the four scripts."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from federated_health.cli import audit, certificates, deployment, evidence, parsing
+from federated_health.cli.console import print_lines
+from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
+from federated_health.cli.examples import EXAMPLES
+
+CLIENT_APP = "client:app"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m federated_health`; a subcommand's function is its `run`."""
+    parser = parsing.make_parser(
+        "Subcommands beside the four scripts. Each has its own --help.",
+        prog="python -m federated_health",
+        examples=EXAMPLES["verbs"],
+    )
+    subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+
+    def add(name: str, help: str, description: str, run: Callable[[argparse.Namespace], None]) -> Any:
+        subcommand = subcommands.add_parser(name, help=help, description=description, examples=EXAMPLES[name])
+        subcommand.set_defaults(run=run)
+        return subcommand
+
+    description = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
+    _add_demo_flags(add("demo", "a server and its hospitals as processes on this machine", description, _run_demo))
+    evidence.add_flags(
+        add("evidence", evidence.WORDS, _sentence(evidence.WORDS), lambda flags: evidence.gather(flags, CLIENT_APP))
+    )
+    audit.add_flags(add("audit", audit.WORDS, _sentence(audit.WORDS), lambda flags: audit.attack(flags, CLIENT_APP)))
+    help = "certificates: found an authority, make keys, sign, revoke, renew and show"
+    certificates.add_verbs(add("certificates", help, certificates.WORDS, _run_certificates))
+    help = "Flower's server for long-lived nodes, with this project's certificates"
+    deployment.add_superlink_flags(add("superlink", help, deployment.SUPERLINK_WORDS, deployment.run_superlink))
+    help = "a hospital as a node of Flower's own"
+    deployment.add_supernode_flags(add("supernode", help, deployment.SUPERNODE_WORDS, deployment.run_supernode))
+    return parser
+
+
+def main() -> None:
+    """Parse the subcommand and its flags, and run it."""
+    flags = make_parser().parse_args()
+    flags.run(flags)
+
+
+def _add_demo_flags(demo: argparse.ArgumentParser) -> None:
+    default = next(iter(SCENARIOS))
+    demo.add_argument(
+        "--task", choices=tuple(SCENARIOS), default=default, help="what is predicted (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where the "
+        f"task is not {default})",
+    )
+    demo.add_argument(
+        "--rounds",
+        type=parsing.whole,
+        metavar="N",
+        help="rounds of training and averaging (at least 1; default: server.py's)",
+    )
+    demo.add_argument(
+        "--dp-epsilon",
+        type=parsing.epsilon,
+        metavar="EPSILON",
+        help="with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)",
+    )
+    demo.add_argument(
+        "--encrypt", action="store_true", help="the server averages ciphertexts that it cannot decrypt (default: no)"
+    )
+
+
+def _run_demo(flags: argparse.Namespace) -> None:
+    default = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
+    settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
+    given = {name: value for name, value in settings.items() if value is not None}
+    check_demo(flags.task, encrypt=flags.encrypt, given=given)
+    more = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    run_demo(flags.out or default, flags.task, more, encrypt=flags.encrypt)
+
+
+def _run_certificates(flags: argparse.Namespace) -> None:
+    for title, lines in flags.pages(flags):
+        print_lines(title, lines)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."

@@ -1,0 +1,142 @@
+"""The command `server.py`: its flags, what it prints, and how it serves a ServerApp over gRPC streams."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import ServerApp
+
+from federated_health import encryption
+from federated_health.cli import parsing
+from federated_health.cli.console import difference, print_figures, print_lines, say
+from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.script import configure_logging, interrupts_deferred
+from federated_health.errors import RunError, SettingsError
+from federated_health.messages.content import max_reply_bytes
+from federated_health.ml.bootstrap import SMALL_CLASS
+from federated_health.ml.metrics import THRESHOLD
+from federated_health.names import FEDERATION
+from federated_health.security import load_tls
+from federated_health.server.run import FederatedRun
+from federated_health.server.run_folder import RunFolder, settings_to_resume
+from federated_health.settings import Settings, read_defaults
+from federated_health.transport.channels import check_address
+from federated_health.transport.interface import server_context
+from federated_health.transport.listening import check_room
+from federated_health.transport.stream_server import serve_streams
+
+AUC_NOTE = (
+    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the share "
+    "of positive patients differs between hospitals; the row below it is the mean of the hospitals' own ROC-AUCs."
+)
+
+BENEFIT_NOTE = (
+    "own: a model of the hospital's own rows alone. Difference: federated minus own, with its 95 % bootstrap interval "
+    f"over the held-out patients. * fewer than {SMALL_CLASS} of them are of one class: too noisy to interpret."
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of server.py."""
+    description = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
+    parser = parsing.make_parser(description, examples=EXAMPLES["server.py"])
+    parsing.add_settings(parser, Settings, read_defaults(), leave_out={"data"})
+    return parser
+
+
+def serve(app: ServerApp) -> None:
+    """Parse the flags, listen, and run an app over the streams of the hospitals that join."""
+    flags = parsing.by_flag(make_parser().parse_args())
+    resumed = flags.get("resume")
+    config = settings_to_resume(Path(resumed), flags) if resumed else {**read_defaults(), **flags}
+    settings = Settings.from_config(config)
+    settings.check_given(flags)
+    configure_logging(verbose=settings.verbose)
+    identity = load_tls(Path(settings.tls), "server") if settings.tls else None
+    check_address(settings.address, encrypted=identity is not None, insecure=settings.insecure)
+    limit = max_reply_bytes(settings.task_declaration, settings.model)
+    if settings.encrypt:
+        if identity is None:
+            raise SettingsError("tls: --encrypt needs it: hospitals pass their key on by their certificates")
+        limit = encryption.max_reply_bytes(settings.task_declaration, settings.model)
+    check_room(settings.hospitals)
+    agreement = settings.task_declaration.agreement
+    with serve_streams(settings.address, agreement, say, max_message_bytes=limit, tls=identity) as transport:
+        say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
+        app(transport, server_context(settings.to_config()))
+
+
+def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
+    """The figures of the last completed round of a run that an error or Ctrl-C ended.
+
+    Raises:
+        BaseException: the error, where no round is completed.
+    """
+    if run.last_round is None:
+        raise error
+    reason = f" ({error})" if isinstance(error, RunError) else ""
+    say(f"stopped after round {run.last_round.number}{reason}; saving the results of the completed rounds")
+    return run.figures_of_last_round()
+
+
+def save_results(
+    folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], stopped_by: BaseException | None = None
+) -> None:
+    """Print the figures and save the run; Ctrl-C and a closed terminal do not interrupt it.
+
+    Args:
+        stopped_by: what ended the run before its last round; raised again once the results are saved.
+    """
+    try:
+        with interrupts_deferred():
+            _print_and_save(folder, run, figures, stopped=stopped_by is not None)
+    except RunError as error:
+        raise stopped_by or error from None
+    if stopped_by is not None:
+        if run.weights is not None:
+            say(f"--resume {folder.path} resumes the run")
+        raise stopped_by
+
+
+def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    try:
+        if run.weights is not None:
+            _print_figures(figures, run.threshold)
+            _print_benefit(figures.get("joining", {}))
+        if problems := run.problems.describe():
+            print_lines("Problems in this run:", problems)
+        say("saving the results, which takes some seconds")
+    finally:
+        folder.finish(run, figures, stopped=stopped)
+    if run.weights is not None:
+        say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
+    else:
+        hospitals = ", ".join(figures["has_result"]) or "no hospital"
+        say(f"saved {folder.path}/metrics.json; model, figures and report (client.py --out) are at: {hospitals}")
+
+
+def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
+    """Print the final table: hospitals, the federation, and the mean of the ROC-AUCs within hospitals."""
+    federation = dict(figures["federation"] or {})
+    mean = federation.pop("mean_roc_auc", None)
+    rows = {**figures["hospitals"], FEDERATION: federation}
+    chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
+    note = f"Predicted positive: a risk of at least {threshold}{chosen}."
+    note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
+    print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
+
+
+def _print_benefit(joining: Mapping[str, Any]) -> None:
+    """Print what each hospital gains by joining."""
+    rows = {
+        name: {
+            "own": benefit["own_roc_auc"],
+            "federated": benefit["roc_auc"]["value"],
+            "difference": difference(benefit["difference"]),
+            "joining": benefit["verdict"] + (" *" if benefit["small"] else ""),
+        }
+        for name, benefit in joining.items()
+    }
+    if rows:
+        print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE)
