@@ -8,7 +8,7 @@ import pytest
 
 from federated_health.ml.bootstrap import Verdict
 from federated_health.report.page import Bullets, Cards, Facts, Page, Picture, Table, Text, render
-from tests.released import blocks, rows, section, titles
+from tests.example_run import blocks, rows, section, titles
 from tests.studies import Labels, study_of
 
 MINUS = "\N{MINUS SIGN}"

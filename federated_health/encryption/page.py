@@ -12,8 +12,11 @@ from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import Counts, probability
 from federated_health.names import FEDERATION
+from federated_health.report.formatting import MEANINGS, figure, figures_table, number_of, percent_of, title_of
 from federated_health.report.page import Bullets, Page, Section, Text
 from federated_health.report.released import privacy_of_run
+from federated_health.report.run_curves import columns_of_run
+from federated_health.report.run_page import ALSO_CALLED, FIGURES, joining_section, learning_section
 from federated_health.report.sections import (
     FOOTER,
     calibration_section,
@@ -22,9 +25,6 @@ from federated_health.report.sections import (
     roc_section,
     settings_section,
 )
-from federated_health.report.words import MEANINGS, figure, figures_table, number_of, percent_of, title_of
-from federated_health.server.report_curves import columns_of_run
-from federated_health.server.report_page import ALSO_CALLED, FIGURES, joining_section, learning_section
 from federated_health.settings import Settings, read_defaults
 
 FROM_BINS = (

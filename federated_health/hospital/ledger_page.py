@@ -12,7 +12,7 @@ from typing import Any
 from federated_health.errors import LedgerError
 from federated_health.hospital.ledger import ERROR, UNFIT, begins_line
 from federated_health.names import printable
-from federated_health.report.words import number_of
+from federated_health.report.formatting import number_of
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """Bytes. A line has some 150 a value, and no message of ours has nearly so many values."""

@@ -9,12 +9,12 @@ from federated_health.encryption import results
 from federated_health.hospital.handlers import account_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
+from federated_health.report.formatting import MEANINGS, figure, figures_table, number_of, title_of
 from federated_health.report.page import Page, Section
 from federated_health.report.released import privacy_of_run, released_by_hospitals
 from federated_health.report.run_files import MODEL, REPORT, save_final_model, write_report
+from federated_health.report.run_page import FIGURES
 from federated_health.report.sections import FOOTER, model_card
-from federated_health.report.words import MEANINGS, figure, figures_table, number_of, title_of
-from federated_health.server.report_page import FIGURES
 
 
 def save_results(folder: Path, context: Context, told: TrainConfig, weights: Weights) -> str:

@@ -8,7 +8,7 @@ from federated_health.errors import PrivacyError
 from federated_health.privacy.account import Account, RunStatement, Statement
 from federated_health.privacy.accounting import ACCOUNTANT
 from federated_health.privacy.plan import PROMISE
-from federated_health.report.words import number_of
+from federated_health.report.formatting import number_of
 
 
 @dataclass(frozen=True)

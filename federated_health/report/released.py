@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from federated_health.ml.metrics import MIN_CELL_SIZE
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.privacy.plan import PROMISE, PrivacyPlan
+from federated_health.report.formatting import number_of
 from federated_health.report.page import Block, Bullets, Caution, Section, Text
-from federated_health.report.words import number_of
 
 
 def privacy_of_run(plan: PrivacyPlan | None, account: str = "") -> Iterator[Section]:

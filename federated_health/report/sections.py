@@ -12,6 +12,18 @@ from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.report.charts import draw_importance, draw_labels
+from federated_health.report.formatting import (
+    DIAGONAL,
+    NOT_DEFINED,
+    SHARES,
+    SMALL,
+    TOO_FEW,
+    figure,
+    list_some,
+    number_of,
+    percent_of,
+    with_interval,
+)
 from federated_health.report.page import (
     Block,
     Bullets,
@@ -26,18 +38,6 @@ from federated_health.report.page import (
 )
 from federated_health.report.panels import draw_calibration, draw_confusion, draw_heat_map, draw_roc
 from federated_health.report.svg import MAX_LINES, MAX_ROWS
-from federated_health.report.words import (
-    DIAGONAL,
-    NOT_DEFINED,
-    SHARES,
-    SMALL,
-    TOO_FEW,
-    figure,
-    list_some,
-    number_of,
-    percent_of,
-    with_interval,
-)
 from federated_health.settings import OPERATIONAL, Settings
 
 PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")

@@ -23,12 +23,12 @@ from federated_health.report.run_files import (
     write_report,
     write_rounds,
 )
+from federated_health.report.run_page import page_of_run
 from federated_health.report.svg import get_ready
 from federated_health.server.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.history import Round
 from federated_health.server.model_saver import ModelSaver
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_page import page_of_run
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, Value
 

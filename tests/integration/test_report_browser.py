@@ -15,7 +15,7 @@ import pytest
 
 from federated_health.report.page import Page, render
 from tests.example_report import HOSPITALS, page
-from tests.released import Released, appraisal, evaluation, page_of
+from tests.example_run import Released, appraisal, evaluation, page_of
 from tests.studies import Labels, study_of
 
 pytestmark = pytest.mark.slow

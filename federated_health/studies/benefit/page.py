@@ -5,17 +5,7 @@ from typing import Any
 
 from federated_health.ml.bootstrap import Interval
 from federated_health.report.charts import draw_intervals
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.sections import (
-    FOOTER,
-    model_card,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-    which_columns,
-)
-from federated_health.report.svg import MAX_ROWS
-from federated_health.report.words import (
+from federated_health.report.formatting import (
     ALL,
     AUC,
     FLATTERS,
@@ -30,6 +20,16 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.sections import (
+    FOOTER,
+    model_card,
+    settings_section,
+    verdict_card,
+    verdict_cards,
+    which_columns,
+)
+from federated_health.report.svg import MAX_ROWS
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import PLAIN_FIGURES, Scores, count_verdicts
 from federated_health.studies.benefit.pictures import (

@@ -8,6 +8,7 @@ import numpy as np
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.report.formatting import ALL, figure, list_some
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
     calibration_section,
@@ -16,7 +17,6 @@ from federated_health.report.sections import (
     roc_section,
     who_holds_what,
 )
-from federated_health.report.words import ALL, figure, list_some
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import Scores
 from federated_health.studies.benefit.study import Results

@@ -13,6 +13,7 @@ from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, cal
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION
+from federated_health.report.formatting import list_some, percent_of
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
     calibration_section,
@@ -22,7 +23,6 @@ from federated_health.report.sections import (
     which_columns,
     who_holds_what,
 )
-from federated_health.report.words import list_some, percent_of
 from federated_health.server.history import Round
 from federated_health.server.plain_run import PlainRun
 

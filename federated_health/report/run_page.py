@@ -9,17 +9,7 @@ from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import weights_hash
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals, draw_learning_curves
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
-from federated_health.report.released import privacy_of_run, released_by_hospitals
-from federated_health.report.sections import (
-    FOOTER,
-    model_card,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-)
-from federated_health.report.svg import MAX_ROWS
-from federated_health.report.words import (
+from federated_health.report.formatting import (
     AUC,
     FLATTERS,
     INTERVAL,
@@ -33,9 +23,19 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
+from federated_health.report.released import privacy_of_run, released_by_hospitals
+from federated_health.report.run_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
+from federated_health.report.sections import (
+    FOOTER,
+    model_card,
+    settings_section,
+    verdict_card,
+    verdict_cards,
+)
+from federated_health.report.svg import MAX_ROWS
 from federated_health.server.history import HospitalRound, Round
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_curves import columns_of_run, confusion_of_run, curves_of_run, holdings_of_run
 
 ALSO_CALLED = (
     "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."

@@ -6,6 +6,16 @@ import pytest
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import Curve
+from federated_health.report.formatting import (
+    figure,
+    figures_table,
+    list_some,
+    list_verdicts,
+    number_of,
+    percent_of,
+    title_of,
+    with_interval,
+)
 from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
 from federated_health.report.sections import (
     confusion_section,
@@ -18,18 +28,8 @@ from federated_health.report.sections import (
     which_columns,
     who_holds_what,
 )
-from federated_health.report.words import (
-    figure,
-    figures_table,
-    list_some,
-    list_verdicts,
-    number_of,
-    percent_of,
-    title_of,
-    with_interval,
-)
 from federated_health.settings import Settings, read_defaults
-from tests.released import blocks
+from tests.example_run import blocks
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"

@@ -14,15 +14,15 @@ from federated_health.data.dataset_folder import find_hospital
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
+from federated_health.report import run_curves, run_page
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
+from federated_health.report.run_page import page_of_run
 from federated_health.report.svg import MAX_ROWS
-from federated_health.server import report_curves, report_page
 from federated_health.server.history import History
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, hospital_context
-from tests.released import (
+from tests.example_run import (
     OTHERS,
     Released,
     appraisal,
@@ -356,7 +356,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
 # What it is made of
 
 
-@pytest.mark.parametrize("module", [report_page, report_curves])
+@pytest.mark.parametrize("module", [run_page, run_curves])
 def test_nothing_that_sees_rows_is_imported(module: object) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

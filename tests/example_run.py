@@ -14,9 +14,9 @@ from federated_health.ml.bootstrap import Interval
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.report.page import Block, Page, Section, Table
+from federated_health.report.run_page import page_of_run
 from federated_health.server.history import Round, summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_page import page_of_run
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid
 
