@@ -21,7 +21,7 @@ from federated_health.encryption import keyring, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.federation import EncryptedRun
-from federated_health.encryption.page import page_of_result
+from federated_health.encryption.results import summarise_result
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers, registry
@@ -31,6 +31,7 @@ from federated_health.ml.metrics import count_outcomes, merge_counts, probabilit
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
+from federated_health.report.run_page import page_of_run
 from federated_health.security import make_all_identities
 from federated_health.server.checkpoints import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -621,7 +622,7 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert not pd.isna(result.figures["federation"]["roc_auc"])
     told, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     assert told.privacy is not None
-    shown = render(page_of_result(result, told, {}, "all that there was"))
+    shown = render(page_of_run(summarise_result(result, told, {}, "all that there was")))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for

@@ -15,15 +15,13 @@ from federated_health.data.tasks import Task
 from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
 from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.bootstrap import MIN_CLASS_SIZE, Interval, Resampled, Verdict, can_judge, judge
+from federated_health.ml.bootstrap import MIN_CLASS_SIZE, PERMUTATIONS, Interval, Resampled, Verdict, can_judge, judge
 from federated_health.ml.metrics import MAX_LOSS, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
-
-PERMUTATIONS = 10
 
 ROUNDING = 1e-9
 """Of a difference of two ROC-AUCs."""

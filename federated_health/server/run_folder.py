@@ -10,6 +10,7 @@ from typing import Any, Self
 from federated_health.data.tables import hash_file
 from federated_health.errors import RunError, StorageError
 from federated_health.folders import locked_folder
+from federated_health.ml.networks import weights_hash
 from federated_health.report.run_files import (
     METRICS,
     MODEL,
@@ -19,12 +20,12 @@ from federated_health.report.run_files import (
     append_round,
     make_folder,
     metrics_of,
+    prepare_report,
     write_json,
-    write_report,
     write_rounds,
+    write_run_report,
 )
-from federated_health.report.run_page import page_of_run
-from federated_health.report.svg import get_ready
+from federated_health.report.run_summary import RunSummary
 from federated_health.server.checkpoints import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.history import Round
 from federated_health.server.model_saver import ModelSaver
@@ -139,9 +140,7 @@ class RunFolder:
         if stopped:  # perhaps since the last round could not be added
             write_rounds(self.path / ROUNDS, federation.history)
         metrics = {
-            **metrics_of(federation.train_config()),
-            **({"stopped": True} if stopped else {}),
-            **({"privacy": federation.privacy.to_json()} if federation.privacy else {}),
+            **metrics_of(federation.train_config(), stopped=stopped),
             "faults": federation.problems.to_json(),
             **figures,
         }
@@ -156,13 +155,33 @@ class RunFolder:
     def _save_model(self, federation: PlainRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """model.keras, and report.html, which names it."""
         if self._model_saver.is_getting_ready:
-            get_ready()
+            prepare_report()
         self._model_saver.save(self.path / MODEL, federation.train_config(), federation.weights)
-        files = {f"SHA-256 of {MODEL}": hash_file(self.path / MODEL)}
-        write_report(
-            self.path / REPORT,
-            lambda: page_of_run(federation, figures, list(federation.history), stopped=stopped, others=files),
-        )
+        facts = {
+            "SHA-256 of the weights": weights_hash(federation.weights),
+            f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
+        }
+        write_run_report(self.path / REPORT, summarise(federation, figures, stopped=stopped, facts=facts))
+
+
+def summarise(run: PlainRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]) -> RunSummary:
+    """A run as its server knows it.
+
+    Args:
+        figures: see `PlainRun.evaluate_finally`.
+        facts: see `RunSummary`.
+    """
+    return RunSummary(
+        config=run.train_config(),
+        figures=figures,
+        settings=run.settings,
+        registrations=run.registrations,
+        rounds=list(run.history),
+        evaluations={} if stopped else run.evaluations,
+        problems=run.problems.describe(),
+        stopped=stopped,
+        facts=facts,
+    )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
