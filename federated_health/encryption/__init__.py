@@ -30,6 +30,13 @@ def max_reply_bytes(task: "Task", model: str) -> int:
     return messages.max_reply_bytes(task, model)
 
 
+def load_results() -> ModuleType:
+    """The module `results`, for the files of a hospital."""
+    from federated_health.encryption import results  # noqa: PLC0415  # the loader of this folder
+
+    return results
+
+
 def load_handlers() -> Mapping[str, Callable[..., Any]]:
     """A hospital's handlers of encrypted runs, by message type."""
     from federated_health.encryption import (  # noqa: PLC0415  # the loader of this folder
