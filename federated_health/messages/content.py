@@ -35,6 +35,7 @@ from federated_health.messages.records import (
     COUNTS,
     METRICS,
     WRONG_COUNTS,
+    MalformedMessageError,
     check_sums,
     holds_one,
     read_cells,
@@ -43,8 +44,10 @@ from federated_health.messages.records import (
     read_metrics,
     read_number,
     read_whole,
+    size_of,
+    weights_from_record,
+    weights_to_record,
 )
-from federated_health.messages.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
