@@ -30,8 +30,7 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import METRICS, weights_from_record
-from federated_health.ml.bootstrap import Interval
-from federated_health.ml.metrics import Counts
+from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import Weights, weight_shapes
 
 MEMORY, STEP = 0.9, 0.1
