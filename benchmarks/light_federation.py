@@ -22,7 +22,7 @@ from chaos_links import CHUNK, Link
 from federated_health.cli.processes import free_port, process
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security import Role, load_identity, make_demo_identities
 from federated_health.server import plain_run as federations
 from federated_health.server.kinds import max_reply_bytes
 from federated_health.server.plain_run import PlainRun
@@ -93,7 +93,7 @@ def light_federation(
     """
     settings = settings_for(hospitals, rounds)
     address = f"127.0.0.1:{free_port()}"
-    own, folders = make_all_identities(tls, [f"hospital-{one}" for one in range(hospitals)]) if tls else (None, {})
+    own, folders = make_demo_identities(tls, [f"hospital-{one}" for one in range(hospitals)]) if tls else (None, {})
     with ExitStack() as stack:
         identity = load_identity(own, Role.SERVER) if own else None
         largest = max_reply_bytes(settings) + 8 * weights

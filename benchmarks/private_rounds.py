@@ -19,7 +19,7 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from federated_health.cli.processes import free_port, process, script_command
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security import Role, load_identity, make_demo_identities
 from federated_health.server.kinds import make_run, max_reply_bytes
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
@@ -40,7 +40,7 @@ COUNTED = 4
 def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, Grid]]:
     """A federation whose server is in this process, and each hospital in one of its own."""
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
-    own, identities = make_all_identities(folder / "tls", list(hospitals))
+    own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
         agreement, largest = settings.task_declaration.agreement, max_reply_bytes(settings)
         tls = load_identity(own, Role.SERVER)

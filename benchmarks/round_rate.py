@@ -36,7 +36,7 @@ from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
-from federated_health.security import Identity, Role, load_identity, make_all_identities
+from federated_health.security import Identity, Role, load_identity, make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport import InProcessGrid, StreamGrid, hospital_context, serve_streams
@@ -75,7 +75,7 @@ def time_course(federation: PlainRun) -> list[float]:
 
 def terminals(given: Setting, *, encrypted: bool = False) -> list[float]:
     """The server in this process, each hospital in one of its own, over gRPC."""
-    own, identities = make_all_identities(given.folder / "tls", list(given.hospitals)) if encrypted else (None, {})
+    own, identities = make_demo_identities(given.folder / "tls", list(given.hospitals)) if encrypted else (None, {})
     tls = load_identity(own, Role.SERVER) if own else None
     with ExitStack() as stack:
         address, grid = stack.enter_context(listening(given.settings, tls))

@@ -7,9 +7,8 @@ from typing import Any
 import utils
 from federated_health.cli import audit as audit
 from federated_health.cli import certificates as certificates
-from federated_health.cli import deployment as deployment
 from federated_health.cli import evidence as evidence
-from federated_health.cli import parsing
+from federated_health.cli import parsing, superlink, supernode
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.examples import EXAMPLES
 
@@ -88,31 +87,31 @@ def add_certificates(verbs: Any) -> None:
     """The verb certificates, with verbs of its own."""
     words = "who is who: found an authority, make keys, sign, revoke, renew and show"
     examples = EXAMPLES["certificates"]
-    parser = verbs.add_parser("certificates", help=words, description=certificates.WORDS, examples=examples)
-    certificates.add_verbs(parser)
+    parser = verbs.add_parser("certificates", help=words, description=certificates.DESCRIPTION, examples=examples)
+    certificates.add_subcommands(parser)
     parser.set_defaults(run=show_certificates)
 
 
 def show_certificates(flags: argparse.Namespace) -> None:
     """Do what the verb says, and show what it answers."""
-    for title, lines in flags.pages(flags):
+    for title, lines in flags.sections(flags):
         utils.print_lines(title, lines)
 
 
 def add_deployment(verbs: Any) -> None:
     """The verbs superlink and supernode, of Flower's own deployment."""
     words = "Flower's server for long-lived nodes, with this project's certificates"
-    superlink = verbs.add_parser(
-        "superlink", help=words, description=deployment.SUPERLINK_WORDS, examples=EXAMPLES["superlink"]
+    parser = verbs.add_parser(
+        "superlink", help=words, description=superlink.DESCRIPTION, examples=EXAMPLES["superlink"]
     )
-    deployment.add_superlink_flags(superlink)
-    superlink.set_defaults(run=deployment.run_superlink)
+    superlink.add_flags(parser)
+    parser.set_defaults(run=superlink.run)
     words = "a hospital as a node of Flower's own"
-    supernode = verbs.add_parser(
-        "supernode", help=words, description=deployment.SUPERNODE_WORDS, examples=EXAMPLES["supernode"]
+    parser = verbs.add_parser(
+        "supernode", help=words, description=supernode.DESCRIPTION, examples=EXAMPLES["supernode"]
     )
-    deployment.add_supernode_flags(supernode)
-    supernode.set_defaults(run=deployment.run_supernode)
+    supernode.add_flags(parser)
+    parser.set_defaults(run=supernode.run)
 
 
 def main() -> None:

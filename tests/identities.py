@@ -18,9 +18,9 @@ from federated_health.security import (
     hospital,
     issuing,
     load_identity,
+    make_demo_identities,
 )
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED
-from federated_health.security.rehearsal import make_all_identities
 
 DAY = timedelta(days=1)
 Valid = tuple[datetime, datetime]
@@ -62,7 +62,7 @@ class Signer:
         return signer
 
     def sign(self, party: Party, key: certificates.Key, valid: Valid | None = None) -> x509.Certificate:
-        return issuing.make_leaf(party, key.public_key(), self.certificate, self.key, valid or usual())
+        return issuing.make_certificate(party, key.public_key(), self.certificate, self.key, valid or usual())
 
     def sign_freely(self, name: str, key: certificates.Key, *purposes: x509.ObjectIdentifier) -> x509.Certificate:
         """A certificate with any purposes, or none."""
@@ -99,13 +99,13 @@ def write_identity(
 
 
 @dataclass
-class PlainRun:
+class DemoIdentities:
     """An authority, a server and the hospitals a and b, in their folders."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        server, hospitals = make_all_identities(self.folder, ("a", "b"))
+        server, hospitals = make_demo_identities(self.folder, ("a", "b"))
         self.authority = Authority(self.folder / "authority")
         self.signer = Signer.of(self.folder / "authority")
         self.server = load_identity(server, Role.SERVER)

@@ -19,7 +19,7 @@ from tests.identities import expired, now
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority.found(tmp_path / "authority", "Heart federation")
+    return Authority.create(tmp_path / "authority", "Heart federation")
 
 
 def request_of(party: Party, folder: Path, key: certificates.Key | None = None) -> Path:
@@ -49,15 +49,15 @@ def test_a_new_authority_is_private_complete_and_has_revoked_nobody(authority: A
 @pytest.mark.parametrize("left", ["key.pem", "authority.pem", "revoked.pem", "issued"])
 def test_what_is_there_is_never_replaced(left: str, tmp_path: Path) -> None:
     (tmp_path / left).mkdir() if left == "issued" else (tmp_path / left).write_bytes(b"mine")
-    with pytest.raises(CertificateError, match=f"holds {left} already; no authority is replaced"):
-        Authority.found(tmp_path, "a")
+    with pytest.raises(CertificateError, match=f"already holds {left}; an authority is never replaced"):
+        Authority.create(tmp_path, "a")
     assert [path.name for path in tmp_path.iterdir()] == [left]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 65, "a\nb", "\x1b[31m"])
 def test_an_authority_has_a_name_that_can_be_shown(name: str, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="1 to 64 printable characters"):
-        Authority.found(tmp_path / "new", name)
+        Authority.create(tmp_path / "new", name)
     assert not (tmp_path / "new").exists()
 
 
@@ -111,7 +111,7 @@ def test_of_a_request_nothing_is_taken_but_what_was_asked_for(authority: Authori
 
 
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
-    authority = Authority.found(tmp_path / "authority", "short", days=3)
+    authority = Authority.create(tmp_path / "authority", "short", days=3)
     leaf = authority.sign(request_of(hospital("a"), tmp_path)).certificate
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
@@ -131,7 +131,7 @@ def test_an_expired_authority_signs_and_revokes_no_more(
 def test_a_second_key_under_a_name_waits_for_the_first_to_be_revoked(authority: Authority, tmp_path: Path) -> None:
     first = authority.sign(request_of(hospital("a"), tmp_path))
     for role in (hospital("a"), server(["a"])):  # a name is one party's, whatever its role
-        with pytest.raises(CertificateError, match=r"hospital a has .* of another key, .*revoke a, then sign"):
+        with pytest.raises(CertificateError, match=r"hospital a has .* for another key, .*revoke a, then sign"):
             authority.sign(request_of(role, tmp_path))
     assert len(list(authority.issued())) == 1
     authority.revoke("a")
@@ -142,7 +142,7 @@ def test_a_second_key_under_a_name_waits_for_the_first_to_be_revoked(authority: 
 
 def test_a_second_key_follows_one_that_expired(authority: Authority, tmp_path: Path) -> None:
     key = issuing.make_key()
-    old = issuing.make_leaf(hospital("a"), key.public_key(), authority.certificate, authority._key, expired())
+    old = issuing.make_certificate(hospital("a"), key.public_key(), authority.certificate, authority._key, expired())
     (authority.folder / "issued" / "a-1.pem").write_bytes(issuing.pem(old, authority.certificate))
     authority.sign(request_of(hospital("a"), tmp_path))
     assert [one.is_valid for one in authority.issued()] == [False, True]
@@ -164,7 +164,7 @@ def test_a_key_has_one_party_and_no_way_back(authority: Authority, tmp_path: Pat
     key = issuing.make_key()
     authority.sign(request_of(hospital("a"), tmp_path, key))
     for party in (hospital("b"), server(["b"]), server(["a"])):
-        with pytest.raises(CertificateError, match="this key is that of hospital a; every party makes its own"):
+        with pytest.raises(CertificateError, match="this key belongs to hospital a; every party makes its own"):
             authority.sign(request_of(party, tmp_path, key))
     authority.revoke("a")
     for party in (hospital("a"), hospital("b")):
@@ -191,7 +191,7 @@ def test_nobody_is_revoked_who_has_nothing(authority: Authority, tmp_path: Path)
         authority.revoke("a")
     authority.sign(request_of(hospital("a"), tmp_path))
     authority.revoke("a")
-    with pytest.raises(CertificateError, match="a has no certificate that is valid"):
+    with pytest.raises(CertificateError, match="a has no valid certificate"):
         authority.revoke("a")
 
 
@@ -208,7 +208,7 @@ def test_two_commands_at_once_lose_no_revocation(authority: Authority, tmp_path:
 
 
 def test_what_an_authority_did_not_write_is_found(authority: Authority, tmp_path: Path) -> None:
-    foreign = Authority.found(tmp_path / "other", "Heart federation").sign(request_of(hospital("a"), tmp_path))
+    foreign = Authority.create(tmp_path / "other", "Heart federation").sign(request_of(hospital("a"), tmp_path))
     (authority.folder / "issued" / "a.pem").write_bytes(foreign.path.read_bytes())
     with pytest.raises(CertificateError, match=r"a\.pem: was not issued by this authority"):
         list(authority.issued())

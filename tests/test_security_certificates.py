@@ -1,6 +1,7 @@
 """What is in a certificate, as OpenSSL sees it, and what is read of one."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from base64 import b64encode
@@ -67,7 +68,7 @@ def test_what_is_no_host_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]"])
 def test_an_address_that_nobody_can_call_is_refused(host: str) -> None:
-    with pytest.raises(CertificateError, match="is no address that a hospital can call"):
+    with pytest.raises(CertificateError, match="hospitals cannot call this address"):
         server([host])
 
 
@@ -115,7 +116,9 @@ def test_openssl_takes_a_leaf_for_its_one_purpose(
 def test_openssl_does_not_take_what_a_leaf_signed(signer: Signer, tmp_path: Path) -> None:
     key = issuing.make_key()
     middle = signer.sign(hospital("a"), key)
-    leaf = issuing.make_leaf(hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1)))
+    leaf = issuing.make_certificate(
+        hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1))
+    )
     for name, one in (("ca", signer.certificate), ("middle", middle), ("leaf", leaf)):
         (tmp_path / name).write_bytes(issuing.pem(one))
     code, _ = openssl("verify", "-CAfile", tmp_path / "ca", "-untrusted", tmp_path / "middle", tmp_path / "leaf")
@@ -164,12 +167,12 @@ def test_what_stands_in_certificates(signer: Signer) -> None:
 
 
 def test_a_lifetime_begins_five_minutes_back_and_ends_after_its_days() -> None:
-    start, end = issuing.lifetime(365)
+    start, end = issuing.validity_of(365)
     assert end - start == timedelta(days=365, minutes=5)
     assert abs(start + timedelta(minutes=5) - now()) < timedelta(minutes=1)
     for days in (0, -1, 36501, 10**12):
         with pytest.raises(CertificateError, match=f"days: expected 1 to 36500, got {days}"):
-            issuing.lifetime(days)
+            issuing.validity_of(days)
 
 
 def test_a_fingerprint_is_the_digest_of_the_public_key() -> None:
@@ -200,9 +203,9 @@ def test_a_host_of_more_letters_than_a_subject_may_have_is_read_whole(signer: Si
     ("name", "purposes", "words"),
     [
         ("a", (), "does not say whether it is for a hospital or a server"),
-        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "not for a hospital alone"),
-        ("a", (Purpose.CODE_SIGNING,), "not for a hospital alone"),
-        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "not for a hospital alone"),
+        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "its purpose is neither hospital alone"),
+        ("a", (Purpose.CODE_SIGNING,), "its purpose is neither hospital alone"),
+        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "its purpose is neither hospital alone"),
         ("federation", (Purpose.CLIENT_AUTH,), "the name federation is reserved"),
         ("A", (Purpose.CLIENT_AUTH,), "a hospital's name is lower-case"),
         ("*.example.org", (Purpose.SERVER_AUTH,), "expected a DNS name"),
@@ -288,7 +291,7 @@ def test_an_authority_may_sign_and_stands_for_itself(signer: Signer) -> None:
     start, end = now(), now() + timedelta(days=1)
 
     def make(issuer: x509.Name, key: certificates.Key, *, may_sign: bool) -> x509.Certificate:
-        usage = issuing._key_usage(key_cert_sign=may_sign, crl_sign=True)
+        usage = issuing.key_usage("crl_sign", *(["key_cert_sign"] if may_sign else []))
         return (
             x509.CertificateBuilder(issuer, signer.certificate.subject, signer.key.public_key())
             .serial_number(1)
@@ -307,13 +310,13 @@ def test_an_authority_may_sign_and_stands_for_itself(signer: Signer) -> None:
 
 def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
     key = issuing.make_key()
-    assert certificates.find_lapse(signer.sign(hospital("a"), key)) is None
-    over = certificates.find_lapse(signer.sign(hospital("a"), key, expired()))
-    early = certificates.find_lapse(signer.sign(hospital("a"), key, not_yet()))
+    assert certificates.validity_problem(signer.sign(hospital("a"), key)) is None
+    over = certificates.validity_problem(signer.sign(hospital("a"), key, expired()))
+    early = certificates.validity_problem(signer.sign(hospital("a"), key, not_yet()))
     assert over is not None
-    assert over.startswith(f"expired on {certificates.moment(expired()[1])} (this machine's clock: ")
+    assert over.startswith(f"expired on {certificates.format_time(expired()[1])} (this machine's clock: ")
     assert early is not None
-    assert early.startswith(f"is not valid before {certificates.moment(not_yet()[0])} (this machine's clock: ")
+    assert early.startswith(f"is not valid before {certificates.format_time(not_yet()[0])} (this machine's clock: ")
 
 
 @pytest.mark.parametrize(
@@ -327,11 +330,11 @@ def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
 )
 def test_what_is_left_is_told_in_days_that_were_begun(end: timedelta, words: str, signer: Signer) -> None:
     leaf = signer.sign(hospital("a"), issuing.make_key(), (now() - timedelta(days=9), now() + end))
-    assert certificates.describe_rest(leaf) == words
+    assert certificates.remaining_time(leaf) == words
 
 
 def test_what_is_not_valid_yet_has_no_days_left(signer: Signer) -> None:
-    assert certificates.describe_rest(signer.sign(hospital("a"), issuing.make_key(), not_yet())) == "not valid yet"
+    assert certificates.remaining_time(signer.sign(hospital("a"), issuing.make_key(), not_yet())) == "not valid yet"
 
 
 @given(
@@ -367,3 +370,35 @@ def test_any_bytes_are_read_or_refused_in_a_line(
 
 
 KEY = issuing.make_key()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o601, 0o666])
+def test_a_key_that_others_may_touch_is_refused(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(b"")
+    path.chmod(mode)
+    with pytest.raises(
+        CertificateError, match=rf"others on this machine may read this key \(mode {mode:o}\); chmod 600"
+    ):
+        certificates.read_file(path, private=True)
+    for private in (0o600, 0o400):
+        path.chmod(private)
+        certificates.read_file(path, private=True)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        for private in (True, False):
+            with pytest.raises(CertificateError, match=f"{name}: is not a regular file$"):
+                certificates.read_file(tmp_path / name, private=private)
+
+
+def test_what_is_too_large_for_a_certificate_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "MAX_FILE_BYTES", 8)
+    (tmp_path / "a").write_bytes(b"12345678")
+    assert certificates.read_file(tmp_path / "a") == b"12345678"
+    (tmp_path / "a").write_bytes(b"123456789")
+    with pytest.raises(CertificateError, match="is larger than"):
+        certificates.read_file(tmp_path / "a")

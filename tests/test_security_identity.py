@@ -13,11 +13,11 @@ from federated_health.security import (
     hospital,
     issuing,
     load_identity,
+    make_demo_identities,
     renew_request,
     request_identity,
     server,
 )
-from federated_health.security.rehearsal import make_all_identities
 from tests.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
 
 
@@ -39,7 +39,7 @@ def test_a_key_and_its_request_are_made_where_they_are_asked_for(tmp_path: Path)
 def test_a_key_is_replaced_on_demand_only(tmp_path: Path) -> None:
     request_identity(tmp_path, hospital("a"))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CertificateError, match=r"key\.pem: is there already; renew keeps it"):
+    with pytest.raises(CertificateError, match=r"key\.pem: exists already; renew keeps it"):
         request_identity(tmp_path, hospital("a"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     request_identity(tmp_path, hospital("a"), force=True)
@@ -73,14 +73,14 @@ def test_what_is_read_is_what_was_written(signer: Signer, tmp_path: Path) -> Non
 def test_a_name_is_the_certificate_s(signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, hospital("a"), signer)
     identity.check_name("a")
-    with pytest.raises(CertificateError, match="is of hospital a, so its name is not b"):
+    with pytest.raises(CertificateError, match="is for hospital a, so its name is not b"):
         identity.check_name("b")
 
 
 @pytest.mark.parametrize(("own", "wanted"), [(hospital("a"), Role.SERVER), (server(["a"]), Role.HOSPITAL)])
 def test_one_role_s_certificate_is_not_the_other_s(own: Party, wanted: Role, signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, own, signer)
-    with pytest.raises(CertificateError, match=f"is of {identity.party}, where a {wanted.value}'s is needed"):
+    with pytest.raises(CertificateError, match=f"is for {identity.party}; expected a {wanted.value}'s"):
         load_identity(tmp_path, wanted)
 
 
@@ -112,8 +112,8 @@ def test_what_does_not_go_together_is_refused(signer: Signer, tmp_path: Path) ->
         (issuing.pem(leaf, other), "expected a certificate and then its authority's"),
         (issuing.pem(leaf, stranger.certificate), "was not signed by its second, the authority's"),
         (issuing.pem(leaf, Signer().certificate), "was not signed by its second, the authority's"),
-        (issuing.pem(other, authority), "is of another key than key.pem"),
-        (issuing.pem(authority, authority), "is of another key than key.pem"),
+        (issuing.pem(other, authority), "is for another key than key.pem"),
+        (issuing.pem(authority, authority), "is for another key than key.pem"),
         (b"", "is not a certificate"),
         (b"\xff\0garbage", "is not a certificate"),
         ((tmp_path / "key.pem").read_bytes(), "is not a certificate"),
@@ -134,7 +134,7 @@ def test_what_is_lacking_is_named(signer: Signer, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match=r"key\.pem: cannot be read"):
         load_identity(tmp_path, Role.HOSPITAL)
     request_identity(tmp_path, hospital("a"))
-    with pytest.raises(CertificateError, match=r"is not there yet: the authority's answer to request\.pem"):
+    with pytest.raises(CertificateError, match=r"does not exist yet: save the authority's answer to request\.pem"):
         load_identity(tmp_path, Role.HOSPITAL)
     write_identity(tmp_path, hospital("a"), signer)
     (tmp_path / "key.pem").chmod(0o640)
@@ -147,27 +147,29 @@ def test_a_certificate_that_ends_soon_is_remarked_upon(signer: Signer, tmp_path:
     late = Signer(valid=(now() - DAY, now() + 90 * DAY))
     end = now() + 10 * DAY
     soon = write_identity(tmp_path / "soon", hospital("a"), late, (now(), end))
-    assert soon.remark() == (f"the certificate in {tmp_path}/soon ends on {certificates.moment(end)}: renew it")
-    assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).remark() is None
+    assert soon.expiry_warning() == (
+        f"the certificate in {tmp_path}/soon ends on {certificates.format_time(end)}: renew it"
+    )
+    assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).expiry_warning() is None
     below = write_identity(tmp_path / "below", hospital("a"), signer, (now(), now() + 90 * DAY))
-    assert below.remark() is not None  # its authority ends tomorrow
+    assert below.expiry_warning() is not None  # its authority ends tomorrow
 
 
-def test_a_rehearsal_has_everybody_and_replaces_only_another(tmp_path: Path) -> None:
+def test_demo_identities_are_complete_and_replace_only_earlier_ones(tmp_path: Path) -> None:
     folder = tmp_path / "tls"
-    own, hospitals = make_all_identities(folder, ("a", "b"))
+    own, hospitals = make_demo_identities(folder, ("a", "b"))
     first = load_identity(own, Role.SERVER)
     assert first.party == server(())
     assert [load_identity(path, Role.HOSPITAL).name for path in hospitals.values()] == ["a", "b"]
     assert (own / "revoked.pem").exists()
-    own, hospitals = make_all_identities(folder, ("c",))
+    own, hospitals = make_demo_identities(folder, ("c",))
     assert list(hospitals) == ["c"]
     assert not (folder / "hospitals" / "a").exists()
     second: Identity = load_identity(own, Role.SERVER)
     assert second.authority != first.authority
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(CertificateError, match=r"holds what is none of a rehearsal's: mine\.txt"):
-        make_all_identities(folder, ("a",))
+    with pytest.raises(CertificateError, match=r"holds mine\.txt, which is not part of a demo"):
+        make_demo_identities(folder, ("a",))
     assert (folder / "hospitals" / "c").exists()
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import grpc
 
 from federated_health.errors import JoinError
-from federated_health.security import Finding, Identity, diagnose, speaks_tls
-from federated_health.security.diagnosis import PREFLIGHT_SECONDS
+from federated_health.security import Identity
+from federated_health.security.handshake import find_connection_problem
 from federated_health.transport import channels
 from federated_health.transport.backoff import MAX_DELAY, Backoff
 from federated_health.transport.channels import split_address
@@ -36,6 +37,9 @@ is larger than the other takes; OUT_OF_RANGE, DATA_LOSS).
 
 TAKEN_MARGIN = 10.0
 """Seconds, beside what a server needs to notice that a hospital is gone, for it to come back under its name."""
+
+PREFLIGHT_SECONDS = 2.0
+"""For each step of finding out why there is no connection."""
 
 SILENT_SECONDS = 5.0
 """After which an attempt that has led to nothing yet is spoken of."""
@@ -142,18 +146,28 @@ def find_obstacle(address: str, tls: Identity | None, left: float) -> str:
         JoinError: waiting does not help.
     """
     host, port = split_address(address)
-    patience = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may be waited for
+    timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for
     if tls is not None:
-        finding = diagnose(host, port, tls, patience)
-    elif unknown := _find_unknown(host, port):
-        finding = Finding(f"it cannot be reached ({unknown})", False)
-    elif speaks_tls(host, port, patience):
-        finding = Finding("the server speaks TLS: to join it takes --tls, the folder of this hospital's identity", True)
-    else:
-        finding = None
-    if finding and finding.final:
-        raise JoinError(f"{address}: {finding.words}")
-    return f": {finding.words}" if finding else ""
+        problem = find_connection_problem(host, port, tls, timeout)
+        if problem and problem.is_final:
+            raise JoinError(f"{address}: {problem.reason}")
+        return f": {problem.reason}" if problem else ""
+    if unknown := _find_unknown(host, port):
+        return f": it cannot be reached ({unknown})"
+    if speaks_tls(host, port, timeout):
+        raise JoinError(
+            f"{address}: the server speaks TLS: to join it takes --tls, the folder of this hospital's identity"
+        )
+    return ""
+
+
+def speaks_tls(host: str, port: int, timeout: float = PREFLIGHT_SECONDS) -> bool:
+    """Whether a server completes a TLS handshake, with any certificate."""
+    try:
+        ssl.get_server_certificate((host, port), timeout=timeout)
+    except (OSError, ValueError):  # ValueError: a host name that no DNS can hold
+        return False
+    return True
 
 
 def _find_unknown(host: str, port: int) -> str:

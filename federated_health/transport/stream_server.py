@@ -19,11 +19,12 @@ from flwr.proto.transport_pb2 import ServerMessage
 from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.security import Identity
+from federated_health.security import Admission, Identity, Role
+from federated_health.security.certificates import peer_certificate
 from federated_health.transport.capacity import max_streams
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, listen, serialise_content, server_options
-from federated_health.transport.gate import Gate, certificate_of
 from federated_health.transport.grids import FutureGrid, Incident, error_reply
+from federated_health.transport.refusals import RefusalLog
 from federated_health.transport.stream import Incidents, Stream
 
 logger = logging.getLogger(__name__)
@@ -56,33 +57,37 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._gate = Gate(tls, on_change)
+        self._admission = Admission(tls, on_change) if tls is not None else None
+        self._refusals = RefusalLog(on_change)
         self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
         said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = said.get("hospital", "")
-        certificate = certificate_of(context)
+        certificate = peer_certificate(context.auth_context()) if self._admission else None
         # First who it is: a stranger must not learn who is connected, or what was agreed on.
-        if refusal := self._gate.refuse(certificate, name) or self._refuse(name, said):
+        rejection = self._admission and self._admission.rejection_reason(certificate, Role.HOSPITAL, name)
+        refusal = (grpc.StatusCode.PERMISSION_DENIED, rejection) if rejection else self._refuse(name, said)
+        if refusal:
             code, reason = refusal
-            self._gate.tell(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
+            self._refusals.add(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
         if before is None and len(self.streams) >= self._room:
             reason = f"{self._room} hospitals are connected already"
-            self._gate.tell(f"refused {name}: {reason}", context)
+            self._refusals.add(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
             name, said.get("process", ""), context, self.incidents, self._max_message_bytes
         )
-        stream.find_obstacle = partial(self._gate.find_end, certificate)
+        if self._admission and certificate:
+            stream.find_obstacle = partial(self._admission.expiry_reason, certificate, Role.HOSPITAL)
         try:
             if before is not None:
                 before.replaced.set_result(None)
-            self._gate.forget()
+            self._refusals.clear()
             self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
@@ -99,7 +104,7 @@ class _Servicer:
                 if not self.ending.done() and not stream.expelled.done():
                     self._on_change(f"{name} left")
         if stream.expelled.done():
-            self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
+            self._refusals.add(f"cut {name} off: {stream.expelled.result()}", context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
@@ -206,7 +211,7 @@ def serve_streams(
         AddressError: the address is taken or cannot be listened on.
         CertificateError: what is in the identity's folder cannot be used.
     """
-    if tls is not None and (remark := tls.remark()):
+    if tls is not None and (remark := tls.expiry_warning()):
         on_change(remark)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)

@@ -10,7 +10,7 @@ import pytest
 
 from federated_health.cli.processes import free_port, interrupt, process, script_command
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.security import Role, load_identity, make_all_identities
+from federated_health.security import Role, load_identity, make_demo_identities
 from federated_health.transport import report_unfit
 from tests.wire import UNWRITTEN
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Path) -> None:
-    own, hospitals = make_all_identities(tmp_path / "tls", ("a",))
+    own, hospitals = make_demo_identities(tmp_path / "tls", ("a",))
     port, log = free_port(), tmp_path / "server.txt"
     command = script_command("server.py", "--tls", own, "--address", f"127.0.0.1:{port}", "--out", tmp_path / "run")
     with process(command, log) as server:
@@ -46,7 +46,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
         interrupt([server])
         assert server.returncode == 130
     lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
-    refusal = "refused b: the hospital's certificate is of hospital a, and it calls itself otherwise (from 127.0.0.1)"
+    refusal = "refused b: the hospital's certificate is for hospital a, but it gave another name (from 127.0.0.1)"
     assert lines == [
         f"listening on 127.0.0.1:{port}, as server localhost, with mutual TLS",
         lines[1],

@@ -7,24 +7,24 @@ from contextlib import suppress
 
 import pytest
 
+from federated_health.cli import supernode
 from federated_health.errors import JoinError, RunError
-from federated_health.security import Identity, Role, load_identity, make_all_identities
-from federated_health.transport.deployment import watch
+from federated_health.security import Identity, Role, load_identity, make_demo_identities
 
 ADDRESS = "127.0.0.1:9092"
 
 
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    _, hospitals = make_all_identities(tmp_path_factory.mktemp("certificates") / "tls", ["cleveland"])
+    _, hospitals = make_demo_identities(tmp_path_factory.mktemp("certificates") / "tls", ["cleveland"])
     return load_identity(hospitals["cleveland"], Role.HOSPITAL)
 
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A SuperLink answers."""
-    monkeypatch.setattr(watch, "find_obstacle", lambda *_: "")
-    monkeypatch.setattr(watch, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supernode, "find_obstacle", lambda *_: "")
+    monkeypatch.setattr(supernode, "MIN_DELAY", 0.01)
 
 
 def ending_with(*codes: int) -> Callable[[], list[str]]:
@@ -43,7 +43,7 @@ def keep(make_command: Callable[[], list[str]], identity: Identity, wait: float,
     """What is said until it ends."""
     said: list[str] = []
     with suppress(KeyboardInterrupt):
-        watch.keep_running(make_command, {}, address, identity, wait, said.append)
+        supernode.keep_running(make_command, {}, address, identity, wait, said.append)
     return said
 
 
@@ -71,8 +71,8 @@ def test_a_command_that_flower_does_not_take_is_not_tried_again(identity: Identi
 def test_a_node_that_was_in_for_long_has_all_the_wait_again(
     identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "STEADY", 0.0)
-    monkeypatch.setattr(watch, "MAX_PAUSE", 0.01)
+    monkeypatch.setattr(supernode, "ADMITTED_SECONDS", 0.0)
+    monkeypatch.setattr(supernode, "MAX_DELAY", 0.01)
 
     assert len(keep(ending_with(*[1] * 5), identity, wait=0.02)) == 5
 
