@@ -319,24 +319,6 @@ def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
     assert early.startswith(f"is not valid before {certificates.format_time(not_yet()[0])} (this machine's clock: ")
 
 
-@pytest.mark.parametrize(
-    ("end", "words"),
-    [
-        (timedelta(days=365), "365 days left"),
-        (timedelta(hours=25), "2 days left"),
-        (timedelta(hours=3), "1 day left"),
-        (timedelta(hours=-1), "expired"),
-    ],
-)
-def test_what_is_left_is_told_in_days_that_were_begun(end: timedelta, words: str, signer: Signer) -> None:
-    leaf = signer.sign(hospital("a"), issuing.make_key(), (now() - timedelta(days=9), now() + end))
-    assert certificates.remaining_time(leaf) == words
-
-
-def test_what_is_not_valid_yet_has_no_days_left(signer: Signer) -> None:
-    assert certificates.remaining_time(signer.sign(hospital("a"), issuing.make_key(), not_yet())) == "not valid yet"
-
-
 @given(
     content=some.binary(max_size=300),
     where=some.integers(0, 2000),

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,16 @@ from cryptography import x509
 
 import utils
 from federated_health import __main__ as verbs
-from federated_health.security import Role, certificates, hospital, issuing, load_identity, server
-from tests.identities import Signer, expired, not_yet, write_identity
+from federated_health.security import (
+    Role,
+    certificates,
+    hospital,
+    issuing,
+    load_identity,
+    make_demo_identities,
+    server,
+)
+from tests.identities import Signer, expired, not_yet, now, write_identity
 
 Certificates = Callable[[str], tuple[int, str, str]]
 
@@ -211,6 +220,31 @@ def test_an_answer_that_cannot_be_written_says_where_it_is_kept(run: Certificate
     (kept,) = Path("ca/issued").glob("a-*.pem")
     words = "none/c.pem: cannot be written (No such file or directory); hospital a was signed: see"
     assert (code, said) == (1, f"error: {words} {kept}\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        (timedelta(days=-9), timedelta(days=365), "365 days left"),
+        (timedelta(days=-9), timedelta(hours=25), "2 days left"),
+        (timedelta(days=-9), timedelta(hours=3), "1 day left"),
+        (timedelta(days=-9), timedelta(hours=-1), "expired on "),
+        (timedelta(days=1), timedelta(days=2), "is not valid before "),
+    ],
+)
+def test_show_counts_the_days_left_that_have_begun(
+    start: timedelta, end: timedelta, words: str, well: Callable[[str], str]
+) -> None:
+    certificate = Signer().sign(hospital("a"), issuing.make_key(), (now() + start, now() + end))
+    Path("a.pem").write_bytes(issuing.pem(certificate))
+    assert f"UTC: {words}" in well("show a.pem")
+
+
+def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(well: Callable[[str], str]) -> None:
+    """As `superlink` leaves it."""
+    folder, _ = make_demo_identities(Path("tls"), ())
+    (folder / "authority.pem").write_bytes(Path("tls/authority/authority.pem").read_bytes())
+    assert well(f"show {folder}").startswith("server localhost\n")
 
 
 def test_help_says_what_is_kept_where_and_how_long(well: Callable[[str], str]) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +214,10 @@ def _describe_hosts(hosts: tuple[str, ...]) -> list[str]:
 
 
 def _describe_certificate(certificate: x509.Certificate) -> list[str]:
-    start, end = map(certificates.format_time, (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    days = ceil((end - datetime.now(UTC)) / timedelta(days=1))
+    state = certificates.validity_problem(certificate) or f"{days} day{'s' if days > 1 else ''} left"
     return [
         f"fingerprint  {certificates.fingerprint(certificates.public_key_of(certificate))}",
-        f"valid        {start} to {end}: {certificates.remaining_time(certificate)}",
+        f"valid        {certificates.format_time(start)} to {certificates.format_time(end)}: {state}",
     ]

@@ -9,10 +9,11 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -105,18 +106,13 @@ class SuperLink:
             RunError: it ended, or did not answer in time.
         """
         context = ssl.create_default_context(cadata=self.identity.authority_bytes.decode())
+        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))  # a proxy would not reach loopback
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if running.poll() is not None:
                 raise RunError(f"flower-superlink ended with code {running.returncode}; its output is above")
-            with suppress(OSError, HTTPException):
-                connection = HTTPSConnection("127.0.0.1", self.control, timeout=2, context=context)
-                try:
-                    connection.request("GET", "/health")
-                    if connection.getresponse().status == 200:
-                        return
-                finally:
-                    connection.close()
+            with suppress(OSError, HTTPException), opener.open(f"https://127.0.0.1:{self.control}/health", timeout=2):
+                return
             time.sleep(POLL_SECONDS)
         raise RunError(f"flower-superlink did not answer within {START_SECONDS:g} s")
 

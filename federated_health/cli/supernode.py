@@ -20,8 +20,8 @@ from federated_health.cli.flower_commands import (
     shell_line,
 )
 from federated_health.cli.processes import free_port, process
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
-from federated_health.data.tasks import TASKS, Task, get_task
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.hospital.registry import ONLY_ENCRYPTED
@@ -77,14 +77,6 @@ class SuperNode:
     def __post_init__(self) -> None:
         split_address(self.superlink)
 
-    def load(self, task: Task) -> Hospital:
-        """The hospital as each of its processes will read it.
-
-        Raises:
-            DataError: its CSV cannot be used.
-        """
-        return load_hospital(self.data, task, self.identity.name, self.split_seed)
-
     def command(self) -> list[str]:
         """Flower's command, with a free port; also writes the node's key in the form that Flower reads.
 
@@ -105,27 +97,17 @@ class SuperNode:
         if self.encrypted_only:
             config[ONLY_ENCRYPTED] = True
         program, node_config = executable("flower-supernode"), format_config(config)  # may fail before a key is written
+        path = self.identity.folder / NODE_KEY  # the same key as key.pem, so not a second secret
+        key = read_key(self.identity.folder / KEY)
+        write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), PRIVATE)
         return [
             program,
             *("--superlink", self.superlink),
             *("--root-certificates", str(authority_file(self.identity))),
-            *("--auth-supernode-private-key", str(write_node_key(self.identity).absolute())),
+            *("--auth-supernode-private-key", str(path.absolute())),
             *("--node-config", node_config),
             *("--host", "127.0.0.1", "--port", str(free_port())),
         ]
-
-
-def write_node_key(identity: Identity) -> Path:
-    """Write a hospital's private key in OpenSSH's form next to key.pem; the same key, so not a second secret.
-
-    Raises:
-        CertificateError: the key cannot be read.
-        StorageError: the file cannot be written.
-    """
-    path = identity.folder / NODE_KEY
-    key = read_key(identity.folder / KEY)
-    write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), PRIVATE)
-    return path
 
 
 def keep_running(
@@ -224,7 +206,8 @@ def run(flags: argparse.Namespace, say: Callable[[str], None] = utils.say) -> No
         budget=flags.dp_budget,
         encrypted_only=flags.encrypted_only,
     )
-    for line in node.load(get_task(flags.task)).remarks():
+    hospital = load_hospital(node.data, get_task(flags.task), node.identity.name, node.split_seed)
+    for line in hospital.remarks():
         say(line)
     say(shell_line(node.command()))
     if warning := node.identity.expiry_warning():

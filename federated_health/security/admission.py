@@ -5,7 +5,6 @@ handshake does not check (role, name, revocation) is checked here, when a party 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cryptography import x509
 
@@ -13,21 +12,6 @@ from federated_health.errors import CertificateError
 from federated_health.security import certificates
 from federated_health.security.identity import REVOKED, Identity
 from federated_health.security.parties import Role
-
-
-@dataclass(frozen=True)
-class _RevocationFile:
-    """State of `revoked.pem` when it was last read.
-
-    Attributes:
-        stamp: changes when the file does; None if there was no file.
-        revocations: the list in use, perhaps of an earlier reading; None if there was never one.
-        problem: why the file could not be used.
-    """
-
-    stamp: tuple[int, ...] | None
-    revocations: x509.CertificateRevocationList | None
-    problem: str | None = None
 
 
 class Admission:
@@ -48,9 +32,10 @@ class Admission:
         self._identity = identity
         self._announce = announce
         self._path = identity.folder / REVOKED
-        self._file = self._read(None)
-        if self._file.problem:
-            raise CertificateError(self._file.problem)
+        self._stamp: tuple[int, ...] | None = None
+        self._revocations: x509.CertificateRevocationList | None = None
+        if problem := self._refresh():
+            raise CertificateError(problem)
         if reason := self.rejection_reason(identity.certificate, identity.party.role):
             raise CertificateError(f"{identity.folder}: {reason}")
 
@@ -79,32 +64,30 @@ class Admission:
 
     def expiry_reason(self, certificate: x509.Certificate, role: Role) -> str | None:
         """Why a party that was accepted is now rejected (expired or revoked); None if it is not. Cheap per message."""
-        if self._stamp() != self._file.stamp:
-            self._file = self._read(self._file.revocations)
-            if self._file.problem:
-                self._announce(self._file.problem)
-        problem = certificates.validity_problem(certificate, self._file.revocations)
+        if problem := self._refresh():
+            self._announce(problem)
+        problem = certificates.validity_problem(certificate, self._revocations)
         return f"the {role.value}'s certificate {problem}" if problem else None
 
-    def _stamp(self) -> tuple[int, ...] | None:
+    def _refresh(self) -> str | None:
+        """Read `revoked.pem` if it was changed or removed; returns why it cannot be used, once per change."""
         try:
             status = self._path.stat()
+            stamp = status.st_mtime_ns, status.st_size, status.st_ino
         except OSError:
+            stamp = None
+        if stamp == self._stamp:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self, current: x509.CertificateRevocationList | None) -> _RevocationFile:
-        stamp = self._stamp()  # before reading: a change in the meantime is read at the next check
-        if stamp is None and current is None and not self._path.exists():
-            return _RevocationFile(None, None)
-        note = "" if current is None else "; revoked certificates stay revoked"
+        self._stamp = stamp  # taken before reading: a change in the meantime is read at the next check
+        note = "" if self._revocations is None else "; revoked certificates stay revoked"
         try:
             revocations = certificates.read_revocations(self._path, self._identity.authority)
         except CertificateError as error:
-            return _RevocationFile(stamp, current, f"{error}{note}")
-        if current is not None and _number(revocations) < _number(current):
-            return _RevocationFile(stamp, current, f"{self._path}: is older than the list in use{note}")
-        return _RevocationFile(stamp, revocations)
+            return f"{error}{note}"
+        if self._revocations is not None and _number(revocations) < _number(self._revocations):
+            return f"{self._path}: is older than the list in use{note}"
+        self._revocations = revocations
+        return None
 
 
 def _number(revocations: x509.CertificateRevocationList) -> int:

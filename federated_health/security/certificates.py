@@ -4,14 +4,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -202,9 +202,8 @@ def public_key_of(signed: Signed) -> PublicKey:
 
 def fingerprint(key: PublicKey) -> str:
     """SHA-256 of a public key (its SubjectPublicKeyInfo), as 16 groups of 4 hexadecimal digits."""
-    digest = Hash(SHA256())
-    digest.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return " ".join(re.findall("....", digest.finalize().hex()))
+    digest = sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return " ".join(re.findall("....", digest))
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -246,17 +245,6 @@ def revocation_date(
     """When a certificate was revoked according to a list; None if it was not, or if there is no list."""
     entry = revocations and revocations.get_revoked_certificate_by_serial_number(certificate.serial_number)
     return entry.revocation_date_utc if entry else None
-
-
-def remaining_time(certificate: x509.Certificate) -> str:
-    """How long a certificate is still valid, in words."""
-    now, end = datetime.now(UTC), certificate.not_valid_after_utc
-    if now > end:
-        return "expired"
-    if now < certificate.not_valid_before_utc:
-        return "not valid yet"
-    days = -((now - end) // timedelta(days=1))
-    return f"{days} day{'s' if days > 1 else ''} left"
 
 
 def format_time(time: datetime) -> str:

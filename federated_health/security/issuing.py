@@ -68,30 +68,35 @@ def validity_of(days: int) -> Validity:
 
 def make_authority_certificate(key: Key, name: str, validity: Validity) -> x509.Certificate:
     """A self-signed certificate that may sign other certificates and revocation lists."""
-    subject = _subject(name)
-    return (
-        _builder(subject, subject, key.public_key(), validity)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, SHA256())
-    )
+    subject, constraints = _subject(name), x509.BasicConstraints(ca=True, path_length=0)
+    return _sign(subject, subject, key.public_key(), key, validity, constraints, key_usage("key_cert_sign", "crl_sign"))
 
 
 def make_certificate(
     party: Party, key: PublicKey, authority: x509.Certificate, authority_key: Key, validity: Validity
 ) -> x509.Certificate:
     """A party's certificate, signed by an authority."""
-    builder = (
-        _builder(_subject(party.name), authority.subject, key, validity)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage("digital_signature"), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(_authority_identifier(authority_key), critical=False)
-    )
-    for extension in _party_extensions(party):
+    constraints, usage = x509.BasicConstraints(ca=False, path_length=None), key_usage("digital_signature")
+    others = _authority_identifier(authority_key), *_party_extensions(party)
+    return _sign(authority.subject, _subject(party.name), key, authority_key, validity, constraints, usage, *others)
+
+
+def _sign(
+    issuer: x509.Name,
+    subject: x509.Name,
+    key: PublicKey,
+    issuer_key: Key,
+    validity: Validity,
+    constraints: x509.BasicConstraints,
+    usage: x509.KeyUsage,
+    *others: x509.ExtensionType,
+) -> x509.Certificate:
+    builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
+    builder = builder.not_valid_before(validity[0]).not_valid_after(validity[1])
+    builder = builder.add_extension(constraints, critical=True).add_extension(usage, critical=True)
+    for extension in (x509.SubjectKeyIdentifier.from_public_key(key), *others):
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(authority_key, SHA256())
+    return builder.sign(issuer_key, SHA256())
 
 
 def make_request(party: Party, key: Key) -> x509.CertificateSigningRequest:
@@ -128,11 +133,6 @@ def make_revocations(
 def key_usage(*allowed: str) -> x509.KeyUsage:
     """An extension that allows some of KEY_USAGES and no others."""
     return x509.KeyUsage(**{usage: usage in allowed for usage in KEY_USAGES})
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, validity: Validity) -> x509.CertificateBuilder:
-    builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
-    return builder.not_valid_before(validity[0]).not_valid_after(validity[1])
 
 
 def _party_extensions(party: Party) -> tuple[x509.ExtensionType, ...]:
