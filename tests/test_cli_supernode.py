@@ -1,4 +1,4 @@
-"""A SuperNode is started again while the SuperLink does not let it in, and each way that this ends is one line."""
+"""A SuperNode is restarted until the SuperLink admits it; giving up is one line."""
 
 import socket
 import sys
@@ -40,7 +40,7 @@ def ending_with(*codes: int) -> Callable[[], list[str]]:
 
 
 def keep(make_command: Callable[[], list[str]], identity: Identity, wait: float, address: str = ADDRESS) -> list[str]:
-    """What is said until it ends."""
+    """Lines announced until it ends."""
     said: list[str] = []
     with suppress(KeyboardInterrupt):
         supernode.keep_running(make_command, {}, address, identity, wait, said.append)
@@ -48,7 +48,7 @@ def keep(make_command: Callable[[], list[str]], identity: Identity, wait: float,
 
 
 @pytest.mark.usefixtures("there")
-def test_a_node_that_ends_is_started_again_whatever_its_code(identity: Identity) -> None:
+def test_a_node_that_ends_is_restarted_after_any_exit_code(identity: Identity) -> None:
     said = keep(ending_with(1, 0), identity, wait=60.0)
 
     assert len(said) == 2
@@ -56,28 +56,26 @@ def test_a_node_that_ends_is_started_again_whatever_its_code(identity: Identity)
 
 
 @pytest.mark.usefixtures("there")
-def test_the_wait_ends(identity: Identity) -> None:
+def test_waiting_for_admission_ends(identity: Identity) -> None:
     with pytest.raises(JoinError, match="has not let cleveland in within"):
         keep(ending_with(*[1] * 100), identity, wait=0.1)
 
 
 @pytest.mark.usefixtures("there")
-def test_a_command_that_flower_does_not_take_is_not_tried_again(identity: Identity) -> None:
+def test_a_command_that_flower_rejects_is_not_tried_again(identity: Identity) -> None:
     with pytest.raises(RunError, match="does not take"):
         keep(ending_with(2), identity, wait=60.0)
 
 
 @pytest.mark.usefixtures("there")
-def test_a_node_that_was_in_for_long_has_all_the_wait_again(
-    identity: Identity, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wait_starts_anew_after_an_admission(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supernode, "ADMITTED_SECONDS", 0.0)
     monkeypatch.setattr(supernode, "MAX_DELAY", 0.01)
 
     assert len(keep(ending_with(*[1] * 5), identity, wait=0.02)) == 5
 
 
-def test_a_superlink_that_is_away_is_waited_for(identity: Identity) -> None:
+def test_an_absent_superlink_is_waited_for(identity: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"  # which nobody listens on when the block is over
     with pytest.raises(JoinError, match=rf"^{address}: no SuperLink within 0\.2 s: it cannot be reached"):

@@ -1,4 +1,4 @@
-"""Whom a party deals with, and that what was revoked stays so, whatever becomes of the list."""
+"""Which certificates a party accepts, and that revoked ones stay rejected whatever happens to the list."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def save(own: Identity, content: bytes) -> None:
     files.write_bytes(own.folder / "revoked.pem", content)
 
 
-def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: Signer) -> None:
+def test_a_hospital_of_the_same_authority_is_accepted(own: Identity, signer: Signer) -> None:
     assert Admission(own).rejection_reason(leaf(signer), Role.HOSPITAL, "a") is None
     assert Admission(own).rejection_reason(leaf(signer), Role.HOSPITAL) is None
     assert Admission(own).rejection_reason(leaf(signer, server(())), Role.SERVER) is None
@@ -53,7 +53,7 @@ def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: S
         (hospital("a"), not_yet(), Role.HOSPITAL, "a", "the hospital's certificate is not valid before "),
     ],
 )
-def test_others_are_not(
+def test_another_name_role_or_time_is_refused(
     party: Party, valid: Valid, role: Role, name: str | None, words: str, own: Identity, signer: Signer
 ) -> None:
     obstacle = Admission(own).rejection_reason(leaf(signer, party, valid), role, name)
@@ -61,7 +61,7 @@ def test_others_are_not(
     assert obstacle.startswith(words)
 
 
-def test_neither_is_who_was_signed_by_another_key_or_for_another_purpose(own: Identity, signer: Signer) -> None:
+def test_another_authority_or_purpose_is_refused(own: Identity, signer: Signer) -> None:
     admission = Admission(own)
     stranger = admission.rejection_reason(leaf(Signer()), Role.HOSPITAL)
     assert stranger == "the hospital's certificate was signed by another authority"
@@ -73,7 +73,7 @@ def test_neither_is_who_was_signed_by_another_key_or_for_another_purpose(own: Id
     assert "is not a hospital's" in str(admission.rejection_reason(signer.certificate, Role.HOSPITAL))
 
 
-def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, signer: Signer) -> None:
+def test_a_new_or_longer_revocation_list_takes_effect_at_once(own: Identity, signer: Signer) -> None:
     first, second = leaf(signer), leaf(signer, hospital("b"))
     announced: list[str] = []
     admission = Admission(own, announced.append)
@@ -90,7 +90,7 @@ def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, 
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None, "older", "foreign"])
-def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
+def test_a_damaged_revocation_list_changes_nothing_and_is_announced_once(
     content: bytes | str | None, own: Identity, signer: Signer
 ) -> None:
     bad = leaf(signer)
@@ -112,7 +112,7 @@ def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
     assert admission.rejection_reason(other, Role.HOSPITAL) is not None
 
 
-def test_the_same_list_again_is_no_older_one(own: Identity, signer: Signer) -> None:
+def test_the_same_revocation_list_written_again_is_accepted(own: Identity, signer: Signer) -> None:
     save(own, listed := signer.revocations(number=5))
     announced: list[str] = []
     admission = Admission(own, announced.append)
@@ -121,7 +121,7 @@ def test_the_same_list_again_is_no_older_one(own: Identity, signer: Signer) -> N
     assert announced == []
 
 
-def test_a_list_is_read_when_it_changes_and_only_then(
+def test_a_revocation_list_is_read_only_when_it_changes(
     own: Identity, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(own, signer.revocations())
@@ -147,7 +147,7 @@ def test_a_list_is_read_when_it_changes_and_only_then(
 
 
 @pytest.mark.parametrize("content", [b"garbage", "foreign", "renamed"])
-def test_a_server_does_not_start_with_a_list_that_it_cannot_use(
+def test_a_server_does_not_start_with_an_unusable_revocation_list(
     content: bytes | str, own: Identity, signer: Signer
 ) -> None:
     others = {"foreign": Signer(), "renamed": Signer(name="Other", key=signer.key)}
@@ -156,7 +156,7 @@ def test_a_server_does_not_start_with_a_list_that_it_cannot_use(
         Admission(own)
 
 
-def test_nobody_starts_who_was_revoked_himself(own: Identity, signer: Signer) -> None:
+def test_a_revoked_party_does_not_start(own: Identity, signer: Signer) -> None:
     save(own, signer.revocations(own.certificate))
     with pytest.raises(CertificateError, match="the server's certificate was revoked on"):
         Admission(own)

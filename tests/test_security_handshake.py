@@ -1,4 +1,4 @@
-"""Why there is no connection: against listeners of every kind on loopback, each with the line that a hospital gets."""
+"""Why a connection fails: listeners of every kind on loopback, and the line that a hospital gets for each."""
 
 import socket
 import ssl
@@ -34,7 +34,7 @@ def own(signer: Signer, tmp_path: Path) -> Identity:
 
 @contextmanager
 def listener(serve: Serve) -> Iterator[int]:
-    """A port whose every connection is served, one after the other; the server's own errors are nobody's."""
+    """A port whose connections are served one after the other; errors of the server are ignored."""
     opened = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
@@ -85,7 +85,7 @@ def look(port: int, own: Identity, host: str = "127.0.0.1") -> ConnectionProblem
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_server_that_takes_the_certificate_is_in_order(
+def test_a_server_that_accepts_the_certificate_is_no_problem(
     newest: ssl.TLSVersion, host: str, own: Identity, signer: Signer, tmp_path: Path
 ) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
@@ -94,7 +94,9 @@ def test_a_server_that_takes_the_certificate_is_in_order(
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-def test_a_server_of_old_tls_is_told_so(newest: ssl.TLSVersion, own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_server_with_old_tls_is_a_final_problem(
+    newest: ssl.TLSVersion, own: Identity, signer: Signer, tmp_path: Path
+) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
         assert look(port, own) == ConnectionProblem("the server's TLS is too old: expected 1.2 or newer", is_final=True)
 
@@ -103,7 +105,7 @@ def test_a_server_of_old_tls_is_told_so(newest: ssl.TLSVersion, own: Identity, s
     ("valid", "words"),
     [(expired, "the server's certificate expired on "), (not_yet, "the server's certificate is not valid before ")],
 )
-def test_a_server_out_of_its_time(
+def test_a_server_with_an_expired_or_future_certificate(
     valid: Callable[[], object], words: str, own: Identity, signer: Signer, tmp_path: Path
 ) -> None:
     late = write_identity(tmp_path / "s", server(()), signer, valid())  # type: ignore[arg-type]  # parametrised
@@ -114,7 +116,7 @@ def test_a_server_out_of_its_time(
     assert problem.is_final
 
 
-def test_a_server_under_a_name_that_it_does_not_have_and_which_it_has(
+def test_a_server_s_certificate_is_checked_against_the_host(
     own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has = "fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1"
@@ -137,20 +139,20 @@ def test_a_server_of_another_authority(own: Identity, tmp_path: Path) -> None:
         assert look(port, own) == ConnectionProblem(words, is_final=True)
 
 
-def test_another_authority_of_the_same_name_is_another(own: Identity, tmp_path: Path) -> None:
+def test_another_authority_of_the_same_name_is_not_trusted(own: Identity, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), Signer(name="Ours")))) as port:
         problem = look(port, own)
     assert problem is not None
     assert "was signed by another authority" in problem.reason
 
 
-def test_a_hospital_that_poses_as_the_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_hospital_that_impersonates_the_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", hospital("b"), signer))) as port:
         words = "the certificate shown there is not a server's, but for hospital b"
         assert look(port, own) == ConnectionProblem(words, is_final=True)
 
 
-def test_a_server_that_was_revoked(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_revoked_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
     there = write_identity(tmp_path / "s", server(()), signer)
     (own.folder / "revoked.pem").write_bytes(signer.revocations(there.certificate))
     with listener(tls_server(there)) as port:
@@ -173,7 +175,7 @@ def test_a_server_of_another_protocol(alpn: str | None, own: Identity, signer: S
     "greeting",
     [SETTINGS, b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 9000, b"\xff" * 9000],
 )
-def test_what_does_not_encrypt(greeting: bytes, own: Identity) -> None:
+def test_a_server_without_encryption(greeting: bytes, own: Identity) -> None:
     def greet(connection: socket.socket) -> None:
         connection.sendall(greeting)
         connection.recv(65536)
@@ -184,7 +186,7 @@ def test_what_does_not_encrypt(greeting: bytes, own: Identity) -> None:
         assert not speaks_tls("127.0.0.1", port)
 
 
-def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer: Signer, tmp_path: Path) -> None:
+def test_a_server_that_ends_the_handshake_without_a_reason(signer: Signer, tmp_path: Path) -> None:
     """Which may be one that stops, so it is waited for."""
     own = write_identity(tmp_path / "a", hospital("a"), signer)
     there = tls_server(write_identity(tmp_path / "s", server(()), signer))
@@ -209,7 +211,7 @@ def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer
         assert look(port, own) is None
 
 
-def test_who_is_not_there_or_silent_is_waited_for(own: Identity) -> None:
+def test_an_absent_or_silent_server_is_not_final(own: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert find_connection_problem("127.0.0.1", port, own, 0.2) == ConnectionProblem(
@@ -224,7 +226,7 @@ def test_who_is_not_there_or_silent_is_waited_for(own: Identity) -> None:
     assert not problem.is_final
 
 
-def test_a_name_that_nobody_knows_is_waited_for(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_not_final(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -234,7 +236,7 @@ def test_a_name_that_nobody_knows_is_waited_for(own: Identity, monkeypatch: pyte
     )
 
 
-def test_a_hospital_s_own_fault_is_found_without_a_connection(
+def test_a_problem_of_the_hospital_s_own_files_is_found_without_a_connection(
     own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = write_identity(tmp_path / "late", hospital("a"), signer, expired())
@@ -261,7 +263,7 @@ def test_a_hospital_s_own_fault_is_found_without_a_connection(
     assert problem.is_final
 
 
-def test_a_key_that_was_exchanged_under_a_hospital_is_its_fault(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_the_certificate_is_final(own: Identity, signer: Signer, tmp_path: Path) -> None:
     other = write_identity(tmp_path / "other", hospital("a"), signer, usual())
     (own.folder / "key.pem").write_bytes((other.folder / "key.pem").read_bytes())
     problem = look(1, own)

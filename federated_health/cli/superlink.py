@@ -181,10 +181,7 @@ def check_free(host: str, port: int) -> None:
         AddressError: the port is taken, or the host is not this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server that just ended is in the way
-            probe.bind(address)
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise AddressError(f"{host}:{port}: cannot be listened on ({error.strerror})") from None
 

@@ -7,6 +7,8 @@ can pose as the server. Imports only errors, names and files; a run without TLS 
 
 from federated_health.security.admission import Admission
 from federated_health.security.authority import Authority, make_demo_identities
+from federated_health.security.certificates import peer_certificate
+from federated_health.security.handshake import find_connection_problem
 from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
 from federated_health.security.parties import Party, Role, hospital, server
 
@@ -16,9 +18,11 @@ __all__ = [
     "Identity",
     "Party",
     "Role",
+    "find_connection_problem",
     "hospital",
     "load_identity",
     "make_demo_identities",
+    "peer_certificate",
     "renew_request",
     "request_identity",
     "server",

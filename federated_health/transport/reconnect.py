@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import grpc
 
 from federated_health.errors import JoinError
-from federated_health.security import Identity
-from federated_health.security.handshake import find_connection_problem
+from federated_health.security import Identity, find_connection_problem
 from federated_health.transport import channels
 from federated_health.transport.backoff import MAX_DELAY, Backoff
 from federated_health.transport.channels import split_address

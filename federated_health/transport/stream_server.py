@@ -19,8 +19,7 @@ from flwr.proto.transport_pb2 import ServerMessage
 from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.security import Admission, Identity, Role
-from federated_health.security.certificates import peer_certificate
+from federated_health.security import Admission, Identity, Role, peer_certificate
 from federated_health.transport.capacity import max_streams
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, listen, serialise_content, server_options
 from federated_health.transport.grids import FutureGrid, Incident, error_reply

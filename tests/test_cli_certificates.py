@@ -1,4 +1,4 @@
-"""`python -m federated_health certificates`: from an authority to a renewal, and each mistake in a line."""
+"""`python -m federated_health certificates`: from an authority to a renewal, and one line per mistake."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 import utils
-from federated_health import __main__ as verbs
+from federated_health import __main__ as subcommands
 from federated_health.security import (
     Role,
     certificates,
@@ -27,14 +27,14 @@ Certificates = Callable[[str], tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
-    """Runs the verb as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs the subcommand as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
     def call(typed: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(verbs.main)
+            utils.run_script(subcommands.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
+def test_from_a_new_authority_to_renewal_and_revocation(well: Callable[[str], str], run: Certificates) -> None:
     assert "created Federated Health in ca" in well("init --authority ca")
     asked = well("request --tls hospital --name cleveland")
     assert "hospital/key.pem, which stays here" in asked
@@ -113,7 +113,7 @@ def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
     well("show hospital")
 
 
-def test_what_waits_for_an_answer_is_shown_and_is_an_error(run: Certificates) -> None:
+def test_show_of_an_unanswered_request_is_an_error(run: Certificates) -> None:
     run("request --tls hospital --name cleveland")
     code, printed, said = run("show hospital")
     assert code == 1
@@ -213,7 +213,9 @@ def test_each_mistake_is_one_line_and_changes_nothing(
     assert not Path("new").exists()
 
 
-def test_an_answer_that_cannot_be_written_says_where_it_is_kept(run: Certificates, well: Callable[[str], str]) -> None:
+def test_a_certificate_that_cannot_be_written_elsewhere_is_kept_by_the_authority(
+    run: Certificates, well: Callable[[str], str]
+) -> None:
     well("init --authority ca")
     well("request --tls a --name a")
     code, _, said = run("sign a/request.pem --authority ca --out none/c.pem")
@@ -247,7 +249,7 @@ def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(we
     assert well(f"show {folder}").startswith("server localhost\n")
 
 
-def test_help_says_what_is_kept_where_and_how_long(well: Callable[[str], str]) -> None:
+def test_help_explains_keys_and_lifetimes(well: Callable[[str], str]) -> None:
     words = " ".join(well("--help").split())
     assert "An authority lasts 10 years, a certificate one year" in words
     assert "five minutes before" in words

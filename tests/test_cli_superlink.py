@@ -1,4 +1,4 @@
-"""Flower's deployment by this project's certificates: the commands, whom they let in, and each mistake in a line."""
+"""`superlink` and `supernode`: the commands that they start, which hospitals are accepted, and one line per mistake."""
 
 import shlex
 import shutil
@@ -46,7 +46,7 @@ def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certifica
     assert config == {**own, "dp-budget": 2.5, "encrypted-only": True}
 
 
-def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
+def test_a_node_authenticates_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
     command = node_of(tls, tmp_path / "any.csv").command()
 
     path = Path(command[command.index("--auth-supernode-private-key") + 1])
@@ -58,7 +58,7 @@ def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_pat
     assert trusted == [load_identity(tls / "server", Role.SERVER).authority]
 
 
-def test_what_listens_for_this_machine_alone_listens_on_loopback(tls: Path, tmp_path: Path) -> None:
+def test_local_ports_listen_on_loopback_only(tls: Path, tmp_path: Path) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
     link = SuperLink(identity=identity, address=f"0.0.0.0:{free_port()}", control=free_port(), name="hospitals")
 
@@ -70,7 +70,7 @@ def test_what_listens_for_this_machine_alone_listens_on_loopback(tls: Path, tmp_
     assert "--enable-supernode-auth" in command
 
 
-def test_a_shown_command_is_what_a_shell_would_take() -> None:
+def test_a_command_is_shown_as_a_shell_takes_it() -> None:
     assert shlex.split(shell_line(["/bin/flower-supernode", "--node-config", "data='/a b.csv'"])) == [
         "flower-supernode",
         "--node-config",
@@ -87,7 +87,7 @@ def test_the_public_key_is_written_as_flower_reads_it(tls: Path) -> None:
     assert load_ssh_public_key(line) == certificate.public_key()
 
 
-def test_hospitals_of_the_authority_are_let_in(tls: Path) -> None:
+def test_hospitals_of_the_authority_are_accepted(tls: Path) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
 
     found = accepted_hospitals(identity, [tls / "authority" / "issued"])
@@ -111,7 +111,7 @@ def test_a_revoked_hospital_and_one_of_another_authority_are_not(tmp_path: Path)
         accepted_hospitals(identity, [tmp_path / "ours" / "server" / "certificate.pem"])
 
 
-def test_a_connection_is_added_to_what_flower_knows(
+def test_a_connection_is_added_to_flower_s_configuration(
     tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
@@ -145,12 +145,12 @@ def test_telemetry_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("path", ["it's.csv", 'a "b".csv', "a\nb.csv"])
-def test_a_path_that_flower_cannot_be_told_is_refused(path: str) -> None:
+def test_a_path_with_a_quote_is_refused(path: str) -> None:
     with pytest.raises(RunError, match="holds a quote"):
         format_config({"data": path})
 
 
-def test_what_is_refused_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
+def test_a_refused_path_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
     own = tmp_path / "it's"
     shutil.copytree(tls / "hospitals" / "hungary", own)
     (own / "supernode.key").unlink(missing_ok=True)
@@ -163,7 +163,7 @@ def test_what_is_refused_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("control", [0, 65536, 99999])
-def test_a_control_port_that_is_none_is_refused(tls: Path, control: int) -> None:
+def test_a_control_port_out_of_range_is_refused(tls: Path, control: int) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
     with pytest.raises(AddressError, match="expected HOST:PORT with a port from 1 to 65535"):
         SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=control, name="hospitals")
@@ -183,14 +183,14 @@ def test_a_taken_port_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["local", "default", "supergrid", "a.b", ""])
-def test_a_name_that_flower_uses_itself_is_refused(tls: Path, name: str) -> None:
+def test_a_name_that_flower_reserves_is_refused(tls: Path, name: str) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
     with pytest.raises(RunError, match="expected letters"):
         SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=free_port(), name=name)
 
 
 def refused(what: str, *words: object) -> str:
-    """What a command that fails says."""
+    """Message of a command that fails."""
     parser = parsing.make_parser("")
     SUBCOMMANDS[what].add_flags(parser)
     with pytest.raises(UserError) as refusal:
@@ -199,7 +199,7 @@ def refused(what: str, *words: object) -> str:
 
 
 @pytest.mark.parametrize("number", ["0", "65536", "70000", "http"])
-def test_what_is_no_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The system would take 70000 for 4464."""
     with pytest.raises(SystemExit):
         refused("superlink", "--tls", "tls", "--hospitals", "issued", "--control-port", number)
