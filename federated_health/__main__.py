@@ -84,8 +84,8 @@ def add_audit(verbs: Any) -> None:
 
 
 def add_certificates(verbs: Any) -> None:
-    """The verb certificates, with verbs of its own."""
-    words = "who is who: found an authority, make keys, sign, revoke, renew and show"
+    """The subcommand certificates, with subcommands of its own."""
+    words = "mutual TLS: create an authority, make keys, sign, revoke, renew and show"
     examples = EXAMPLES["certificates"]
     parser = verbs.add_parser("certificates", help=words, description=certificates.DESCRIPTION, examples=examples)
     certificates.add_subcommands(parser)
@@ -93,13 +93,13 @@ def add_certificates(verbs: Any) -> None:
 
 
 def show_certificates(flags: argparse.Namespace) -> None:
-    """Do what the verb says, and show what it answers."""
+    """Run the subcommand and print its sections."""
     for title, lines in flags.sections(flags):
         utils.print_lines(title, lines)
 
 
 def add_deployment(verbs: Any) -> None:
-    """The verbs superlink and supernode, of Flower's own deployment."""
+    """The subcommands superlink and supernode, of Flower's own deployment."""
     words = "Flower's server for long-lived nodes, with this project's certificates"
     parser = verbs.add_parser(
         "superlink", help=words, description=superlink.DESCRIPTION, examples=EXAMPLES["superlink"]

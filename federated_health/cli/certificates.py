@@ -89,7 +89,7 @@ def _init(flags: argparse.Namespace) -> Sections:
 
 def _request(flags: argparse.Namespace) -> Sections:
     if flags.host and not flags.server:
-        raise CertificateError("--host: goes with --server; nobody connects to a hospital")
+        raise CertificateError("--host: goes with --server; a hospital accepts no connections")
     party = server(flags.host) if flags.server else hospital(flags.name)
     path = identity.request_identity(flags.tls, party, force=flags.force)
     yield f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", _describe_request(path, flags.tls)

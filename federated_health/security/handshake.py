@@ -33,7 +33,7 @@ class ConnectionProblem:
 
     Attributes:
         reason: one line, to follow `HOST:PORT: `.
-        is_final: whether waiting does not help, because somebody has to correct something.
+        is_final: whether waiting does not help, because a file or a setting must be corrected.
     """
 
     reason: str
