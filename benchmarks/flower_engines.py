@@ -15,10 +15,10 @@ from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
+from federated_health.cli.deployment.flower_commands import environment, executable, format_config
 from federated_health.processes import PROJECT, free_port, process
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from federated_health.settings import Value
-from federated_health.transport.deployment.flower import config_words, environment, executable
 
 APP = ("server.py", "client.py", "utils.py", "pyproject.toml")
 
@@ -57,7 +57,7 @@ class Engine:
             out: name of the run's folder, below the engine's.
             settings: the run config's, beside those of this engine.
         """
-        config = config_words({**self.settings, "out": str(self.folder / out), **settings})
+        config = format_config({**self.settings, "out": str(self.folder / out), **settings})
         command = [executable("flwr"), "run", ".", self.connection, "--stream", *self.federation]
         checkout, log = self.folder / "checkout", self.folder / f"{out}.log"
         with process([*command, "--run-config", config], log=log, folder=checkout, env=self.env) as running:
@@ -115,7 +115,7 @@ def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "hear
         hospitals: name -> CSV.
     """
     env = _prepare(folder)
-    server, tls = make_all_identities(folder / "tls", list(hospitals))
+    server, tls = make_demo_identities(folder / "tls", list(hospitals))
     address, checkout = f"127.0.0.1:{free_port()}", folder / "checkout"
     issued = folder / "tls" / "authority" / "issued"
     with ExitStack() as stack:

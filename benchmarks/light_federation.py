@@ -23,9 +23,9 @@ from federated_health.server.kinds import max_reply_bytes
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import initial_weights
 from federated_health.processes import free_port, process
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.security.rehearsal import make_all_identities
 from federated_health.server import plain_run as federations
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
@@ -95,7 +95,7 @@ def light_federation(
     """
     settings = settings_for(hospitals, rounds)
     address = f"127.0.0.1:{free_port()}"
-    own, folders = make_all_identities(tls, [f"hospital-{one}" for one in range(hospitals)]) if tls else (None, {})
+    own, folders = make_demo_identities(tls, [f"hospital-{one}" for one in range(hospitals)]) if tls else (None, {})
     with ExitStack() as stack:
         identity = load_identity(own, Role.SERVER) if own else None
         largest = max_reply_bytes(settings) + 8 * weights

@@ -20,9 +20,9 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from federated_health.processes import free_port, process, script_command
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.stream_server import serve_streams
@@ -42,7 +42,7 @@ COUNTED = 4
 def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, Grid]]:
     """A federation whose server is in this process, and each hospital in one of its own."""
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
-    own, identities = make_all_identities(folder / "tls", list(hospitals))
+    own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
         agreement, largest = settings.task_declaration.agreement, max_reply_bytes(settings)
         tls = load_identity(own, Role.SERVER)

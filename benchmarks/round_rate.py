@@ -36,9 +36,9 @@ from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.processes import free_port, process, script_command
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -79,7 +79,7 @@ def time_course(federation: PlainRun) -> list[float]:
 
 def terminals(given: Setting, *, encrypted: bool = False) -> list[float]:
     """The server in this process, each hospital in one of its own, over gRPC."""
-    own, identities = make_all_identities(given.folder / "tls", list(given.hospitals)) if encrypted else (None, {})
+    own, identities = make_demo_identities(given.folder / "tls", list(given.hospitals)) if encrypted else (None, {})
     tls = load_identity(own, Role.SERVER) if own else None
     with ExitStack() as stack:
         address, grid = stack.enter_context(listening(given.settings, tls))

@@ -10,10 +10,9 @@ from cryptography.x509.oid import NameOID
 
 from federated_health import files
 from federated_health.security import certificates, issuing
-from federated_health.security.authority import Authority
+from federated_health.security.authority import Authority, make_demo_identities
 from federated_health.security.identity import CERTIFICATE, KEY, REVOKED, Identity, load_identity
 from federated_health.security.parties import Party, Role, hospital
-from federated_health.security.rehearsal import make_all_identities
 
 DAY = timedelta(days=1)
 Valid = tuple[datetime, datetime]
@@ -55,7 +54,7 @@ class Signer:
         return signer
 
     def sign(self, party: Party, key: certificates.Key, valid: Valid | None = None) -> x509.Certificate:
-        return issuing.make_leaf(party, key.public_key(), self.certificate, self.key, valid or usual())
+        return issuing.make_certificate(party, key.public_key(), self.certificate, self.key, valid or usual())
 
     def sign_freely(self, name: str, key: certificates.Key, *purposes: x509.ObjectIdentifier) -> x509.Certificate:
         """A certificate with any purposes, or none."""
@@ -92,13 +91,13 @@ def write_identity(
 
 
 @dataclass
-class PlainRun:
+class DemoIdentities:
     """An authority, a server and the hospitals a and b, in their folders."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        server, hospitals = make_all_identities(self.folder, ("a", "b"))
+        server, hospitals = make_demo_identities(self.folder, ("a", "b"))
         self.authority = Authority(self.folder / "authority")
         self.signer = Signer.of(self.folder / "authority")
         self.server = load_identity(server, Role.SERVER)

@@ -39,7 +39,7 @@ from federated_health.ml.keras_models import build_model, load_model, predict_ri
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import free_port
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
@@ -185,7 +185,7 @@ def test_an_address_past_this_machine_is_refused(name: str, flag: str, run: Run,
 @pytest.fixture
 def tls(in_folder: Path) -> dict[str, Path]:
     """TLS folders of a server, and of the hospitals a and cleveland."""
-    own, hospitals = make_all_identities(in_folder / "tls", ("a", "cleveland"))
+    own, hospitals = make_demo_identities(in_folder / "tls", ("a", "cleveland"))
     return {"server": own, **hospitals}
 
 
@@ -220,7 +220,7 @@ def test_a_client_takes_its_name_from_its_certificate(show: Show, hospitals_fold
 def test_a_client_of_another_name_than_its_certificate_s_is_refused(
     run: Run, hospitals_folder: Path, tls: dict[str, Path]
 ) -> None:
-    words = "certificate.pem: is of hospital a, so its name is not b"
+    words = "certificate.pem: is for hospital a, so its name is not b"
     result = run("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "b", "--tls", tls["a"])
     assert_one_line(result, words)
     run("create_dataset.py")
@@ -233,8 +233,8 @@ def test_a_client_of_another_name_than_its_certificate_s_is_refused(
 @pytest.mark.parametrize(
     ("name", "whose", "words"),
     [
-        ("client.py", "server", "is of server localhost, where a hospital's is needed"),
-        ("server.py", "a", "is of hospital a, where a server's is needed"),
+        ("client.py", "server", "is for server localhost; expected a hospital's"),
+        ("server.py", "a", "is for hospital a; expected a server's"),
         ("client.py", "none", "none: is not a folder"),
         ("server.py", "none", "none: is not a folder"),
     ],

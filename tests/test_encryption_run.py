@@ -31,7 +31,7 @@ from federated_health.ml.metrics import count_outcomes, merge_counts, probabilit
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
@@ -51,7 +51,7 @@ def paths(hospitals_folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    _, folders = make_all_identities(tmp_path_factory.mktemp("tls") / "tls", NAMES)
+    _, folders = make_demo_identities(tmp_path_factory.mktemp("tls") / "tls", NAMES)
     return folders
 
 
@@ -552,7 +552,7 @@ def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(ho
 
 
 def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospitals, tmp_path: Path) -> None:
-    _, foreign = make_all_identities(tmp_path / "tls", NAMES)
+    _, foreign = make_demo_identities(tmp_path / "tls", NAMES)
     hospitals.identities = {**hospitals.identities, "hungary": foreign["hungary"]}
     hospitals.start("hungary")
     federation = EncryptedRun(Grid(hospitals), settings_of())

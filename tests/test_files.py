@@ -28,13 +28,13 @@ def mode_of(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_text_is_written_as_it_is_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+def test_text_is_written_unchanged_and_leaves_no_other_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.csv", "zürich\n1\n")
     assert (tmp_path / "a.csv").read_bytes() == "zürich\n1\n".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
     link.symlink_to(target)
@@ -55,20 +55,22 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "missing/file", "folder"])
-def test_what_cannot_be_written_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_is_a_storage_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
         write_text(Path(name), "text")
 
 
-def test_a_figure_that_is_not_a_number_never_reaches_a_file(tmp_path: Path) -> None:
+def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "metrics.json", {"roc_auc": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written to"):
         make_folder(tmp_path / "file")
@@ -94,14 +96,14 @@ def test_a_private_file_is_private_before_anything_is_in_it(tmp_path: Path, monk
     assert (tmp_path / "key.pem").read_bytes() == b"secret"
 
 
-def test_a_private_file_replaces_an_open_one(tmp_path: Path) -> None:
+def test_a_private_file_replaces_a_readable_one(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(b"old")
     (tmp_path / "key.pem").chmod(0o644)
     write_bytes(tmp_path / "key.pem", b"new", files.PRIVATE)
     assert mode_of(tmp_path / "key.pem") == 0o600
 
 
-def test_a_private_folder_is_for_its_owner(tmp_path: Path) -> None:
+def test_only_the_owner_enters_a_private_folder(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make_folder(tmp_path / "new", files.PRIVATE_FOLDER)
@@ -111,7 +113,7 @@ def test_a_private_folder_is_for_its_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(
+def test_a_failed_write_leaves_the_old_file_and_no_other(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -125,7 +127,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_a_folder_that_cannot_be_made_or_written_to_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"cannot be written to \(Not a directory\)"):
         make_folder(tmp_path / "file" / "folder")
@@ -148,7 +150,7 @@ with locked_folder(Path(sys.argv[1]), wait=False):
 """
 
 
-def test_a_folder_that_another_process_has_is_refused_until_that_one_ends(tmp_path: Path) -> None:
+def test_a_folder_is_locked_until_the_other_process_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -161,28 +163,28 @@ def test_a_folder_that_another_process_has_is_refused_until_that_one_ends(tmp_pa
         pass
 
 
-def test_it_is_free_after_the_block_even_after_an_error(tmp_path: Path) -> None:
+def test_a_folder_is_unlocked_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked_folder(tmp_path, wait=True):
         raise ZeroDivisionError
     with locked_folder(tmp_path, wait=False):
         pass
 
 
-def test_a_folder_that_is_not_there_can_neither_be_locked_nor_synced(tmp_path: Path) -> None:
+def test_a_missing_folder_can_be_neither_locked_nor_synced(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"), locked_folder(tmp_path / "none", wait=False):
         pytest.fail("entered")
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "none")
 
 
-def test_it_is_the_folder_that_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncing_a_folder_syncs_its_list_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
     sync_folder(tmp_path)
     assert synced == [tmp_path.stat().st_ino]
 
 
-def test_where_folders_cannot_be_opened_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_windows_folders_are_neither_locked_nor_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: object, *_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))  # as Windows does
 

@@ -28,15 +28,16 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security import certificates, issuing
+from federated_health.security.admission import Admission
+from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import Identity
-from federated_health.security.parties import Party, hospital, server
-from federated_health.transport import gate as gate_of_streams
-from federated_health.transport import reconnect
+from federated_health.security.parties import Party, Role, hospital, server
+from federated_health.transport import reconnect, refusals, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests import test_streaming as streams
-from tests.identities import PlainRun, Signer, expired, not_yet, now, write_identity
+from tests.identities import DemoIdentities, Signer, expired, not_yet, now, write_identity
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
 from tests.wire import UNWRITTEN
 
@@ -53,7 +54,7 @@ class Site:
         may_answer: until it is set, the hospitals train.
     """
 
-    federation: PlainRun
+    federation: DemoIdentities
     grid: StreamTransport
     address: str
     words: list[str]
@@ -69,12 +70,14 @@ class Site:
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> PlainRun:
-    return PlainRun(tmp_path / "tls")
+def federation(tmp_path: Path) -> DemoIdentities:
+    return DemoIdentities(tmp_path / "tls")
 
 
 @pytest.fixture
-def site(federation: PlainRun, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Site]:
+def site(
+    federation: DemoIdentities, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Iterator[Site]:
     """A round of a and b that lasts as long as the test; at the end, both answer as if nobody else had been there."""
     caplog.set_level(logging.INFO)
     words: list[str] = []
@@ -131,55 +134,55 @@ def pair_of(identity: Identity) -> tuple[certificates.Key, x509.Certificate]:
 Forged = tuple[tuple[certificates.Key, x509.Certificate] | None, tuple[x509.Certificate, ...]]
 
 
-def no_certificate(_: PlainRun) -> Forged:
+def no_certificate(_: DemoIdentities) -> Forged:
     return None, ()
 
 
-def other_authority(_: PlainRun) -> Forged:
+def other_authority(_: DemoIdentities) -> Forged:
     key = issuing.make_key()
     return (key, Signer(name="Demo").sign(hospital("a"), key)), ()  # of the same name as ours
 
 
-def other_authority_with_its_certificate(_: PlainRun) -> Forged:
+def other_authority_with_its_certificate(_: DemoIdentities) -> Forged:
     key, stranger = issuing.make_key(), Signer(name="Demo")
     return (key, stranger.sign(hospital("a"), key)), (stranger.certificate,)
 
 
-def out_of_date(federation: PlainRun) -> Forged:
+def out_of_date(federation: DemoIdentities) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(hospital("a"), key, expired())), ()
 
 
-def too_early(federation: PlainRun) -> Forged:
+def too_early(federation: DemoIdentities) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(hospital("a"), key, not_yet())), ()
 
 
-def self_signed(_: PlainRun) -> Forged:
+def self_signed(_: DemoIdentities) -> Forged:
     key = issuing.make_key()
-    start, end = issuing.lifetime(1)
+    start, end = issuing.validity_of(1)
     subject = Signer(name="a", key=key)
-    leaf = issuing.make_leaf(hospital("a"), key.public_key(), subject.certificate, key, (start, end))
+    leaf = issuing.make_certificate(hospital("a"), key.public_key(), subject.certificate, key, (start, end))
     return (key, leaf), ()
 
 
-def hospital_as_authority(federation: PlainRun) -> Forged:
+def hospital_as_authority(federation: DemoIdentities) -> Forged:
     own_key, own = pair_of(federation.hospitals["b"])
     key = issuing.make_key()
-    leaf = issuing.make_leaf(hospital("a"), key.public_key(), own, own_key, issuing.lifetime(1))
+    leaf = issuing.make_certificate(hospital("a"), key.public_key(), own, own_key, issuing.validity_of(1))
     return (key, leaf), (own,)
 
 
-def server_as_hospital(federation: PlainRun) -> Forged:
+def server_as_hospital(federation: DemoIdentities) -> Forged:
     return pair_of(federation.server), ()
 
 
-def server_of_a_hospital_s_name(federation: PlainRun) -> Forged:
+def server_of_a_hospital_s_name(federation: DemoIdentities) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign(server(["a"]), key)), ()
 
 
-def for_signing_code(federation: PlainRun) -> Forged:
+def for_signing_code(federation: DemoIdentities) -> Forged:
     key = issuing.make_key()
     return (key, federation.signer.sign_freely("a", key, Purpose.CODE_SIGNING)), ()
 
@@ -199,7 +202,9 @@ def for_signing_code(federation: PlainRun) -> Forged:
         for_signing_code,
     ],
 )
-def test_a_certificate_that_will_not_do_ends_the_handshake(forge: Callable[[PlainRun], Forged], site: Site) -> None:
+def test_a_certificate_that_will_not_do_ends_the_handshake(
+    forge: Callable[[DemoIdentities], Forged], site: Site
+) -> None:
     pair, more = forge(site.federation)
     before = list(site.words)
     code, _ = knock(site, pair=pair, more=more)
@@ -210,19 +215,19 @@ def test_a_certificate_that_will_not_do_ends_the_handshake(forge: Callable[[Plai
 # Refused by the server's own judgement, which it tells
 
 
-def free(name: str, *purposes: x509.ObjectIdentifier) -> Callable[[PlainRun], Forged]:
-    def forge(federation: PlainRun) -> Forged:
+def free(name: str, *purposes: x509.ObjectIdentifier) -> Callable[[DemoIdentities], Forged]:
+    def forge(federation: DemoIdentities) -> Forged:
         key = issuing.make_key()
         return (key, federation.signer.sign_freely(name, key, *purposes)), ()
 
     return forge
 
 
-def other_hospital(federation: PlainRun) -> Forged:
+def other_hospital(federation: DemoIdentities) -> Forged:
     return pair_of(federation.hospitals["b"]), ()
 
 
-def revoked(federation: PlainRun) -> Forged:
+def revoked(federation: DemoIdentities) -> Forged:
     federation.add("c")
     key = issuing.make_key()
     leaf = federation.signer.sign(hospital("c"), key)
@@ -233,23 +238,23 @@ def revoked(federation: PlainRun) -> Forged:
 @pytest.mark.parametrize(
     ("forge", "name", "words"),
     [
-        (other_hospital, "a", "the hospital's certificate is of hospital b, and it calls itself otherwise"),
-        (other_hospital, "c", "the hospital's certificate is of hospital b, and it calls itself otherwise"),
-        (other_hospital, "", "the hospital's certificate is of hospital b, and it calls itself otherwise"),
-        (other_hospital, "B", "the hospital's certificate is of hospital b, and it calls itself otherwise"),
+        (other_hospital, "a", "the hospital's certificate is for hospital b, but it gave another name"),
+        (other_hospital, "c", "the hospital's certificate is for hospital b, but it gave another name"),
+        (other_hospital, "", "the hospital's certificate is for hospital b, but it gave another name"),
+        (other_hospital, "B", "the hospital's certificate is for hospital b, but it gave another name"),
         (revoked, "c", "the hospital's certificate was revoked on "),
-        (free("c"), "c", "the hospital's certificate is not one of a hospital: it does not say"),
+        (free("c"), "c", "the hospital's certificate is not a hospital's: it does not say"),
         (
             free("c", Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH),
             "c",
-            "is not one of a hospital: it is not for a hospital",
+            "is not a hospital's: its purpose is neither",
         ),
         (free("federation", Purpose.CLIENT_AUTH), "federation", "the name federation is reserved"),
     ],
     ids=["b as a", "b as c", "b as nobody", "b as B", "revoked", "no purpose", "both purposes", "federation"],
 )
 def test_a_certificate_of_somebody_else_is_refused_and_told_with_its_address(
-    forge: Callable[[PlainRun], Forged], name: str, words: str, site: Site
+    forge: Callable[[DemoIdentities], Forged], name: str, words: str, site: Site
 ) -> None:
     pair, more = forge(site.federation)
     for _ in range(3):
@@ -272,7 +277,7 @@ def test_a_second_connection_under_a_connected_name_is_refused_with_the_right_ce
 
 def test_a_report_in_another_s_name_is_refused_as_an_intruder_s(site: Site) -> None:
     report_unfit("a", site.address, TERMS, "its CSV is gone", UNWRITTEN, tls=site.federation.hospitals["b"])
-    words = "the hospital's certificate is of hospital b, and it calls itself otherwise"
+    words = "the hospital's certificate is for hospital b, but it gave another name"
     assert site.refusals() == [f"refused a: {words} (from 127.0.0.1)"]
 
 
@@ -285,13 +290,12 @@ def test_a_stranger_learns_neither_who_is_there_nor_what_was_agreed(site: Site) 
         assert "hospital c" in details
 
 
-def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: PlainRun) -> None:
-    words: list[str] = []
-    gate = gate_of_streams.Gate(federation.server, words.append)
-    assert gate.refuse(None, "a") == (grpc.StatusCode.PERMISSION_DENIED, "it has no certificate that can be read")
+def test_who_has_no_certificate_is_nobody_even_if_a_handshake_let_it_through(federation: DemoIdentities) -> None:
+    reason = Admission(federation.server).rejection_reason(peer_certificate({}), Role.HOSPITAL, "a")
+    assert reason == "it has no certificate that can be read"
 
 
-def test_a_refusal_is_told_again_once_somebody_joined(federation: PlainRun) -> None:
+def test_a_refusal_is_told_again_once_somebody_joined(federation: DemoIdentities) -> None:
     words: list[str] = []
     with streams.server(words, tls=federation.server) as (_, address):
         for _ in range(2):
@@ -304,7 +308,7 @@ def test_a_refusal_is_told_again_once_somebody_joined(federation: PlainRun) -> N
 
 
 def test_refusals_do_not_fill_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_of_streams, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(refusals, "MAX_REFUSALS", 3)
     pair = pair_of(site.federation.hospitals["b"])
     for name in ("a", "c", "a", "d", "c", "e", "f"):
         knock(site, name, pair=pair)
@@ -522,7 +526,7 @@ def test_a_hospital_whose_certificate_ends_is_cut_off(site: Site) -> None:
     short = site.federation.add("c", (now() - timedelta(days=1), now() + timedelta(seconds=3)))
     hospital_there = LightHospital("c", site.address, tls=short)
     wait_until(lambda: "c joined" in site.words)
-    wait_until(lambda: certificates.find_lapse(short.certificate) is not None)
+    wait_until(lambda: certificates.validity_problem(short.certificate) is not None)
     reply = site.grid.send_and_receive([question("c", 1)], timeout=20)[0]
     assert str(reply.error.reason).startswith("the hospital's certificate expired on ")
     error = hospital_there.end()
@@ -550,7 +554,7 @@ def test_a_list_that_is_spoiled_is_told_and_keeps_out_who_was_revoked(site: Site
     files.write_bytes(site.federation.server.folder / "revoked.pem", b"garbage")
     assert knock(site, "c", pair=pair)[0] == grpc.StatusCode.PERMISSION_DENIED
     (line,) = [line for line in site.words if "revoked.pem" in line]
-    assert line.endswith("is not a list of revoked certificates (PEM); what was revoked before stays revoked")
+    assert line.endswith("is not a list of revoked certificates (PEM); revoked certificates stay revoked")
 
 
 # Intruders in the server's place
@@ -571,23 +575,23 @@ def posing(party: Party, signer: Signer, folder: Path, trusts: Identity, **more:
     return Identity(identity.folder, identity.party, identity.certificate, trusts.authority)
 
 
-def as_hospital(federation: PlainRun, folder: Path) -> Identity:
+def as_hospital(federation: DemoIdentities, folder: Path) -> Identity:
     return posing(hospital("b"), federation.signer, folder, federation.server)
 
 
-def of_another_authority(federation: PlainRun, folder: Path) -> Identity:
+def of_another_authority(federation: DemoIdentities, folder: Path) -> Identity:
     return posing(server(()), Signer(name="Theirs"), folder, federation.server)
 
 
-def expired_server(federation: PlainRun, folder: Path) -> Identity:
+def expired_server(federation: DemoIdentities, folder: Path) -> Identity:
     return posing(server(()), federation.signer, folder, federation.server, valid=expired())
 
 
-def early_server(federation: PlainRun, folder: Path) -> Identity:
+def early_server(federation: DemoIdentities, folder: Path) -> Identity:
     return posing(server(()), federation.signer, folder, federation.server, valid=not_yet())
 
 
-def self_signed_server(federation: PlainRun, folder: Path) -> Identity:
+def self_signed_server(federation: DemoIdentities, folder: Path) -> Identity:
     key = issuing.make_key()
     own = Signer(name="localhost", key=key)
     return posing(server(()), own, folder, federation.server, key=key)
@@ -596,28 +600,28 @@ def self_signed_server(federation: PlainRun, folder: Path) -> Identity:
 @pytest.mark.parametrize(
     ("pose", "words"),
     [
-        (as_hospital, "what listens there shows a certificate that is not a server's, but of hospital b"),
-        (of_another_authority, "is of another authority, 'Theirs', than this hospital's, 'Demo'"),
-        (self_signed_server, "is of another authority, 'localhost', than this hospital's, 'Demo'"),
+        (as_hospital, "the certificate shown there is not a server's, but for hospital b"),
+        (of_another_authority, "was signed by another authority, 'Theirs'; expected this hospital's, 'Demo'"),
+        (self_signed_server, "was signed by another authority, 'localhost'; expected this hospital's, 'Demo'"),
         (expired_server, "the server's certificate expired on "),
         (early_server, "the server's certificate is not valid before "),
     ],
 )
 def test_a_false_server_gets_nothing_and_the_hospital_says_why(
-    pose: Callable[[PlainRun, Path], Identity],
+    pose: Callable[[DemoIdentities, Path], Identity],
     words: str,
-    federation: PlainRun,
+    federation: DemoIdentities,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate_of_streams, "Admission", lambda _: None)  # it has no such scruples
-    monkeypatch.setattr(Identity, "remark", lambda _: None)
+    monkeypatch.setattr(stream_server, "Admission", lambda *_: None)  # it has no such scruples
+    monkeypatch.setattr(Identity, "expiry_warning", lambda _: None)
     with false_server(pose(federation, tmp_path / "false")) as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
         assert words in str(error)
-        # The diagnosis is advice: without it the channel refuses by itself.
-        monkeypatch.setattr(reconnect, "diagnose", lambda *_: None)
+        # The explanation is advice: without it the channel refuses by itself.
+        monkeypatch.setattr(reconnect, "find_connection_problem", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert isinstance(error, JoinError)
         assert "no server within 1 s" in str(error)
@@ -626,19 +630,19 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
 
 
 def test_a_server_under_another_name_than_its_own_gets_nothing(
-    federation: PlainRun, monkeypatch: pytest.MonkeyPatch
+    federation: DemoIdentities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with false_server(federation.server, "127.0.0.2") as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
         assert "is not for 127.0.0.2, but for localhost, 127.0.0.1, ::1" in str(error)
-        monkeypatch.setattr(reconnect, "diagnose", lambda *_: None)
+        monkeypatch.setattr(reconnect, "find_connection_problem", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert "no server within 1 s" in str(error)
         assert heard == []
 
 
-def test_a_server_that_was_revoked_gets_nothing(federation: PlainRun) -> None:
+def test_a_server_that_was_revoked_gets_nothing(federation: DemoIdentities) -> None:
     own = federation.hospitals["a"]
     with false_server(federation.server) as (address, heard):
         files.write_bytes(own.folder / "revoked.pem", federation.signer.revocations(federation.server.certificate))
@@ -648,11 +652,11 @@ def test_a_server_that_was_revoked_gets_nothing(federation: PlainRun) -> None:
         assert heard == []
 
 
-def test_a_server_without_encryption_gets_nothing_from_a_hospital_with_it(federation: PlainRun) -> None:
+def test_a_server_without_encryption_gets_nothing_from_a_hospital_with_it(federation: DemoIdentities) -> None:
     with false_server(None) as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
-        assert "what listens there does not encrypt: a server without --tls" in str(error)
+        assert "the server there does not encrypt: it runs without --tls" in str(error)
         assert heard == []
 
 
@@ -668,7 +672,7 @@ def test_a_hospital_of_another_authority_is_told_so(site: Site, tmp_path: Path) 
     stranger = write_identity(tmp_path / "stranger", hospital("c"), Signer(name="Theirs"))
     error = LightHospital("c", site.address, tls=stranger).end()
     assert isinstance(error, JoinError)
-    assert "is of another authority, 'Demo', than this hospital's, 'Theirs'" in str(error)
+    assert "was signed by another authority, 'Demo'; expected this hospital's, 'Theirs'" in str(error)
 
 
 def test_a_hospital_that_is_not_taken_for_no_reason_that_it_can_see_waits_and_says_so(
@@ -676,19 +680,19 @@ def test_a_hospital_that_is_not_taken_for_no_reason_that_it_can_see_waits_and_sa
 ) -> None:
     """As with a clock that differs: here nobody but gRPC looks at the time."""
     late = write_identity(tmp_path / "late", hospital("c"), site.federation.signer, expired())
-    monkeypatch.setattr(certificates, "find_lapse", lambda _: None)
+    monkeypatch.setattr(certificates, "validity_problem", lambda *_: None)
     there = LightHospital("c", site.address, tls=late, wait=1.0)
     error = there.end()
     assert isinstance(error, JoinError)
-    assert f"{site.address}: no server within 1 s: the server ends the handshake without a word: it is" in str(error)
-    assert "the server ends the handshake without a word" in there.words[-1]
+    assert f"{site.address}: no server within 1 s: the server ended the handshake without a reason: it is" in str(error)
+    assert "the server ended the handshake without a reason" in there.words[-1]
 
 
 # In order
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federation: PlainRun) -> None:
+def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federation: DemoIdentities) -> None:
     words: list[str] = []
     if host == "[::1]":
         try:
@@ -703,7 +707,7 @@ def test_loopback_s_names_are_all_in_a_server_s_certificate(host: str, federatio
     assert there.end() is None
 
 
-def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation: PlainRun) -> None:
+def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation: DemoIdentities) -> None:
     words: list[str] = []
     port = free_port()
     there = LightHospital("a", f"127.0.0.1:{port}", tls=federation.hospitals["a"], wait=30)
@@ -724,7 +728,7 @@ def test_a_hospital_waits_for_a_server_with_tls_and_comes_back_to_it(federation:
     assert (there.end(), other.end()) == (None, None)
 
 
-def test_both_sides_say_so_when_a_certificate_ends_soon(federation: PlainRun, tmp_path: Path) -> None:
+def test_both_sides_say_so_when_a_certificate_ends_soon(federation: DemoIdentities, tmp_path: Path) -> None:
     words: list[str] = []
     soon = write_identity(tmp_path / "server", server(()), federation.signer)
     with streams.server(words, tls=soon) as (_, address):
@@ -736,6 +740,6 @@ def test_both_sides_say_so_when_a_certificate_ends_soon(federation: PlainRun, tm
     assert re.fullmatch(end % "more-c", there.words[0])
 
 
-def test_a_name_that_is_not_the_certificate_s_is_not_even_sent(federation: PlainRun) -> None:
+def test_a_name_that_is_not_the_certificate_s_is_not_even_sent(federation: DemoIdentities) -> None:
     error = LightHospital("c", "127.0.0.1:1", tls=federation.hospitals["a"]).end()
-    assert "is of hospital a, so its name is not c" in str(error)
+    assert "is for hospital a, so its name is not c" in str(error)

@@ -1,4 +1,4 @@
-"""Whom a party deals with, and that what was revoked stays so, whatever becomes of the list."""
+"""Which certificates a party accepts, and that revoked ones stay rejected whatever happens to the list."""
 
 import os
 from pathlib import Path
@@ -34,10 +34,10 @@ def save(own: Identity, content: bytes) -> None:
     files.write_bytes(own.folder / "revoked.pem", content)
 
 
-def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: Signer) -> None:
-    assert Admission(own).find_obstacle(leaf(signer), Role.HOSPITAL, "a") is None
-    assert Admission(own).find_obstacle(leaf(signer), Role.HOSPITAL) is None
-    assert Admission(own).find_obstacle(leaf(signer, server(())), Role.SERVER) is None
+def test_a_hospital_of_the_same_authority_is_accepted(own: Identity, signer: Signer) -> None:
+    assert Admission(own).rejection_reason(leaf(signer), Role.HOSPITAL, "a") is None
+    assert Admission(own).rejection_reason(leaf(signer), Role.HOSPITAL) is None
+    assert Admission(own).rejection_reason(leaf(signer, server(())), Role.SERVER) is None
 
 
 @pytest.mark.parametrize(
@@ -48,83 +48,83 @@ def test_a_hospital_of_the_same_authority_is_dealt_with(own: Identity, signer: S
             usual(),
             Role.HOSPITAL,
             "b",
-            "the hospital's certificate is of hospital a, and it",
+            "the hospital's certificate is for hospital a, but it",
         ),
-        (server(["a"]), usual(), Role.HOSPITAL, "a", "the hospital's certificate is of server a"),
-        (hospital("a"), usual(), Role.SERVER, None, "the server's certificate is of hospital a"),
+        (server(["a"]), usual(), Role.HOSPITAL, "a", "the hospital's certificate is for server a"),
+        (hospital("a"), usual(), Role.SERVER, None, "the server's certificate is for hospital a"),
         (hospital("a"), expired(), Role.HOSPITAL, "a", "the hospital's certificate expired on "),
         (hospital("a"), not_yet(), Role.HOSPITAL, "a", "the hospital's certificate is not valid before "),
     ],
 )
-def test_others_are_not(
+def test_another_name_role_or_time_is_refused(
     party: Party, valid: Valid, role: Role, name: str | None, words: str, own: Identity, signer: Signer
 ) -> None:
-    obstacle = Admission(own).find_obstacle(leaf(signer, party, valid), role, name)
+    obstacle = Admission(own).rejection_reason(leaf(signer, party, valid), role, name)
     assert obstacle is not None
     assert obstacle.startswith(words)
 
 
-def test_neither_is_who_was_signed_by_another_key_or_for_another_purpose(own: Identity, signer: Signer) -> None:
+def test_another_authority_or_purpose_is_refused(own: Identity, signer: Signer) -> None:
     admission = Admission(own)
-    stranger = admission.find_obstacle(leaf(Signer()), Role.HOSPITAL)
-    assert stranger == "the hospital's certificate is of another authority"
+    stranger = admission.rejection_reason(leaf(Signer()), Role.HOSPITAL)
+    assert stranger == "the hospital's certificate was signed by another authority"
     for purposes in ((), (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH)):
         free = signer.sign_freely("a", issuing.make_key(), *purposes)
         for role in Role:
-            words = f"the {role.value}'s certificate is not one of a {role.value}: it "
-            assert str(admission.find_obstacle(free, role)).startswith(words)
-    assert "is not one of a hospital" in str(admission.find_obstacle(signer.certificate, Role.HOSPITAL))
+            words = f"the {role.value}'s certificate is not a {role.value}'s: it"
+            assert str(admission.rejection_reason(free, role)).startswith(words)
+    assert "is not a hospital's" in str(admission.rejection_reason(signer.certificate, Role.HOSPITAL))
 
 
-def test_a_list_that_comes_and_grows_is_read_without_being_asked(own: Identity, signer: Signer) -> None:
+def test_a_new_or_longer_revocation_list_takes_effect_at_once(own: Identity, signer: Signer) -> None:
     first, second = leaf(signer), leaf(signer, hospital("b"))
-    admission = Admission(own)
-    assert admission.refresh() is None
+    announced: list[str] = []
+    admission = Admission(own, announced.append)
+    assert admission.rejection_reason(first, Role.HOSPITAL) is None
     save(own, signer.revocations(first))
-    assert admission.find_obstacle(first, Role.HOSPITAL) is None  # only refresh reads
-    assert admission.refresh() is None
-    words = f"the hospital's certificate was revoked on {certificates.moment(now())[:-6]}"
-    assert str(admission.find_obstacle(first, Role.HOSPITAL)).startswith(words)
-    assert admission.find_obstacle(second, Role.HOSPITAL) is None
-    assert admission.find_end(first, Role.HOSPITAL) == admission.find_obstacle(first, Role.HOSPITAL)
-    assert admission.find_end(second, Role.HOSPITAL) is None
+    words = f"the hospital's certificate was revoked on {certificates.format_time(now())[:-6]}"
+    assert str(admission.rejection_reason(first, Role.HOSPITAL)).startswith(words)
+    assert admission.rejection_reason(second, Role.HOSPITAL) is None
+    assert admission.expiry_reason(first, Role.HOSPITAL) == admission.rejection_reason(first, Role.HOSPITAL)
+    assert admission.expiry_reason(second, Role.HOSPITAL) is None
     save(own, signer.revocations(first, second, number=3))
-    assert admission.refresh() is None
-    assert admission.find_obstacle(second, Role.HOSPITAL) is not None
+    assert admission.expiry_reason(second, Role.HOSPITAL) is not None
+    assert announced == []
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None, "older", "foreign"])
-def test_a_list_that_is_spoiled_changes_nothing_and_is_told_once(
+def test_a_damaged_revocation_list_changes_nothing_and_is_announced_once(
     content: bytes | str | None, own: Identity, signer: Signer
 ) -> None:
     bad = leaf(signer)
     save(own, signer.revocations(bad, number=5))
-    admission = Admission(own)
+    announced: list[str] = []
+    admission = Admission(own, announced.append)
     if content is None:
         (own.folder / "revoked.pem").unlink()
     else:
         spoiled = {"older": signer.revocations(number=4), "foreign": Signer().revocations(number=9)}
         save(own, content if isinstance(content, bytes) else spoiled[content])
-    complaint = admission.refresh()
-    assert complaint is not None
-    assert complaint.endswith("; what was revoked before stays revoked")
-    assert "\n" not in complaint
-    assert admission.refresh() is None
-    assert admission.find_obstacle(bad, Role.HOSPITAL) is not None
+    assert admission.rejection_reason(bad, Role.HOSPITAL) is not None
+    assert admission.expiry_reason(bad, Role.HOSPITAL) is not None
+    (problem,) = announced
+    assert problem.endswith("; revoked certificates stay revoked")
+    assert "\n" not in problem
     other = leaf(signer)
     save(own, signer.revocations(bad, other, number=6))
-    assert admission.refresh() is None
-    assert admission.find_obstacle(other, Role.HOSPITAL) is not None
+    assert admission.rejection_reason(other, Role.HOSPITAL) is not None
 
 
-def test_the_same_list_again_is_no_older_one(own: Identity, signer: Signer) -> None:
+def test_the_same_revocation_list_written_again_is_accepted(own: Identity, signer: Signer) -> None:
     save(own, listed := signer.revocations(number=5))
-    admission = Admission(own)
+    announced: list[str] = []
+    admission = Admission(own, announced.append)
     save(own, listed)
-    assert admission.refresh() is None
+    assert admission.expiry_reason(own.certificate, Role.SERVER) is None
+    assert announced == []
 
 
-def test_a_list_is_read_when_it_changes_and_only_then(
+def test_a_revocation_list_is_read_only_when_it_changes(
     own: Identity, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(own, signer.revocations())
@@ -138,19 +138,19 @@ def test_a_list_is_read_when_it_changes_and_only_then(
 
     monkeypatch.setattr(certificates, "read_revocations", count)
     for _ in range(5):
-        admission.refresh()
+        admission.expiry_reason(own.certificate, Role.SERVER)
     assert reads == []
     path = own.folder / "revoked.pem"
     found = path.stat()
     save(own, signer.revocations(number=3))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a copy that keeps times
     assert path.stat().st_mtime_ns == found.st_mtime_ns
-    admission.refresh()
+    admission.expiry_reason(own.certificate, Role.SERVER)
     assert reads == [path]
 
 
 @pytest.mark.parametrize("content", [b"garbage", "foreign", "renamed"])
-def test_a_server_does_not_start_with_a_list_that_it_cannot_use(
+def test_a_server_does_not_start_with_an_unusable_revocation_list(
     content: bytes | str, own: Identity, signer: Signer
 ) -> None:
     others = {"foreign": Signer(), "renamed": Signer(name="Other", key=signer.key)}
@@ -159,7 +159,7 @@ def test_a_server_does_not_start_with_a_list_that_it_cannot_use(
         Admission(own)
 
 
-def test_nobody_starts_who_was_revoked_himself(own: Identity, signer: Signer) -> None:
+def test_a_revoked_party_does_not_start(own: Identity, signer: Signer) -> None:
     save(own, signer.revocations(own.certificate))
     with pytest.raises(CertificateError, match="the server's certificate was revoked on"):
         Admission(own)

@@ -1,4 +1,4 @@
-"""An authority: founded once, signs what may be signed, takes back, and remembers."""
+"""An authority: created once, signs, revokes, and keeps records."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ from tests.identities import expired, now
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority.found(tmp_path / "authority", "Heart federation")
+    return Authority.create(tmp_path / "authority", "Heart federation")
 
 
 def request_of(party: Party, folder: Path, key: certificates.Key | None = None) -> Path:
@@ -37,7 +37,7 @@ def serials(authority: Authority) -> set[int]:
     return {one.serial_number for one in authority.revocations()}
 
 
-def test_a_new_authority_is_private_complete_and_has_revoked_nobody(authority: Authority) -> None:
+def test_a_new_authority_is_private_and_complete_and_has_revoked_nothing(authority: Authority) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in authority.folder.iterdir()}
     assert modes == {"authority.pem": 0o644, "key.pem": 0o600, "revoked.pem": 0o644, "issued": 0o700}
     assert authority.folder.stat().st_mode & 0o777 == 0o700
@@ -50,21 +50,21 @@ def test_a_new_authority_is_private_complete_and_has_revoked_nobody(authority: A
 
 
 @pytest.mark.parametrize("left", ["key.pem", "authority.pem", "revoked.pem", "issued"])
-def test_what_is_there_is_never_replaced(left: str, tmp_path: Path) -> None:
+def test_an_existing_authority_is_never_replaced(left: str, tmp_path: Path) -> None:
     (tmp_path / left).mkdir() if left == "issued" else (tmp_path / left).write_bytes(b"mine")
-    with pytest.raises(CertificateError, match=f"holds {left} already; no authority is replaced"):
-        Authority.found(tmp_path, "a")
+    with pytest.raises(CertificateError, match=f"already holds {left}; an authority is never replaced"):
+        Authority.create(tmp_path, "a")
     assert [path.name for path in tmp_path.iterdir()] == [left]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 65, "a\nb", "\x1b[31m"])
-def test_an_authority_has_a_name_that_can_be_shown(name: str, tmp_path: Path) -> None:
+def test_an_authority_s_name_is_printable(name: str, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="1 to 64 printable characters"):
-        Authority.found(tmp_path / "new", name)
+        Authority.create(tmp_path / "new", name)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_is_no_authority_s_is_refused(authority: Authority, tmp_path: Path) -> None:
+def test_a_folder_without_an_authority_or_its_key_is_refused(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match=r"is not an authority's folder: it has no authority\.pem"):
         Authority(tmp_path)
     signed = authority.sign(request_of(hospital("a"), tmp_path))
@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_authority_s_is_refused(authority: Authority, tmp_pa
         Authority(authority.folder)
 
 
-def test_what_is_signed_is_the_party_and_its_key_and_is_remembered(authority: Authority, tmp_path: Path) -> None:
+def test_a_certificate_holds_party_and_key_and_is_recorded(authority: Authority, tmp_path: Path) -> None:
     key, party = issuing.make_key(), server(["fl.example.org"])
     issued = authority.sign(request_of(party, tmp_path, key), days=30)
     leaf, above = certificates.read_certificates(issued.path)
@@ -93,7 +93,7 @@ def test_what_is_signed_is_the_party_and_its_key_and_is_remembered(authority: Au
     assert issued.path.parent == authority.folder / "issued"
 
 
-def test_of_a_request_nothing_is_taken_but_what_was_asked_for(authority: Authority, tmp_path: Path) -> None:
+def test_only_party_and_key_of_a_request_are_used(authority: Authority, tmp_path: Path) -> None:
     """A request that wants to be an authority, with an address as a second name."""
     key = issuing.make_key()
     names = [x509.NameAttribute(NameOID.COMMON_NAME, "a"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Evil")]
@@ -114,12 +114,12 @@ def test_of_a_request_nothing_is_taken_but_what_was_asked_for(authority: Authori
 
 
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
-    authority = Authority.found(tmp_path / "authority", "short", days=3)
+    authority = Authority.create(tmp_path / "authority", "short", days=3)
     leaf = authority.sign(request_of(hospital("a"), tmp_path)).certificate
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
 
-def test_an_expired_authority_signs_and_revokes_no_more(
+def test_an_expired_authority_neither_signs_nor_revokes(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = request_of(hospital("a"), tmp_path)
@@ -131,10 +131,10 @@ def test_an_expired_authority_signs_and_revokes_no_more(
             act()
 
 
-def test_a_second_key_under_a_name_waits_for_the_first_to_be_revoked(authority: Authority, tmp_path: Path) -> None:
+def test_a_second_key_of_a_name_is_signed_only_after_the_first_is_revoked(authority: Authority, tmp_path: Path) -> None:
     first = authority.sign(request_of(hospital("a"), tmp_path))
     for role in (hospital("a"), server(["a"])):  # a name is one party's, whatever its role
-        with pytest.raises(CertificateError, match=r"hospital a has .* of another key, .*revoke a, then sign"):
+        with pytest.raises(CertificateError, match=r"hospital a has .* for another key, .*revoke a, then sign"):
             authority.sign(request_of(role, tmp_path))
     assert len(list(authority.issued())) == 1
     authority.revoke("a")
@@ -143,9 +143,9 @@ def test_a_second_key_under_a_name_waits_for_the_first_to_be_revoked(authority: 
     assert serials(authority) == {first.certificate.serial_number}
 
 
-def test_a_second_key_follows_one_that_expired(authority: Authority, tmp_path: Path) -> None:
+def test_a_second_key_of_a_name_is_signed_after_the_first_expired(authority: Authority, tmp_path: Path) -> None:
     key = issuing.make_key()
-    old = issuing.make_leaf(hospital("a"), key.public_key(), authority.certificate, authority._key, expired())
+    old = issuing.make_certificate(hospital("a"), key.public_key(), authority.certificate, authority._key, expired())
     (authority.folder / "issued" / "a-1.pem").write_bytes(issuing.pem(old, authority.certificate))
     authority.sign(request_of(hospital("a"), tmp_path))
     assert [one.is_valid for one in authority.issued()] == [False, True]
@@ -163,11 +163,11 @@ def test_the_same_key_is_renewed_and_both_are_revoked_together(authority: Author
     assert serials(authority) == pair | {other.certificate.serial_number}
 
 
-def test_a_key_has_one_party_and_no_way_back(authority: Authority, tmp_path: Path) -> None:
+def test_a_key_of_another_party_or_a_revoked_key_is_refused(authority: Authority, tmp_path: Path) -> None:
     key = issuing.make_key()
     authority.sign(request_of(hospital("a"), tmp_path, key))
     for party in (hospital("b"), server(["b"]), server(["a"])):
-        with pytest.raises(CertificateError, match="this key is that of hospital a; every party makes its own"):
+        with pytest.raises(CertificateError, match="this key belongs to hospital a; every party makes its own"):
             authority.sign(request_of(party, tmp_path, key))
     authority.revoke("a")
     for party in (hospital("a"), hospital("b")):
@@ -175,7 +175,7 @@ def test_a_key_has_one_party_and_no_way_back(authority: Authority, tmp_path: Pat
             authority.sign(request_of(party, tmp_path, key))
 
 
-def test_every_list_has_a_greater_number_and_keeps_its_dates(authority: Authority, tmp_path: Path) -> None:
+def test_revocation_lists_have_growing_numbers_and_keep_their_dates(authority: Authority, tmp_path: Path) -> None:
     numbers: list[int] = []
     dates: dict[int, datetime] = {}
     for name in ("a", "b"):
@@ -189,12 +189,12 @@ def test_every_list_has_a_greater_number_and_keeps_its_dates(authority: Authorit
     assert numbers == [2, 3]
 
 
-def test_nobody_is_revoked_who_has_nothing(authority: Authority, tmp_path: Path) -> None:
+def test_a_name_without_a_valid_certificate_cannot_be_revoked(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="nothing was issued to a"):
         authority.revoke("a")
     authority.sign(request_of(hospital("a"), tmp_path))
     authority.revoke("a")
-    with pytest.raises(CertificateError, match="a has no certificate that is valid"):
+    with pytest.raises(CertificateError, match="a has no valid certificate"):
         authority.revoke("a")
 
 
@@ -210,8 +210,8 @@ def test_two_commands_at_once_lose_no_revocation(authority: Authority, tmp_path:
     assert len(serials(authority)) == len(names)
 
 
-def test_what_an_authority_did_not_write_is_found(authority: Authority, tmp_path: Path) -> None:
-    foreign = Authority.found(tmp_path / "other", "Heart federation").sign(request_of(hospital("a"), tmp_path))
+def test_files_of_another_authority_are_refused(authority: Authority, tmp_path: Path) -> None:
+    foreign = Authority.create(tmp_path / "other", "Heart federation").sign(request_of(hospital("a"), tmp_path))
     (authority.folder / "issued" / "a.pem").write_bytes(foreign.path.read_bytes())
     with pytest.raises(CertificateError, match=r"a\.pem: was not issued by this authority"):
         list(authority.issued())
@@ -224,9 +224,7 @@ def test_what_an_authority_did_not_write_is_found(authority: Authority, tmp_path
         authority.sign(request_of(hospital("a"), tmp_path))
 
 
-def test_a_disk_that_is_full_loses_nothing(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_loses_nothing(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 

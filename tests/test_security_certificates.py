@@ -1,6 +1,7 @@
-"""What is in a certificate, as OpenSSL sees it, and what is read of one."""
+"""Content of certificates, as OpenSSL sees it, and reading them."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from base64 import b64encode
@@ -47,7 +48,7 @@ def signer() -> Signer:
 # Parties
 
 
-def test_a_server_has_its_hosts_and_loopback_s_in_order_and_once() -> None:
+def test_a_server_s_hosts_are_in_order_unique_and_include_loopback() -> None:
     party = server(["FL.example.org.", "192.0.2.7", "[2001:DB8::1]", "localhost", "fl.example.org"])
     assert party.name == "fl.example.org"
     assert party.hosts == ("fl.example.org", "192.0.2.7", "2001:db8::1", "localhost", "127.0.0.1", "::1")
@@ -60,18 +61,18 @@ def test_a_server_has_its_hosts_and_loopback_s_in_order_and_once() -> None:
     ["", "a b", "*.example.org", "-a", "a-", "a..b", ".a", "a:80", "http://a", "1.2.3", "1.2.3.4.5", "256.1.1.1", "ä",
      "a\n", "a" * 64, "a." * 127 + "a", "[red]a[/red]", "10.0.0.0/8"],
 )  # fmt: skip
-def test_what_is_no_host_is_refused(host: str) -> None:
+def test_a_malformed_host_is_refused(host: str) -> None:
     with pytest.raises(CertificateError, match="expected a DNS name or an address, without a port"):
         server([host])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]"])
-def test_an_address_that_nobody_can_call_is_refused(host: str) -> None:
-    with pytest.raises(CertificateError, match="is no address that a hospital can call"):
+def test_an_unspecified_address_is_refused(host: str) -> None:
+    with pytest.raises(CertificateError, match="hospitals cannot call this address"):
         server([host])
 
 
-def test_a_server_has_only_so_many_names() -> None:
+def test_the_number_of_a_server_s_names_is_limited() -> None:
     hosts = [f"h{number}" for number in range(MAX_HOSTS)]
     assert len(server([*hosts, *LOOPBACK]).hosts) == MAX_HOSTS + 3
     with pytest.raises(CertificateError, match="at most 20 names, got 21"):
@@ -79,7 +80,7 @@ def test_a_server_has_only_so_many_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "federation", "Upper", "a b", "a" * 64, "-a", "a\n", "\x1b[31m"])
-def test_a_certificate_s_hospital_has_a_hospital_s_name(name: str) -> None:
+def test_a_malformed_or_reserved_hospital_name_is_refused(name: str) -> None:
     with pytest.raises(CertificateError, match=r"lower-case letters, digits and hyphens|is reserved") as refused:
         hospital(name)
     assert str(refused.value).isprintable()
@@ -94,7 +95,7 @@ def test_a_certificate_s_hospital_has_a_hospital_s_name(name: str) -> None:
     [(hospital("cleveland"), "sslclient", "sslserver"), (server(["fl.example.org"]), "sslserver", "sslclient")],
     ids=["hospital", "server"],
 )
-def test_openssl_takes_a_leaf_for_its_one_purpose(
+def test_openssl_accepts_a_certificate_for_its_one_purpose(
     party: Party, purpose: str, other: str, signer: Signer, tmp_path: Path
 ) -> None:
     (tmp_path / "ca").write_bytes(issuing.pem(signer.certificate))
@@ -112,10 +113,12 @@ def test_openssl_takes_a_leaf_for_its_one_purpose(
 
 
 @needs_openssl
-def test_openssl_does_not_take_what_a_leaf_signed(signer: Signer, tmp_path: Path) -> None:
+def test_openssl_refuses_a_certificate_that_a_hospital_signed(signer: Signer, tmp_path: Path) -> None:
     key = issuing.make_key()
     middle = signer.sign(hospital("a"), key)
-    leaf = issuing.make_leaf(hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1)))
+    leaf = issuing.make_certificate(
+        hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1))
+    )
     for name, one in (("ca", signer.certificate), ("middle", middle), ("leaf", leaf)):
         (tmp_path / name).write_bytes(issuing.pem(one))
     code, _ = openssl("verify", "-CAfile", tmp_path / "ca", "-untrusted", tmp_path / "middle", tmp_path / "leaf")
@@ -123,7 +126,7 @@ def test_openssl_does_not_take_what_a_leaf_signed(signer: Signer, tmp_path: Path
 
 
 @needs_openssl
-def test_openssl_finds_the_revoked_one_in_the_list(signer: Signer, tmp_path: Path) -> None:
+def test_openssl_finds_a_revoked_certificate_in_the_list(signer: Signer, tmp_path: Path) -> None:
     good, bad = (signer.sign(hospital(name), issuing.make_key()) for name in ("good", "bad"))
     (tmp_path / "list").write_bytes(signer.revocations(bad))
     for name, one in (("ca", signer.certificate), ("good", good), ("bad", bad)):
@@ -133,7 +136,7 @@ def test_openssl_finds_the_revoked_one_in_the_list(signer: Signer, tmp_path: Pat
     assert "certificate revoked" in openssl(*check, tmp_path / "bad")[1]
 
 
-def test_what_stands_in_certificates(signer: Signer) -> None:
+def test_certificates_have_the_extensions_of_rfc_5280_and_no_others(signer: Signer) -> None:
     """By their extensions: those that RFC 5280 asks for, and no more."""
     leaf = signer.sign(hospital("cleveland"), issuing.make_key())
     kinds = {extension.oid._name: (extension.critical, extension.value) for extension in leaf.extensions}
@@ -163,13 +166,13 @@ def test_what_stands_in_certificates(signer: Signer) -> None:
     assert min(serials) > 2**64
 
 
-def test_a_lifetime_begins_five_minutes_back_and_ends_after_its_days() -> None:
-    start, end = issuing.lifetime(365)
+def test_validity_begins_five_minutes_ago_and_lasts_the_given_days() -> None:
+    start, end = issuing.validity_of(365)
     assert end - start == timedelta(days=365, minutes=5)
     assert abs(start + timedelta(minutes=5) - now()) < timedelta(minutes=1)
     for days in (0, -1, 36501, 10**12):
         with pytest.raises(CertificateError, match=f"days: expected 1 to 36500, got {days}"):
-            issuing.lifetime(days)
+            issuing.validity_of(days)
 
 
 def test_a_fingerprint_is_the_digest_of_the_public_key() -> None:
@@ -185,13 +188,13 @@ def test_a_fingerprint_is_the_digest_of_the_public_key() -> None:
 
 
 @pytest.mark.parametrize("party", [hospital("a"), server(["fl.example.org", "192.0.2.7"]), server(())])
-def test_a_certificate_and_its_request_say_whose_they_are(party: Party, signer: Signer) -> None:
+def test_the_party_is_read_from_a_certificate_and_its_request(party: Party, signer: Signer) -> None:
     key = issuing.make_key()
     assert certificates.party_of(signer.sign(party, key)) == party
     assert certificates.party_of(issuing.make_request(party, key)) == party
 
 
-def test_a_host_of_more_letters_than_a_subject_may_have_is_read_whole(signer: Signer) -> None:
+def test_a_host_longer_than_a_subject_is_read_whole(signer: Signer) -> None:
     party = server(["a" * 60 + ".example.org"])
     assert certificates.party_of(signer.sign(party, issuing.make_key())) == party
 
@@ -200,22 +203,22 @@ def test_a_host_of_more_letters_than_a_subject_may_have_is_read_whole(signer: Si
     ("name", "purposes", "words"),
     [
         ("a", (), "does not say whether it is for a hospital or a server"),
-        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "not for a hospital alone"),
-        ("a", (Purpose.CODE_SIGNING,), "not for a hospital alone"),
-        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "not for a hospital alone"),
+        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "its purpose is neither hospital alone"),
+        ("a", (Purpose.CODE_SIGNING,), "its purpose is neither hospital alone"),
+        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "its purpose is neither hospital alone"),
         ("federation", (Purpose.CLIENT_AUTH,), "the name federation is reserved"),
         ("A", (Purpose.CLIENT_AUTH,), "a hospital's name is lower-case"),
         ("*.example.org", (Purpose.SERVER_AUTH,), "expected a DNS name"),
     ],
 )
-def test_a_certificate_of_another_form_is_nobody_s(
+def test_a_certificate_of_another_form_is_refused(
     name: str, purposes: tuple[x509.ObjectIdentifier, ...], words: str, signer: Signer
 ) -> None:
     with pytest.raises(CertificateError, match=words):
         certificates.party_of(signer.sign_freely(name, issuing.make_key(), *purposes))
 
 
-def test_a_server_whose_subject_is_none_of_its_hosts_is_refused() -> None:
+def test_a_server_whose_subject_is_not_its_first_host_is_refused() -> None:
     key = issuing.make_key()
     request = (
         x509.CertificateSigningRequestBuilder()
@@ -228,7 +231,7 @@ def test_a_server_whose_subject_is_none_of_its_hosts_is_refused() -> None:
         certificates.party_of(request)
 
 
-def test_two_common_names_are_none() -> None:
+def test_two_common_names_count_as_none() -> None:
     names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("a", "b")]
     assert certificates.name_of(x509.Name(names)) == ""
     assert certificates.name_of(x509.Name(names[:1])) == "a"
@@ -274,7 +277,7 @@ def test_a_request_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
         certificates.read_request(tmp_path / "r")
 
 
-def test_only_its_own_key_issues_in_an_authority_s_name(signer: Signer) -> None:
+def test_a_certificate_is_issued_only_by_the_authority_s_name_and_key(signer: Signer) -> None:
     leaf = signer.sign(hospital("a"), issuing.make_key())
     assert certificates.is_issued_by(leaf, signer.certificate)
     assert not certificates.is_issued_by(leaf, Signer().certificate)  # of the same name
@@ -283,12 +286,12 @@ def test_only_its_own_key_issues_in_an_authority_s_name(signer: Signer) -> None:
     assert not certificates.is_authority(leaf)
 
 
-def test_an_authority_may_sign_and_stands_for_itself(signer: Signer) -> None:
+def test_an_authority_is_self_signed_and_may_sign(signer: Signer) -> None:
     """Neither one that may not sign, nor one that another authority made."""
     start, end = now(), now() + timedelta(days=1)
 
     def make(issuer: x509.Name, key: certificates.Key, *, may_sign: bool) -> x509.Certificate:
-        usage = issuing._key_usage(key_cert_sign=may_sign, crl_sign=True)
+        usage = issuing.key_usage("crl_sign", *(["key_cert_sign"] if may_sign else []))
         return (
             x509.CertificateBuilder(issuer, signer.certificate.subject, signer.key.public_key())
             .serial_number(1)
@@ -305,33 +308,15 @@ def test_an_authority_may_sign_and_stands_for_itself(signer: Signer) -> None:
     assert not certificates.is_authority(make(above.certificate.subject, above.key, may_sign=True))
 
 
-def test_a_certificate_lapses_at_both_ends(signer: Signer) -> None:
+def test_a_certificate_is_invalid_before_its_start_and_after_its_end(signer: Signer) -> None:
     key = issuing.make_key()
-    assert certificates.find_lapse(signer.sign(hospital("a"), key)) is None
-    over = certificates.find_lapse(signer.sign(hospital("a"), key, expired()))
-    early = certificates.find_lapse(signer.sign(hospital("a"), key, not_yet()))
+    assert certificates.validity_problem(signer.sign(hospital("a"), key)) is None
+    over = certificates.validity_problem(signer.sign(hospital("a"), key, expired()))
+    early = certificates.validity_problem(signer.sign(hospital("a"), key, not_yet()))
     assert over is not None
-    assert over.startswith(f"expired on {certificates.moment(expired()[1])} (this machine's clock: ")
+    assert over.startswith(f"expired on {certificates.format_time(expired()[1])} (this machine's clock: ")
     assert early is not None
-    assert early.startswith(f"is not valid before {certificates.moment(not_yet()[0])} (this machine's clock: ")
-
-
-@pytest.mark.parametrize(
-    ("end", "words"),
-    [
-        (timedelta(days=365), "365 days left"),
-        (timedelta(hours=25), "2 days left"),
-        (timedelta(hours=3), "1 day left"),
-        (timedelta(hours=-1), "expired"),
-    ],
-)
-def test_what_is_left_is_told_in_days_that_were_begun(end: timedelta, words: str, signer: Signer) -> None:
-    leaf = signer.sign(hospital("a"), issuing.make_key(), (now() - timedelta(days=9), now() + end))
-    assert certificates.describe_rest(leaf) == words
-
-
-def test_what_is_not_valid_yet_has_no_days_left(signer: Signer) -> None:
-    assert certificates.describe_rest(signer.sign(hospital("a"), issuing.make_key(), not_yet())) == "not valid yet"
+    assert early.startswith(f"is not valid before {certificates.format_time(not_yet()[0])} (this machine's clock: ")
 
 
 @given(
@@ -339,7 +324,7 @@ def test_what_is_not_valid_yet_has_no_days_left(signer: Signer) -> None:
     where=some.integers(0, 2000),
     kind=some.sampled_from(("cert", "csr", "crl", "key")),
 )
-def test_any_bytes_are_read_or_refused_in_a_line(
+def test_malformed_files_are_refused_with_one_line(
     content: bytes, where: int, kind: str, signer: Signer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whole files, and proper ones with bytes that differ in the middle of what they encode."""
@@ -367,3 +352,35 @@ def test_any_bytes_are_read_or_refused_in_a_line(
 
 
 KEY = issuing.make_key()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o601, 0o666])
+def test_a_key_with_permissions_for_others_is_refused(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(b"")
+    path.chmod(mode)
+    with pytest.raises(
+        CertificateError, match=rf"others on this machine may read this key \(mode {mode:o}\); chmod 600"
+    ):
+        certificates.read_file(path, private=True)
+    for private in (0o600, 0o400):
+        path.chmod(private)
+        certificates.read_file(path, private=True)
+
+
+def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        for private in (True, False):
+            with pytest.raises(CertificateError, match=f"{name}: is not a regular file$"):
+                certificates.read_file(tmp_path / name, private=private)
+
+
+def test_a_file_too_large_for_certificates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "MAX_FILE_BYTES", 8)
+    (tmp_path / "a").write_bytes(b"12345678")
+    assert certificates.read_file(tmp_path / "a") == b"12345678"
+    (tmp_path / "a").write_bytes(b"123456789")
+    with pytest.raises(CertificateError, match="is larger than"):
+        certificates.read_file(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""A TLS folder: what is made in it, and what in it does not go together."""
+"""A TLS folder: its files, and the refusal of files that do not match."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 
 from federated_health.errors import CertificateError, StorageError
 from federated_health.security import certificates, issuing
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
 from federated_health.security.parties import Party, Role, hospital, server
-from federated_health.security.rehearsal import make_all_identities
 from tests.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
 
 
@@ -17,7 +17,7 @@ def signer() -> Signer:
     return Signer()
 
 
-def test_a_key_and_its_request_are_made_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_a_key_and_its_request_are_made_in_the_given_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     path = request_identity(folder, hospital("a"))
     modes = {one.name: one.stat().st_mode & 0o777 for one in folder.iterdir()}
@@ -27,10 +27,10 @@ def test_a_key_and_its_request_are_made_where_they_are_asked_for(tmp_path: Path)
     assert request.public_key() == certificates.read_key(folder / "key.pem").public_key()
 
 
-def test_a_key_is_replaced_on_demand_only(tmp_path: Path) -> None:
+def test_a_key_is_replaced_only_with_force(tmp_path: Path) -> None:
     request_identity(tmp_path, hospital("a"))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CertificateError, match=r"key\.pem: is there already; renew keeps it"):
+    with pytest.raises(CertificateError, match=r"key\.pem: exists already; renew keeps it"):
         request_identity(tmp_path, hospital("a"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     request_identity(tmp_path, hospital("a"), force=True)
@@ -42,7 +42,7 @@ def test_a_key_is_replaced_on_demand_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("valid", [None, expired()])
-def test_a_renewal_asks_for_the_same_key_and_party(valid: Valid | None, signer: Signer, tmp_path: Path) -> None:
+def test_a_renewal_requests_the_same_key_and_party(valid: Valid | None, signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, server(["fl.example.org"]), signer, valid)
     before = (tmp_path / "key.pem").read_bytes()
     request = certificates.read_request(renew_request(tmp_path))
@@ -51,7 +51,7 @@ def test_a_renewal_asks_for_the_same_key_and_party(valid: Valid | None, signer: 
     assert (tmp_path / "key.pem").read_bytes() == before
 
 
-def test_what_is_read_is_what_was_written(signer: Signer, tmp_path: Path) -> None:
+def test_an_identity_is_read_as_it_was_written(signer: Signer, tmp_path: Path) -> None:
     for party in (hospital("a"), server(["fl.example.org"])):
         written = write_identity(tmp_path / party.name, party, signer)
         read = load_identity(tmp_path / party.name, party.role)
@@ -61,17 +61,17 @@ def test_what_is_read_is_what_was_written(signer: Signer, tmp_path: Path) -> Non
         assert read.read_key() == (read.folder / "key.pem").read_bytes()
 
 
-def test_a_name_is_the_certificate_s(signer: Signer, tmp_path: Path) -> None:
+def test_a_name_other_than_the_certificate_s_is_refused(signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, hospital("a"), signer)
     identity.check_name("a")
-    with pytest.raises(CertificateError, match="is of hospital a, so its name is not b"):
+    with pytest.raises(CertificateError, match="is for hospital a, so its name is not b"):
         identity.check_name("b")
 
 
 @pytest.mark.parametrize(("own", "wanted"), [(hospital("a"), Role.SERVER), (server(["a"]), Role.HOSPITAL)])
-def test_one_role_s_certificate_is_not_the_other_s(own: Party, wanted: Role, signer: Signer, tmp_path: Path) -> None:
+def test_a_certificate_of_the_other_role_is_refused(own: Party, wanted: Role, signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, own, signer)
-    with pytest.raises(CertificateError, match=f"is of {identity.party}, where a {wanted.value}'s is needed"):
+    with pytest.raises(CertificateError, match=f"is for {identity.party}; expected a {wanted.value}'s"):
         load_identity(tmp_path, wanted)
 
 
@@ -79,19 +79,19 @@ def test_one_role_s_certificate_is_not_the_other_s(own: Party, wanted: Role, sig
     ("valid", "words"),
     [(expired(), "the certificate expired on .*; renew it"), (not_yet(), "the certificate is not valid before")],
 )
-def test_a_certificate_out_of_its_time_is_refused(valid: Valid, words: str, signer: Signer, tmp_path: Path) -> None:
+def test_an_expired_or_future_certificate_is_refused(valid: Valid, words: str, signer: Signer, tmp_path: Path) -> None:
     write_identity(tmp_path, hospital("a"), signer, valid)
     with pytest.raises(CertificateError, match=words):
         load_identity(tmp_path, Role.HOSPITAL)
 
 
-def test_an_authority_out_of_its_time_is_refused(tmp_path: Path) -> None:
+def test_an_expired_authority_is_refused(tmp_path: Path) -> None:
     write_identity(tmp_path, hospital("a"), Signer(valid=expired()))
     with pytest.raises(CertificateError, match="the authority's certificate expired on"):
         load_identity(tmp_path, Role.HOSPITAL)
 
 
-def test_what_does_not_go_together_is_refused(signer: Signer, tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_refused(signer: Signer, tmp_path: Path) -> None:
     write_identity(tmp_path, hospital("a"), signer)
     leaf, authority = certificates.read_certificates(tmp_path / "certificate.pem")
     stranger = Signer(name="stranger")
@@ -103,8 +103,8 @@ def test_what_does_not_go_together_is_refused(signer: Signer, tmp_path: Path) ->
         (issuing.pem(leaf, other), "expected a certificate and then its authority's"),
         (issuing.pem(leaf, stranger.certificate), "was not signed by its second, the authority's"),
         (issuing.pem(leaf, Signer().certificate), "was not signed by its second, the authority's"),
-        (issuing.pem(other, authority), "is of another key than key.pem"),
-        (issuing.pem(authority, authority), "is of another key than key.pem"),
+        (issuing.pem(other, authority), "is for another key than key.pem"),
+        (issuing.pem(authority, authority), "is for another key than key.pem"),
         (b"", "is not a certificate"),
         (b"\xff\0garbage", "is not a certificate"),
         ((tmp_path / "key.pem").read_bytes(), "is not a certificate"),
@@ -119,13 +119,13 @@ def test_what_does_not_go_together_is_refused(signer: Signer, tmp_path: Path) ->
         load_identity(tmp_path, Role.HOSPITAL)
 
 
-def test_what_is_lacking_is_named(signer: Signer, tmp_path: Path) -> None:
+def test_missing_files_are_named(signer: Signer, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="is not a folder; `certificates request --tls"):
         load_identity(tmp_path / "none", Role.HOSPITAL)
     with pytest.raises(CertificateError, match=r"key\.pem: cannot be read"):
         load_identity(tmp_path, Role.HOSPITAL)
     request_identity(tmp_path, hospital("a"))
-    with pytest.raises(CertificateError, match=r"is not there yet: the authority's answer to request\.pem"):
+    with pytest.raises(CertificateError, match=r"does not exist yet: save the authority's answer to request\.pem"):
         load_identity(tmp_path, Role.HOSPITAL)
     write_identity(tmp_path, hospital("a"), signer)
     (tmp_path / "key.pem").chmod(0o640)
@@ -134,37 +134,37 @@ def test_what_is_lacking_is_named(signer: Signer, tmp_path: Path) -> None:
             read()
 
 
-def test_a_certificate_that_ends_soon_is_remarked_upon(signer: Signer, tmp_path: Path) -> None:
+def test_the_owner_of_a_certificate_that_ends_soon_is_warned(signer: Signer, tmp_path: Path) -> None:
     late = Signer(valid=(now() - DAY, now() + 90 * DAY))
     end = now() + 10 * DAY
     soon = write_identity(tmp_path / "soon", hospital("a"), late, (now(), end))
-    assert soon.remark() == (f"the certificate in {tmp_path}/soon ends on {certificates.moment(end)}: renew it")
-    assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).remark() is None
+    assert soon.expiry_warning() == (
+        f"the certificate in {tmp_path}/soon ends on {certificates.format_time(end)}: renew it"
+    )
+    assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).expiry_warning() is None
     below = write_identity(tmp_path / "below", hospital("a"), signer, (now(), now() + 90 * DAY))
-    assert below.remark() is not None  # its authority ends tomorrow
+    assert below.expiry_warning() is not None  # its authority ends tomorrow
 
 
-def test_a_rehearsal_has_everybody_and_replaces_only_another(tmp_path: Path) -> None:
+def test_demo_identities_are_complete_and_replace_only_earlier_ones(tmp_path: Path) -> None:
     folder = tmp_path / "tls"
-    own, hospitals = make_all_identities(folder, ("a", "b"))
+    own, hospitals = make_demo_identities(folder, ("a", "b"))
     first = load_identity(own, Role.SERVER)
     assert first.party == server(())
     assert [load_identity(path, Role.HOSPITAL).name for path in hospitals.values()] == ["a", "b"]
     assert (own / "revoked.pem").exists()
-    own, hospitals = make_all_identities(folder, ("c",))
+    own, hospitals = make_demo_identities(folder, ("c",))
     assert list(hospitals) == ["c"]
     assert not (folder / "hospitals" / "a").exists()
     second: Identity = load_identity(own, Role.SERVER)
     assert second.authority != first.authority
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(CertificateError, match=r"holds what is none of a rehearsal's: mine\.txt"):
-        make_all_identities(folder, ("a",))
+    with pytest.raises(CertificateError, match=r"holds mine\.txt, which is not part of a demo"):
+        make_demo_identities(folder, ("a",))
     assert (folder / "hospitals" / "c").exists()
 
 
-def test_a_request_is_for_the_key_beside_it_even_if_the_folder_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_request_is_written_for_a_key_that_was_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     replace = Path.replace
 

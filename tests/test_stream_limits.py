@@ -22,7 +22,7 @@ from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.transport import channels, gate
+from federated_health.transport import channels, refusals
 from federated_health.transport import stream_server as streaming_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.decoding import (
@@ -563,7 +563,7 @@ def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytes
 
 
 def test_refusals_are_told_once_and_so_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(refusals, "MAX_REFUSALS", 3)
     words: list[str] = []
     with server(words) as (_, address):
         for name in ("a", "b", "a", "b", "c", "d", "e", "a"):

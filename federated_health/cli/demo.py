@@ -21,7 +21,7 @@ from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc
 from federated_health.names import METRICS, MODEL, REPORT
 from federated_health.processes import free_port, interrupt, process, script_command
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from federated_health.settings import Settings, Value, read_defaults
 
 POLL_INTERVAL = 0.1
@@ -71,7 +71,7 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
         account.unlink()
     manifest = read_manifest(data)
     hospitals = manifest["hospitals"]
-    own_tls, tls = make_all_identities(out / "tls", [entry["name"] for entry in hospitals])
+    own_tls, tls = make_demo_identities(out / "tls", [entry["name"] for entry in hospitals])
     address = f"127.0.0.1:{free_port()}"
     logs = {entry["name"]: out / "hospitals" / entry["name"] / "console.log" for entry in hospitals}
     print(f"\nA server and {len(hospitals)} hospitals start as processes of their own; each hospital's words are in")

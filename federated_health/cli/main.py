@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from federated_health.cli import audit, certificates, deployment, evidence, parsing
+from federated_health.cli import audit, certificates, evidence, parsing
 from federated_health.cli.console import print_lines
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
+from federated_health.cli.deployment import superlink, supernode
 from federated_health.cli.examples import EXAMPLES
 
 CLIENT_APP = "client:app"
@@ -33,12 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
         add("evidence", evidence.WORDS, _sentence(evidence.WORDS), lambda flags: evidence.gather(flags, CLIENT_APP))
     )
     audit.add_flags(add("audit", audit.WORDS, _sentence(audit.WORDS), lambda flags: audit.attack(flags, CLIENT_APP)))
-    help = "certificates: found an authority, make keys, sign, revoke, renew and show"
-    certificates.add_verbs(add("certificates", help, certificates.WORDS, _run_certificates))
+    help = "mutual TLS: create an authority, make keys, sign, revoke, renew and show"
+    certificates.add_subcommands(add("certificates", help, certificates.DESCRIPTION, _run_certificates))
     help = "Flower's server for long-lived nodes, with this project's certificates"
-    deployment.add_superlink_flags(add("superlink", help, deployment.SUPERLINK_WORDS, deployment.run_superlink))
+    superlink.add_flags(add("superlink", help, superlink.DESCRIPTION, superlink.run))
     help = "a hospital as a node of Flower's own"
-    deployment.add_supernode_flags(add("supernode", help, deployment.SUPERNODE_WORDS, deployment.run_supernode))
+    supernode.add_flags(add("supernode", help, supernode.DESCRIPTION, supernode.run))
     return parser
 
 
@@ -87,7 +88,7 @@ def _run_demo(flags: argparse.Namespace) -> None:
 
 
 def _run_certificates(flags: argparse.Namespace) -> None:
-    for title, lines in flags.pages(flags):
+    for title, lines in flags.sections(flags):
         print_lines(title, lines)
 
 

@@ -116,7 +116,7 @@ def _check_signed(identity: Identity, certificate: bytes, signature: bytes, cont
     """The name of the hospital of this federation that signed the content."""
     try:
         theirs = certificates.parse_certificate(certificate)
-        obstacle = Admission(identity).find_obstacle(theirs, Role.HOSPITAL)
+        obstacle = Admission(identity).rejection_reason(theirs, Role.HOSPITAL)
     except CertificateError as error:
         raise EncryptionError(str(error), reason="it cannot tell whom it shares the run's key with") from None
     if obstacle:

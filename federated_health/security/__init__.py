@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """This package with `admission`, `certificates`, `diagnosis`, `identity` and `parties`."""
+    """This package with `admission`, `certificates` and `parties`."""
     from federated_health.security import (  # noqa: F401, PLC0415  # the loader of this folder
         admission,
         certificates,
-        diagnosis,
-        identity,
         parties,
     )
 
     return sys.modules[__name__]
 
 
-def load_diagnosis() -> ModuleType:
-    """The module `diagnosis`, which finds out why a connection failed."""
-    from federated_health.security import diagnosis  # noqa: PLC0415  # the loader of this folder
+def load_handshake() -> ModuleType:
+    """The module `handshake`, which finds out why a connection over TLS failed."""
+    from federated_health.security import handshake  # noqa: PLC0415  # the loader of this folder
 
-    return diagnosis
+    return handshake
 
 
 def load_tls(folder: Path, role: Literal["server", "hospital"]) -> "Identity":

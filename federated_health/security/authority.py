@@ -1,50 +1,53 @@
-"""A federation's authority: signs hospitals and its server, takes certificates back, and remembers what it issued.
+"""The authority of a federation: signs hospitals and their server, revokes certificates, and records what it issued.
 
 Its folder holds `authority.pem`, `key.pem`, `revoked.pem` (the list of revoked certificates) and `issued/`.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 
 from federated_health.errors import CertificateError
 from federated_health.files import PRIVATE, PRIVATE_FOLDER, PUBLIC, locked_folder, make_folder, write_bytes
 from federated_health.names import printable
-from federated_health.security import certificates, issuing
-from federated_health.security.parties import Party
+from federated_health.security import certificates, identity, issuing
+from federated_health.security.certificates import format_time
+from federated_health.security.parties import Party, hospital, server
 
 CERTIFICATE, KEY, REVOKED, ISSUED = "authority.pem", "key.pem", "revoked.pem", "issued"
 MAX_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Issued:
+class IssuedCertificate:
     """A certificate that an authority signed.
 
     Attributes:
-        path: the file with it and the authority's own, which is to be sent to the party.
-        revoked: when it was taken back, if it was.
+        path: file with the certificate and the authority's own, to be sent to the party.
+        revoked: when it was revoked; None if it was not.
     """
 
     path: Path
     party: Party
     certificate: x509.Certificate
-    revoked: datetime | None
+    revoked: datetime | None = None
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is in force, or will be."""
+        """Whether it is valid now or will be later."""
         return self.revoked is None and datetime.now(UTC) <= self.certificate.not_valid_after_utc
 
 
 class Authority:
-    """An authority in its folder.
+    """The authority of a folder that `create` made.
 
     Raises:
-        CertificateError: there is none, or its folder is not as it left it.
+        CertificateError: the folder is not an authority's, or its files do not match.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,122 +62,153 @@ class Authority:
             raise CertificateError(f"{folder / KEY}: is not the key of {CERTIFICATE}")
 
     @classmethod
-    def found(cls, folder: Path, name: str, days: int = issuing.AUTHORITY_DAYS) -> "Authority":
-        """Make a new authority, whose list of revoked certificates is empty.
+    def create(cls, folder: Path, name: str, days: int = issuing.AUTHORITY_DAYS) -> Self:
+        """Make a new authority with an empty list of revoked certificates.
 
         Args:
-            name: what people call it; up to 64 printable characters.
+            name: shown to people; 1 to 64 printable characters.
 
         Raises:
-            CertificateError: the folder holds one already, or the name or the days cannot be.
+            CertificateError: the folder already holds an authority, or the name or the days are not allowed.
+            StorageError: the folder cannot be written to.
         """
         if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
             raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
-        valid = issuing.lifetime(days)
+        validity = issuing.validity_of(days)
         make_folder(folder, PRIVATE_FOLDER)
         with locked_folder(folder, wait=True):
-            if found := [file for file in (CERTIFICATE, KEY, REVOKED, ISSUED) if (folder / file).exists()]:
-                raise CertificateError(f"{folder}: holds {found[0]} already; no authority is replaced")
+            if present := [file for file in (CERTIFICATE, KEY, REVOKED, ISSUED) if (folder / file).exists()]:
+                raise CertificateError(f"{folder}: already holds {present[0]}; an authority is never replaced")
             key = issuing.make_key()
-            certificate = issuing.make_authority_certificate(key, name, valid)
+            certificate = issuing.make_authority_certificate(key, name, validity)
             make_folder(folder / ISSUED, PRIVATE_FOLDER)
             write_bytes(folder / REVOKED, issuing.make_revocations(certificate, key, {}, 1), PUBLIC)
             write_bytes(folder / KEY, issuing.key_bytes(key), PRIVATE)
-            write_bytes(
-                folder / CERTIFICATE, issuing.pem(certificate), PUBLIC
-            )  # the last: it makes the folder complete
+            write_bytes(folder / CERTIFICATE, issuing.pem(certificate), PUBLIC)  # last: it marks the folder as complete
         return cls(folder)
 
-    def sign(self, request: Path, days: int = issuing.LEAF_DAYS) -> Issued:
-        """Answer a signing request with a certificate, which ends no later than the authority's own.
+    def sign(self, request: Path, days: int = issuing.CERTIFICATE_DAYS) -> IssuedCertificate:
+        """Issue the certificate that a signing request asks for, valid at most as long as the authority's own.
 
-        Of the request only the party and the key are taken.
+        Only the party and the key of the request are used.
 
         Raises:
-            CertificateError: the request is not one, the authority expired, the name has a valid certificate of
-                another key, or the key is another's or was revoked.
+            CertificateError: the request is not one; the authority has expired; the party has a valid certificate for
+                another key; or the key is another party's or was revoked.
+            StorageError: the certificate cannot be written.
         """
-        asked = certificates.read_request(request)
+        signing_request = certificates.read_request(request)
         try:
-            party = certificates.party_of(asked)
+            party = certificates.party_of(signing_request)
         except CertificateError as error:
             raise CertificateError(f"{request}: {error}") from None
-        key = certificates.public_key_of(asked)
-        self._check_lapse()
-        start, end = issuing.lifetime(days)
-        end = min(end, self.certificate.not_valid_after_utc)
+        key = certificates.public_key_of(signing_request)
+        self._check_validity()
+        start, end = issuing.validity_of(days)
+        validity = start, min(end, self.certificate.not_valid_after_utc)
         with locked_folder(self.folder, wait=True):
-            self._check(party, key)
-            leaf = issuing.make_leaf(party, key, self.certificate, self._key, (start, end))
-            path = self.folder / ISSUED / f"{party.name[:63].replace(':', '-')}-{leaf.serial_number:040x}.pem"
-            make_folder(path.parent, PRIVATE_FOLDER)
-            write_bytes(path, issuing.pem(leaf, self.certificate), PUBLIC)
-        return Issued(path, party, leaf, None)
+            self._check_key(party, key)
+            certificate = issuing.make_certificate(party, key, self.certificate, self._key, validity)
+            name = f"{party.name[:63].replace(':', '-')}-{certificate.serial_number:040x}.pem"
+            make_folder(self.folder / ISSUED, PRIVATE_FOLDER)
+            write_bytes(self.folder / ISSUED / name, issuing.pem(certificate, self.certificate), PUBLIC)
+        return IssuedCertificate(self.folder / ISSUED / name, party, certificate)
 
-    def _check_lapse(self) -> None:
-        if lapse := certificates.find_lapse(self.certificate):
-            raise CertificateError(f"{self.folder}: this authority {lapse}")
+    def _check_validity(self) -> None:
+        if problem := certificates.validity_problem(self.certificate):
+            raise CertificateError(f"{self.folder}: this authority {problem}")
 
-    def _check(self, party: Party, key: certificates.PublicKey) -> None:
+    def _check_key(self, party: Party, key: certificates.PublicKey) -> None:
         for issued in self.issued():
             same_key = issued.certificate.public_key() == key
             if same_key and issued.revoked:
                 raise CertificateError(
-                    f"{party}: the certificate of this key was revoked on {certificates.moment(issued.revoked)}; "
+                    f"{party}: the certificate of this key was revoked on {format_time(issued.revoked)}; "
                     "make a new key: request --force"
                 )
             if same_key and (issued.party.name, issued.party.role) != (party.name, party.role):
-                raise CertificateError(f"{party}: this key is that of {issued.party}; every party makes its own")
+                raise CertificateError(f"{party}: this key belongs to {issued.party}; every party makes its own")
             if issued.is_valid and issued.party.name == party.name and not same_key:
-                end = certificates.moment(issued.certificate.not_valid_after_utc)
+                end = format_time(issued.certificate.not_valid_after_utc)
                 raise CertificateError(
-                    f"{party}: {issued.party} has a certificate of another key, valid to {end}; "
+                    f"{party}: {issued.party} has a certificate for another key, valid to {end}; "
                     f"if that key is out of use: revoke {issued.party.name}, then sign again"
                 )
 
-    def revoke(self, name: str) -> list[Issued]:
-        """Take back every certificate of a name that has not expired, and say so in the signed list.
+    def revoke(self, name: str) -> list[IssuedCertificate]:
+        """Revoke every certificate of a name that has not expired, and sign the new list.
 
         Raises:
-            CertificateError: the name has none that is valid, or the authority expired.
+            CertificateError: the name has no valid certificate, or the authority has expired.
+            StorageError: the list cannot be written.
         """
-        self._check_lapse()
+        self._check_validity()
         with locked_folder(self.folder, wait=True):
-            issued = list(self.issued())
-            if not any(one.party.name == name for one in issued):
+            issued = [issued for issued in self.issued() if issued.party.name == name]
+            if not issued:
                 raise CertificateError(f"{self.folder}: nothing was issued to {printable(name, 63)}; see show")
-            taken = [one for one in issued if one.party.name == name and one.is_valid]
-            if not taken:
-                raise CertificateError(f"{self.folder}: {name} has no certificate that is valid; see show")
-            listed = self.revocations()
-            dates = {one.serial_number: one.revocation_date_utc for one in listed}
-            now = datetime.now(UTC).replace(microsecond=0)
-            dates |= {one.certificate.serial_number: now for one in taken}
-            number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+            if not (valid := [issued for issued in issued if issued.is_valid]):
+                raise CertificateError(f"{self.folder}: {name} has no valid certificate; see show")
+            revocations = self.revocations()
+            dates = {entry.serial_number: entry.revocation_date_utc for entry in revocations}
+            dates |= {issued.certificate.serial_number: issuing.utc_now() for issued in valid}
+            number = revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             content = issuing.make_revocations(self.certificate, self._key, dates, number + 1)
             write_bytes(self.folder / REVOKED, content, PUBLIC)
-        return taken
+        return valid
 
     def revocations(self) -> x509.CertificateRevocationList:
         """The list of revoked certificates.
 
         Raises:
-            CertificateError: it is not there, or another authority's.
+            CertificateError: the list is missing, or another authority signed it.
         """
         return certificates.read_revocations(self.folder / REVOKED, self.certificate)
 
-    def issued(self) -> Iterator[Issued]:
-        """All that was signed, by name and then from the oldest to the newest.
+    def issued(self) -> list[IssuedCertificate]:
+        """All certificates that were signed, by name and then from the oldest to the newest.
 
         Raises:
-            CertificateError: a file in `issued/` is not one that was written there.
+            CertificateError: a file in `issued/` was not written by this authority.
         """
-        listed = self.revocations()
-        found = []
+        revocations, issued = self.revocations(), []
         for path in (self.folder / ISSUED).glob("*.pem"):
             certificate = certificates.read_certificates(path)[0]
             if not certificates.is_issued_by(certificate, self.certificate):
                 raise CertificateError(f"{path}: was not issued by this authority")
-            when = certificates.find_revocation(certificate, listed)
-            found.append(Issued(path, certificates.party_of(certificate), certificate, when))
-        yield from sorted(found, key=lambda one: (one.party.name, one.certificate.not_valid_before_utc, one.path))
+            revoked = certificates.revocation_date(certificate, revocations)
+            issued.append(IssuedCertificate(path, certificates.party_of(certificate), certificate, revoked))
+        return sorted(issued, key=lambda one: (one.party.name, one.certificate.not_valid_before_utc, one.path))
+
+
+def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
+    """Make a new authority, a server on loopback and hospitals in one folder, for demos, benchmarks and tests only.
+
+    Replaces what an earlier call made.
+
+    Returns:
+        The server's TLS folder, and hospital's name -> its TLS folder.
+
+    Raises:
+        CertificateError: the folder holds something else, or cannot be replaced.
+        StorageError: the folder cannot be written to.
+    """
+    try:
+        if folder.exists():
+            if others := {path.name for path in folder.iterdir()} - {"authority", "server", "hospitals"}:
+                raise CertificateError(
+                    f"{folder}: holds {min(others)}, which is not part of a demo; it is not replaced"
+                )
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise CertificateError(f"{folder}: cannot be replaced ({error.strerror})") from None
+    authority = Authority.create(folder / "authority", "Demo")
+
+    def certify(path: Path, party: Party) -> Path:
+        issued = authority.sign(identity.request_identity(path, party))
+        write_bytes(path / identity.CERTIFICATE, issued.path.read_bytes(), PUBLIC)
+        return path
+
+    server_folder = certify(folder / "server", server(()))
+    write_bytes(server_folder / identity.REVOKED, (authority.folder / REVOKED).read_bytes(), PUBLIC)
+    return server_folder, {name: certify(folder / "hospitals" / name, hospital(name)) for name in names}

@@ -1,45 +1,73 @@
-"""X.509 as this project reads it: keys, certificates, requests and lists of revoked ones, and whose they are.
+"""Reads X.509 files: keys, certificates, signing requests, revocation lists, and the party that each is for."""
 
-How it is made is in `issuing`.
-"""
-
+import os
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federated_health.errors import CertificateError
 from federated_health.names import printable
-from federated_health.security.files import check_private, read_file
 from federated_health.security.parties import Party, Role, hospital, server
 
 Key = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
-Read = TypeVar("Read")
+Signed = x509.Certificate | x509.CertificateSigningRequest
+Parsed = TypeVar("Parsed")
 
 PURPOSES = {Role.HOSPITAL: ExtendedKeyUsageOID.CLIENT_AUTH, Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH}
 
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Largest file that is read: a list of about 300,000 revoked certificates."""
 
-def read_key(path: Path) -> Key:
-    """A private key.
+
+def read_file(path: Path, *, private: bool = False) -> bytes:
+    """Content of a file.
+
+    Args:
+        private: refuse a file that other users of this machine may read, as ssh does.
 
     Raises:
-        CertificateError: others may read it, or it is not a key of the kind that is made here.
+        CertificateError: the file is missing, not a regular file, too large, not private, or cannot be read.
     """
-    check_private(path)
-    content = read_file(path)
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
+            raise CertificateError(f"{path}: is not a regular file")
+        if private and os.name == "posix" and mode & 0o077:
+            mode = stat.S_IMODE(mode)
+            raise CertificateError(
+                f"{path}: others on this machine may read this key (mode {mode:o}); chmod 600 {path}"
+            )
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise CertificateError(f"{path}: is larger than {MAX_FILE_BYTES // 2**20} MiB")
+    return content
+
+
+def read_key(path: Path) -> Key:
+    """Private key of a file.
+
+    Raises:
+        CertificateError: other users may read it, or it is not an unencrypted ECDSA key on P-256.
+    """
+    content = read_file(path, private=True)
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
-        raise CertificateError(f"{path}: is protected by a password, which nothing here can ask for") from None
+        raise CertificateError(f"{path}: is protected by a password, which is not supported") from None
     except (ValueError, UnsupportedAlgorithm):
         raise CertificateError(f"{path}: is not a private key (PEM)") from None
     if not isinstance(key, Key) or not isinstance(key.curve, ec.SECP256R1):
@@ -48,16 +76,16 @@ def read_key(path: Path) -> Key:
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
-    """The certificates of a file, in its order.
+    """Certificates of a file, in its order.
 
     Raises:
-        CertificateError: it cannot be read, or holds none.
+        CertificateError: the file cannot be read, or holds none.
     """
     return _parse(read_file(path), x509.load_pem_x509_certificates, f"{path}: is not a certificate (PEM)")
 
 
 def parse_certificate(content: bytes) -> x509.Certificate:
-    """The first certificate of a PEM text.
+    """First certificate of a PEM text.
 
     Raises:
         CertificateError: there is none.
@@ -65,11 +93,23 @@ def parse_certificate(content: bytes) -> x509.Certificate:
     return _parse(content, x509.load_pem_x509_certificate, "not a certificate (PEM)")
 
 
+def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> x509.Certificate | None:
+    """Certificate of the other end of a gRPC call, which has proved that it holds the key; None if there is none.
+
+    Args:
+        auth_context: as gRPC's `ServicerContext.auth_context()` returns it.
+    """
+    try:
+        return parse_certificate(auth_context["x509_pem_cert"][0])
+    except (KeyError, IndexError, CertificateError):
+        return None
+
+
 def read_request(path: Path) -> x509.CertificateSigningRequest:
-    """A signing request, signed by the key that it holds.
+    """Signing request of a file, signed by the key that it holds.
 
     Raises:
-        CertificateError: it is not, or not of the kind that is made here.
+        CertificateError: it is not a request, its key is not ECDSA on P-256, or its signature is wrong.
     """
     request = _parse(read_file(path), x509.load_pem_x509_csr, f"{path}: is not a signing request (PEM)")
     try:
@@ -78,48 +118,45 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
     except (ValueError, UnsupportedAlgorithm, CertificateError):
         raise CertificateError(f"{path}: is not a request of an ECDSA key on P-256") from None
     if not is_signed:
-        raise CertificateError(f"{path}: was changed after it was made: its signature is not that of its key")
+        raise CertificateError(f"{path}: was changed after it was made: its signature does not match its key")
     return request
 
 
-def read_revocations(path: Path, authority: x509.Certificate) -> x509.CertificateRevocationList:
-    """An authority's list of revoked certificates.
+def read_revocations(path: Path, authority: x509.Certificate | None = None) -> x509.CertificateRevocationList:
+    """List of revoked certificates of a file.
+
+    Args:
+        authority: certificate of the authority that must have signed the list; None to accept any.
 
     Raises:
-        CertificateError: it is not, or another authority's.
+        CertificateError: it is not a list, or another authority signed it.
     """
-    listed = parse_revocations(read_file(path), path)
-    is_ours = listed.issuer == authority.subject
+    message = f"{path}: is not a list of revoked certificates (PEM)"
+    revocations = _parse(read_file(path), x509.load_pem_x509_crl, message)
+    if authority is None:
+        return revocations
+    is_ours = revocations.issuer == authority.subject
     try:
-        is_ours = is_ours and listed.is_signature_valid(public_key_of(authority))
+        is_ours = is_ours and revocations.is_signature_valid(public_key_of(authority))
     except (ValueError, TypeError, UnsupportedAlgorithm):
         is_ours = False
     if not is_ours:
         raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
-    return listed
+    return revocations
 
 
-def parse_revocations(content: bytes, path: Path) -> x509.CertificateRevocationList:
-    """A list of revoked certificates, whoever signed it.
-
-    Raises:
-        CertificateError: it is not one; the path is named.
-    """
-    return _parse(content, x509.load_pem_x509_crl, f"{path}: is not a list of revoked certificates (PEM)")
-
-
-def _parse(content: bytes, parse: Callable[[bytes], Read], complaint: str) -> Read:
+def _parse(content: bytes, parse: Callable[[bytes], Parsed], message: str) -> Parsed:
     try:
         return parse(content)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificateError(complaint) from None
+        raise CertificateError(message) from None
 
 
-def party_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> Party:
-    """Who a certificate or a request is for; whatever else it says is left out.
+def party_of(signed: Signed) -> Party:
+    """Party that a certificate or a request is for; its other content is ignored.
 
     Raises:
-        CertificateError: it names nobody, or not in the form that is made here.
+        CertificateError: it is for no party, or not in the form that this package makes.
     """
     try:
         extensions = signed.extensions
@@ -130,9 +167,9 @@ def party_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> Party
     except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension):
         raise CertificateError("it does not say whether it is for a hospital or a server") from None
     except x509.UnsupportedGeneralNameType:
-        raise CertificateError("it holds names of a kind that is not used here") from None
+        raise CertificateError("it holds names of an unknown kind") from None
     if not roles:
-        raise CertificateError("it is not for a hospital alone, nor for a server alone")
+        raise CertificateError("its purpose is neither hospital alone nor server alone")
     party = server(hosts) if roles[0] is Role.SERVER else hospital(name_of(signed.subject))
     if party.name[:64] != name_of(signed.subject):
         raise CertificateError("its subject is not the first of its hosts")
@@ -140,7 +177,7 @@ def party_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> Party
 
 
 def name_of(subject: x509.Name) -> str:
-    """The common name, fit to be shown; empty where there is not exactly one."""
+    """Printable common name; empty unless there is exactly one."""
     try:
         names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     except ValueError:
@@ -148,8 +185,8 @@ def name_of(subject: x509.Name) -> str:
     return printable(str(names[0].value), 64) if len(names) == 1 else ""
 
 
-def public_key_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> PublicKey:
-    """Its public key.
+def public_key_of(signed: Signed) -> PublicKey:
+    """Public key of a certificate or a request.
 
     Raises:
         CertificateError: it is not ECDSA on P-256.
@@ -164,14 +201,13 @@ def public_key_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> 
 
 
 def fingerprint(key: PublicKey) -> str:
-    """SHA-256 of a public key (its SubjectPublicKeyInfo), as 16 groups of four hexadecimal digits."""
-    digest = Hash(SHA256())
-    digest.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return " ".join(re.findall("....", digest.finalize().hex()))
+    """SHA-256 of a public key (its SubjectPublicKeyInfo), as 16 groups of 4 hexadecimal digits."""
+    digest = sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return " ".join(re.findall("....", digest))
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether an authority's name and key are those that signed a certificate."""
+    """Whether an authority's name and key signed a certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -180,7 +216,7 @@ def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether a certificate is a self-signed one that may sign others."""
+    """Whether a certificate is self-signed and may sign others."""
     try:
         basics = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
@@ -189,31 +225,28 @@ def is_authority(certificate: x509.Certificate) -> bool:
     return basics.ca and usage.key_cert_sign and is_issued_by(certificate, certificate)
 
 
-def find_lapse(certificate: x509.Certificate) -> str | None:
-    """Why a certificate is not valid now, in words; None where it is."""
-    now = datetime.now(UTC)
-    if now < certificate.not_valid_before_utc:
-        return f"is not valid before {moment(certificate.not_valid_before_utc)} (this machine's clock: {moment(now)})"
-    if now > certificate.not_valid_after_utc:
-        return f"expired on {moment(certificate.not_valid_after_utc)} (this machine's clock: {moment(now)})"
+def validity_problem(
+    certificate: x509.Certificate, revocations: x509.CertificateRevocationList | None = None
+) -> str | None:
+    """Why a certificate is not valid now, as the end of a sentence about it; None if it is valid."""
+    now, start, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < start:
+        return f"is not valid before {format_time(start)} (this machine's clock: {format_time(now)})"
+    if now > end:
+        return f"expired on {format_time(end)} (this machine's clock: {format_time(now)})"
+    if revoked := revocation_date(certificate, revocations):
+        return f"was revoked on {format_time(revoked)}"
     return None
 
 
-def find_revocation(certificate: x509.Certificate, listed: x509.CertificateRevocationList | None) -> datetime | None:
-    """When a certificate was taken back, by a list if there is one; None where it was not."""
-    entry = listed.get_revoked_certificate_by_serial_number(certificate.serial_number) if listed else None
+def revocation_date(
+    certificate: x509.Certificate, revocations: x509.CertificateRevocationList | None
+) -> datetime | None:
+    """When a certificate was revoked according to a list; None if it was not, or if there is no list."""
+    entry = revocations and revocations.get_revoked_certificate_by_serial_number(certificate.serial_number)
     return entry.revocation_date_utc if entry else None
 
 
-def describe_rest(certificate: x509.Certificate) -> str:
-    """How long a certificate is valid yet, in words."""
-    now, end = datetime.now(UTC), certificate.not_valid_after_utc
-    if now > end:
-        return "expired"
-    left = -((now - end) // timedelta(days=1))
-    return "not valid yet" if now < certificate.not_valid_before_utc else f"{left} day{'s' if left > 1 else ''} left"
-
-
-def moment(time: datetime) -> str:
-    """A time as lines show it."""
+def format_time(time: datetime) -> str:
+    """A UTC time in a message, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M UTC")

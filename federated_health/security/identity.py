@@ -1,7 +1,7 @@
-"""A TLS folder: one party's own key, its certificate with that of its authority, and what the authority revoked.
+"""A TLS folder: a party's private key, its certificate with that of its authority, and a list of revoked certificates.
 
-`key.pem` is made here and stays here. `request.pem` goes to the authority; its answer is saved as `certificate.pem`.
-`revoked.pem` may be there: the server refuses hospitals by it, and a hospital a server.
+`key.pem` is made in the folder and stays there. `request.pem` goes to the authority; its answer is saved as
+`certificate.pem`. With an optional `revoked.pem` a server rejects revoked hospitals, and a hospital a revoked server.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from federated_health.security.parties import Party, Role
 
 KEY, REQUEST, CERTIFICATE, REVOKED = "key.pem", "request.pem", "certificate.pem", "revoked.pem"
 
-SOON = timedelta(days=30)
-"""Before its end a certificate should be renewed."""
+RENEWAL_PERIOD = timedelta(days=30)
+"""Time before the end of a certificate in which its owner is asked to renew it."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Identity:
     """A party with its key and certificate, checked; made by `load_identity`.
 
     Attributes:
-        certificate: its own.
-        authority: that of the authority that signed it, and all whom it deals with.
+        folder: the TLS folder.
+        certificate: the party's own.
+        authority: certificate of the authority that signed it, and that must have signed every peer's.
     """
 
     folder: Path
@@ -42,7 +43,7 @@ class Identity:
 
     @property
     def certificate_bytes(self) -> bytes:
-        """Its own certificate as PEM."""
+        """The party's certificate as PEM."""
         return issuing.pem(self.certificate)
 
     @property
@@ -54,66 +55,68 @@ class Identity:
         """The private key as PEM.
 
         Raises:
-            CertificateError: it is not there any more, or others may read it.
+            CertificateError: the key is missing, or other users may read it.
         """
         return issuing.key_bytes(certificates.read_key(self.folder / KEY))
 
     def check_name(self, name: str) -> None:
-        """Refuse to act under a name that the certificate does not have.
+        """Refuse a name that is not the certificate's.
 
         Raises:
-            CertificateError: it has another one.
+            CertificateError: the name differs.
         """
         if name != self.name:
-            raise CertificateError(f"{self.folder / CERTIFICATE}: is of {self.party}, so its name is not {name}")
+            raise CertificateError(f"{self.folder / CERTIFICATE}: is for {self.party}, so its name is not {name}")
 
-    def check_lapse(self) -> None:
-        """Refuse to go on with a certificate that is not valid now.
+    def check_validity(self) -> None:
+        """Refuse a certificate that is not valid now.
 
         Raises:
-            CertificateError: it expired, or is not valid yet.
+            CertificateError: the party's or the authority's certificate has expired, or is not valid yet.
         """
-        for certificate, of in ((self.certificate, "certificate"), (self.authority, "authority's certificate")):
-            if lapse := certificates.find_lapse(certificate):
-                advice = "; renew it" if "expired" in lapse and certificate is self.certificate else ""
-                raise CertificateError(f"{self.folder / CERTIFICATE}: the {of} {lapse}{advice}")
+        for certificate, title in ((self.certificate, "certificate"), (self.authority, "authority's certificate")):
+            if problem := certificates.validity_problem(certificate):
+                advice = "; renew it" if "expired" in problem and certificate is self.certificate else ""
+                raise CertificateError(f"{self.folder / CERTIFICATE}: the {title} {problem}{advice}")
 
-    def remark(self) -> str | None:
-        """What the owner should see to soon, in words."""
+    def expiry_warning(self) -> str | None:
+        """A line for the owner of a certificate that ends soon; None if it does not."""
         end = min(self.certificate.not_valid_after_utc, self.authority.not_valid_after_utc)
-        if end - datetime.now(UTC) > SOON:
+        if end - datetime.now(UTC) > RENEWAL_PERIOD:
             return None
-        return f"the certificate in {self.folder} ends on {certificates.moment(end)}: renew it"
+        return f"the certificate in {self.folder} ends on {certificates.format_time(end)}: renew it"
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:
     """Make a private key and a signing request for it.
 
     Args:
-        force: replace a key that is there, which makes its certificate useless.
+        force: replace an existing key, which makes its certificate useless.
 
     Returns:
-        The request's file, which is no secret.
+        The request's file, which is not secret.
 
     Raises:
-        CertificateError: there is a key, or the folder cannot be written to.
+        CertificateError: there is a key already.
+        StorageError: the folder cannot be written to.
     """
     make_folder(folder, PRIVATE_FOLDER)
     if (folder / KEY).exists() and not force:
-        raise CertificateError(f"{folder / KEY}: is there already; renew keeps it, --force replaces it for good")
+        raise CertificateError(f"{folder / KEY}: exists already; renew keeps it, --force replaces it")
     key = issuing.make_key()
     write_bytes(folder / KEY, issuing.key_bytes(key), PRIVATE)
     return _write_request(folder, party, key)
 
 
 def renew_request(folder: Path) -> Path:
-    """Make a new signing request for the key and the name of a certificate, expired or not.
+    """Make a new signing request for the key and the party of a certificate, expired or not.
 
     Returns:
         The request's file.
 
     Raises:
-        CertificateError: the folder holds no certificate of its key.
+        CertificateError: the folder holds no certificate for its key.
+        StorageError: the folder cannot be written to.
     """
     return _write_request(folder, read_identity(folder).party, certificates.read_key(folder / KEY))
 
@@ -125,39 +128,39 @@ def _write_request(folder: Path, party: Party, key: certificates.Key) -> Path:
 
 
 def load_identity(folder: Path, role: Role) -> Identity:
-    """The identity in a TLS folder.
+    """Identity in a TLS folder.
 
     Raises:
-        CertificateError: something is lacking, does not belong together, is another role's, or is not valid now.
+        CertificateError: a file is missing, the files do not match, or the certificate is for another role or not
+            valid now.
     """
     identity = read_identity(folder)
-    path = folder / CERTIFICATE
     if identity.party.role is not role:
-        raise CertificateError(f"{path}: is of {identity.party}, where a {role.value}'s is needed")
-    identity.check_lapse()
+        raise CertificateError(f"{folder / CERTIFICATE}: is for {identity.party}; expected a {role.value}'s")
+    identity.check_validity()
     return identity
 
 
 def read_identity(folder: Path) -> Identity:
-    """The identity in a TLS folder, of either role, and valid now or not.
+    """Identity in a TLS folder, of either role, valid now or not.
 
     Raises:
-        CertificateError: something is lacking, or does not belong together.
+        CertificateError: a file is missing, or the files do not match.
     """
     if not folder.is_dir():
         raise CertificateError(f"{folder}: is not a folder; `certificates request --tls {folder}` makes one")
     key, path = certificates.read_key(folder / KEY), folder / CERTIFICATE
     if not path.exists():
-        raise CertificateError(f"{path}: is not there yet: the authority's answer to {REQUEST} belongs there")
-    leaf, *others = certificates.read_certificates(path)
+        raise CertificateError(f"{path}: does not exist yet: save the authority's answer to {REQUEST} there")
+    certificate, *others = certificates.read_certificates(path)
     if len(others) != 1 or not certificates.is_authority(others[0]):
         raise CertificateError(f"{path}: expected a certificate and then its authority's, as `sign` writes them")
-    if not certificates.is_issued_by(leaf, others[0]):
+    if not certificates.is_issued_by(certificate, others[0]):
         raise CertificateError(f"{path}: its first certificate was not signed by its second, the authority's")
-    if leaf.public_key() != key.public_key():
-        raise CertificateError(f"{path}: is of another key than {KEY}: the answer to another request")
+    if certificate.public_key() != key.public_key():
+        raise CertificateError(f"{path}: is for another key than {KEY}: it answers another request")
     try:
-        party = certificates.party_of(leaf)
+        party = certificates.party_of(certificate)
     except CertificateError as error:
         raise CertificateError(f"{path}: {error}") from None
-    return Identity(folder, party, leaf, others[0])
+    return Identity(folder, party, certificate, others[0])

@@ -1,7 +1,7 @@
-"""X.509 as this project makes it: keys, certificates, requests and lists of revoked ones.
+"""Makes X.509 objects: keys, signing requests, certificates and revocation lists.
 
-Keys are ECDSA on P-256, and signatures use SHA-256. An authority signs leaves only (path length 0). A leaf serves one
-purpose: a hospital's clientAuth, the server's serverAuth (RFC 5280, 4.2.1.12).
+Keys are ECDSA on P-256; signatures use SHA-256. An authority signs end-entity certificates only (path length 0). Such a
+certificate has one purpose: clientAuth for a hospital, serverAuth for the server (RFC 5280, 4.2.1.12).
 """
 
 import ipaddress
@@ -15,91 +15,124 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from federated_health.errors import CertificateError
-from federated_health.security import certificates
+from federated_health.security.certificates import PURPOSES, Key, PublicKey
 from federated_health.security.parties import Party
 
-AUTHORITY_DAYS, LEAF_DAYS = 3650, 365
-"""Lifetimes, unless told otherwise."""
+AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
+"""Default lifetimes of an authority and of a party's certificate."""
 
 MAX_DAYS = 36500
 
 BACKDATED = timedelta(minutes=5)
-"""How long before its making a certificate is valid, for clocks that are behind."""
+"""How long before it is made a certificate becomes valid, for machines whose clock is slow."""
+
+KEY_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
+Validity = tuple[datetime, datetime]
 
 
-def make_key() -> certificates.Key:
-    """A new private key: ECDSA on P-256."""
+def make_key() -> Key:
+    """A new private key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_bytes(key: certificates.Key) -> bytes:
-    """The private key as PEM (PKCS #8, not encrypted)."""
+def key_bytes(key: Key) -> bytes:
+    """Private key as PEM (PKCS #8, not encrypted)."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def pem(*chain: x509.Certificate) -> bytes:
+def pem(*certificates: x509.Certificate) -> bytes:
     """Certificates as PEM, one after the other."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def lifetime(days: int) -> tuple[datetime, datetime]:
-    """From a little before now on; whole seconds of UTC.
+def utc_now() -> datetime:
+    """Current time in whole seconds of UTC, as X.509 holds it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def validity_of(days: int) -> Validity:
+    """First and last moment of a certificate that is valid for some days from now.
 
     Raises:
         CertificateError: not 1 to MAX_DAYS.
     """
     if not 1 <= days <= MAX_DAYS:
         raise CertificateError(f"days: expected 1 to {MAX_DAYS}, got {days}")
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = utc_now()
     return now - BACKDATED, now + timedelta(days=days)
 
 
-def make_authority_certificate(key: certificates.Key, name: str, valid: tuple[datetime, datetime]) -> x509.Certificate:
-    """A self-signed certificate that may sign leaves and lists of revoked ones."""
-    subject = _subject(name)
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    return (
-        _builder(subject, subject, key.public_key(), valid)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, SHA256())
-    )
+def make_authority_certificate(key: Key, name: str, validity: Validity) -> x509.Certificate:
+    """A self-signed certificate that may sign other certificates and revocation lists."""
+    subject, constraints = _subject(name), x509.BasicConstraints(ca=True, path_length=0)
+    return _sign(subject, subject, key.public_key(), key, validity, constraints, key_usage("key_cert_sign", "crl_sign"))
 
 
-def make_leaf(
-    party: Party,
-    key: certificates.PublicKey,
-    issuer: x509.Certificate,
-    issuer_key: certificates.Key,
-    valid: tuple[datetime, datetime],
+def make_certificate(
+    party: Party, key: PublicKey, authority: x509.Certificate, authority_key: Key, validity: Validity
 ) -> x509.Certificate:
-    """A party's certificate."""
-    builder = _builder(_subject(party.name), issuer.subject, key, valid)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-    builder = builder.add_extension(identifier, critical=False)
-    for extension in _party_extensions(party):
+    """A party's certificate, signed by an authority."""
+    constraints, usage = x509.BasicConstraints(ca=False, path_length=None), key_usage("digital_signature")
+    others = _authority_identifier(authority_key), *_party_extensions(party)
+    return _sign(authority.subject, _subject(party.name), key, authority_key, validity, constraints, usage, *others)
+
+
+def _sign(
+    issuer: x509.Name,
+    subject: x509.Name,
+    key: PublicKey,
+    issuer_key: Key,
+    validity: Validity,
+    constraints: x509.BasicConstraints,
+    usage: x509.KeyUsage,
+    *others: x509.ExtensionType,
+) -> x509.Certificate:
+    builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
+    builder = builder.not_valid_before(validity[0]).not_valid_after(validity[1])
+    builder = builder.add_extension(constraints, critical=True).add_extension(usage, critical=True)
+    for extension in (x509.SubjectKeyIdentifier.from_public_key(key), *others):
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(issuer_key, SHA256())
 
 
-def make_request(party: Party, key: certificates.Key) -> x509.CertificateSigningRequest:
-    """A request for a party's certificate, signed by the party's key."""
+def make_request(party: Party, key: Key) -> x509.CertificateSigningRequest:
+    """A signing request for a party's certificate, signed by the party's key."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(party.name))
     for extension in _party_extensions(party):
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(key, SHA256())
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: certificates.PublicKey, valid: tuple[datetime, datetime]
-) -> x509.CertificateBuilder:
-    start, end = valid
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-    return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+def make_revocations(
+    authority: x509.Certificate, authority_key: Key, dates: Mapping[int, datetime], number: int
+) -> bytes:
+    """A signed list of revoked certificates as PEM, which stays valid until there is a newer one.
+
+    Args:
+        dates: serial number -> when that certificate was revoked.
+        number: number of the list, greater than that of the authority's list before.
+    """
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(max(authority.not_valid_before_utc, utc_now()))
+        .next_update(authority.not_valid_after_utc)
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(_authority_identifier(authority_key), critical=False)
+    )
+    for serial, date in sorted(dates.items()):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(authority_key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def key_usage(*allowed: str) -> x509.KeyUsage:
+    """An extension that allows some of KEY_USAGES and no others."""
+    return x509.KeyUsage(**{usage: usage in allowed for usage in KEY_USAGES})
 
 
 def _party_extensions(party: Party) -> tuple[x509.ExtensionType, ...]:
@@ -109,48 +142,13 @@ def _party_extensions(party: Party) -> tuple[x509.ExtensionType, ...]:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
             names.append(x509.DNSName(host))
-    return x509.ExtendedKeyUsage([certificates.PURPOSES[party.role]]), x509.SubjectAlternativeName(names)
+    return x509.ExtendedKeyUsage([PURPOSES[party.role]]), x509.SubjectAlternativeName(names)
 
 
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def _authority_identifier(authority_key: Key) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
 
 
 def _subject(name: str) -> x509.Name:
-    # X.509 has a limit of 64 characters, which a host's name may exceed; its full name is among the alternative ones.
+    # X.509 allows 64 characters, and a host name may be longer; the whole name is among the alternative names.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-
-
-def make_revocations(
-    issuer: x509.Certificate, key: certificates.Key, dates: Mapping[int, datetime], number: int
-) -> bytes:
-    """The signed list of revoked certificates as PEM. It holds until a newer one is there.
-
-    Args:
-        dates: serial number -> when that certificate was revoked.
-        number: of this list; every list of an authority has a greater one than the list before.
-    """
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.subject)
-        .last_update(max(issuer.not_valid_before_utc, datetime.now(UTC).replace(microsecond=0)))
-        .next_update(issuer.not_valid_after_utc)
-        .add_extension(x509.CRLNumber(number), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-    )
-    for serial, date in sorted(dates.items()):
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date).build()
-        builder = builder.add_revoked_certificate(entry)
-    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)

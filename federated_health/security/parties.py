@@ -1,4 +1,4 @@
-"""Who a certificate is for: a hospital by its name, or a server by the hosts under which it may be reached."""
+"""Parties that a certificate is for: a hospital, by its name, or a server, by the hosts where it is reached."""
 
 import ipaddress
 import re
@@ -10,16 +10,16 @@ from federated_health.errors import CertificateError
 from federated_health.names import FEDERATION, is_hospital_name, printable
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Names that every server's certificate has."""
+"""Hosts that every server's certificate includes."""
 
 MAX_HOSTS = 20
-"""Names of a server beside LOOPBACK."""
+"""Hosts of a server, not counting LOOPBACK."""
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Role(Enum):
-    """What a leaf is good for."""
+    """The one purpose of a party's certificate."""
 
     HOSPITAL = "hospital"
     SERVER = "server"
@@ -27,11 +27,11 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Party:
-    """Who a certificate or a request is for.
+    """A hospital or a server that a certificate or a request is for.
 
     Attributes:
         name: a hospital's name (see `names.is_hospital_name`), or the first of the server's hosts.
-        hosts: DNS names and addresses under which the server may be reached, LOOPBACK among them; of a hospital none.
+        hosts: DNS names and addresses where the server is reached, including LOOPBACK; empty for a hospital.
     """
 
     name: str
@@ -46,7 +46,7 @@ def hospital(name: str) -> Party:
     """A hospital.
 
     Raises:
-        CertificateError: no hospital may be called so.
+        CertificateError: the name is not allowed.
     """
     if name == FEDERATION:
         raise CertificateError(f"the name {FEDERATION} is reserved: it stands for all hospitals together")
@@ -57,28 +57,28 @@ def hospital(name: str) -> Party:
 
 
 def server(hosts: Sequence[str]) -> Party:
-    """A server with these DNS names and addresses, and LOOPBACK's.
+    """A server with these DNS names and addresses, and LOOPBACK.
 
     Raises:
-        CertificateError: one is neither a DNS name nor an address, or there are too many.
+        CertificateError: a host is neither a DNS name nor an address, or there are too many.
     """
-    own = tuple(dict.fromkeys(_plain_host(host) for host in hosts))
-    more = [host for host in own if host not in LOOPBACK]
-    if len(more) > MAX_HOSTS:
-        raise CertificateError(f"a server has at most {MAX_HOSTS} names, got {len(more)}")
-    return Party((*own, *LOOPBACK)[0], Role.SERVER, tuple(dict.fromkeys((*own, *LOOPBACK))))
+    hosts = [_normalise(host) for host in hosts]
+    if (count := len(set(hosts) - set(LOOPBACK))) > MAX_HOSTS:
+        raise CertificateError(f"a server has at most {MAX_HOSTS} names, got {count}")
+    unique = tuple(dict.fromkeys((*hosts, *LOOPBACK)))
+    return Party(unique[0], Role.SERVER, unique)
 
 
-def _plain_host(host: str) -> str:
-    """A host as certificates spell it."""
+def _normalise(host: str) -> str:
+    """Host as certificates spell it: lower case, no final dot, no brackets."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        plain = host.lower().removesuffix(".")
-        if not HOST_NAME.fullmatch(plain) or plain.rpartition(".")[2].isdigit():
+        name = host.lower().removesuffix(".")
+        if not HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
             shown = printable(host, 63)
             raise CertificateError(f"host {shown!r}: expected a DNS name or an address, without a port") from None
-        return plain
+        return name
     if address.is_unspecified:
-        raise CertificateError(f"host {host}: is no address that a hospital can call; name what hospitals type")
+        raise CertificateError(f"host {host}: hospitals cannot call this address; give a name that they can reach")
     return str(address)

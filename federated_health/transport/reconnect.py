@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 
 NAME_TAKEN_MARGIN = 10.0
 """Seconds added to the time that a server needs to notice a lost hospital."""
+
+PREFLIGHT_SECONDS = 2.0
+"""Time limit of each step of finding out why there is no connection."""
 
 SILENT_SECONDS = 5.0
 """Seconds after which an unanswered attempt is reported."""
@@ -144,19 +148,28 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
         JoinError: waiting does not help.
     """
     host, port = split_address(address)
-    diagnosis = security.load_diagnosis()
-    timeout = min(diagnosis.PREFLIGHT_SECONDS, max(0.05, left / 4))  # a diagnosis has up to four steps that may wait
-    finding = None
+    timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for
     if tls is not None:
-        finding = diagnosis.diagnose(host, port, tls, timeout)
-    elif reason := _find_unresolved(host, port):
-        finding = diagnosis.Finding(f"it cannot be reached ({reason})", False)
-    elif diagnosis.speaks_tls(host, port, timeout):
-        reason = "the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
-        finding = diagnosis.Finding(reason, True)
-    if finding and finding.final:
-        raise JoinError(f"{address}: {finding.words}")
-    return f": {finding.words}" if finding else ""
+        problem = security.load_handshake().find_connection_problem(host, port, tls, timeout)
+        if problem and problem.is_final:
+            raise JoinError(f"{address}: {problem.reason}")
+        return f": {problem.reason}" if problem else ""
+    if reason := _find_unresolved(host, port):
+        return f": it cannot be reached ({reason})"
+    if speaks_tls(host, port, timeout):
+        raise JoinError(
+            f"{address}: the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
+        )
+    return ""
+
+
+def speaks_tls(host: str, port: int, timeout: float = PREFLIGHT_SECONDS) -> bool:
+    """Whether a server completes a TLS handshake, with any certificate."""
+    try:
+        ssl.get_server_certificate((host, port), timeout=timeout)
+    except (OSError, ValueError):  # ValueError: a host name that no DNS can hold
+        return False
+    return True
 
 
 def _find_unresolved(host: str, port: int) -> str:

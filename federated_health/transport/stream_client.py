@@ -89,7 +89,7 @@ def join_run(
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
-        if remark := tls.remark():
+        if remark := tls.expiry_warning():
             announce(remark)
         find_obstacle(address, tls, wait)
     has_joined = False

@@ -10,21 +10,24 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
+from federated_health import security
 from federated_health.errors import StorageError
 from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.security.identity import Identity
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
-from federated_health.transport.gate import Gate, certificate_of
 from federated_health.transport.interface import Incident, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
+from federated_health.transport.refusals import RefusalLog
 from federated_health.transport.stream import Incidents, Stream
+
+if TYPE_CHECKING:
+    from federated_health.security.identity import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class _Servicer:
         agreement: Mapping[str, str],
         on_change: Callable[[str], None],
         max_message_bytes: int = MAX_REPLY_BYTES,
-        tls: Identity | None = None,
+        tls: "Identity | None" = None,
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.incidents = Incidents()
@@ -56,33 +59,37 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._gate = Gate(tls, on_change)
+        self._security = security.load() if tls is not None else None
+        self._admission = self._security.admission.Admission(tls, on_change) if self._security else None
+        self._refusals = RefusalLog(on_change)
         self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
         said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = said.get("hospital", "")
-        certificate = certificate_of(context)
+        certificate = self._security.certificates.peer_certificate(context.auth_context()) if self._security else None
         # First who it is: a stranger must not learn who is connected, or what was agreed on.
-        if refusal := self._gate.refuse(certificate, name) or self._refuse(name, said):
+        if refusal := self._reject(certificate, name) or self._refuse(name, said):
             code, reason = refusal
-            self._gate.tell(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
+            self._refusals.add(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
         before = self.streams.get(node)
         if before is None and len(self.streams) >= self._room:
             reason = f"{self._room} hospitals are connected already"
-            self._gate.tell(f"refused {name}: {reason}", context)
+            self._refusals.add(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
             name, said.get("process", ""), context, self.incidents, self._max_message_bytes
         )
-        stream.find_obstacle = partial(self._gate.find_end, certificate)
+        if self._security and self._admission and certificate:
+            role = self._security.parties.Role.HOSPITAL
+            stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
         try:
             if before is not None:
                 before.replaced.set_result(None)
-            self._gate.forget()
+            self._refusals.clear()
             self._on_change(f"{name} {'came back' if before else 'joined'}")
             await stream.accept()
             await self._read(stream)
@@ -99,10 +106,17 @@ class _Servicer:
                 if not self.ending.done() and not stream.expelled.done():
                     self._on_change(f"{name} left")
         if stream.expelled.done():
-            self._gate.tell(f"cut {name} off: {stream.expelled.result()}", context)
+            self._refusals.add(f"cut {name} off: {stream.expelled.result()}", context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
+
+    def _reject(self, certificate: Any, name: str) -> tuple[grpc.StatusCode, str] | None:
+        """How to answer a caller whose certificate is not that of the hospital; None where it is, or without TLS."""
+        if not self._security or not self._admission:
+            return None
+        reason = self._admission.rejection_reason(certificate, self._security.parties.Role.HOSPITAL, name)
+        return (grpc.StatusCode.PERMISSION_DENIED, reason) if reason else None
 
     def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
@@ -186,7 +200,7 @@ def serve_streams(
     on_change: Callable[[str], None],
     *,
     max_message_bytes: int = MAX_REPLY_BYTES,
-    tls: Identity | None = None,
+    tls: "Identity | None" = None,
 ) -> Iterator[StreamTransport]:
     """A gRPC server that hospitals join, as a grid.
 
@@ -206,7 +220,7 @@ def serve_streams(
         AddressError: the address is taken or cannot be listened on.
         CertificateError: what is in the identity's folder cannot be used.
     """
-    if tls is not None and (remark := tls.remark()):
+    if tls is not None and (remark := tls.expiry_warning()):
         on_change(remark)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)

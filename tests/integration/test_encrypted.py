@@ -16,7 +16,7 @@ import pytest
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
 from federated_health.processes import PROJECT, free_port, process, script_command
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from tests.forks import Fork, forked
 from tests.memory import find_in, find_in_folder, find_in_process, runs_of
 
@@ -55,7 +55,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
     """A federation whose server's memory is searched in every round, while it waits for evaluations."""
     address, records = f"127.0.0.1:{free_port()}", out / "records"
     records.mkdir(parents=True)
-    own, identities = make_all_identities(out / "tls", NAMES)
+    own, identities = make_demo_identities(out / "tls", NAMES)
     serve = script_command(
         "server.py",
         "--tls",
@@ -191,7 +191,7 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
     address, run = f"127.0.0.1:{free_port()}", tmp_path / "run"
-    own, identities = make_all_identities(tmp_path / "tls", NAMES)
+    own, identities = make_demo_identities(tmp_path / "tls", NAMES)
     flags = ("--tls", own, "--address", address)
     serve = script_command("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
 

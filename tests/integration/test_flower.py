@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.cli.deployment.flower_commands import environment
 from federated_health.processes import PROJECT, free_port
-from federated_health.transport.deployment.flower import environment
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process, script_command
-from federated_health.security.rehearsal import make_all_identities
+from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -78,7 +78,7 @@ def test_terminals_give_the_bits_of_a_run_in_process(
     paths: dict[str, Path], in_process: str, tmp_path: Path, encrypted: bool
 ) -> None:
     address, out = f"127.0.0.1:{free_port()}", tmp_path / "run"
-    own, tls = make_all_identities(tmp_path / "tls", NAMES) if encrypted else (None, {})
+    own, tls = make_demo_identities(tmp_path / "tls", NAMES) if encrypted else (None, {})
     flags = [word for name, value in RUN.items() if name != "appraisal" for word in (f"--{name}", value)]
     with ExitStack() as stack:
         serve = script_command("server.py", *flags, "--no-appraisal", "--address", address, "--out", out)

@@ -10,9 +10,9 @@ import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.processes import free_port, interrupt, process, script_command
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.security.rehearsal import make_all_identities
 from federated_health.transport.stream_client import report_unfit
 from tests.wire import UNWRITTEN
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Path) -> None:
-    own, hospitals = make_all_identities(tmp_path / "tls", ("a",))
+    own, hospitals = make_demo_identities(tmp_path / "tls", ("a",))
     port, log = free_port(), tmp_path / "server.txt"
     command = script_command("server.py", "--tls", own, "--address", f"127.0.0.1:{port}", "--out", tmp_path / "run")
     with process(command, log) as server:
@@ -48,7 +48,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
         interrupt([server])
         assert server.returncode == 130
     lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
-    refusal = "refused b: the hospital's certificate is of hospital a, and it calls itself otherwise (from 127.0.0.1)"
+    refusal = "refused b: the hospital's certificate is for hospital a, but it gave another name (from 127.0.0.1)"
     assert lines == [
         f"listening on 127.0.0.1:{port}, as server localhost, with mutual TLS",
         lines[1],

@@ -1,4 +1,4 @@
-"""Flower's deployment by this project's certificates: the commands, whom they let in, and each mistake in a line."""
+"""`superlink` and `supernode`: the commands that they start, which hospitals are accepted, and one line per mistake."""
 
 import shlex
 import shutil
@@ -11,28 +11,31 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-from federated_health.cli import deployment, parsing
+from federated_health.cli import parsing
+from federated_health.cli.deployment import superlink, supernode
+from federated_health.cli.deployment.flower_commands import environment, format_config, shell_line
+from federated_health.cli.deployment.superlink import (
+    SuperLink,
+    accepted_hospitals,
+    check_free,
+    public_key_line,
+    write_connection,
+)
+from federated_health.cli.deployment.supernode import SuperNode
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
 from federated_health.processes import free_port
-from federated_health.security.authority import Authority
+from federated_health.security.authority import Authority, make_demo_identities
 from federated_health.security.certificates import read_certificates, read_key
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.security.rehearsal import make_all_identities
-from federated_health.transport.deployment import flower
-from federated_health.transport.deployment.superlink import SuperLink, accepted_hospitals
-from federated_health.transport.deployment.supernode import SuperNode
 
-VERBS = {
-    "superlink": (deployment.add_superlink_flags, deployment.run_superlink),
-    "supernode": (deployment.add_supernode_flags, deployment.run_supernode),
-}
+SUBCOMMANDS = {"superlink": superlink, "supernode": supernode}
 
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates") / "tls"
-    make_all_identities(folder, ["cleveland", "hungary"])
+    make_demo_identities(folder, ["cleveland", "hungary"])
     return folder
 
 
@@ -52,7 +55,7 @@ def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certifica
     assert config == {**own, "dp-budget": 2.5, "encrypted-only": True}
 
 
-def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
+def test_a_node_authenticates_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
     command = node_of(tls, tmp_path / "any.csv").command()
 
     path = Path(command[command.index("--auth-supernode-private-key") + 1])
@@ -64,7 +67,7 @@ def test_a_node_proves_itself_with_the_key_of_its_certificate(tls: Path, tmp_pat
     assert trusted == [load_identity(tls / "server", Role.SERVER).authority]
 
 
-def test_what_listens_for_this_machine_alone_listens_on_loopback(tls: Path, tmp_path: Path) -> None:
+def test_local_ports_listen_on_loopback_only(tls: Path, tmp_path: Path) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
     link = SuperLink(identity=identity, address=f"0.0.0.0:{free_port()}", control=free_port(), name="hospitals")
 
@@ -76,8 +79,8 @@ def test_what_listens_for_this_machine_alone_listens_on_loopback(tls: Path, tmp_
     assert "--enable-supernode-auth" in command
 
 
-def test_a_shown_command_is_what_a_shell_would_take() -> None:
-    assert shlex.split(flower.announce(["/bin/flower-supernode", "--node-config", "data='/a b.csv'"])) == [
+def test_a_command_is_shown_as_a_shell_takes_it() -> None:
+    assert shlex.split(shell_line(["/bin/flower-supernode", "--node-config", "data='/a b.csv'"])) == [
         "flower-supernode",
         "--node-config",
         "data='/a b.csv'",
@@ -87,13 +90,13 @@ def test_a_shown_command_is_what_a_shell_would_take() -> None:
 def test_the_public_key_is_written_as_flower_reads_it(tls: Path) -> None:
     certificate = load_identity(tls / "hospitals" / "hungary", Role.HOSPITAL).certificate
 
-    line = flower.public_line(certificate.public_key())  # type: ignore[arg-type]  # of an elliptic curve, as all here
+    line = public_key_line(certificate)
 
     assert line.startswith(b"ecdsa-sha2-nistp256 ")
     assert load_ssh_public_key(line) == certificate.public_key()
 
 
-def test_hospitals_of_the_authority_are_let_in(tls: Path) -> None:
+def test_hospitals_of_the_authority_are_accepted(tls: Path) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
 
     found = accepted_hospitals(identity, [tls / "authority" / "issued"])
@@ -103,8 +106,8 @@ def test_hospitals_of_the_authority_are_let_in(tls: Path) -> None:
 
 
 def test_a_revoked_hospital_and_one_of_another_authority_are_not(tmp_path: Path) -> None:
-    make_all_identities(tmp_path / "ours", ["cleveland", "hungary"])
-    make_all_identities(tmp_path / "theirs", ["cleveland"])
+    make_demo_identities(tmp_path / "ours", ["cleveland", "hungary"])
+    make_demo_identities(tmp_path / "theirs", ["cleveland"])
     Authority(tmp_path / "ours" / "authority").revoke("hungary")
     revoked = tmp_path / "ours" / "authority" / "revoked.pem"
     (tmp_path / "ours" / "server" / "revoked.pem").write_bytes(revoked.read_bytes())
@@ -117,13 +120,13 @@ def test_a_revoked_hospital_and_one_of_another_authority_are_not(tmp_path: Path)
         accepted_hospitals(identity, [tmp_path / "ours" / "server" / "certificate.pem"])
 
 
-def test_a_connection_is_added_to_what_flower_knows(
+def test_a_connection_is_added_to_flower_s_configuration(
     tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     (tmp_path / "config.toml").write_text('[superlink]\ndefault = "mine"\n[superlink.mine]\naddress = "1.2.3.4:5"\n')
 
-    path = flower.write_connection("hospitals", "127.0.0.1:8000", tls / "server" / "authority.pem")
+    path = write_connection("hospitals", "127.0.0.1:8000", tls / "server" / "authority.pem")
 
     known = tomllib.loads(path.read_text())["superlink"]
     assert known["mine"] == {"address": "1.2.3.4:5"}
@@ -139,24 +142,24 @@ def test_a_damaged_configuration_is_left_as_it_is(tmp_path: Path, monkeypatch: p
     (tmp_path / "config.toml").write_text("[superlink")
 
     with pytest.raises(RunError, match="is not TOML"):
-        flower.write_connection("hospitals", "127.0.0.1:8000", tmp_path / "authority.pem")
+        write_connection("hospitals", "127.0.0.1:8000", tmp_path / "authority.pem")
     assert (tmp_path / "config.toml").read_text() == "[superlink"
 
 
 def test_telemetry_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLWR_TELEMETRY_ENABLED", raising=False)
-    assert flower.environment()["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert environment()["FLWR_TELEMETRY_ENABLED"] == "0"
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
-    assert flower.environment()["FLWR_TELEMETRY_ENABLED"] == "1"
+    assert environment()["FLWR_TELEMETRY_ENABLED"] == "1"
 
 
 @pytest.mark.parametrize("path", ["it's.csv", 'a "b".csv', "a\nb.csv"])
-def test_a_path_that_flower_cannot_be_told_is_refused(path: str) -> None:
+def test_a_path_with_a_quote_is_refused(path: str) -> None:
     with pytest.raises(RunError, match="holds a quote"):
-        flower.config_words({"data": path})
+        format_config({"data": path})
 
 
-def test_what_is_refused_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
+def test_a_refused_path_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
     own = tmp_path / "it's"
     shutil.copytree(tls / "hospitals" / "hungary", own)
     (own / "supernode.key").unlink(missing_ok=True)
@@ -169,7 +172,7 @@ def test_what_is_refused_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("control", [0, 65536, 99999])
-def test_a_control_port_that_is_none_is_refused(tls: Path, control: int) -> None:
+def test_a_control_port_out_of_range_is_refused(tls: Path, control: int) -> None:
     identity = load_identity(tls / "server", Role.SERVER)
     with pytest.raises(AddressError, match="expected HOST:PORT with a port from 1 to 65535"):
         SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=control, name="hospitals")
@@ -185,27 +188,27 @@ def test_a_taken_port_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(AddressError, match=f"127.0.0.1:{port}: cannot be listened on"):
-            flower.check_free("127.0.0.1", port)
+            check_free("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("name", ["local", "default", "supergrid", "a.b", ""])
-def test_a_name_that_flower_uses_itself_is_refused(name: str) -> None:
+def test_a_name_that_flower_reserves_is_refused(tls: Path, name: str) -> None:
+    identity = load_identity(tls / "server", Role.SERVER)
     with pytest.raises(RunError, match="expected letters"):
-        flower.check_connection_name(name)
+        SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=free_port(), name=name)
 
 
 def refused(what: str, *words: object) -> str:
-    """What a command that fails says."""
+    """Message of a command that fails."""
     parser = parsing.make_parser("")
-    add, run = VERBS[what]
-    add(parser)
+    SUBCOMMANDS[what].add_flags(parser)
     with pytest.raises(UserError) as refusal:
-        run(parser.parse_args([str(word) for word in words]), lambda _: None)
+        SUBCOMMANDS[what].run(parser.parse_args([str(word) for word in words]), lambda _: None)
     return str(refusal.value)
 
 
 @pytest.mark.parametrize("number", ["0", "65536", "70000", "http"])
-def test_what_is_no_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The system would take 70000 for 4464."""
     with pytest.raises(SystemExit):
         refused("superlink", "--tls", "tls", "--hospitals", "issued", "--control-port", number)
@@ -220,9 +223,9 @@ def test_mistakes_are_one_line_and_start_nothing(tls: Path, hospitals_folder: Pa
     for words, expected in (
         (("supernode", "--tls", own, "--data", tmp_path / "none.csv"), "none.csv: "),
         (("supernode", "--tls", own, "--data", spoiled), "spoiled.csv"),
-        (("supernode", "--tls", tls / "server", "--data", data), "where a hospital's is needed"),
+        (("supernode", "--tls", tls / "server", "--data", data), "expected a hospital's"),
         (("supernode", "--tls", own, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
-        (("superlink", "--tls", own, "--hospitals", own / "certificate.pem"), "where a server's is needed"),
+        (("superlink", "--tls", own, "--hospitals", own / "certificate.pem"), "expected a server's"),
         (("superlink", "--tls", tls / "server", "--hospitals", tmp_path / "none.pem"), "none.pem: cannot be read"),
         (
             (

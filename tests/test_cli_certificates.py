@@ -1,33 +1,35 @@
-"""`python -m federated_health certificates`: from an authority to a renewal, and each mistake in a line."""
+"""`python -m federated_health certificates`: from an authority to a renewal, and one line per mistake."""
 
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 import utils
-from federated_health import __main__ as verbs
+from federated_health import __main__ as subcommands
 from federated_health.security import certificates, issuing
+from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role, hospital, server
-from tests.identities import Signer, expired, not_yet, write_identity
+from tests.identities import Signer, expired, not_yet, now, write_identity
 
 Certificates = Callable[[str], tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
-    """Runs the verb as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs the subcommand as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
     def call(typed: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(verbs.main)
+            utils.run_script(subcommands.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
@@ -49,8 +51,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
-    assert "founded Federated Health in ca" in well("init --authority ca")
+def test_from_a_new_authority_to_renewal_and_revocation(well: Callable[[str], str], run: Certificates) -> None:
+    assert "created Federated Health in ca" in well("init --authority ca")
     asked = well("request --tls hospital --name cleveland")
     assert "hospital/key.pem, which stays here" in asked
     well("request --tls server --server --host fl.example.org --host 192.0.2.7")
@@ -74,7 +76,7 @@ def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
     assert "365 days left" in well("show hospital")
     assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in well("show server")
     assert "revoked      not known here, without revoked.pem" in well("show hospital")
-    assert well("show ca/revoked.pem").endswith("\n  nobody\n")
+    assert well("show ca/revoked.pem").endswith("\n  no certificate\n")
     assert well("show hospital/key.pem") == f"private key\n  {shown}\n"
     both = well("show hospital/certificate.pem")
     assert both.index("hospital cleveland") < both.index("authority Federated Health")
@@ -101,17 +103,17 @@ def test_the_whole_way(well: Callable[[str], str], run: Certificates) -> None:
     well("request --tls hospital --name cleveland --force")
     Path("hospital/revoked.pem").unlink()
     code, _, said = run("show hospital")
-    assert (code, "is of another key than key.pem" in said) == (1, True)
+    assert (code, "is for another key than key.pem" in said) == (1, True)
     well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
     well("show hospital")
 
 
-def test_what_waits_for_an_answer_is_shown_and_is_an_error(run: Certificates) -> None:
+def test_show_of_an_unanswered_request_is_an_error(run: Certificates) -> None:
     run("request --tls hospital --name cleveland")
     code, printed, said = run("show hospital")
     assert code == 1
     assert printed.startswith("request of hospital cleveland\n")
-    assert said == "error: hospital/certificate.pem: is not there yet: the request was not answered\n"
+    assert said == "error: hospital/certificate.pem: does not exist yet: the request was not answered\n"
 
 
 @pytest.fixture
@@ -148,11 +150,11 @@ def prepared(run: Certificates) -> None:
 @pytest.mark.parametrize(
     ("typed", "code", "words"),
     [
-        ("", 2, "the following arguments are required: VERB"),
+        ("", 2, "the following arguments are required: SUBCOMMAND"),
         ("sing a/request.pem", 2, "invalid choice: 'sing'"),
         ("init", 2, "required: --authority"),
         ("init --auth new", 2, "required: --authority"),
-        ("init --authority ca", 1, "ca: holds authority.pem already; no authority is replaced"),
+        ("init --authority ca", 1, "ca: already holds authority.pem; an authority is never replaced"),
         ("init --authority garbage/x", 1, "garbage/x: cannot be written to (Not a directory)"),
         ("init --authority new --days 0", 1, "days: expected 1 to 36500, got 0"),
         ("init --authority new --days ten", 2, "argument --days: expected a whole number, got 'ten'"),
@@ -162,8 +164,8 @@ def prepared(run: Certificates) -> None:
         ("request --tls new --name federation", 1, "the name federation is reserved: it stands for all hospitals"),
         ("request --tls new --name b --host c", 1, "--host: goes with --server"),
         ("request --tls new --server --host c:80", 1, "host 'c:80': expected a DNS name or an address"),
-        ("request --tls new --server --host 0.0.0.0", 1, "is no address that a hospital can call"),
-        ("request --tls a --name a", 1, "a/key.pem: is there already; renew keeps it, --force replaces it"),
+        ("request --tls new --server --host 0.0.0.0", 1, "hospitals cannot call this address"),
+        ("request --tls a --name a", 1, "a/key.pem: exists already; renew keeps it, --force replaces it"),
         ("request --tls garbage --name a", 1, "garbage: cannot be written to (File exists)"),
         ("sign none.pem --authority ca", 1, "none.pem: cannot be read (No such file or directory)"),
         ("sign a --authority ca", 1, "a: is not a regular file"),
@@ -173,19 +175,19 @@ def prepared(run: Certificates) -> None:
         ("sign waiting/request.pem --authority none", 1, "none: is not an authority's folder"),
         ("sign waiting/request.pem --authority old", 1, "old: this authority expired on "),
         ("sign waiting/request.pem --authority ca --days 0", 1, "days: expected 1 to 36500, got 0"),
-        ("sign new-a/request.pem --authority ca", 1, "hospital a: hospital a has a certificate of another key"),
+        ("sign new-a/request.pem --authority ca", 1, "hospital a: hospital a has a certificate for another key"),
         ("revoke b --authority ca", 1, "ca: nothing was issued to b; see show"),
         ("revoke a --authority other", 1, "other: nothing was issued to a; see show"),
         ("revoke a --authority old", 1, "old: this authority expired on "),
         ("revoke a --authority a", 1, "a: is not an authority's folder"),
         ("renew --tls none", 1, "none: is not a folder; `certificates request --tls none` makes one"),
-        ("renew --tls waiting", 1, "waiting/certificate.pem: is not there yet"),
-        ("renew --tls ca", 1, "ca/certificate.pem: is not there yet"),
-        ("renew --tls mixed", 1, "mixed/certificate.pem: is of another key than key.pem"),
+        ("renew --tls waiting", 1, "waiting/certificate.pem: does not exist yet"),
+        ("renew --tls ca", 1, "ca/certificate.pem: does not exist yet"),
+        ("renew --tls mixed", 1, "mixed/certificate.pem: is for another key than key.pem"),
         ("renew --tls open", 1, "open/key.pem: others on this machine may read this key (mode 644); chmod 600"),
         ("show none", 1, "none: cannot be read (No such file or directory)"),
         ("show garbage", 1, "garbage: is not a certificate (PEM)"),
-        ("show mixed", 1, "mixed/certificate.pem: is of another key than key.pem"),
+        ("show mixed", 1, "mixed/certificate.pem: is for another key than key.pem"),
         ("show expired", 1, "expired/certificate.pem: the certificate expired on "),
         ("show early", 1, "early/certificate.pem: the certificate is not valid before "),
         ("show foreign", 1, "foreign/revoked.pem: was not signed by this authority, Theirs"),
@@ -206,16 +208,43 @@ def test_each_mistake_is_one_line_and_changes_nothing(
     assert not Path("new").exists()
 
 
-def test_an_answer_that_cannot_be_written_says_where_it_is_kept(run: Certificates, well: Callable[[str], str]) -> None:
+def test_a_certificate_that_cannot_be_written_elsewhere_is_kept_by_the_authority(
+    run: Certificates, well: Callable[[str], str]
+) -> None:
     well("init --authority ca")
     well("request --tls a --name a")
     code, _, said = run("sign a/request.pem --authority ca --out none/c.pem")
     (kept,) = Path("ca/issued").glob("a-*.pem")
-    words = "none/c.pem: cannot be written (No such file or directory); hospital a was signed all the same: see"
+    words = "none/c.pem: cannot be written (No such file or directory); hospital a was signed: see"
     assert (code, said) == (1, f"error: {words} {kept}\n")
 
 
-def test_help_says_what_is_kept_where_and_how_long(well: Callable[[str], str]) -> None:
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        (timedelta(days=-9), timedelta(days=365), "365 days left"),
+        (timedelta(days=-9), timedelta(hours=25), "2 days left"),
+        (timedelta(days=-9), timedelta(hours=3), "1 day left"),
+        (timedelta(days=-9), timedelta(hours=-1), "expired on "),
+        (timedelta(days=1), timedelta(days=2), "is not valid before "),
+    ],
+)
+def test_show_counts_the_days_left_that_have_begun(
+    start: timedelta, end: timedelta, words: str, well: Callable[[str], str]
+) -> None:
+    certificate = Signer().sign(hospital("a"), issuing.make_key(), (now() + start, now() + end))
+    Path("a.pem").write_bytes(issuing.pem(certificate))
+    assert f"UTC: {words}" in well("show a.pem")
+
+
+def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(well: Callable[[str], str]) -> None:
+    """As `superlink` leaves it."""
+    folder, _ = make_demo_identities(Path("tls"), ())
+    (folder / "authority.pem").write_bytes(Path("tls/authority/authority.pem").read_bytes())
+    assert well(f"show {folder}").startswith("server localhost\n")
+
+
+def test_help_explains_keys_and_lifetimes(well: Callable[[str], str]) -> None:
     words = " ".join(well("--help").split())
     assert "An authority lasts 10 years, a certificate one year" in words
     assert "five minutes before" in words

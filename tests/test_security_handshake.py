@@ -1,4 +1,4 @@
-"""Why there is no connection: against listeners of every kind on loopback, each with the line that a hospital gets."""
+"""Why a connection fails: listeners of every kind on loopback, and the line that a hospital gets for each."""
 
 import socket
 import ssl
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.security.diagnosis import Finding, diagnose, speaks_tls
+from federated_health.security.handshake import ConnectionProblem, find_connection_problem
 from federated_health.security.identity import Identity
 from federated_health.security.parties import hospital, server
+from federated_health.transport.reconnect import speaks_tls
 from tests.identities import Signer, expired, not_yet, usual, write_identity
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -34,7 +35,7 @@ def own(signer: Signer, tmp_path: Path) -> Identity:
 
 @contextmanager
 def listener(serve: Serve) -> Iterator[int]:
-    """A port whose every connection is served, one after the other; the server's own errors are nobody's."""
+    """A port whose connections are served one after the other; errors of the server are ignored."""
     opened = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
@@ -79,13 +80,13 @@ def tls_server(identity: Identity, *, alpn: str | None = "h2", newest: ssl.TLSVe
     return serve
 
 
-def look(port: int, own: Identity, host: str = "127.0.0.1") -> Finding | None:
-    return diagnose(host, port, own, patience=2.0)
+def look(port: int, own: Identity, host: str = "127.0.0.1") -> ConnectionProblem | None:
+    return find_connection_problem(host, port, own, timeout=2.0)
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_server_that_takes_the_certificate_is_in_order(
+def test_a_server_that_accepts_the_certificate_is_no_problem(
     newest: ssl.TLSVersion, host: str, own: Identity, signer: Signer, tmp_path: Path
 ) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
@@ -94,94 +95,99 @@ def test_a_server_that_takes_the_certificate_is_in_order(
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-def test_a_server_of_old_tls_is_told_so(newest: ssl.TLSVersion, own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_server_with_old_tls_is_a_final_problem(
+    newest: ssl.TLSVersion, own: Identity, signer: Signer, tmp_path: Path
+) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
-        assert look(port, own) == Finding("the server speaks no TLS that is new enough (1.2 or newer)", final=True)
+        assert look(port, own) == ConnectionProblem("the server's TLS is too old: expected 1.2 or newer", is_final=True)
 
 
 @pytest.mark.parametrize(
     ("valid", "words"),
     [(expired, "the server's certificate expired on "), (not_yet, "the server's certificate is not valid before ")],
 )
-def test_a_server_out_of_its_time(
+def test_a_server_with_an_expired_or_future_certificate(
     valid: Callable[[], object], words: str, own: Identity, signer: Signer, tmp_path: Path
 ) -> None:
     late = write_identity(tmp_path / "s", server(()), signer, valid())  # type: ignore[arg-type]  # parametrised
     with listener(tls_server(late)) as port:
-        finding = look(port, own)
-    assert finding is not None
-    assert finding.words.startswith(words)
-    assert finding.final
+        problem = look(port, own)
+    assert problem is not None
+    assert problem.reason.startswith(words)
+    assert problem.is_final
 
 
-def test_a_server_under_a_name_that_it_does_not_have_and_which_it_has(
+def test_a_server_s_certificate_is_checked_against_the_host(
     own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has = "fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1"
-    connect = socket.create_connection
+    resolve = socket.getaddrinfo
     there = write_identity(tmp_path / "s", server(["fl.example.org", "192.0.2.7"]), signer)
     with listener(tls_server(there)) as port:
-        monkeypatch.setattr(socket, "create_connection", lambda _, **more: connect(("127.0.0.1", port), **more))
+        addresses = resolve("127.0.0.1", port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
         for host in ("other.example.org", "192.0.2.8", "example.org"):
             words = f"the server's certificate is not for {host}, but for {has}"
-            assert diagnose(host, 1, own, 2.0) == Finding(words, final=True)
+            assert find_connection_problem(host, 1, own, 2.0) == ConnectionProblem(words, is_final=True)
         for host in ("fl.example.org", "192.0.2.7", "FL.example.org", "::1"):
-            assert diagnose(host, 1, own, 2.0) is None
+            assert find_connection_problem(host, 1, own, 2.0) is None
 
 
 def test_a_server_of_another_authority(own: Identity, tmp_path: Path) -> None:
     theirs = write_identity(tmp_path / "s", server(()), Signer(name="Theirs"))
-    words = "the server's certificate is of another authority, 'Theirs', than this hospital's, 'Ours'"
+    words = "the server's certificate was signed by another authority, 'Theirs'; expected this hospital's, 'Ours'"
     with listener(tls_server(theirs)) as port:
-        assert look(port, own) == Finding(words, final=True)
+        assert look(port, own) == ConnectionProblem(words, is_final=True)
 
 
-def test_another_authority_of_the_same_name_is_another(own: Identity, tmp_path: Path) -> None:
+def test_another_authority_of_the_same_name_is_not_trusted(own: Identity, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), Signer(name="Ours")))) as port:
-        finding = look(port, own)
-    assert finding is not None
-    assert "is of another authority" in finding.words
+        problem = look(port, own)
+    assert problem is not None
+    assert "was signed by another authority" in problem.reason
 
 
-def test_a_hospital_that_poses_as_the_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_hospital_that_impersonates_the_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", hospital("b"), signer))) as port:
-        words = "what listens there shows a certificate that is not a server's, but of hospital b"
-        assert look(port, own) == Finding(words, final=True)
+        words = "the certificate shown there is not a server's, but for hospital b"
+        assert look(port, own) == ConnectionProblem(words, is_final=True)
 
 
-def test_a_server_that_was_revoked(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_revoked_server(own: Identity, signer: Signer, tmp_path: Path) -> None:
     there = write_identity(tmp_path / "s", server(()), signer)
     (own.folder / "revoked.pem").write_bytes(signer.revocations(there.certificate))
     with listener(tls_server(there)) as port:
-        finding = look(port, own)
-    assert finding is not None
-    assert finding.words.startswith("the server's certificate was revoked on ")
-    assert finding.final
+        problem = look(port, own)
+    assert problem is not None
+    assert problem.reason.startswith("the server's certificate was revoked on ")
+    assert problem.is_final
 
 
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_a_server_of_another_protocol(alpn: str | None, own: Identity, signer: Signer, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), alpn=alpn)) as port:
-        finding = look(port, own)
-    assert finding == Finding("what listens there speaks TLS but not HTTP/2: no federation's server", final=True)
+        problem = look(port, own)
+    assert problem == ConnectionProblem(
+        "the server there speaks TLS but not HTTP/2, so it is not a federation's server", is_final=True
+    )
 
 
 @pytest.mark.parametrize(
     "greeting",
     [SETTINGS, b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 9000, b"\xff" * 9000],
 )
-def test_what_does_not_encrypt(greeting: bytes, own: Identity) -> None:
+def test_a_server_without_encryption(greeting: bytes, own: Identity) -> None:
     def greet(connection: socket.socket) -> None:
         connection.sendall(greeting)
         connection.recv(65536)
 
     with listener(greet) as port:
-        words = "what listens there does not encrypt: a server without --tls, or no federation's server"
-        assert look(port, own) == Finding(words, final=True)
+        words = "the server there does not encrypt: it runs without --tls, or is not a federation's server"
+        assert look(port, own) == ConnectionProblem(words, is_final=True)
         assert not speaks_tls("127.0.0.1", port)
 
 
-def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer: Signer, tmp_path: Path) -> None:
+def test_a_server_that_ends_the_handshake_without_a_reason(signer: Signer, tmp_path: Path) -> None:
     """Which may be one that stops, so it is waited for."""
     own = write_identity(tmp_path / "a", hospital("a"), signer)
     there = tls_server(write_identity(tmp_path / "s", server(()), signer))
@@ -198,66 +204,70 @@ def test_a_server_that_does_not_take_the_certificate_and_does_not_say_why(signer
 
     for serve in (refuse, reset, lambda connection: connection.close()):
         with listener(serve) as port:
-            finding = look(port, own)
-        assert finding is not None
-        assert finding.words.startswith("the server ends the handshake without a word: ")
-        assert not finding.final
+            problem = look(port, own)
+        assert problem is not None
+        assert problem.reason.startswith("the server ended the handshake without a reason: ")
+        assert not problem.is_final
     with listener(there) as port:
         assert look(port, own) is None
 
 
-def test_who_is_not_there_or_silent_is_waited_for(own: Identity) -> None:
+def test_an_absent_or_silent_server_is_not_final(own: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        assert diagnose("127.0.0.1", port, own, 0.2) == Finding("what listens there does not answer", final=False)
+        assert find_connection_problem("127.0.0.1", port, own, 0.2) == ConnectionProblem(
+            "the server there does not answer", is_final=False
+        )
         assert not speaks_tls("127.0.0.1", port, 0.2)
-    assert look(port, own) == Finding("it cannot be reached (Connection refused)", final=False)
+    assert look(port, own) == ConnectionProblem("it cannot be reached (Connection refused)", is_final=False)
     assert not speaks_tls("127.0.0.1", port)
-    finding = look(port, own, "a" * 70 + ".example")  # no DNS can hold it
-    assert finding is not None
-    assert finding.words.startswith("it cannot be reached (")
-    assert not finding.final
+    problem = look(port, own, "a" * 70 + ".example")  # no DNS can hold it
+    assert problem is not None
+    assert problem.reason.startswith("it cannot be reached (")
+    assert not problem.is_final
 
 
-def test_a_name_that_nobody_knows_is_waited_for(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_not_final(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "create_connection", fail)
-    assert look(1, own, "a.invalid") == Finding("it cannot be reached (Name or service not known)", final=False)
+    assert look(1, own, "a.invalid") == ConnectionProblem(
+        "it cannot be reached (Name or service not known)", is_final=False
+    )
 
 
-def test_a_hospital_s_own_fault_is_found_without_a_connection(
+def test_a_problem_of_the_hospital_s_own_files_is_found_without_a_connection(
     own: Identity, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = write_identity(tmp_path / "late", hospital("a"), signer, expired())
     early = write_identity(tmp_path / "early", hospital("a"), signer, not_yet())
     monkeypatch.setattr(socket, "create_connection", None)
     for identity, words in ((late, "the certificate expired on "), (early, "the certificate is not valid before ")):
-        finding = look(1, identity)
-        assert finding is not None
-        assert words in finding.words
-        assert finding.final
+        problem = look(1, identity)
+        assert problem is not None
+        assert words in problem.reason
+        assert problem.is_final
     (own.folder / "revoked.pem").write_bytes(signer.revocations(own.certificate))
-    finding = look(1, own)
-    assert finding is not None
-    assert "the hospital's certificate was revoked on " in finding.words
+    problem = look(1, own)
+    assert problem is not None
+    assert "the hospital's certificate was revoked on " in problem.reason
     (own.folder / "revoked.pem").unlink()
     (own.folder / "key.pem").chmod(0o644)
-    finding = look(1, own)
-    assert finding is not None
-    assert "others on this machine may read this key" in finding.words
+    problem = look(1, own)
+    assert problem is not None
+    assert "others on this machine may read this key" in problem.reason
     (own.folder / "key.pem").unlink()
-    finding = look(1, own)
-    assert finding is not None
-    assert "key.pem: cannot be read" in finding.words
-    assert finding.final
+    problem = look(1, own)
+    assert problem is not None
+    assert "key.pem: cannot be read" in problem.reason
+    assert problem.is_final
 
 
-def test_a_key_that_was_exchanged_under_a_hospital_is_its_fault(own: Identity, signer: Signer, tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_the_certificate_is_final(own: Identity, signer: Signer, tmp_path: Path) -> None:
     other = write_identity(tmp_path / "other", hospital("a"), signer, usual())
     (own.folder / "key.pem").write_bytes((other.folder / "key.pem").read_bytes())
-    finding = look(1, own)
-    assert finding is not None
-    assert finding.words.startswith(f"{own.folder}: cannot be used (")
-    assert finding.final
+    problem = look(1, own)
+    assert problem is not None
+    assert problem.reason.startswith(f"{own.folder}: cannot be used (")
+    assert problem.is_final

@@ -1,0 +1,1 @@
+"""The subcommands `superlink` and `supernode`: Flower's deployment with this project's certificates."""

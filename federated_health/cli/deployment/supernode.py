@@ -1,0 +1,215 @@
+"""The subcommand `supernode`: checks a hospital's CSV, and keeps Flower's SuperNode running with it."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from federated_health.cli import client_flags, parsing
+from federated_health.cli.console import say
+from federated_health.cli.deployment.flower_commands import (
+    DEFAULT_ADDRESS,
+    authority_file,
+    environment,
+    executable,
+    format_config,
+    shell_line,
+)
+from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.tasks import TASKS, get_task
+from federated_health.errors import JoinError, RunError
+from federated_health.files import PRIVATE, write_bytes
+from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.ml.privacy_plan import ALLOWED_EPSILON
+from federated_health.processes import free_port, process
+from federated_health.security.certificates import read_key
+from federated_health.security.identity import KEY, Identity, load_identity
+from federated_health.security.parties import Role
+from federated_health.settings import Value, read_defaults
+from federated_health.transport.channels import split_address
+from federated_health.transport.reconnect import find_obstacle
+
+DESCRIPTION = (
+    "Checks this hospital's CSV, and starts Flower's SuperNode with it: the node authenticates with the key of the "
+    "hospital's TLS folder, and starts a process for every message."
+)
+
+NODE_KEY = "supernode.key"
+"""In a hospital's TLS folder: its key.pem in OpenSSH's form, the only one that a SuperNode reads."""
+
+MIN_DELAY, MAX_DELAY = 2.0, 30.0
+"""Seconds between two attempts; each delay is twice the one before."""
+
+ADMITTED_SECONDS = 30.0
+"""A node that ran longer had been admitted."""
+
+USAGE_ERROR = 2
+"""Exit code of a command that rejects its flags."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperNode:
+    """One hospital as a SuperNode, which listens on loopback only, for the processes that it starts per message.
+
+    Attributes:
+        data: the hospital's CSV.
+        identity: the hospital's name and key.
+        superlink: HOST:PORT of the SuperLink.
+        split_seed: decides which patients are held out, in all runs.
+        budget: epsilon that may be spent over all runs; None without differential privacy.
+        encrypted_only: whether the hospital takes part in encrypted runs only.
+
+    Raises:
+        AddressError: `superlink` is not HOST:PORT.
+    """
+
+    data: Path
+    identity: Identity
+    superlink: str
+    split_seed: int = DEFAULT_SPLIT_SEED
+    budget: float | None = None
+    encrypted_only: bool = False
+
+    def __post_init__(self) -> None:
+        split_address(self.superlink)
+
+    def command(self) -> list[str]:
+        """Flower's command, with a free port; also writes the node's key in the form that Flower reads.
+
+        Raises:
+            CertificateError: the key cannot be read.
+            StorageError: the key cannot be written.
+            RunError: Flower is not installed, or a path holds a quote.
+        """
+        # A ClientApp runs in another folder, so paths are absolute.
+        config: dict[str, Value] = {
+            "data": str(self.data.absolute()),
+            "name": self.identity.name,
+            "tls": str(self.identity.folder.absolute()),
+            "split-seed": self.split_seed,
+        }
+        if self.budget is not None:
+            config[ALLOWED_EPSILON] = self.budget
+        if self.encrypted_only:
+            config[ENCRYPTED_ONLY] = True
+        program, node_config = executable("flower-supernode"), format_config(config)  # may fail before a key is written
+        path = self.identity.folder / NODE_KEY  # the same key as key.pem, so not a second secret
+        key = read_key(self.identity.folder / KEY)
+        write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), PRIVATE)
+        return [
+            program,
+            *("--superlink", self.superlink),
+            *("--root-certificates", str(authority_file(self.identity))),
+            *("--auth-supernode-private-key", str(path.absolute())),
+            *("--node-config", node_config),
+            *("--host", "127.0.0.1", "--port", str(free_port())),
+        ]
+
+
+def keep_running(
+    make_command: Callable[[], Sequence[str]],
+    env: Mapping[str, str],
+    address: str,
+    identity: Identity,
+    wait: float,
+    say: Callable[[str], None],
+) -> NoReturn:
+    """Run a SuperNode until this process is stopped, and start it again whenever it ends.
+
+    Flower's own ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
+    SuperLink was restarted, and for up to a minute after a node was killed, while the SuperLink still counts the
+    earlier process as present. Its exit code does not tell these apart, and may be 0.
+
+    Args:
+        make_command: makes Flower's command, anew for every start.
+        address: HOST:PORT of the SuperLink.
+        wait: seconds for which the SuperLink may be away or not admit the hospital, anew after each admission.
+
+    Raises:
+        JoinError: it took longer, or waiting does not help.
+        RunError: Flower rejects the command.
+    """
+    deadline, delay = time.monotonic() + wait, MIN_DELAY
+    while True:
+        _wait_for_superlink(address, identity, deadline, wait, say)
+        start = time.monotonic()
+        with process(make_command(), env=env, own_group=False) as running:
+            code = running.wait()
+        if code == USAGE_ERROR:
+            raise RunError("flower-supernode does not take its flags; its output is above")
+        now = time.monotonic()
+        if now - start > ADMITTED_SECONDS:
+            deadline, delay = now + wait, MIN_DELAY
+        if (left := deadline - now) <= 0:
+            raise JoinError(
+                f"{address}: the SuperLink has not let {identity.name} in within {wait:g} s; is its certificate among "
+                "--hospitals there, and is no other node running with its key?"
+            )
+        reason = f"{identity.name} is not registered there, or its earlier node is not given up yet"
+        say(f"flower-supernode ended, mostly because {reason}; trying again for {left:.0f} s")
+        time.sleep(min(delay, left))
+        delay = min(2 * delay, MAX_DELAY)
+
+
+def _wait_for_superlink(
+    address: str, identity: Identity, deadline: float, wait: float, say: Callable[[str], None]
+) -> None:
+    """Wait until a server there shows the certificate of the federation's server.
+
+    Raises:
+        JoinError: none does in time, or waiting does not help.
+    """
+    is_announced = False
+    while reason := find_obstacle(address, identity, max(0.0, deadline - time.monotonic())):
+        if (left := deadline - time.monotonic()) <= 0:
+            raise JoinError(f"{address}: no SuperLink within {wait:g} s{reason}")
+        if not is_announced:
+            say(f"waiting up to {left:.0f} s for the SuperLink at {address}{reason}")
+            is_announced = True
+        time.sleep(min(MIN_DELAY, left))
+
+
+def add_flags(parser: Any) -> None:
+    """Add the flags of `supernode`; those that client.py has, too, have the same help."""
+    defaults = read_defaults()
+    hospital = parser.add_argument_group("which hospital this is")
+    hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
+    words = "what is predicted; the CSV is checked against it (default: %(default)s)"
+    hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
+    client_flags.add_split_seed(hospital)
+    connection = parser.add_argument_group("connection")
+    words = "folder of this hospital's key and certificate, from which it takes its name"
+    connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
+    words = "where the SuperLink listens for nodes (default: %(default)s)"
+    connection.add_argument("--superlink", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
+    words = "seconds to wait for the SuperLink, and to be let in, anew each time"
+    words += " (above 0, at most 10,000,000; default: %(default)s)"
+    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
+    client_flags.add_privacy(parser)
+
+
+def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
+    """Check the CSV, and keep Flower's SuperNode running with it.
+
+    Raises:
+        UserError: a flag cannot be used, Flower is not installed, or the SuperLink does not admit the hospital.
+    """
+    node = SuperNode(
+        data=flags.data,
+        identity=load_identity(flags.tls, Role.HOSPITAL),
+        superlink=flags.superlink,
+        split_seed=flags.split_seed,
+        budget=flags.dp_budget,
+        encrypted_only=flags.encrypted_only,
+    )
+    hospital = load_hospital(node.data, get_task(flags.task), node.identity.name, node.split_seed)
+    for line in hospital.remarks():
+        say(line)
+    say(shell_line(node.command()))
+    if warning := node.identity.expiry_warning():
+        say(warning)
+    keep_running(node.command, environment(), node.superlink, node.identity, flags.wait, say)

@@ -1,0 +1,142 @@
+"""Finds out why a TLS connection to a server fails, by a handshake with `ssl`, which explains what gRPC does not.
+
+gRPC's server closes a rejected handshake without an alert, and its client only learns 'Socket closed'. A hospital can
+see itself what is wrong with its own certificate, and `ssl` says what is wrong with the server's. In TLS 1.3 a client
+completes the handshake before the server has checked the client's certificate: only what the server sends next (its
+HTTP/2 settings, or the end of the connection) shows whether it accepted it.
+"""
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from federated_health.errors import CertificateError
+from federated_health.names import printable
+from federated_health.security import certificates
+from federated_health.security.admission import Admission
+from federated_health.security.identity import CERTIFICATE, KEY, Identity
+from federated_health.security.parties import Role
+
+ALPN = "h2"
+"""Protocol that a gRPC server requires in the handshake."""
+
+# Reasons of `ssl.SSLError`, as OpenSSL names them.
+_TOO_OLD = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"})
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+
+
+@dataclass(frozen=True)
+class ConnectionProblem:
+    """Why a connection cannot be made.
+
+    Attributes:
+        reason: one line, to follow `HOST:PORT: `.
+        is_final: whether waiting does not help, because a file or a setting must be corrected.
+    """
+
+    reason: str
+    is_final: bool
+
+
+def find_connection_problem(host: str, port: int, identity: Identity, timeout: float) -> ConnectionProblem | None:
+    """Try a handshake as a hospital's gRPC channel would make it.
+
+    The result is advice, since a later connection may reach another server. The channel itself checks authority, host
+    name and purpose, but not whether the server's certificate was revoked.
+
+    Args:
+        identity: the hospital's.
+        timeout: seconds for each of connecting, the handshake, and the server's first bytes.
+
+    Returns:
+        The problem; None if the server accepted the certificate.
+    """
+    try:
+        identity.check_validity()
+        admission, context = Admission(identity), _make_context(identity)
+    except CertificateError as error:
+        return ConnectionProblem(str(error), is_final=True)
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout) as connection,
+            context.wrap_socket(connection, server_hostname=host) as encrypted,
+        ):
+            certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
+            if reason := admission.rejection_reason(certificate, Role.SERVER):
+                return ConnectionProblem(reason, is_final=True)
+            if encrypted.selected_alpn_protocol() != ALPN:
+                reason = "the server there speaks TLS but not HTTP/2, so it is not a federation's server"
+                return ConnectionProblem(reason, is_final=True)
+            if encrypted.recv(1):
+                return None
+    except ssl.SSLCertVerificationError as error:
+        return ConnectionProblem(_explain(error, host, identity, _peek(host, port, timeout)), is_final=True)
+    except (ssl.SSLEOFError, ConnectionResetError):
+        pass
+    except ssl.SSLError as error:
+        if error.reason in _TOO_OLD:
+            return ConnectionProblem("the server's TLS is too old: expected 1.2 or newer", is_final=True)
+        if error.reason in _NOT_TLS:
+            reason = "the server there does not encrypt: it runs without --tls, or is not a federation's server"
+            return ConnectionProblem(reason, is_final=True)
+        reason = printable(error.reason or "no reason given")
+        return ConnectionProblem(f"the handshake failed ({reason})", is_final=False)
+    except TimeoutError:
+        return ConnectionProblem("the server there does not answer", is_final=False)
+    except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
+        reason = getattr(error, "strerror", None) or str(error)
+        return ConnectionProblem(f"it cannot be reached ({reason})", is_final=False)
+    return ConnectionProblem(
+        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
+        f"this hospital's (see certificates show {identity.folder})",
+        is_final=False,
+    )
+
+
+def _make_context(identity: Identity) -> ssl.SSLContext:
+    """A hospital's side of mutual TLS.
+
+    Raises:
+        CertificateError: the identity's files can no longer be used.
+    """
+    certificates.read_file(identity.folder / KEY, private=True)
+    certificates.read_file(identity.folder / CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN])
+    try:
+        context.load_cert_chain(identity.folder / CERTIFICATE, identity.folder / KEY)
+        context.load_verify_locations(cadata=identity.authority_bytes.decode())
+    except OSError as error:  # includes ssl.SSLError
+        raise CertificateError(f"{identity.folder}: cannot be used ({error.strerror})") from None
+    return context
+
+
+def _peek(host: str, port: int, timeout: float) -> x509.Certificate | None:
+    """Certificate that a server shows to any client, not verified; None if it shows none."""
+    try:
+        return certificates.parse_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
+    except (OSError, ValueError, CertificateError):
+        return None
+
+
+def _explain(error: ssl.SSLCertVerificationError, host: str, identity: Identity, shown: x509.Certificate | None) -> str:
+    """What is wrong with the server's certificate, given the one that it shows to any client."""
+    try:
+        party = certificates.party_of(shown) if shown else None
+    except CertificateError:
+        party = None
+    match error.verify_code:
+        case 9 | 10:  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+            problem = certificates.validity_problem(shown) if shown else None
+            return f"the server's certificate {problem or 'is not valid now'}"
+        case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+            hosts = ", ".join(party.hosts) if party else "other hosts"
+            return f"the server's certificate is not for {host}, but for {hosts}"
+        case 26:  # X509_V_ERR_INVALID_PURPOSE
+            return f"the certificate shown there is not a server's{f', but for {party}' if party else ''}"
+    theirs = f", {certificates.name_of(shown.issuer)!r}" if shown else ""
+    ours = certificates.name_of(identity.authority.subject)
+    return f"the server's certificate was signed by another authority{theirs}; expected this hospital's, {ours!r}"
