@@ -10,6 +10,7 @@ in round 2 and the return of its `aggregate_train`, in a run in one process.
 """
 
 import argparse
+import inspect
 import json
 import os
 import socket
@@ -115,31 +116,51 @@ def size_of(modules: list[str]) -> dict[str, int]:
 
 
 class MessageProfile:
-    """Collects the project files with code that runs while one round's train messages are exchanged."""
+    """Collects the project files with code that runs while one round's train messages are exchanged.
+
+    Attributes:
+        files: of the exchange itself.
+        meanwhile: of what the consumer of the rounds does while the loop, a generator, hands it the round before.
+    """
 
     def __init__(self) -> None:
         self.files: set[str] = set()
+        self.meanwhile: set[str] = set()
         self._round = 0
         self._outermost: FrameType | None = None
+        self._loops: list[FrameType] = []
+        self._is_suspended = False
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         function = frame.f_code.co_name
         if event == "call" and self._outermost is None and function in ("configure_train", "aggregate_train"):
             self._outermost = frame  # a strategy may call its base class
             self._round += function == "configure_train"
+            self._loops = [caller for caller in callers(frame) if caller.f_code.co_flags & inspect.CO_GENERATOR]
+        if event == "call" and frame in self._loops:
+            self._is_suspended = False
         if self._round == PROFILED_ROUND:
             self._add(frame)
+            if event == "return" and frame in self._loops:
+                self._is_suspended = True
             if event == "return" and frame.f_back:
                 self._add(frame.f_back)
         if event == "return" and frame is self._outermost:
             self._outermost = None
-            if function == "aggregate_train":
-                self._round += self._round == PROFILED_ROUND  # over; this never becomes that number again
+            if function == "aggregate_train" and self._round == PROFILED_ROUND:
+                self._round += 1  # over
 
     def _add(self, frame: FrameType) -> None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(ROOT / PACKAGE) or (path.parent == ROOT and path.stem in SCRIPTS):
-            self.files.add(str(path.relative_to(ROOT)))
+            (self.meanwhile if self._is_suspended else self.files).add(str(path.relative_to(ROOT)))
+
+
+def callers(frame: FrameType) -> Iterator[FrameType]:
+    """The frames above a frame."""
+    while above := frame.f_back:
+        yield above
+        frame = above
 
 
 @contextmanager
@@ -154,8 +175,8 @@ def profiled(profile: MessageProfile) -> Iterator[None]:
         threading.setprofile(None)
 
 
-def files_of_train_message(folder: Path, data: Mapping[str, Path]) -> list[str]:
-    """Project files that a train message passes, from the round loop to the aggregated weights."""
+def files_of_train_message(folder: Path, data: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+    """`files` and `meanwhile` of a MessageProfile of a run in this process."""
     sys.path.insert(0, str(ROOT))
     # Imported here: the measured processes are others, and TensorFlow takes seconds.
     import client
@@ -168,7 +189,7 @@ def files_of_train_message(folder: Path, data: Mapping[str, Path]) -> list[str]:
     profile = MessageProfile()
     with redirect_stdout(sys.stderr), profiled(profile):
         server.app(InProcessGrid(client.app, contexts), server_context(config))
-    return sorted(profile.files)
+    return sorted(profile.files), sorted(profile.meanwhile - profile.files)
 
 
 def main() -> None:
@@ -187,8 +208,10 @@ def main() -> None:
             result[side] = {part: size_of(modules) for part, modules in parts.items()}
             if flags.names:
                 result[side]["modules"] = {"until the last round ended": before, "after it": after}
-        files = files_of_train_message(folder, data)
-    result["files per train message"] = {"files": len(files), **({"names": files} if flags.names else {})}
+        files, meanwhile = files_of_train_message(folder, data)
+    result["files per train message"] = {"files": len(files), "others, that record the round before": len(meanwhile)}
+    if flags.names:
+        result["files per train message"] |= {"names": files, "names of others": meanwhile}
     within = {
         "until the last round ended": (MAX_MODULES, MAX_LINES),
         "after it": (MAX_MODULES_AFTER, MAX_LINES_AFTER),
