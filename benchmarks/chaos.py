@@ -22,11 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
-from chaos_course import Pace
-from chaos_faults import HOSPITALS, Fault, Trial, plan_trials, undisturbed
 from chaos_hospital import FAR_TOO_LARGE, ON_THE_WAY
 from chaos_processes import Process, prepare_forks
 from chaos_run import Run
+from chaos_trials import HOSPITALS, Fault, Pace, Trial, plan_trials, undisturbed
 from chaos_verdict import Verdict, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console

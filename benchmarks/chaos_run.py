@@ -8,11 +8,10 @@ import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from chaos_course import SAVED, FederatedRun, Pace
-from chaos_faults import HOSPITALS, Fault, Trial
 from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_script
+from chaos_trials import HOSPITALS, SAVED, Fault, Pace, RunOutcome, Trial
 
 from federated_health.report.run_files import ROUNDS
 
@@ -51,9 +50,9 @@ class Run:
         self.links: dict[str, Link] = {}
         self.hospitals: dict[str, Process] = {}
         self.server: Process | None = None
-        self.course = FederatedRun()
+        self.course = RunOutcome()
 
-    async def go(self, pace: Pace | None) -> FederatedRun:
+    async def go(self, pace: Pace | None) -> RunOutcome:
         """Start all, let the fault come, and wait for the end.
 
         Args:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chaos_faults import Trial
 from chaos_hospital import light_app
+from chaos_trials import Trial
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.networks import (

@@ -97,7 +97,7 @@ def measure(rounds: int, hospitals: int, parameters: int, saves: int, parent: Pa
         "ms_without_fsync": round(statistics.median(times[False]), 2),
         "load_ms": round(loading, 1),
         "file_bytes": size,
-        "history_bytes_a_round": round(grown / (2 * saves)),
+        "history_bytes_per_round": round(grown / (2 * saves)),
     }
 
 

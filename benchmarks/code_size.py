@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from measuring import judged
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, SCRIPTS = "federated_health", ("server", "client", "utils")
 HOSPITALS, ROUNDS = 2, 3
@@ -76,17 +78,29 @@ def run_processes(folder: Path, data: Mapping[str, Path]) -> tuple[dict[str, dic
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     out = folder / "run"
-    server = ["server.py", "--hospitals", HOSPITALS, "--rounds", ROUNDS, "--address", address, "--out", out]
-    clients = [["client.py", "--data", path, "--name", name, "--server", address] for name, path in data.items()]
+    server: list[object] = [
+        "server.py",
+        "--hospitals",
+        HOSPITALS,
+        "--rounds",
+        ROUNDS,
+        "--address",
+        address,
+        "--out",
+        out,
+    ]
+    clients: list[list[object]] = [
+        ["client.py", "--data", path, "--name", name, "--server", address] for name, path in data.items()
+    ]
     python_path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     running = []
     with (folder / "output").open("w") as output:
-        for number, (script, *flags) in enumerate([server, *clients]):
+        for number, command in enumerate([server, *clients]):
             side = "client" if number else "server"
             (folder / side).open("a").write(f"0 {side}\n")  # nothing imports the script itself
             running.append(
                 subprocess.Popen(
-                    [sys.executable, script, *map(str, flags)],
+                    [sys.executable, *map(str, command)],
                     cwd=ROOT,
                     env={**os.environ, "PYTHONPATH": python_path, "IMPORT_LOG": str(folder / side)},
                     stdout=output,
@@ -212,21 +226,17 @@ def main() -> None:
     result["files per train message"] = {"files": len(files), "others, that record the round before": len(meanwhile)}
     if flags.names:
         result["files per train message"] |= {"names": files, "names of others": meanwhile}
-    within = {
-        "until the last round ended": (MAX_MODULES, MAX_LINES),
-        "after it": (MAX_MODULES_AFTER, MAX_LINES_AFTER),
+    limits = {
+        "until the last round ended": {"modules": MAX_MODULES, "lines": MAX_LINES},
+        "after it": {"modules": MAX_MODULES_AFTER, "lines": MAX_LINES_AFTER},
     }
     result["targets"] = {
-        **{
-            f"{side}, {kind} {part}": {"figure": result[side][part][kind], "at most": most, "reached": None}
-            for side in imports
-            for part, limits in within.items()
-            for kind, most in zip(("modules", "lines"), limits, strict=True)
-        },
-        "files per train message": {"figure": len(files), "at most": MAX_FILES, "reached": None},
+        f"{side}, {kind} {part}": judged(result[side][part][kind], at_most=limit)
+        for side in imports
+        for part, kinds in limits.items()
+        for kind, limit in kinds.items()
     }
-    for target in result["targets"].values():
-        target["reached"] = target["figure"] <= target["at most"]
+    result["targets"]["files per train message"] = judged(len(files), at_most=MAX_FILES)
     print(json.dumps(result, indent=2))
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import growth_server
+import light_federation
 from common import write_source
 from measuring import LINEAR, descendants, growth, judged, memory_of, show, significant
 from round_rate import time_engine
@@ -38,7 +38,7 @@ PATIENTS = 40
 
 
 def in_process_of_its_own(hospitals: int, rounds: int, weights: int) -> dict[str, float]:
-    command = [sys.executable, growth_server.__file__, str(hospitals), str(rounds), str(weights)]
+    command = [sys.executable, light_federation.__file__, str(hospitals), str(rounds), str(weights)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 

@@ -105,7 +105,7 @@ def main() -> None:
         name: {
             "median_round_ms": round(1000 * medians[name], 1),
             "over_plain": round(medians[name] / medians["plain"], 2),
-            "bytes_a_round": count_bytes(settings),
+            "bytes_per_round": count_bytes(settings),
         }
         for name, settings in kinds.items()
     }

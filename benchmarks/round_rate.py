@@ -2,7 +2,7 @@
 
 Five local epochs and an evaluation every round, times of rounds after the first. All ways are measured in turns in one
 run, since machines are noisy: trust the ratios. `limit` is the same compiled training and NumPy averaging without
-Flower in one process; `tutorial` what Flower's tutorials do (tutorial_way.py). The light ways have hospitals that
+Flower in one process; `tutorial` what Flower's tutorials do (tutorial.py). The light ways have hospitals that
 answer at once, so what is left is the stream's own.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import light_hospitals
 import numpy as np
-import tutorial_way
+import tutorial as tutorial_script
 from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
 
@@ -116,7 +116,7 @@ def limit(given: Setting) -> list[float]:
 
 def tutorial(given: Setting) -> list[float]:
     """Server and hospitals are processes, as in terminals."""
-    address, script = f"127.0.0.1:{free_port()}", [sys.executable, tutorial_way.__file__]
+    address, script = f"127.0.0.1:{free_port()}", [sys.executable, tutorial_script.__file__]
     epochs, rounds = str(given.settings.local_epochs), str(given.settings.rounds)
     with ExitStack() as stack:
         told = stack.enter_context((given.folder / "times.json").open("w+"))
@@ -150,7 +150,7 @@ def light_terminals(given: Setting) -> list[float]:
     with ExitStack() as stack:
         address, grid = stack.enter_context(listening(given.settings))
         for number in range(given.settings.hospitals):
-            command = [sys.executable, light_hospitals.__file__, address, str(number), str(number + 1)]
+            command = [sys.executable, light_hospitals.__file__, "threads", address, str(number), str(number + 1)]
             stack.enter_context(process(command, log=given.folder / f"light-{number}.log"))
         return time_course(PlainRun(grid, given.settings))
 

@@ -7,8 +7,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from chaos_course import Pace
-from chaos_faults import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, plan_trials, undisturbed
 from chaos_hospital import (
     ANOTHER_ROUND,
     HUGE,
@@ -20,6 +18,7 @@ from chaos_hospital import (
     light_app,
     train_lightly,
 )
+from chaos_trials import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, Pace, plan_trials, undisturbed
 from chaos_verdict import read_contributions, replay
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp

@@ -2,7 +2,7 @@
 
 `message` is a message as it is serialised; `socket` is what passes through the sockets, with HTTP/2's and TLS's own,
 counted by a relay between the hospitals and the server. Rounds after the first, and before the last, whose evaluation
-goes alone. The hospitals are light (light_streams.py): of the default model they answer what real ones do.
+goes alone. The hospitals are light (light_hospitals.py): of the default model they answer what real ones do.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 `start_server` and `start_client`, a NumPyClient with Keras's `fit` and `evaluate`, and FedAvg. Rows, network, batches
 and local epochs are the project's; each hospital scales by its own statistics, as tutorials do.
 
-`python tutorial_way.py server HOST:PORT ROUNDS` prints the seconds of each round after the first as JSON;
-`python tutorial_way.py client HOST:PORT CSV EPOCHS` is one hospital.
+`python tutorial.py server HOST:PORT ROUNDS` prints the seconds of each round after the first as JSON;
+`python tutorial.py client HOST:PORT CSV EPOCHS` is one hospital.
 """
 
 import json

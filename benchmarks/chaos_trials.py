@@ -1,11 +1,16 @@
-"""What `chaos.py` does to its runs: each run's fault, and all else that is random in it, drawn from one seed."""
+"""The faults that `chaos.py` injects: each run's fault and all its other random choices, drawn from one seed.
+
+And when a fault strikes: at a moment relative to the pace of an undisturbed run.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 from chaos_hospital import POISONS, Poison
+
+from federated_health.report.run_files import METRICS, MODEL, REPORT
 
 HOSPITALS = 4
 LIGHT_ROUNDS, REAL_ROUNDS = 30, 20
@@ -46,7 +51,7 @@ class Trial:
         fault: None where nothing befalls it.
         is_real: hospitals with Keras; else light ones.
         victim: the hospital that the fault befalls, from 0; one of the server befalls none.
-        moment: of the fault, from 0, the start, to 1, the end (see `chaos_course.Pace.place`).
+        moment: of the fault, from 0, the start, to 1, the end (see `Pace.place`).
         seconds: a cut or a stall is so long, and so long a killed process stays away.
         hospitals_first: they are started before the server.
     """
@@ -124,3 +129,57 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
             trial = replace(trial, poison=poison, round_timeout=short)
         trials.append(trial)
     return trials
+
+
+SAVED = (METRICS, MODEL, REPORT)
+"""What a server saves when the last round is over, in this order."""
+
+MOMENTS = (0.0, 0.15, 0.8, 1.0)
+"""Start, first round, last round and end of a run: most faults come while it trains, however short that is."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an undisturbed run went.
+
+    Attributes:
+        marks: seconds from its start at which each round was finished, then each of SAVED was there.
+        end: seconds from its start to its end.
+    """
+
+    marks: tuple[float, ...]
+    end: float
+
+    def place(self, moment: float) -> tuple[int, float]:
+        """A moment as marks that were reached before it, and seconds after the last of them.
+
+        Args:
+            moment: from 0, the start, to 1, the end; see MOMENTS.
+        """
+        first, last = self.marks[0], self.marks[-1 - len(SAVED)]
+        seconds = float(np.interp(moment, MOMENTS, (0.0, first, last, self.end)))
+        number = sum(one <= seconds for one in self.marks)
+        return number, seconds - (self.marks[number - 1] if number else 0.0)
+
+
+@dataclass
+class RunOutcome:
+    """How a run went.
+
+    Attributes:
+        problems: why it did not end well; empty where it did.
+        waiting: hospitals that still waited for the server when it had ended.
+        struck: whether the fault befell it before it was over.
+        is_over: the server was killed when all was saved, and before it said so to its hospitals.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    marks: list[float] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    struck: bool = False
+    is_over: bool = False
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(tuple(self.marks), self.seconds)
