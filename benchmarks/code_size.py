@@ -10,9 +10,11 @@ in round 2 and the return of its `aggregate_train`, in a run in one process.
 """
 
 import argparse
+import importlib
 import inspect
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -189,20 +191,29 @@ def profiled(profile: MessageProfile) -> Iterator[None]:
         threading.setprofile(None)
 
 
+def load(kind: str, name: str) -> Any:
+    """What the transport defines under a name, in any of its modules, so that other layouts can be measured, too."""
+    for path in (ROOT / PACKAGE / "transport").glob("*.py"):
+        if found := re.search(rf"^{kind} ({name})\b", path.read_text(), re.MULTILINE):
+            return getattr(importlib.import_module(f"{PACKAGE}.transport.{path.stem}"), found[1])
+    raise ImportError(f"no {kind} {name} in {PACKAGE}.transport")
+
+
 def files_of_train_message(folder: Path, data: Mapping[str, Path]) -> tuple[list[str], list[str]]:
     """`files` and `meanwhile` of a MessageProfile of a run in this process."""
     sys.path.insert(0, str(ROOT))
     # Imported here: the measured processes are others, and TensorFlow takes seconds.
     import client
     import server
-    from federated_health.transport.grids import InProcessGrid, hospital_context, server_context
 
     defaults = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    hospital_context = load("def", "hospital_context")
     contexts = {name: hospital_context(name, {"data": str(path), "split-seed": 0}) for name, path in data.items()}
     config = {**defaults, "hospitals": HOSPITALS, "rounds": ROUNDS, "out": str(folder / "in-process")}
+    grid, context = load("class", r"InProcess\w+")(client.app, contexts), load("def", "server_context")(config)
     profile = MessageProfile()
     with redirect_stdout(sys.stderr), profiled(profile):
-        server.app(InProcessGrid(client.app, contexts), server_context(config))
+        server.app(grid, context)
     return sorted(profile.files), sorted(profile.meanwhile - profile.files)
 
 

@@ -82,8 +82,8 @@ def metered(address: str) -> Iterator[Meter]:
 
 def settings_for(hospitals: int, rounds: int, **others: Any) -> Settings:
     """The default settings for light hospitals, which have no own model to compare the federated one with."""
-    numbers = {"hospitals": hospitals, "rounds": rounds, "wait": light_hospitals.WAIT}
-    return replace(Settings.from_config(read_defaults()), **numbers, appraisal=False, **others)
+    defaults = Settings.from_config(read_defaults())
+    return replace(defaults, hospitals=hospitals, rounds=rounds, wait=light_hospitals.WAIT, appraisal=False, **others)
 
 
 @contextmanager
