@@ -15,14 +15,14 @@ from federated_health.report.run_files import METRICS, MODEL, REPORT
 HOSPITALS = 4
 LIGHT_ROUNDS, REAL_ROUNDS = 30, 20
 LIGHT_STRATEGIES = {"fedavg": 0.2, "fedavgm": 0.4, "fedyogi": 0.4}
-"""And how often each is drawn: the last two have a state, which a checkpoint must hold."""
+"""Probability of each strategy. The last two have state, which a checkpoint must hold."""
 
 REAL_STRATEGY = "fedavgm"
 LIGHT_TIMEOUT, REAL_TIMEOUT, LONG_TIMEOUT = 2.0, 8.0, 60.0
 
 
 class Fault(StrEnum):
-    """What befalls a run."""
+    """Kinds of injected faults."""
 
     SERVER_KILLED = "server killed"
     POISONED = "poisoned reply"
@@ -37,10 +37,10 @@ class Fault(StrEnum):
 
 
 CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)
-"""Faults in turn: of twelve runs two kill the server alone, and two are poisoned."""
+"""Order of faults: of 12 runs two kill the server only, and two have invalid updates."""
 
 WITHOUT_ONE = (Fault.POISONED, Fault.GONE)
-"""Faults after which rounds may lack a hospital; after the others each round has all of them."""
+"""Faults after which rounds may lack a hospital; after the others every round has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,12 @@ class Trial:
     """One run and its fault.
 
     Attributes:
-        fault: None where nothing befalls it.
-        is_real: hospitals with Keras; else light ones.
-        victim: the hospital that the fault befalls, from 0; one of the server befalls none.
-        moment: of the fault, from 0, the start, to 1, the end (see `Pace.place`).
-        seconds: a cut or a stall is so long, and so long a killed process stays away.
-        hospitals_first: they are started before the server.
+        fault: None for an undisturbed run.
+        is_real: whether the hospitals train with Keras; otherwise they are light.
+        victim: index of the affected hospital, from 0; ignored if the fault is the server's.
+        moment: when the fault comes, from 0, the start, to 1, the end (see `Pace.place`).
+        seconds: duration of an interruption or stall, or time until a killed process restarts.
+        hospitals_first: whether the hospitals start before the server.
     """
 
     number: int
@@ -74,29 +74,29 @@ class Trial:
 
     @property
     def reference(self) -> tuple[bool, str]:
-        """Trials that agree in it have the same model where nothing befalls them."""
+        """Key of the undisturbed run that this trial is compared with."""
         return self.is_real, self.strategy
 
     def describe(self, names: Sequence[str]) -> str:
-        """The fault in words, with the name of its hospital."""
+        """The fault and the name of its hospital, for printing."""
         run = f"{'real' if self.is_real else 'light'}, {self.strategy}"
         if self.fault is None:
             return f"{run}: undisturbed"
         if self.poison is not None:
             return f"{run}: {self.poison.describe()}, {names[self.victim]}"
-        whom = "" if self.fault in (Fault.SERVER_KILLED, Fault.POWER_CUT) else f", {names[self.victim]}"
-        return f"{run}: {self.fault}{whom}, at {self.moment:.2f}, for {self.seconds:.1f} s"
+        hospital = "" if self.fault in (Fault.SERVER_KILLED, Fault.POWER_CUT) else f", {names[self.victim]}"
+        return f"{run}: {self.fault}{hospital}, at {self.moment:.2f}, for {self.seconds:.1f} s"
 
 
 def undisturbed(is_real: bool, strategy: str) -> Trial:
-    """The run that others are compared with."""
+    """The trial that others are compared with."""
     return Trial(number=0, fault=None, is_real=is_real, strategy=strategy)
 
 
 def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Trial]:
-    """So many runs, numbered from 1; the first `real` of them with Keras.
+    """Draw the trials of this many runs, numbered from 1; the first `real` of them train with Keras.
 
-    A trial depends on the seed, its number, and on whether it is real.
+    A trial depends only on the seed, its number and whether it is real.
     """
     trials = []
     for number in range(1, runs + 1):
@@ -104,7 +104,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
         fault, is_real = CYCLE[(number - 1) % len(CYCLE)], number <= real
         strategy = str(generator.choice(list(LIGHT_STRATEGIES), p=list(LIGHT_STRATEGIES.values())))
         cut, stall, away = generator.uniform(1, longest_cut), generator.uniform(0.5, 6), generator.uniform(0, 2)
-        # A short one is shorter than most cuts and stalls, so that the round is repeated; a long one outlasts them.
+        # A short timeout is shorter than most interruptions, so that the round is repeated; a long one outlasts them.
         short = REAL_TIMEOUT if is_real else LIGHT_TIMEOUT
         timeout = float(generator.choice([short, LONG_TIMEOUT]))
         trial = Trial(
@@ -132,45 +132,45 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
 
 
 SAVED = (METRICS, MODEL, REPORT)
-"""What a server saves when the last round is over, in this order."""
+"""Files that a server saves after the last round, in this order."""
 
 MOMENTS = (0.0, 0.15, 0.8, 1.0)
-"""Start, first round, last round and end of a run: most faults come while it trains, however short that is."""
+"""Start, first round, last round and end of a run, so that most faults come during training, however short it is."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How an undisturbed run went.
+    """Times of an undisturbed run.
 
     Attributes:
-        marks: seconds from its start at which each round was finished, then each of SAVED was there.
-        end: seconds from its start to its end.
+        marks: seconds from the start to the end of each round, then to each file of SAVED.
+        end: seconds from start to end.
     """
 
     marks: tuple[float, ...]
     end: float
 
     def place(self, moment: float) -> tuple[int, float]:
-        """A moment as marks that were reached before it, and seconds after the last of them.
+        """A moment as the number of marks reached before it, and the seconds since the last of them.
 
         Args:
             moment: from 0, the start, to 1, the end; see MOMENTS.
         """
         first, last = self.marks[0], self.marks[-1 - len(SAVED)]
         seconds = float(np.interp(moment, MOMENTS, (0.0, first, last, self.end)))
-        number = sum(one <= seconds for one in self.marks)
+        number = sum(mark <= seconds for mark in self.marks)
         return number, seconds - (self.marks[number - 1] if number else 0.0)
 
 
 @dataclass
 class RunOutcome:
-    """How a run went.
+    """Outcome of a run.
 
     Attributes:
-        problems: why it did not end well; empty where it did.
-        waiting: hospitals that still waited for the server when it had ended.
-        struck: whether the fault befell it before it was over.
-        is_over: the server was killed when all was saved, and before it said so to its hospitals.
+        problems: why the run did not end well; empty if it did.
+        waiting: hospitals that still waited for the server after it had ended.
+        struck: whether the fault came before the run was over.
+        is_over: whether the server was killed after it saved everything and before it told its hospitals.
     """
 
     problems: list[str] = field(default_factory=list)
