@@ -99,7 +99,7 @@ class Run:
         for name, hospital in self.hospitals.items():
             code = await hospital.wait(END_TIMEOUT if not self.outcome.problems else 0.0)
             if code is None and self._is_cut_off(name):
-                # A hospital that was disconnected as the run ended cannot know that it did, and waits for --wait seconds.
+                # A hospital that was disconnected as the run ended cannot know that it did, and waits for `--wait`.
                 self.outcome.waiting.append(name)
                 hospital.send(signal.SIGTERM)
                 code = 0 if await hospital.wait(END_TIMEOUT) == INTERRUPTED else hospital.code

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from malformed_messages import Example, examples, original_protos, receive, spoil
+from malformed_messages import Example, corrupt, examples, original_protos, receive
 from measuring import memory_of
 
 BATCH = 5_000
@@ -37,7 +37,7 @@ def run(number: int, seconds: float) -> dict[str, Any]:
     def examine(example: Example) -> None:
         nonlocal slowest, armed
         kind, operations, read_as = example
-        content = spoil(protos[kind], operations)
+        content = corrupt(protos[kind], operations)
         started = time.perf_counter()
         if started - armed > 1:  # not each time: it starts a thread
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
