@@ -1,4 +1,4 @@
-"""Fault injection: drawn trials, light hospitals, invalid updates, the check of a run; whole runs are in integration/."""
+"""Fault injection: trials, light hospitals, invalid updates and the check of a run; whole runs are in integration/."""
 
 from collections import Counter
 from dataclasses import replace
