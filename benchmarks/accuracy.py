@@ -1,7 +1,7 @@
-"""How well the default settings do on held-out patients, over 20 split seeds; prints JSON.
+"""Figures of the default settings on held-out patients, over 20 split seeds; prints JSON.
 
-By default of the four hospitals. Each split seed is one federation in process, through the same apps and strategies as
-over gRPC.
+By default for the four hospitals. Each split seed is one run in process, with the same apps and strategies as over
+gRPC.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20, help="split seeds 0, 1, ... (default: %(default)s)")
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--source", type=Path, help="a file for create_dataset.py, such as Kaggle's heart.csv")
-    parser.add_argument("--hospitals", type=int, help="deal the patients out to so many hospitals, --by iid")
+    parser.add_argument("--hospitals", type=int, help="divide the patients among this many hospitals, --by iid")
     flags = parser.parse_args()
     quieten()
     source = read_source(flags.source) if flags.source else read_uci()

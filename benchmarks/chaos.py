@@ -1,10 +1,10 @@
-"""Runs of whole federations, as processes on loopback, each with a fault drawn from a seed; prints a table.
+"""Run whole federations as processes on loopback, one injected fault each, drawn from a seed; prints a table.
 
-A server and four hospitals: light ones, which answer with arithmetic in place of Keras, and in the first few runs real
-ones. Something befalls each run at a random moment. It ends well when all processes end with code 0, without a
-traceback, and the server has saved a whole model of finite weights; where no reply was rejected and every round has all
-hospitals, the weights are to the bit those of an undisturbed run. Of light hospitals it is known for every run, to the
-bit, what the updates give that rounds.csv names. A failed run's folder is kept, and named.
+A run is a server and four hospitals. In the first few runs the hospitals are real, in the others light: they compute
+updates by arithmetic instead of Keras. A run ends well if all processes exit with 0, without a traceback, and the
+server has saved a complete model with finite weights. If no reply was rejected and every round has all hospitals, the
+weights must equal those of an undisturbed run to the bit. With light hospitals the weights are also recomputed from the
+updates that rounds.csv names. The folder of a failed run is kept and printed.
 """
 
 import argparse
@@ -22,11 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
-from chaos_course import Pace
-from chaos_faults import HOSPITALS, Fault, Trial, plan_trials, undisturbed
 from chaos_hospital import FAR_TOO_LARGE, ON_THE_WAY
 from chaos_processes import Process, prepare_forks
 from chaos_run import Run
+from chaos_trials import HOSPITALS, Fault, Pace, Trial, plan_trials, undisturbed
 from chaos_verdict import Verdict, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -38,7 +37,7 @@ from federated_health.processes import script_command
 JUDGE_SECONDS = 120.0
 
 TOO_LATE = "sent its reply too late"
-"""The one reason for a rejection that is no fault of a hospital's."""
+"""The only reason for a rejection that is not the hospital's fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +45,11 @@ class Outcome:
     """How one run ended.
 
     Attributes:
-        struck: the fault came before the run was over.
-        waiting: hospitals that were cut off as the run ended, and did not learn that it did.
-        identical: to the undisturbed run, to the bit; None where it need not be.
-        resumed_after: rounds that were finished each time that a server went on with it.
-        problems: why it failed; empty where it did not.
+        struck: whether the fault came before the run was over.
+        waiting: hospitals that were disconnected when the run ended, and did not learn that it did.
+        identical: whether the weights equal those of the undisturbed run to the bit; None if they need not.
+        resumed_after: the last completed round of each resumption.
+        problems: why the run failed; empty if it ended well.
     """
 
     number: int
@@ -66,32 +65,33 @@ class Outcome:
 
 
 class Chaos:
-    """All runs, some of them at once.
+    """Executes runs, several at a time.
 
     Args:
-        folder: of the runs; that of a run which ended well is removed.
+        folder: parent of the runs' folders; the folder of a run that ended well is removed.
+        jobs: number of runs at a time.
     """
 
     def __init__(self, folder: Path, jobs: int) -> None:
         self._folder = folder
-        self._turn = asyncio.Semaphore(jobs)
+        self._slots = asyncio.Semaphore(jobs)
         self._data = _create_hospitals(folder / "data")
         self._references: dict[tuple[bool, str], asyncio.Task[tuple[Pace, Verdict]]] = {}
 
-    async def carry_out(self, trial: Trial) -> Outcome:
-        """One run, after the undisturbed run that it is compared with."""
+    async def run(self, trial: Trial) -> Outcome:
+        """Execute one run, after the undisturbed run that it is compared with."""
         if trial.reference not in self._references:
-            self._references[trial.reference] = asyncio.ensure_future(self._refer(*trial.reference))
+            self._references[trial.reference] = asyncio.ensure_future(self._run_reference(*trial.reference))
         pace, reference = await self._references[trial.reference]
         folder = self._folder / f"{trial.number:03d}"
-        async with self._turn:
-            course = await Run(trial, folder, self._data).go(pace)
+        async with self._slots:
+            run = await Run(trial, folder, self._data).execute(pace)
             verdict = await self._judge(trial, folder)
         is_compared = trial.min_hospitals == HOSPITALS
         identical = verdict.weights == reference.weights if is_compared else None
-        problems = [*course.problems, *verdict.problems]
+        problems = [*run.problems, *verdict.problems]
         if identical is False:
-            problems.append("its weights are not those of the undisturbed run")
+            problems.append("the weights are not those of the undisturbed run")
         problems += _check_rejections(trial, verdict, list(self._data)[trial.victim])
         if not problems:
             shutil.rmtree(folder)
@@ -100,23 +100,23 @@ class Chaos:
             number=trial.number,
             fault=str(trial.fault),
             description=trial.describe(list(self._data)),
-            struck=course.struck,
-            waiting=tuple(course.waiting),
+            struck=run.struck,
+            waiting=tuple(run.waiting),
             identical=identical,
             repeated=faults.get("repeated_rounds", 0),
             resumed_after=tuple(faults.get("resumed_after", ())),
-            seconds=round(course.seconds, 1),
+            seconds=round(run.seconds, 1),
             problems=tuple(problems),
         )
 
-    async def _refer(self, is_real: bool, strategy: str) -> tuple[Pace, Verdict]:
+    async def _run_reference(self, is_real: bool, strategy: str) -> tuple[Pace, Verdict]:
         trial, folder = undisturbed(is_real, strategy), self._folder / f"{'real' if is_real else 'light'}-{strategy}"
-        async with self._turn:
-            course = await Run(trial, folder, self._data).go(None)
+        async with self._slots:
+            run = await Run(trial, folder, self._data).execute(None)
             verdict = await self._judge(trial, folder)
-        if problems := [*course.problems, *verdict.problems]:
+        if problems := [*run.problems, *verdict.problems]:
             sys.exit(f"the undisturbed run in {folder} failed: {'; '.join(problems)}")
-        return course.pace, verdict
+        return run.pace, verdict
 
     async def _judge(self, trial: Trial, folder: Path) -> Verdict:
         process = Process(folder / "verdict.txt", judge, trial, folder, self._data)
@@ -126,24 +126,24 @@ class Chaos:
 
 
 def _create_hospitals(folder: Path) -> dict[str, Path]:
-    """Hospital -> its CSV."""
+    """The CSV of each hospital, by name."""
     subprocess.run(script_command("create_dataset.py", "--out", folder), check=True, stdout=subprocess.DEVNULL)
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
 
 
 def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
-    """What is wrong with what metrics.json counts as rejected: each poisoned reply, and of others what came too late.
+    """Problems with the rejections in metrics.json, which should be each invalid reply, and late replies of others.
 
-    A hospital that is cut off when it has spoilt a message may miss the rounds in which it was to spoil another.
+    A hospital that is disconnected for an invalid message may miss the rounds of its further ones.
     """
     faults, poison = verdict.metrics.get("faults", {}), trial.poison
     rejected, problems = faults.get("rejected", {}), []
     if poison is not None:
-        # gRPC ends a stream that carries far too much, and does not tell the server that it was this.
-        those = faults.get("unanswered", {}) if poison.kind == FAR_TOO_LARGE else rejected
-        counted = sum(those.get(name, {}).values())
+        # gRPC ends a stream with a far too large message, and does not tell the server why.
+        reasons_of = faults.get("unanswered", {}) if poison.kind == FAR_TOO_LARGE else rejected
+        counted = sum(reasons_of.get(name, {}).values())
         if counted < (1 if poison.kind in ON_THE_WAY else poison.times):
-            problems.append(f"{counted} of {poison.times} poisoned replies are counted")
+            problems.append(f"{counted} of {poison.times} invalid replies are counted")
     for hospital, reasons in rejected.items():
         wrong = [reason for reason in reasons if reason != TOO_LATE]
         if wrong and (poison is None or hospital != name):
@@ -151,35 +151,38 @@ def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
     return problems
 
 
-async def carry_out_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:
+async def run_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:
     chaos = Chaos(folder, jobs)
     outcomes = []
-    runs = [asyncio.ensure_future(chaos.carry_out(trial)) for trial in trials]  # in their order
-    for ending in asyncio.as_completed(runs):
-        one = await ending
-        outcomes.append(one)
-        verdict = "failed: " + "; ".join(one.problems) if one.problems else "ok"
-        line = f"{len(outcomes):3d} of {len(trials)}  #{one.number} {one.description}; {one.seconds} s: {verdict}"
+    tasks = [asyncio.ensure_future(chaos.run(trial)) for trial in trials]  # they begin in this order
+    for ending in asyncio.as_completed(tasks):
+        outcome = await ending
+        outcomes.append(outcome)
+        verdict = "failed: " + "; ".join(outcome.problems) if outcome.problems else "ok"
+        run = f"#{outcome.number} {outcome.description}; {outcome.seconds} s"
+        line = f"{len(outcomes):3d} of {len(trials)}  {run}: {verdict}"
         console.print(line, soft_wrap=True)
-    return sorted(outcomes, key=lambda one: one.number)
+    return sorted(outcomes, key=lambda outcome: outcome.number)
 
 
 def show(outcomes: list[Outcome], console: Console) -> None:
-    """A row a kind of fault."""
+    """Print a table with one row per kind of fault."""
     names = ("runs", "hit", "well", "identical", "repeated", "median", "longest")
     columns = [Column("fault", no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for fault in [*Fault, None]:
-        those = [one for one in outcomes if fault is None or one.fault == fault]
-        if not those:
+        selected = [outcome for outcome in outcomes if fault is None or outcome.fault == fault]
+        if not selected:
             continue
-        compared = [one.identical for one in those if one.identical is not None]
-        seconds = [one.seconds for one in those]
+        compared = [outcome.identical for outcome in selected if outcome.identical is not None]
+        seconds = [outcome.seconds for outcome in selected]
         table.add_row(
             str(fault or "all"),
-            *map(str, (len(those), sum(one.struck for one in those), sum(not one.problems for one in those))),
+            str(len(selected)),
+            str(sum(outcome.struck for outcome in selected)),
+            str(sum(not outcome.problems for outcome in selected)),
             f"{sum(compared)} of {len(compared)}" if compared else "",
-            str(sum(one.repeated for one in those)),
+            str(sum(outcome.repeated for outcome in selected)),
             f"{statistics.median(seconds):.1f} s",
             f"{max(seconds):.1f} s",
         )
@@ -187,40 +190,43 @@ def show(outcomes: list[Outcome], console: Console) -> None:
 
 
 def summarise(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
-    compared = [one.identical for one in outcomes if one.identical is not None]
+    compared = [outcome.identical for outcome in outcomes if outcome.identical is not None]
     return {
         "runs": len(outcomes),
-        "ended_well": sum(not one.problems for one in outcomes),
+        "ended_well": sum(not outcome.problems for outcome in outcomes),
         "compared": len(compared),
         "bit_identical": sum(compared),
-        "struck": sum(one.struck for one in outcomes),
+        "struck": sum(outcome.struck for outcome in outcomes),
         "seconds": round(seconds, 1),
-        "outcomes": [asdict(one) for one in outcomes],
+        "outcomes": [asdict(outcome) for outcome in outcomes],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--real", type=int, default=10, help="so many of them with Keras")
-    parser.add_argument("--jobs", type=int, default=4, help="runs at once")
+    parser.add_argument("--real", type=int, default=10, help="number of runs with Keras")
+    parser.add_argument("--jobs", type=int, default=4, help="runs at a time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="carry out these runs alone")
-    parser.add_argument("--longest-cut", type=float, default=20.0, metavar="SECONDS", help="of a network's cut")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="run only these")
+    parser.add_argument(
+        "--longest-cut", type=float, default=20.0, metavar="SECONDS", help="longest interruption of a network"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all outcomes")
     flags = parser.parse_args()
     console, started = Console(highlight=False), time.monotonic()
     trials = plan_trials(flags.seed, flags.runs, flags.real, flags.longest_cut)
     trials = [trial for trial in trials if not flags.only or trial.number in flags.only]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     prepare_forks()
-    outcomes = asyncio.run(carry_out_all(trials, folder, flags.jobs, console))
+    outcomes = asyncio.run(run_all(trials, folder, flags.jobs, console))
     show(outcomes, console)
     if flags.json:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))
-    failed = [one for one in outcomes if one.problems]
-    for one in failed:
-        line = f"#{one.number} failed ({'; '.join(one.problems)}): see {folder / f'{one.number:03d}'}"
+    failed = [outcome for outcome in outcomes if outcome.problems]
+    for outcome in failed:
+        where = folder / f"{outcome.number:03d}"
+        line = f"#{outcome.number} failed ({'; '.join(outcome.problems)}): see {where}"
         console.print(line, soft_wrap=True)
     if not failed:
         shutil.rmtree(folder)

@@ -1,6 +1,6 @@
-"""Light hospitals for `chaos.py`: client.py's own joining and answering, with arithmetic in place of Keras.
+"""Light hospitals for `chaos.py`, which join and reply as client.py does, with arithmetic in place of Keras.
 
-And what spoils a hospital's updates, light or real.
+And the invalid updates that a hospital, light or real, can be made to send.
 """
 
 import time
@@ -34,20 +34,20 @@ from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import Weights, weight_shapes
 
 MEMORY, STEP = 0.9, 0.1
-"""A light hospital's training: so much of the weights that it was sent, and so much of its own noise."""
+"""Shares of the received weights and of the hospital's own noise in a light hospital's update."""
 
 HUGE = 1e4
-"""Added to every weight of an update that is out of all proportion; finite, and harmless to no average."""
+"""Added to every weight of an outsized update; finite, but large enough to ruin any average."""
 
 
 def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) -> ClientApp:
-    """Answers every kind of message as client.py's app does, at once.
+    """A ClientApp that replies to every kind of message that client.py replies to.
 
-    An update is a function, to the bit, of the seed, the hospital's name, the round and the weights that it was sent.
+    An update depends, to the bit, only on the seed, the hospital's name, the round and the received weights.
 
     Args:
         pause: seconds that training takes.
-        silent: by hospital, rounds in which it has an error in place of an update.
+        silent: by hospital, the rounds in which it replies with an error instead of an update.
     """
     app = ClientApp()
 
@@ -59,7 +59,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
     def train(message: Message, context: Context) -> Message:
         hospital, number = handlers.hospital_of(message, context), round_of(message)
         if silent is not None and number in silent.get(hospital.name, ()):
-            raise OSError("silent in this round")
+            raise OSError("no update in this round")
         time.sleep(pause)
         counts = _counts(message, context) if EVALUATE in message.content.config_records[CONFIG] else None
         weights = train_lightly(message, hospital)
@@ -101,9 +101,9 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
 def train_lightly(message: Message, hospital: Hospital) -> Weights:
     """A light hospital's update of the weights in a message."""
-    told = TrainConfig.from_record(message.content.config_records[CONFIG])
-    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, told.model))
-    generator = np.random.default_rng([told.seed, *hospital.name.encode(), round_of(message)])
+    config = TrainConfig.from_record(message.content.config_records[CONFIG])
+    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.model))
+    generator = np.random.default_rng([config.seed, *hospital.name.encode(), round_of(message)])
     noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}
     return {name: (MEMORY * array + STEP * noise[name]).astype(np.float32) for name, array in sent.items()}
 
@@ -113,25 +113,25 @@ def round_of(message: Message) -> int:
 
 
 def _counts(message: Message, context: Context) -> Counts:
-    """Of held-out rows that are all predicted rightly."""
+    """Outcome counts if every held-out row were predicted correctly."""
     labels = handlers.hospital_of(message, context).test.labels
     positives = int(labels.sum())
     return Counts(true_positives=positives, true_negatives=len(labels) - positives, loss_sum=0.5 * len(labels))
 
 
 def _cell(patients: int, log_odds: float) -> npt.NDArray[np.float64]:
-    """One cell of so many patients; none of fewer than may be released."""
+    """One cell of this many patients; none if they are too few to be released."""
     return np.array([[patients, log_odds, 1.0]] if patients >= 5 else []).reshape(-1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poison:
-    """What a hospital's updates suffer.
+    """What makes a hospital's updates invalid.
 
     Attributes:
-        kind: one of POISONS.
-        first: the first spoilt update is of this round, or of the next that the hospital is asked for.
-        times: so many updates are spoilt.
+        kind: a key of POISONS.
+        first: round of the first invalid update, or the next round in which the hospital trains.
+        times: number of invalid updates.
     """
 
     kind: str
@@ -143,14 +143,14 @@ class Poison:
 
 
 class PoisonedApp(ClientApp):
-    """A hospital's app whose updates are spoilt on their way out."""
+    """A hospital's app that makes some of its updates invalid."""
 
     def __init__(self, app: ClientApp, poison: Poison) -> None:
         super().__init__()
         self._app, self._poison = app, poison
         self._before: Message | None = None
         self._left = poison.times
-        if poison.kind in OVERSIZES:  # else it would do as the server says, and not send what is too large
+        if poison.kind in OVERSIZES:  # otherwise the client would respect the server's limit and not send them
             patch("federated_health.transport.stream_client._largest_of", lambda _: 2**31).start()
 
     def __call__(self, message: Message, context: Context) -> Message:
@@ -173,7 +173,7 @@ class PoisonedApp(ClientApp):
 
 
 def _garble_next_reply() -> None:
-    """The next bytes that leave are of no message; where the app's words become bytes, since it cannot send such."""
+    """Replace the bytes of the next reply where they are serialised, since an app cannot send such."""
     garbage = Parameters(tensors=[b"\xff" * 1000], tensor_type="flwr.proto.Message")
 
     def garble(_: object) -> Parameters:
@@ -184,31 +184,31 @@ def _garble_next_reply() -> None:
     patched.start()
 
 
-Spoil = Callable[[RecordDict], RecordDict]
+Change = Callable[[RecordDict], RecordDict]
 
 
 def _with_arrays(
     content: RecordDict, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.generic]]
 ) -> RecordDict:
-    """The update with its first weights changed."""
+    """The update with its first array of weights changed."""
     arrays = ArrayRecord(dict(content.array_records[ARRAYS]))
     first = next(iter(arrays))
     arrays[first] = Array(change(arrays[first].numpy()))
     return RecordDict({ARRAYS: arrays, METRICS: content.metric_records[METRICS]})
 
 
-def _with_metric(key: str, change: Callable[[int], int | float]) -> Spoil:
-    """Spoils one figure; `change` is given the number of training rows."""
+def _with_metric(key: str, change: Callable[[int], int | float]) -> Change:
+    """Replaces one figure; `change` gets the number of training rows."""
 
-    def spoil(content: RecordDict) -> RecordDict:
+    def changed(content: RecordDict) -> RecordDict:
         metrics = content.metric_records[METRICS]
         rows = int(str(metrics[NUM_EXAMPLES]))
         return RecordDict({**content, METRICS: MetricRecord({**metrics, key: change(rows)})})
 
-    return spoil
+    return changed
 
 
-def _one_weight(value: float) -> Spoil:
+def _one_weight(value: float) -> Change:
     def change(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         changed = array.copy()
         changed.flat[0] = value
@@ -218,7 +218,7 @@ def _one_weight(value: float) -> Spoil:
 
 
 def _unreadable(content: RecordDict) -> RecordDict:
-    """Weights whose bytes are of no array."""
+    """Weights whose bytes are not an array's."""
     arrays = ArrayRecord(dict(content.array_records[ARRAYS]))
     first = next(iter(arrays))
     old = arrays[first]
@@ -228,15 +228,15 @@ def _unreadable(content: RecordDict) -> RecordDict:
 
 ANOTHER_ROUND, GARBAGE = "a reply to another round", "bytes of no message"
 FAR_TOO_LARGE = "64 MiB"
-"""After such a message the server ends the stream for good, and the hospital with it."""
+"""After such a message the server ends the stream permanently, and the hospital ends."""
 
 OVERSIZES: Mapping[str, int] = {FAR_TOO_LARGE: 64 * 2**20, "1.5 MiB": 3 * 2**19}
-"""Bytes of messages that no task has; the second is read, and left out."""
+"""Bytes of messages that are too large for any task; the second is parsed and rejected."""
 
 ON_THE_WAY = (ANOTHER_ROUND, GARBAGE, *OVERSIZES)
-"""What is wrong with a message, not with an update in it."""
+"""Kinds that concern the message, not the update in it."""
 
-POISONS: Mapping[str, Spoil] = {
+POISONS: Mapping[str, Change] = {
     "NaN": _one_weight(float("nan")),
     "num-examples 0": _with_metric(NUM_EXAMPLES, lambda _: 0),
     "a huge norm": lambda content: _with_arrays(content, lambda array: array + np.float32(HUGE)),
@@ -253,4 +253,4 @@ POISONS: Mapping[str, Spoil] = {
     "1.5 MiB": lambda content: content,
     "no weights": lambda content: RecordDict({METRICS: content.metric_records[METRICS]}),
 }
-"""What can be wrong with an update. ON_THE_WAY the app sees to itself."""
+"""How an update can be invalid. The app itself handles those of ON_THE_WAY."""

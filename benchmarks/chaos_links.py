@@ -1,4 +1,4 @@
-"""A hospital's way to its server, which can be cut: a proxy on loopback."""
+"""A proxy on loopback between a hospital and its server, which can interrupt their connection."""
 
 import asyncio
 from contextlib import suppress
@@ -6,14 +6,14 @@ from contextlib import suppress
 CHUNK = 2**16
 
 NOISE = bytes(range(256)) * 4
-"""Of no frame of HTTP/2."""
+"""Bytes that are not a frame of HTTP/2."""
 
 
 class Link:
-    """Forwards one hospital's connections to the server; in an event loop, between `open` and `close`.
+    """Forwards one hospital's connections to the server, in an event loop, between `open` and `close`.
 
     Attributes:
-        address: HOST:PORT for the hospital.
+        address: HOST:PORT to which the hospital connects.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -26,7 +26,7 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Listen on a port of its own."""
+        """Listen on a free port."""
         self._server = await asyncio.start_server(self._serve, self._host, 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = f"{self._host}:{port}"
@@ -39,11 +39,11 @@ class Link:
         self._abort()
 
     def hush(self) -> None:
-        """Forward nothing more, and close nothing: what a pulled cable does."""
+        """Forward nothing and close nothing, as with an unplugged cable."""
         self._flowing.clear()
 
     def refuse(self) -> None:
-        """Close every connection, and every new one at once."""
+        """Close every connection, and each new one at once."""
         self._is_refusing = True
         self._abort()
 
@@ -52,7 +52,7 @@ class Link:
         self._flowing.set()
 
     def garble(self) -> None:
-        """Put bytes that are not HTTP/2 between what the hospital sends."""
+        """Insert bytes that are not HTTP/2 into what the hospital sends."""
         for to_server in self._writers.values():
             to_server.write(NOISE)
 
@@ -68,12 +68,12 @@ class Link:
         try:
             if not self._is_refusing:
                 await self._flowing.wait()
-                with suppress(OSError):  # whichever end goes, goes
+                with suppress(OSError):  # either end may close
                     await self._join(reader, writer)
         except asyncio.CancelledError:
-            pass  # the run is over; asyncio's own callback would complain of the cancellation
+            pass  # the run is over; asyncio would log the cancellation
         finally:
-            writer.close()  # what was written before is still sent
+            writer.close()  # pending bytes are still sent
             self._tasks.discard(task)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,4 +98,4 @@ class Link:
             await self._flowing.wait()
             sink.write(chunk)
             await sink.drain()
-        await self._flowing.wait()  # that one end has closed does not get through a cut either
+        await self._flowing.wait()  # an interruption also holds back the end of a connection

@@ -1,6 +1,6 @@
-"""server.py and client.py as forks of a process that has imported TensorFlow once: processes of their own all the same.
+"""server.py and client.py as forks of a process that has imported TensorFlow once.
 
-Each can be killed, stopped and started anew, in a tenth of a second instead of in ten.
+They are separate processes that can be killed, stopped and restarted, and start in 0.1 s instead of 10 s.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ forks = multiprocessing.get_context("forkserver")
 
 
 def prepare_forks() -> None:
-    """Say what the fork server imports; it starts with the first process."""
+    """Set what the fork server imports; it starts with the first process."""
     folders = [str(PROJECT), str(PROJECT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     forks.set_forkserver_preload(["__main__", "chaos_preload"])
 
 
 class Process:
-    """A forked process; in the end it is killed, if it has not ended.
+    """A forked process.
 
     Args:
-        log: gets, after what is there already, what it prints.
-        call: what it runs; with its arguments it is pickled.
+        log: file to which its output is appended.
+        call: function to run; it is pickled with its arguments.
     """
 
     def __init__(self, log: Path, call: Callable[..., None], *arguments: Any) -> None:
@@ -49,17 +49,17 @@ class Process:
 
     @property
     def code(self) -> int | None:
-        """As of `subprocess`: None while it runs, and -9 of one that was killed."""
+        """Exit code as in `subprocess`: None while it runs, -9 if it was killed."""
         return self._process.exitcode
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process is running."""
         if self.code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     async def wait(self, seconds: float) -> int | None:
-        """Its exit code; None where it still runs after so long."""
+        """Wait up to this long; the exit code, or None if the process is still running."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while self.code is None and loop.time() < deadline:
@@ -73,17 +73,17 @@ class Process:
 
 @contextmanager
 def ended() -> Iterator[list[Process]]:
-    """A list of processes, none of which outlives the block."""
+    """A list whose processes are killed at the end of the block."""
     processes: list[Process] = []
     try:
         yield processes
     finally:
-        for one in processes:
-            one.send(signal.SIGKILL)
+        for process in processes:
+            process.send(signal.SIGKILL)
 
 
 def run_script(name: str, flags: Sequence[str]) -> None:
-    """In a forked process: what `python NAME FLAGS` does."""
+    """Do in a forked process what `python NAME FLAGS` does."""
     import client
     import server
     import utils
@@ -97,13 +97,13 @@ def _begin(log: Path, call: Callable[..., None], arguments: Sequence[Any]) -> No
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, of which kill -9 takes nothing
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, with nothing buffered at a kill -9
     threading.Thread(target=_end_with_parent, daemon=True).start()
     call(*arguments)
 
 
 def _end_with_parent() -> None:
-    """A harness that was killed leaves nothing behind."""
+    """End with the parent, so that killing the benchmark leaves no processes behind."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""One run of `chaos.py`: a server, four hospitals, the fault that befalls them, and whether all ended well."""
+"""One run of `chaos.py`: a server, four hospitals, the injected fault, and whether all processes ended well."""
 
 import asyncio
 import csv
@@ -8,11 +8,10 @@ import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from chaos_course import SAVED, FederatedRun, Pace
-from chaos_faults import HOSPITALS, Fault, Trial
 from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_script
+from chaos_trials import HOSPITALS, SAVED, Fault, Pace, RunOutcome, Trial
 
 from federated_health.names import ROUNDS
 
@@ -20,24 +19,24 @@ PAUSE = 0.05
 """Seconds that a light hospital trains."""
 
 WAIT = 120
-"""--wait of server and hospitals: more than any fault lasts."""
+"""--wait of server and hospitals, in seconds: longer than any fault."""
 
-PATIENCE = 240.0
-"""Seconds after which a run that has not ended never will."""
+RUN_TIMEOUT = 240.0
+"""Seconds after which a run counts as hanging."""
 
-FAREWELL = 15.0
+END_TIMEOUT = 15.0
 """Seconds that hospitals have to end after the server."""
 
 INTERRUPTED, REFUSED = 130, 1
-"""Codes of a door that was asked to end, and of a hospital that may not come back."""
+"""Exit codes of a script that was asked to end, and of a hospital that was rejected."""
 
 
 class Run:
     """The processes of one run.
 
     Args:
-        folder: of all it leaves; `run` in it is the server's own.
-        data: hospital -> its CSV, of which the run takes a copy: a hospital keeps its ledger beside it.
+        folder: the run's folder; `run` in it is the server's.
+        data: CSV of each hospital by name. The run uses copies, because a hospital keeps its ledger beside its CSV.
     """
 
     def __init__(self, trial: Trial, folder: Path, data: dict[str, Path]) -> None:
@@ -45,19 +44,19 @@ class Run:
         self._csvs = data
         self.out = folder / "run"
         self.names = list(data)
-        # Each has a host of its own: a port that is free for a moment cannot be taken by another run.
+        # Each run has its own loopback address, so that no other run can take a port that is free for a moment.
         self.host = f"127.{1 + trial.number // 62500}.{trial.number // 250 % 250}.{trial.number % 250 + 1}"
         self.port = _free_port(self.host)
         self.links: dict[str, Link] = {}
         self.hospitals: dict[str, Process] = {}
         self.server: Process | None = None
-        self.course = FederatedRun()
+        self.outcome = RunOutcome()
 
-    async def go(self, pace: Pace | None) -> FederatedRun:
-        """Start all, let the fault come, and wait for the end.
+    async def execute(self, pace: Pace | None) -> RunOutcome:
+        """Start all processes, inject the fault, and wait for the end.
 
         Args:
-            pace: of the undisturbed run; None for this to be one.
+            pace: the undisturbed run's; None if this is the undisturbed run.
         """
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
@@ -78,52 +77,52 @@ class Run:
                 self._start_hospitals()
             watching = asyncio.ensure_future(self._watch_marks(started))
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(RUN_TIMEOUT):
                     if pace is not None and self.trial.fault is not None:
                         await self._strike(*pace.place(self.trial.moment))
-                    code = await self._server().wait(PATIENCE)
+                    code = await self._server().wait(RUN_TIMEOUT)
             except TimeoutError:
                 code = None
             finally:
                 watching.cancel()
                 self._note_marks(started)
-            self.course.seconds = loop.time() - started
-            await self._part(code)
-        return self.course
+            self.outcome.seconds = loop.time() - started
+            await self._end_processes(code)
+        return self.outcome
 
-    async def _part(self, code: int | None) -> None:
-        """Note how all processes ended."""
-        if self.course.is_over:
+    async def _end_processes(self, code: int | None) -> None:
+        """Wait for all processes and record how they ended."""
+        if self.outcome.is_over:
             return
         if code != 0:
-            self.course.problems.append(f"the server {_ended(code)}")
-        for name, one in self.hospitals.items():
-            code = await one.wait(FAREWELL if not self.course.problems else 0.0)
+            self.outcome.problems.append(f"the server {_ended(code)}")
+        for name, hospital in self.hospitals.items():
+            code = await hospital.wait(END_TIMEOUT if not self.outcome.problems else 0.0)
             if code is None and self._is_cut_off(name):
-                # What was cut off as the run ended cannot know that it did, and waits for the server as it was told.
-                self.course.waiting.append(name)
-                one.send(signal.SIGTERM)
-                code = 0 if await one.wait(FAREWELL) == INTERRUPTED else one.code
+                # A hospital that was disconnected as the run ended cannot know that it did, and waits for `--wait`.
+                self.outcome.waiting.append(name)
+                hospital.send(signal.SIGTERM)
+                code = 0 if await hospital.wait(END_TIMEOUT) == INTERRUPTED else hospital.code
             if code != 0 and not (code == REFUSED and self._is_banned(name)):
-                self.course.problems.append(f"{name} {_ended(code)}")
+                self.outcome.problems.append(f"{name} {_ended(code)}")
 
     def _is_banned(self, name: str) -> bool:
-        """Whether the server wants no more of a hospital, which says so and ends."""
+        """Whether the server rejects the hospital permanently, so that its client ends with an error."""
         poison = self.trial.poison
         return poison is not None and poison.kind == FAR_TOO_LARGE and name == self.names[self.trial.victim]
 
     def _is_cut_off(self, name: str) -> bool:
-        """Whether a hospital's last word is that it waits for the server."""
+        """Whether the last line of a hospital's output is that it waits for the server."""
         lines = _read(self.folder / f"{name}.txt").splitlines()
         return bool(lines) and "waiting up to" in lines[-1]
 
     def finished_round(self) -> int:
-        """The last round in rounds.csv, 0 where there is none."""
+        """The last round in rounds.csv; 0 if there is none."""
         rows = list(csv.reader(_read(self.out / ROUNDS).splitlines()))
         return max((int(row[0]) for row in rows[1:] if row and row[0].isdigit()), default=0)
 
     def reached_marks(self) -> int:
-        """Of those in `Pace`."""
+        """Number of marks reached, see `Pace`."""
         number = self.finished_round()
         return number + sum((self.out / name).exists() for name in SAVED) * (number == self.trial.rounds)
 
@@ -134,11 +133,11 @@ class Run:
 
     def _note_marks(self, started: float) -> None:
         number = self.reached_marks()
-        while len(self.course.marks) < number:
-            self.course.marks.append(asyncio.get_running_loop().time() - started)
+        while len(self.outcome.marks) < number:
+            self.outcome.marks.append(asyncio.get_running_loop().time() - started)
 
     async def _reach(self, mark: int, delay: float) -> None:
-        """Wait for a mark, and then so long, but no longer than until the next mark or the end."""
+        """Wait for a mark, then for `delay` seconds, but at most until the next mark or the end."""
         loop, server = asyncio.get_running_loop(), self._server()
         while server.code is None and self.reached_marks() < mark:
             await asyncio.sleep(POLL_SECONDS / 2)
@@ -147,13 +146,13 @@ class Run:
             await asyncio.sleep(POLL_SECONDS / 2)
 
     async def _strike(self, mark: int, delay: float) -> None:
-        """Let the fault come so long after a mark."""
+        """Inject the fault `delay` seconds after a mark."""
         server, trial = self._server(), self.trial
         if trial.poison is None:
-            # Who goes for good before all are gathered is waited for, as the server was told.
+            # Before the first round the server would wait for a hospital that does not come back.
             await self._reach(max(mark, 1) if trial.fault is Fault.GONE else mark, delay)
-        self.course.struck = server.code is None
-        if not self.course.struck:
+        self.outcome.struck = server.code is None
+        if not self.outcome.struck:
             return
         name = self.names[trial.victim]
         link, victim = self.links[name], self.hospitals[name]
@@ -163,10 +162,10 @@ class Run:
                 await asyncio.sleep(trial.seconds)
                 await self._resume()
             case Fault.POWER_CUT:
-                for one in (server, *self.hospitals.values()):
-                    one.send(signal.SIGKILL)
-                for one in (server, *self.hospitals.values()):
-                    await one.kill()
+                for process in (server, *self.hospitals.values()):
+                    process.send(signal.SIGKILL)
+                for process in (server, *self.hospitals.values()):
+                    await process.kill()
                 await asyncio.sleep(trial.seconds)
                 self._start_hospitals()
                 await self._resume()
@@ -179,7 +178,7 @@ class Run:
                 self._start_hospital(name)
             case Fault.RESTARTED:
                 victim.send(signal.SIGTERM)
-                await victim.wait(FAREWELL)
+                await victim.wait(END_TIMEOUT)
                 self._start_hospital(name)
             case Fault.STALLED:
                 victim.send(signal.SIGSTOP)
@@ -193,17 +192,17 @@ class Run:
                 link.garble()
 
     async def _resume(self) -> None:
-        """Go on as a user does: with --resume, and anew where the server says that there is nothing to go on from."""
+        """Continue as a user would: with --resume, or from the start if there is nothing to resume."""
         before = len(_read(self.folder / "server.txt"))
         server = self._start_server("--resume", str(self.out))
-        said = ""
-        while server.code is None and "listening on" not in said:
+        output = ""
+        while server.code is None and "listening on" not in output:
             await asyncio.sleep(POLL_SECONDS)
-            said = _read(self.folder / "server.txt")[before:]
-        said = _read(self.folder / "server.txt")[before:]
-        if server.code is not None and ("holds no checkpoint" in said or "the run is over" in said):
-            self.course.is_over = all((self.out / name).exists() for name in SAVED)
-            if not self.course.is_over:
+            output = _read(self.folder / "server.txt")[before:]
+        output = _read(self.folder / "server.txt")[before:]
+        if server.code is not None and ("holds no checkpoint" in output or "the run is over" in output):
+            self.outcome.is_over = all((self.out / name).exists() for name in SAVED)
+            if not self.outcome.is_over:
                 self._start_server("--force")
 
     def _server(self) -> Process:
@@ -222,8 +221,8 @@ class Run:
             "address": f"{self.host}:{self.port}",
             "out": self.out,
         }
-        given = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
-        self.server = Process(self.folder / "server.txt", run_script, "server.py", [*given, *more])
+        options = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
+        self.server = Process(self.folder / "server.txt", run_script, "server.py", [*options, *more])
         self._all.append(self.server)
         return self.server
 
@@ -242,7 +241,7 @@ class Run:
 
 
 def run_hospital(flags: list[str], is_real: bool, poison: Poison | None) -> None:
-    """In a forked process: client.py, with a light app and poison as the trial wants them."""
+    """Run client.py in a forked process, with a light app and invalid updates if the trial demands them."""
     import client
 
     app = client.app if is_real else light_app(PAUSE)
@@ -255,7 +254,7 @@ def _ended(code: int | None) -> str:
 
 
 def _read(path: Path) -> str:
-    """A file's text; of one that is not there, none."""
+    """A file's text; empty if there is no file."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""Whether a run of `chaos.py` left a valid model, and the one that its own record of the rounds says it must be."""
+"""Check that a run of `chaos.py` left a valid model, and the one that follows from its own rounds.csv."""
 
 import csv
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chaos_faults import Trial
 from chaos_hospital import light_app
+from chaos_trials import Trial
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
@@ -26,12 +26,12 @@ VERDICT = "verdict.json"
 
 @dataclass
 class Verdict:
-    """What a run left.
+    """What a check of a run's folder found.
 
     Attributes:
-        problems: why it is not valid; empty where it is.
-        weights: the saved model's hash.
-        complete: every round has every hospital's update.
+        problems: why the result is invalid; empty if it is valid.
+        weights: hash of the saved model's weights.
+        complete: whether every round has every hospital's update.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -41,10 +41,10 @@ class Verdict:
 
 
 def judge(trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
-    """In a forked process, since Keras loads the model: write the verdict into the folder."""
+    """Write the verdict into the run's folder; to be run in a forked process, since it loads Keras."""
     verdict = Verdict()
     try:
-        _look(verdict, trial, folder, data)
+        _check(verdict, trial, folder, data)
     except Exception as error:
         verdict.problems.append(f"{type(error).__name__}: {error}")
     (folder / VERDICT).write_text(json.dumps(asdict(verdict), indent=2))
@@ -54,41 +54,41 @@ def read_verdict(folder: Path) -> Verdict:
     try:
         return Verdict(**json.loads((folder / VERDICT).read_text()))
     except OSError:
-        return Verdict(problems=["it could not be judged"])
+        return Verdict(problems=["the run could not be checked"])
 
 
-def _look(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
+def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
     out, problems = folder / "run", verdict.problems
     for log in folder.glob("*.txt"):
         if "Traceback (most recent call last)" in log.read_text(errors="replace"):
             problems.append(f"a traceback in {log.name}")
     verdict.metrics = json.loads((out / METRICS).read_text())
     if verdict.metrics["rounds"] != trial.rounds or "stopped" in verdict.metrics:
-        problems.append("its metrics are not those of all its rounds")
+        problems.append("metrics.json does not cover all rounds")
     if not (out / REPORT).exists():
-        problems.append("it has no report")
+        problems.append("there is no report")
     description, model = read_description(out / MODEL), load_model(out / MODEL)
     shapes = weight_shapes(HEART_DISEASE, description["model"])
     weights: Weights = dict(zip(shapes, model.get_weights(), strict=True))
     verdict.weights = weights_hash(weights)
     if description["weights_sha256"] != verdict.weights:
-        problems.append("its weights are not those that it describes")
+        problems.append("the weights do not match the model's description")
     if not all(np.isfinite(array).all() for array in weights.values()):
-        problems.append("its weights are not finite")
+        problems.append("the weights are not finite")
     risk = predict_risk(model, HEART_DISEASE, np.full((1, len(HEART_DISEASE.columns)), np.nan))
     if not (np.isfinite(risk).all() and 0 <= risk[0] <= 1):
-        problems.append("its risk is no probability")
+        problems.append("the risk is not a probability")
     contributions = read_contributions(out / ROUNDS)
     if [number for number, _ in contributions] != list(range(1, trial.rounds + 1)):
         problems.append("rounds.csv does not hold each round once, in order")
         return
     verdict.complete = all(len(names) == len(data) for _, names in contributions)
     if not trial.is_real and verdict.weights != replay(trial, data, dict(contributions)):
-        problems.append("its weights are not those that the updates in rounds.csv give")
+        problems.append("the weights are not those that the updates in rounds.csv give")
 
 
 def read_contributions(path: Path) -> list[tuple[int, frozenset[str]]]:
-    """A run's rounds, in the order of its rounds.csv: number, and the hospitals whose updates were averaged."""
+    """Rounds in the order of rounds.csv: number, and the hospitals whose updates were averaged."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     rounds: list[tuple[int, frozenset[str]]] = []
@@ -103,7 +103,7 @@ def read_contributions(path: Path) -> list[tuple[int, frozenset[str]]]:
 
 
 def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, frozenset[str]]) -> str:
-    """The hash of the weights that light hospitals in process give, in each round those that contributed to it."""
+    """Hash of the weights from a run in process in which, per round, only the given hospitals send updates."""
     silent: dict[str, set[int]] = defaultdict(set)
     for number, names in contributions.items():
         for name in data.keys() - names:
@@ -114,6 +114,6 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
     settings = replace(
         defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
     )
-    federation = PlainRun(InProcessTransport(app, contexts), settings)
-    federation.run()
-    return weights_hash(federation.weights)
+    run = PlainRun(InProcessTransport(app, contexts), settings)
+    run.run()
+    return weights_hash(run.weights)

@@ -1,8 +1,8 @@
-"""Milliseconds that a checkpoint takes, against rounds done, hospitals and the model's size; prints JSON.
+"""Milliseconds per checkpoint, by completed rounds, hospitals and model size; prints JSON.
 
-Beside each the milliseconds without waiting for the disk (fsync does nothing), of loading it, and its sizes in bytes.
-Disks differ, and wait longer for other programs: trust the ratios. Last the share that it adds to a round over gRPC,
-whose milliseconds `round_rate.py` gives.
+Also the milliseconds without waiting for the disk (fsync does nothing), the milliseconds to load it, and sizes in
+bytes. Disks differ and are shared with other programs: trust the ratios. Last, the share that a checkpoint adds to a
+round over gRPC, whose milliseconds come from `round_rate.py`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from federated_health.settings import Settings, read_defaults
 
 
 def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
-    """After so many rounds of fedadam, which remembers twice its weights; 0 parameters for the default model's."""
+    """A checkpoint of fedadam, whose state is twice its weights; 0 parameters for the default model."""
     settings = Settings.from_config({**read_defaults(), "strategy": "fedadam"})
     task, generator = settings.task_declaration, np.random.default_rng(0)
     weights = initial_weights(task, settings.model, settings.seed)
@@ -38,9 +38,10 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
     names = [f"hospital-{number:03}" for number in range(hospitals)]
     width = len(task.measurements)
     counts = Counts(true_positives=31, false_positives=9, true_negatives=28, false_negatives=8, loss_sum=100 / 3)
-    one = HospitalRound(train_examples=227, train_loss=1 / 3, counts=counts)
+    results = HospitalRound(train_examples=227, train_loss=1 / 3, counts=counts)
     history = tuple(
-        Round(number=number, hospitals=dict.fromkeys(names, one), federation=one) for number in range(1, rounds + 1)
+        Round(number=number, hospitals=dict.fromkeys(names, results), federation=results)
+        for number in range(1, rounds + 1)
     )
     return Checkpoint(
         run="0123456789abcdef",
@@ -65,7 +66,7 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
 
 
 def measure(rounds: int, hospitals: int, parameters: int, saves: int, parent: Path) -> dict[str, float]:
-    """Of saves in turns with and without waiting for the disk, after so many rounds."""
+    """Figures of saves that alternate between waiting and not waiting for the disk."""
     last = checkpoint_of(rounds + 2 * saves, hospitals, parameters)
     times: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory(dir=parent) as name:
@@ -74,14 +75,14 @@ def measure(rounds: int, hospitals: int, parameters: int, saves: int, parent: Pa
         folder.save(replace(last, round_number=rounds, history=last.history[:rounds]))
         before = (path / "history.jsonl").stat().st_size
         for number in range(rounds + 1, rounds + 2 * saves + 1):
-            one = replace(last, round_number=number, history=last.history[:number])
+            checkpoint = replace(last, round_number=number, history=last.history[:number])
             waits = number % 2 == 0
             started = time.perf_counter()
             if waits:
-                folder.save(one)
+                folder.save(checkpoint)
             else:
                 with mock.patch.object(os, "fsync", return_value=None):
-                    folder.save(one)
+                    folder.save(checkpoint)
             times[waits].append(1000 * (time.perf_counter() - started))
         started = time.perf_counter()
         CheckpointFolder(path).load()
@@ -98,15 +99,19 @@ def measure(rounds: int, hospitals: int, parameters: int, saves: int, parent: Pa
         "ms_without_fsync": round(statistics.median(times[False]), 2),
         "load_ms": round(loading, 1),
         "file_bytes": size,
-        "history_bytes_a_round": round(grown / (2 * saves)),
+        "history_bytes_per_round": round(grown / (2 * saves)),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--saves", type=int, default=50)
-    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure; here by default")
-    parser.add_argument("--round-ms", type=float, default=30.0, help="a round over gRPC, see round_rate.py")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="folder on the disk to measure (default: the current one)"
+    )
+    parser.add_argument(
+        "--round-ms", type=float, default=30.0, help="milliseconds of a round over gRPC, see round_rate.py"
+    )
     flags = parser.parse_args()
     cases = [(30, 4, 0), (1_000, 4, 0), (10_000, 4, 0), (30, 200, 0), (1_000, 200, 0)]
     cases += [(30, 4, 100_000), (30, 4, 1_000_000), (30, 4, 10_000_000)]

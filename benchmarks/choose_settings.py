@@ -1,8 +1,8 @@
-"""How the default settings were chosen: by cross-validation inside training rows; prints JSON, the best first.
+"""Choice of the default settings by cross-validation inside training rows; prints JSON, the best setting first.
 
-Of each hospital only the rows that it trains on under the default split seed are used; its held-out rows are not looked
-at. These rows are split again, ten times, by inner seeds (Monte-Carlo cross-validation), and each setting is judged by
-the Brier score over all inner held-out rows, a proper score.
+Only the training rows under each hospital's default split seed are used, never its held-out rows. They are split again,
+ten times, by inner seeds (Monte-Carlo cross-validation). Each setting is ranked by the Brier score over all inner
+held-out rows, a proper score.
 """
 
 import itertools
@@ -27,7 +27,7 @@ BATCH_SIZES = (16, 32)
 
 
 def keep_training_rows(hospitals: dict[str, Path], task: Task) -> None:
-    """Rewrite each CSV with its training rows alone."""
+    """Rewrite each CSV with its training rows only."""
     for path in hospitals.values():
         _, numbers = read_patients(path, task, labelled=True)
         train, _ = split_rows(numbers, task.label.name, DEFAULT_SPLIT_SEED)
@@ -46,7 +46,7 @@ def main() -> None:
             figures = summarise([measure(hospitals, settings, seed) for seed in INNER_SEEDS])
             setting = {"learning-rate": rate, "l2": l2, "batch-size": batch, **figures}
             tried.append((figures["brier"]["mean"], setting))
-    tried.sort(key=lambda one: one[0])
+    tried.sort(key=lambda pair: pair[0])
     print(json.dumps([setting for _, setting in tried], indent=2))
 
 

@@ -1,9 +1,8 @@
-"""From a cold start to a finished model: `make demo`'s command against importing TensorFlow as often; JSON and tables.
+"""Time from a cold start to a finished model: the demo compared with imports of TensorFlow; JSON and tables.
 
-The demo has a server and four hospitals as processes. Beside it, in turns, as many processes start in the same way and
-do nothing but `import tensorflow`: they end at once, without Python's clearing up. Memory is the most that a process
-held (VmHWM), looked at every few milliseconds: of the server until it saves the model and at its end, and of the
-hospitals.
+The demo runs a server and four hospitals as processes. In alternating turns, as many processes only import TensorFlow
+and end at once, without Python's clean-up. Memory is the peak of a process (VmHWM), sampled every few milliseconds: of
+the hospitals, of the server until it saves the model, and of the server until it ends.
 """
 
 import argparse
@@ -26,16 +25,16 @@ from federated_health.processes import PROJECT
 PROCESSES = 5
 LOOK_SECONDS = 0.02
 SAVING = "saving what there is"
-"""Of the line that the server prints before it saves."""
+"""Text that the server prints before it saves."""
 
 MAX_TIME, MAX_HOSPITAL_MEMORY, MAX_SERVER_MEMORY = 1.5, 1.3, 250.0
-"""Times the imports' time, times a bare import's memory, MiB."""
+"""Targets: multiple of the imports' time, multiple of a bare import's memory, MiB."""
 
 IMPORT = [sys.executable, "-c", "import os, tensorflow; os._exit(0)"]
 
 
 def measure_import() -> float:
-    """Seconds of as many imports at the same time as the demo has processes."""
+    """Seconds of as many concurrent imports as the demo has processes."""
     began = time.perf_counter()
     with ExitStack() as stack:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -43,42 +42,44 @@ def measure_import() -> float:
             stack.enter_context(subprocess.Popen(IMPORT, env=environment, stderr=subprocess.DEVNULL))
             for _ in range(PROCESSES)
         ]
-        for one in running:
-            one.wait()
-    if any(one.returncode for one in running):
+        for importing in running:
+            importing.wait()
+    if any(importing.returncode for importing in running):
         raise RuntimeError("TensorFlow could not be imported")
     return time.perf_counter() - began
 
 
 def bare_memory() -> float:
-    """MiB that a process holds at most that only imports TensorFlow."""
+    """Peak memory in MiB of a process that only imports TensorFlow."""
     script = "import re, tensorflow; print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1))"
-    told = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    return int(told.stdout) / 1024
+    finished = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    )
+    return int(finished.stdout) / 1024
 
 
 def role_of(pid: int) -> str:
-    """server, or a hospital's name, from the command of a demo's process; empty of others."""
+    """`server`, or a hospital's name, by the command of a demo's process; empty for other processes."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return ""
-    doors = {Path(word).name for word in words[:2]}
-    if "server.py" in doors:
+    scripts = {Path(word).name for word in words[:2]}
+    if "server.py" in scripts:
         return "server"
-    return words[words.index("--name") + 1] if "client.py" in doors else ""
+    return words[words.index("--name") + 1] if "client.py" in scripts else ""
 
 
 def measure_demo(out: Path) -> tuple[float, dict[str, float]]:
-    """Seconds from start to end, and MiB by role; `server until it saves` beside `server`."""
+    """Seconds from start to end, and peak MiB by role, including `server until it saves`."""
     peaks: dict[str, float] = {}
-    words: list[str] = []
+    lines: list[str] = []
 
     def read(running: "subprocess.Popen[bytes]") -> None:
         assert running.stdout is not None, "it is a pipe"
         for line in running.stdout:
-            words.append(line.decode())
-            if SAVING in words[-1]:
+            lines.append(line.decode())
+            if SAVING in lines[-1]:
                 peaks["server until it saves"] = peaks["server"]
 
     began = time.perf_counter()
@@ -95,7 +96,7 @@ def measure_demo(out: Path) -> tuple[float, dict[str, float]]:
                 if role:
                     peaks[role] = max(peaks.get(role, 0.0), peak)
                 else:
-                    del roles[pid]  # it may become another program yet
+                    del roles[pid]  # the process may still become another program
             time.sleep(LOOK_SECONDS)
     finally:
         if running.poll() is None:
@@ -104,7 +105,7 @@ def measure_demo(out: Path) -> tuple[float, dict[str, float]]:
         reader.join()
     seconds = time.perf_counter() - began
     if running.returncode:
-        raise RuntimeError("".join(words))
+        raise RuntimeError("".join(lines))
     return seconds, peaks
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
-    bare = bare_memory()  # and TensorFlow's files are in the system's cache from now on
+    bare = bare_memory()  # first, so that TensorFlow's files are in the system's cache
     turns: list[dict[str, Any]] = []
     memory: dict[str, float] = {}
     for _ in range(flags.repeats):
@@ -125,7 +126,7 @@ def main() -> None:
         )
     hospital = max(peak for role, peak in memory.items() if not role.startswith("server"))
     targets = {
-        "demo over imports": judged(statistics.median(one["ratio"] for one in turns), at_most=MAX_TIME),
+        "demo over imports": judged(statistics.median(turn["ratio"] for turn in turns), at_most=MAX_TIME),
         "hospital's memory over a bare import's": judged(hospital / bare, at_most=MAX_HOSPITAL_MEMORY),
         "server until it saves, MiB": judged(memory["server until it saves"], at_most=MAX_SERVER_MEMORY),
     }

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the four hospitals' CSVs, and one federation in process."""
+"""Shared helpers of the benchmarks: hospitals' CSVs, and runs in process."""
 
 import logging
 import statistics
@@ -28,19 +28,19 @@ from federated_health.transport.in_process import InProcessTransport
 
 
 def quieten() -> None:
-    """Keep Flower to warnings and TensorFlow to errors."""
+    """Show only warnings of Flower and errors of TensorFlow."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    # It warns of compiling anew for many shapes: here many hospitals, of different sizes, share one process.
+    # It warns about repeated compilation: here many hospitals of different sizes share one process.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one federation in process gave on held-out patients.
+    """Result of one run in process on held-out patients.
 
     Attributes:
         hospitals, federation: figures as in metrics.json.
-        roc_auc_all: over all patients together, exact, from the hospitals' own scores.
+        roc_auc_all: exact AUC over all patients together, from the hospitals' own scores.
     """
 
     hospitals: dict[str, dict[str, Any]]
@@ -50,31 +50,31 @@ class Outcome:
 
     @property
     def mean_accuracy(self) -> float:
-        """Of the hospitals, each counting the same."""
-        return float(np.mean([one["accuracy"] for one in self.hospitals.values()]))
+        """Mean of the hospitals' accuracies."""
+        return float(np.mean([figures["accuracy"] for figures in self.hospitals.values()]))
 
 
 def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
-    """One federation in process, through the same apps and strategies as over gRPC."""
+    """Complete a run in process, with the same apps and strategies as over gRPC."""
     contexts = {hospital.name: InMemoryHospital(hospital) for hospital in hospitals}
-    federation = PlainRun(InProcessTransport(client.app, contexts), replace(settings, appraisal=False))
-    figures = federation.run()
-    normalisation = federation.train_config().normalisation
-    scores = [LocalModel(one, settings.model, normalisation).score(federation.weights) for one in hospitals]
-    exact = roc_auc(np.concatenate(scores), np.concatenate([one.test.labels for one in hospitals]))
+    run = PlainRun(InProcessTransport(client.app, contexts), replace(settings, appraisal=False))
+    figures = run.run()
+    normalisation = run.train_config().normalisation
+    scores = [LocalModel(hospital, settings.model, normalisation).score(run.weights) for hospital in hospitals]
+    exact = roc_auc(np.concatenate(scores), np.concatenate([hospital.test.labels for hospital in hospitals]))
     return Outcome(
         hospitals=figures["hospitals"],
         federation=figures["federation"],
         roc_auc_all=exact or float("nan"),
-        threshold=federation.threshold,
+        threshold=run.threshold,
     )
 
 
-def time_rounds(federation: FederatedRun) -> list[float]:
-    """Seconds of each round after the first, of hospitals that have gathered."""
+def time_rounds(run: FederatedRun) -> list[float]:
+    """Seconds of each round after the first, in a run that has gathered its hospitals."""
     times = []
     started = time.perf_counter()
-    for record in federation.rounds():
+    for record in run.rounds():
         if record.number > 1:
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
@@ -82,9 +82,9 @@ def time_rounds(federation: FederatedRun) -> list[float]:
 
 
 def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> dict[str, float]:
-    """Held-out figures of one federation of hospitals' CSVs.
+    """Held-out figures of one run with hospitals' CSVs.
 
-    `roc_auc_all` is exact, from the hospitals' own scores; `roc_auc_from_microaggregates` is what the server can know.
+    `roc_auc_all` is exact, from the hospitals' own scores; `roc_auc_from_cells` is what the server computes.
     """
     task = settings.task_declaration
     outcome = federate([load_hospital(path, task, name, split_seed) for name, path in hospitals.items()], settings)

@@ -1,14 +1,13 @@
-"""100,000 spoiled replies through a server's whole path from bytes to figures; prints JSON.
+"""Send 100,000 malformed replies through the server's whole path from bytes to figures; prints JSON.
 
-Ends with 1 where one of them raises what nobody has foreseen, where memory grows beyond a limit, or where time is up.
-A reply that takes about HANG_SECONDS ends the process with the place where it hangs.
+Exits with 1 if a reply raises an unexpected exception, if memory grows beyond a limit, or if time runs out. A reply
+that takes about HANG_SECONDS ends the process with a traceback of where it hangs.
 """
 
 import argparse
 import faulthandler
 import json
 import logging
-import resource
 import sys
 import time
 import warnings
@@ -16,24 +15,20 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from malformed_messages import Example, examples, original_protos, receive, spoil
+from malformed_messages import Example, corrupt, examples, original_protos, receive
+from measuring import memory_of
 
 BATCH = 5_000
-"""Examples of one seed: hypothesis remembers all that it drew in one go."""
+"""Examples per seed: hypothesis keeps everything that it drew in one call."""
 
 MAX_MEMORY_MIB = 150
-"""By which the process may grow, what hypothesis remembers included."""
+"""How much the process may grow, including what hypothesis keeps."""
 
 HANG_SECONDS = 60
 
 
-def peak_mib() -> float:
-    """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KiB on Linux
-
-
 def run(number: int, seconds: float) -> dict[str, Any]:
-    """So many examples, or fewer where time is up."""
+    """Try this many examples, or fewer if time runs out."""
     protos = original_protos()
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in protos}
     slowest = armed = 0.0
@@ -42,7 +37,7 @@ def run(number: int, seconds: float) -> dict[str, Any]:
     def examine(example: Example) -> None:
         nonlocal slowest, armed
         kind, operations, read_as = example
-        content = spoil(protos[kind], operations)
+        content = corrupt(protos[kind], operations)
         started = time.perf_counter()
         if started - armed > 1:  # not each time: it starts a thread
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
@@ -61,15 +56,16 @@ def run(number: int, seconds: float) -> dict[str, Any]:
         )
         seed(done)(batch(given(examples())(examine)))()
         done = sum(counter.total() for counter in outcomes.values())
-        before = before or peak_mib()  # after the first batch, with all that is loaded only once
+        before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
-    growth = peak_mib() - (before or 0.0)
+    peak = memory_of()["peak_mib"]
+    growth = peak - (before or 0.0)
     return {
         "examples": done,
         "outcomes": {kind: dict(sorted(counter.items())) for kind, counter in outcomes.items()},
         "seconds": round(time.perf_counter() - began, 1),
         "slowest_ms": round(1000 * slowest, 1),
-        "peak_memory_mib": round(peak_mib()),
+        "peak_memory_mib": round(peak),
         "memory_growth_mib": round(growth),
         "good": done >= number and growth < MAX_MEMORY_MIB,
     }
@@ -78,9 +74,9 @@ def run(number: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=1800.0, help="after which it ends, and is not good")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="time limit; exceeding it is a failure")
     flags = parser.parse_args()
-    warnings.simplefilter("error")  # of NumPy: a stranger's numbers should reach none
+    warnings.simplefilter("error")  # NumPy's too: no number of a peer should cause one
     logging.getLogger("flwr").setLevel(logging.ERROR)
     result = run(flags.examples, flags.seconds)
     print(json.dumps(result, indent=2))

@@ -1,12 +1,12 @@
-"""FLamby's Fed-Heart-Disease, on FLamby's terms and on ours, on exactly FLamby's test patients; prints tables or JSON.
+"""FLamby's Fed-Heart-Disease by two protocols, on exactly FLamby's test patients; prints tables or JSON.
 
 (a) FLamby's 740 rows and ten columns; (b) every patient who is not in FLamby's test sets, missing cells and all 13
-columns. Both leave out the one training row that equals a test row: see `flamby_protocol`. Five training seeds, through
-the same apps and strategies as over gRPC; the threshold is chosen by the federation from training rows, as in any run.
+columns. Both leave out the training row that equals a test row: see `flamby_protocol`. Five training seeds, with the
+same apps and strategies as over gRPC; the threshold is chosen from training rows, as in any run.
 
-`--choose` instead ranks settings inside each protocol's training rows; no test row is looked at. These rows are split
-again, ten times, by inner seeds (Monte-Carlo cross-validation), and each combination of the grid is judged by the Brier
-score over all inner held-out patients, a proper score. The best of each ranking stands in CHOSEN. The defaults are
+`--choose` instead ranks settings inside each protocol's training rows, without using test rows. These rows are split
+again, ten times, by inner seeds (Monte-Carlo cross-validation), and each combination of the grid is ranked by the Brier
+score over all inner held-out patients, a proper score. CHOSEN holds the best of each ranking. The defaults are
 shown beside it: they were chosen in the same way (choose_settings.py), but inside the training rows of the project's
 own split, which hold patients whom FLamby tests on.
 
@@ -66,7 +66,7 @@ MAJORITY = "majority class"
 
 
 def inner_split(hospital: Hospital, seed: int) -> Hospital:
-    """A hospital of another's training rows alone, a quarter of them held out."""
+    """A hospital with only another's training rows, a quarter of them held out."""
     task, rows = hospital.task, hospital.train
     numbers = pd.DataFrame(rows.values, columns=list(task.column_names)).assign(**{task.label.name: rows.labels})
     sides = split_rows(numbers, task.label.name, seed)
@@ -75,16 +75,16 @@ def inner_split(hospital: Hospital, seed: int) -> Hospital:
 
 
 def rank_settings(hospitals: Sequence[Hospital], settings: Settings) -> list[dict[str, Any]]:
-    """The grid's combinations with their means over the inner splits, the best first."""
-    folds = [[inner_split(one, seed) for one in hospitals] for seed in INNER_SEEDS]
+    """Combinations of the grid with their means over the inner splits, the best first."""
+    folds = [[inner_split(hospital, seed) for hospital in hospitals] for seed in INNER_SEEDS]
     ranking = []
     for rate, l2 in itertools.product(LEARNING_RATES, L2):
         tried: dict[str, Any] = {"learning_rate": rate, "l2": l2}
         outcomes = [federate(fold, replace(settings, **tried)) for fold in folds]
-        brier = statistics.mean(one.federation["brier"] for one in outcomes)
-        accuracy = statistics.mean(one.mean_accuracy for one in outcomes)
+        brier = statistics.mean(outcome.federation["brier"] for outcome in outcomes)
+        accuracy = statistics.mean(outcome.mean_accuracy for outcome in outcomes)
         ranking.append({**tried, "brier": brier, "mean_accuracy": accuracy})
-    return sorted(ranking, key=lambda one: float(one["brier"]))
+    return sorted(ranking, key=lambda result: float(result["brier"]))
 
 
 def rank_all(defaults: Settings) -> dict[str, list[dict[str, Any]]]:
@@ -111,9 +111,11 @@ def run_all(defaults: Settings) -> dict[str, dict[str, Any]]:
 
 
 def figures_of(outcome: Outcome) -> dict[str, float]:
-    """Means over the hospitals, each counting the same; over all patients; and hospital by hospital."""
+    """Means over hospitals, figures over all patients, and figures of each hospital."""
     each = {
-        f"{name} {figure}": one[figure] for name, one in outcome.hospitals.items() for figure in ("accuracy", "roc_auc")
+        f"{name} {figure}": figures[figure]
+        for name, figures in outcome.hospitals.items()
+        for figure in ("accuracy", "roc_auc")
     }
     return {
         "mean_accuracy": outcome.mean_accuracy,
@@ -126,12 +128,15 @@ def figures_of(outcome: Outcome) -> dict[str, float]:
 
 def print_rankings(rankings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     for name, ranking in rankings.items():
-        rows = {str(place): {key: f"{value:.4g}" for key, value in one.items()} for place, one in enumerate(ranking, 1)}
+        rows = {
+            str(place): {key: f"{value:.4g}" for key, value in result.items()}
+            for place, result in enumerate(ranking, 1)
+        }
         print_figures(f"{name}: means over {len(INNER_SEEDS)} splits of the training rows", rows)
 
 
 def print_runs(runs: Mapping[str, Mapping[str, Any]], majority: Mapping[str, float]) -> None:
-    """A table beside the published figures, and one hospital by hospital."""
+    """Print a table with the published figures, and one with each hospital's accuracy."""
 
     def rows(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
         return {
@@ -141,7 +146,7 @@ def print_runs(runs: Mapping[str, Mapping[str, Any]], majority: Mapping[str, flo
 
     columns = {"accuracy": "mean_accuracy", "roc auc": "mean_roc_auc", "roc auc, all patients": "roc_auc_all"}
     others = {**PUBLISHED, MAJORITY: {"accuracy": statistics.mean(majority.values())}}
-    note = f"(a) FLamby's terms, (b) ours; in brackets the standard deviation over {len(SEEDS)} training seeds."
+    note = f"(a) FLamby's protocol, (b) every patient and column; in brackets: SD over {len(SEEDS)} training seeds."
     print_figures("Mean over the four hospitals' test sets", {**rows(columns), **others}, note)
     by_hospital = rows({name: f"{name} accuracy" for name in majority})
     print_figures("Accuracy of each hospital", {**by_hospital, MAJORITY: majority})

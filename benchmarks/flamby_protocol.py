@@ -1,9 +1,9 @@
-"""FLamby's Fed-Heart-Disease: which patients it keeps, and which of them it tests on.
+"""FLamby's Fed-Heart-Disease: the patients that it keeps, and its test patients.
 
 Source: du Terrail et al. 2022, "FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic
 Healthcare Settings", NeurIPS Datasets and Benchmarks; `flamby/datasets/fed_heart_disease/dataset.py` in
 github.com/owkin/FLamby. It drops the columns slope, ca and thal, then every row in which a `?` is left, and divides
-what remains of each hospital once, by scikit-learn's `train_test_split`. That split is a matter of the rows' order,
+what remains of each hospital once, by scikit-learn's `train_test_split`. That split depends on the order of the rows,
 which is UCI's in the project's table, too.
 """
 
@@ -24,13 +24,12 @@ TRAIN_FRACTION = 0.66
 SPLIT_SEED = 43
 
 ZERO_COLUMNS = ("trestbps", "chol")
-"""Where UCI's files hold both `?` and a 0 that means missing. FLamby drops the row for `?` alone; here both are empty.
-"""
+"""Columns in which UCI's files hold `?` and also 0 for missing. FLamby drops rows only for `?`; here both are empty."""
 
 UNKNOWN_AT_VA = (42, 48, 107, 125, 157, 160, 165)
-"""VA Long Beach's rows, from 0 in UCI's order, that lack nothing else and hold `?` in one of ZERO_COLUMNS, not 0.
+"""VA Long Beach's rows, from 0 in UCI's order, whose only missing cells are `?`, not 0, in ZERO_COLUMNS.
 
-Elsewhere the hospital tells: of such rows Hungary's all hold `?`, Switzerland's all 0, and Cleveland has none.
+At the other hospitals no list is needed: Hungary's such rows all hold `?`, Switzerland's all 0, Cleveland has none.
 """
 
 COLUMNS = list(HEART_DISEASE.column_names)
@@ -41,7 +40,7 @@ Positions = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One hospital's sides, as positions in the table, each ascending."""
+    """Training and test rows of one hospital, as ascending positions in the table."""
 
     train: Positions
     test: Positions
@@ -58,7 +57,7 @@ def keeps(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 def flamby_split(table: pd.DataFrame) -> dict[str, Split]:
-    """FLamby's training and test rows of each hospital, its 740 rows altogether."""
+    """FLamby's training and test rows of each hospital, 740 rows in total."""
     kept, splits = keeps(table), {}
     for name in table[HOSPITAL_COLUMN].unique():
         rows = np.flatnonzero(kept & (table[HOSPITAL_COLUMN] == name))
@@ -77,10 +76,10 @@ def flamby_split(table: pd.DataFrame) -> dict[str, Split]:
 
 
 def without_twins(table: pd.DataFrame, splits: Mapping[str, Split]) -> dict[str, Split]:
-    """The same without training rows that equal a test row, at any hospital, but for the label.
+    """The splits without training rows that equal a test row of any hospital, apart from the label.
 
-    FLamby's own split has one: VA Long Beach's row 139 is trained on, its row 187 is tested, and they are the same
-    patient or a copy.
+    FLamby's own split has one: VA Long Beach's training row 139 and its test row 187 are the same patient or a
+    copy.
     """
     patients = table.groupby(COLUMNS, dropna=False).ngroup().to_numpy()
     tested = patients[np.concatenate([split.test for split in splits.values()])]
@@ -90,7 +89,7 @@ def without_twins(table: pd.DataFrame, splits: Mapping[str, Split]) -> dict[str,
 
 
 def every_patient_split(table: pd.DataFrame) -> dict[str, Split]:
-    """The same test rows; all others of each hospital, those with missing cells too, are to be trained on."""
+    """FLamby's test rows; all other rows of each hospital, also those with missing cells, are training rows."""
     splits = {}
     for name, split in flamby_split(table).items():
         rows = np.flatnonzero(table[HOSPITAL_COLUMN] == name)
@@ -99,22 +98,25 @@ def every_patient_split(table: pd.DataFrame) -> dict[str, Split]:
 
 
 def flamby_hospitals(table: pd.DataFrame) -> list[Hospital]:
-    """FLamby's rows and columns, but for the twin: in the task's 13 columns, three of them missing in every row.
+    """FLamby's rows and columns without the twin, as the task's 13 columns, three of them missing in every row.
 
-    That tells a model what FLamby's ten columns tell it. A 0 that FLamby reads as a cholesterol is a missing one.
+    A model gets the same information as from FLamby's ten columns, but a cholesterol of 0 counts as missing.
     """
     hidden = table.assign(**dict.fromkeys(DROPPED_COLUMNS, np.nan))
     return _hospitals(hidden, without_twins(table, flamby_split(table)))
 
 
 def every_patient_hospitals(table: pd.DataFrame) -> list[Hospital]:
-    """Every patient who is not tested (nor has a twin who is) and all 13 columns, tested on FLamby's test rows."""
+    """All patients except test patients and their twins as training rows, all 13 columns, and FLamby's test rows."""
     return _hospitals(table, without_twins(table, every_patient_split(table)))
 
 
 def majority_accuracy(hospitals: list[Hospital]) -> dict[str, float]:
-    """Share of each hospital's test patients who are of the class that most of its training patients are of."""
-    return {one.name: float((one.test.labels == float(one.train.labels.mean() > 0.5)).mean()) for one in hospitals}
+    """Share of each hospital's test patients who belong to the majority class of its training patients."""
+    return {
+        hospital.name: float((hospital.test.labels == float(hospital.train.labels.mean() > 0.5)).mean())
+        for hospital in hospitals
+    }
 
 
 def _hospitals(table: pd.DataFrame, splits: Mapping[str, Split]) -> list[Hospital]:

@@ -1,6 +1,6 @@
-"""The same apps under Flower's own engines, for benchmarks and tests: its simulation, and a SuperLink with SuperNodes.
+"""The apps under Flower's own engines, for benchmarks and tests: the simulation, and a SuperLink with SuperNodes.
 
-Each has ports and a Flower home of its own, and ends all that it started.
+Each engine has its own ports and Flower home, and ends all processes that it started.
 """
 
 import shutil
@@ -22,22 +22,22 @@ from federated_health.settings import Value
 
 APP = ("server.py", "client.py", "utils.py", "pyproject.toml")
 
-SHORT = 60.0
-"""Seconds that Flower's short commands get."""
+START_TIMEOUT = 60.0
+"""Seconds for an engine to start."""
 
-LONG = 1800.0
-"""Seconds that a run gets."""
+RUN_TIMEOUT = 1800.0
+"""Seconds for a run."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One of Flower's engines, ready for runs, one after the other.
+    """One of Flower's engines, ready for consecutive runs.
 
     Attributes:
-        folder: where its logs are; its checkout, from which runs are started, is below it.
-        superlink: the process that runs are sent to.
-        nodes: hospital -> its SuperNode; of a simulation none.
-        commands: hospital -> what starts its SuperNode, to be run in the checkout, with `env`.
+        folder: the folder of its logs and of the checkout from which runs are started.
+        superlink: the process to which runs are sent.
+        nodes: SuperNode of each hospital; empty in a simulation.
+        commands: command that starts each hospital's SuperNode in the checkout, with `env`.
     """
 
     folder: Path
@@ -51,11 +51,11 @@ class Engine:
 
     @contextmanager
     def started(self, out: str, settings: Mapping[str, Value]) -> Iterator["subprocess.Popen[bytes]"]:
-        """A run, as `flwr run` starts it; the block is left when the user's command should end.
+        """Start a run with `flwr run`; the command ends with the block.
 
         Args:
             out: name of the run's folder, below the engine's.
-            settings: the run config's, beside those of this engine.
+            settings: run config in addition to the engine's.
         """
         config = format_config({**self.settings, "out": str(self.folder / out), **settings})
         command = [executable("flwr"), "run", ".", self.connection, "--stream", *self.federation]
@@ -63,14 +63,14 @@ class Engine:
         with process([*command, "--run-config", config], log=log, folder=checkout, env=self.env) as running:
             yield running
 
-    def run(self, out: str, settings: Mapping[str, Value], timeout: float = LONG) -> Path:
-        """One run to its end.
+    def run(self, out: str, settings: Mapping[str, Value], timeout: float = RUN_TIMEOUT) -> Path:
+        """Complete one run.
 
         Returns:
-            Its folder: model.keras, metrics.json, rounds.csv ...
+            The run's folder, with model.keras, metrics.json, rounds.csv and so on.
 
         Raises:
-            RuntimeError: it left no metrics.json; the log of `flwr run` is in the message.
+            RuntimeError: there is no metrics.json; the message holds the log of `flwr run`.
         """
         with self.started(out, settings) as running:
             running.wait(timeout)
@@ -83,11 +83,11 @@ class Engine:
 def simulation(
     folder: Path, data: Path, *, hospitals: int, federation: str = "", task: str = "heart-disease"
 ) -> Iterator[Engine]:
-    """Flower's simulation of the hospitals in a folder that create_dataset.py wrote.
+    """Flower's simulation of the hospitals in a folder written by create_dataset.py.
 
     Args:
-        folder: a new one, of the engine's own.
-        federation: further words for --federation-config, such as "client-resources-num-cpus=1".
+        folder: a new folder for the engine.
+        federation: additional text for --federation-config, such as "client-resources-num-cpus=1".
     """
     env = _prepare(folder)
     port = free_port()
@@ -108,18 +108,18 @@ def simulation(
 
 @contextmanager
 def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "heart-disease") -> Iterator[Engine]:
-    """A SuperLink and a SuperNode a hospital over TLS, each SuperNode with its own key, as the project starts them.
+    """A SuperLink, and one SuperNode per hospital with its own key, over TLS, as the project starts them.
 
     Args:
-        folder: a new one, of the engine's own.
-        hospitals: name -> CSV.
+        folder: a new folder for the engine.
+        hospitals: CSV by name.
     """
     env = _prepare(folder)
     server, tls = make_demo_identities(folder / "tls", list(hospitals))
     address, checkout = f"127.0.0.1:{free_port()}", folder / "checkout"
     issued = folder / "tls" / "authority" / "issued"
     with ExitStack() as stack:
-        command = _verb(
+        command = _subcommand(
             *("superlink", "--tls", server, "--hospitals", issued, "--address", address, "--control-port", free_port())
         )
         log = folder / "superlink.log"
@@ -128,14 +128,14 @@ def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "hear
         nodes, commands = {}, {}
         for name, path in hospitals.items():
             flags = ("--tls", tls[name], "--data", path, "--superlink", address, "--task", task)
-            own, commands[name] = folder / f"{name}.log", _verb("supernode", *flags)
+            own, commands[name] = folder / f"{name}.log", _subcommand("supernode", *flags)
             nodes[name] = stack.enter_context(process(commands[name], log=own, folder=checkout, env=env))
         settings: dict[str, Value] = {"hospitals": len(hospitals), "task": task}
         yield Engine(folder, "hospitals", env, settings, (), superlink, nodes, commands)
 
 
 def _prepare(folder: Path) -> dict[str, str]:
-    """A copy of the app, whose name Flower accepts, and an environment of the engine's own."""
+    """Copy the app to a folder whose name Flower accepts; the environment of the engine."""
     checkout = folder / "checkout"
     checkout.mkdir(parents=True)
     for name in APP:
@@ -147,9 +147,9 @@ def _prepare(folder: Path) -> dict[str, str]:
     return {**environment(), "FLWR_HOME": str(home)}
 
 
-def _wait_for(is_so: Callable[[], bool], running: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + SHORT
-    while not is_so():
+def _wait_for(is_ready: Callable[[], bool], running: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not is_ready():
         if running.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(log.read_text(errors="replace"))
         time.sleep(0.1)
@@ -163,5 +163,5 @@ def _is_healthy(port: int) -> bool:
         return False
 
 
-def _verb(verb: str, *flags: object) -> list[str]:
-    return [sys.executable, "-m", "federated_health", verb, *map(str, flags)]
+def _subcommand(name: str, *flags: object) -> list[str]:
+    return [sys.executable, "-m", "federated_health", name, *map(str, flags)]

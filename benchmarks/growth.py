@@ -1,9 +1,8 @@
-"""How the cost of a round grows with hospitals and with weights: rounds a second, the server's memory; JSON and tables.
+"""Growth of a round's time and of the server's memory with hospitals and with weights; JSON and tables.
 
-Each case has a server process of its own, so that its memory is its own, and light hospitals in up to four other
-processes, which are part of what one machine can do. The exponent is the k of cost ~ size**k, by least squares of the
-logarithms; at most 1 is linear. Rounds and checkpoints are as in server.py. Virtual hospitals in Flower's simulation
-come last.
+Each case has its own server process, whose memory is measured, and light hospitals in a few other processes on the same
+machine. The exponent is the k of cost ~ size**k, by least squares of the logarithms; up to 1 is linear. Rounds and
+checkpoints are as in server.py. Virtual hospitals in Flower's simulation come last.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import growth_server
+import light_federation
 from common import write_source
 from measuring import LINEAR, descendants, growth, judged, memory_of, show, significant
 from round_rate import time_engine
@@ -30,21 +29,21 @@ from federated_health.settings import Settings, read_defaults
 HOSPITALS = (4, 16, 64, 256, 1000)
 VIRTUAL = (10, 100, 1000)
 WEIGHTS = (1_000, 100_000, 10_000_000)
-OF_WEIGHTS = 4
-"""Hospitals that share a model of many weights."""
+HOSPITALS_WITH_WEIGHTS = 4
+"""Number of hospitals in the cases that vary the number of weights."""
 
 PATIENTS = 40
-"""Of a virtual hospital."""
+"""Patients per virtual hospital."""
 
 
-def in_process_of_its_own(hospitals: int, rounds: int, weights: int) -> dict[str, float]:
-    command = [sys.executable, growth_server.__file__, str(hospitals), str(rounds), str(weights)]
+def run_case(hospitals: int, rounds: int, weights: int) -> dict[str, float]:
+    command = [sys.executable, light_federation.__file__, str(hospitals), str(rounds), str(weights)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
 
 def simulate(hospitals: int, rounds: int) -> dict[str, float]:
-    """Virtual hospitals in Flower's simulation; memory is of the whole tree of processes."""
+    """Run virtual hospitals in Flower's simulation; memory is the sum over all its processes."""
     import flower_engines
 
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +58,7 @@ def simulate(hospitals: int, rounds: int) -> dict[str, float]:
             began = time.perf_counter()
             times = time_engine(engine, settings)
             seconds = time.perf_counter() - began
-            memory = [memory_of(one).get("now_mib", 0.0) for one in descendants(engine.superlink.pid)]
+            memory = [memory_of(process).get("now_mib", 0.0) for process in descendants(engine.superlink.pid)]
     return {
         "hospitals": hospitals,
         "round_s": significant(times[0]),
@@ -68,34 +67,34 @@ def simulate(hospitals: int, rounds: int) -> dict[str, float]:
     }
 
 
-def of_hospitals(numbers: Sequence[int], rounds: int, largest_rounds: int) -> list[dict[str, float]]:
+def vary_hospitals(numbers: Sequence[int], rounds: int, largest_rounds: int) -> list[dict[str, float]]:
     rows = []
     for number in numbers:
-        found = in_process_of_its_own(number, rounds if number < max(HOSPITALS) else largest_rounds, 0)
-        found["ms_a_hospital"] = significant(found["round_ms"] / number)
-        found["mib_a_hospital"] = significant((found["memory_peak_mib"] - found["memory_before_mib"]) / number)
+        found = run_case(number, rounds if number < max(HOSPITALS) else largest_rounds, 0)
+        found["ms_per_hospital"] = significant(found["round_ms"] / number)
+        found["mib_per_hospital"] = significant((found["memory_peak_mib"] - found["memory_before_mib"]) / number)
         rows.append({"hospitals": number, **found})
     return rows
 
 
-def of_weights(numbers: Sequence[int], rounds: int) -> list[dict[str, float]]:
-    return [{"weights": number, **in_process_of_its_own(OF_WEIGHTS, rounds, number)} for number in numbers]
+def vary_weights(numbers: Sequence[int], rounds: int) -> list[dict[str, float]]:
+    return [{"weights": number, **run_case(HOSPITALS_WITH_WEIGHTS, rounds, number)} for number in numbers]
 
 
-def grown(rows: Sequence[Mapping[str, float]], size: str, time_key: str, memory: str) -> dict[str, Any]:
-    """Exponents of the time of a round, and of the memory beyond what the server takes without hospitals."""
+def fit_growth(rows: Sequence[Mapping[str, float]], size: str, time_key: str, memory: str) -> dict[str, Any]:
+    """Exponents of a round's time, and of the memory in addition to a server without hospitals."""
     sizes = [row[size] for row in rows]
     added = [row[memory] - row.get("memory_before_mib", 0.0) for row in rows]
     return {
         "round": growth(sizes, [row[time_key] for row in rows]),
-        "memory": growth(sizes, [max(one, 0.1) for one in added]),
+        "memory": growth(sizes, [max(mib, 0.1) for mib in added]),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--largest-rounds", type=int, default=8, help="with the most hospitals")
+    parser.add_argument("--largest-rounds", type=int, default=8, help="rounds with the most hospitals")
     parser.add_argument("--hospitals", type=int, nargs="*", default=list(HOSPITALS))
     parser.add_argument("--weights", type=int, nargs="*", default=list(WEIGHTS))
     parser.add_argument("--virtual", type=int, nargs="*", default=list(VIRTUAL), help="hospitals in a simulation")
@@ -103,8 +102,8 @@ def main() -> None:
     flags = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     cases: dict[str, list[dict[str, float]]] = {
-        "hospitals": of_hospitals(flags.hospitals, flags.rounds, flags.largest_rounds) if flags.hospitals else [],
-        "weights": of_weights(flags.weights, flags.rounds) if flags.weights else [],
+        "hospitals": vary_hospitals(flags.hospitals, flags.rounds, flags.largest_rounds) if flags.hospitals else [],
+        "weights": vary_weights(flags.weights, flags.rounds) if flags.weights else [],
         "virtual": [simulate(number, flags.virtual_rounds) for number in flags.virtual],
     }
     keys = {
@@ -112,11 +111,11 @@ def main() -> None:
         "weights": ("weights", "round_ms", "memory_peak_mib"),
         "virtual": ("hospitals", "round_s", "superlink_mib"),
     }
-    growths = {name: grown(rows, *keys[name]) for name, rows in cases.items() if len(rows) > 1}
+    growths = {name: fit_growth(rows, *keys[name]) for name, rows in cases.items() if len(rows) > 1}
     targets = {
-        f"exponent of a {what}'s growth with {name}, last step": judged(of["between_neighbours"][-1], at_most=LINEAR)
-        for name, found in growths.items()
-        for what, of in found.items()
+        f"exponent of a {cost}'s growth with {name}, last step": judged(fit["between_neighbours"][-1], at_most=LINEAR)
+        for name, fits in growths.items()
+        for cost, fit in fits.items()
     }
     show(
         {**cases, "growth": growths, "targets": targets},

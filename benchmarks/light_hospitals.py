@@ -1,39 +1,52 @@
-"""Light hospitals, without Keras, for benchmarks of the stream: `python light_hospitals.py HOST:PORT FIRST LAST`.
+"""Light hospitals, which answer at once with plausible numbers and need no Keras, for benchmarks of the stream.
 
-Each is a thread with a connection of its own. Little is imported here: several such processes start at once.
+`python light_hospitals.py threads HOST:PORT FIRST LAST` runs each as client.py does: a thread, a connection, an egress
+ledger and reconnecting. `python light_hospitals.py loop HOST:PORT FIRST LAST [TLS]` runs them in one event loop, with a
+connection each and nothing else: hundreds of threads per process are more than two cores can switch between, which
+would hide what the server costs. Little is imported here, because several such processes start at once.
 """
 
+import asyncio
 import logging
 import shutil
 import sys
 import tempfile
 import threading
+import uuid
 from pathlib import Path
 
+import grpc
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
+from federated_health.messages.task_agreement import write_agreement
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.transport.interface import hospital_context
-from federated_health.transport.stream_client import join_run
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
+from federated_health.transport.interface import call_app, hospital_context
+from federated_health.transport.listening import open_files
+from federated_health.transport.stream_client import JOIN_METHOD, join_run
 
 ROWS = 40
 COUNTS = Counts(true_positives=ROWS, loss_sum=1.0)
 WAIT = 120.0
-"""Seconds for the server to be there."""
+"""Seconds that a hospital waits for the server to start."""
 
 
 def light_app() -> ClientApp:
-    """Takes a step from whatever weights it is sent; its counts are plausible, and its own in nothing."""
+    """A ClientApp that adds a constant to the weights that it receives and reports the same counts every time."""
     app = ClientApp()
-    centres = np.array([(one.low + one.high) / 2 for one in HEART_DISEASE.measurements])
+    centres = np.array([(column.low + column.high) / 2 for column in HEART_DISEASE.measurements])
 
     @app.query("statistics")
     def register(message: Message, context: Context) -> Message:
@@ -63,11 +76,11 @@ def light_app() -> ClientApp:
     return app
 
 
-def join_all(address: str, first: int, last: int) -> None:
-    """Hospitals of these numbers, each in a thread; the code says how many failed."""
+def run_threads(address: str, first: int, last: int) -> None:
+    """Run these hospitals, each in a thread; print the errors and exit with 1 if any failed."""
     logging.basicConfig(level=logging.ERROR)
     failed: list[str] = []
-    # In memory where there is such a folder: 200 hospitals have 200 disks, and this machine has one.
+    # Ledgers are kept in memory where possible: real hospitals have a disk each, and this machine has one.
     memory = Path("/dev/shm")
     ledgers = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
 
@@ -96,5 +109,39 @@ def join_all(address: str, first: int, last: int) -> None:
     sys.exit("\n".join(failed) or None)
 
 
+def open_channel(address: str, name: str, identities: Path | None) -> grpc.aio.Channel:
+    if identities is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    tls = load_identity(identities / name, Role.HOSPITAL)
+    credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+async def run_stream(app: ClientApp, address: str, name: str, identities: Path | None) -> None:
+    """Answer the server for one hospital until the run is over."""
+    context = hospital_context(name, {})
+    agreement = write_agreement({"protocol": PROTOCOL, **HEART_DISEASE.agreement})
+    metadata = (("hospital", name), ("terms", agreement), ("process", uuid.uuid4().hex))
+    async with open_channel(address, name, identities) as channel:
+        join = channel.stream_stream(JOIN_METHOD, ClientMessage.SerializeToString, ServerMessage.FromString)
+        call = join(metadata=metadata, wait_for_ready=True)
+        async for message in call:
+            reply = call_app(app, message_from_proto(unwrap(message.fit_ins.parameters)), context)
+            wrapped = wrap(message_to_proto(reply))
+            await call.write(ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrapped)))
+
+
+async def run_loop(address: str, first: int, last: int, identities: Path | None = None) -> None:
+    """Run these hospitals in one event loop."""
+    open_files(2 * (last - first) + 100)
+    app = light_app()
+    names = [f"hospital-{number}" for number in range(first, last)]
+    await asyncio.gather(*(run_stream(app, address, name, identities) for name in names))
+
+
 if __name__ == "__main__":
-    join_all(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    kind, address, first, last, *identities = sys.argv[1:]
+    if kind == "threads":
+        run_threads(address, int(first), int(last))
+    else:
+        asyncio.run(run_loop(address, int(first), int(last), *map(Path, identities)))

@@ -1,6 +1,6 @@
-"""Real replies of every kind, spoiled in many ways, and the whole path that a server takes with them.
+"""Valid replies of every kind, corrupted in many ways, and the server's whole path from bytes to figures.
 
-For `decoder.py`, which reads very many, and for the test suite, which reads some.
+For `decoder.py`, which tries very many, and for the tests, which try a few.
 """
 
 import math
@@ -32,21 +32,21 @@ TASK = HEART_DISEASE
 NODE = 7
 SHAPES = weight_shapes(TASK, "mlp")
 
-LARGEST = 2**20
-"""Bytes of a message, as a server with small weights has it."""
+MAX_BYTES = 2**20
+"""Limit of a message's bytes, as for a server with small weights."""
 
-MAX_ADDED = LARGEST // 4
-"""Bytes of what is repeated very often."""
+MAX_ADDED = MAX_BYTES // 4
+"""Limit of the bytes that a repetition adds."""
 
 Reader = Callable[[int, RecordDict], object]
 Operation = tuple[str, int]
 Example = tuple[str, list[Operation], str]
-"""Which original, what is done to it, in order, and as what it is read."""
+"""Kind of the original, operations in order, and the kind as which it is read."""
 
 
 def _originals() -> dict[str, RecordDict]:
     cells = np.array([[5.0, -1.0, 0.5], [7.0, 2.0, 0.0]])
-    middle = np.array([(one.low + one.high) / 2 for one in TASK.measurements])
+    middle = np.array([(column.low + column.high) / 2 for column in TASK.measurements])
     counts = Counts(true_positives=12, false_positives=8, true_negatives=18, false_negatives=2, loss_sum=9.5)
     columns = len(TASK.columns)
     full = np.full(len(middle), float(ROWS))
@@ -87,11 +87,11 @@ READERS: Mapping[str, Reader] = {
 
 
 class _NoApp:
-    """A grid needs one; it is never called."""
+    """A placeholder for a grid's app, which is never called."""
 
 
 def original_protos() -> dict[str, ProtoMessage]:
-    """A good reply of each kind, and an error in place of one."""
+    """A valid reply of each kind, and an error reply."""
     InProcessTransport(_NoApp(), {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     asked = Message(RecordDict(), NODE, "query")
     asked.metadata.__dict__["_message_id"] = "0123456789abcdef"
@@ -100,20 +100,20 @@ def original_protos() -> dict[str, ProtoMessage]:
 
 
 def wrap_bytes(content: bytes) -> bytes:
-    """Bytes in place of a message, as a stream carries them."""
+    """Bytes wrapped as a stream carries a message."""
     return ClientMessage(fit_res=ClientMessage.FitRes(parameters=Parameters(tensors=[content]))).SerializeToString()
 
 
 def receive(content: bytes, kind: str) -> str:
-    """What a server makes of a hospital's bytes where it awaits this kind of reply.
+    """Process a hospital's bytes as a server that waits for this kind of reply.
 
     Returns:
         `accepted`, `error reply`, `malformed`, `not a message` or `too large`.
 
     Raises:
-        Exception: what nobody has foreseen: the server would come to harm.
+        Exception: an unexpected error, which would end the server.
     """
-    if len(content) > LARGEST:
+    if len(content) > MAX_BYTES:
         return "too large"
     try:
         reply = decode_reply(content)
@@ -125,11 +125,11 @@ def receive(content: bytes, kind: str) -> str:
     if accepted:
         return "accepted"
     if not rejected[0].reason.isprintable() or len(rejected[0].reason) > 300:
-        raise AssertionError("a reason is no short line")
+        raise AssertionError("the reason is not a short line")
     return "error reply" if reply.has_error() else "malformed"
 
 
-# Spoiling
+# Corruption
 
 NUMBERS = [0, 1, -1, 2, 5, 39, 41, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 2**64 - 1]
 RANGES = {
@@ -194,8 +194,8 @@ def _fields(message: AnyProto) -> list[tuple[Any, FieldDescriptor]]:
     for descriptor, value in message.ListFields():
         found.append((message, descriptor))
         if descriptor.type == FieldDescriptor.TYPE_MESSAGE:
-            for one in value[:50] if descriptor.is_repeated else [value]:
-                found.extend(_fields(one))
+            for item in value[:50] if descriptor.is_repeated else [value]:
+                found.extend(_fields(item))
     return found
 
 
@@ -213,8 +213,8 @@ def _scalar(descriptor: FieldDescriptor, draw: random.Random) -> Any:
     return draw.choice([number for number in NUMBERS if low <= number <= high])
 
 
-def _spoil_field(message: ProtoMessage, draw: random.Random) -> None:
-    """Another value in a field."""
+def _change_field(message: ProtoMessage, draw: random.Random) -> None:
+    """Change the value of a field."""
     fields = _fields(message)
     if not fields:
         return
@@ -227,9 +227,9 @@ def _spoil_field(message: ProtoMessage, draw: random.Random) -> None:
             case "repeat":
                 items.extend([items[draw.randrange(len(items))]] * draw.choice([1, 1, 2, 70]))
             case "reverse":
-                turned = list(items)[::-1]
+                reversed_items = list(items)[::-1]
                 del items[:]
-                items.extend(turned)
+                items.extend(reversed_items)
             case "many":
                 size = items[0].ByteSize() if field.type == FieldDescriptor.TYPE_MESSAGE else 8
                 items.extend([items[0]] * min(draw.choice([1_001, 5_000, 100_001]), MAX_ADDED // (size + 3)))
@@ -241,8 +241,8 @@ def _spoil_field(message: ProtoMessage, draw: random.Random) -> None:
         setattr(holder, field.name, _scalar(field, draw))
 
 
-def _spoil_type(message: ProtoMessage, draw: random.Random) -> None:
-    """Another member of a oneof, or a field that was not set: another type of value or of record, an error besides."""
+def _change_type(message: ProtoMessage, draw: random.Random) -> None:
+    """Set a field that was not set, or another member of a oneof: another type of value or record, or also an error."""
     holder = draw.choice([message, *(holder for holder, _ in _fields(message))])
     field = draw.choice(holder.DESCRIPTOR.fields)
     if field.is_repeated:
@@ -258,10 +258,10 @@ def _spoil_type(message: ProtoMessage, draw: random.Random) -> None:
 
 
 def _swap_fields(message: ProtoMessage, draw: random.Random) -> None:
-    """Two fields of one type change places."""
-    fields = [one for one in _fields(message) if not one[1].is_repeated]
+    """Swap the values of two fields of the same type."""
+    fields = [found for found in _fields(message) if not found[1].is_repeated]
     holder, field = draw.choice(fields) if fields else (message, None)
-    same = [one for one in fields if field is not None and one[1].type == field.type]
+    same = [found for found in fields if field is not None and found[1].type == field.type]
     if field is None or field.type == FieldDescriptor.TYPE_MESSAGE:
         return
     other, twin = draw.choice(same)
@@ -270,10 +270,10 @@ def _swap_fields(message: ProtoMessage, draw: random.Random) -> None:
         setattr(holder, field.name, second)
         setattr(other, twin.name, first)
     except ValueError:
-        return  # of another range
+        return  # out of the other field's range
 
 
-def _spoil_bytes(content: bytes, draw: random.Random) -> bytes:
+def _corrupt_bytes(content: bytes, draw: random.Random) -> bytes:
     place = draw.randrange(len(content) + 1)
     end = min(len(content), place + draw.choice([1, 2, 8, 60]))
     match draw.choice(["flip", "flip", "flip", "cut", "gone", "insert", "delete", "twice", "length", "garbage"]):
@@ -289,7 +289,7 @@ def _spoil_bytes(content: bytes, draw: random.Random) -> bytes:
             return content[:place] + content[end:]
         case "twice":
             return content[:end] + content[place:]
-        case "length":  # a varint of up to ten bytes, wherever it may stand
+        case "length":  # a varint of up to ten bytes, at any position
             claim = draw.choice([b"\xff\xff\xff\xff\x07", b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\x80" * 12])
             return content[:place] + claim + content[place + 1 :]
         case "garbage":
@@ -297,27 +297,27 @@ def _spoil_bytes(content: bytes, draw: random.Random) -> bytes:
     return content
 
 
-def spoil(proto: ProtoMessage, operations: list[Operation]) -> bytes:
-    """The bytes of a message to which all this was done: first to its fields, then to its bytes, then to the whole."""
-    spoiled = ProtoMessage()
-    spoiled.CopyFrom(proto)
-    by_name = {"field": _spoil_field, "type": _spoil_type, "swap": _swap_fields}
+def corrupt(proto: ProtoMessage, operations: list[Operation]) -> bytes:
+    """The bytes of a message after all operations: first on fields, then on bytes, then on the wrapped message."""
+    corrupted = ProtoMessage()
+    corrupted.CopyFrom(proto)
+    by_name = {"field": _change_field, "type": _change_type, "swap": _swap_fields}
     for name, seed in operations:
         if name in by_name:
-            by_name[name](spoiled, random.Random(seed))
-    content = spoiled.SerializeToString()
+            by_name[name](corrupted, random.Random(seed))
+    content = corrupted.SerializeToString()
     for name, seed in operations:
         if name == "inner":
-            content = _spoil_bytes(content, random.Random(seed))
+            content = _corrupt_bytes(content, random.Random(seed))
     content = wrap_bytes(content)
     for name, seed in operations:
         if name == "outer":
-            content = _spoil_bytes(content, random.Random(seed))
+            content = _corrupt_bytes(content, random.Random(seed))
     return content
 
 
 def examples() -> st.SearchStrategy[Example]:
-    """Of every kind, spoiled up to three times, and read as what it is more often than as something else."""
+    """Replies of every kind with up to three operations, most often read as their own kind."""
     kinds = sorted(READERS)
     names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "inner", "inner", "outer"])
     operations = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)

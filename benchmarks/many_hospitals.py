@@ -1,6 +1,6 @@
-"""How long create_dataset.py takes for a million generated patients of a hundred hospitals, and its memory: JSON.
+"""Time and memory of create_dataset.py for one million generated patients of 100 hospitals; prints JSON.
 
-A process of its own, as a user starts it: seconds from start to end, and the largest resident memory.
+It runs as a process, as a user starts it: seconds from start to end, and peak resident memory.
 """
 
 import argparse
@@ -22,8 +22,10 @@ def main() -> None:
     parser.add_argument("--hospitals", type=int, default=100)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        how = ("--by", "dirichlet", "--alpha", "0.5", "--hospitals", flags.hospitals, "--out", folder)
-        command = script_command("create_dataset.py", "--source", "readmission", "--patients", flags.patients, *how)
+        partition = ("--by", "dirichlet", "--alpha", "0.5", "--hospitals", flags.hospitals, "--out", folder)
+        command = script_command(
+            "create_dataset.py", "--source", "readmission", "--patients", flags.patients, *partition
+        )
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started

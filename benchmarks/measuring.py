@@ -1,4 +1,4 @@
-"""How benchmarks sum up what they measured: medians, ratios, the growth of a cost, tables, what a process has used."""
+"""Evaluation of measurements: medians, ratios, growth of a cost, targets, memory of processes, tables."""
 
 import json
 import math
@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 LINEAR = 1.1
-"""An exponent up to which growth counts as linear: machines are noisy, and logarithms add some."""
+"""Largest exponent that counts as linear: machines are noisy, and logarithms add to it."""
 
 
 def describe(times: Sequence[float]) -> dict[str, float]:
-    """Seconds of rounds, summed up: rounds a second by the median, and milliseconds."""
+    """Summary of rounds' seconds: rounds per second by the median, and milliseconds."""
     ordered = sorted(times)
     median = statistics.median(ordered)
     return {
@@ -31,20 +31,23 @@ def describe(times: Sequence[float]) -> dict[str, float]:
 
 
 def significant(value: float, digits: int = 3) -> float:
-    """Rounded to so many significant digits."""
+    """The value rounded to significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def times_as_long(slow: Sequence[Sequence[float]], fast: Sequence[Sequence[float]]) -> dict[str, float]:
-    """How many times as long one thing takes as another that was measured in turns with it.
+    """How many times as long one thing takes as another, measured in alternating turns.
 
     Args:
-        slow, fast: for every turn the seconds of its rounds.
+        slow, fast: seconds of rounds, per turn.
 
     Returns:
-        The median over turns of the ratio of medians, and the least and greatest of them.
+        Median, smallest and largest of the turns' ratios of medians.
     """
-    ratios = [statistics.median(one) / statistics.median(other) for one, other in zip(slow, fast, strict=True)]
+    ratios = [
+        statistics.median(slow_turn) / statistics.median(fast_turn)
+        for slow_turn, fast_turn in zip(slow, fast, strict=True)
+    ]
     return {
         "ratio": significant(statistics.median(ratios)),
         "least": significant(min(ratios)),
@@ -58,31 +61,31 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     Raises:
         ValueError: fewer than two sizes, or one that is not positive.
     """
-    return statistics.linear_regression([math.log(one) for one in sizes], [math.log(one) for one in costs]).slope
+    return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)]).slope
 
 
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> dict[str, Any]:
     """Exponents over all sizes and between neighbours.
 
-    `is_linear` where the last step, at which fixed costs weigh least, has an exponent of at most LINEAR.
+    `is_linear` if the exponent of the last step, in which fixed costs matter least, is at most LINEAR.
     """
     steps = [exponent(sizes[i : i + 2], costs[i : i + 2]) for i, _ in enumerate(pairwise(sizes))]
     return {
         "exponent": round(exponent(sizes, costs), 2),
-        "between_neighbours": [round(one, 2) for one in steps],
+        "between_neighbours": [round(step, 2) for step in steps],
         "is_linear": steps[-1] <= LINEAR,
     }
 
 
 def judged(figure: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    """A figure beside its target, and whether it was reached."""
+    """A figure, its target, and whether it was reached."""
     reached = (at_least is None or figure >= at_least) and (at_most is None or figure <= at_most)
     target = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
     return {"figure": significant(figure), "target": target, "reached": reached}
 
 
 def memory_of(process: int | str = "self") -> dict[str, float]:
-    """MiB that a process holds now and held at most (Linux); nothing of one that has ended."""
+    """Current and peak memory of a process in MiB (Linux); empty if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -92,24 +95,24 @@ def memory_of(process: int | str = "self") -> dict[str, float]:
 
 
 def descendants(process: int) -> list[int]:
-    """Processes that a process has started, and those that these have, at this moment (Linux)."""
+    """Child processes of a process and their descendants, at this moment (Linux)."""
     try:
-        children = [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        children = [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
     except OSError:
         return []
-    return [one for child in children for one in (child, *descendants(child))]
+    return [pid for child in children for pid in (child, *descendants(child))]
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def show(result: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Tables on stderr for people, and all of it as JSON on stdout.
+    """Print tables to stderr for people, and the whole result as JSON to stdout.
 
     Args:
-        tables: title -> rows, all with the same keys.
+        tables: rows by title; all rows of a table have the same keys.
     """
     console = Console(stderr=True)
     for title, rows in tables.items():

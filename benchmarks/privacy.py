@@ -1,8 +1,8 @@
-"""What differential privacy costs on held-out patients, over 20 split seeds, each with its own noise; prints JSON.
+"""Cost of differential privacy in figures on held-out patients, over 20 split seeds; prints JSON.
 
-Each split seed is one federation of the four hospitals in process, plain and at every epsilon and delta, with noise
-from the operating system's entropy: two runs print slightly different figures. The defaults of the settings named dp-
-were chosen on the split seeds 100 to 111 (`--first-split 100 --splits 12 --settings ...`), not on those measured here.
+Each split seed is one run of the four hospitals in process, without privacy and at every epsilon and delta. The noise
+comes from the operating system's entropy, so two executions print slightly different figures. The defaults of the dp-
+settings were chosen on the split seeds 100 to 111 (`--first-split 100 --splits 12 --settings ...`), not on these.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from common import measure, quieten, summarise, write_uci
 
 from federated_health.settings import Settings, Value, read_defaults
 
-WANTED = {
+TARGETS = {
     (1e-5, 8.0): 0.88,
     (1e-5, 2.0): 0.87,
     (1e-5, 1.0): 0.86,
@@ -23,18 +23,18 @@ WANTED = {
     (1e-3, 2.0): 0.88,
     (1e-3, 1.0): 0.87,
 }
-"""(delta, epsilon) -> ROC-AUC over all held-out patients."""
+"""(delta, epsilon) -> targeted ROC-AUC over all held-out patients."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=20, help="split seeds (default: %(default)s)")
-    parser.add_argument("--first-split", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--first-split", type=int, default=0, help="the first split seed (default: %(default)s)")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="other than the defaults")
     flags = parser.parse_args()
     quieten()
     defaults = read_defaults()
-    others = {name: type(defaults[name])(value) for name, value in (one.split("=") for one in flags.settings)}
+    others = {name: type(defaults[name])(value) for name, value in (setting.split("=") for setting in flags.settings)}
     with tempfile.TemporaryDirectory() as folder:
         hospitals = write_uci(Path(folder))
 
@@ -45,7 +45,7 @@ def main() -> None:
 
         result: dict[str, Any] = {"settings": {**defaults, **others}, "split_seeds": flags.splits, "plain": figures({})}
         result["private"] = []
-        for (delta, epsilon), wanted in WANTED.items():
+        for (delta, epsilon), target in TARGETS.items():
             settings = Settings.from_config({**defaults, **others, "dp-epsilon": epsilon, "dp-delta": delta})
             plan = settings.privacy_plan("0" * 16)
             assert plan is not None
@@ -54,7 +54,7 @@ def main() -> None:
                     "epsilon": epsilon,
                     "delta": delta,
                     "noise_multiplier": plan.noise_multiplier,
-                    "wanted": wanted,
+                    "wanted": target,
                     **figures({"dp-epsilon": epsilon, "dp-delta": delta}),
                 }
             )

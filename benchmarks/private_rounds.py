@@ -1,7 +1,7 @@
-"""What privacy costs: rounds over gRPC with the four heart hospitals, with and without each kind; prints JSON.
+"""Cost of differential privacy and encryption: rounds over gRPC with the four heart hospitals; prints JSON.
 
-Runs alternate, since machines are noisy: trust the ratio. All use mutual TLS. Times are of rounds after the first, and
-bytes of messages in them, without HTTP/2's own.
+Runs alternate, since machines are noisy: trust the ratios. All use mutual TLS. Times and bytes are those of rounds
+after the first; bytes are those of messages, without HTTP/2.
 """
 
 import argparse
@@ -34,13 +34,13 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "both": {"dp_epsilon": 2.0, "encrypt": True},
 }
 
-COUNTED = 4
-"""Rounds of the runs whose bytes are counted, which are not timed."""
+COUNTED_ROUNDS = 4
+"""Rounds of the runs whose bytes are counted; these runs are not timed."""
 
 
 @contextmanager
 def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, Grid]]:
-    """A federation whose server is in this process, and each hospital in one of its own."""
+    """A run that has gathered its hospitals: the server in this process, each hospital in its own."""
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
     own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
@@ -54,39 +54,39 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, G
                 "client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name]
             )
             stack.enter_context(process(command, log=path.with_name(f"{name}.log")))
-        federation = make_run(grid, settings)
-        federation.gather()
-        yield federation, grid
+        run = make_run(grid, settings)
+        run.gather()
+        yield run, grid
 
 
 def time_run(settings: Settings) -> list[float]:
-    """Seconds of each round after the first, of a run of its own."""
-    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), settings) as (federation, _):
-        return time_rounds(federation)
+    """Seconds of each round after the first, in a new run."""
+    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), settings) as (run, _):
+        return time_rounds(run)
 
 
 def count_bytes(settings: Settings) -> dict[str, int]:
-    """Of a round and a hospital, to it and from it."""
+    """Bytes per round and hospital, to the hospital and from it."""
     sent: list[int] = []
     received: list[int] = []
-    short = replace(settings, rounds=COUNTED)
-    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), short) as (federation, grid):
+    short = replace(settings, rounds=COUNTED_ROUNDS)
+    with tempfile.TemporaryDirectory() as folder, gathered(Path(folder), short) as (run, grid):
         plain = grid.send_and_receive
 
         def count(messages: Any, *, timeout: float | None = None) -> Any:
             messages = list(messages)
             replies = list(plain(messages, timeout=timeout))
-            sent.extend(message_to_proto(one).ByteSize() for one in messages)
-            received.extend(message_to_proto(one).ByteSize() for one in replies)
+            sent.extend(message_to_proto(message).ByteSize() for message in messages)
+            received.extend(message_to_proto(reply).ByteSize() for reply in replies)
             return replies
 
-        grid.send_and_receive = count  # type: ignore[method-assign]  # both kinds of federation call it
-        for record in federation.rounds():
-            if record.number == 1:  # its weights are of no hospital, and so not sent in an encrypted run
+        grid.send_and_receive = count  # type: ignore[method-assign]  # both kinds of runs call it
+        for record in run.rounds():
+            if record.number == 1:  # its weights are the initial ones, which an encrypted run does not send
                 sent.clear()
                 received.clear()
-        hospitals = len(federation.registrations)
-    rounds = (COUNTED - 1) * hospitals
+        hospitals = len(run.registrations)
+    rounds = (COUNTED_ROUNDS - 1) * hospitals
     return {"to_hospital": round(sum(sent) / rounds), "from_hospital": round(sum(received) / rounds)}
 
 
@@ -107,7 +107,7 @@ def main() -> None:
         name: {
             "median_round_ms": round(1000 * medians[name], 1),
             "over_plain": round(medians[name] / medians["plain"], 2),
-            "bytes_a_round": count_bytes(settings),
+            "bytes_per_round": count_bytes(settings),
         }
         for name, settings in kinds.items()
     }

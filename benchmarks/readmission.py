@@ -1,13 +1,13 @@
-"""How well two virtual hospitals' federations do on held-out patients, against pooled rows and Bayes; prints JSON.
+"""Federations of two virtual hospitals compared with pooled rows and the Bayes optimum; prints JSON.
 
-Over generator seeds, all with the default settings but strategy `average`. Every figure is the exact ROC AUC over the
-same held-out patients of both hospitals:
+Over generator seeds, with the default settings except for strategy `average`. Every figure is the exact ROC-AUC over
+the same held-out patients of both hospitals:
 
 federation_mlp, federation_logistic   the federation in process, through the same apps and strategies as over gRPC
 pooled_mlp                            one model, trained with the same recipe on both hospitals' training rows together
-pooled_mlp_other_seed                 the same, of another training seed: how much of a difference is noise
+pooled_mlp_other_seed                 the same with another training seed, which shows the noise of a difference
 bayes                                 the probabilities that the generator knows, with the labels that were drawn
-bayes_expected                        what they reach in expectation over labels
+bayes_expected                        their expected figure over labels
 """
 
 import argparse
@@ -33,15 +33,15 @@ from federated_health.settings import Settings, read_defaults
 
 
 def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Held-out scores of one model, trained on all training rows for as many rounds and epochs as a federation."""
-    sums = [column_sums(one.train.values[:, READMISSION.measurement_positions]) for one in hospitals]
-    everyone = Hospital(
+    """Held-out scores of one model, trained on all training rows for the rounds and epochs of a federation."""
+    sums = [column_sums(hospital.train.values[:, READMISSION.measurement_positions]) for hospital in hospitals]
+    pooled = Hospital(
         name="pooled",
         task=READMISSION,
-        train=Patients.together(one.train for one in hospitals),
-        test=Patients.together(one.test for one in hospitals),
+        train=Patients.together(hospital.train for hospital in hospitals),
+        test=Patients.together(hospital.test for hospital in hospitals),
     )
-    local = LocalModel(everyone, settings.model, normalisation_from(merge_sums(sums)))
+    local = LocalModel(pooled, settings.model, normalisation_from(merge_sums(sums)))
     weights = initial_weights(READMISSION, settings.model, settings.seed)
     for number in range(1, settings.rounds + 1):
         weights, _ = local.train(weights, settings, number)
@@ -49,7 +49,7 @@ def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[An
 
 
 def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
-    """All figures of one draw of patients."""
+    """All figures for one draw of patients."""
     records = generate_patients(patients, seed)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_source(Path(folder), generate_readmission(patients, seed), Partition(by="hospital", seed=0))
@@ -58,12 +58,12 @@ def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
             measure(paths, replace(settings, model=model), DEFAULT_SPLIT_SEED)["roc_auc_all"]
             for model in ("mlp", "logistic")
         )
-    labels = np.concatenate([one.test.labels for one in hospitals])
+    labels = np.concatenate([hospital.test.labels for hospital in hospitals])
     known, drawn = held_out_probability(records)
     assert (drawn == labels).all()
     other = replace(settings, seed=settings.seed + 1)
     scores = (score_pooled(hospitals, settings), score_pooled(hospitals, other), known)
-    pooled, pooled_other, bayes = (roc_auc(one, labels) or float("nan") for one in scores)
+    pooled, pooled_other, bayes = (roc_auc(score, labels) or float("nan") for score in scores)
     return {
         "prevalence": float(records.table[READMISSION.label.name].mean()),
         "federation_mlp": mlp,
@@ -82,8 +82,8 @@ def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="generator seeds (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
-    parser.add_argument("--patients", type=int, default=4000, help="of both hospitals (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first generator seed (default: %(default)s)")
+    parser.add_argument("--patients", type=int, default=4000, help="patients of both hospitals (default: %(default)s)")
     flags = parser.parse_args()
     quieten()
     config = {**read_defaults(), "task": READMISSION.name, "hospitals": 2, "strategy": "average", "model": "mlp"}

@@ -1,7 +1,7 @@
-"""Runs all benchmarks of speed and scale, one after the other, and writes benchmarks/RESULTS.md.
+"""Run all benchmarks of speed and scale, one after the other, and write benchmarks/RESULTS.md.
 
-`python benchmarks/results.py`, or `--only growth bytes_a_round` to run these again and keep what the others gave. What
-each printed is kept as JSON in runs/benchmarks/.
+`python benchmarks/results.py --only growth bytes_per_round` runs these again and keeps the other results. Each
+benchmark's output is kept as JSON in runs/benchmarks/.
 """
 
 import argparse
@@ -25,18 +25,18 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "round_rate": (),
     "cold_start": (),
     "growth": (),
-    "bytes_a_round": (),
+    "bytes_per_round": (),
     "checkpoints": ("--saves", "20"),
     "many_hospitals": (),
     "streams": (),
 }
-"""Script -> flags with which it runs here."""
+"""Script -> the flags that it runs with here."""
 
 TITLES = {
     "round_rate": "Rounds",
     "cold_start": "From a cold start to a finished model",
     "growth": "How cost grows",
-    "bytes_a_round": "Bytes a round and hospital",
+    "bytes_per_round": "Bytes per round and hospital",
     "checkpoints": "Checkpoints",
     "many_hospitals": "A million generated patients",
     "streams": "Two hundred streams",
@@ -48,20 +48,20 @@ PAGE = PROJECT / "benchmarks" / "RESULTS.md"
 
 
 def run(name: str, flags: Sequence[str]) -> dict[str, Any]:
-    """What a benchmark prints, and how long it took.
+    """Run a benchmark and return its output and duration.
 
     Raises:
-        ValueError: it failed, and printed no JSON.
+        ValueError: it failed and printed no JSON.
     """
     began = time.perf_counter()
     command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), *flags]
-    told = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=False)
-    result: dict[str, Any] = json.loads(told.stdout)
+    finished = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=False)
+    result: dict[str, Any] = json.loads(finished.stdout)
     return {"result": result, "seconds": round(time.perf_counter() - began)}
 
 
-def circumstances() -> dict[str, str]:
-    """Of the machine and of what runs on it; nothing that names it."""
+def read_circumstances() -> dict[str, str]:
+    """Date, commit, machine and versions; nothing that identifies the machine."""
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
@@ -75,7 +75,7 @@ def circumstances() -> dict[str, str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table; a column for every key of any row, in the order in which they appear."""
+    """A Markdown table with a column for each key of any row, in order of first appearance."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[key.replace("_", " ") for key in keys], ["---"] * len(keys)]
     lines += [[cell(row.get(key, "")) for key in keys] for row in rows]
@@ -83,16 +83,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cell(value: object) -> str:
-    """A figure as people read it."""
+    """A value formatted for readers."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(cell(one) for one in value)
+        return ", ".join(map(cell, value))
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def tables_of(name: str, result: Mapping[str, Any]) -> list[str]:
-    """What a benchmark printed, as Markdown tables, but for its targets."""
+    """A benchmark's output as Markdown tables, without its targets."""
     tables = {key: rows_of(value) for key, value in result.items() if key != "targets"}
     plain = {key: result[key] for key, rows in tables.items() if rows is None}
     parts = [f"{key.replace('_', ' ')}:\n\n{table(rows)}" for key, rows in tables.items() if rows]
@@ -100,36 +100,39 @@ def tables_of(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def rows_of(value: object) -> list[dict[str, Any]] | None:
-    """Rows of a list of tables' rows, or of a name -> row mapping; None of what is a single figure."""
-    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+    """Table rows from a list of rows or a mapping of name to row; None for a single figure."""
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
     if not isinstance(value, dict):
         return None
-    if not all(isinstance(one, dict) for one in value.values()):
+    if not all(isinstance(row, dict) for row in value.values()):
         return [value]
     rows = []
-    for key, one in value.items():
-        is_nested = all(isinstance(inner, dict) for inner in one.values())
-        named = {f"{key}, {name}": inner for name, inner in one.items()} if is_nested else {key: one}
+    for key, row in value.items():
+        is_nested = all(isinstance(inner, dict) for inner in row.values())
+        named = {f"{key}, {name}": inner for name, inner in row.items()} if is_nested else {key: row}
         rows += [{"": name, **inner} for name, inner in named.items()]
     return rows
 
 
-def write_page(results: Mapping[str, Mapping[str, Any]], of: Mapping[str, str]) -> str:
-    """RESULTS.md: circumstances, whether targets were reached, and all figures.
+def write_page(results: Mapping[str, Mapping[str, Any]], circumstances: Mapping[str, str]) -> str:
+    """The text of RESULTS.md: circumstances, targets and all figures.
 
     Args:
-        results: benchmark -> what `run` returned.
-        of: see `circumstances`.
+        results: benchmark -> the return value of `run`.
+        circumstances: see `read_circumstances`.
     """
-    found = [one["result"].get("targets", {}) for one in results.values()]
-    targets = [{"what": what, **judged} for one in found for what, judged in one.items()]
-    minutes = sum(one["seconds"] for one in results.values()) / 60
+    targets = [
+        {"what": name, **target}
+        for result in results.values()
+        for name, target in result["result"].get("targets", {}).items()
+    ]
+    minutes = sum(result["seconds"] for result in results.values()) / 60
     parts = [
         "# Speed and scale, measured",
-        f"`make bench` wrote this page, in {minutes:.0f} minutes. Machines are noisy: trust the ratios, of what was "
-        "measured in turns, more than the times. What a figure means is said in the benchmark that printed it.",
-        table([of]),
+        f"`make bench` wrote this page, in {minutes:.0f} minutes. Machines are noisy: trust the ratios, measured in "
+        "alternating turns, more than the times. Each benchmark's docstring explains its figures.",
+        table([circumstances]),
         *(["## Targets", table(targets)] if targets else []),
         *(part for name in BENCHMARKS if name in results for part in tables_of(name, results[name]["result"])),
     ]
@@ -143,10 +146,10 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in flags.only:
         print(f"{datetime.now():%H:%M:%S} {name}", file=sys.stderr)
-        found = run(name, BENCHMARKS[name])
-        (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=2))
+        result = run(name, BENCHMARKS[name])
+        (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2))
     results = {name: json.loads(path.read_text()) for name in BENCHMARKS if (path := FOLDER / f"{name}.json").exists()}
-    PAGE.write_text(write_page(results, circumstances()))
+    PAGE.write_text(write_page(results, read_circumstances()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Rounds a second with the four heart hospitals, each way that a federation can be run; JSON and a table.
+"""Rounds per second with the four heart hospitals, for each way to run a federation; JSON and a table.
 
-Five local epochs and an evaluation every round, times of rounds after the first. All ways are measured in turns in one
-run, since machines are noisy: trust the ratios. `limit` is the same compiled training and NumPy averaging without
-Flower in one process; `tutorial` what Flower's tutorials do (tutorial_way.py). The light ways have hospitals that
-answer at once, so what is left is the stream's own.
+Each round has five local epochs and an evaluation; rounds after the first are timed. The ways alternate in one run,
+since machines are noisy: trust the ratios. `limit` is the same compiled training with NumPy averaging in one process,
+without Flower; `tutorial` is the method of Flower's tutorials (tutorial.py). In the light ways hospitals reply at once,
+so that the remaining time is the stream's.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 
 import light_hospitals
 import numpy as np
-import tutorial_way
+import tutorial as tutorial_script
 from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
 
@@ -47,17 +47,17 @@ from federated_health.transport.stream_server import StreamTransport, serve_stre
 
 POLL_SECONDS = 0.02
 
-AGAINST_TUTORIAL, AGAINST_DEPLOYMENT = 25.0, 500.0
-"""Times as fast as these that terminals should be."""
+MIN_OVER_TUTORIAL, MIN_OVER_DEPLOYMENT = 25.0, 500.0
+"""Targets: how many times faster terminals should be than these."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What every way gets.
+class Case:
+    """Input of every way.
 
     Attributes:
-        folder: a new one for each run of a way.
-        hospitals: name -> CSV.
+        folder: a new folder for each run.
+        hospitals: CSV by name.
     """
 
     folder: Path
@@ -72,73 +72,76 @@ def listening(settings: Settings, tls: Identity | None = None) -> Iterator[tuple
         yield address, grid
 
 
-def time_course(federation: PlainRun) -> list[float]:
+def time_run(federation: PlainRun) -> list[float]:
     federation.gather()
     return time_rounds(federation)
 
 
-def terminals(given: Setting, *, encrypted: bool = False) -> list[float]:
-    """The server in this process, each hospital in one of its own, over gRPC."""
-    own, identities = make_demo_identities(given.folder / "tls", list(given.hospitals)) if encrypted else (None, {})
+def terminals(case: Case, *, encrypted: bool = False) -> list[float]:
+    """Server in this process, each hospital in a process of its own, over gRPC."""
+    own, identities = make_demo_identities(case.folder / "tls", list(case.hospitals)) if encrypted else (None, {})
     tls = load_identity(own, Role.SERVER) if own else None
     with ExitStack() as stack:
-        address, grid = stack.enter_context(listening(given.settings, tls))
-        for name, path in given.hospitals.items():
+        address, grid = stack.enter_context(listening(case.settings, tls))
+        for name, path in case.hospitals.items():
             flags = ("--tls", identities[name]) if encrypted else ()
             command = script_command("client.py", "--data", path, "--name", name, "--server", address, *flags)
-            stack.enter_context(process(command, log=given.folder / f"{name}.log"))
-        return time_course(PlainRun(grid, given.settings))
+            stack.enter_context(process(command, log=case.folder / f"{name}.log"))
+        return time_run(PlainRun(grid, case.settings))
 
 
-def in_process(given: Setting) -> list[float]:
-    contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in given.hospitals.items()}
-    return time_course(PlainRun(InProcessTransport(client.app, contexts), given.settings))
+def in_process(case: Case) -> list[float]:
+    contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in case.hospitals.items()}
+    return time_run(PlainRun(InProcessTransport(client.app, contexts), case.settings))
 
 
-def limit(given: Setting) -> list[float]:
-    """Training, row-weighted averaging and evaluation alone: as fast as one process can be."""
-    settings, task = given.settings, given.settings.task_declaration
-    hospitals = [load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in given.hospitals.items()]
+def limit(case: Case) -> list[float]:
+    """Training, row-weighted averaging and evaluation only: the limit of one process."""
+    settings, task = case.settings, case.settings.task_declaration
+    hospitals = [load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in case.hospitals.items()]
     positions = list(task.measurement_positions)
-    normalisation = normalisation_from(merge_sums([column_sums(one.train.values[:, positions]) for one in hospitals]))
-    local = [LocalModel(one, settings.model, normalisation) for one in hospitals]
-    shares = np.array([len(one.train) for one in hospitals], dtype=np.float64)
+    normalisation = normalisation_from(
+        merge_sums([column_sums(hospital.train.values[:, positions]) for hospital in hospitals])
+    )
+    models = [LocalModel(hospital, settings.model, normalisation) for hospital in hospitals]
+    shares = np.array([len(hospital.train) for hospital in hospitals], dtype=np.float64)
     shares /= shares.sum()
     weights = initial_weights(task, settings.model, settings.seed)
     times = []
     for number in range(1, settings.rounds + 1):
         started = time.perf_counter()
-        trained = [one.train(weights, settings, number)[0] for one in local]
+        trained = [model.train(weights, settings, number)[0] for model in models]
         weights = {
-            name: np.tensordot(shares, [one[name] for one in trained], axes=1).astype(np.float32) for name in weights
+            name: np.tensordot(shares, [update[name] for update in trained], axes=1).astype(np.float32)
+            for name in weights
         }
-        for one in local:
-            count_outcomes(probability(one.score(weights)), one.hospital.test.labels)
+        for model in models:
+            count_outcomes(probability(model.score(weights)), model.hospital.test.labels)
         times.append(time.perf_counter() - started)
     return times[1:]
 
 
-def tutorial(given: Setting) -> list[float]:
-    """Server and hospitals are processes, as in terminals."""
-    address, script = f"127.0.0.1:{free_port()}", [sys.executable, tutorial_way.__file__]
-    epochs, rounds = str(given.settings.local_epochs), str(given.settings.rounds)
+def tutorial(case: Case) -> list[float]:
+    """Flower's tutorial; server and hospitals are processes, as in terminals."""
+    address, script = f"127.0.0.1:{free_port()}", [sys.executable, tutorial_script.__file__]
+    epochs, rounds = str(case.settings.local_epochs), str(case.settings.rounds)
     with ExitStack() as stack:
-        told = stack.enter_context((given.folder / "times.json").open("w+"))
-        server = subprocess.Popen([*script, "server", address, rounds], stdout=told)
+        output = stack.enter_context((case.folder / "times.json").open("w+"))
+        server = subprocess.Popen([*script, "server", address, rounds], stdout=output)
         stack.callback(server.wait)
         stack.callback(server.terminate)
         wait_for_port(address, server)
-        for name, path in given.hospitals.items():
+        for name, path in case.hospitals.items():
             command = [*script, "client", address, str(path), epochs]
-            stack.enter_context(process(command, log=given.folder / f"{name}.log"))
+            stack.enter_context(process(command, log=case.folder / f"{name}.log"))
         server.wait()
-        told.seek(0)
-        times: list[float] = json.load(told)
+        output.seek(0)
+        times: list[float] = json.load(output)
         return times
 
 
 def wait_for_port(address: str, server: "subprocess.Popen[Any]") -> None:
-    """A tutorial's client ends where there is no server yet."""
+    """Wait until the server listens, because a tutorial's client ends without a server."""
     host, port = address.split(":")
     while server.poll() is None:
         try:
@@ -150,42 +153,42 @@ def wait_for_port(address: str, server: "subprocess.Popen[Any]") -> None:
     raise RuntimeError("the tutorial's server ended")
 
 
-def light_terminals(given: Setting) -> list[float]:
+def light_terminals(case: Case) -> list[float]:
     with ExitStack() as stack:
-        address, grid = stack.enter_context(listening(given.settings))
-        for number in range(given.settings.hospitals):
-            command = [sys.executable, light_hospitals.__file__, address, str(number), str(number + 1)]
-            stack.enter_context(process(command, log=given.folder / f"light-{number}.log"))
-        return time_course(PlainRun(grid, given.settings))
+        address, grid = stack.enter_context(listening(case.settings))
+        for number in range(case.settings.hospitals):
+            command = [sys.executable, light_hospitals.__file__, "threads", address, str(number), str(number + 1)]
+            stack.enter_context(process(command, log=case.folder / f"light-{number}.log"))
+        return time_run(PlainRun(grid, case.settings))
 
 
-def light_in_process(given: Setting) -> list[float]:
-    names = [f"hospital-{number}" for number in range(given.settings.hospitals)]
+def light_in_process(case: Case) -> list[float]:
+    names = [f"hospital-{number}" for number in range(case.settings.hospitals)]
     contexts = {name: hospital_context(name, {}) for name in names}
-    return time_course(PlainRun(InProcessTransport(light_hospitals.light_app(), contexts), given.settings))
+    return time_run(PlainRun(InProcessTransport(light_hospitals.light_app(), contexts), case.settings))
 
 
-def simulation(given: Setting) -> list[float]:
-    """Flower's simulation, with as many workers at a time as there are cores."""
+def simulation(case: Case) -> list[float]:
+    """Flower's simulation, with one worker per core."""
     import flower_engines
 
-    data = next(iter(given.hospitals.values())).parent
-    with flower_engines.simulation(given.folder / "engine", data, hospitals=len(given.hospitals)) as engine:
-        return time_engine(engine, given.settings)
+    data = next(iter(case.hospitals.values())).parent
+    with flower_engines.simulation(case.folder / "engine", data, hospitals=len(case.hospitals)) as engine:
+        return time_engine(engine, case.settings)
 
 
-def deployment(given: Setting) -> list[float]:
+def deployment(case: Case) -> list[float]:
     """Flower's SuperLink and SuperNodes."""
     import flower_engines
 
-    with flower_engines.deployment(given.folder / "engine", given.hospitals) as engine:
-        return time_engine(engine, given.settings)
+    with flower_engines.deployment(case.folder / "engine", case.hospitals) as engine:
+        return time_engine(engine, case.settings)
 
 
 def time_engine(engine: Any, settings: Settings) -> list[float]:
-    """Seconds of each round after the first and before the last, as they appear in rounds.csv.
+    """Seconds of each round after the first and before the last, by the times at which rounds.csv grows.
 
-    The last one only evaluates, and is not waited for: in a deployment every message takes some ten seconds.
+    The last round is not waited for, because in a deployment each message takes about 10 s.
     """
     table = engine.folder / "run" / "rounds.csv"
     ends: list[float] = []
@@ -203,18 +206,18 @@ def time_engine(engine: Any, settings: Settings) -> list[float]:
 
 
 def end_all(parents: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End the processes that these have started for a run, which would outlive them."""
-    for pid in [child for one in parents for child in descendants(one.pid)]:
+    """End the processes that these have started for a run and that would outlive them."""
+    for pid in [child for parent in parents for child in descendants(parent.pid)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
 
 
 def rounds_in(table: str) -> int:
-    """Rounds that a rounds.csv holds wholly: the federation's row is each one's last."""
+    """Number of complete rounds in a rounds.csv: the federation's row is the last of each round."""
     return sum(line.split(",")[1:2] == ["federation"] for line in table.splitlines() if table.endswith("\n"))
 
 
-FAST: Mapping[str, Callable[[Setting], list[float]]] = {
+FAST: Mapping[str, Callable[[Case], list[float]]] = {
     "terminals": terminals,
     "terminals_tls": partial(terminals, encrypted=True),
     "in_process": in_process,
@@ -224,7 +227,7 @@ FAST: Mapping[str, Callable[[Setting], list[float]]] = {
     "light_in_process": light_in_process,
 }
 
-SLOW: Mapping[str, Callable[[Setting], list[float]]] = {"simulation": simulation, "deployment": deployment}
+SLOW: Mapping[str, Callable[[Case], list[float]]] = {"simulation": simulation, "deployment": deployment}
 
 PAIRS = {
     "tutorial_over_terminals": ("tutorial", "terminals"),
@@ -235,11 +238,11 @@ PAIRS = {
     "in_process_over_limit": ("in_process", "limit"),
     "light_terminals_over_light_in_process": ("light_terminals", "light_in_process"),
 }
-"""Name -> the slow and the fast one of two ways."""
+"""Name of a ratio -> the slow and the fast way."""
 
 
 def measure(ways: Sequence[str], rounds: Mapping[str, int], repeats: Mapping[str, int]) -> dict[str, list[list[float]]]:
-    """Seconds of rounds of each turn, by way; a way's turns are spread among the others'."""
+    """Seconds of rounds per turn, by way; the turns of all ways alternate."""
     measured: dict[str, list[list[float]]] = {way: [] for way in ways}
     settings = replace(Settings.from_config(read_defaults()), local_epochs=5, wait=300.0)
     with tempfile.TemporaryDirectory() as name:
@@ -249,22 +252,22 @@ def measure(ways: Sequence[str], rounds: Mapping[str, int], repeats: Mapping[str
                 if turn < repeats[way]:
                     folder = Path(name) / f"{way}-{turn}"
                     folder.mkdir()
-                    given = Setting(folder, data, replace(settings, rounds=rounds[way]))
-                    measured[way].append({**FAST, **SLOW}[way](given))
+                    case = Case(folder, data, replace(settings, rounds=rounds[way]))
+                    measured[way].append({**FAST, **SLOW}[way](case))
     return measured
 
 
 def sum_up(measured: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """Figures of each way, and ratios of those pairs that were measured."""
+    """Figures of each way, and ratios of the measured pairs."""
     result: dict[str, Any] = {
-        "ways": {way: describe([one for turn in turns for one in turn]) for way, turns in measured.items()}
+        "ways": {way: describe([seconds for turn in turns for seconds in turn]) for way, turns in measured.items()}
     }
     result["ratios"] = {}
     for name, (slow, fast) in PAIRS.items():
         if slow in measured and fast in measured:
             turns = min(len(measured[slow]), len(measured[fast]))
             result["ratios"][name] = times_as_long(measured[slow][:turns], measured[fast][:turns])
-    targets = {"tutorial_over_terminals": AGAINST_TUTORIAL, "deployment_over_terminals": AGAINST_DEPLOYMENT}
+    targets = {"tutorial_over_terminals": MIN_OVER_TUTORIAL, "deployment_over_terminals": MIN_OVER_DEPLOYMENT}
     result["targets"] = {
         name: judged(result["ratios"][name]["ratio"], at_least=least)
         for name, least in targets.items()
@@ -275,10 +278,10 @@ def sum_up(measured: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100, help="a turn, of the fast ways")
-    parser.add_argument("--repeats", type=int, default=3, help="turns, of the fast ways")
+    parser.add_argument("--rounds", type=int, default=100, help="rounds per turn of the fast ways")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of the fast ways")
     parser.add_argument("--tutorial-rounds", type=int, default=12)
-    parser.add_argument("--slow-rounds", type=int, default=4, help="of simulation and deployment, in one turn")
+    parser.add_argument("--slow-rounds", type=int, default=4, help="rounds of simulation and deployment, in one turn")
     parser.add_argument("--ways", nargs="+", choices=[*FAST, *SLOW], default=[*FAST, *SLOW])
     flags = parser.parse_args()
     quieten()
@@ -287,7 +290,7 @@ def main() -> None:
         rounds["tutorial"] = flags.tutorial_rounds
     result = sum_up(measure(flags.ways, rounds, {way: 1 if way in SLOW else flags.repeats for way in flags.ways}))
     ways = [{"way": way.replace("_", " "), **figures} for way, figures in result["ways"].items()]
-    ratios = [{"ratio of rounds' times": name.replace("_", " "), **one} for name, one in result["ratios"].items()]
+    ratios = [{"ratio of round times": name.replace("_", " "), **ratio} for name, ratio in result["ratios"].items()]
     show(result, {"Rounds": ways, **({"In turns": ratios} if ratios else {})})
 
 

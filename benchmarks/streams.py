@@ -1,8 +1,8 @@
-"""Load: 200 hospital streams on one server for 100 rounds; prints JSON, and ends with 1 where something fails or grows.
+"""Load test: 200 hospital streams on one server for 100 rounds; prints JSON and exits with 1 on a failure or growth.
 
-Light hospitals, without Keras, in a few processes; each has a connection and a stream of its own. The server is this
-process: `PlainRun` over `serve_streams`, as in server.py, and rounds.csv is written as there. Open files, threads and
-resident memory are taken after round 10 and after the last; files and threads may not grow, memory by less than 5 %.
+Light hospitals (light_hospitals.py) in a few processes; each has a connection and a stream of its own. This process is
+the server, with the parts of server.py, rounds.csv and checkpoints included. Open files, threads and resident memory
+are compared after round 10 and after the last: files and threads must not grow, memory by less than 5 %.
 """
 
 import argparse
@@ -10,23 +10,18 @@ import gc
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
+from contextlib import ExitStack
 
-import light_hospitals  # and finds the project
+from light_federation import light_processes, settings_for
+from measuring import memory_of
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.processes import free_port, process
+from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder
-from federated_health.settings import Settings, read_defaults
 from federated_health.transport.stream_server import serve_streams
 
 EARLY_ROUND = 10
@@ -34,73 +29,56 @@ PROCESSES = 4
 MAX_GROWTH = 0.05
 
 
-@contextmanager
-def hospitals(address: str, number: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """So many hospitals, in PROCESSES processes."""
-    bounds = [number * part // PROCESSES for part in range(PROCESSES + 1)]
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(process([sys.executable, light_hospitals.__file__, address, str(first), str(last)]))
-            for first, last in pairwise(bounds)
-        ]
-
-
-def take_stock() -> dict[str, float]:
-    """What this process holds now."""
+def measure_resources() -> dict[str, float]:
+    """Open files, threads and MiB of memory of this process."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "open_files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208  # counts itself, each time
         "threads": len(os.listdir("/proc/self/task")),  # noqa: PTH208
-        "memory_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+        "memory_mib": round(memory_of()["now_mib"], 1),
     }
 
 
-def run(number: int, rounds: int, out: str) -> dict[str, object]:
-    """A federation of so many hospitals, and what it cost."""
+def measure(hospitals: int, rounds: int, out: str) -> dict[str, object]:
+    """Run this many hospitals; figures, and whether all is well."""
     address = f"127.0.0.1:{free_port()}"
-    settings = replace(
-        Settings.from_config(read_defaults()),
-        hospitals=number,
-        rounds=rounds,
-        wait=light_hospitals.WAIT,
-        appraisal=False,
-        out=out,
-        force=True,
-    )
-    stock: dict[int, dict[str, float]] = {}
+    settings = settings_for(hospitals, rounds, out=out, force=True)
+    resources: dict[int, dict[str, float]] = {}
     complete = 0
-    with hospitals(address, number) as running:
-        with serve_streams(address, HEART_DISEASE.agreement, lambda _: None) as grid, RunFolder(settings) as folder:
-            federation = PlainRun(grid, settings)
+    with light_processes(address, hospitals, PROCESSES, kind="threads") as processes:
+        with ExitStack() as stack:
+            grid = stack.enter_context(serve_streams(address, HEART_DISEASE.agreement, lambda _: None))
+            folder = stack.enter_context(RunFolder(settings))
+            run = PlainRun(grid, settings)
             began = time.perf_counter()
-            federation.gather()
-            folder.begin(federation)
+            run.gather()
+            folder.begin(run)
             gathered = time.perf_counter()
-            for record in federation.rounds():
-                folder.append_round(federation)
-                complete += len(record.hospitals) == number and all(one.counts for one in record.hospitals.values())
+            for record in run.rounds():
+                folder.append_round(run)
+                results = record.hospitals.values()
+                complete += len(results) == hospitals and all(result.counts for result in results)
                 if record.number in (EARLY_ROUND, rounds):
-                    stock[record.number] = take_stock()
+                    resources[record.number] = measure_resources()
             ended = time.perf_counter()
-            federation.evaluate_finally()
-            evaluated = len(federation.evaluations)
+            run.evaluate_finally()
+            evaluated = len(run.evaluations)
             incidents = len(grid.take_incidents())
-        codes = [one.wait(30) for one in running]
-    early, late = stock[EARLY_ROUND], stock[rounds]
+        codes = [process.wait(30) for process in processes]
+    early, late = resources[EARLY_ROUND], resources[rounds]
     return {
-        "hospitals": number,
+        "hospitals": hospitals,
         "rounds": rounds,
         "complete_rounds": complete,
         "evaluated_finally": evaluated,
         "incidents": incidents,
         "failed_processes": sum(code != 0 for code in codes),
         "seconds_to_gather": round(gathered - began, 1),
-        "seconds_a_round": round((ended - gathered) / rounds, 3),
+        "seconds_per_round": round((ended - gathered) / rounds, 3),
         f"round_{EARLY_ROUND}": early,
         f"round_{rounds}": late,
         "memory_growth": round(late["memory_mib"] / early["memory_mib"] - 1, 4),
-        "good": (complete, evaluated, incidents) == (rounds, number, 0)
+        "good": (complete, evaluated, incidents) == (rounds, hospitals, 0)
         and not any(codes)
         and late["open_files"] <= early["open_files"]
         and late["threads"] <= early["threads"]
@@ -115,9 +93,9 @@ def main() -> None:
     flags = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if flags.rounds <= EARLY_ROUND:
-        parser.error(f"--rounds: expected more than {EARLY_ROUND}")
+        parser.error(f"--rounds: expected more than {EARLY_ROUND}, got {flags.rounds}")
     with tempfile.TemporaryDirectory() as out:
-        result = run(flags.hospitals, flags.rounds, out)
+        result = measure(flags.hospitals, flags.rounds, out)
     print(json.dumps(result, indent=2))
     sys.exit(not result["good"])
 

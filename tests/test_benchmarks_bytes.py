@@ -3,7 +3,7 @@
 import socket
 import threading
 
-import bytes_a_round
+import bytes_per_round
 import light_federation
 import pytest
 
@@ -46,7 +46,7 @@ def test_the_worst_way_of_the_sizes_meant_is_judged() -> None:
         case(100_000, message_to_hospital=1.01, socket_to_hospital=1.02),
         case(1_000_000, message_to_hospital=1.2, socket_to_hospital=1.0),
     ]
-    found = {name: (one["figure"], one["reached"]) for name, one in bytes_a_round.judge(cases).items()}
+    found = {name: (one["figure"], one["reached"]) for name, one in bytes_per_round.judge(cases).items()}
     assert found == {
         "message, from 100000 weights on": (1.2, False),
         "socket, from 100000 weights on": (1.02, True),
@@ -57,7 +57,7 @@ def test_the_worst_way_of_the_sizes_meant_is_judged() -> None:
 
 @pytest.mark.slow
 def test_a_message_is_larger_than_its_weights_and_smaller_than_what_the_socket_carries() -> None:
-    few, many = (bytes_a_round.count(50_000, rounds, tls=False) for rounds in (3, 5))
+    few, many = (bytes_per_round.count(50_000, rounds, tls=False) for rounds in (3, 5))
     for found in (few, many):
         assert found["bytes_of_weights"] == 200_000
         for way in ("to_hospital", "from_hospital"):

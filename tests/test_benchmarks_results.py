@@ -1,4 +1,4 @@
-"""The page that benchmarks are written to."""
+"""The page of benchmark results, benchmarks/RESULTS.md."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import results
 
-OF = {"date": "2026-11-22", "commit": "abc", "machine": "2 cores"}
+CIRCUMSTANCES = {"date": "2026-11-22", "commit": "abc", "machine": "2 cores"}
 
 
 def test_rows_become_a_table_with_a_column_for_every_key() -> None:
@@ -20,7 +20,7 @@ def test_targets_of_all_benchmarks_stand_first_with_what_was_reached() -> None:
     one = {"targets": {"speed": {"figure": 37.0, "target": "at least 25", "reached": True}}, "ways": {"a": {"ms": 1.0}}}
     other = {"targets": {"memory": {"figure": 300.0, "target": "at most 250", "reached": False}}, "rounds": 3}
     page = results.write_page(
-        {"round_rate": {"result": one, "seconds": 90}, "growth": {"result": other, "seconds": 30}}, OF
+        {"round_rate": {"result": one, "seconds": 90}, "growth": {"result": other, "seconds": 30}}, CIRCUMSTANCES
     )
     head, body = page.split("## Rounds\n")
     assert "in 2 minutes" in head
@@ -44,9 +44,9 @@ def test_nested_tables_become_rows() -> None:
 
 
 def test_the_circumstances_name_no_machine() -> None:
-    of = results.circumstances()
-    assert of["Python"] == ".".join(map(str, sys.version_info[:3]))
-    words = " ".join(of.values())
+    circumstances = results.read_circumstances()
+    assert circumstances["Python"] == ".".join(map(str, sys.version_info[:3]))
+    words = " ".join(circumstances.values())
     assert str(Path.home()) not in words
     assert Path("/etc/hostname").read_text().strip() not in words
 

@@ -1,4 +1,4 @@
-"""The harness of chaos: what it draws, its light hospitals, how it judges a run; runs are in integration/."""
+"""Fault injection: trials, light hospitals, invalid updates and the check of a run; whole runs are in integration/."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,8 +7,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from chaos_course import Pace
-from chaos_faults import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, plan_trials, undisturbed
 from chaos_hospital import (
     ANOTHER_ROUND,
     HUGE,
@@ -20,6 +18,7 @@ from chaos_hospital import (
     light_app,
     train_lightly,
 )
+from chaos_trials import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, Pace, plan_trials, undisturbed
 from chaos_verdict import read_contributions, replay
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -66,7 +65,7 @@ def test_a_hundred_runs_hold_every_fault_every_poison_and_every_hospital() -> No
     assert {trial.strategy for trial in plan[10:]} == {"fedavg", "fedavgm", "fedyogi"}
 
 
-def test_what_is_drawn_is_within_what_can_be() -> None:
+def test_drawn_trials_are_within_their_ranges() -> None:
     for trial in plan_trials(3, 300, 50, 20.0):
         assert 0 <= trial.moment < 1
         assert (trial.poison is not None) == (trial.fault is Fault.POISONED)
@@ -76,7 +75,7 @@ def test_what_is_drawn_is_within_what_can_be() -> None:
         if trial.poison is not None:
             assert trial.poison.first >= 1
             assert trial.poison.first + trial.poison.times - 1 <= trial.rounds
-            assert trial.round_timeout < 60  # a reply that nobody awaits costs a whole one
+            assert trial.round_timeout < 60  # a reply that the server does not wait for costs a whole timeout
     cuts = [trial for trial in plan_trials(3, 300, 50, 20.0) if trial.fault is Fault.SILENT]
     assert any(trial.seconds > trial.round_timeout for trial in cuts)
     assert any(trial.seconds < trial.round_timeout for trial in cuts)
@@ -132,13 +131,13 @@ def test_contributions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None
 def federate(app: ClientApp, data: dict[str, Path], rounds: int = 4) -> PlainRun:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
     settings = replace(Settings.from_config(read_defaults()), rounds=rounds, strategy="fedavgm", wait=1.0)
-    federation = PlainRun(InProcessTransport(app, contexts), settings)
-    figures = federation.run()
+    run = PlainRun(InProcessTransport(app, contexts), settings)
+    figures = run.run()
     assert set(figures["hospitals"]) == set(figures["joining"]) == set(data)
-    return federation
+    return run
 
 
-def test_light_hospitals_answer_every_question_and_give_the_same_bits_again(data: dict[str, Path]) -> None:
+def test_light_hospitals_reply_to_every_message_and_give_the_same_bits_again(data: dict[str, Path]) -> None:
     one, other = (weights_hash(federate(light_app(0.0), data).weights) for _ in range(2))
     assert one == other
     everyone = {number: frozenset(data) for number in range(1, 31)}
@@ -157,7 +156,7 @@ def test_a_replay_without_one_update_has_other_weights(data: dict[str, Path], la
 def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str, Path]) -> None:
     def update(name: str, number: int, seed: int, start: int) -> bytes:
         hospital = load_hospital(data[name], HEART_DISEASE, name, 0)
-        message = question(hospital_context(name, {}), number, seed=seed, start=start)
+        message = train_message(hospital_context(name, {}), number, seed=seed, start=start)
         return b"".join(array.tobytes() for array in train_lightly(message, hospital).values())
 
     base = ("hungary", 3, 42, 1)
@@ -169,50 +168,50 @@ def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str,
 # Poison.
 
 
-def question(context: Context, number: int, *, seed: int = 42, start: int = 1) -> Message:
-    """A message of a round, as the federation sends it."""
+def train_message(context: Context, number: int, *, seed: int = 42, start: int = 1) -> Message:
+    """A train message of a round, as the server sends it."""
     grid = InProcessTransport(ClientApp(), {"hungary": context})
-    federation = PlainRun(grid, replace(Settings.from_config(read_defaults()), seed=seed))
-    federation.weights = initial_weights(HEART_DISEASE, "mlp", start)
-    federation.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
-    config = ConfigRecord({**federation.train_config().to_record(), "server-round": number})
+    run = PlainRun(grid, replace(Settings.from_config(read_defaults()), seed=seed))
+    run.weights = initial_weights(HEART_DISEASE, "mlp", start)
+    run.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
+    config = ConfigRecord({**run.train_config().to_record(), "server-round": number})
     (node,) = grid.get_node_ids()
-    content = RecordDict({"arrays": weights_to_record(federation.weights), "config": config})
+    content = RecordDict({"arrays": weights_to_record(run.weights), "config": config})
     proto = message_to_proto(Message(content, node, "train"))
     proto.metadata.message_id = f"question {number}"
     return message_from_proto(proto)
 
 
-def answers(poison: Poison, path: Path, rounds: list[int]) -> list[Message]:
+def replies_of(poison: Poison, path: Path, rounds: list[int]) -> list[Message]:
     context = hospital_context("hungary", {"data": str(path)})
     app = PoisonedApp(light_app(0.0), poison)
-    return [app(question(context, number), context) for number in rounds]
+    return [app(train_message(context, number), context) for number in rounds]
 
 
 @pytest.mark.parametrize("kind", sorted(set(POISONS) - set(ON_THE_WAY) - {"a huge norm"}))
-def test_a_poisoned_update_is_none_that_can_be_read(data: dict[str, Path], kind: str) -> None:
-    (reply,) = answers(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
+def test_an_invalid_update_is_rejected_when_it_is_read(data: dict[str, Path], kind: str) -> None:
+    (reply,) = replies_of(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
     with pytest.raises(MalformedMessageError):
         Update.from_content(reply.content, SHAPES, 220)
 
 
-def test_a_huge_update_can_be_read_and_is_out_of_all_proportion(data: dict[str, Path]) -> None:
-    poisoned, plain = answers(Poison(kind="a huge norm", first=2, times=1), data["hungary"], [2, 3])
+def test_a_huge_update_can_be_read_and_is_outsized(data: dict[str, Path]) -> None:
+    poisoned, plain = replies_of(Poison(kind="a huge norm", first=2, times=1), data["hungary"], [2, 3])
     first = next(iter(SHAPES))
     moved = [Update.from_content(one.content, SHAPES, 220).weights[first] for one in (poisoned, plain)]
     assert np.abs(moved[0]).min() > HUGE / 2
     assert np.abs(moved[1]).max() < 1
 
 
-def test_so_many_updates_are_spoilt_from_that_round_on_and_no_others(data: dict[str, Path]) -> None:
-    replies = answers(Poison(kind="NaN", first=3, times=2), data["hungary"], [1, 2, 3, 3, 4])
+def test_only_the_given_number_of_updates_from_the_given_round_is_invalid(data: dict[str, Path]) -> None:
+    replies = replies_of(Poison(kind="NaN", first=3, times=2), data["hungary"], [1, 2, 3, 3, 4])
     first = next(iter(SHAPES))
-    spoilt = [bool(np.isnan(reply.content.array_records["arrays"][first].numpy()).any()) for reply in replies]
-    assert spoilt == [False, False, True, True, False]
+    invalid = [bool(np.isnan(reply.content.array_records["arrays"][first].numpy()).any()) for reply in replies]
+    assert invalid == [False, False, True, True, False]
 
 
 def test_a_reply_to_another_round_answers_the_message_before(data: dict[str, Path]) -> None:
-    replies = answers(Poison(kind=ANOTHER_ROUND, first=2, times=1), data["hungary"], [1, 2, 3])
+    replies = replies_of(Poison(kind=ANOTHER_ROUND, first=2, times=1), data["hungary"], [1, 2, 3])
     asked = [reply.metadata.reply_to_message_id for reply in replies]
     assert asked == ["question 1", "question 1", "question 3"]
 
@@ -222,6 +221,6 @@ def test_an_oversized_update_is_as_large_as_it_says_whatever_the_server_takes(
     data: dict[str, Path], kind: str, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(patch.stopall)
-    (reply,) = answers(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
+    (reply,) = replies_of(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
     assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > OVERSIZES[kind]
     assert stream._largest_of(()) == 2**31

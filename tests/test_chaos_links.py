@@ -1,4 +1,4 @@
-"""The proxy of chaos: a hospital's way to its server, which can be cut."""
+"""The proxy between a hospital and its server, which can interrupt their connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 from chaos_links import Link
 
-BITS = 5.0
-"""Seconds that bytes on loopback have to arrive."""
+ARRIVAL_TIMEOUT = 5.0
+"""Seconds for bytes on loopback to arrive."""
 
 SILENCE = 0.2
-"""Seconds in which they would have arrived."""
+"""Seconds in which forwarded bytes would have arrived."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -52,7 +52,7 @@ async def linked() -> AsyncIterator[
 
 async def _say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, words: bytes) -> bytes:
     writer.write(words)
-    return await asyncio.wait_for(reader.readexactly(len(words)), BITS)
+    return await asyncio.wait_for(reader.readexactly(len(words)), ARRIVAL_TIMEOUT)
 
 
 def test_a_link_forwards_both_ways_and_ends_with_either_side() -> None:
@@ -61,7 +61,7 @@ def test_a_link_forwards_both_ways_and_ends_with_either_side() -> None:
             reader, writer = await connect()
             assert await _say(reader, writer, b"first") == b"first"
             writer.write(b"bye")
-            assert await asyncio.wait_for(reader.read(), BITS) == b""
+            assert await asyncio.wait_for(reader.read(), ARRIVAL_TIMEOUT) == b""
 
     asyncio.run(run())
 
@@ -79,7 +79,7 @@ def test_a_silent_link_holds_everything_back_until_it_is_restored() -> None:
             done, _ = await asyncio.wait(replies, timeout=SILENCE)
             assert not done
             link.restore()
-            assert await asyncio.wait_for(asyncio.gather(*replies), BITS) == [b"other", b"third"]
+            assert await asyncio.wait_for(asyncio.gather(*replies), ARRIVAL_TIMEOUT) == [b"other", b"third"]
 
     asyncio.run(run())
 
@@ -106,6 +106,6 @@ def test_noise_comes_out_at_the_server() -> None:
             reader, writer = await connect()
             await _say(reader, writer, b"first")
             link.garble()
-            assert await asyncio.wait_for(reader.readexactly(256), BITS) == bytes(range(256))
+            assert await asyncio.wait_for(reader.readexactly(256), ARRIVAL_TIMEOUT) == bytes(range(256))
 
     asyncio.run(run())

@@ -4,12 +4,12 @@ import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from malformed_messages import LARGEST, READERS, Example, examples, original_protos, receive, spoil, wrap_bytes
+from malformed_messages import MAX_BYTES, READERS, Example, corrupt, examples, original_protos, receive, wrap_bytes
 
 PROTOS = original_protos()
 OUTCOMES = {"accepted", "error reply", "malformed", "not a message", "too large"}
-SIZE = LARGEST - 1000
-MAX_MEMORY = 8 * LARGEST
+SIZE = MAX_BYTES - 1000
+MAX_MEMORY = 8 * MAX_BYTES
 """Of Python's own."""
 
 
@@ -33,7 +33,7 @@ def test_a_good_reply_to_another_question_is_malformed(kind: str) -> None:
 @given(examples())
 def test_no_spoiled_reply_does_harm(example: Example) -> None:
     kind, operations, read_as = example
-    assert receive(spoil(PROTOS[kind], operations), read_as) in OUTCOMES
+    assert receive(corrupt(PROTOS[kind], operations), read_as) in OUTCOMES
 
 
 def varint(number: int) -> bytes:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos_faults import Fault
+from chaos_trials import Fault
 
 from federated_health.processes import PROJECT
 

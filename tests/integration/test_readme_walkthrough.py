@@ -110,7 +110,7 @@ def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
 def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> None:
     page = (checkout / "docs" / "extending.md").read_text()
     (declaration,) = blocks_of(page, "third task")
-    tasks = checkout / "federated_health" / "tasks.py"
+    tasks = checkout / "federated_health" / "data" / "tasks.py"
     text, replaced = re.subn(r"^TASKS: .*$", lambda _: declaration, tasks.read_text(), flags=re.MULTILINE)
     assert replaced == 1
     tasks.write_text(text)
@@ -140,14 +140,12 @@ def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Pa
     (entry,) = blocks_of(page, "new strategy entry")
     package = checkout / "federated_health"
     (package / "geometric_median.py").write_text(module)
-    strategies = package / "strategies.py"
-    importing = (
-        "from federated_health.geometric_median import GeometricMedian\nfrom federated_health.messages.content import"
-    )
+    strategies = package / "server" / "strategies.py"
+    errors_import, krum = "from federated_health.errors import", '    "krum": StrategyDeclaration('
     text = strategies.read_text()
     for old, new in {
-        "from federated_health.messages.content import": importing,
-        '    "krum": StrategyDeclaration(': f'{entry}    "krum": StrategyDeclaration(',
+        errors_import: f"from federated_health.geometric_median import GeometricMedian\n{errors_import}",
+        krum: f"{entry}{krum}",
     }.items():
         assert text.count(old) == 1
         text = text.replace(old, new)

@@ -1,8 +1,8 @@
-"""Bytes that a round takes, each way, for each hospital, against four bytes a weight; JSON and a table.
+"""Bytes per round and hospital in each direction, compared with four bytes per weight; JSON and a table.
 
-`message` is a message as it is serialised; `socket` is what passes through the sockets, with HTTP/2's and TLS's own,
-counted by a relay between the hospitals and the server. Rounds after the first, and before the last, whose evaluation
-goes alone. The hospitals are light (light_streams.py): of the default model they answer what real ones do.
+`message` counts serialised messages. `socket` counts bytes on the sockets, including HTTP/2 and TLS, by a relay between
+the hospitals and the server. Counted are rounds after the first and before the last, which is evaluated separately. The
+hospitals are light (light_hospitals.py); with the default model their replies have the size of real ones.
 """
 
 import argparse
@@ -19,35 +19,35 @@ from measuring import judged, show
 
 HOSPITALS = 4
 WEIGHTS = (0, 100_000, 1_000_000)
-MANY, OF_MANY, OF_DEFAULT = 100_000, 1.1, 1.5
-"""From so many weights on, at most so many times their size; and with the default model."""
+MANY, MAX_TIMES_MANY, MAX_TIMES_DEFAULT = 100_000, 1.1, 1.5
+"""Targets: from MANY weights on, at most MAX_TIMES_MANY times their size; for the default model MAX_TIMES_DEFAULT."""
 
 
 def count(weights: int, rounds: int, *, tls: bool) -> dict[str, Any]:
-    """One case; 0 weights for the default model."""
+    """Count the bytes of one case; 0 weights for the default model."""
     sent: list[int] = []
     received: list[int] = []
     marks = []
     with tempfile.TemporaryDirectory() as folder:
         identities = Path(folder) / "tls" if tls else None
-        with light_federation(HOSPITALS, rounds, weights=weights, tls=identities, meter=True) as (made, grid, meter):
-            assert meter is not None, "it was asked for"
+        with light_federation(HOSPITALS, rounds, weights=weights, tls=identities, meter=True) as (run, grid, meter):
+            assert meter is not None, "meter=True"
             plain = grid.send_and_receive
 
             def counting(messages: Any, *, timeout: float | None = None) -> Any:
                 messages = list(messages)
                 marks.append((meter.to_hospitals, meter.from_hospitals))
                 replies = list(plain(messages, timeout=timeout))
-                sent.append(sum(message_to_proto(one).ByteSize() for one in messages))
-                received.append(sum(message_to_proto(one).ByteSize() for one in replies))
+                sent.append(sum(message_to_proto(message).ByteSize() for message in messages))
+                received.append(sum(message_to_proto(reply).ByteSize() for reply in replies))
                 return replies
 
             grid.send_and_receive = counting
-            made.gather()
-            for _ in made.rounds():
+            run.gather()
+            for _ in run.rounds():
                 pass
-            size = 4 * sum(array.size for array in made.weights.values())
-    # An exchange begins where the one before has ended: what is counted lies between the second's and the last's begin.
+            size = 4 * sum(array.size for array in run.weights.values())
+    # Count from the beginning of the second exchange to the beginning of the last one.
     middle = slice(1, rounds)
     exchanges = HOSPITALS * (rounds - 1)
     ways = {
@@ -62,21 +62,23 @@ def count(weights: int, rounds: int, *, tls: bool) -> dict[str, Any]:
         "tls": tls,
         "bytes_of_weights": size,
         **{way: round(total / exchanges) for way, total in ways.items()},
-        **{f"{way}_times": round(one, 3) for way, one in times.items()},
+        **{f"{way}_times": round(multiple, 3) for way, multiple in times.items()},
     }
 
 
 def judge(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst of the sizes that a target is for, as messages and on the sockets."""
+    """Compare the largest multiples with their targets, for messages and sockets."""
     targets = {}
-    for words, most, of in (
-        (f"from {MANY} weights on", OF_MANY, [one for one in cases if one["weights"] >= MANY]),
-        ("default model", OF_DEFAULT, [one for one in cases if one["weights"] < MANY]),
+    for sizes, limit, selected in (
+        (f"from {MANY} weights on", MAX_TIMES_MANY, [case for case in cases if case["weights"] >= MANY]),
+        ("default model", MAX_TIMES_DEFAULT, [case for case in cases if case["weights"] < MANY]),
     ):
-        for what in ("message", "socket"):
-            found = [value for one in of for key, value in one.items() if key.startswith(what) and "_times" in key]
+        for layer in ("message", "socket"):
+            found = [
+                value for case in selected for key, value in case.items() if key.startswith(layer) and "_times" in key
+            ]
             if found:
-                targets[f"{what}, {words}"] = judged(max(found), at_most=most)
+                targets[f"{layer}, {sizes}"] = judged(max(found), at_most=limit)
     return targets
 
 
@@ -87,7 +89,7 @@ def main() -> None:
     flags = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     cases = [count(weights, flags.rounds, tls=tls) for weights in flags.weights for tls in (False, True)]
-    show({"hospitals": HOSPITALS, "cases": cases, "targets": judge(cases)}, {"Bytes a round and hospital": cases})
+    show({"hospitals": HOSPITALS, "cases": cases, "targets": judge(cases)}, {"Bytes per round and hospital": cases})
 
 
 if __name__ == "__main__":

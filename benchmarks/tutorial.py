@@ -1,10 +1,10 @@
-"""Federated learning as Flower's tutorials have it, for `round_rate.py` to compare with; nothing else uses it.
+"""Federated learning as in Flower's older tutorials, for comparison in `round_rate.py`. Nothing else uses it.
 
 `start_server` and `start_client`, a NumPyClient with Keras's `fit` and `evaluate`, and FedAvg. Rows, network, batches
-and local epochs are the project's; each hospital scales by its own statistics, as tutorials do.
+and local epochs are the project's; each hospital normalises by its own mean, as tutorials do.
 
-`python tutorial_way.py server HOST:PORT ROUNDS` prints the seconds of each round after the first as JSON;
-`python tutorial_way.py client HOST:PORT CSV EPOCHS` is one hospital.
+`python tutorial.py server HOST:PORT ROUNDS` prints the seconds of each round after the first as JSON;
+`python tutorial.py client HOST:PORT CSV EPOCHS` is one hospital.
 """
 
 import json
@@ -31,8 +31,8 @@ from federated_health.ml.normalisation import column_sums, normalisation_from
 HOSPITALS = 4
 
 
-class Clocked(FedAvg):
-    """FedAvg that notes when a round is over."""
+class TimedFedAvg(FedAvg):
+    """FedAvg that records the time at the end of each round."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -50,12 +50,12 @@ class Clocked(FedAvg):
 
 
 def mean_accuracy(metrics: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Weighted by rows, as tutorials do."""
-    return {"accuracy": sum(rows * one["accuracy"] for rows, one in metrics) / sum(rows for rows, _ in metrics)}
+    """Mean accuracy weighted by rows, as in tutorials."""
+    return {"accuracy": sum(rows * figures["accuracy"] for rows, figures in metrics) / sum(rows for rows, _ in metrics)}
 
 
 class Hospital(NumPyClient):
-    """Keras's own training and evaluation of one hospital's rows."""
+    """One hospital, trained and evaluated by Keras's own methods."""
 
     def __init__(self, path: Path, epochs: int) -> None:
         hospital = load_hospital(path, HEART_DISEASE, path.stem.replace("_", "-"), DEFAULT_SPLIT_SEED)
@@ -93,7 +93,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)  # deprecation banners, in colour
     role, address, *rest = sys.argv[1:]
     if role == "server":
-        strategy = Clocked()
+        strategy = TimedFedAvg()
         start_server(server_address=address, config=ServerConfig(num_rounds=int(rest[0])), strategy=strategy)
         ends = strategy.ends
         print(json.dumps([end - begin for begin, end in pairwise(ends)]))
