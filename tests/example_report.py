@@ -12,6 +12,7 @@ from federated_health.report.charts import (
     draw_labels,
     draw_learning_curves,
 )
+from federated_health.report.formatting import MINUS
 from federated_health.report.page import (
     Block,
     Bullets,
@@ -31,7 +32,6 @@ from federated_health.report.panels import (
     draw_heat_map,
     draw_roc,
 )
-from federated_health.report.svg import MINUS
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 COLUMNS = (

@@ -27,8 +27,8 @@ from federated_health.transport.listening import check_room
 from federated_health.transport.stream_server import serve_streams
 
 AUC_NOTE = (
-    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the share "
-    "of positive patients differs between hospitals; the row below it is the mean of the hospitals' own ROC-AUCs."
+    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the "
+    "share of positive patients differs between hospitals; below it is the mean of the hospitals' own ROC-AUCs."
 )
 
 BENEFIT_NOTE = (

@@ -53,8 +53,8 @@ class Benefit:
         if value is None or low is None or high is None:
             return f"benefit of joining: {self.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
         return (
-            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a model "
-            f"of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a "
+            f"model of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
         )
 
     def to_content(self) -> RecordDict:

@@ -1,4 +1,4 @@
-"""Reading figures in Flower's records strictly: what is not as it must be, or cannot be, raises, without values."""
+"""Strict reading of figures in Flower's records: invalid or impossible ones raise, without values."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,21 +16,21 @@ from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
 METRICS = "metrics"
 
 COUNTS = {field.name: field.type for field in fields(Counts)}
-"""Of a hospital's evaluation: name -> type."""
+"""Type of each figure of an evaluation, by name."""
 
-WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
+WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it registered"
 
 MAX_LOG_ODDS = 1e39
-"""Above every float32, and far enough below the largest float64 that cells can be added up."""
+"""Above every float32, and far enough below the largest float64 for sums."""
 
 
 def holds_one(content: RecordDict, kind: type, name: str) -> bool:
-    """Whether there is one record of a kind, of this name; by Flower's own views a look copies all records."""
+    """Whether there is exactly one record of a kind, of this name. Flower's own views would copy all records."""
     return [key for key, record in content.items() if isinstance(record, kind)] == [name]
 
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
-    """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
+    """The one set of metrics, of exactly these keys: Flower aggregates by key, so that another key would break it."""
     if not holds_one(content, MetricRecord, METRICS):
         raise MalformedMessageError("its reply does not hold exactly one set of metrics")
     metrics = cast(MetricRecord, content[METRICS])
@@ -64,12 +64,12 @@ def read_floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.
 
 
 def read_counts(metrics: MetricRecord, declared: int) -> Counts:
-    """Outcome counts and loss sums over the held-out rows that a hospital declared."""
+    """Outcome counts and loss sums over the held-out rows that a hospital registered."""
     values = {
         name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
         for name, kind in COUNTS.items()
     }
-    counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
+    counts = Counts(**values)  # type: ignore[arg-type]  # each value has its field's type
     if counts.examples != declared:
         raise MalformedMessageError(WRONG_COUNTS)
     if not 0 <= counts.loss_sum <= declared * MAX_LOSS or not 0 <= counts.squared_error_sum <= declared:
@@ -78,17 +78,17 @@ def read_counts(metrics: MetricRecord, declared: int) -> Counts:
 
 
 def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
-    """Sums that no rows of plausible values can have are refused."""
+    """Refuse sums that no rows of plausible values can have."""
     count, total, squares = sums.count, sums.total, sums.squares
-    low = np.array([one.low for one in measurements])
-    high = np.array([one.high for one in measurements])
+    low = np.array([measurement.low for measurement in measurements])
+    high = np.array([measurement.high for measurement in measurements])
     if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MIN_OBSERVED)).any():
         raise MalformedMessageError("its counts of observed rows are impossible")
     slack = 1e-6 * np.maximum(squares, 1.0)
     outside = (total < count * low - slack) | (total > count * high + slack)
     if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
         raise MalformedMessageError("its sums are outside what plausible values can add up to")
-    with np.errstate(over="ignore"):  # an infinity is refused as any other
+    with np.errstate(over="ignore"):  # infinities are refused below
         too_small = squares * count < total**2 - slack * np.maximum(count, 1.0)
     if too_small.any():
         raise MalformedMessageError("its sums of squares are smaller than its sums allow")
@@ -97,7 +97,7 @@ def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement])
 
 
 def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
-    """Score cells (see `metrics.microaggregate`), (cells, 3); each of as many patients as may leave a hospital."""
+    """Microaggregated scores (see `metrics.microaggregate`), [cells, 3], of at least MIN_CELL_SIZE patients each."""
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
         raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 LEVEL = 0.95
 DRAWS = 2000
+PERMUTATIONS = 10
+"""Shuffles per column of which a permutation importance is the mean."""
+
 SMALL_CLASS = 10
 """A set of patients with fewer of either class is marked: its AUC moves by a tenth or more with one patient."""
 

@@ -40,9 +40,9 @@ _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 class RunFolder:
     """Where a run's results and checkpoints go.
 
-    Use it as a context, in which no other server can use the folder. A run that ends before its first round is completed
-    leaves nothing. An earlier run's checkpoints are removed when the new run begins, and its results when the first
-    round is completed.
+    Use it as a context, in which no other server can use the folder. A run that ends before its first round is
+    completed leaves nothing. An earlier run's checkpoints are removed when the new run begins, and its results when the
+    first round is completed.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
