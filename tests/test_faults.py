@@ -17,13 +17,14 @@ from federated_health.errors import RunError
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
-from federated_health.server import participants, pauses, run
+from federated_health.server import participants, run
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
+from federated_health.transport import backoff
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.test_federation import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
+from tests.test_plain_run import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]
 """Called with a hospital's name and the kind of a message before it is answered; may raise."""
@@ -31,9 +32,9 @@ Hook = Callable[[str, str], None]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.001)
-    monkeypatch.setattr(run, "COMING_BACK", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(participants, "POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(run, "REJOIN_SECONDS", 0.05)
 
 
 class ComingAndGoing(InProcessTransport):
@@ -52,10 +53,10 @@ class ComingAndGoing(InProcessTransport):
     def names(self) -> dict[int, str]:
         return {node: name for node, name in super().names().items() if name not in self.gone}
 
-    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         there = self.names()
         self._contexts = {node: hospital_context(name, {}) for node, name in super().names().items() if node in there}
-        return super()._exchange(messages)
+        return super().send(messages)
 
 
 class Failing:
@@ -175,7 +176,7 @@ def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_w
     federation.gather()
     list(federation.rounds())
     grid.gone = {"c"}
-    assert list(federation.evaluate_finally()["hospitals"]) == ["a"]
+    assert list(federation.evaluate()["hospitals"]) == ["a"]
     assert failing.asked["b", "evaluate.final"] == 3
 
 
@@ -192,7 +193,7 @@ def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCapt
     federation.gather()
     list(federation.rounds())
     grid.gone = {"b"}
-    assert list(federation.evaluate_finally()["hospitals"]) == ["a", "c"]
+    assert list(federation.evaluate()["hospitals"]) == ["a", "c"]
     assert "evaluate.final: 2 of 3 hospitals answered" in caplog.text
 
 
@@ -406,7 +407,7 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
 
 
 def test_a_run_that_goes_on_waits_a_little_for_those_who_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "COMING_BACK", 4.0)
+    monkeypatch.setattr(run, "REJOIN_SECONDS", 4.0)
     grid = ComingAndGoing(three_with_scores())
     federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
     grid.gone = {"b"}

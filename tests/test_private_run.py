@@ -28,7 +28,7 @@ from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
-from tests.test_participation import TOLD as PLAINLY_TOLD
+from tests.test_handlers import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
@@ -195,7 +195,7 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
     grid, contexts = grid_of(hospitals)
     federation = PlainRun(grid, settings_of())
     federation.run()
-    kept = handlers.remembered_model(contexts["hungary"])
+    kept = handlers.final_model(contexts["hungary"])
     assert kept is not None
 
     assert save_results(tmp_path, contexts["hungary"], *kept) == "model.keras, report.html"
@@ -331,10 +331,10 @@ def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: I
 
 
 ALL = (
-    handlers.train_round,
-    handlers.evaluate_round,
+    handlers.train,
+    handlers.evaluate,
     handlers.score_training_rows,
-    handlers.evaluate_finally,
+    handlers.evaluate_final,
     handlers.report_benefit,
 )
 
