@@ -4,8 +4,8 @@ from functools import cache
 
 import numpy as np
 
-from federated_health.ml.bootstrap import Interval
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import (
     draw_importance,
     draw_intervals,

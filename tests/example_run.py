@@ -10,8 +10,7 @@ from flwr.clientapp import ClientApp
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
-from federated_health.ml.bootstrap import Interval
-from federated_health.ml.metrics import Counts
+from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.report.page import Block, Page, Section, Table

@@ -240,7 +240,7 @@ def test_weights_that_are_not_finite_end_the_run_in_one_line() -> None:
         )
     federation = federation_of(hospitals, strategy="fedavgm", text="server-learning-rate=10")
     federation.gather()
-    with pytest.raises(RunError, match="round 1: training diverged .* --learning-rate"):
+    with pytest.raises(RunError, match=r"round 1: training diverged .* --learning-rate"):
         next(federation.rounds())
     assert federation.last_round is None
 

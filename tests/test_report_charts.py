@@ -10,8 +10,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from federated_health.ml.bootstrap import Interval
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import (
     draw_importance,
     draw_intervals,

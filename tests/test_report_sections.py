@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import Curve
+from federated_health.ml.metrics import Interval, Verdict
 from federated_health.report.formatting import (
     figure,
     list_some,

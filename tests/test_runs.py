@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from federated_health import files
-from federated_health.data.tables import hash_file
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.ml.networks import read_description
+from federated_health.files import hash_file
+from federated_health.ml.keras_models import read_description
 from federated_health.report import run_page
 from federated_health.report.page import Page
 from federated_health.report.run_files import write_report

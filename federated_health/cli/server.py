@@ -14,8 +14,7 @@ from federated_health.cli.examples import EXAMPLES
 from federated_health.cli.script import configure_logging, interrupts_deferred
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.run import FederatedRun

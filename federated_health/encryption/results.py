@@ -5,25 +5,16 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context
 
-from federated_health.data.tables import hash_file
 from federated_health.encryption.hospital_result import Result, remembered_result
 from federated_health.encryption.vectors import read_histogram
-from federated_health.files import write_json
+from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import budget_of
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.names import FEDERATION
-from federated_health.report.run_files import (
-    METRICS,
-    MODEL,
-    REPORT,
-    ROUNDS,
-    SETTINGS,
-    metrics_of,
-    write_rounds,
-    write_run_report,
-)
+from federated_health.ml.rounds import write_rounds
+from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
+from federated_health.report.run_files import metrics_of, write_run_report
 from federated_health.report.run_summary import RunSummary
 from federated_health.settings import Settings, read_defaults
 

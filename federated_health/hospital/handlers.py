@@ -37,14 +37,15 @@ from federated_health.messages.content import (
     TrainConfig,
     TrainingScores,
     Update,
+    has_privacy_plan,
     read_proximal_mu,
 )
+from federated_health.messages.records import weights_from_record, weights_to_record
 from federated_health.messages.task_agreement import find_difference, read_agreement
-from federated_health.messages.weights import weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.ml.privacy_plan import AGREED_PLAN, ALLOWED_EPSILON, PREFIX
+from federated_health.ml.privacy_plan import AGREED_PLAN, ALLOWED_EPSILON
 from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _refuse_unencrypted(message: Message, context: Context) -> None:
 def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | None:
     """`privacy`, where the message, the hospital or what it agreed to asks for differential privacy."""
     is_private = ALLOWED_EPSILON in context.node_config or AGREED_PLAN in context.state
-    return privacy.load() if is_private or any(key.startswith(PREFIX) for key in config) else None
+    return privacy.load() if is_private or has_privacy_plan(config) else None
 
 
 def hospital_of(message: Message, context: Context) -> Hospital:

@@ -8,8 +8,10 @@ from federated_health import encryption
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.report.run_files import MODEL, REPORT, save_final_model, write_run_report
+from federated_health.names import MODEL, REPORT
+from federated_health.report.run_files import write_run_report
 from federated_health.report.run_summary import RunSummary
+from federated_health.report.saved_model import save_final_model
 
 
 def save_results(folder: Path, context: Context, config: TrainConfig, weights: Weights) -> str:

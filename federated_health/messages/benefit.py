@@ -7,10 +7,8 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
-from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.bootstrap import MIN_CLASS_SIZE, Interval, Verdict, judge
-from federated_health.ml.metrics import MAX_LOSS
+from federated_health.messages.records import METRICS, MalformedMessageError, read_floats, read_metrics, read_number
+from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, Interval, Verdict, judge
 from federated_health.ml.normalisation import MIN_OBSERVED
 
 BENEFIT = "evaluate.appraisal"

@@ -35,6 +35,7 @@ from federated_health.messages.records import (
     COUNTS,
     METRICS,
     WRONG_COUNTS,
+    MalformedMessageError,
     check_sums,
     holds_one,
     read_cells,
@@ -43,12 +44,14 @@ from federated_health.messages.records import (
     read_metrics,
     read_number,
     read_whole,
+    size_of,
+    weights_from_record,
+    weights_to_record,
 )
-from federated_health.messages.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
-from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.privacy_plan import PREFIX, PrivacyPlan
 from federated_health.ml.strategies import PROXIMAL_MU
 from federated_health.names import is_hospital_name
 
@@ -105,14 +108,9 @@ class TrainConfig:
     privacy: PrivacyPlan | None = None
 
     def to_record(self) -> ConfigRecord:
-        return ConfigRecord(
-            {
-                **{name: getattr(self, name) for name in self._plain_names()},
-                "mean": list(self.normalisation.mean),
-                "variance": list(self.normalisation.variance),
-                **(self.privacy.to_config() if self.privacy else {}),
-            }
-        )
+        plain = {name: getattr(self, name) for name in self._plain_names()}
+        normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
+        return ConfigRecord({**plain, **normalisation, **(self.privacy.to_config() if self.privacy else {})})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
@@ -142,8 +140,15 @@ def max_reply_bytes(task: Task, model: str) -> int:
     return 2 * size_of(weight_shapes(task, model)) + 2**20
 
 
+def has_privacy_plan(config: Mapping[str, Any]) -> bool:
+    """Whether a message's config holds a privacy plan, valid or not."""
+    return any(key.startswith(PREFIX) for key in config)
+
+
 def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
     """The privacy plan in a message's config; None if there is none."""
+    if not has_privacy_plan(config):
+        return None
     try:
         return PrivacyPlan.from_config(config)
     except ValueError as error:
@@ -180,14 +185,8 @@ class Registration:
 
     def to_content(self) -> RecordDict:
         sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
-        return RecordDict(
-            {
-                HOSPITAL: ConfigRecord({"name": self.name}),
-                METRICS: MetricRecord(
-                    {"train-examples": self.train_examples, "test-examples": self.test_examples, **sums}
-                ),
-            }
-        )
+        metrics = MetricRecord({"train-examples": self.train_examples, "test-examples": self.test_examples, **sums})
+        return RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics})
 
     @classmethod
     def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
@@ -317,10 +316,7 @@ class Evaluation:
         auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
-        patients = {
-            "positives": counts.true_positives + counts.false_negatives,
-            "negatives": counts.true_negatives + counts.false_positives,
-        }
+        patients = {"positives": counts.positives, "negatives": counts.examples - counts.positives}
         cells = {key: read_cells(metrics, key) for key in patients if key in metrics}
         for key, cells_of_class in cells.items():
             if cells_of_class.size and cells_of_class[:, 0].sum() != patients[key]:

@@ -1,6 +1,6 @@
-"""TensorFlow and Keras, imported when first needed, without extras: the import takes seconds and half a gigabyte.
+"""TensorFlow and Keras, imported on first use, since the import takes seconds and half a gigabyte.
 
-Their chatter is kept to warnings unless the logger `tensorflow` is at DEBUG.
+Of their log, only warnings are shown unless the logger `tensorflow` is at DEBUG.
 """
 
 import logging
@@ -13,10 +13,10 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
 
-EXTRAS = ("sklearn", "matplotlib")
-"""Optional for Keras, which imports them where they are there: a third of the time, for what nobody uses here."""
+UNUSED = ("sklearn", "matplotlib")
+"""Modules that Keras imports if they are installed, and that take a third of its import time."""
 
-_CHATTER = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*failed call to cuInit)")
+_NOISE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*failed call to cuInit)")
 
 
 @cache
@@ -25,12 +25,12 @@ def load_tensorflow() -> ModuleType:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # The networks are tiny, and results are to be the same, to the bit, with and without a graphics card.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    chatty = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if chatty else "2")
-    with nullcontext() if chatty else _without_chatter(), hidden(*EXTRAS):
+    verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
+    with nullcontext() if verbose else _without_noise(), hidden(*UNUSED):
         import tensorflow
 
-        tensorflow.config.list_physical_devices()  # looks for graphics cards, and complains where there is none
+        tensorflow.config.list_physical_devices()  # finds graphics cards, and logs an error where there is none
     return tensorflow  # type: ignore[no-any-return]  # TensorFlow ships no types
 
 
@@ -44,12 +44,12 @@ def load_keras() -> ModuleType:
 
 @contextmanager
 def hidden(*modules: str) -> Iterator[None]:
-    """Let modules that are not imported yet seem not to be installed, for as long as the block lasts.
+    """Make modules that are not imported yet appear not to be installed, until the block ends.
 
-    None in `sys.modules` is Python's own way to say so (the language's reference, 5.3.1).
+    None in `sys.modules` is Python's own way to do so (Python Language Reference, 5.3.1).
     """
     absent = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # typeshed knows modules only
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # typeshed allows modules only
     try:
         yield
     finally:
@@ -58,10 +58,10 @@ def hidden(*modules: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Drop lines of level INFO, and the complaint about a missing graphics card, from stderr, and nothing else.
+def _without_noise() -> Iterator[None]:
+    """Drop INFO lines and the error about a missing graphics card from stderr, and nothing else.
 
-    TensorFlow 2.21 writes them from C++ while it is imported, before it reads TF_CPP_MIN_LOG_LEVEL.
+    TensorFlow 2.21 writes them from C++ during its import, before it reads TF_CPP_MIN_LOG_LEVEL.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -75,5 +75,5 @@ def _without_chatter() -> Iterator[None]:
             os.close(saved)
             caught.seek(0)
             for line in caught:
-                if not _CHATTER.match(line):
+                if not _NOISE.match(line):
                     os.write(2, line)

@@ -1,8 +1,8 @@
 """Local training and scoring of one hospital's rows, compiled; arrays in, arrays out. Knows no Flower.
 
-All local epochs of a round are one XLA-compiled function, so a step costs microseconds where Keras's `fit` costs
-milliseconds. Batches are rows of an index table with a fixed batch shape, so that a short last batch is exact, and so
-that the arithmetic, to the bit, is the same wherever it runs on one kind of machine.
+All local epochs of a round are one XLA-compiled function, so that a step takes microseconds where Keras's `fit` takes
+milliseconds. Batches are rows of an index table with a fixed batch shape: a short last batch is exact, and results are
+the same to the bit on every machine of one kind.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ ROW_BUCKET = 64
 
 
 def batch_order(*, seed: int, hospital: str, round_number: int, rows: int, epochs: int, batch_size: int) -> Indices:
-    """Which rows make up each step's batch: a fresh shuffle an epoch, drawn from (seed, hospital, round) alone.
+    """Rows of each step's batch: one shuffle per epoch, which depends on seed, hospital and round only.
 
     Args:
         batch_size: rows in a batch; 0 for all rows in one.
 
     Returns:
-        [epochs * ceil(rows / batch_size), batch_size], positions of rows; -1 where a short last batch has none.
+        [epochs * ceil(rows / batch_size), batch_size], positions of rows; -1 fills a short last batch.
     """
     batch_size = batch_size or rows
     name = int.from_bytes(hashlib.sha256(hospital.encode()).digest()[:8], "big")
@@ -46,10 +46,10 @@ def batch_order(*, seed: int, hospital: str, round_number: int, rows: int, epoch
 class Compiled:
     """A function that XLA compiles once for each combination of its arguments' shapes.
 
-    The caller says which combination it is: TensorFlow's own way to find out takes longer than an epoch of training.
+    The caller names the combination, since TensorFlow's own look-up takes longer than an epoch of training.
 
     Attributes:
-        variants: what says a combination -> what is compiled for it.
+        variants: compiled functions by name of the combination.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -98,8 +98,8 @@ class LocalTrainer:
             order: see `batch_order`.
 
         Returns:
-            The new weights, and the mean loss a row (nats, without the penalties) over all steps, each row's taken at
-            the moment of its step.
+            The new weights, and the mean loss per row over all steps, in nats and without the penalties; each row's
+            loss is that of its step.
         """
         steps, batch = order.shape
         padded = np.full((_bucket(steps), batch), -1, dtype=np.int32)
@@ -153,7 +153,7 @@ class LocalTrainer:
                 losses = present * tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
                 penalty = tf.add_n([tf.reduce_sum(array**2) for array in weights if array.shape.rank > 1])
                 objective = tf.reduce_sum(losses) / tf.reduce_sum(present) + 0.5 * l2 * penalty
-                if proximal_mu is not None:  # decided when it is compiled
+                if proximal_mu is not None:  # decided at compile time
                     moves = [tf.reduce_sum((array - old) ** 2) for array, old in zip(weights, start, strict=True)]
                     objective += 0.5 * proximal_mu * tf.add_n(moves)
             gradients = tape.gradient(objective, weights)
@@ -168,7 +168,7 @@ class LocalTrainer:
 
 @lru_cache(maxsize=64)
 def _float(value: float) -> Any:
-    """A setting, which is the same in every round, as a float32."""
+    """A setting as a float32 constant, made once since it is the same in every round."""
     return tf.constant(value, tf.float32)
 
 

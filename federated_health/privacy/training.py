@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import Weights, build_head
+from federated_health.ml.keras_models import build_head
+from federated_health.ml.networks import Weights
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.training import ROW_BUCKET, Array
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample

@@ -8,7 +8,20 @@ from types import ModuleType
 
 
 def load() -> ModuleType:
-    """This package with `page`, `run_page` and `svg`."""
-    from federated_health.report import page, run_page, svg  # noqa: F401, PLC0415  # the loader of this folder
+    """This package with the modules that write a run's files and report."""
+    from federated_health.report import (  # noqa: F401, PLC0415  # the loader of this folder
+        page,
+        run_files,
+        run_page,
+        run_summary,
+        svg,
+    )
 
     return sys.modules[__name__]
+
+
+def load_saved_model() -> ModuleType:
+    """The module `saved_model`."""
+    from federated_health.report import saved_model  # noqa: PLC0415  # the loader of this folder
+
+    return saved_model

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Interval
 from federated_health.names import FEDERATION
 from federated_health.report.formatting import MAX_ROWS, short_number, short_percent
 from federated_health.report.svg import (

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from federated_health.ml.bootstrap import LEVEL, Interval, Verdict
+from federated_health.ml.bootstrap import LEVEL
+from federated_health.ml.metrics import Interval, Verdict
 
 NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from federated_health.data.tasks import get_task
-from federated_health.ml.bootstrap import SMALL_CLASS, Interval, Verdict
-from federated_health.ml.metrics import MIN_CELL_SIZE, THRESHOLD
+from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval, Verdict
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.privacy_plan import PROMISE
 from federated_health.names import FEDERATION

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.bootstrap import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
 from federated_health.report.charts import draw_importance, draw_labels
 from federated_health.report.formatting import (
     INTERVAL,

@@ -28,8 +28,7 @@ from federated_health.transport.channels import (
     unwrap,
     wrap,
 )
-from federated_health.transport.in_process import call_app
-from federated_health.transport.interface import error_reply
+from federated_health.transport.interface import call_app, error_reply
 from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
