@@ -45,7 +45,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_server import serve_streams
-from tests.test_participation import TOLD
+from tests.test_handlers import TOLD
 
 SCRIPTS = {
     "server.py": server.serve,

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from federated_health.encryption.page import page_of_result
 from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
@@ -24,9 +23,8 @@ from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
-from federated_health.hospital import handlers, registry
-from federated_health.hospital.handlers import remembered_model
-from federated_health.messages.content import CONFIG, Update
+from federated_health.hospital import handlers
+from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
@@ -89,9 +87,7 @@ class Grid(InProcessTransport):
     """
 
     def __init__(self, hospitals: Hospitals, present: tuple[str, ...] = NAMES, *, tells: bool = True) -> None:
-        app = ClientApp()
-        registry.register(app)
-        super().__init__(app, hospitals.contexts)
+        super().__init__(handlers.answer, hospitals.contexts)
         self.hospitals = hospitals
         self.present = set(present)
         self.dies_at: dict[str, str] = {}
@@ -103,7 +99,7 @@ class Grid(InProcessTransport):
     def names(self) -> dict[int, str]:
         return {node_id_of(name): name for name in self.hospitals.contexts if name in self.present}
 
-    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         self._contexts = {node_id_of(name): self.hospitals.contexts[name] for name in self.present}
         replies = {}
         for key, message in messages.items():
@@ -114,7 +110,7 @@ class Grid(InProcessTransport):
                 self.present.discard(name)
                 del self._contexts[message.metadata.dst_node_id]
             self.hospitals.asked.append((name, kind))
-            reply = super()._exchange({key: message})[key].result()
+            reply = super().send({key: message})[key].result()
             self.hospitals.heard.append((name, kind, reply))
             if spoil := self.hospitals.spoilt.get((name, kind)):
                 reply = spoil(reply)
@@ -134,16 +130,14 @@ def hospitals(paths: dict[str, Path], identities: dict[str, Path]) -> Hospitals:
 
 
 def plain_run(paths: Mapping[str, Path], settings: Settings) -> PlainRun:
-    app = ClientApp()
-    registry.register(app)
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
-    federation = PlainRun(InProcessTransport(app, contexts), replace(settings, encrypt=False))
+    federation = PlainRun(InProcessTransport(handlers.answer, contexts), replace(settings, encrypt=False))
     federation.run()
     return federation
 
 
 def weights_at(hospitals: Hospitals, name: str) -> Weights:
-    kept = handlers.remembered_model(hospitals.contexts[name])
+    kept = handlers.final_model(hospitals.contexts[name])
     assert kept is not None
     return kept[1]
 
@@ -174,7 +168,7 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
             np.array_equal(*pair)
             for pair in zip(weights_at(hospitals, name).values(), weights_at(hospitals, NAMES[0]).values(), strict=True)
         )
-        kept = handlers.remembered_model(hospitals.contexts[name])
+        kept = handlers.final_model(hospitals.contexts[name])
         assert kept is not None
         assert plain.normalisation is not None
         assert kept[0].normalisation.mean == pytest.approx(plain.normalisation.mean, rel=1e-6)
@@ -190,7 +184,7 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     settings = settings_of(appraisal=True)
     EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    told, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    told, weights = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
         LocalModel(load_hospital(path, HEART_DISEASE, name, 42), told.model, told.normalisation)
         for name, path in paths.items()
@@ -298,7 +292,7 @@ def test_the_server_is_left_with_no_key_and_no_normalisation(hospitals: Hospital
     assert federation.train_config().normalisation.mean == ()
     assert federation.threshold == 0.5
     assert all(one.train_loss is None and one.counts is None for one in federation.history[-1].hospitals.values())
-    assert not hasattr(federation, "weights")
+    assert federation.weights is None
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -325,7 +319,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     grid.present.add("hungary")
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
-    federation.evaluate_finally()
+    federation.evaluate()
     assert furthest(weights_at(hospitals, "hungary"), weights_at(hospitals, "va-long-beach")) == 0.0
     result = remembered_result(hospitals.contexts["cleveland"])
     assert result is not None
@@ -376,10 +370,10 @@ def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospita
     grid.present.add("va-long-beach")
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
-    federation.evaluate_finally()
+    federation.evaluate()
     assert furthest(weights_at(hospitals, "va-long-beach"), weights_at(hospitals, "cleveland")) == 0.0
     of_three = plain_run({name: paths[name] for name in NAMES[:3]}, settings_of(hospitals=3))
-    kept = handlers.remembered_model(hospitals.contexts["va-long-beach"])
+    kept = handlers.final_model(hospitals.contexts["va-long-beach"])
     assert of_three.normalisation is not None
     assert kept is not None
     assert kept[0].normalisation.mean == pytest.approx(of_three.normalisation.mean, rel=1e-6)
@@ -415,20 +409,20 @@ def test_a_run_whose_key_is_gone_ends_in_a_line_that_says_so(
         hospitals.start(name)
     second = EncryptedRun(Grid(hospitals), settings_of())
     second.resume(checkpoint)
-    with pytest.raises(RunError, match="round 1: 0 of 4 hospitals sent an update that can be used"):
+    with pytest.raises(RunError, match="round 1: 0 of 4 hospitals sent a valid update"):
         second.run()
     assert "no hospital that is here has the run's key: one that has it must come back" in caplog.text
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update], Update]) -> None:
     """Spoil a hospital's updates before they are encrypted."""
-    real = handlers.train_round
+    real = handlers.train
 
     def train(message: Message, context: Context) -> Update:
         update = real(message, context)
         return spoil(update) if context.node_config["name"] == name else update
 
-    monkeypatch.setattr("federated_health.encryption.handlers.train_round", train)
+    monkeypatch.setattr("federated_health.encryption.handlers.train_plain", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
@@ -511,7 +505,7 @@ def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.Log
     grid.dies_at["hungary"] = messages.TRAIN
     with pytest.raises(RunError, match="round 2: 2 of 3 hospitals were connected"):
         next(rounds)
-    words = "2 of 3 hospitals sent an update that can be used, and 3 are needed (--encrypt: of a sum of two each learns"
+    words = "2 of 3 hospitals sent a valid update, and 3 are needed (--encrypt: of a sum of two each learns"
     assert words in caplog.text
 
 
@@ -525,7 +519,7 @@ def test_figures_of_two_are_given_to_nobody(hospitals: Hospitals) -> None:
     grid.present.add("hungary")
     next(rounds)
     grid.dies_at["switzerland"] = messages.FINAL
-    federation.evaluate_finally()
+    federation.evaluate()
     result = remembered_result(hospitals.contexts["cleveland"])
     assert result is not None
     assert [one.federation.counts is None for one in result.rounds] == [True, False]
@@ -575,7 +569,7 @@ def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hosp
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
     for name in NAMES:
-        hospitals.start(name, **{registry.ONLY_ENCRYPTED: True})
+        hospitals.start(name, **{ENCRYPTED_ONLY: True})
     plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
@@ -620,7 +614,7 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    told, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     assert told.privacy is not None
     shown = render(page_of_result(result, told, {}, "all that there was"))
     assert "own account: all that there was." in shown
@@ -634,7 +628,7 @@ def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(h
     assert remembered_result(context) is not None
     EncryptedRun(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
     assert remembered_result(context) is None
-    assert remembered_model(context) is None
+    assert handlers.final_model(context) is None
     assert set(context.state) == {hospital_key.STATE}
 
 
@@ -648,7 +642,5 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
     if kind == messages.SUMS:
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 
-    app = ClientApp()
-    registry.register(app)
     with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|joined a run with differential privacy"):
-        app(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])
+        handlers.answer(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])

@@ -29,7 +29,7 @@ from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
-from tests.test_participation import TOLD as PLAINLY_TOLD
+from tests.test_handlers import TOLD as PLAINLY_TOLD
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
@@ -94,6 +94,16 @@ def equal(one: Weights, other: Weights) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def train_privately_at(hospital: Hospital, weights: Weights, plan: PrivacyPlan) -> Weights:
+    """A round's noisy steps of a logistic model on a hospital's training rows, as its handler calls them."""
+    from federated_health.hospital.local_model import LocalModel  # brings TensorFlow
+    from federated_health.privacy.training import train_privately
+
+    local = LocalModel(hospital, "logistic", public_normalisation(HEART_DISEASE.measurements))
+    labels = hospital.train.labels
+    return train_privately(HEART_DISEASE, "logistic", weights, local.train_features, labels, plan, l2=0.0)
+
+
 # What leaves
 
 
@@ -140,12 +150,9 @@ def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
 
 @pytest.mark.slow
 def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospital]) -> None:
-    from federated_health.hospital.local_model import LocalModel
-
-    local = LocalModel(hospitals[2], "logistic", public_normalisation(HEART_DISEASE.measurements))
     plan = PLAN
     start = initial_weights(HEART_DISEASE, "logistic", 1)
-    draws = [local.train_privately(start, plan, 0.0) for _ in range(300)]
+    draws = [train_privately_at(hospitals[2], start, plan) for _ in range(300)]
 
     steps = np.stack([np.concatenate([draw[name].ravel() - start[name].ravel() for name in start]) for draw in draws])
     rows = len(hospitals[2].train)
@@ -161,7 +168,8 @@ def test_the_weights_scatter_as_the_noise_multiplier_says(hospitals: list[Hospit
 def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
     hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from federated_health.hospital import local_model
+    from federated_health.privacy import training
+    from federated_health.privacy.entropy import poisson_sample as draw
 
     rates = []
 
@@ -174,18 +182,15 @@ def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
         rates.append(drawn.mean())
         return drawn
 
-    from federated_health.privacy.entropy import poisson_sample as draw
-
-    monkeypatch.setattr(local_model, "gaussian_noise", silence)
-    local = local_model.LocalModel(hospitals[0], "logistic", public_normalisation(HEART_DISEASE.measurements))
+    monkeypatch.setattr(training, "gaussian_noise", silence)
     start, plan = initial_weights(HEART_DISEASE, "logistic", 1), replace(PLAN, sampling_rate=0.25)
 
-    one, other = (local.train_privately(start, plan, 0.0) for _ in range(2))  # both by the operating system's entropy
+    one, other = (train_privately_at(hospitals[0], start, plan) for _ in range(2))  # both by the operating system's entropy
 
     assert all(not np.array_equal(one[name], other[name]) for name in one)
-    monkeypatch.setattr(local_model, "poisson_sample", sample)
+    monkeypatch.setattr(training, "poisson_sample", sample)
     for _ in range(40):
-        local.train_privately(start, plan, 0.0)
+        train_privately_at(hospitals[0], start, plan)
     assert np.mean(rates) == pytest.approx(0.25, abs=0.02)  # 40 times 227 patients
 
 
@@ -196,7 +201,7 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
     grid, contexts = grid_of(hospitals)
     federation = PlainRun(grid, settings_of())
     federation.run()
-    kept = handlers.remembered_model(contexts["hungary"])
+    kept = handlers.final_model(contexts["hungary"])
     assert kept is not None
 
     assert save_results(tmp_path, contexts["hungary"], *kept) == "model.keras, report.html"
@@ -240,17 +245,17 @@ def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: l
 
 @pytest.mark.slow
 def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch) -> None:
-    from federated_health.hospital import local_model
+    from federated_health.privacy import training
+    from federated_health.privacy.entropy import gaussian_noise as draw
 
     grid, contexts = grid_of(hospitals[2:3])
     seen: list[int] = []
-    from federated_health.privacy.entropy import gaussian_noise as draw
 
     def drawing(*arguments: Any) -> Any:
         seen.append(charged(contexts)["switzerland"])
         return draw(*arguments)
 
-    monkeypatch.setattr(local_model, "gaussian_noise", drawing)
+    monkeypatch.setattr(training, "gaussian_noise", drawing)
 
     PlainRun(grid, settings_of(hospitals=1, rounds=2)).run()
 
@@ -332,10 +337,10 @@ def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: I
 
 
 ALL = (
-    handlers.train_round,
-    handlers.evaluate_round,
+    handlers.train,
+    handlers.evaluate,
     handlers.score_training_rows,
-    handlers.evaluate_finally,
+    handlers.evaluate_final,
     handlers.report_benefit,
 )
 

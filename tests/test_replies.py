@@ -9,6 +9,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from federated_health.messages.content import Update
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import RejectedReply, ReplyCollector, find_outsized, validate_replies
+from federated_health.transport.interface import Incident
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
@@ -41,16 +42,16 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
     assert rejected == [
         RejectedReply("hungary", "its num-examples is not a whole number of at least 1"),
         RejectedReply("node 98", "its reply does not hold exactly one set of weights"),
-        RejectedReply("node 99", "who am I", answered=False),
-        RejectedReply("switzerland", "it gave no reason", answered=False),
-        RejectedReply("va-long-beach", "it did not answer within 600 s", answered=False),
+        RejectedReply("node 99", "who am I", has_answered=False),
+        RejectedReply("switzerland", "it gave no reason", has_answered=False),
+        RejectedReply("va-long-beach", "it did not answer within 600 s", has_answered=False),
     ]
 
 
 def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
     _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
 
-    assert rejected == [RejectedReply("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, answered=False)]
+    assert rejected == [RejectedReply("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, has_answered=False)]
 
 
 def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
@@ -75,7 +76,7 @@ def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
 
     assert [one.hospital for one in accepted] == ["cleveland"]
     assert rejected == [
-        RejectedReply("hungary", "its num-examples is not the number of training rows that it declared")
+        RejectedReply("hungary", "its num-examples is not the number of training rows that it registered")
     ]
 
 
@@ -94,31 +95,40 @@ class Answering:
         self.replies = replies
         self.timeouts: list[float | None] = []
 
+    def names(self) -> dict[int, str]:
+        return {}
+
+    def processes(self) -> dict[int, str]:
+        return {}
+
+    def take_incidents(self) -> list[Incident]:
+        return []
+
     def send_and_receive(self, _questions: list[Message], timeout: float | None = None) -> list[Message]:
         self.timeouts.append(timeout)
         return list(self.replies)
 
 
-def correspond(replies: list[Message]) -> tuple[Any, ReplyCollector, ProblemLog]:
+def collector_of(replies: list[Message]) -> tuple[Any, ReplyCollector, ProblemLog]:
     grid: Any = Answering(replies)
     problems = ProblemLog()
     return grid, ReplyCollector(grid, 7.5, problems), problems
 
 
-def ask(correspondence: ReplyCollector, nodes: list[int]) -> list[str]:
+def ask(collector: ReplyCollector, nodes: list[int]) -> list[str]:
     questions = [Message(RecordDict(), node, "train") for node in nodes]
 
     def read(node: int, content: RecordDict) -> Update:
         return Update.from_content(content, SHAPES, ROWS[NAMES[node]])
 
-    return [one.hospital for one in correspondence.ask(questions, NAMES, read)]
+    return [one.hospital for one in collector.send_and_receive(questions, NAMES, read)]
 
 
 def test_who_does_not_answer_at_all_is_counted_and_who_was_not_asked_is_not_heard() -> None:
     replies = [reply(12, update_of("cleveland")), reply(13, update_of("va-long-beach"))]
-    grid, correspondence, problems = correspond(replies)
+    grid, collector, problems = collector_of(replies)
 
-    assert ask(correspondence, [11, 12, 99]) == ["cleveland"]
+    assert ask(collector, [11, 12, 99]) == ["cleveland"]
     assert grid.timeouts == [7.5]
     assert problems.to_json()["unanswered"] == {
         "hungary": {"it did not answer within 7.5 s": 1},
@@ -128,26 +138,26 @@ def test_who_does_not_answer_at_all_is_counted_and_who_was_not_asked_is_not_hear
 
 
 def test_who_answers_with_an_error_is_counted_once() -> None:
-    _, correspondence, problems = correspond([error_reply(11, "gone")])
+    _, collector, problems = collector_of([error_reply(11, "gone")])
 
-    assert ask(correspondence, [11]) == []
+    assert ask(collector, [11]) == []
     assert problems.to_json()["unanswered"] == {"hungary": {"gone": 1}}
 
 
 def test_nobody_is_asked_where_there_is_nobody() -> None:
-    grid, correspondence, _ = correspond([])
-    assert ask(correspondence, []) == []
+    grid, collector, _ = collector_of([])
+    assert ask(collector, []) == []
     assert grid.timeouts == []
 
 
 def test_what_is_left_out_is_told_when_it_changes_and_counted_every_time(caplog: pytest.LogCaptureFixture) -> None:
-    grid, correspondence, problems = correspond([error_reply(11, "gone")])
+    grid, collector, problems = collector_of([error_reply(11, "gone")])
     for content in (error_reply(11, "gone"), error_reply(11, "back"), None):
         for _ in range(2):
             grid.replies = [content or reply(11, update_of("hungary"))]
-            ask(correspondence, [11])
+            ask(collector, [11])
     grid.replies = [error_reply(11, "back")]
-    ask(correspondence, [11])
+    ask(collector, [11])
 
     said = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert said == [f"hungary is left out: {reason}" for reason in ("gone", "back", "back")]

@@ -385,7 +385,7 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
     federation = PlainRun(InProcessTransport(client.app, contexts), settings)
     federation.gather()
     assert len(list(federation.rounds())) == 2
-    figures = federation.evaluate_finally()
+    figures = federation.evaluate()
 
     html = render(page_of_run(summarise(federation, figures, stopped=False, facts={})))
 

@@ -27,7 +27,7 @@ from federated_health.settings import Settings, Value
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.conftest import PROJECT
-from tests.test_federation import CHOSEN, app_of, federation_of, settings_of, three_with_scores
+from tests.test_plain_run import CHOSEN, app_of, federation_of, settings_of, three_with_scores
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stoppe
         folder.begin(federation)
         for _ in federation.rounds():
             folder.append_round(federation)
-        figures = federation.figures_of_last_round() if stopped else federation.evaluate_finally()
+        figures = federation.figures_of_last_round() if stopped else federation.evaluate()
         folder.finish(federation, figures, stopped=stopped)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["threshold"] == threshold
     assert read_description(tmp_path / "run" / "model.keras")["threshold"] == threshold
@@ -61,7 +61,7 @@ def run_in(out: Path, *, rounds: int | None = None, force: bool = False) -> None
             if record.number == rounds:
                 break
         stopped = rounds is not None
-        figures = federation.figures_of_last_round() if stopped else federation.evaluate_finally()
+        figures = federation.figures_of_last_round() if stopped else federation.evaluate()
         folder.finish(federation, figures, stopped=stopped)
 
 
@@ -169,7 +169,7 @@ def go(settings: Settings, *, until: int = 99) -> PlainRun:
             folder.append_round(federation)
             if record.number == until:
                 raise StopHereError
-        folder.finish(federation, federation.evaluate_finally(), stopped=False)
+        folder.finish(federation, federation.evaluate(), stopped=False)
     return federation
 
 

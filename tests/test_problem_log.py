@@ -1,4 +1,4 @@
-"""What went wrong is counted by hospital and reason, bounded, and told in words."""
+"""Problems are counted by hospital and reason, with a limit, and described in lines."""
 
 import json
 
@@ -20,7 +20,7 @@ def problems() -> ProblemLog:
     return one
 
 
-def test_counts_are_told_by_name() -> None:
+def test_counts_are_ordered_by_name() -> None:
     assert problems().to_json() == {
         "rejected": {"b": {"its loss is out of range": 1, "its weights are not all finite": 3}},
         "unanswered": {"a": {LOST: 1}},
@@ -30,13 +30,13 @@ def test_counts_are_told_by_name() -> None:
     }
 
 
-def test_counts_go_on_through_json() -> None:
+def test_counts_continue_after_json() -> None:
     other = ProblemLog()
     other.count_absent(["z"])
-    other.go_on_from(json.loads(json.dumps(problems().to_json())))
+    other.restore(json.loads(json.dumps(problems().to_json())))
     assert other.to_json() == problems().to_json()
     content = problems().to_json()
-    other.go_on_from(content)
+    other.restore(content)
     other.resumed_after.append(9)
     assert content["resumed_after"] == [0, 7]
     other.count_rejected("b", "its loss is out of range")
@@ -60,11 +60,11 @@ def test_a_hospital_s_own_words_cannot_fill_the_file() -> None:
 
 def test_the_lines_say_who_what_and_how_often() -> None:
     assert problems().describe() == [
-        'a: 1 question got no answer: "its connection was lost, or it sent more than 2 MiB at once"',
-        'b: 4 replies were left out: "its loss is out of range", "its weights are not all finite" (3); '
+        'a: 1 message got no reply: "its connection was lost, or it sent more than 2 MiB at once"',
+        'b: 4 replies were rejected: "its loss is out of range", "its weights are not all finite" (3); '
         "1 round without it",
         "c: 2 rounds without it",
         "2 times a round was repeated",
-        "the server was cut off, and went on after round 0, 7",
+        "the server was interrupted, and the run resumed after round 0, 7",
     ]
     assert ProblemLog().describe() == []

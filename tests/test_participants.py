@@ -25,17 +25,17 @@ from federated_health.transport.interface import Incident, error_reply, hospital
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.test_faults import ComingAndGoing, Failing, settings
-from tests.test_federation import LightHospital, app_of, three, three_with_scores
+from tests.test_plain_run import LightHospital, app_of, three, three_with_scores
 from tests.test_streaming import wait_until
 from tests.wire import UNWRITTEN, Wire
 
-OTHER_ROWS = "its rows are not those that it declared when the run began"
+OTHER_ROWS = "its rows are not those that it registered when the run began"
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.001)
-    monkeypatch.setattr(participants, "AGAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(participants, "POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(participants, "RETRY_INTERVAL", 0.0)
 
 
 class Streams(ComingAndGoing):
@@ -60,8 +60,8 @@ class Streams(ComingAndGoing):
     def processes(self) -> dict[int, str]:
         return {node: self.tokens[name] for node, name in self.names().items() if name in self.tokens}
 
-    def _exchange(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
-        replies = super()._exchange(messages)
+    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
+        replies = super().send(messages)
         for key, message in messages.items():
             name = dict(super().names()).get(message.metadata.dst_node_id, "")
             if name in self.held and message.metadata.message_type == "query.statistics":
@@ -74,7 +74,7 @@ class Streams(ComingAndGoing):
             future.set_result(reply)
 
 
-def roster_of(grid: Any, chosen: Settings | None = None) -> tuple[Participants, ProblemLog]:
+def participants_of(grid: Any, chosen: Settings | None = None) -> tuple[Participants, ProblemLog]:
     chosen, problems = chosen or settings(), ProblemLog()
     return Participants(grid, chosen, ReplyCollector(grid, chosen.round_timeout, problems)), problems
 
@@ -85,7 +85,7 @@ def present(one: Participants) -> list[str]:
 
 def test_each_process_is_asked_once() -> None:
     grid = Streams(three())
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     assert [present(one) for _ in range(3)] == [["a", "b", "c"]] * 3
     assert grid.asked == {"a": 1, "b": 1, "c": 1}
     assert (problems.rejected, problems.unanswered) == ({}, {})
@@ -93,7 +93,7 @@ def test_each_process_is_asked_once() -> None:
 
 def test_a_process_that_was_cut_off_and_is_back_is_not_asked_again() -> None:
     grid = Streams(three())
-    one, _ = roster_of(grid)
+    one, _ = participants_of(grid)
     present(one)
     grid.gone = {"b"}
     assert present(one) == ["a", "c"]
@@ -106,9 +106,9 @@ def test_a_process_that_was_cut_off_and_is_back_is_not_asked_again() -> None:
 @pytest.mark.parametrize("seen_away", [True, False])
 def test_a_process_that_was_started_anew_with_the_same_rows_takes_part_again(seen_away: bool) -> None:
     grid = Streams(three())
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     present(one)
-    one.settle()
+    one.begin(one.present())
     declared = one.registrations["b"]
     if seen_away:
         grid.gone = {"b"}
@@ -124,9 +124,9 @@ def test_a_process_that_was_started_anew_with_the_same_rows_takes_part_again(see
 def test_a_process_that_was_started_anew_with_other_rows_is_left_out(seen_away: bool) -> None:
     hospitals = three()
     grid = Streams(hospitals)
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     present(one)
-    one.settle()
+    one.begin(one.present())
     declared = one.registrations["b"]
     if seen_away:
         grid.gone = {"b"}
@@ -144,9 +144,9 @@ def test_where_processes_cannot_be_told_apart_who_was_away_is_asked_again() -> N
     hospitals = three()
     grid = Streams(hospitals)
     grid.tokens.clear()
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     present(one)
-    one.settle()
+    one.begin(one.present())
     present(one)
     assert grid.asked["b"] == 1
     grid.gone = {"b"}
@@ -158,7 +158,7 @@ def test_where_processes_cannot_be_told_apart_who_was_away_is_asked_again() -> N
 
 def test_who_declined_is_asked_again_when_its_process_is_another_one() -> None:
     grid = Streams(three(), Failing("b", "query.statistics", 1))
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     assert [present(one) for _ in range(3)] == [["a", "c"]] * 3
     assert problems.to_json()["unanswered"] == {"b": {"OSError at the hospital": 1}}
     grid.tokens["b"] = "second b"
@@ -168,7 +168,7 @@ def test_who_declined_is_asked_again_when_its_process_is_another_one() -> None:
 
 def test_who_declined_is_asked_again_when_it_comes_back() -> None:
     grid = Streams(three(), Failing("b", "query.statistics", 1))
-    one, _ = roster_of(grid)
+    one, _ = participants_of(grid)
     assert present(one) == ["a", "c"]
     grid.gone = {"b"}
     assert present(one) == ["a", "c"]
@@ -180,7 +180,7 @@ def test_what_an_ended_process_said_is_not_believed_of_the_next() -> None:
     hospitals = three()
     grid = Streams(hospitals)
     grid.held["b"] = []
-    one, _ = roster_of(grid)
+    one, _ = participants_of(grid)
     assert present(one) == ["a", "c"]
     hospitals[1].shift, grid.tokens["b"] = 0.9, "second b"
     grid.release("b")
@@ -194,7 +194,7 @@ def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_a
     grid = Streams(hospitals)
     grid.gone = {"c"}
     federation = PlainRun(grid, settings(hospitals=2, min_hospitals=1))
-    assert len(federation._participants.present()) == 2
+    assert len(federation.participants.present()) == 2
     hospitals[1].shift, grid.tokens["b"], grid.gone = 0.2, "second b", {"a"}
     federation.gather()
     assert federation.normalisation is not None
@@ -210,11 +210,11 @@ def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_a
 def test_a_hospital_whose_connection_breaks_off_while_it_introduces_itself_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(participants, "AGAIN_INTERVAL", 1.0)
+    monkeypatch.setattr(participants, "RETRY_INTERVAL", 1.0)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     grid = Streams(three())
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     grid.held["b"] = []
     assert present(one) == ["a", "c"]
     ((future, reply),) = grid.held.pop("b")
@@ -236,11 +236,11 @@ def test_a_hospital_that_does_not_introduce_itself_is_told_again_and_again_and_m
     monkeypatch.setattr(time, "monotonic", lambda: now)
     grid = Streams(three())
     grid.held["b"] = []
-    one, problems = roster_of(grid, settings(round_timeout=5.0))
+    one, problems = participants_of(grid, settings(round_timeout=5.0))
     for _ in range(3):
         assert present(one) == ["a", "c"]
         now += 5.1
-    assert problems.to_json()["unanswered"] == {"b": {"it did not introduce itself within 5 s": 2}}
+    assert problems.to_json()["unanswered"] == {"b": {"it did not register within 5 s": 2}}
     grid.release("b")
     assert present(one) == ["a", "b", "c"]
     assert grid.asked["b"] == 1
@@ -248,7 +248,7 @@ def test_a_hospital_that_does_not_introduce_itself_is_told_again_and_again_and_m
 
 def test_a_second_hospital_of_a_name_is_left_out_while_the_first_is_there() -> None:
     ids = {1: "a", 2: "a"}
-    one, problems = roster_of(Nameless(ids))
+    one, problems = participants_of(Nameless(ids))
     assert one.present() == [1]
     assert problems.to_json()["rejected"] == {"a": {"a second hospital of this name": 1}}
     assert one.present() == [1]
@@ -262,7 +262,7 @@ def test_a_second_hospital_of_a_name_is_left_out_while_the_first_is_there() -> N
 
 
 class Nameless:
-    """A grid as Flower's own: it knows node ids alone, and may fail to deliver.
+    """A transport of Flower's own engines: it knows node ids alone, and may fail to deliver.
 
     Args:
         ids: node id -> hospital.
@@ -273,6 +273,12 @@ class Nameless:
         self.undelivered: Any = None
         self.pushed = 0
         self.replies: dict[str, Message] = {}
+
+    def names(self) -> dict[int, str]:
+        return {}
+
+    def processes(self) -> dict[int, str]:
+        return {}
 
     def get_node_ids(self) -> list[int]:
         return list(self.ids)
@@ -296,7 +302,7 @@ class Nameless:
 def test_a_question_that_flower_cannot_deliver_is_put_again(undelivered: list[Any]) -> None:
     grid = Nameless({7: "a"})
     grid.undelivered = undelivered
-    one, _ = roster_of(grid)
+    one, _ = participants_of(grid)
     assert one.present() == []
     grid.undelivered = None
     assert one.present() == [7]
@@ -305,7 +311,7 @@ def test_a_question_that_flower_cannot_deliver_is_put_again(undelivered: list[An
 
 def test_an_error_in_flower_s_own_name_ends_the_wait_for_the_answer_that_it_stands_for() -> None:
     grid = Nameless({7: "a"})
-    one, problems = roster_of(grid)
+    one, problems = participants_of(grid)
     question = Message(RecordDict(), 1, "query.statistics")
     question.metadata.__dict__["_message_id"] = "key 1"
     lost = Message(Error(2, "it is lost"), reply_to=question)
@@ -359,9 +365,9 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
         wait_until(lambda: len(grid.get_node_ids()) == 3)
         assert [list(one.hospitals) for one in rounds] == [["a", "c"]] * 3
         wait_until(
-            lambda: "b" not in {federation._participants.names()[node] for node in federation._participants.present()}
+            lambda: "b" not in {federation.participants.names()[node] for node in federation.participants.present()}
         )
-        wait_until(lambda: bool(federation._participants.present()) and "b" in federation.problems.rejected)
+        wait_until(lambda: bool(federation.participants.present()) and "b" in federation.problems.rejected)
         assert federation.problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
     for thread in threads:
         thread.join(30.0)
@@ -382,7 +388,7 @@ def test_what_no_round_gets_is_counted_with_the_next_question() -> None:
 
 def test_enough_hospitals_are_not_waited_for_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("slept"))
-    one, _ = roster_of(Streams(three()))
+    one, _ = participants_of(Streams(three()))
     words: list[str] = []
     nodes = one.wait_for(2, "a wait", words.append, time.monotonic() - 1)
     assert nodes == sorted(map(node_id_of, "abc"))
@@ -396,19 +402,19 @@ def test_a_wait_says_every_so_often_how_long_it_still_lasts_and_ends(monkeypatch
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(participants, "LOOK_INTERVAL", 0.5)
+    monkeypatch.setattr(participants, "POLL_INTERVAL", 0.5)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", sleep)
     grid = Streams(three())
-    one, _ = roster_of(grid, settings(wait=31.0))
+    one, _ = participants_of(grid, settings(wait=31.0))
     one.present()
     grid.gone = {"a", "c"}
     words: list[str] = []
     with pytest.raises(RunError) as caught:
         one.wait_for(3, "round 4", words.append, now + 31)
-    assert words == [f"round 4: 1 of 3 are connected, {left} s left; not there: a, c" for left in (31, 16, 1)]
+    assert words == [f"round 4: 1 of 3 are connected, {left} s left; absent: a, c" for left in (31, 16, 1)]
     assert str(caught.value) == (
-        "round 4: 1 of 3 hospitals were connected and 1 could take part within 31 s; not there: a, c; see --wait"
+        "round 4: 1 of 3 hospitals were connected and 1 could take part within 31 s; absent: a, c; see --wait"
     )
     assert now == 1031.0
 
@@ -427,7 +433,7 @@ def test_a_final_question_that_waits_says_for_whom(monkeypatch: pytest.MonkeyPat
     grid.gone = {"b"}
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", sleep)
-    assert list(federation.evaluate_finally()["hospitals"]) == ["a", "c"]
+    assert list(federation.evaluate()["hospitals"]) == ["a", "c"]
     said = [one.getMessage() for one in caplog.records if "evaluate.final" in one.getMessage()]
     waits = "evaluate.final: 2 of 3 hospitals answered, and 3 are needed; waiting up to 40 s for b"
     assert said == [waits] * 3 + ["evaluate.final: 2 of 3 hospitals answered"]

@@ -18,7 +18,7 @@ from federated_health.hospital import handlers
 from federated_health.messages.content import Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.messages.task_agreement import write_agreement
-from federated_health.ml.networks import initial_weights
+from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.names import node_id_of
@@ -49,6 +49,14 @@ class KnownScores:
 
     hospital: Hospital
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return weight_shapes(self.hospital.task, "logistic")
+
+    @property
+    def train_rows(self) -> int:
+        return len(self.hospital.train)
+
     def score(self, _: Any) -> npt.NDArray[np.float32]:
         return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
 
@@ -74,12 +82,12 @@ def known(context: Context) -> KnownScores:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7311, 1.0])
 @pytest.mark.parametrize("kind", ["round", "final"])
-def test_held_out_patients_are_counted_at_the_threshold_of_the_instructions(
+def test_held_out_patients_are_counted_at_the_threshold_of_the_train_config(
     context: Context, threshold: float, kind: str
 ) -> None:
     local = known(context)
     risk, labels = 1 / (1 + np.exp(-local.score(None).astype(float))), local.hospital.test.labels
-    answer = handlers.evaluate_round if kind == "round" else handlers.evaluate_finally
+    answer = handlers.evaluate if kind == "round" else handlers.evaluate_final
 
     counts = answer(message_of(replace(TOLD, threshold=threshold)), context).counts
 
@@ -117,19 +125,19 @@ def test_only_the_final_evaluation_holds_an_auc_and_cells(context: Context) -> N
     assert (final.positives[:, 0].sum(), final.negatives[:, 0].sum()) == ((labels == 1).sum(), (labels == 0).sum())
 
 
-ANSWERS = (handlers.evaluate_round, handlers.evaluate_finally)
+ANSWERS = (handlers.evaluate, handlers.evaluate_final)
 
 
 def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures(context: Context) -> None:
-    assert handlers.remembered_model(context) is None
-    for answer in (handlers.evaluate_round, handlers.score_training_rows):
+    assert handlers.final_model(context) is None
+    for answer in (handlers.evaluate, handlers.score_training_rows):
         answer(message_of(), context)
-        assert handlers.remembered_model(context) is None
+        assert handlers.final_model(context) is None
 
     told = replace(TOLD, threshold=0.4321)
-    counts = handlers.evaluate_finally(message_of(told), context).counts
+    counts = handlers.evaluate_final(message_of(told), context).counts
 
-    kept = handlers.remembered_model(context)
+    kept = handlers.final_model(context)
     assert kept is not None
     assert kept[0] == told
     assert all(np.array_equal(kept[1][name], WEIGHTS[name]) for name in WEIGHTS)
@@ -141,7 +149,7 @@ def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures
 @pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf])
 def test_a_threshold_that_is_no_probability_is_refused(context: Context, threshold: float) -> None:
     with pytest.raises(MalformedMessageError, match="threshold is not between 0 and 1"):
-        handlers.evaluate_round(message_of(replace(TOLD, threshold=threshold)), context)
+        handlers.evaluate(message_of(replace(TOLD, threshold=threshold)), context)
 
 
 @dataclass
@@ -161,7 +169,7 @@ def test_training_is_held_as_near_as_the_message_says(
     if mu is not None:
         message.content.config_records["config"]["proximal-mu"] = mu
 
-    update = handlers.train_round(message, context)
+    update = handlers.train(message, context)
 
     assert (update.examples, update.loss) == (227, 0.5)
     for name, array in WEIGHTS.items():
@@ -173,7 +181,7 @@ def test_a_proximal_term_of_negative_weight_is_refused(context: Context) -> None
     message.content.config_records["config"]["proximal-mu"] = -1.0
 
     with pytest.raises(MalformedMessageError, match="proximal-mu is not a number of at least 0"):
-        handlers.train_round(message, context)
+        handlers.train(message, context)
 
 
 # Whose task it is
@@ -196,12 +204,12 @@ def test_a_server_with_another_schema_is_refused_with_what_differs(context: Cont
     )
 
 
-def test_a_server_whose_terms_say_otherwise_than_its_schema_is_refused(context: Context) -> None:
-    with pytest.raises(JoinError, match=r"^the server's terms are not this hospital's$"):
+def test_a_server_whose_agreement_contradicts_its_schema_is_refused(context: Context) -> None:
+    with pytest.raises(JoinError, match="server's columns are not this hospital's"):
         handlers.register(registration_of(schema="another", terms=write_agreement(HEART_DISEASE.agreement)), context)
 
 
-def test_a_server_that_tells_no_terms_is_refused(context: Context) -> None:
+def test_a_server_that_sends_no_agreement_is_refused(context: Context) -> None:
     with pytest.raises(JoinError, match=r"^the hospital's task is heart-disease; the server's is not declared$"):
         handlers.register(registration_of(schema="another"), context)
 
@@ -236,6 +244,6 @@ def test_the_words_of_an_exception_stay_at_the_hospital_in_every_runtime(error: 
         raise error
 
     with pytest.raises(AnswerError) as caught:
-        handlers.handler(answer)(Message(RecordDict(), 1, "query"), hospital_context("a", {}))
+        handlers.reply(answer, Message(RecordDict(), 1, "query"), hospital_context("a", {}))
     assert str(caught.value) == words
     assert caught.value.error is error

@@ -1,6 +1,7 @@
 """A hospital's own look at the final model: over the wire, refused where malformed, and what its figures are."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_malformed_appraisal_is_refused(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
 def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None:
-    with pytest.raises(MalformedMessageError, match="some of its ROC-AUCs and not all"):
+    with pytest.raises(MalformedMessageError, match="only some of its ROC-AUCs"):
         read(content_with(**{lacking: None}))
 
 
@@ -145,20 +146,18 @@ def test_an_appraisal_with_another_record_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.01, 0.2, "joining: gains"), (-0.01, 0.2, "joining: no clear difference"), (-0.2, -0.01, "joining: loses")],
+    [(0.01, 0.2, "gains"), (-0.01, 0.2, "no clear difference"), (-0.2, -0.01, "loses")],
 )
 def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: str) -> None:
     said = replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)).describe()
 
-    assert said == (
-        f"{words}; ROC-AUC 0.750 against 0.700 of a model of its own rows alone: +0.050 "
-        f"(95 % interval {low:+.3f} to {high:+.3f})"
-    )
+    assert f"joining: {words};" in said
+    assert re.findall(r"[+-]?\d\.\d{3}", said) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
 
 
 def test_what_cannot_be_said_is_said_to_be_so() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
-    assert UNDEFINED.describe() == ("what joining gave cannot be said: fewer than 5 held-out patients of either class")
+    assert re.search(r"joining: cannot be said.* fewer than 5 held-out patients", UNDEFINED.describe())
 
 
 # At the hospital
