@@ -22,8 +22,8 @@ from common import measure, quieten, summarise, write_source
 
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
 from federated_health.data.partitions import Partition
-from federated_health.data.sources.read import generate_readmission
-from federated_health.data.sources.readmission import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.data.sources.source import generate_readmission
 from federated_health.data.tasks import READMISSION
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc

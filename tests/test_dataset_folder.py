@@ -12,7 +12,7 @@ import pytest
 
 from federated_health.data.dataset_folder import find_hospital, read_manifest, write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
 

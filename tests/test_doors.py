@@ -27,10 +27,10 @@ import predict
 import server
 import utils
 from federated_health.cli.processes import free_port
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.patients import read_patients
-from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.source import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.hospital import results

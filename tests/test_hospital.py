@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.hospital import Hospital, Patients, deal_folds, load_hospital, split_rows
-from federated_health.data.patients import read_patients
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
 

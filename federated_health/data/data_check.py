@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data.columns import Measurement
-from federated_health.data.patients import (
+from federated_health.data.csv_reading import (
     Reading,
     count_zeros,
     declared_columns,

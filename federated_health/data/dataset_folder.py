@@ -15,7 +15,7 @@ import pandas as pd
 
 from federated_health import __version__
 from federated_health.data.pictures import draw_partition
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.data.tables import hash_file
 from federated_health.errors import DataError
 

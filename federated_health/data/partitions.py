@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import DataError, SettingsError
 
 MAX_HOSPITALS = 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from federated_health.data.columns import Category
-from federated_health.data.patients import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
+from federated_health.data.csv_reading import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
 from federated_health.data.sources.layouts import (
     EASILY_MISTAKEN,
     HOSPITAL_COLUMN,

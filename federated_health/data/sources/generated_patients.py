@@ -1,6 +1,6 @@
 """Virtual diabetes patients of two hospitals, and for each the best prediction that its record allows.
 
-What is drawn, recorded and predicted is stated in `readmission_model`. As the model is known, so is the probability
+What is drawn, recorded and predicted is stated in `patient_model`. As the model is known, so is the probability
 of the label given a record, and with it the ROC AUC that no model can be expected to exceed. It is the mean of the true
 risk over what an empty cell may stand for, the 106 values of HbA1c and the five bands of glucose, weighted by Bayes'
 rule::
@@ -23,7 +23,7 @@ import pandas as pd
 
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN
-from federated_health.data.sources.readmission_model import (
+from federated_health.data.sources.patient_model import (
     AGES,
     DAYS,
     GLUCOSE_BANDS,

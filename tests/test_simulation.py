@@ -10,7 +10,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import DataError, SettingsError
 from federated_health.server.simulation import check_simulation
 from federated_health.settings import Settings, read_defaults

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.patients import MISSING_MARKS, count_zeros, describe_cell, read_cells
+from federated_health.data.csv_reading import MISSING_MARKS, count_zeros, describe_cell, read_cells
 from federated_health.data.sources.archives import read_contents
+from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
-from federated_health.data.sources.readmission import expected_roc_auc, generate_patients
 from federated_health.data.sources.recognition import RecognisedFile, recognise, shorten
 from federated_health.data.tables import hash_file
 from federated_health.data.tasks import READMISSION, Task
@@ -132,7 +132,7 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
 
 
 def generate_readmission(patients: int, seed: int) -> Source:
-    """Generated records of diabetes patients at two virtual hospitals; see `readmission`.
+    """Generated records of diabetes patients at two virtual hospitals; see `generated_patients`.
 
     Raises:
         SettingsError: too few patients for an AUC, or too many for the memory.

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS
-from federated_health.data.sources.read import Source, generate_readmission, read_source
+from federated_health.data.sources.source import Source, generate_readmission, read_source
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError
 from tests.conftest import PROJECT

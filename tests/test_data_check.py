@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from federated_health.cli.processes import PROJECT
 from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.hospital import load_hospital
-from federated_health.data.patients import read_patients
-from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.source import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE, READMISSION, Task
 from federated_health.errors import DataError
 

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from federated_health.data.columns import Category, Measurement
-from federated_health.data.sources.readmission import Records, expected_risk, expected_roc_auc, generate_patients
-from federated_health.data.sources.readmission_model import (
+from federated_health.data.sources.generated_patients import Records, expected_risk, expected_roc_auc, generate_patients
+from federated_health.data.sources.patient_model import (
     Codes,
     Columns,
     Vector,
