@@ -10,7 +10,8 @@ import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import MANIFEST, PICTURE, write_hospitals
+from federated_health.data.dataset_folder import PICTURE, write_hospitals
+from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.settings import read_defaults

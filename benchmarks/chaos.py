@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from federated_health.cli.processes import script_command
-from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.manifest import find_hospital
 
 JUDGE_SECONDS = 120.0
 

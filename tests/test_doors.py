@@ -689,7 +689,7 @@ def test_a_check_of_a_numbered_hospital_shows_the_page_and_sends_nothing(show: S
     ]
     assert page.endswith(
         "This hospital may join.\n"
-        "  look at this: one class of disease is rare: this hospital's own AUC will say little\n"
+        "  look at this: one class of disease is rare: this hospital's own AUC is too noisy to interpret\n"
         "  look at this: chol is missing in every row\n"
     )
 

@@ -13,7 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from federated_health.data.columns import Category, Measurement
-from federated_health.data.sources.generated_patients import Records, expected_risk, expected_roc_auc, generate_patients
+from federated_health.data.sources.generated_patients import (
+    GeneratedPatients,
+    expected_risk,
+    expected_roc_auc,
+    generate_patients,
+)
 from federated_health.data.sources.patient_model import (
     Codes,
     Columns,
@@ -32,7 +37,7 @@ UNIVERSITY, COMMUNITY = "university", "community"
 
 
 @pytest.fixture(scope="module")
-def many() -> Records:
+def many() -> GeneratedPatients:
     return generate_patients(200_000, 1)
 
 
@@ -43,7 +48,7 @@ def truth() -> tuple[Codes, Columns]:
     return house, draw_truth(house, np.random.default_rng(3))
 
 
-def hospital_rows(records: Records, name: str) -> pd.DataFrame:
+def hospital_rows(records: GeneratedPatients, name: str) -> pd.DataFrame:
     return records.table[records.table["hospital"] == name]
 
 
@@ -86,7 +91,7 @@ def test_any_number_of_patients(patients: int, of_university: int) -> None:
     assert ((records.probability > 0) & (records.probability < 1)).all()
 
 
-def test_table_is_the_task_s(many: Records) -> None:
+def test_table_is_the_task_s(many: GeneratedPatients) -> None:
     table = many.table
 
     assert list(table.columns) == ["hospital", *READMISSION.column_names, "readmitted"]
@@ -108,13 +113,13 @@ def test_table_is_the_task_s(many: Records) -> None:
         assert np.allclose(tenths, np.rint(tenths), atol=1e-9), column.name
 
 
-def test_missing_cells_are_in_three_columns(many: Records) -> None:
+def test_missing_cells_are_in_three_columns(many: GeneratedPatients) -> None:
     empty = many.table.isna().any()
 
     assert set(empty.index[empty]) == {"admission_type", "hba1c", "glucose"}
 
 
-def test_marginal_figures(many: Records) -> None:
+def test_marginal_figures(many: GeneratedPatients) -> None:
     means = many.table.mean(numeric_only=True)
 
     assert 0.18 < means["readmitted"] < 0.22
@@ -129,7 +134,7 @@ def test_marginal_figures(many: Records) -> None:
         assert means[name] == pytest.approx(expected, rel=0.03), name
 
 
-def test_values_go_together(many: Records) -> None:
+def test_values_go_together(many: GeneratedPatients) -> None:
     table = many.table
     rank = {name: table[name].rank() for name in READMISSION.column_names}
 
@@ -172,7 +177,7 @@ def test_values_are_drawn_as_stated(truth: tuple[Codes, Columns]) -> None:
         assert tablets.mean() == pytest.approx(1 / (1 + math.exp(-0.8 - 0.3 * poor)), abs=0.05)
 
 
-def test_hospitals_differ(many: Records) -> None:
+def test_hospitals_differ(many: GeneratedPatients) -> None:
     university, community = (hospital_rows(many, name) for name in (UNIVERSITY, COMMUNITY))
 
     assert len(university) == 120_000
@@ -324,7 +329,7 @@ def gap(labels: Vector, probability: Vector) -> float:
     return abs(float((labels - probability).sum() / np.sqrt((probability * (1 - probability)).sum())))
 
 
-def test_probability_is_calibrated(many: Records) -> None:
+def test_probability_is_calibrated(many: GeneratedPatients) -> None:
     labels = many.table["readmitted"].to_numpy().astype(np.float64)
     order = np.argsort(many.probability)
 
@@ -332,7 +337,7 @@ def test_probability_is_calibrated(many: Records) -> None:
         assert gap(labels[rows], many.probability[rows]) < 4
 
 
-def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: Records) -> None:
+def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: GeneratedPatients) -> None:
     table = many.table
     pattern = [table["hospital"], *(table[name].isna() for name in ("hba1c", "glucose", "admission_type"))]
     groups = table.assign(probability=many.probability).groupby(pattern)
@@ -346,7 +351,7 @@ def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: Recor
             assert gap(part["readmitted"].to_numpy(np.float64), part["probability"].to_numpy()) < 4
 
 
-def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(many: Records) -> None:
+def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(many: GeneratedPatients) -> None:
     table = many.table.assign(probability=many.probability)[many.table["hba1c"].isna()]
     cut = pd.cut(table["glucose"].fillna(0), [-1, 20, 100, 150, 200, 300, 601])
     visits, days = table["emergency_visits"].clip(upper=3), table["days_in_hospital"]
@@ -356,7 +361,7 @@ def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(m
             assert gap(group["readmitted"].to_numpy(np.float64), group["probability"].to_numpy()) < 4.2
 
 
-def test_probability_ranks_better_than_what_ignores_the_hospital(many: Records) -> None:
+def test_probability_ranks_better_than_what_ignores_the_hospital(many: GeneratedPatients) -> None:
     """In Brier score: who takes one hospital's habits for the other's loses."""
     record = {name: many.table[name].to_numpy() for name in READMISSION.column_names}
     house = (many.table["hospital"] == COMMUNITY).to_numpy().astype(np.int64)
@@ -398,7 +403,7 @@ def test_expected_roc_auc_undefined(probability: list[float]) -> None:
         expected_roc_auc(np.array(probability))
 
 
-def test_expected_roc_auc_is_reached(many: Records) -> None:
+def test_expected_roc_auc_is_reached(many: GeneratedPatients) -> None:
     expected = expected_roc_auc(many.probability)
 
     assert 0.80 < expected < 0.85
@@ -419,7 +424,7 @@ def features(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def test_a_line_does_not_follow_the_risk(many: Records) -> None:
+def test_a_line_does_not_follow_the_risk(many: GeneratedPatients) -> None:
     rows = np.random.default_rng(0).permutation(len(many.table))[:40_000]
     table = many.table.iloc[rows].reset_index(drop=True)
     inputs, labels, train = features(table), table["readmitted"].to_numpy(), np.arange(40_000) < 20_000

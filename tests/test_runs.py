@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from federated_health.data.tables import hash_file
+from federated_health.data.manifest import hash_file
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.ml.networks import read_description

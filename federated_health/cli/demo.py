@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.cli.processes import free_port, interrupt, process, script_command
-from federated_health.data.dataset_folder import read_manifest
+from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import RunError

@@ -1,245 +1,248 @@
-"""Cells as people write them -> numbers, checked against the task's rules by pandera. No message holds a value."""
+"""Reads CSV files strictly, turns their cells into numbers and checks these against the rules of the columns.
 
+No error message holds a value of a patient.
+"""
+
+import csv
+import io
 import re
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.columns import Column, Label, Measurement
-from federated_health.data.tables import read_table
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
-from federated_health.ml.backend import hidden
-
-if TYPE_CHECKING:
-    import pandera.pandas as pa
 
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
+"""Cells that mean "missing", in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """Cells of declared columns, read.
+class CheckedCells:
+    """Cells of a table as numbers, with what breaks the rules of their columns.
 
     Attributes:
-        columns: what was read, in order.
-        numbers: float64, a column each; NaN where a cell is missing or is no number.
-        is_text: where a cell holds what is neither a number nor a mark for missing.
-        outside: where a number breaks its column's rule, or a label is missing.
+        columns: the columns that were read.
+        text: the whole table as text.
+        numbers: float64, one column each; NaN where a cell is missing or not a number.
+        is_text: where a cell is neither a number nor a mark for missing.
+        invalid: where a cell breaks the rule of its column; includes `is_text`.
+        zeros: measurement -> rows with the number 0, also where 0 means missing.
     """
 
     columns: tuple[Column, ...]
+    text: pd.DataFrame
     numbers: pd.DataFrame
     is_text: pd.DataFrame
-    outside: pd.DataFrame
+    zeros: Mapping[str, int]
 
     @cached_property
     def invalid(self) -> pd.DataFrame:
-        """Where a cell is not what its column allows."""
-        return self.is_text | self.outside
+        allowed = {column.name: column.allows(self.numbers[column.name].to_numpy()) for column in self.columns}
+        return self.is_text | ~pd.DataFrame(allowed, index=self.numbers.index)
 
-    def raise_first(self, path: Path, text: pd.DataFrame) -> None:
-        """Refuse a file in which any cell is invalid.
-
-        Args:
-            text: what was read.
+    def raise_first_invalid(self, path: Path) -> None:
+        """Refuse a file with an invalid cell.
 
         Raises:
             DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
         """
-        invalid = self.invalid
         for column in self.columns:
-            if rows := np.flatnonzero(invalid[column.name]).tolist():
-                first = describe_cell(column.name, rows[0], column.rule, text[column.name].iloc[rows[0]])
-                others = int(invalid.to_numpy().sum()) - 1
+            rows = np.flatnonzero(self.invalid[column.name])
+            if len(rows):
+                first = describe_cell(column.name, rows[0], column.rule, self.text[column.name].iloc[rows[0]])
+                others = int(self.invalid.to_numpy().sum()) - 1
                 more = f" (and {others} more cells that break a rule)" if others else ""
                 raise DataError(
-                    f"{path}: {first}{more}",
-                    reason=f"its column {column.name} holds what is not {column.rule}",
+                    f"{path}: {first}{more}", reason=f"its column {column.name} holds what is not {column.rule}"
                 )
 
 
 def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A CSV of patients, as written and as numbers.
+    """Read a CSV of patients.
 
     Args:
-        path: UTF-8 CSV with a header. Columns that the task does not know are left alone.
-        labelled: whether the label column is needed, too.
+        path: UTF-8 CSV with a header. Columns that the task does not know are ignored.
+        labelled: whether the label column is required.
 
     Returns:
-        The table as text, and float64 columns of the task (then the label) under the same index, NaN for missing.
+        The table as text, and float64 columns of the task (then the label) with the same index, NaN for missing.
 
     Raises:
-        DataError: names the file and, where there is one, the column, the row (1 is the first below the header) and
-            the rule; never a value.
+        DataError: names the file and, where possible, the column, the row (1 is the first below the header) and the
+            rule; never a value.
     """
-    columns = declared_columns(task, labelled=labelled)
-    text = read_columns(path, columns)
-    reading = read_cells(text, columns)
-    reading.raise_first(path, text)
-    return text, reading.numbers
-
-
-def describe_cell(column: str, row: int, rule: str, cell: str) -> str:
-    """Where a cell is, counting rows from 1, what it may hold, and what kind of thing it holds instead."""
-    written, got = cell.strip(), ""
-    if re.fullmatch(r"-?\d+,\d+", written):
-        got = "; got a decimal comma: numbers need a point"
-    elif written.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(written, errors="coerce")):
-        got = "; got text" if re.search(r"\d", rule) else ""  # else it is text that is expected
-    return f"column {column}, row {row + 1}: expected {rule}{got}"
-
-
-def declared_columns(task: Task, *, labelled: bool) -> tuple[Column, ...]:
-    """The task's columns, and the label after them where it is needed."""
-    return (*task.columns, task.label) if labelled else task.columns
+    columns = task.labelled_columns if labelled else task.columns
+    cells = check_cells(read_columns(path, columns), columns)
+    cells.raise_first_invalid(path)
+    return cells.text, cells.numbers
 
 
 def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
-    """A CSV with at least one patient and each of these columns once, all of its cells as text.
+    """Read a CSV with at least one patient and each of the columns once; every cell stays text.
 
     Raises:
-        DataError: it is not.
+        DataError: the file cannot be read, is not well-formed, or its header does not fit.
     """
-    text = read_table(path)
-    _refuse_lacking(path, text, columns)
-    refuse_repeated_or_empty(str(path), text, [column.name for column in columns])
+    text = parse_csv(read_bytes(path), str(path))
+    header, names = list(text.columns), [column.name for column in columns]
+    if missing := [name for name in names if name not in header]:
+        hint = case_hint(header, missing)
+        if isinstance(columns[-1], Label) and columns[-1].name in missing:
+            hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
+        problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
+        raise _file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
+    refuse_repeated_or_empty(str(path), text, names)
     return text
 
 
-def _refuse_lacking(path: Path, text: pd.DataFrame, columns: Sequence[Column]) -> None:
-    header = list(text.columns)
-    if lacking := [column.name for column in columns if column.name not in header]:
-        noun = "column" if len(lacking) == 1 else "columns"
-        hint = hint_at_case(header, lacking)
-        if columns[-1].name in lacking and isinstance(columns[-1], Label):
-            hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
-        raise DataError(
-            f"{path}: lacks the {noun} {', '.join(lacking)}; its header is: "
-            f"{name_columns(text, [column.name for column in columns])}{hint}",
-            reason=f"its file lacks the {noun} {', '.join(lacking)}",
-        )
-
-
-def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Refuse a table that has one of the columns more than once, or no row.
+def read_bytes(path: Path) -> bytes:
+    """Bytes of a file.
 
     Raises:
-        DataError: it is such a table; `name` is what the message calls it.
+        DataError: the file cannot be read.
     """
-    header = list(text.columns)
-    if repeated := [column for column in columns if header.count(column) > 1]:
-        words = f"the column {', '.join(repeated)} more than once"
-        raise DataError(f"{name}: has {words}", reason=f"its file has {words}")
-    if text.empty:
-        raise DataError(f"{name}: has a header and no patients", reason="its file has no patients")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def hint_at_case(header: Iterable[str], lacking: Iterable[str]) -> str:
-    """Words for a header that has a lacking column in upper or lower case; empty where it has none."""
-    in_other_case = {name.lower() for name in header} & {name.lower() for name in lacking}
-    return " (upper and lower case matter)" if in_other_case else ""
-
-
-def name_columns(text: pd.DataFrame, known: Collection[str]) -> str:
-    """A table's header as a message may show it; a first line that may be a patient is not shown.
-
-    It is a header where it has one of the known names, or where words stand above a column of numbers. Of a header,
-    what does not look like a name is left out.
-    """
-    names = [name for name in text.columns if looks_like_name(name)]
-    has_known = {name.lower() for name in names} & {name.lower() for name in known}
-    above_numbers = any(
-        looks_like_name(name) and pd.to_numeric(text.iloc[:, place], errors="coerce").notna().any()
-        for place, name in enumerate(text.columns)
-    )
-    return ", ".join(names) if has_known or above_numbers else "a first line that does not look like a header"
-
-
-def looks_like_name(name: str) -> bool:
-    """Whether a column's name may be one, and not a patient's cell in a file without a header."""
-    return re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name) is not None
-
-
-def read_cells(text: pd.DataFrame, columns: Sequence[Column], missing: Collection[str] = ()) -> Reading:
-    """Read the declared columns of a table of text, whatever is in it.
-
-    Missing cells may be empty or one of ?, NA, N/A, NaN, null, None; a 0 that stands for "not measured" is read as
-    missing.
+def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) -> pd.DataFrame:
+    """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
 
     Args:
-        text: has all of the columns, each once.
-        missing: further marks for missing, in lower case.
+        name: name of the file in messages.
+        header: column names, for a file without a header.
+
+    Raises:
+        DataError: the CSV is not well-formed. The message never quotes a row.
     """
-    marks = MISSING_MARKS | set(missing)
-    numbers, no_number = {}, {}
+    try:
+        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(lines, strict=True) if row]
+    except UnicodeDecodeError:
+        raise _file_error(name, "is not UTF-8 text", "; save it as CSV UTF-8") from None
+    except csv.Error:
+        raise _file_error(name, "is not a well-formed CSV") from None
+    if not rows:
+        raise _file_error(name, "is empty")
+    if header is None:
+        header, *rows = rows
+        if len(header) == 1 and re.search("[;\t|]", header[0]):
+            raise _file_error(name, "is not separated by commas")
+        if any(_is_number(column) for column in header):  # probably a patient, whom no message may quote
+            raise _file_error(name, "has no header", ": its first line holds numbers, not the names of the columns")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            detail = f": row {number} has {len(row)} cells, expected {len(header)}"
+            raise _file_error(name, "has a row of a wrong length", detail)
+    return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
+
+
+def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Collection[str] = ()) -> CheckedCells:
+    """Read the cells of the columns as numbers. Invalid cells are recorded, not refused.
+
+    Args:
+        text: table with each of the columns once; every cell is text.
+        missing_marks: marks for missing besides MISSING_MARKS, in lower case.
+    """
+    marks = MISSING_MARKS | set(missing_marks)
+    numbers, is_text, zeros = {}, {}, {}
     for column in columns:
-        places, distinct = distinct_cells(text[column.name])  # a column has few different cells
+        positions, distinct = distinct_cells(text[column.name])
         is_missing = distinct.isin(marks)
-        cells = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
-        no_number[column.name] = (cells.isna() & ~is_missing).to_numpy()[places]
-        if isinstance(column, Measurement) and column.zero_is_missing:
-            cells = cells.mask(cells == 0)
-        numbers[column.name] = cells.to_numpy()[places]
-    table, no_numbers = (pd.DataFrame(read, index=text.index) for read in (numbers, no_number))
-    outside = _break_rules(table, columns) & ~no_numbers
-    return Reading(columns=tuple(columns), numbers=table, is_text=no_numbers, outside=outside)
+        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
+        is_text[column.name] = (parsed.isna() & ~is_missing).to_numpy()[positions]
+        if isinstance(column, Measurement):
+            zeros[column.name] = int((parsed == 0).to_numpy()[positions].sum())
+            if column.zero_is_missing:
+                parsed = parsed.mask(parsed == 0)
+        numbers[column.name] = parsed.to_numpy()[positions]
+    return CheckedCells(
+        columns=tuple(columns),
+        text=text,
+        numbers=pd.DataFrame(numbers, index=text.index),
+        is_text=pd.DataFrame(is_text, index=text.index),
+        zeros=zeros,
+    )
 
 
 def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:
-    """The different cells of a column, trimmed and in lower case, and the position in them of each row's cell."""
-    places, distinct = pd.factorize(cells)
-    return places, pd.Series(distinct, dtype=str).str.strip().str.lower()
+    """Position of each row's cell among the distinct cells, and these, trimmed and in lower case.
 
-
-def count_zeros(cells: "pd.Series[str]") -> int:
-    """Rows whose cell is the number 0, however it is written."""
-    places, distinct = distinct_cells(cells)
-    return int((pd.to_numeric(distinct, errors="coerce") == 0).to_numpy()[places].sum())
-
-
-def _break_rules(numbers: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Where pandera finds a number that its column does not allow."""
-    _prepare_pandera()
-    import pandera.pandas as pa
-
-    outside = np.zeros(numbers.shape, dtype=bool)
-    table = numbers.reset_index(drop=True)
-    try:
-        _schema(columns).validate(table, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        failures = error.failure_cases
-        outside[failures["index"].astype(int), table.columns.get_indexer(failures["column"])] = True
-    return pd.DataFrame(outside, index=numbers.index, columns=numbers.columns)
-
-
-@cache
-def _prepare_pandera() -> None:
-    """Import pandera without hypothesis, which it takes where tests have it installed, to make up tables.
-
-    That is a quarter of a second, a fifth less than with it: who reads no patients does without.
+    A column has few distinct cells, so that parsing them once is much faster.
     """
-    with hidden("hypothesis"):
-        import pandera.backends.pandas.builtin_checks
-        import pandera.pandas  # noqa: F401  # for what it leaves in sys.modules
+    positions, distinct = pd.factorize(cells)
+    return positions, pd.Series(distinct, dtype=str).str.strip().str.lower()
 
 
-def _schema(columns: Sequence[Column]) -> "pa.DataFrameSchema":
-    import pandera.pandas as pa
+def describe_cell(column: str, row: int, rule: str, cell: str) -> str:
+    """Position of an invalid cell (`row` counts from 0), what it may hold, and which kind of text it holds instead."""
+    cell, got = cell.strip(), ""
+    if re.fullmatch(r"-?\d+,\d+", cell):
+        got = "; got a decimal comma: numbers need a point"
+    elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
+        got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
+    return f"column {column}, row {row + 1}: expected {rule}{got}"
 
-    schema: dict[Hashable, pa.Column] = {}
-    for column in columns:
-        if isinstance(column, Measurement):
-            check = pa.Check.in_range(column.low, column.high)
-        elif isinstance(column, Label):
-            check = pa.Check.isin([0.0, 1.0])
-        else:
-            check = pa.Check.isin([float(code) for code in column.codes])
-        schema[column.name] = pa.Column(float, check, nullable=not isinstance(column, Label))
-    return pa.DataFrameSchema(schema)
+
+def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Refuse a table that has one of the columns twice, or no rows.
+
+    Args:
+        name: name of the file in messages.
+
+    Raises:
+        DataError: names the repeated columns.
+    """
+    header = list(text.columns)
+    if repeated := [column for column in columns if header.count(column) > 1]:
+        raise _file_error(name, f"has the column {', '.join(repeated)} more than once")
+    if text.empty:
+        raise _file_error(name, "has no patients", ", only a header")
+
+
+def case_hint(header: Iterable[str], missing: Iterable[str]) -> str:
+    """Hint for a header that has a missing column in another case; else empty."""
+    in_other_case = {name.lower() for name in header} & {name.lower() for name in missing}
+    return " (upper and lower case matter)" if in_other_case else ""
+
+
+def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
+    """The header for a message, without anything that may be a patient's cell.
+
+    A first line counts as a header if it has one of the known names, or if a name stands above a column of numbers.
+    Only what looks like a column name is shown of it.
+    """
+    names = [name for name in text.columns if looks_like_name(name)]
+    has_known = {name.lower() for name in names} & {name.lower() for name in known}
+    is_above_numbers = any(
+        looks_like_name(name) and pd.to_numeric(text.iloc[:, position], errors="coerce").notna().any()
+        for position, name in enumerate(text.columns)
+    )
+    return ", ".join(names) if has_known or is_above_numbers else "a first line that does not look like a header"
+
+
+def looks_like_name(name: str) -> bool:
+    """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
+    return re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name) is not None
+
+
+def _file_error(name: str, problem: str, detail: str = "") -> DataError:
+    """Error about a whole file; the server learns the problem, not the detail."""
+    return DataError(f"{name}: {problem}{detail}", reason=f"its file {problem}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

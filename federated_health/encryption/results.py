@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from federated_health.data.tables import hash_file
+from federated_health.data.manifest import hash_file
 from federated_health.encryption.closing import remembered_result
 from federated_health.encryption.page import page_of_result
 from federated_health.hospital.handlers import account_of

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
 
-from federated_health.data.dataset_folder import find_hospital
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.manifest import find_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital.benefit import Benefit, measure_benefit

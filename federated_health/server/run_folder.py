@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health.data.tables import hash_file
+from federated_health.data.manifest import hash_file
 from federated_health.errors import RunError, StorageError
 from federated_health.folders import locked_folder
 from federated_health.report.run_files import (

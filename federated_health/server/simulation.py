@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import read_manifest
+from federated_health.data.manifest import read_manifest
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings
 from federated_health.transport.flower_engines import is_simulation

@@ -19,7 +19,8 @@ from flwr.app import Context, Message
 
 import client
 from federated_health.cli.processes import free_port, process, script_command
-from federated_health.data.dataset_folder import find_hospital, write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.ml.networks import read_description, weights_hash

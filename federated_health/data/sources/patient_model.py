@@ -1,13 +1,13 @@
-"""The stated model of two virtual hospitals' diabetes patients: who they are, what is recorded, who is readmitted.
+"""The model from which diabetes patients of two virtual hospitals are generated. No patient is real.
 
-No patient of it is real. The graph; each line is drawn given those above, and only s stands in no record. N is the
-normal distribution, sigmoid(x) = 1 / (1 + exp(-x)), [a..b] clips, x+ is max(x, 0), and a figure of one hospital
-(`house.`) stands in HOUSES, another in capitals under its name::
+Each line is drawn given the lines above; s is never recorded. N is the normal distribution, sigmoid(x) = 1 / (1 +
+exp(-x)), [a..b] clips, and x+ is max(x, 0). Figures of one hospital (`hospital.`) are in HOSPITALS; names in capitals
+are constants of this module::
 
-    age      = round(N(house.age_mean, house.age_sd)) [18..100]            decades = (age - 65) / 10
+    age      = round(N(hospital.age_mean, hospital.age_sd)) [18..100]      decades = (age - 65) / 10
     male     ~ 0.48
-    s        = N(house.severity + 0.2 decades, 1)                          severity
-    type     : emergency with e = sigmoid(house.emergency + 0.6 s), urgent 0.4 (1 - e), elective 0.6 (1 - e)
+    s        = N(hospital.severity + 0.2 decades, 1)                       severity
+    type     : emergency with e = sigmoid(hospital.emergency + 0.6 s), urgent 0.4 (1 - e), elective 0.6 (1 - e)
     days     = round(exp(N(1.29 + 0.28 s, 0.55))) [1..14]
     labs     = round(exp(N(3.76 + 0.12 s + 0.03 (days - 4), 0.35))) [1..130]
     drugs    = round(exp(N(2.67 + 0.15 s + 0.03 (days - 4), 0.35))) [1..60]
@@ -23,17 +23,18 @@ normal distribution, sigmoid(x) = 1 / (1 + exp(-x)), [a..b] clips, x+ is max(x, 
 
 28.7 hba1c - 46.7 is the mean glucose that goes with an HbA1c (Nathan et al. 2008, Diabetes Care 31:1473).
 
-The record is all that but s, as the hospital writes it: diagnoses = codes + house.extra_codes, lab_procedures =
-ceil(house.lab_share labs). Three cells are empty, independently given the true values, with probability::
+The record holds all of these but s, as the hospital writes them: diagnoses = codes + hospital.extra_codes,
+lab_procedures = ceil(hospital.lab_share labs). Three cells are empty, independently given the true values, with
+probability::
 
-    HbA1c            1 - sigmoid(house.hba1c[0] + house.hba1c[1] poor [-2.5..4] + HBA1C_DAYS (days - 4))
-    glucose          house.glucose_missing[band], bands as in GLUCOSE_BANDS
-    admission type   house.type_missing[0], of an emergency house.type_missing[1]
+    HbA1c            1 - sigmoid(hospital.hba1c[0] + hospital.hba1c[1] poor [-2.5..4] + HBA1C_DAYS (days - 4))
+    glucose          hospital.glucose_missing[band], bands as in GLUCOSE_BANDS
+    admission type   hospital.type_missing[0], of an emergency hospital.type_missing[1]
 
-HbA1c and glucose are so missing not at random: who is badly controlled is measured more often.
+So HbA1c and glucose are missing not at random: badly controlled patients are measured more often.
 
-The label is 1 with sigmoid of the log-odds below, the same in both hospitals, coefficients in LOG_ODDS (`o.`). It
-depends on the true values of the graph, rounded as there, whether recorded or not; not on s, type or labs::
+The label is 1 with the sigmoid of these log-odds, which are the same in both hospitals; coefficients are in LOG_ODDS
+(`o.`). They depend on the true, rounded values, whether recorded or not, and not on s, type or labs::
 
     o.intercept + o.age decades + o.male male + o.codes (codes - 6) + o.stays min(stays, 4) + o.visits min(visits, 4)
     + o.tablets tablets + o.home home
@@ -44,16 +45,16 @@ depends on the true values of the graph, rounded as there, whether recorded or n
     + o.age_drugs decades [-3..3] ((drugs - 16) / 6) [-2..3]
     + o.home_stays home min(stays, 4)
 
-More insulin protects the badly controlled and harms the tightly controlled, less does the opposite; many drugs harm the
-old; who keeps coming back is not kept away by going home.
+More insulin protects badly controlled patients and harms tightly controlled ones; less insulin does the opposite. Many
+drugs harm old patients. Going home does not protect patients with many earlier stays.
 
 Orders of magnitude (stays of 1 to 14 days with a mean of 4.4, 43 laboratory tests, 16 drugs, 7.4 diagnoses, 0.6 stays
 and 0.2 emergency visits in the year before) follow Strack et al. 2014, BioMed Research International,
-doi:10.1155/2014/781670 (UCI data set 296, doi:10.24432/C5230J). There HbA1c was measured in 18 % and 11 % came back
-within 30 days; here about 70 and 20 %, so that there is something to learn. The minimum of risk near an HbA1c of 7.5 %
-is that of mortality in Currie et al. 2010, Lancet 375:481. The coefficients are ours; none was estimated from patients.
-Their directions are plausible; their sizes are far larger than in real patients, whose readmission is hard to predict,
-so that models can be told apart.
+doi:10.1155/2014/781670 (UCI data set 296, doi:10.24432/C5230J). There HbA1c was measured in 18 % of stays and 11 % were
+followed by a readmission within 30 days; here it is about 70 and 20 %, so that there is something to learn. The risk is
+lowest near an HbA1c of 7.5 %, as mortality is in Currie et al. 2010, Lancet 375:481. The coefficients are invented, not
+estimated from patients: their directions are plausible, but their sizes are far larger than in real patients, whose
+readmission is hard to predict, so that models differ visibly.
 """
 
 from dataclasses import dataclass
@@ -64,18 +65,18 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Columns = dict[str, Vector]
-"""Name of a task's column -> [patients]."""
+"""Column of the task -> its values, [patients]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class House:
-    """What is particular to one hospital: its patients and its habits; see the module.
+class VirtualHospital:
+    """Figures of one hospital's patients and recording habits; see the module.
 
     Attributes:
-        share: of all patients.
-        hba1c: log-odds that HbA1c is recorded, at 7.5 %, and their slope a %.
-        glucose_missing: probability that glucose is not recorded, by band.
-        type_missing: probability that the admission type is not recorded: otherwise, and of an emergency.
+        share: share of all patients.
+        hba1c: log-odds that HbA1c is recorded at 7.5 %, and their slope per %.
+        glucose_missing: probability that glucose is not recorded, per band.
+        type_missing: probability that the admission type is not recorded, of other admissions and of emergencies.
     """
 
     name: str
@@ -91,8 +92,8 @@ class House:
     type_missing: tuple[float, float]
 
 
-HOUSES = (
-    House(
+HOSPITALS = (
+    VirtualHospital(
         name="university",
         share=0.6,
         age_mean=62.0,
@@ -105,7 +106,7 @@ HOUSES = (
         glucose_missing=(0.02, 0.12, 0.15, 0.08, 0.03),
         type_missing=(0.03, 0.06),
     ),
-    House(
+    VirtualHospital(
         name="community",
         share=0.4,
         age_mean=67.0,
@@ -123,7 +124,7 @@ HOUSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LogOdds:
-    """Coefficients of the label's log-odds; `glucose` has one a band. See the module."""
+    """Coefficients of the label's log-odds, for glucose one per band; see the module."""
 
     intercept: float = -3.28
     age: float = 0.35
@@ -147,7 +148,7 @@ class LogOdds:
 LOG_ODDS = LogOdds()
 
 GLUCOSE_BANDS = (70, 110, 180, 270)
-"""In mg/dl: where the second band and each further one begins."""
+"""Lower bounds, in mg/dl, of the second and each further band."""
 
 HBA1C_LEVEL, HBA1C_AGE, HBA1C_VISITS, HBA1C_SPREAD, HBA1C_DAYS = 1.25, -0.04, 0.08, 0.42, 0.15
 GLUCOSE_SHARE, GLUCOSE_SPREAD = 0.92, 0.38
@@ -159,14 +160,14 @@ DAYS = np.arange(1, 15)
 HBA1C_TENTHS = np.arange(45, 151)
 GLUCOSES = np.arange(40, 601)
 MAX_VISITS = 3
-"""More emergency visits do not raise HbA1c further."""
+"""Number of emergency visits above which HbA1c rises no further."""
 
 
-def draw_truth(house: Codes, generator: np.random.Generator) -> Columns:
-    """The true values of patients, before anything is recorded.
+def draw_truth(hospital: Codes, generator: np.random.Generator) -> Columns:
+    """True values of patients.
 
     Args:
-        house: [patients], positions in HOUSES.
+        hospital: [patients], positions in HOSPITALS.
     """
 
     def normal(mean: Vector, deviation: Vector | float) -> Vector:
@@ -175,14 +176,14 @@ def draw_truth(house: Codes, generator: np.random.Generator) -> Columns:
     def chance(probability: Vector | float) -> Vector:
         return (generator.random(rows) < probability).astype(np.float64)
 
-    def poisson(log_mean: Vector, most: int) -> Vector:
-        return np.minimum(generator.poisson(np.exp(log_mean)), most).astype(np.float64)
+    def poisson(log_mean: Vector, maximum: int) -> Vector:
+        return np.minimum(generator.poisson(np.exp(log_mean)), maximum).astype(np.float64)
 
-    rows = len(house)
-    age = whole(normal(of_house("age_mean", house), of_house("age_sd", house)), AGES)
+    rows = len(hospital)
+    age = whole(normal(of_hospital("age_mean", hospital), of_hospital("age_sd", hospital)), AGES)
     decades = (age - 65) / 10
-    severity = normal(of_house("severity", house) + 0.2 * decades, 1.0)
-    emergency = chance(sigmoid(of_house("emergency", house) + 0.6 * severity))
+    severity = normal(of_hospital("severity", hospital) + 0.2 * decades, 1.0)
+    emergency = chance(sigmoid(of_hospital("emergency", hospital) + 0.6 * severity))
     days = whole(np.exp(normal(1.29 + 0.28 * severity, 0.55)), DAYS)
     visits = poisson(-1.75 + 0.5 * severity, 15)
     hba1c = whole(10 * (4 + np.exp(normal(hba1c_level(age, visits), HBA1C_SPREAD))), HBA1C_TENTHS) / 10
@@ -205,22 +206,22 @@ def draw_truth(house: Codes, generator: np.random.Generator) -> Columns:
     }
 
 
-def draw_record(house: Codes, truth: Columns, generator: np.random.Generator) -> Columns:
-    """What the hospitals write down of the truth, NaN where they write nothing."""
+def draw_record(hospital: Codes, truth: Columns, generator: np.random.Generator) -> Columns:
+    """What the hospitals record of the true values, NaN for missing."""
     emergency = (truth["admission_type"] == 1).astype(np.int64)
-    patient = np.arange(len(house))
+    patient = np.arange(len(hospital))
     missing = {
-        "admission_type": of_house("type_missing", house)[patient, emergency],
-        "hba1c": 1.0 - hba1c_recorded(house, truth["hba1c"], truth["days_in_hospital"]),
-        "glucose": of_house("glucose_missing", house)[patient, glucose_band(truth["glucose"])],
+        "admission_type": of_hospital("type_missing", hospital)[patient, emergency],
+        "hba1c": 1.0 - hba1c_recorded(hospital, truth["hba1c"], truth["days_in_hospital"]),
+        "glucose": of_hospital("glucose_missing", hospital)[patient, glucose_band(truth["glucose"])],
     }
     record = {
         **truth,
-        "lab_procedures": np.ceil(truth["lab_procedures"] * of_house("lab_share", house)),
-        "diagnoses": truth["diagnoses"] + of_house("extra_codes", house),
+        "lab_procedures": np.ceil(truth["lab_procedures"] * of_hospital("lab_share", hospital)),
+        "diagnoses": truth["diagnoses"] + of_hospital("extra_codes", hospital),
     }
     for name, probability in missing.items():
-        record[name] = np.where(generator.random(len(house)) < probability, np.nan, record[name])
+        record[name] = np.where(generator.random(len(hospital)) < probability, np.nan, record[name])
     return record
 
 
@@ -231,7 +232,7 @@ def true_risk(truth: Columns) -> Vector:
 
 
 def other_log_odds(truth: Columns) -> Vector:
-    """All of the log-odds but what depends on HbA1c or glucose; no column of it is ever missing."""
+    """Terms of the log-odds without HbA1c and glucose; their columns are never missing."""
     o = LOG_ODDS
     decades, stays = (truth["age"] - 65) / 10, np.minimum(truth["inpatient_visits"], 4)
     days, home = truth["days_in_hospital"], truth["discharged_home"]
@@ -252,7 +253,7 @@ def other_log_odds(truth: Columns) -> Vector:
 
 
 def control_log_odds(hba1c: Vector, insulin: Vector) -> Vector:
-    """What HbA1c, and insulin with it, add to the log-odds."""
+    """Terms of HbA1c, and of insulin with it, in the log-odds."""
     o = LOG_ODDS
     poor = hba1c - 7.5
     change = o.raised * (insulin == 2) + o.lowered * (insulin == 3)
@@ -261,13 +262,13 @@ def control_log_odds(hba1c: Vector, insulin: Vector) -> Vector:
 
 
 def glucose_log_odds(glucose: Vector) -> Vector:
-    """What glucose adds to the log-odds."""
+    """Term of glucose in the log-odds."""
     added: Vector = np.array(LOG_ODDS.glucose)[glucose_band(glucose)]
     return added
 
 
 def glucose_band(glucose: Vector) -> Codes:
-    """The position of the band in which a glucose (mg/dl) is."""
+    """Position of the band of a glucose in mg/dl."""
     return np.searchsorted(GLUCOSE_BANDS, glucose, side="right")
 
 
@@ -294,20 +295,20 @@ def tablets_share(hba1c: Vector) -> Vector:
     return sigmoid(TABLETS[0] + TABLETS[1] * (hba1c - 7.5))
 
 
-def hba1c_recorded(house: Codes, hba1c: Vector, days: Vector) -> Vector:
+def hba1c_recorded(hospital: Codes, hba1c: Vector, days: Vector) -> Vector:
     """Probability that HbA1c is recorded."""
-    level, slope = np.moveaxis(of_house("hba1c", house), -1, 0)
+    level, slope = np.moveaxis(of_hospital("hba1c", hospital), -1, 0)
     return sigmoid(level + slope * np.clip(hba1c - 7.5, -2.5, 4) + HBA1C_DAYS * (days - 4))
 
 
-def of_house(name: str, house: Codes) -> Vector:
-    """A figure of each patient's hospital, [patients, ...]."""
-    figures: Vector = np.array([getattr(one, name) for one in HOUSES], dtype=np.float64)[house]
+def of_hospital(name: str, hospital: Codes) -> Vector:
+    """A figure of VirtualHospital for each patient, [patients, ...]."""
+    figures: Vector = np.array([getattr(virtual, name) for virtual in HOSPITALS], dtype=np.float64)[hospital]
     return figures
 
 
 def whole(values: Vector, allowed: Codes) -> Vector:
-    """Rounded to whole numbers, and those beyond the first and the last allowed one put there."""
+    """Values rounded to whole numbers and clipped to the range of the allowed ones."""
     rounded: Vector = np.clip(np.rint(values), allowed[0], allowed[-1])
     return rounded
 

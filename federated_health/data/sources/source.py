@@ -1,9 +1,9 @@
-"""Data sets as people have them -> one canonical table: a `hospital` column, the task's columns, the label.
+"""Reads or generates a data set as one canonical table: a `hospital` column, the task's columns, the label.
 
-A file is recognised by its header and its values. What was recognised, mapped and dropped is part of the result.
+A file is recognised by its header and its codes. The result states what was recognised, mapped and dropped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.csv_reading import MISSING_MARKS, count_zeros, describe_cell, read_cells
-from federated_health.data.sources.archives import read_contents
+from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_cell
+from federated_health.data.manifest import hash_file
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
-from federated_health.data.sources.recognition import RecognisedFile, recognise, shorten
-from federated_health.data.tables import hash_file
+from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
 from federated_health.data.tasks import READMISSION, Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import hospital_name_from
@@ -25,33 +24,32 @@ UCI_TABLE = Path(__file__).resolve().parents[3] / "data" / "full_dataset.csv"
 """The 920 patients that come with the project."""
 
 DEFAULT_PATIENTS = 4000
-"""Of the generated ones."""
-
 PATIENTS_RANGE = (2, 10_000_000)
+"""Number of generated patients: default and bounds."""
 
 MAX_DROPPED = 0.2
-"""Share of rows up to which leaving rows out is suggested; of more, something else is wrong with the file."""
+"""Largest share of invalid rows at which an error suggests --drop-invalid; above it, something else is wrong."""
 
 MIN_AGREEMENT = 0.95
-"""Share of known patients whose diagnosis must be UCI's."""
+"""Smallest share of patients in UCI's table, too, who must have UCI's diagnosis."""
 
-_NOT_ALLOWED = "not allowed"
+_INVALID_CODE = "not allowed"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A canonical table and where it comes from.
+    """A canonical table and its origin.
 
     Attributes:
         name: `uci`, `readmission` or `file`.
-        title: what it was recognised as.
-        path: where it was read from; None where it was generated.
-        files: name -> SHA-256, in hex, of each file that was read, an archive itself among them.
-        mapped: what was read as something else, and what speaks for it, in words.
-        dropped: why -> rows that are not in the table.
-        facts: what else is known, for the manifest.
-        table: a row a patient; `hospital` where the data has it, then the task's columns as numbers (NaN for missing),
-            then the label 0 or 1.
+        title: kind of file, for people.
+        path: file or folder that was read; None for generated patients.
+        files: name -> SHA-256, in hex, of each file that was read; includes an archive itself.
+        mapped: what was read as something else, and the evidence for it, one line each.
+        dropped: reason -> rows that are not in the table.
+        facts: further entries of the manifest.
+        table: one row per patient; `hospital` if the data has it, then the task's columns as numbers (NaN for missing),
+            then the label, 0 or 1.
     """
 
     name: str
@@ -66,16 +64,14 @@ class Source:
 
     @property
     def has_hospitals(self) -> bool:
-        """Whether the data says which hospital a patient is from."""
         return HOSPITAL_COLUMN in self.table.columns
 
     def remarks(self) -> list[str]:
-        """What was mapped and dropped, for a person."""
-        dropped = [f"{why}: {rows} dropped" for why, rows in self.dropped.items() if rows]
-        return [*self.mapped, *dropped]
+        """What was mapped and dropped, for the console."""
+        return [*self.mapped, *(f"{reason}: {rows} dropped" for reason, rows in self.dropped.items() if rows)]
 
     def describe(self) -> dict[str, Any]:
-        """All but the table, for the manifest."""
+        """Everything but the table, for the manifest."""
         return {
             "name": self.name,
             "title": self.title,
@@ -92,25 +88,55 @@ def read_uci() -> Source:
     return read_source(UCI_TABLE, name="uci")
 
 
-def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
-    """Read a CSV, a zip with one, or a folder or zip of UCI's `processed.*.data`.
-
-    Args:
-        drop_invalid: leave out rows with a cell that is not allowed, and count them, instead of refusing the file.
+def generate_readmission(patients: int, seed: int) -> Source:
+    """Generated diabetes patients of two virtual hospitals; see `generated_patients`.
 
     Raises:
-        DataError: nothing that is known, or a cell is not allowed; names file, column, row and rule, never a value.
+        SettingsError: there are too few patients for an AUC, or too many for the memory.
+    """
+    low, high = PATIENTS_RANGE
+    if not low <= patients <= high:
+        raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
+    generated = generate_patients(patients, seed)
+    best = round(expected_roc_auc(generated.probability), 4)
+    return Source(
+        name=READMISSION.name,
+        task=READMISSION,
+        title="generated records of diabetes patients",
+        mapped=[f"Bayes-optimal ROC-AUC, expected over the labels of all these patients: {best}"],
+        facts={"generated_patients": patients, "generator_seed": seed, "expected_bayes_optimal_roc_auc": best},
+        table=generated.table,
+    )
+
+
+def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
+    """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
+
+    Args:
+        drop_invalid: drop and count rows with an invalid cell instead of refusing the file.
+
+    Raises:
+        DataError: no layout is known, or a cell is invalid; names file, column, row and rule, never a value.
     """
     contents = read_contents(path)
-    files = [recognise(file, content, path) for file, content in contents.items()]
+    files = [recognise_file(file, content, path) for file, content in contents.items()]
     layout = files[0].layout
-    tables, broken = zip(*(_read_file(file, drop_invalid=drop_invalid) for file in files), strict=True)
+    tables, zero_counts = zip(*(_read_file(file, drop_invalid=drop_invalid) for file in files), strict=True)
     table = pd.concat(tables, ignore_index=True)
-    read = len(table)
+    rows_read = sum(len(file.text) for file in files)
+    rows_valid = len(table)
     if layout.repeats_are_copies:
         table = table.drop_duplicates(ignore_index=True)
     if table.empty:
         raise DataError(f"{path}: no patient is left")
+    mapped = layout.describe_mappings()
+    if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
+        mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
+    for column in layout.task.measurements:
+        if column.zero_is_missing and (zeros := sum(counts[column.name] for counts in zero_counts)):
+            mapped.append(f"{layout.name_in_file(column)}: 0 -> missing, in {zeros} of {rows_read} rows")
+    if layout.label_is_inverted:
+        mapped.append(_confirm_label(path, table, layout))
     return Source(
         name=name,
         task=layout.task,
@@ -120,114 +146,68 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
             **({} if path.is_dir() or path.name in contents else {path.name: hash_file(path)}),  # an archive
             **{file: sha256(content).hexdigest() for file, content in contents.items()},
         },
-        mapped=[
-            *layout.mappings(),
-            *_lacking(contents),
-            *_zeros(layout, pd.concat([file.text for file in files])),
-            *(_confirm_label(path, table, layout) if layout.label_is_turned else ()),
-        ],
-        dropped={"exact repeats": read - len(table), "rows that break a rule": sum(broken)},
+        mapped=mapped,
+        dropped={"exact repeats": rows_valid - len(table), "rows that break a rule": rows_read - rows_valid},
         table=table,
     )
 
 
-def generate_readmission(patients: int, seed: int) -> Source:
-    """Generated records of diabetes patients at two virtual hospitals; see `generated_patients`.
-
-    Raises:
-        SettingsError: too few patients for an AUC, or too many for the memory.
-    """
-    low, high = PATIENTS_RANGE
-    if not low <= patients <= high:
-        raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
-    records = generate_patients(patients, seed)
-    best = round(expected_roc_auc(records.probability), 4)
-    return Source(
-        name=READMISSION.name,
-        task=READMISSION,
-        title="generated records of diabetes patients",
-        mapped=[f"Bayes-optimal ROC-AUC, expected over the labels of all these patients: {best}"],
-        facts={"generated_patients": patients, "generator_seed": seed, "expected_bayes_optimal_roc_auc": best},
-        table=records.table,
-    )
-
-
-def _lacking(contents: Mapping[str, bytes]) -> Iterator[str]:
-    if lacking := [name for name in UCI_FILES if name not in contents and UCI_FILES.keys() & contents.keys()]:
-        yield f"of UCI's four files these were not there: {', '.join(lacking)}"
-
-
-def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFrame, int]:
-    """A file's canonical rows, and the number of its rows that broke a rule and were left out."""
-    layout = file.layout
-    canonical = pd.DataFrame({column.name: file.text[layout.written(column)] for column in layout.columns})
+def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """Canonical rows of a file, and the number of zeros in each measurement of all its rows."""
+    layout, task = file.layout, file.layout.task
+    canonical = pd.DataFrame({column.name: file.text[layout.name_in_file(column)] for column in task.labelled_columns})
     for name, codes in layout.codes.items():
-        cells = shorten(canonical[name])
-        is_missing = cells.isin(MISSING_MARKS | layout.missing)
-        canonical[name] = cells.map(codes).where(~is_missing, "").fillna(_NOT_ALLOWED)
-    reading = read_cells(canonical, layout.columns, layout.missing)
-    invalid = reading.invalid
-    hospitals = _read_hospitals(file)
-    if hospitals is not None:
-        invalid = invalid.assign(**{HOSPITAL_COLUMN: hospitals == ""})
-    broken = invalid.any(axis=1)
-    if broken.any() and not drop_invalid:
-        _raise_first(file, invalid)
-    table = reading.numbers[~broken]
-    table = table.assign(**{layout.task.label.name: table[layout.task.label.name].astype("int64")})
-    if hospitals is not None:
-        table.insert(0, HOSPITAL_COLUMN, hospitals[~broken])
-    return table, int(broken.sum())
+        written = shorten(canonical[name])
+        is_missing = written.isin(MISSING_MARKS | layout.missing_marks)
+        canonical[name] = written.map(codes).where(~is_missing, "").fillna(_INVALID_CODE)
+    cells = check_cells(canonical, task.labelled_columns, layout.missing_marks)
+    table, invalid = cells.numbers, cells.invalid
+    if layout.hospital in file.text.columns:
+        table.insert(0, HOSPITAL_COLUMN, _read_hospitals(file))
+        invalid = invalid.assign(**{HOSPITAL_COLUMN: table[HOSPITAL_COLUMN] == ""})
+    is_valid = ~invalid.any(axis=1)
+    if not (is_valid.all() or drop_invalid):
+        raise _describe_first_invalid(file, invalid)
+    return table[is_valid].astype({task.label.name: "int64"}), cells.zeros
 
 
-def _read_hospitals(file: RecognisedFile) -> "pd.Series[str] | None":
-    """Hospitals' names of the rows, "" where there is none; None where the file does not say."""
+def _read_hospitals(file: RecognisedFile) -> "pd.Series[str]":
+    """Hospital name of each row, "" where there is none."""
     column = file.layout.hospital
-    if column not in file.text.columns:
-        return None
-    written = {words: hospital_name_from(words) for words in file.text[column].unique()}
-    names = [name for name in written.values() if name]
-    if alike := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{file.name}: column {column}: two hospitals would both be called {alike[0]}")
-    return file.text[column].map(written)
+    names = {cell: hospital_name_from(cell) for cell in file.text[column].unique()}
+    present = [name for name in names.values() if name]
+    if repeated := sorted({name for name in present if present.count(name) > 1}):
+        raise DataError(f"{file.name}: column {column}: two hospitals would both be called {repeated[0]}")
+    return file.text[column].map(names)
 
 
-def _raise_first(file: RecognisedFile, invalid: pd.DataFrame) -> None:
-    rules = {column.name: (file.layout.written(column), file.layout.rule(column)) for column in file.layout.columns}
-    rules[HOSPITAL_COLUMN] = (file.layout.hospital, "a hospital's name, with letters or digits")
+def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> DataError:
+    layout = file.layout
+    rules = {column.name: (layout.name_in_file(column), layout.rule(column)) for column in layout.task.labelled_columns}
+    rules[HOSPITAL_COLUMN] = (layout.hospital, "a hospital's name, with letters or digits")
     first = next(str(name) for name in invalid if invalid[name].any())
     column, rule = rules[first]
     row, rows = int(invalid[first].to_numpy().argmax()), int(invalid.any(axis=1).sum())
     more = f"; {rows} of {len(invalid)} rows break a rule" if rows > 1 else ""
-    few = rows <= MAX_DROPPED * len(invalid)
-    hint = " (--drop-invalid leaves such rows out)" if few or rows == 1 else ""
-    raise DataError(f"{file.name}: {describe_cell(column, row, rule, file.text[column].iloc[row])}{more}{hint}")
+    hint = " (--drop-invalid leaves such rows out)" if rows <= max(1, MAX_DROPPED * len(invalid)) else ""
+    return DataError(f"{file.name}: {describe_cell(column, row, rule, file.text[column].iloc[row])}{more}{hint}")
 
 
-def _zeros(layout: Layout, text: pd.DataFrame) -> Iterator[str]:
-    """Where a 0 stands for missing, in words."""
-    for column in layout.task.measurements:
-        if column.zero_is_missing and (zeros := count_zeros(text[layout.written(column)])):
-            yield f"{layout.written(column)}: 0 -> missing, in {zeros} of {len(text)} rows"
-
-
-def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> list[str]:
-    """Compare the label with UCI's for those patients who are in UCI's table, too.
+def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
+    """Compare the label with UCI's for the patients who are in UCI's table, too.
 
     Raises:
-        DataError: it says the opposite, so the file's label was not turned round, or was turned back.
+        DataError: the labels disagree, so the file's label is not inverted, or was inverted twice.
     """
     columns, label = list(layout.task.column_names), layout.task.label.name
-    known = read_uci().table
-    both = table.merge(known[[*columns, label]].drop_duplicates(columns), on=columns, suffixes=("", " of UCI"))
+    known = read_uci().table[[*columns, label]].drop_duplicates(columns)
+    both = table.merge(known, on=columns, suffixes=("", " of UCI"))
     agreeing = int((both[label] == both[f"{label} of UCI"]).sum())
     if agreeing < MIN_AGREEMENT * len(both):
         raise DataError(
-            f"{path}: its target is not turned round as it is in {layout.title}: {len(both) - agreeing} of {len(both)} "
-            f"patients who are in UCI's table have the other diagnosis there"
+            f"{path}: its target is not inverted as in {layout.title}: {len(both) - agreeing} of {len(both)} patients "
+            "who are in UCI's table have the other diagnosis there"
         )
     if both.empty:
-        return [
-            f"NOT CONFIRMED: no patient is in UCI's table; a target of 1 was taken for no disease, as in {layout.title}"
-        ]
-    return [f"confirmed: {len(both)} of {len(table)} patients are in UCI's table, {agreeing} with the same diagnosis"]
+        return f"NOT CONFIRMED: no patient is in UCI's table; a target of 1 means no disease, as in {layout.title}"
+    return f"confirmed: {len(both)} of {len(table)} patients are in UCI's table, {agreeing} with the same diagnosis"

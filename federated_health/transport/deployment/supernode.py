@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.cli.processes import free_port
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import Task
 from federated_health.hospital.registry import ONLY_ENCRYPTED
 from federated_health.privacy.guard import BUDGET
