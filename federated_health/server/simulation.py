@@ -1,6 +1,6 @@
-"""What Flower's simulation is checked for before a run: its folder of hospitals, and how many there are.
+"""Checks Flower's simulation before a run: its folder of hospitals, and their number.
 
-It is the only way of running where the server can see the hospitals' folder: all are on its machine.
+Only in a simulation can the server see the hospitals' folder: they are all on its machine.
 """
 
 from pathlib import Path
@@ -15,14 +15,13 @@ from federated_health.transport.flower_engines import is_simulation
 
 
 def check_simulation(grid: Grid, settings: Settings) -> None:
-    """Refuse a simulation whose hospitals cannot be found, or are not as many as its settings say.
+    """Refuse a simulation whose hospitals cannot be found, or differ in number from the settings.
 
-    Else each virtual hospital would be left out for a reason that stays with it, and the server wait for them in vain.
+    Otherwise every virtual hospital would be left out, and the server would wait for them in vain.
 
     Raises:
-        DataError: there is no folder of hospitals where it is looked for.
-        SettingsError: there is not a virtual node for every CSV, or more hospitals are waited for than can join, or the
-            task is another one.
+        DataError: the folder has no manifest.
+        SettingsError: nodes and CSVs differ in number, more hospitals are awaited than can join, or the task differs.
     """
     if not is_simulation(grid):
         return
@@ -35,17 +34,17 @@ def check_simulation(grid: Grid, settings: Settings) -> None:
             f"{error}. data={settings.data!r} was looked for in {Path.cwd()}{where}; name a folder, such as: "
             "--run-config \"data='$PWD/data'\""
         ) from None
-    there, nodes = len(manifest["hospitals"]), len(list(grid.get_node_ids()))
-    small = sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"])
-    if nodes != there or settings.hospitals > there - small:
-        fewer = f", {small} of them with fewer than {MIN_PATIENTS} patients, who may not join" if small else ""
+    count, nodes = len(manifest["hospitals"]), len(list(grid.get_node_ids()))
+    small = sum(hospital["rows"] < MIN_PATIENTS for hospital in manifest["hospitals"])
+    if nodes != count or settings.hospitals > count - small:
+        fewer = f", {small} of them with fewer than {MIN_PATIENTS} patients, which may not join" if small else ""
         raise SettingsError(
-            f"{folder} holds {there} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
-            f"{settings.hospitals}: say --federation-config num-supernodes={there} "
-            f"--run-config hospitals={there - small}"
+            f"{folder} holds {count} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
+            f"{settings.hospitals}: say --federation-config num-supernodes={count} "
+            f"--run-config hospitals={count - small}"
         )
     if manifest["task"] != settings.task:
         raise SettingsError(
-            f"{folder} is of the task {manifest['task']}, and the run of {settings.task}; say "
+            f"{folder}: expected a folder of the task {settings.task}, got {manifest['task']}; say "
             f"--run-config \"task='{manifest['task']}'\""
         )

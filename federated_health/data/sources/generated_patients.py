@@ -26,6 +26,8 @@ from federated_health.data.sources.patient_model import Codes, Columns, Vector
 from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.tasks import READMISSION
 
+BANDS = np.arange(len(model.GLUCOSE_BANDS) + 1)
+
 MAX_TERMS = 1_000_000
 """Largest number of terms of the sums that are in memory at a time."""
 
@@ -50,13 +52,13 @@ def generate_patients(patients: int, seed: int) -> GeneratedPatients:
         patients: number of patients, at least 1.
     """
     generator = np.random.default_rng([seed, patients])
-    hospital = (np.arange(patients) >= round(patients * model.HOSPITALS[0].share)).astype(np.int64)
+    hospital = (np.arange(patients) >= round(patients * model.FIRST_SHARE)).astype(np.int64)
     truth = model.draw_truth(hospital, generator)
     label = generator.random(patients) < model.true_risk(truth)
     record = model.draw_record(hospital, truth, generator)
     table = pd.DataFrame(
         {
-            HOSPITAL_COLUMN: np.array([virtual.name for virtual in model.HOSPITALS])[hospital],
+            HOSPITAL_COLUMN: np.array(model.HOSPITALS)[hospital],
             **{name: record[name] for name in READMISSION.column_names},
             READMISSION.label.name: label.astype(np.int64),
         }
@@ -111,15 +113,14 @@ def expected_risk(hospital: Codes, record: Columns) -> Vector:
         record: columns as from `patient_model.draw_record`.
     """
     risk = np.empty(len(hospital))
-    extra_codes = model.of_hospital("extra_codes", hospital)
-    other = model.other_log_odds({**record, "diagnoses": record["diagnoses"] - extra_codes})
+    other = model.other_log_odds({**record, "diagnoses": record["diagnoses"] - model.EXTRA_CODES[hospital]})
     for rows, no_hba1c, no_glucose in _group_by_missing(np.isnan(record["hba1c"]), np.isnan(record["glucose"])):
         cells = {name: column[rows] for name, column in record.items()}
         hba1c = model.HBA1C_TENTHS[None] / 10 if no_hba1c else cells["hba1c"][:, None]
         control = model.control_log_odds(hba1c, cells["insulin"][:, None])
-        all_bands = np.array(model.LOG_ODDS.glucose)[None]
-        glucose = all_bands if no_glucose else model.glucose_log_odds(cells["glucose"])[:, None]
-        risks = model.sigmoid((other[rows, None] + control)[:, :, None] + glucose[:, None, :])
+        bands = BANDS[None] if no_glucose else model.glucose_band(cells["glucose"])[:, None]
+        log_odds = (other[rows, None] + control)[:, :, None] + model.GLUCOSE_LOG_ODDS[bands][:, None, :]
+        risks = model.sigmoid(log_odds)
         weights = _bayes_weights(hospital[rows], cells, no_hba1c, no_glucose)
         risk[rows] = (weights * risks).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
     return risk
@@ -133,8 +134,7 @@ def _group_by_missing(
         for lacks_glucose in (False, True):
             rows = np.flatnonzero((no_hba1c == lacks_hba1c) & (no_glucose == lacks_glucose))
             values = len(model.HBA1C_TENTHS) if lacks_hba1c else 1
-            bands = len(model.GLUCOSE_BANDS) + 1 if lacks_glucose else 1
-            step = MAX_TERMS // (values * bands)
+            step = MAX_TERMS // (values * (len(BANDS) if lacks_glucose else 1))
             for start in range(0, len(rows), step):
                 yield rows[start : start + step], lacks_hba1c, lacks_glucose
 
@@ -158,7 +158,7 @@ def _bayes_weights(hospital: Codes, cells: Columns, no_hba1c: bool, no_glucose: 
         band = chances.band[_position(cells["hba1c"] * 10, model.HBA1C_TENTHS)[:, None]]
     if not no_glucose:
         return weights[:, :, None]
-    return weights[:, :, None] * band * model.of_hospital("glucose_missing", hospital)[:, None, :]
+    return weights[:, :, None] * band * model.GLUCOSE_MISSING[hospital][:, None, :]
 
 
 @dataclass(frozen=True, eq=False)

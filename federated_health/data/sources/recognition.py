@@ -36,17 +36,7 @@ from federated_health.errors import DataError
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Largest size of a file in a zip, unpacked."""
 
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    OSError,
-    zlib.error,
-    lzma.LZMAError,
-)
+_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown compression."""
 
 
