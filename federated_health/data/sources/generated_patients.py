@@ -156,9 +156,8 @@ def _bayes_weights(hospital: Codes, cells: Columns, no_hba1c: bool, no_glucose: 
     else:
         weights = np.ones((len(hospital), 1))
         band = chances.band[_position(cells["hba1c"] * 10, model.HBA1C_TENTHS)[:, None]]
-    if not no_glucose:
-        return weights[:, :, None]
-    return weights[:, :, None] * band * model.GLUCOSE_MISSING[hospital][:, None, :]
+    joint: Vector = weights[:, :, None]
+    return joint * band * model.GLUCOSE_MISSING[hospital][:, None, :] if no_glucose else joint
 
 
 @dataclass(frozen=True, eq=False)
