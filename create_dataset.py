@@ -1,4 +1,4 @@
-"""Turn a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json.
+"""Turn a data set into one CSV per hospital: client_1.csv, client_2.csv, ... and manifest.json.
 
 `python create_dataset.py`, or `python create_dataset.py --source heart.csv --by dirichlet --hospitals 5`.
 """
@@ -10,20 +10,21 @@ import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import MANIFEST, PICTURE, write_hospitals
+from federated_health.data.dataset_folder import PICTURE, write_hospitals
+from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
-from federated_health.data.sources.read import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
+from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.settings import read_defaults
 
 GENERATED = "readmission"
 
 
 def parse() -> argparse.Namespace:
-    """The flags."""
+    """Parse the flags."""
     defaults = read_defaults()
-    words = "Turns a data set into one CSV a hospital: client_1.csv, client_2.csv, ... and manifest.json."
-    parser = parsing.make_parser(words, examples=EXAMPLES["create_dataset.py"])
-    source = parser.add_argument_group("where the rows come from")
+    description = "Turns a data set into one CSV per hospital: client_1.csv, client_2.csv, ... and manifest.json."
+    parser = parsing.make_parser(description, examples=EXAMPLES["create_dataset.py"])
+    source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",
         default="uci",
@@ -42,57 +43,57 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="leave out rows that break a rule of the task, and count them (default: refuse such a file)",
     )
-    division = parser.add_argument_group("how they are divided")
+    division = parser.add_argument_group("partition")
     division.add_argument(
         "--by",
         choices=KINDS,
-        help="hospital (as the data says), iid (shuffled, equal sizes), dirichlet (skewed labels and sizes) or size "
+        help="hospital (as in the data), iid (shuffled, equal sizes), dirichlet (skewed labels and sizes) or size "
         "(sizes in --ratios) (default: hospital, or iid where the data names no hospital)",
     )
     division.add_argument(
         "--hospitals",
         type=parsing.count,
         metavar="N",
-        help=f"how many, with --by iid or dirichlet (1 to {MAX_HOSPITALS}; default: {defaults['hospitals']})",
+        help=f"their number, with --by iid or dirichlet (1 to {MAX_HOSPITALS}; default: {defaults['hospitals']})",
     )
     division.add_argument(
         "--alpha",
         type=parsing.number,
         metavar="A",
-        help=f"with --by dirichlet: how even; small is skewed (0.001 to 1,000,000; default: {DEFAULT_ALPHA})",
+        help=f"with --by dirichlet: smaller is more skewed (0.001 to 1,000,000; default: {DEFAULT_ALPHA})",
     )
     division.add_argument(
         "--ratios",
         type=parsing.numbers,
         metavar="A,B,...",
-        help="with --by size: the hospitals' sizes, such as 8,4,2,1 (each above 0; default: none)",
+        help="with --by size: ratios of the hospitals' sizes, such as 8,4,2,1 (each above 0; default: none)",
     )
     division.add_argument(
         "--seed",
         type=parsing.seed,
         default=defaults["seed"],
         metavar="SEED",
-        help="of all that is drawn: the same seed writes the same files (from 0; default: %(default)s)",
+        help="seed of the random draws: the same seed writes the same files (from 0; default: %(default)s)",
     )
-    output = parser.add_argument_group("what is written")
+    output = parser.add_argument_group("output")
     parsing.add_folder(output, "--out", "folder of the CSVs", Path(str(defaults["data"])))
-    output.add_argument("--plot", action="store_true", help=f"draw who holds what, too: {PICTURE} (default: no)")
+    output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}, patients per hospital (default: no)")
     output.add_argument(
-        "--force", action="store_true", help="overwrite files that are not ours, or were changed (default: refuse)"
+        "--force", action="store_true", help="overwrite files of another origin, or changed ones (default: refuse)"
     )
-    parser.set_defaults(usual_hospitals=defaults["hospitals"])
+    parser.set_defaults(default_hospitals=defaults["hospitals"])
     flags = parser.parse_args()
     if flags.source in ("uci", GENERATED) and flags.drop_invalid:
         parser.error("--drop-invalid goes with a file")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients goes with --source {GENERATED}")
-    if flags.source not in ("uci", GENERATED) and not is_there(Path(flags.source or "?")):
+    if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
     return flags
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; there is none whose name is too long for the system."""
+def path_exists(path: Path) -> bool:
+    """Whether a file or folder exists; false if its name is too long for the system."""
     try:
         return path.exists()
     except OSError:
@@ -108,9 +109,9 @@ def read(flags: argparse.Namespace) -> Source:
     return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
 
 
-def partition_of(flags: argparse.Namespace, by: str) -> Partition:
-    """How the flags say to divide the rows."""
-    hospitals = flags.usual_hospitals if flags.hospitals is None and by in ("iid", "dirichlet") else flags.hospitals
+def make_partition(flags: argparse.Namespace, by: str) -> Partition:
+    """The partition that the flags describe."""
+    hospitals = flags.default_hospitals if flags.hospitals is None and by in ("iid", "dirichlet") else flags.hospitals
     alpha = DEFAULT_ALPHA if flags.alpha is None and by == "dirichlet" else flags.alpha
     return Partition(by=by, seed=flags.seed, hospitals=hospitals, alpha=alpha, ratios=flags.ratios)
 
@@ -118,16 +119,16 @@ def partition_of(flags: argparse.Namespace, by: str) -> Partition:
 def create() -> None:
     """Read the source, partition it and write the hospitals' CSVs."""
     flags = parse()
-    partition = partition_of(flags, flags.by) if flags.by else None  # refuses wrong flags before anything is read
+    partition = make_partition(flags, flags.by) if flags.by else None  # refuses wrong flags before anything is read
     source = read(flags)
-    partition = partition or partition_of(flags, "hospital" if source.has_hospitals else "iid")
+    partition = partition or make_partition(flags, "hospital" if source.has_hospitals else "iid")
     hospitals = divide(source, partition)
     manifest = write_hospitals(
         flags.out, source, hospitals, partition=partition.describe(), plot=flags.plot, force=flags.force
     )
     utils.print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
     label = source.task.label.name
-    entries = {
+    figures = {
         f"{entry['file']}  {entry['name']}": {
             "patients": entry["rows"],
             f"{label} = 1": entry["labels"]["1"],
@@ -135,8 +136,8 @@ def create() -> None:
         }
         for entry in manifest["hospitals"]
     }
-    noun = "hospital" if len(entries) == 1 else "hospitals"
-    utils.print_figures(f"{source.task.name}: {len(entries)} {noun}, by {partition.by}", entries)
+    noun = "hospital" if len(figures) == 1 else "hospitals"
+    utils.print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
     if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
         have = "has" if small == 1 else "have"
         utils.print_lines(f"{small} of them {have} fewer than {MIN_PATIENTS} patients, and may not join", [])

@@ -1,4 +1,4 @@
-"""Score patients with a saved model: adds `risk`, the predicted probability, and `prediction`, 1 or 0, to a CSV.
+"""Score patients with a saved model: add `risk`, the predicted probability, and `prediction`, 1 or 0, to a CSV.
 
 `python predict.py runs/first/model.keras patients.csv --out risk.csv`
 """
@@ -11,7 +11,7 @@ import numpy as np
 import utils
 from federated_health.cli import parsing
 from federated_health.cli.examples import EXAMPLES
-from federated_health.data.patients import read_patients
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError
 from federated_health.files import write_text
@@ -39,18 +39,18 @@ def predict() -> None:
     task = get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
-    threshold = description.get("threshold", THRESHOLD)  # what releases that stored none decided by
+    threshold = description.get("threshold", THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
         raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
     table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:
-            raise DataError(f"{flags.patients}: has a column {name} already")
+            raise DataError(f"{flags.patients}: already has a column {name}")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
-        raise DataError(f"{flags.out}: is the file of the patients; name another one")
+        raise DataError(f"{flags.out}: is the input file; name another --out")
     risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
     table[RISK] = risk.astype(np.float64).round(DECIMALS)
-    # Of the risk as it is shown, so that the file agrees with itself.
+    # From the rounded risk, so that the two columns agree.
     table[PREDICTION] = (table[RISK] >= threshold).astype(int)
     text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:

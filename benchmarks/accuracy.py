@@ -13,7 +13,7 @@ from typing import Any
 from common import measure, quieten, summarise, write_source
 
 from federated_health.data.partitions import Partition
-from federated_health.data.sources.read import read_source, read_uci
+from federated_health.data.sources.source import read_source, read_uci
 from federated_health.settings import Settings, read_defaults
 
 

@@ -31,7 +31,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.processes import script_command
 
 JUDGE_SECONDS = 120.0

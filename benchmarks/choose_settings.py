@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 from common import measure, quieten, summarise, write_uci
 
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, split_rows
-from federated_health.data.patients import read_patients
+from federated_health.data.csv_reading import read_patients
+from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.tasks import Task
 from federated_health.settings import Settings, read_defaults
 

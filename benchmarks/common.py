@@ -14,10 +14,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
 import client
-from federated_health.data.dataset_folder import find_hospital, write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source, read_uci
+from federated_health.data.sources.source import Source, read_uci
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc

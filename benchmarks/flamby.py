@@ -27,8 +27,9 @@ import pandas as pd
 from common import Outcome, federate, quieten, summarise
 from flamby_protocol import every_patient_hospitals, flamby_hospitals, majority_accuracy
 
-from federated_health.data.hospital import Hospital, Patients, split_rows
-from federated_health.data.sources.read import read_uci
+from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.sources.source import read_uci
+from federated_health.data.split import split_rows
 from federated_health.settings import Settings, read_defaults
 from utils import print_figures
 

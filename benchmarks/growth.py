@@ -23,7 +23,7 @@ from measuring import LINEAR, descendants, growth, judged, memory_of, show, sign
 from round_rate import time_engine
 
 from federated_health.data.partitions import Partition
-from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.source import generate_readmission
 from federated_health.settings import Settings, read_defaults
 
 HOSPITALS = (4, 16, 64, 256, 1000)

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from common import measure, quieten, summarise, write_source
 
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, Patients, load_hospital
+from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.partitions import Partition
-from federated_health.data.sources.read import generate_readmission
-from federated_health.data.sources.readmission import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients, held_out_probability
+from federated_health.data.sources.source import generate_readmission
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import READMISSION
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
@@ -38,8 +39,8 @@ def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[An
     pooled = Hospital(
         name="pooled",
         task=READMISSION,
-        train=Patients.together(hospital.train for hospital in hospitals),
-        test=Patients.together(hospital.test for hospital in hospitals),
+        train=Patients.concatenate(hospital.train for hospital in hospitals),
+        test=Patients.concatenate(hospital.test for hospital in hospitals),
     )
     local = LocalModel(pooled, settings.model, normalisation_from(merge_sums(sums)))
     weights = initial_weights(READMISSION, settings.model, settings.seed)

@@ -30,7 +30,8 @@ from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
 
 import client
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights

@@ -21,7 +21,8 @@ from flwr.client import NumPyClient, start_client
 from flwr.server import ServerConfig, start_server
 from flwr.server.strategy import FedAvg
 
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import build_encoder, encode

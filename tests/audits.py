@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.data.hospital import Hospital, patients_of
+from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.settings import Settings, read_defaults
 from federated_health.studies.audit.figures import figures_of_audit
@@ -32,7 +32,7 @@ def hospitals_of(sizes: Mapping[str, int]) -> dict[str, Hospital]:
     """Made-up hospitals with so many training rows, and half as many held out."""
     made = {}
     for seed, (name, rows) in enumerate(sizes.items()):
-        everyone = patients_of(patients(rows + rows // 2, seed), HEART_DISEASE)
+        everyone = Patients.from_table(patients(rows + rows // 2, seed), HEART_DISEASE)
         train, test = np.arange(rows), np.arange(rows, rows + rows // 2)
         made[name] = Hospital(name=name, task=HEART_DISEASE, train=everyone.take(train), test=everyone.take(test))
     return made

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source, read_uci
+from federated_health.data.sources.source import Source, read_uci
 
 if TYPE_CHECKING:
     from xdist.remote import Producer

@@ -14,7 +14,7 @@ import utils
 from federated_health import __main__ as verbs
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
 from federated_health.studies.audit import command
 from federated_health.studies.audit.command import Request, name_of

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from client import app
-from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.settings import Settings, read_defaults

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from federated_health.data.dataset_folder import find_hospital, read_manifest, write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.manifest import find_hospital, read_manifest
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
 
@@ -488,7 +489,7 @@ def test_a_manifest_in_the_way_that_is_a_folder_is_refused_and_untouched(tmp_pat
     (tmp_path / "manifest.json").mkdir()
 
     for force in (False, True):
-        with pytest.raises(DataError, match=r"manifest\.json: is a folder, and is in the way"):
+        with pytest.raises(DataError, match=r"manifest\.json: is a folder; name another --out"):
             write(tmp_path, uci, "a", force=force)
 
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
@@ -500,7 +501,7 @@ def test_a_source_is_not_overwritten_by_its_own_split(tmp_path: Path, uci: Sourc
     before = contents(tmp_path)
 
     for force in (False, True):
-        with pytest.raises(DataError, match=r"client_1\.csv: is the source itself, and is in the way"):
+        with pytest.raises(DataError, match=r"client_1\.csv: is the source and would be overwritten"):
             write(tmp_path, own, "c", force=force)
 
     assert contents(tmp_path) == before

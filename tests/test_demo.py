@@ -7,7 +7,7 @@ import pytest
 
 from federated_health import __main__ as verbs
 from federated_health.cli.demo import SCENARIOS
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import SettingsError
 
 

@@ -26,10 +26,10 @@ import create_dataset
 import predict
 import server
 import utils
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.patients import read_patients
-from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.source import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.hospital import results
@@ -336,7 +336,7 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
         ("--by random", 2, "argument --by: invalid choice: 'random'"),
         ("--by size", 2, "--ratios: --by size needs it"),
         ("--by size --hospitals 3", 2, "--ratios: --by size needs it"),
-        ("--by size --ratios 2,1 --hospitals 3", 2, "--hospitals: 3 are not the 2 of --ratios"),
+        ("--by size --ratios 2,1 --hospitals 3", 2, "--hospitals: expected 2, as in --ratios, got 3"),
         ("--by size --ratios 2,0", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 2,nan", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 1e999,1", 2, "argument --ratios: expected numbers above 0 between commas"),
@@ -355,9 +355,9 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
         ("--by dirichlet --alpha inf", 2, "--alpha: expected 0.001 to 1e+06, got inf"),
         ("--by dirichlet --alpha half", 2, "argument --alpha: expected a number, got 'half'"),
         ("--by dirichlet --hospitals 60 --alpha 0.001", 1, "--alpha 0.001: in 100 draws a hospital was left without"),
-        ("--hospitals 3", 1, "--hospitals: the data has 4 hospitals, not 3; see --by"),
-        ("--by hospital --hospitals 5", 1, "--hospitals: the data has 4 hospitals, not 5; see --by"),
-        ("--by iid --hospitals 921", 1, "--hospitals: 921 are more than the 920 patients"),
+        ("--hospitals 3", 1, "--hospitals: expected 4, as in the data, got 3; see --by"),
+        ("--by hospital --hospitals 5", 1, "--hospitals: expected 4, as in the data, got 5; see --by"),
+        ("--by iid --hospitals 921", 1, "--hospitals: expected at most one per patient (920), got 921"),
         ("--by iid --hospitals 1001", 2, "--hospitals: expected 1 to 1000, got 1001"),
         ("--by iid --hospitals 2147483647", 2, "--hospitals: expected 1 to 1000, got 2147483647"),
         (
@@ -378,7 +378,7 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
         ("--source readmission --patients 0", 2, "argument --patients: expected a whole number from 1, got '0'"),
         ("--source readmission --patients 1", 2, "--patients: expected 2 to 10000000, got 1"),
         ("--source readmission --patients 10000001", 2, "--patients: expected 2 to 10000000, got 10000001"),
-        ("--source readmission --patients 3 --by iid", 1, "--hospitals: 4 are more than the 3 patients"),
+        ("--source readmission --patients 3 --by iid", 1, "--hospitals: expected at most one per patient (3), got 4"),
         ("--source nowhere.csv", 2, "expected uci, readmission, or a file, zip or folder; there is no nowhere.csv"),
         ("--source UCI", 2, "expected uci, readmission, or a file, zip or folder; there is no UCI"),
         (f"--source {'a' * 300}.csv", 2, "or a file, zip or folder; there is no aaaa"),
@@ -390,7 +390,7 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
             1,
             "--by hospital: the data does not say which hospital a patient is from",
         ),
-        ("--source heart.csv --hospitals 5", 1, "--hospitals: 5 are more than the 4 patients"),
+        ("--source heart.csv --hospitals 5", 1, "--hospitals: expected at most one per patient (4), got 5"),
         ("--out heart.csv", 1, "heart.csv: cannot be written to (File exists)"),
         ("--out heart.csv/data", 1, "heart.csv/data: cannot be written to (Not a directory)"),
         (f"--out {'a' * 300}", 1, "cannot be written to (File name too long)"),
@@ -691,7 +691,7 @@ def test_a_check_of_a_numbered_hospital_shows_the_page_and_sends_nothing(show: S
     ]
     assert page.endswith(
         "This hospital may join.\n"
-        "  look at this: one class of disease is rare: this hospital's own AUC will say little\n"
+        "  look at this: one class of disease is rare: this hospital's own AUC is too noisy to interpret\n"
         "  look at this: chol is missing in every row\n"
     )
 

@@ -575,7 +575,6 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.test_egress import Hospital
-from federated_health.hospital.ledger import Ledger
 print(Hospital(sys.argv[2], Ledger(Path(sys.argv[3]), "a")).end())
 """
 

@@ -14,8 +14,8 @@ import pytest
 from federated_health.encryption.page import page_of_result
 from flwr.app import Context, Message, RecordDict
 
-from federated_health.data.dataset_folder import find_hospital
 from federated_health.data.hospital import load_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import hospital_key, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey

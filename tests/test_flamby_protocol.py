@@ -16,7 +16,7 @@ from flamby_protocol import (
     without_twins,
 )
 
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 
 
 @pytest.fixture(scope="module")

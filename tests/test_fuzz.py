@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import client
 import create_dataset
 import utils
-from federated_health.data.dataset_folder import read_manifest
-from federated_health.data.patients import read_patients
+from federated_health.data.csv_reading import read_patients
+from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
 from federated_health.data.tasks import READMISSION, get_task
 from federated_health.names import is_hospital_name

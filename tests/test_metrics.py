@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 
-from federated_health.data.hospital import split_rows
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
+from federated_health.data.split import split_rows
 from federated_health.ml.metrics import (
     CELL_STEP,
     MAX_CELLS,

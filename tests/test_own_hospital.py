@@ -1,5 +1,7 @@
 """Which hospital a client's flags name."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
 from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
+from federated_health.processes import PROJECT
 
 HEART = HEART_DISEASE.name
 
@@ -44,3 +47,18 @@ def test_a_name_that_no_hospital_has_is_refused(name: str) -> None:
 def test_a_number_that_the_folder_does_not_have_is_refused(hospitals_folder: Path) -> None:
     with pytest.raises(DataError, match="from 1 to 4, got 5"):
         find_own_hospital(hospitals_folder, 5, None, None, None, HEART)
+
+
+def test_finding_and_reading_a_hospital_loads_no_module_that_writes_or_generates_data(hospitals_folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from federated_health.data.hospital import load_hospital; "
+        "from federated_health.hospital.own_hospital import find_own_hospital; "
+        f"own = find_own_hospital(Path({str(hospitals_folder)!r}), 1, None, None, None, 'heart-disease'); "
+        "load_hospital(own.data, own.task, own.name, 42); "
+        "print(*(name for name in sys.modules if name.startswith('federated_health.data.')))"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, text=True)
+
+    modules = {name.removeprefix("federated_health.data.") for name in ended.stdout.split()}
+    assert modules == {"columns", "tasks", "csv_reading", "data_check", "hospital", "manifest", "split"}

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from federated_health.data.partitions import KINDS, Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
@@ -218,7 +218,7 @@ def test_hospitals_of_the_data_come_in_order_of_first_appearance() -> None:
 def test_another_number_of_hospitals_than_the_data_s_is_refused(count: int) -> None:
     source = source_of(range(3), hospitals=["a", "b", "c"])
 
-    with pytest.raises(DataError, match=rf"^--hospitals: the data has 3 hospitals, not {count}; see --by$"):
+    with pytest.raises(DataError, match=rf"^--hospitals: expected 3, as in the data, got {count}; see --by$"):
         divide(source, Partition(by="hospital", seed=42, hospitals=count))
 
 
@@ -233,7 +233,7 @@ def test_data_of_more_than_a_thousand_hospitals_is_refused(count: int, is_refuse
     partition = Partition(by="hospital", seed=42)
 
     if is_refused:
-        with pytest.raises(DataError, match=r"^--by hospital: the data has 1001 hospitals; at most 1000 are possible$"):
+        with pytest.raises(DataError, match=r"^--by hospital: expected at most 1000 hospitals, got 1001$"):
             divide(source, partition)
     else:
         assert sizes_of(divide(source, partition)) == [1] * 1000
@@ -315,7 +315,7 @@ def test_ratios_that_leave_a_hospital_without_a_patient_are_refused(ratios: tupl
     "partition", [iid(13), size(*[1.0] * 13), dirichlet(13, 1e6), iid(1000)], ids=lambda one: one.by
 )
 def test_more_hospitals_than_patients_are_refused(partition: Partition) -> None:
-    with pytest.raises(DataError, match=r"^--hospitals: (13|1000) are more than the 12 patients$"):
+    with pytest.raises(DataError, match=r"^--hospitals: expected at most one per patient \(12\), got (13|1000)$"):
         divide(different(12), partition)
 
 
@@ -608,7 +608,7 @@ def test_the_real_pairs_of_uci_stay_together(uci: Source) -> None:
         ({"by": "dirichlet", "hospitals": 2}, "--alpha: --by dirichlet needs it"),
         ({"by": "size"}, "--ratios: --by size needs it"),
         ({"by": "size", "hospitals": 2}, "--ratios: --by size needs it"),
-        ({"by": "size", "ratios": (1.0, 2.0), "hospitals": 3}, "--hospitals: 3 are not the 2 of --ratios"),
+        ({"by": "size", "ratios": (1.0, 2.0), "hospitals": 3}, "--hospitals: expected 2, as in --ratios, got 3"),
         ({"by": "size", "ratios": ()}, "--hospitals: expected 1 to 1000, got 0"),
         ({"by": "size", "ratios": (1.0,) * 1001}, "--hospitals: expected 1 to 1000, got 1001"),
         *(

@@ -490,8 +490,6 @@ def test_a_disk_that_has_no_room_at_all(csv: Path) -> None:
 SPEND_LOOP = """
 import sys
 from pathlib import Path
-from federated_health.errors import BudgetError
-from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import Account
 
 plan = PrivacyPlan(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import client
-from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
 from federated_health.report import run_charts, run_page, run_summary

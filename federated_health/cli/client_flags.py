@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from federated_health.cli import parsing
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import TASKS
 from federated_health.settings import Value
 

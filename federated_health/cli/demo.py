@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.dataset_folder import read_manifest
-from federated_health.data.sources.readmission import generate_patients, held_out_probability
+from federated_health.data.manifest import read_manifest
+from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc

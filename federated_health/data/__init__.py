@@ -1,4 +1,4 @@
-"""Tasks and their columns, data sources, partitions, CSV reading and the data check.
+"""Tasks and columns, CSV reading, the data check, the train/test split, data sources and partitions.
 
 May import no other folder.
 """

@@ -1,22 +1,56 @@
-"""What a column of a task is: a measurement with a unit, a category with codes, or the label."""
+"""The kinds of columns: a measurement with a unit, a category with codes, and the label.
 
+Each kind states which numbers it allows, how messages describe them, what server and hospital must agree on, and how
+many features of the network it becomes (`ml.networks.build_encoder` makes them).
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A quantity with a unit, scaled by statistics that all hospitals share.
+class Column(ABC):
+    """A column of a task.
 
     Attributes:
-        low, high: bounds of what is physically plausible, inclusive, in `unit`. Outside is a mistake in the file.
-        zero_is_missing: a recorded 0 stands for "not measured" and is read as missing.
-        typical_median: between what, in `unit`, the median of a hospital's patients lies; a hint for its data check.
-        other_units: units that files come in by mistake -> factor and summand that turn them into `unit`; a hint, too.
+        meaning: what the column holds, for people.
     """
 
     name: str
     meaning: str
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """What a cell may hold, for messages."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What server and hospital must agree on, as text."""
+
+    @abstractmethod
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        """Where the rule allows a number, [rows]; NaN is a missing cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Column):
+    """A quantity with a unit, scaled by the normalisation that all hospitals share.
+
+    Attributes:
+        low, high: bounds of what is physically plausible, inclusive, in `unit`. Numbers outside are mistakes.
+        zero_is_missing: a recorded 0 means "not measured" and is read as missing.
+        typical_median: lowest and highest median, in `unit`, that a hospital usually has; the data check warns outside.
+        other_units: unit that files use by mistake -> factor and summand that convert it to `unit`, for the data check.
+    """
+
     unit: str
     low: float
     high: float
@@ -24,53 +58,59 @@ class Measurement:
     typical_median: tuple[float, float] | None = None
     other_units: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    feature_width = 2  # scaled value and missing flag
+
     @property
     def rule(self) -> str:
-        """What a cell may hold, in words."""
         return f"a number from {self.low:g} to {self.high:g} ({self.unit}), or empty"
 
     @property
     def summary(self) -> str:
-        """All that two parties must agree on, in words."""
         zero = ", 0 is missing" if self.zero_is_missing else ""
         return f"{self.meaning}: {self.low:g} to {self.high:g} {self.unit}{zero}"
 
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return np.isnan(numbers) | (self.low <= numbers) & (numbers <= self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Category:
-    """A code out of a fixed list; "missing" is one more code of its own."""
+class Category(Column):
+    """A code from a fixed list.
 
-    name: str
-    meaning: str
+    Attributes:
+        codes: code -> its meaning.
+    """
+
     codes: Mapping[int, str]
 
     @property
+    def feature_width(self) -> int:
+        """One-hot width: each code, and "missing"."""
+        return len(self.codes) + 1
+
+    @property
     def rule(self) -> str:
-        """What a cell may hold, in words."""
-        return f"one of {', '.join(f'{code} ({word})' for code, word in self.codes.items())}, or empty"
+        return f"one of {', '.join(f'{code} ({meaning})' for code, meaning in self.codes.items())}, or empty"
 
     @property
     def summary(self) -> str:
-        """All that two parties must agree on, in words."""
-        return f"{self.meaning}: {', '.join(f'{code} {word}' for code, word in self.codes.items())}"
+        return f"{self.meaning}: {', '.join(f'{code} {meaning}' for code, meaning in self.codes.items())}"
+
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return np.isnan(numbers) | np.isin(numbers, list(self.codes))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
-    """What is predicted: 1 where it is so, 0 where it is not."""
-
-    name: str
-    meaning: str
+class Label(Column):
+    """The column that is predicted: 0 or 1, never missing."""
 
     @property
     def rule(self) -> str:
-        """What a cell may hold, in words."""
         return "0 or 1"
 
     @property
     def summary(self) -> str:
-        """All that two parties must agree on, in words."""
         return f"{self.meaning}: 0 or 1"
 
-
-Column = Measurement | Category | Label
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return np.isin(numbers, (0, 1))

@@ -1,11 +1,10 @@
-"""The folder of hospitals' CSVs, with its manifest and a picture.
+"""Writes a folder of hospitals' CSVs with its manifest and a picture.
 
-It is written whole or not at all, and what is not ours in it is not overwritten.
+The folder is written whole or not at all. Files that create_dataset.py did not write are not overwritten.
 """
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from federated_health import __version__
+from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.pictures import draw_partition
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
 from federated_health.files import hash_file
 
-MANIFEST, PICTURE = "manifest.json", "partition.png"
+PICTURE = "partition.png"
 
 
 def write_hospitals(
@@ -31,144 +31,96 @@ def write_hospitals(
     plot: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write client_1.csv, client_2.csv, ... and manifest.json; files of an earlier split do not survive.
+    """Write client_1.csv, client_2.csv, ... and manifest.json, and remove the files of an earlier partition.
 
     Args:
-        hospitals: hospital name -> its rows, in the order of their numbers.
+        hospitals: hospital name -> its rows, in the order of the hospitals' numbers.
         partition: how the rows were divided, for the manifest.
-        plot: draw partition.png, too.
+        plot: also draw partition.png.
         force: overwrite files that this function did not write, or that were changed since.
 
     Returns:
         The manifest.
 
     Raises:
-        DataError: a file is in the way, or the folder cannot be written to.
+        DataError: a file of another origin would be overwritten, or the folder cannot be written to.
     """
-    label = source.task.label.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_earlier(folder, source, plot=plot, force=force)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+        _find_old_files(folder, source, plot=plot, force=force)  # refuses before the work begins
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as temporary:
+            partial = Path(temporary)
+            entries = [
+                _write_hospital(partial / f"client_{number}.csv", name, rows, source.task.label.name)
+                for number, (name, rows) in enumerate(hospitals.items(), start=1)
+            ]
+            manifest: dict[str, Any] = {
+                "version": __version__,
+                "task": source.task.name,
+                "schema": source.task.schema_hash,
+                "source": source.describe(),
+                "partition": dict(partition),
+                "hospitals": entries,
+            }
+            if plot:
+                draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", entries)
+                manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            old = _find_old_files(folder, source, plot=plot, force=force)  # another process may have written meanwhile
+            _replace_files(folder, old, sorted(partial.iterdir()), partial / "old")
+            return manifest
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
-    try:
-        listed = []
-        for number, (name, rows) in enumerate(hospitals.items(), start=1):
-            file = partial / f"client_{number}.csv"
-            rows.to_csv(file, index=False, float_format="%.15g", lineterminator="\n")
-            counts = rows[label].value_counts()
-            listed.append(
-                {
-                    "file": file.name,
-                    "name": name,
-                    "rows": len(rows),
-                    "labels": {value: int(counts.get(int(value), 0)) for value in ("0", "1")},
-                    "sha256": hash_file(file),
-                }
-            )
-        manifest: dict[str, Any] = {
-            "version": __version__,
-            "task": source.task.name,
-            "schema": source.task.schema_hash,
-            "source": source.describe(),
-            "partition": dict(partition),
-            "hospitals": listed,
-        }
-        if plot:
-            draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", listed)
-            manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        earlier = _check_earlier(folder, source, plot=plot, force=force)  # another run may have been here meanwhile
-        _exchange(folder, earlier, sorted(partial.iterdir()), partial)
-        return manifest
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
-    """The CSV and the name of a hospital by its number, from 1, in a folder that `write_hospitals` wrote.
+def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: str) -> dict[str, Any]:
+    """Write a hospital's CSV; returns its entry in the manifest."""
+    rows.to_csv(path, index=False, float_format="%.15g", lineterminator="\n")
+    return {
+        "file": path.name,
+        "name": name,
+        "rows": len(rows),
+        "labels": {str(value): int((rows[label] == value).sum()) for value in (0, 1)},
+        "sha256": hash_file(path),
+    }
 
-    Raises:
-        DataError: there is no such folder or hospital.
-    """
-    hospitals = read_manifest(folder)["hospitals"]
-    if not 1 <= number <= len(hospitals):
-        raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")
-    entry = hospitals[number - 1]
-    return folder / entry["file"], entry["name"]
 
-
-def _exchange(folder: Path, old: list[Path], new: list[Path], partial: Path) -> None:
-    """Put new files in the place of old ones; where that fails, the old ones are there again."""
-    kept = partial / "old"
-    kept.mkdir()
+def _replace_files(folder: Path, old: list[Path], new: list[Path], backup: Path) -> None:
+    """Replace old files by new ones; if that fails, the old files are restored."""
+    backup.mkdir()
     placed: list[Path] = []
     try:
         for file in old:
-            file.replace(kept / file.name)
+            file.replace(backup / file.name)
         for file in new:
-            placed.append(folder / file.name)  # before it is there, in case Ctrl-C comes between the two
+            placed.append(folder / file.name)  # before the file is moved, in case Ctrl-C comes in between
             file.replace(folder / file.name)
     except BaseException:  # Ctrl-C, too
         for file in placed:
             file.unlink(missing_ok=True)
-        for file in kept.iterdir():
+        for file in backup.iterdir():
             file.replace(folder / file.name)
         raise
 
 
-def _check_earlier(folder: Path, source: Source, *, plot: bool, force: bool) -> list[Path]:
-    """Files of an earlier split, to be removed; refuses where one is not ours, unless forced."""
-    present = sorted(file for file in folder.glob("client_*.csv") if re.fullmatch(r"client_\d+\.csv", file.name))
+def _find_old_files(folder: Path, source: Source, *, plot: bool, force: bool) -> list[Path]:
+    """Files of an earlier partition, which are to be removed; refuses files of another origin unless forced."""
+    files = sorted(file for file in folder.glob("client_*.csv") if re.fullmatch(r"client_\d+\.csv", file.name))
     try:
-        ours = _written(read_manifest(folder))
+        hashes = listed_hashes(read_manifest(folder))
     except DataError:
-        ours = {}
-    if (plot or PICTURE in ours) and (folder / PICTURE).exists():
-        present.append(folder / PICTURE)
-    if (folder / MANIFEST).exists():
-        present.append(folder / MANIFEST)
-    for file in present:
-        if file.is_dir() or (source.path is not None and file.resolve() == source.path.resolve()):
-            what = "is a folder" if file.is_dir() else "is the source itself"
-            raise DataError(f"{file}: {what}, and is in the way; name another --out")
-    if force:
-        return present
-    for file in present:
-        if file.name == MANIFEST and ours:
-            continue
-        if ours.get(file.name) != hash_file(file):
+        hashes = {}
+    others = (PICTURE, MANIFEST) if plot or PICTURE in hashes else (MANIFEST,)
+    files += [folder / name for name in others if (folder / name).exists()]
+    for file in files:
+        if file.is_dir():
+            raise DataError(f"{file}: is a folder; name another --out")
+        if source.path is not None and file.resolve() == source.path.resolve():
+            raise DataError(f"{file}: is the source and would be overwritten; name another --out")
+        is_own = bool(hashes) if file.name == MANIFEST else hashes.get(file.name) == hash_file(file)
+        if not (force or is_own):
             raise DataError(
                 f"{file}: was not written by create_dataset.py, or was changed since; move it away, or overwrite it "
                 "with --force"
             )
-    return present
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest that `write_hospitals` wrote.
-
-    Raises:
-        DataError: it is not there, or is something else.
-    """
-    path = (folder / MANIFEST).absolute()
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        manifest["task"], manifest["source"]["name"], [entry["name"] for entry in manifest["hospitals"]]
-        _written(manifest)
-        return manifest
-    except FileNotFoundError:
-        raise DataError(f"{path}: is not there; run: python create_dataset.py") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(f"{path}: is not a manifest that create_dataset.py wrote") from None
-
-
-def _written(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """File name -> SHA-256 of what is listed in a manifest."""
-    listed = [*manifest["hospitals"], *([manifest["picture"]] if "picture" in manifest else [])]
-    return {entry["file"]: entry["sha256"] for entry in listed}
+    return files

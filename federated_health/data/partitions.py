@@ -1,7 +1,7 @@
-"""One canonical table -> the rows of each hospital. Every row lands in exactly one; the seed decides which.
+"""Divides the rows of a canonical table among hospitals. Every row goes to exactly one; the seed decides which.
 
-Rows that are equal in all of the task's columns, if they are few, may be one patient, and stay together: at two
-hospitals one of them could be trained on while the other is held out.
+Up to MAX_COPIES rows that are equal in all of the task's columns may be one patient and stay together: at two
+hospitals, one of them could be a training row and the other a test row.
 """
 
 from collections.abc import Sequence
@@ -13,34 +13,36 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import DataError, SettingsError
 
+KINDS = ("hospital", "iid", "dirichlet", "size")
 MAX_HOSPITALS = 1000
+
 MAX_COPIES = 4
-"""Equal rows that may still be one patient; Kaggle's heart.csv repeats one up to four times."""
+"""Largest number of equal rows that may be one patient; Kaggle's heart.csv repeats a patient up to four times."""
 
 MAX_DRAWS = 100
-"""Of proportions, until every hospital has a patient."""
+"""Largest number of draws of the Dirichlet shares until every hospital has a patient."""
 
 DEFAULT_ALPHA = 0.5
 ALPHA_RANGE = (1e-3, 1e6)
 
 Vector = npt.NDArray[np.int64]
-"""One number a row, or a hospital."""
+"""One whole number per row, unit or hospital."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How rows are divided; what does not belong to `by` is None.
+    """How rows are divided. Options that do not belong to `by` are None.
 
     Attributes:
         by: one of KINDS.
-        alpha: concentration of the Dirichlet distribution; the smaller, the more skewed.
-        ratios: of the hospitals' sizes.
+        alpha: concentration of the Dirichlet distribution; smaller is more skewed.
+        ratios: ratios of the hospitals' sizes.
 
     Raises:
-        SettingsError: a part is lacking, does not belong to `by`, or is out of range.
+        SettingsError: an option is missing, does not belong to `by`, or is out of range.
     """
 
     by: str
@@ -52,15 +54,18 @@ class Partition:
     def __post_init__(self) -> None:
         if self.by not in KINDS:
             raise SettingsError(f"--by: expected one of {', '.join(KINDS)}, got {self.by!r}")
-        _belongs("--alpha", self.alpha, self.by, "dirichlet")
-        _belongs("--ratios", self.ratios, self.by, "size")
+        for flag, value, kind in (("--alpha", self.alpha, "dirichlet"), ("--ratios", self.ratios, "size")):
+            if self.by == kind and value is None:
+                raise SettingsError(f"{flag}: --by {kind} needs it")
+            if self.by != kind and value is not None:
+                raise SettingsError(f"{flag}: goes with --by {kind} only")
         low, high = ALPHA_RANGE
         if self.alpha is not None and not low <= self.alpha <= high:
             raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
         if self.ratios is not None and not all(0 < ratio < float("inf") for ratio in self.ratios):
             raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
         if self.ratios is not None and self.hospitals not in (None, len(self.ratios)):
-            raise SettingsError(f"--hospitals: {self.hospitals} are not the {len(self.ratios)} of --ratios")
+            raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: --by {self.by} needs their number")
         if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
@@ -68,62 +73,49 @@ class Partition:
 
     @property
     def count(self) -> int | None:
-        """How many hospitals are asked for; None where the data is to say."""
+        """Number of hospitals; None where the data decides."""
         return self.hospitals if self.ratios is None else len(self.ratios)
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest."""
-        parts = {"hospitals": self.hospitals, "alpha": self.alpha, "ratios": self.ratios}
-        return {"by": self.by, "seed": self.seed, **{name: part for name, part in parts.items() if part is not None}}
-
-
-KINDS = ("hospital", "iid", "dirichlet", "size")
+        """The partition's entry in the manifest."""
+        options = {"hospitals": self.hospitals, "alpha": self.alpha, "ratios": self.ratios}
+        return {"by": self.by, "seed": self.seed, **{k: option for k, option in options.items() if option is not None}}
 
 
 def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
-    """Hospital name -> its rows in the table's order, without the `hospital` column, in the order of their numbers.
+    """Hospital name -> its rows in the table's order, without the `hospital` column; in order of their numbers.
 
-    `hospital` takes what the data says. `iid` shuffles and deals out sizes that differ by one at most, `size` sizes in
-    the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the hospitals'
-    shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks), so that
-    both label balance and size are skewed.
+    `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
+    sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
+    hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
+    so that both label balance and size are skewed.
 
     Raises:
-        DataError: the partition cannot be made of these rows.
+        DataError: the rows cannot be divided so.
     """
     table = source.table
     if partition.by == "hospital":
-        return _divide_as_the_data_says(table, partition.hospitals)
+        return _divide_by_hospital(table, partition.hospitals)
     table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
     count = partition.count or 1
     if count > len(table):
-        raise DataError(f"--hospitals: {count} are more than the {len(table)} patients")
+        raise DataError(f"--hospitals: expected at most one per patient ({len(table)}), got {count}")
     generator = np.random.default_rng(partition.seed)
     units = _group_copies(table[list(source.task.column_names)])
     if partition.alpha is not None:
         labels = table[source.task.label.name].to_numpy()
         owners = _assign_by_label(units, labels, count, partition.alpha, generator)
     else:
-        owners = _assign_sizes(units, _whole_sizes(partition.ratios or (1.0,) * count, len(table)), generator)
-    order = np.argsort(owners, kind="stable")
-    ends = np.cumsum(np.bincount(owners, minlength=count))
-    rows_of = np.split(order, ends[:-1])
+        owners = _assign_by_size(units, _round_sizes(partition.ratios or (1.0,) * count, len(table)), generator)
     width = len(str(count))
     return {
-        f"hospital-{number:0{width}}": table.iloc[rows].reset_index(drop=True)
-        for number, rows in enumerate(rows_of, start=1)
+        f"hospital-{number:0{width}}": rows.reset_index(drop=True)
+        for number, (_, rows) in enumerate(table.groupby(owners), start=1)
     }
 
 
-def _belongs(flag: str, value: object, by: str, owner: str) -> None:
-    if by == owner and value is None:
-        raise SettingsError(f"{flag}: --by {owner} needs it")
-    if by != owner and value is not None:
-        raise SettingsError(f"{flag}: goes with --by {owner} only")
-
-
-def _divide_as_the_data_says(table: pd.DataFrame, count: int | None) -> dict[str, pd.DataFrame]:
-    """Hospitals in order of first appearance."""
+def _divide_by_hospital(table: pd.DataFrame, count: int | None) -> dict[str, pd.DataFrame]:
+    """Hospitals of the data, in order of first appearance."""
     if HOSPITAL_COLUMN not in table.columns:
         raise DataError("--by hospital: the data does not say which hospital a patient is from")
     hospitals = {
@@ -131,24 +123,24 @@ def _divide_as_the_data_says(table: pd.DataFrame, count: int | None) -> dict[str
         for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
     }
     if count not in (None, len(hospitals)):
-        raise DataError(f"--hospitals: the data has {len(hospitals)} hospitals, not {count}; see --by")
+        raise DataError(f"--hospitals: expected {len(hospitals)}, as in the data, got {count}; see --by")
     if len(hospitals) > MAX_HOSPITALS:
-        raise DataError(f"--by hospital: the data has {len(hospitals)} hospitals; at most {MAX_HOSPITALS} are possible")
+        raise DataError(f"--by hospital: expected at most {MAX_HOSPITALS} hospitals, got {len(hospitals)}")
     return hospitals
 
 
 def _group_copies(columns: pd.DataFrame) -> Vector:
-    """A unit's number for each row, from 0: rows with one number stay together."""
+    """Number of each row's unit, from 0; the rows of a unit stay together."""
     content = pd.util.hash_pandas_object(columns + 0.0, index=False)  # + 0.0 makes -0.0 the 0.0 that it equals
     groups = pd.factorize(content)[0]
-    too_many = np.bincount(groups)[groups] > MAX_COPIES
-    alone = groups.max() + 1 + np.arange(len(groups))
-    units: Vector = np.unique(np.where(too_many, alone, groups), return_inverse=True)[1]
+    has_too_many = np.bincount(groups)[groups] > MAX_COPIES
+    single = groups.max() + 1 + np.arange(len(groups))
+    units: Vector = np.unique(np.where(has_too_many, single, groups), return_inverse=True)[1]
     return units
 
 
-def _whole_sizes(ratios: Sequence[float], rows: int) -> Vector:
-    """Whole sizes in these ratios that add up to `rows`: rounded down, and one more for the largest remainders."""
+def _round_sizes(ratios: Sequence[float], rows: int) -> Vector:
+    """Sizes in these ratios that add up to `rows`: rounded down, and one more for the largest remainders."""
     shares = np.asarray(ratios) / max(ratios)
     exact = shares / shares.sum() * rows
     sizes: Vector = np.floor(exact).astype(np.int64)
@@ -159,11 +151,11 @@ def _whole_sizes(ratios: Sequence[float], rows: int) -> Vector:
     return sizes
 
 
-def _assign_sizes(units: Vector, sizes: Vector, generator: np.random.Generator) -> Vector:
-    """The hospital of each row, so that hospitals have exactly these sizes.
+def _assign_by_size(units: Vector, sizes: Vector, generator: np.random.Generator) -> Vector:
+    """Hospital of each row, so that hospitals have exactly these sizes.
 
-    Units of several rows are placed first, larger ones before smaller ones, each at a hospital that has room for it,
-    drawn by its room. Only a unit for which no hospital has room is torn apart. Single rows fill up what is left.
+    Units of several rows come first, larger ones before smaller ones; each goes to a hospital with room for it, drawn
+    in proportion to the room. A unit is split only if no hospital has room for it. Single rows fill the rest.
     """
     members = np.bincount(units)
     room = sizes.copy()
@@ -183,18 +175,23 @@ def _assign_sizes(units: Vector, sizes: Vector, generator: np.random.Generator) 
 def _assign_by_label(
     units: Vector, labels: Vector, hospitals: int, alpha: float, generator: np.random.Generator
 ) -> Vector:
-    """The hospital of each row; a unit counts as its first row's label."""
+    """Hospital of each row; a unit counts as its first row's label.
+
+    The units of a label are shuffled, and each goes to the hospital in whose share its first row falls.
+    """
     members = np.bincount(units)
     label_of_unit = labels[np.unique(units, return_index=True)[1]]
-    units_of = [np.flatnonzero(label_of_unit == value) for value in np.unique(label_of_unit)]
+    units_by_label = [np.flatnonzero(label_of_unit == value) for value in np.unique(label_of_unit)]
     for _ in range(MAX_DRAWS):
-        shares = [generator.dirichlet(np.full(hospitals, alpha)) for _ in units_of]
-        bounds = [np.cumsum(share) * members[of].sum() for share, of in zip(shares, units_of, strict=True)]
-        if not sum(np.diff(np.ceil(bound), prepend=0.0) for bound in bounds).all():  # no row begins there
+        shares = [generator.dirichlet(np.full(hospitals, alpha)) for _ in units_by_label]
+        bounds = [np.cumsum(share) * members[same].sum() for share, same in zip(shares, units_by_label, strict=True)]
+        if not sum(np.diff(np.ceil(bound), prepend=0.0) for bound in bounds).all():  # a hospital in which no row begins
             continue
         owner_of_unit = np.zeros(len(members), dtype=np.int64)
-        for bound, of in zip(bounds, units_of, strict=True):
-            owner_of_unit[of] = _deal_out(members[of], bound, generator)
+        for bound, same in zip(bounds, units_by_label, strict=True):
+            order = same[generator.permutation(len(same))]
+            starts = np.cumsum(members[order]) - members[order]
+            owner_of_unit[order] = np.minimum(np.searchsorted(bound, starts, side="right"), hospitals - 1)
         owners = owner_of_unit[units]
         if np.bincount(owners, minlength=hospitals).min() > 0:
             return owners
@@ -202,17 +199,3 @@ def _assign_by_label(
         f"--alpha {alpha:g}: in {MAX_DRAWS} draws a hospital was left without a patient each time; expected a larger "
         f"alpha or fewer than {hospitals} hospitals"
     )
-
-
-def _deal_out(members: Vector, bounds: npt.NDArray[Any], generator: np.random.Generator) -> Vector:
-    """A hospital for each unit: units are shuffled, and each goes to the hospital between whose bounds it begins.
-
-    Args:
-        members: [units], rows of each.
-        bounds: [hospitals], ascending; the last one is the number of rows.
-    """
-    order = generator.permutation(len(members))
-    begins = np.cumsum(members[order]) - members[order]
-    owners = np.empty(len(members), dtype=np.int64)
-    owners[order] = np.minimum(np.searchsorted(bounds, begins, side="right"), len(bounds) - 1)
-    return owners

@@ -1,7 +1,7 @@
-"""What a prediction task is: its columns, their units, kinds, ranges and codes, and its label.
+"""Prediction tasks: their columns and labels.
 
 A task is a declaration. Everything else derives from it: validation and its messages, the order of the columns, the
-statistics that hospitals share, the width of the network's input and the saved model's inputs.
+normalisation that hospitals share, the width of the network's input and the inputs of a saved model.
 """
 
 import hashlib
@@ -11,23 +11,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Column, Label, Measurement
 from federated_health.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """One prediction task.
+    """A prediction task.
 
     Attributes:
-        name: as settings and saved models name it.
+        name: name in settings and saved models.
         columns: inputs of the model, in the order of every array and CSV.
-        label: the column that is predicted; always 0 or 1, never missing.
+        label: the column that is predicted.
     """
 
     name: str
     columns: tuple[Measurement | Category, ...]
     label: Label
+
+    @property
+    def labelled_columns(self) -> tuple[Column, ...]:
+        """The columns, then the label."""
+        return (*self.columns, self.label)
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
@@ -44,19 +49,18 @@ class Task:
 
     @cached_property
     def feature_slices(self) -> tuple[slice, ...]:
-        """Which of a patient's features come from each column: see `feature_width`."""
-        widths = [2 if isinstance(column, Measurement) else len(column.codes) + 1 for column in self.columns]
-        ends = list(accumulate(widths))
-        return tuple(slice(end - width, end) for end, width in zip(ends, widths, strict=True))
+        """Features of each column."""
+        ends = accumulate(column.feature_width for column in self.columns)
+        return tuple(slice(end - column.feature_width, end) for end, column in zip(ends, self.columns, strict=True))
 
     @cached_property
     def feature_width(self) -> int:
-        """Numbers that a patient becomes: value and missing flag a measurement, one-hot with "missing" a category."""
-        return int(self.feature_slices[-1].stop)
+        """Number of features of a patient."""
+        return sum(column.feature_width for column in self.columns)
 
     @cached_property
     def agreement(self) -> dict[str, str]:
-        """What server and hospital must agree on, in words, as either tells the other: see `find_difference`."""
+        """What server and hospital must agree on: name -> text; see `messages.task_agreement`."""
         return {
             "task": self.name,
             "columns": ", ".join(self.column_names),
@@ -66,7 +70,7 @@ class Task:
 
     @cached_property
     def schema_hash(self) -> str:
-        """SHA-256, in hex, of all that makes two parties' rows mean the same."""
+        """SHA-256, in hex, of the agreement: equal where rows mean the same."""
         return hashlib.sha256(json.dumps(list(self.agreement.items())).encode()).hexdigest()
 
 
@@ -237,10 +241,10 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """The task with a name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: no task has that name.
     """
     try:
         return TASKS[name]

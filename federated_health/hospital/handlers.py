@@ -16,8 +16,9 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated_health import encryption, privacy
-from federated_health.data.dataset_folder import find_hospital
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.manifest import find_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import get_task
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.hospital.benefit import measure_benefit

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import read_manifest
+from federated_health.data.manifest import read_manifest
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport

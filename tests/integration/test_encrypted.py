@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
 from federated_health.processes import PROJECT, free_port, process, script_command
 from federated_health.security.authority import make_demo_identities

@@ -18,9 +18,10 @@ from flower_engines import deployment, simulation
 from flwr.app import Context, Message
 
 import client
-from federated_health.data.dataset_folder import find_hospital, write_hospitals
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import client
-from federated_health.data.dataset_folder import find_hospital
+from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import PROJECT, free_port, process, script_command

@@ -19,7 +19,8 @@ from federated_health.cli.deployment.flower_commands import (
     format_config,
     shell_line,
 )
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
+from federated_health.data.hospital import load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes

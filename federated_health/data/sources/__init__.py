@@ -1,1 +1,1 @@
-"""Data sources in every layout that the project reads, and generated records, as one canonical table."""
+"""Data sources: files in every known layout, and generated patients, as one canonical table each."""

@@ -1,8 +1,8 @@
-"""The files that people have on their disks: how each writes a task's columns. Declarations, read by `sources`.
+"""Layouts: how the files that people have write the columns of a task. Declarations only; `source` reads the files.
 
-Facts of the heart files, each checked against the UCI table that the project carries: Kaggle's `heart.csv` (303 rows,
-or 1,025 in which the same patients stand three and four times) is Cleveland with shifted codes and its label turned
-round: target 1 is no disease. Kaggle's `heart_disease_uci.csv` has all four hospitals and words for codes.
+Facts about the heart files, each checked against the UCI table in the repository: Kaggle's `heart.csv` (303 rows, or
+1,025 with each patient three or four times) is Cleveland with shifted codes and an inverted label: target 1 means no
+disease. Kaggle's `heart_disease_uci.csv` has all four hospitals, and words instead of codes.
 """
 
 from collections.abc import Mapping
@@ -13,73 +13,65 @@ from federated_health.data.tasks import HEART_DISEASE, TASKS, Task
 
 HOSPITAL_COLUMN = "hospital"
 
-Codes = Mapping[str, str]
-"""A cell as a file writes it, lower-case, numbers in their shortest form -> the canonical cell; "" for missing."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How one kind of file writes the columns of a task.
 
     Attributes:
-        title: what the file is called.
-        names: the task's column -> the file's, where that is another one.
-        codes: the task's column or label -> how its cells are written, where that is another way.
-        hospital: the column that says which hospital a row is from; it may be lacking.
-        missing: marks for missing beside the usual ones.
-        repeats_are_copies: rows that are equal in everything are copies of one patient.
+        title: name of the file's kind in messages.
+        names: the task's column -> the file's column, where they differ.
+        codes: the task's column or label -> {cell in the file, lower case, numbers in their shortest form -> the task's
+            code, or "" for missing}, where they differ.
+        hospital: the file's column with the hospital of a row; it is optional.
+        missing_marks: marks for missing besides the usual ones.
+        repeats_are_copies: whether equal rows are copies of one patient.
     """
 
     title: str
     task: Task
     names: Mapping[str, str] = field(default_factory=dict)
-    codes: Mapping[str, Codes] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hospital: str = HOSPITAL_COLUMN
-    missing: frozenset[str] = frozenset()
+    missing_marks: frozenset[str] = frozenset()
     repeats_are_copies: bool = False
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """The task's columns and its label."""
-        return (*self.task.columns, self.task.label)
-
-    @property
     def header(self) -> tuple[str, ...]:
-        """The columns that the file must have, under its own names."""
-        return tuple(self.written(column) for column in self.columns)
+        """Columns that the file must have, under its own names."""
+        return tuple(self.name_in_file(column) for column in self.task.labelled_columns)
 
     @property
-    def label_is_turned(self) -> bool:
-        """Whether the file's label is 1 for those whom the task's label calls 0."""
+    def label_is_inverted(self) -> bool:
+        """Whether the file's label is 1 where the task's label is 0."""
         return self.codes.get(self.task.label.name, {}).get("1") == "0"
 
-    def written(self, column: Column) -> str:
-        """The file's name of a column."""
+    def name_in_file(self, column: Column) -> str:
         return self.names.get(column.name, column.name)
 
     def rule(self, column: Column) -> str:
-        """What a cell of the file may hold, in words."""
+        """What a cell of the file may hold, for messages."""
         if column.name not in self.codes:
             return column.rule
-        allowed = ", ".join(self.codes[column.name])
-        return f"one of {allowed}" + ("" if isinstance(column, Label) else ", or empty")
+        codes = ", ".join(self.codes[column.name])
+        return f"one of {codes}" + ("" if isinstance(column, Label) else ", or empty")
 
-    def mappings(self) -> list[str]:
-        """What is read as something else, in words."""
+    def describe_mappings(self) -> list[str]:
+        """Names and codes that differ from the task's, one line per column."""
         lines = []
-        for column in self.columns:
-            name = self.written(column)
-            into = "" if name == column.name else f" is {column.name}"
+        for column in self.task.labelled_columns:
+            name = self.name_in_file(column)
+            renamed = "" if name == column.name else f" is {column.name}"
             pairs = self.codes.get(column.name, {}).items()
-            codes = ", ".join(f"{written} -> {canonical or 'missing'}" for written, canonical in pairs)
-            if into or codes:
-                lines.append(f"{name}{into}" + (f": {codes}" if codes else ""))
+            codes = ", ".join(f"{cell} -> {code or 'missing'}" for cell, code in pairs)
+            if renamed or codes:
+                lines.append(f"{name}{renamed}" + (f": {codes}" if codes else ""))
         return lines
 
 
 _DIAGNOSIS = {"0": "0", "1": "1", "2": "1", "3": "1", "4": "1"}
 _UCI_MISSING = frozenset({"-9", "-9.0"})
-"""UCI's own mark in the files that `processed.*.data` were made from."""
+"""UCI's mark in the files from which `processed.*.data` were made."""
 
 CANONICAL = tuple(Layout(title=f"the columns of the task {task.name}", task=task) for task in TASKS.values())
 
@@ -88,7 +80,7 @@ UCI = Layout(
     task=HEART_DISEASE,
     names={"disease": "num"},
     codes={"disease": _DIAGNOSIS},
-    missing=_UCI_MISSING,
+    missing_marks=_UCI_MISSING,
 )
 
 KAGGLE_UCI = Layout(
@@ -106,7 +98,7 @@ KAGGLE_UCI = Layout(
         "disease": _DIAGNOSIS,
     },
     hospital="dataset",
-    missing=_UCI_MISSING,
+    missing_marks=_UCI_MISSING,
 )
 
 KAGGLE_HEART = Layout(
@@ -121,18 +113,18 @@ KAGGLE_HEART = Layout(
         "thal": {"0": "", "1": "6", "2": "3", "3": "7"},
         "disease": {"0": "1", "1": "0"},
     },
-    missing=_UCI_MISSING,
+    missing_marks=_UCI_MISSING,
     repeats_are_copies=True,
 )
 
 LAYOUTS = (*CANONICAL, UCI, KAGGLE_UCI, KAGGLE_HEART)
 
-EASILY_MISTAKEN = (
+CONFUSABLE_LAYOUTS = (
     (KAGGLE_HEART, UCI),
     (UCI, KAGGLE_HEART),
-    *((one, KAGGLE_HEART) for one in CANONICAL if one.task is HEART_DISEASE),
+    *((layout, KAGGLE_HEART) for layout in CANONICAL if layout.task is HEART_DISEASE),
 )
-"""A layout, and another one whose codes a file with its header may hold; then its label may be turned round."""
+"""A layout, and another one whose codes a file with its header may hold, so that the label may be inverted."""
 
 UCI_HEADER = (*HEART_DISEASE.column_names, "num")
 UCI_FILES: Mapping[str, str] = {
@@ -141,4 +133,4 @@ UCI_FILES: Mapping[str, str] = {
     "processed.switzerland.data": "switzerland",
     "processed.va.data": "va-long-beach",
 }
-"""UCI's own files, which have no header and are a hospital each."""
+"""UCI's own files -> their hospital; they have no header."""

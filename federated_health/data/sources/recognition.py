@@ -1,15 +1,29 @@
-"""Which layout a file has: by its header, and by its codes where two layouts are easily mistaken for one another."""
+"""Opens the files of a source and recognises their layout.
 
+A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. The header decides the layout; the codes
+confirm it where two layouts are easily confused.
+"""
+
+import lzma
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from federated_health.data.columns import Category
-from federated_health.data.patients import distinct_cells, hint_at_case, name_columns, refuse_repeated_or_empty
+from federated_health.data.csv_reading import (
+    case_hint,
+    describe_header,
+    distinct_cells,
+    parse_csv,
+    read_bytes,
+    refuse_repeated_or_empty,
+)
 from federated_health.data.sources.layouts import (
-    EASILY_MISTAKEN,
+    CONFUSABLE_LAYOUTS,
     HOSPITAL_COLUMN,
     LAYOUTS,
     UCI,
@@ -17,16 +31,21 @@ from federated_health.data.sources.layouts import (
     UCI_HEADER,
     Layout,
 )
-from federated_health.data.tables import parse_table
 from federated_health.errors import DataError
+
+MAX_MEMBER_BYTES = 512 * 1024 * 1024
+"""Largest size of a file in a zip, unpacked."""
+
+_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown compression."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFile:
-    """One file as text, and its layout.
+    """A file as text, and its layout.
 
     Attributes:
-        name: what messages call it.
+        name: name of the file in messages.
     """
 
     name: str
@@ -34,70 +53,104 @@ class RecognisedFile:
     layout: Layout
 
 
-def recognise(name: str, content: bytes, path: Path) -> RecognisedFile:
-    """A file of a source, with the layout whose columns its header has.
-
-    Args:
-        name, content: of the file.
-        path: of the source, which may be a folder or an archive.
+def read_contents(path: Path) -> dict[str, bytes]:
+    """File name -> bytes of one CSV, or of UCI's files in UCI's order.
 
     Raises:
-        DataError: no layout is known, or its header and its codes do not belong together; never quotes a patient.
+        DataError: the source holds neither, or cannot be read.
     """
-    label = str(path if path.name == name else path / name)
+    if path.is_dir():
+        files = [path / name for name in UCI_FILES if (path / name).is_file()]
+        if not files:
+            hint = "; name one of its CSVs itself" if any(path.glob("*.csv")) else ""
+            raise DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got none of them{hint}")
+        return {file.name: read_bytes(file) for file in files}
+    content = read_bytes(path)
+    return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name: content}
+
+
+def _read_zip(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "xl/workbook.xml" in archive.namelist():
+                raise DataError(f"{path}: is an Excel file; save it as CSV UTF-8 (comma separated)")
+            members = [(Path(member.filename).name, member) for member in archive.infolist() if not member.is_dir()]
+            uci = [(name, member) for name, member in members if name in UCI_FILES]
+            csvs = [(name, member) for name, member in members if name.lower().endswith(".csv") and name[0] not in "._"]
+            if (not uci and len(csvs) != 1) or len(dict(uci)) != len(uci):
+                raise DataError(
+                    f"{path}: expected one CSV, or {', '.join(UCI_FILES)} once each, in this zip; got {len(csvs)} CSVs "
+                    f"and {len(uci)} of UCI's files"
+                )
+            if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
+                raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
+            contents = {name: archive.read(member) for name, member in uci or csvs}
+            return {name: contents[name] for name in (*UCI_FILES, *contents) if name in contents}
+    except _ZIP_ERRORS:
+        raise DataError(f"{path}: is not a zip that can be read") from None
+
+
+def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
+    """Recognise a file by its name or header.
+
+    Args:
+        source: path of the source, which may be a folder or an archive.
+
+    Raises:
+        DataError: no layout fits, or header and codes belong to different layouts. The message never quotes a patient.
+    """
+    label = str(source if source.name == name else source / name)
     if name in UCI_FILES:
-        text = parse_table(content, label, UCI_HEADER)
+        text = parse_csv(content, label, UCI_HEADER)
         return RecognisedFile(label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
-    text = parse_table(content, label)
+    text = parse_csv(content, label)
     layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)
     if layout is None:
-        raise DataError(f"{label}: is no source that is known. {_describe_closest(text)}")
+        raise DataError(f"{label}: has no known layout. {_describe_closest_layout(text)}")
     refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
     _refuse_other_codes(label, text, layout)
     return RecognisedFile(label, text, layout)
 
 
-def _describe_closest(text: pd.DataFrame) -> str:
+def _describe_closest_layout(text: pd.DataFrame) -> str:
     header = list(text.columns)
     closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
-    lacking = [name for name in closest.header if name not in header]
-    hint = hint_at_case(header, lacking)
-    told = f"; lacking: {', '.join(lacking)}{hint}" if len(lacking) < len(closest.header) else hint
-    return (
-        f"The closest is {closest.title}: expected {', '.join(closest.header)}; got "
-        f"{name_columns(text, closest.header)}{told}"
-    )
+    missing = [name for name in closest.header if name not in header]
+    named = f"; missing: {', '.join(missing)}" if len(missing) < len(closest.header) else ""
+    got = describe_header(text, closest.header)
+    hint = case_hint(header, missing)
+    return f"The closest is {closest.title}: expected {', '.join(closest.header)}; got {got}{named}{hint}"
 
 
 def _refuse_other_codes(label: str, text: pd.DataFrame, layout: Layout) -> None:
-    """Refuse a file with one layout's header and another one's codes: its label may be the other one's, too."""
-    for one, rival in EASILY_MISTAKEN:
-        if layout is one and _count_codes(text, rival, one) > _count_codes(text, one, one) + len(text) // 10:
-            name = one.written(one.task.label)
+    """Refuse a file with one layout's header and another one's codes: its label may be inverted."""
+    for own, other in CONFUSABLE_LAYOUTS:
+        if layout is own and _count_codes(text, own, other) > _count_codes(text, own, own) + len(text) // 10:
+            name = own.name_in_file(own.task.label)
             raise DataError(
-                f"{label}: has the header of {one.title}, but the codes of {rival.title}, so it cannot be known what "
-                f"its {name} means: with Kaggle's codes it must be called target, and with UCI's codes disease or num"
+                f"{label}: has the header of {own.title}, but the codes of {other.title}, so the meaning of its {name} "
+                "is unknown: with Kaggle's codes it must be called target, and with UCI's codes disease or num"
             )
 
 
-def _count_codes(text: pd.DataFrame, codes_of: Layout, names_of: Layout) -> int:
-    """Cells of the task's categories, under one layout's names, that hold another one's codes."""
+def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
+    """Number of cells in the file's categories that hold codes of a layout."""
     total = 0
-    for column in names_of.task.columns:
+    for column in layout.task.columns:
         if isinstance(column, Category):
             codes = codes_of.codes.get(column.name, [str(code) for code in column.codes])
-            total += int(shorten(text[names_of.written(column)]).isin(list(codes)).sum())
+            total += int(shorten(text[layout.name_in_file(column)]).isin(list(codes)).sum())
     return total
 
 
 def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
-    """Cells without surrounding space, in lower case, numbers in their shortest form: 63.0 and 063 are 63."""
-    places, distinct = distinct_cells(cells)
-    return pd.Series(distinct.map(_shortest).to_numpy()[places], index=cells.index, dtype=str)
+    """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
+    positions, distinct = distinct_cells(cells)
+    return pd.Series(distinct.map(_shorten_number).to_numpy()[positions], index=cells.index, dtype=str)
 
 
-def _shortest(cell: str) -> str:
-    if re.fullmatch(r"[-+.\de]+", cell, re.ASCII) is None:  # float() takes other alphabets' digits, and 1_0
+def _shorten_number(cell: str) -> str:
+    if re.fullmatch(r"[-+.\de]+", cell, re.ASCII) is None:  # float() also accepts other digits, and 1_0
         return cell
     try:
         return f"{float(cell) + 0.0:.15g}"

@@ -8,8 +8,9 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from federated_health import __version__
-from federated_health.data.dataset_folder import find_hospital, read_manifest
-from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.manifest import find_hospital, read_manifest
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
 from federated_health.files import hash_file, make_folder, write_json

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.data_check import check_data
-from federated_health.data.dataset_folder import find_hospital, read_manifest
-from federated_health.data.hospital import Hospital, Positions, deal_folds, patients_of
+from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.manifest import find_hospital, read_manifest
+from federated_health.data.split import Positions, assign_folds
 from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError
 from federated_health.files import hash_file
@@ -42,11 +43,11 @@ class Cohort:
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
         """[rows] of one hospital, 0 or 1."""
-        return patients_of(self.numbers[hospital], self.task).labels
+        return Patients.from_table(self.numbers[hospital], self.task).labels
 
     def hospital(self, name: str, side: Side) -> Hospital:
         """A hospital that trains on one side and holds out the other."""
-        everyone = patients_of(self.numbers[name], self.task)
+        everyone = Patients.from_table(self.numbers[name], self.task)
         return Hospital(name=name, task=self.task, train=everyone.take(side.train), test=everyone.take(side.test))
 
     def split(self, *, folds: int, fold: int, seed: int) -> Split:
@@ -58,7 +59,7 @@ class Cohort:
         return {name: self._side(name, side.train, folds, fold, seed) for name, side in split.items()}
 
     def _side(self, name: str, rows: Positions, folds: int, fold: int, seed: int) -> Side:
-        fold_of = deal_folds(self.numbers[name].iloc[rows], self.task.label.name, folds, seed)
+        fold_of = assign_folds(self.numbers[name].iloc[rows], self.task.label.name, folds, seed)
         return Side(train=rows[fold_of != fold], test=rows[fold_of == fold])
 
 

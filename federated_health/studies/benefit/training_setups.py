@@ -212,8 +212,8 @@ def _pool(hospitals: Mapping[str, Hospital]) -> Hospital:
     return Hospital(
         name=TrainingSetup.POOLED,
         task=parts[0].task,
-        train=Patients.together(one.train for one in parts),
-        test=Patients.together(one.test for one in parts),
+        train=Patients.concatenate(one.train for one in parts),
+        test=Patients.concatenate(one.test for one in parts),
     )
 
 

@@ -1,8 +1,6 @@
 """The check of a hospital's CSV: what it counts, what it warns of and what it never says."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.csv_reading import read_patients
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.hospital import load_hospital
-from federated_health.data.patients import read_patients
-from federated_health.data.sources.read import generate_readmission
+from federated_health.data.sources.source import generate_readmission
 from federated_health.data.tasks import HEART_DISEASE, READMISSION, Task
 from federated_health.errors import DataError
-from federated_health.processes import PROJECT
 
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]
 
-FEW = "few patients: figures on the quarter of {} that is held out will say little"
-RARE = "one class of disease is rare: this hospital's own AUC will say little"
-SAME = "disease is {:g} in every row: no AUC can be computed, and there is one class to learn"
+FEW = "few patients: figures on the quarter of {} that is held out are too noisy to interpret"
+RARE = "one class of disease is rare: this hospital's own AUC is too noisy to interpret"
+SAME = "disease is {:g} in every row: the AUC is undefined, and there is only one class to learn"
 TWICE = "1 row is equal to an earlier one in every column that is read: is a patient in the file twice?"
 OFTEN = "{} rows are equal to earlier ones in every column that is read: is a patient in the file twice?"
 BELOW = "(1 is the first below the header)"
@@ -78,7 +75,7 @@ def test_a_spoiled_file_is_counted_by_hand(tmp_path: Path, patients: pd.DataFram
     assert quality.labels == {1: int((valid == "1").sum()), 0: int((valid == "0").sum())}
     assert list(quality.columns) == [*HEART_DISEASE.column_names, "disease"]
     assert quality.numbers.shape == (303, 14)
-    assert "age is 0 in 2 rows: does it stand for missing?" in quality.warnings
+    assert "age is 0 in 2 rows: does it mean missing?" in quality.warnings
     assert quality.findings()[:3] == [
         f"sex must be one of 0 (female), 1 (male), or empty; see rows 1, 2 {BELOW}",
         f"chol must be a number from 50 to 1000 (mg/dl), or empty; see rows 8, 9, 10 {BELOW}",
@@ -281,7 +278,7 @@ def test_a_rare_class_has_fewer_than_twenty_patients(
     warnings = check(table, tmp_path).warnings
 
     assert (RARE in warnings) is warned
-    assert any("in every row: no AUC" in warning for warning in warnings) is (diseased == 0)
+    assert any("in every row: the AUC is undefined" in warning for warning in warnings) is (diseased == 0)
 
 
 def test_labels_that_are_not_allowed_are_no_classes(tmp_path: Path, patients: pd.DataFrame) -> None:
@@ -356,7 +353,7 @@ def test_zeros_that_may_stand_for_missing_are_told(
     for column in ("age", "oldpeak", "chol", "ca"):
         patients[column] = ["0"] * rows + patients[column].tolist()[rows:]
 
-    assert check(patients, tmp_path).warnings == (f"age is 0 in {words}: does it stand for missing?",)
+    assert check(patients, tmp_path).warnings == (f"age is 0 in {words}: does it mean missing?",)
 
 
 UNITS: list[tuple[Task, str, Callable[[float], float], str, str]] = [
@@ -520,7 +517,7 @@ NO_TABLES: dict[str, tuple[Callable[[pd.DataFrame], str | bytes | None], str]] =
     "Latin-1": (lambda _: "é".encode("latin-1"), "its file is not UTF-8 text"),
     "semicolons": (
         lambda table: table.to_csv(index=False, sep=";"),
-        "its file's cells are not separated by commas",
+        "its file is not separated by commas",
     ),
     "no header": (lambda table: table.to_csv(index=False, header=False), "its file has no header"),
     "lacking": (
@@ -533,7 +530,7 @@ NO_TABLES: dict[str, tuple[Callable[[pd.DataFrame], str | bytes | None], str]] =
     ),
     "ragged": (
         lambda table: table.head(9).to_csv(index=False) + "1,2\n",
-        "its file has a row that is longer or shorter than its header",
+        "its file has a row of a wrong length",
     ),
     "open quote": (
         lambda table: table.head(9).to_csv(index=False) + '"1,2\n',
@@ -660,17 +657,4 @@ def test_columns_that_are_not_read_are_named_and_many_rows_are_not(tmp_path: Pat
 def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients: pd.DataFrame) -> None:
     title = check(patients.assign(disease="2"), tmp_path).title
 
-    assert title.endswith("303 patients, 0 with disease = 1, 0 with disease = 0, 303 without a label that is allowed")
-
-
-def test_reading_a_csv_imports_nothing_that_only_tests_install(hospitals_folder: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from federated_health.data.data_check import check_data; "
-        "from federated_health.data.tasks import get_task; "
-        f"check_data(Path({str(hospitals_folder / 'client_1.csv')!r}), get_task('heart-disease')); "
-        "print('pandera.backends.pandas.builtin_checks' in sys.modules, 'hypothesis' in sys.modules)"
-    )
-
-    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, text=True)
-
-    assert ended.stdout.split() == ["True", "False"]
+    assert title.endswith("303 patients, 0 with disease = 1, 0 with disease = 0, 303 without a valid label")

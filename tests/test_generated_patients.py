@@ -13,8 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from federated_health.data.columns import Category, Measurement
-from federated_health.data.sources.readmission import Records, expected_risk, expected_roc_auc, generate_patients
-from federated_health.data.sources.readmission_model import (
+from federated_health.data.sources.generated_patients import (
+    GeneratedPatients,
+    expected_risk,
+    expected_roc_auc,
+    generate_patients,
+)
+from federated_health.data.sources.patient_model import (
     Codes,
     Columns,
     Vector,
@@ -32,18 +37,18 @@ UNIVERSITY, COMMUNITY = "university", "community"
 
 
 @pytest.fixture(scope="module")
-def many() -> Records:
+def many() -> GeneratedPatients:
     return generate_patients(200_000, 1)
 
 
 @pytest.fixture(scope="module")
 def truth() -> tuple[Codes, Columns]:
     """The hospital and the true values of 100,000 patients."""
-    house = (np.arange(100_000) % 2).astype(np.int64)
-    return house, draw_truth(house, np.random.default_rng(3))
+    hospital = (np.arange(100_000) % 2).astype(np.int64)
+    return hospital, draw_truth(hospital, np.random.default_rng(3))
 
 
-def hospital_rows(records: Records, name: str) -> pd.DataFrame:
+def hospital_rows(records: GeneratedPatients, name: str) -> pd.DataFrame:
     return records.table[records.table["hospital"] == name]
 
 
@@ -86,7 +91,7 @@ def test_any_number_of_patients(patients: int, of_university: int) -> None:
     assert ((records.probability > 0) & (records.probability < 1)).all()
 
 
-def test_table_is_the_task_s(many: Records) -> None:
+def test_table_is_the_task_s(many: GeneratedPatients) -> None:
     table = many.table
 
     assert list(table.columns) == ["hospital", *READMISSION.column_names, "readmitted"]
@@ -108,13 +113,13 @@ def test_table_is_the_task_s(many: Records) -> None:
         assert np.allclose(tenths, np.rint(tenths), atol=1e-9), column.name
 
 
-def test_missing_cells_are_in_three_columns(many: Records) -> None:
+def test_missing_cells_are_in_three_columns(many: GeneratedPatients) -> None:
     empty = many.table.isna().any()
 
     assert set(empty.index[empty]) == {"admission_type", "hba1c", "glucose"}
 
 
-def test_marginal_figures(many: Records) -> None:
+def test_marginal_figures(many: GeneratedPatients) -> None:
     means = many.table.mean(numeric_only=True)
 
     assert 0.18 < means["readmitted"] < 0.22
@@ -129,7 +134,7 @@ def test_marginal_figures(many: Records) -> None:
         assert means[name] == pytest.approx(expected, rel=0.03), name
 
 
-def test_values_go_together(many: Records) -> None:
+def test_values_go_together(many: GeneratedPatients) -> None:
     table = many.table
     rank = {name: table[name].rank() for name in READMISSION.column_names}
 
@@ -172,7 +177,7 @@ def test_values_are_drawn_as_stated(truth: tuple[Codes, Columns]) -> None:
         assert tablets.mean() == pytest.approx(1 / (1 + math.exp(-0.8 - 0.3 * poor)), abs=0.05)
 
 
-def test_hospitals_differ(many: Records) -> None:
+def test_hospitals_differ(many: GeneratedPatients) -> None:
     university, community = (hospital_rows(many, name) for name in (UNIVERSITY, COMMUNITY))
 
     assert len(university) == 120_000
@@ -180,7 +185,7 @@ def test_hospitals_differ(many: Records) -> None:
     assert community["hba1c"].isna().mean() - university["hba1c"].isna().mean() > 0.1
     assert community["glucose"].isna().mean() - university["glucose"].isna().mean() > 0.05
     assert community["admission_type"].isna().mean() - university["admission_type"].isna().mean() > 0.1
-    assert university["diagnoses"].min() == 3  # two house codes beside the least one
+    assert university["diagnoses"].min() == 3  # two extra codes on top of the lowest one
     assert community["diagnoses"].min() == 1
 
 
@@ -188,7 +193,7 @@ def test_habits_change_the_record_and_nothing_else() -> None:
     patient = complete(lab_procedures=41.0, diagnoses=5.0)
     generator = np.random.default_rng(0)
 
-    university, community = (draw_record(np.array([house]), patient, generator) for house in (0, 1))
+    university, community = (draw_record(np.array([hospital]), patient, generator) for hospital in (0, 1))
 
     assert (university["lab_procedures"].item(), community["lab_procedures"].item()) == (41, 33)  # 0.8 * 41 = 32.8
     assert (university["diagnoses"].item(), community["diagnoses"].item()) == (7, 5)
@@ -197,10 +202,10 @@ def test_habits_change_the_record_and_nothing_else() -> None:
 
 
 def test_what_is_missing_depends_on_what_it_would_have_shown(truth: tuple[Codes, Columns]) -> None:
-    house, values = truth
-    record = draw_record(house, values, np.random.default_rng(4))
+    hospital, values = truth
+    record = draw_record(hospital, values, np.random.default_rng(4))
     for number, steps in ((0, 0.1), (1, 0.2)):
-        here = house == number
+        here = hospital == number
         empty = np.isnan(record["hba1c"])
         tight, middling, loose = (
             empty[here & (values["hba1c"] > low) & (values["hba1c"] <= high)].mean()
@@ -254,13 +259,13 @@ def test_log_odds_worked_by_hand(changes: dict[str, float], log_odds: float) -> 
 
     risk = true_risk(patient).item()
     assert math.log(risk / (1 - risk)) == pytest.approx(-3.28 + log_odds)
-    # A complete record tells the true risk in either hospital, two house diagnoses or none.
+    # A complete record tells the true risk in either hospital, two extra diagnoses or none.
     in_university = {**patient, "diagnoses": patient["diagnoses"] + 2}
     assert expected_risk(np.array([0]), in_university).item() == pytest.approx(risk)
     assert expected_risk(np.array([1]), patient).item() == pytest.approx(risk)
 
 
-def simulate(house: int, record: Columns, generator: np.random.Generator, draws: int) -> tuple[float, float]:
+def simulate(hospital: int, record: Columns, generator: np.random.Generator, draws: int) -> tuple[float, float]:
     """Mean and standard error of the true risk of simulated patients whose record is this one.
 
     HbA1c, glucose and treatment are drawn anew for a patient with the other cells, as the model states; those whose
@@ -285,8 +290,8 @@ def simulate(house: int, record: Columns, generator: np.random.Generator, draws:
     if one["insulin"] == 0:
         shares = shares * (tablets if one["diabetes_medication"] == 1 else 1 - tablets)
     values = {name: np.full(draws, cell) for name, cell in one.items()}
-    values |= {"hba1c": hba1c, "glucose": drawn, "diagnoses": values["diagnoses"] - (2 if house == 0 else 0)}
-    recorded = draw_record(np.full(draws, house), values, generator)
+    values |= {"hba1c": hba1c, "glucose": drawn, "diagnoses": values["diagnoses"] - (2 if hospital == 0 else 0)}
+    recorded = draw_record(np.full(draws, hospital), values, generator)
     alike = np.isnan(recorded["hba1c"]) == math.isnan(one["hba1c"])
     alike &= np.isnan(recorded["glucose"]) == math.isnan(one["glucose"])
     weight = weight * shares * alike
@@ -296,7 +301,7 @@ def simulate(house: int, record: Columns, generator: np.random.Generator, draws:
     return estimate, float(np.sqrt((weight**2) @ (risk - estimate) ** 2))
 
 
-@pytest.mark.parametrize("house", [0, 1])
+@pytest.mark.parametrize("hospital", [0, 1])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -309,12 +314,12 @@ def simulate(house: int, record: Columns, generator: np.random.Generator, draws:
         {"hba1c": 5.4, "glucose": np.nan, "insulin": 2, "diabetes_medication": 1},
     ],
 )
-def test_probability_of_a_record_by_simulation(house: int, changes: dict[str, float]) -> None:
+def test_probability_of_a_record_by_simulation(hospital: int, changes: dict[str, float]) -> None:
     record = complete(**{"diagnoses": 8.0, **changes})
 
-    probability = expected_risk(np.array([house]), record).item()
+    probability = expected_risk(np.array([hospital]), record).item()
 
-    estimate, error = simulate(house, record, np.random.default_rng(house), 500_000)
+    estimate, error = simulate(hospital, record, np.random.default_rng(hospital), 500_000)
     assert error < 0.0025
     assert abs(probability - estimate) < 4 * error + 1e-4
 
@@ -324,7 +329,7 @@ def gap(labels: Vector, probability: Vector) -> float:
     return abs(float((labels - probability).sum() / np.sqrt((probability * (1 - probability)).sum())))
 
 
-def test_probability_is_calibrated(many: Records) -> None:
+def test_probability_is_calibrated(many: GeneratedPatients) -> None:
     labels = many.table["readmitted"].to_numpy().astype(np.float64)
     order = np.argsort(many.probability)
 
@@ -332,7 +337,7 @@ def test_probability_is_calibrated(many: Records) -> None:
         assert gap(labels[rows], many.probability[rows]) < 4
 
 
-def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: Records) -> None:
+def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: GeneratedPatients) -> None:
     table = many.table
     pattern = [table["hospital"], *(table[name].isna() for name in ("hba1c", "glucose", "admission_type"))]
     groups = table.assign(probability=many.probability).groupby(pattern)
@@ -346,7 +351,7 @@ def test_probability_is_calibrated_in_every_pattern_of_missing_cells(many: Recor
             assert gap(part["readmitted"].to_numpy(np.float64), part["probability"].to_numpy()) < 4
 
 
-def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(many: Records) -> None:
+def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(many: GeneratedPatients) -> None:
     table = many.table.assign(probability=many.probability)[many.table["hba1c"].isna()]
     cut = pd.cut(table["glucose"].fillna(0), [-1, 20, 100, 150, 200, 300, 601])
     visits, days = table["emergency_visits"].clip(upper=3), table["days_in_hospital"]
@@ -356,14 +361,14 @@ def test_probability_is_calibrated_given_any_other_cell_where_hba1c_is_missing(m
             assert gap(group["readmitted"].to_numpy(np.float64), group["probability"].to_numpy()) < 4.2
 
 
-def test_probability_ranks_better_than_what_ignores_the_hospital(many: Records) -> None:
-    """In Brier score: who takes one hospital's habits for the other's loses."""
+def test_probability_ranks_better_than_what_ignores_the_hospital(many: GeneratedPatients) -> None:
+    """Confusing the habits of the hospitals worsens the Brier score."""
     record = {name: many.table[name].to_numpy() for name in READMISSION.column_names}
-    house = (many.table["hospital"] == COMMUNITY).to_numpy().astype(np.int64)
+    hospital = (many.table["hospital"] == COMMUNITY).to_numpy().astype(np.int64)
     labels = many.table["readmitted"].to_numpy()
 
-    assert np.array_equal(expected_risk(house, record), many.probability)
-    assert ((many.probability - labels) ** 2).mean() < ((expected_risk(1 - house, record) - labels) ** 2).mean()
+    assert np.array_equal(expected_risk(hospital, record), many.probability)
+    assert ((many.probability - labels) ** 2).mean() < ((expected_risk(1 - hospital, record) - labels) ** 2).mean()
 
 
 def test_label_follows_the_same_risk_in_both_hospitals(truth: tuple[Codes, Columns]) -> None:
@@ -398,7 +403,7 @@ def test_expected_roc_auc_undefined(probability: list[float]) -> None:
         expected_roc_auc(np.array(probability))
 
 
-def test_expected_roc_auc_is_reached(many: Records) -> None:
+def test_expected_roc_auc_is_reached(many: GeneratedPatients) -> None:
     expected = expected_roc_auc(many.probability)
 
     assert 0.80 < expected < 0.85
@@ -419,7 +424,7 @@ def features(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def test_a_line_does_not_follow_the_risk(many: Records) -> None:
+def test_a_line_does_not_follow_the_risk(many: GeneratedPatients) -> None:
     rows = np.random.default_rng(0).permutation(len(many.table))[:40_000]
     table = many.table.iloc[rows].reset_index(drop=True)
     inputs, labels, train = features(table), table["readmitted"].to_numpy(), np.arange(40_000) < 20_000

@@ -1,4 +1,4 @@
-"""What a simulation is checked for before its run."""
+"""What is checked before a simulation runs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.read import Source
+from federated_health.data.sources.source import Source
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.flower_engines import check_simulation
@@ -73,5 +73,5 @@ def test_a_folder_that_is_not_there_is_named_in_full(settings: Settings, in_fold
 
 
 def test_another_task_is_refused(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="is of the task heart-disease, and the run of readmission"):
+    with pytest.raises(SettingsError, match="expected a folder of the task readmission, got heart-disease"):
         check_simulation(Simulation(4), replace(settings, task="readmission"))

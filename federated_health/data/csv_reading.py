@@ -1,0 +1,248 @@
+"""Reads CSV files strictly, turns their cells into numbers and checks these against the rules of the columns.
+
+No error message holds a value of a patient.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from federated_health.data.columns import Column, Label, Measurement
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError
+
+MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
+"""Cells that mean "missing", in lower case."""
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedCells:
+    """Cells of a table as numbers, with what breaks the rules of their columns.
+
+    Attributes:
+        columns: the columns that were read.
+        text: the whole table as text.
+        numbers: float64, one column each; NaN where a cell is missing or not a number.
+        is_text: where a cell is neither a number nor a mark for missing.
+        invalid: where a cell breaks the rule of its column; includes `is_text`.
+        zeros: measurement -> rows with the number 0, also where 0 means missing.
+    """
+
+    columns: tuple[Column, ...]
+    text: pd.DataFrame
+    numbers: pd.DataFrame
+    is_text: pd.DataFrame
+    zeros: Mapping[str, int]
+
+    @cached_property
+    def invalid(self) -> pd.DataFrame:
+        allowed = {column.name: column.allows(self.numbers[column.name].to_numpy()) for column in self.columns}
+        return self.is_text | ~pd.DataFrame(allowed, index=self.numbers.index)
+
+    def raise_first_invalid(self, path: Path) -> None:
+        """Refuse a file with an invalid cell.
+
+        Raises:
+            DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
+        """
+        for column in self.columns:
+            rows = np.flatnonzero(self.invalid[column.name])
+            if len(rows):
+                first = describe_cell(column.name, rows[0], column.rule, self.text[column.name].iloc[rows[0]])
+                others = int(self.invalid.to_numpy().sum()) - 1
+                more = f" (and {others} more cells that break a rule)" if others else ""
+                raise DataError(
+                    f"{path}: {first}{more}", reason=f"its column {column.name} holds what is not {column.rule}"
+                )
+
+
+def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a CSV of patients.
+
+    Args:
+        path: UTF-8 CSV with a header. Columns that the task does not know are ignored.
+        labelled: whether the label column is required.
+
+    Returns:
+        The table as text, and float64 columns of the task (then the label) with the same index, NaN for missing.
+
+    Raises:
+        DataError: names the file and, where possible, the column, the row (1 is the first below the header) and the
+            rule; never a value.
+    """
+    columns = task.labelled_columns if labelled else task.columns
+    cells = check_cells(read_columns(path, columns), columns)
+    cells.raise_first_invalid(path)
+    return cells.text, cells.numbers
+
+
+def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
+    """Read a CSV with at least one patient and each of the columns once; every cell stays text.
+
+    Raises:
+        DataError: the file cannot be read, is not well-formed, or its header does not fit.
+    """
+    text = parse_csv(read_bytes(path), str(path))
+    header, names = list(text.columns), [column.name for column in columns]
+    if missing := [name for name in names if name not in header]:
+        hint = case_hint(header, missing)
+        if isinstance(columns[-1], Label) and columns[-1].name in missing:
+            hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
+        problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
+        raise _file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
+    refuse_repeated_or_empty(str(path), text, names)
+    return text
+
+
+def read_bytes(path: Path) -> bytes:
+    """Bytes of a file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) -> pd.DataFrame:
+    """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
+
+    Args:
+        name: name of the file in messages.
+        header: column names, for a file without a header.
+
+    Raises:
+        DataError: the CSV is not well-formed. The message never quotes a row.
+    """
+    try:
+        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(lines, strict=True) if row]
+    except UnicodeDecodeError:
+        raise _file_error(name, "is not UTF-8 text", "; save it as CSV UTF-8") from None
+    except csv.Error:
+        raise _file_error(name, "is not a well-formed CSV") from None
+    if not rows:
+        raise _file_error(name, "is empty")
+    if header is None:
+        header, *rows = rows
+        if len(header) == 1 and re.search("[;\t|]", header[0]):
+            raise _file_error(name, "is not separated by commas")
+        if any(_is_number(column) for column in header):  # probably a patient, whom no message may quote
+            raise _file_error(name, "has no header", ": its first line holds numbers, not the names of the columns")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            detail = f": row {number} has {len(row)} cells, expected {len(header)}"
+            raise _file_error(name, "has a row of a wrong length", detail)
+    return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
+
+
+def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Collection[str] = ()) -> CheckedCells:
+    """Read the cells of the columns as numbers. Invalid cells are recorded, not refused.
+
+    Args:
+        text: table with each of the columns once; every cell is text.
+        missing_marks: marks for missing besides MISSING_MARKS, in lower case.
+    """
+    marks = MISSING_MARKS | set(missing_marks)
+    numbers, is_text, zeros = {}, {}, {}
+    for column in columns:
+        positions, distinct = distinct_cells(text[column.name])
+        is_missing = distinct.isin(marks)
+        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
+        is_text[column.name] = (parsed.isna() & ~is_missing).to_numpy()[positions]
+        if isinstance(column, Measurement):
+            zeros[column.name] = int((parsed == 0).to_numpy()[positions].sum())
+            if column.zero_is_missing:
+                parsed = parsed.mask(parsed == 0)
+        numbers[column.name] = parsed.to_numpy()[positions]
+    return CheckedCells(
+        columns=tuple(columns),
+        text=text,
+        numbers=pd.DataFrame(numbers, index=text.index),
+        is_text=pd.DataFrame(is_text, index=text.index),
+        zeros=zeros,
+    )
+
+
+def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:
+    """Position of each row's cell among the distinct cells, and these, trimmed and in lower case.
+
+    A column has few distinct cells, so that parsing them once is much faster.
+    """
+    positions, distinct = pd.factorize(cells)
+    return positions, pd.Series(distinct, dtype=str).str.strip().str.lower()
+
+
+def describe_cell(column: str, row: int, rule: str, cell: str) -> str:
+    """Position of an invalid cell (`row` counts from 0), what it may hold, and which kind of text it holds instead."""
+    cell, got = cell.strip(), ""
+    if re.fullmatch(r"-?\d+,\d+", cell):
+        got = "; got a decimal comma: numbers need a point"
+    elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
+        got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
+    return f"column {column}, row {row + 1}: expected {rule}{got}"
+
+
+def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Refuse a table that has one of the columns twice, or no rows.
+
+    Args:
+        name: name of the file in messages.
+
+    Raises:
+        DataError: names the repeated columns.
+    """
+    header = list(text.columns)
+    if repeated := [column for column in columns if header.count(column) > 1]:
+        raise _file_error(name, f"has the column {', '.join(repeated)} more than once")
+    if text.empty:
+        raise _file_error(name, "has no patients", ", only a header")
+
+
+def case_hint(header: Iterable[str], missing: Iterable[str]) -> str:
+    """Hint for a header that has a missing column in another case; else empty."""
+    in_other_case = {name.lower() for name in header} & {name.lower() for name in missing}
+    return " (upper and lower case matter)" if in_other_case else ""
+
+
+def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
+    """The header for a message, without anything that may be a patient's cell.
+
+    A first line counts as a header if it has one of the known names, or if a name stands above a column of numbers.
+    Only what looks like a column name is shown of it.
+    """
+    names = [name for name in text.columns if looks_like_name(name)]
+    has_known = {name.lower() for name in names} & {name.lower() for name in known}
+    is_above_numbers = any(
+        looks_like_name(name) and pd.to_numeric(text.iloc[:, position], errors="coerce").notna().any()
+        for position, name in enumerate(text.columns)
+    )
+    return ", ".join(names) if has_known or is_above_numbers else "a first line that does not look like a header"
+
+
+def looks_like_name(name: str) -> bool:
+    """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
+    return re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name) is not None
+
+
+def _file_error(name: str, problem: str, detail: str = "") -> DataError:
+    """Error about a whole file; the server learns the problem, not the detail."""
+    return DataError(f"{name}: {problem}{detail}", reason=f"its file {problem}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
