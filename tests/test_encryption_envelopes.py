@@ -1,4 +1,4 @@
-"""The key's envelopes: only the hospital that wished for it opens one, and only a hospital's is believed."""
+"""The key's envelopes: only the hospital that requested it opens one, and only a hospital's is believed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from federated_health.encryption.envelopes import (
     ENVELOPE,
     OFFER,
-    Opening,
+    KeyOffer,
     _pack,
     _sign,
     _unpack,
@@ -34,16 +34,16 @@ def federation(tmp_path: Path) -> PlainRun:
 
 def test_what_one_seals_the_other_opens_and_knows_the_sender(federation: PlainRun) -> None:
     a, b = federation.hospitals["a"], federation.hospitals["b"]
-    wish = make_offer(b, RUN)
-    assert name_in_offer(wish.offer) == "b"
-    envelope = seal(a, RUN, wish.offer, SECRET)
+    request = make_offer(b, RUN)
+    assert name_in_offer(request.offer) == "b"
+    envelope = seal(a, RUN, request.offer, SECRET)
     assert SECRET not in envelope
-    assert open_envelope(b, RUN, wish, envelope) == (SECRET, "a")
+    assert open_envelope(b, RUN, request, envelope) == (SECRET, "a")
 
 
 def test_no_two_envelopes_are_alike(federation: PlainRun) -> None:
-    a, wish = federation.hospitals["a"], make_offer(federation.hospitals["b"], RUN)
-    one, other = (_unpack(seal(a, RUN, wish.offer, SECRET), 5, 10_000) for _ in range(2))
+    a, request = federation.hospitals["a"], make_offer(federation.hospitals["b"], RUN)
+    one, other = (_unpack(seal(a, RUN, request.offer, SECRET), 5, 10_000) for _ in range(2))
     assert one[0] == other[0]  # the sender's certificate
     assert all(mine != theirs for mine, theirs in zip(one[1:], other[1:], strict=True))
 
@@ -51,32 +51,32 @@ def test_no_two_envelopes_are_alike(federation: PlainRun) -> None:
 def test_another_hospital_cannot_open_it(federation: PlainRun) -> None:
     a, b, c = *federation.hospitals.values(), federation.add("c")
     envelope = seal(a, RUN, make_offer(b, RUN).offer, SECRET)
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
         open_envelope(c, RUN, make_offer(c, RUN), envelope)
 
 
 def test_an_earlier_offer_of_the_same_hospital_does_not_open_it(federation: PlainRun) -> None:
     a, b = federation.hospitals.values()
     envelope = seal(a, RUN, make_offer(b, RUN).offer, SECRET)
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
         open_envelope(b, RUN, make_offer(b, RUN), envelope)
 
 
 def test_the_offer_without_its_private_key_does_not_open_it(federation: PlainRun) -> None:
     a, b = federation.hospitals.values()
-    wish = make_offer(b, RUN)
-    envelope = seal(a, RUN, wish.offer, SECRET)
+    request = make_offer(b, RUN)
+    envelope = seal(a, RUN, request.offer, SECRET)
     with pytest.raises(EncryptionError, match="not for this hospital"):
-        open_envelope(b, RUN, Opening(wish.offer, make_offer(b, RUN).private), envelope)
+        open_envelope(b, RUN, KeyOffer(request.offer, make_offer(b, RUN).private), envelope)
 
 
 def test_neither_offer_nor_envelope_is_good_for_another_run(federation: PlainRun) -> None:
     a, b = federation.hospitals.values()
-    wish = make_offer(b, RUN)
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
-        seal(a, "f" * 16, wish.offer, SECRET)
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
-        open_envelope(b, "f" * 16, wish, seal(a, RUN, wish.offer, SECRET))
+    request = make_offer(b, RUN)
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
+        seal(a, "f" * 16, request.offer, SECRET)
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
+        open_envelope(b, "f" * 16, request, seal(a, RUN, request.offer, SECRET))
 
 
 def strangers(federation: PlainRun, tmp_path: Path) -> dict[str, Identity]:
@@ -119,33 +119,35 @@ def test_a_stranger_is_not_given_the_key(federation: PlainRun, tmp_path: Path, w
 @pytest.mark.parametrize("why", STRANGERS)
 def test_a_stranger_cannot_slip_in_a_key_of_its_own(federation: PlainRun, tmp_path: Path, why: str) -> None:
     stranger, b = strangers(federation, tmp_path)[why], federation.hospitals["b"]
-    wish = make_offer(b, RUN)
+    request = make_offer(b, RUN)
     try:
-        envelope = seal(stranger, RUN, wish.offer, SECRET)
-    except EncryptionError:  # it cannot even see that the wish is a hospital's; another would not look
-        envelope = forge(federation, stranger, wish, stranger)
+        envelope = seal(stranger, RUN, request.offer, SECRET)
+    except EncryptionError:  # it cannot even see that the request is a hospital's; another would not look
+        envelope = forge(federation, stranger, request, stranger)
     with pytest.raises(EncryptionError, match=why):
-        open_envelope(b, RUN, wish, envelope)
+        open_envelope(b, RUN, request, envelope)
 
 
-def forge(federation: PlainRun, signer: Identity, wish: Opening, shown: Identity) -> bytes:
+def forge(federation: PlainRun, signer: Identity, request: KeyOffer, shown: Identity) -> bytes:
     """An envelope that shows a certificate and is signed with some key."""
-    certificate, public, nonce, sealed, _ = _unpack(seal(federation.hospitals["a"], RUN, wish.offer, SECRET), 5, 10_000)
+    certificate, public, nonce, sealed, _ = _unpack(
+        seal(federation.hospitals["a"], RUN, request.offer, SECRET), 5, 10_000
+    )
     certificate = shown.certificate_bytes
     digest = Hash(SHA256())
-    digest.update(wish.offer)
+    digest.update(request.offer)
     bound = _pack(ENVELOPE, RUN.encode(), digest.finalize(), certificate, public)
     return _pack(certificate, public, nonce, sealed, _sign(signer, _pack(bound, nonce, sealed)))
 
 
 def test_a_signature_of_another_key_than_the_certificates_is_refused(federation: PlainRun) -> None:
     a, b = federation.hospitals.values()
-    wish = make_offer(b, RUN)
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
-        open_envelope(b, RUN, wish, forge(federation, federation.server, wish, a))
+    request = make_offer(b, RUN)
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
+        open_envelope(b, RUN, request, forge(federation, federation.server, request, a))
     certificate, public, _ = _unpack(make_offer(b, RUN).offer, 3, 10_000)
     forged = _pack(certificate, public, _sign(federation.server, _pack(OFFER, RUN.encode(), certificate, public)))
-    with pytest.raises(EncryptionError, match="not signed by its sender for this"):
+    with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
         seal(a, RUN, forged, SECRET)
 
 
@@ -172,9 +174,9 @@ def altered_in(field: int) -> Callable[[bytes], bytes]:
 )
 def test_an_envelope_that_was_altered_is_refused(federation: PlainRun, alter: Callable[[bytes], bytes]) -> None:
     a, b = federation.hospitals.values()
-    wish = make_offer(b, RUN)
+    request = make_offer(b, RUN)
     with pytest.raises(EncryptionError):
-        open_envelope(b, RUN, wish, alter(seal(a, RUN, wish.offer, SECRET)))
+        open_envelope(b, RUN, request, alter(seal(a, RUN, request.offer, SECRET)))
 
 
 @pytest.mark.parametrize("offer", [b"", b"offer", _pack(b"", b"", b""), _pack(b"x" * 20_000, b"", b"")])
@@ -198,4 +200,4 @@ def test_a_list_of_revoked_that_cannot_be_used_stops_it_without_a_path(federatio
     files.write_file(a.folder / REVOKED, b"not a list")
     with pytest.raises(EncryptionError, match=r"revoked\.pem") as caught:
         seal(a, RUN, make_offer(b, RUN).offer, SECRET)
-    assert caught.value.reason == "it cannot tell whom it shares the run's key with"
+    assert caught.value.reason == "it cannot verify with whom it shares the run's key"

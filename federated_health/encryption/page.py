@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from federated_health.data.tasks import get_task
-from federated_health.encryption.hospital_result import Result
+from federated_health.encryption.hospital_result import HospitalResult
 from federated_health.encryption.vectors import BINS, read_histogram
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import Resampled
@@ -33,7 +33,7 @@ FROM_BINS = (
 )
 
 
-def page_of_result(result: Result, told: TrainConfig, facts: Mapping[str, str], account: str = "") -> Page:
+def page_of_result(result: HospitalResult, told: TrainConfig, facts: Mapping[str, str], account: str = "") -> Page:
     """What a hospital knows of an encrypted run, as a page.
 
     Args:
@@ -70,7 +70,7 @@ def page_of_result(result: Result, told: TrainConfig, facts: Mapping[str, str], 
     )
 
 
-def _quality(result: Result, threshold: float) -> Section:
+def _quality(result: HospitalResult, threshold: float) -> Section:
     whole = result.figures["federation"]
     rows = {name: [figure(one[key]) for key in FIGURES] for name, one in result.figures["hospitals"].items()}
     mean = [figure(whole["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
@@ -84,7 +84,7 @@ def _quality(result: Result, threshold: float) -> Section:
     return Section(title="How good the model is", blocks=(table,))
 
 
-def _curves(result: Result, seed: int) -> Iterator[Section]:
+def _curves(result: HospitalResult, seed: int) -> Iterator[Section]:
     """ROC and calibration of all hospitals' held-out patients; nothing where a class has none."""
     if not result.scores:
         return
@@ -102,7 +102,7 @@ def _curves(result: Result, seed: int) -> Iterator[Section]:
     yield calibration_section({FEDERATION: calibration}, "Held-out patients of all hospitals, from the same bins.", alt)
 
 
-def _decisions(result: Result, threshold: float) -> Iterator[Section]:
+def _decisions(result: HospitalResult, threshold: float) -> Iterator[Section]:
     if result.counts:
         words = f"Held-out patients of all hospitals; predicted positive from a risk of {threshold} on."
         yield confusion_section({FEDERATION: Counts(**result.counts).matrix}, words)

@@ -25,15 +25,15 @@ def register(app: ClientApp) -> None:
     app.evaluate("final")(handler(_in_plain_run(handlers.evaluate_finally)))
     app.evaluate("appraisal")(handler(_in_plain_run(handlers.report_benefit)))
 
-    app.query("offer")(handler(hospital_key.make_wish))
-    app.query("key")(handler(hospital_key.pass_on))
-    app.query("briefing")(handler(hospital_key.be_briefed))
+    app.query("offer")(handler(hospital_key.offer_public_key))
+    app.query("key")(handler(hospital_key.seal_run_key))
+    app.query("briefing")(handler(hospital_key.accept_delivery))
     app.query("sums")(handler(encrypted.share_sums))
     app.train("encrypted")(handler(encrypted.train))
     app.evaluate("encrypted")(handler(encrypted.evaluate))
     app.evaluate("encrypted_threshold")(handler(encrypted.score_training_rows))
-    app.evaluate("encrypted_final")(handler(encrypted.evaluate_for_good))
-    app.query("closing")(handler(hospital_result.close))
+    app.evaluate("encrypted_final")(handler(encrypted.evaluate_final_weights))
+    app.query("closing")(handler(hospital_result.store_result))
 
 
 def _register(message: Message, context: Context) -> Answer:

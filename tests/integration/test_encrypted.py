@@ -221,7 +221,7 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         before = rounds()
         wait_until(lambda: rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
-        wait_until(lambda: "got the key of this run from hungary" in (tmp_path / "again.txt").read_text())
+        wait_until(lambda: "received the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
         server.wait(120)
         assert 0 < rounds() < 400
