@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 
-from federated_health.encryption import handlers as encrypted
 from federated_health.hospital import handlers
 from federated_health.messages.content import Evaluation, Update
 
@@ -37,8 +36,7 @@ def main() -> None:
         time.sleep(PAUSE)
         return evaluate(message, context)
 
-    for module in (handlers, encrypted):
-        vars(module).update(train_round=train_round, evaluate_round=evaluate_round)
+    vars(handlers).update(train_round=train_round, evaluate_round=evaluate_round)
     import client  # only now, since it takes what it answers with
     import utils
 

@@ -26,7 +26,7 @@ from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers, registry
 from federated_health.hospital.handlers import remembered_model
-from federated_health.messages.content import CONFIG, Update
+from federated_health.messages.content import CONFIG, ROUND, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
@@ -189,15 +189,16 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     settings = settings_of(appraisal=True)
     EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    told, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    train_config, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
-        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), told.model, told.normalisation)
+        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.model, train_config.normalisation)
         for name, path in paths.items()
     ]
     scores = [one.score(weights) for one in locals_]
     labels = [one.hospital.test.labels for one in locals_]
     counts = merge_counts(
-        count_outcomes(probability(score), label, told.threshold) for score, label in zip(scores, labels, strict=True)
+        count_outcomes(probability(score), label, train_config.threshold)
+        for score, label in zip(scores, labels, strict=True)
     )
     result = remembered_result(hospitals.contexts["hungary"])
     assert result is not None
@@ -425,7 +426,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update
         update = real(message, context)
         return spoil(update) if context.node_config["name"] == name else update
 
-    monkeypatch.setattr("federated_health.encryption.handlers.train_round", train)
+    monkeypatch.setattr("federated_health.hospital.handlers.train_round", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
@@ -617,9 +618,9 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    told, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
-    assert told.privacy is not None
-    shown = render(page_of_result(result, told, {}, "all that there was"))
+    train_config, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    assert train_config.privacy is not None
+    shown = render(page_of_result(result, train_config, {}, "all that there was"))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for
@@ -641,7 +642,7 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
         hospitals.start(name)
     federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federation.gather()
-    question = federation._content(round_number=1, appraisal=True)
+    question = federation._content(config={ROUND: 1, messages.BENEFIT: True})
     if kind == messages.SUMS:
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 

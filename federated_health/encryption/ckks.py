@@ -82,7 +82,7 @@ class Adder:
     def read(self, chunks: Chunks, length: int) -> EncryptedVector:
         """Validate an encrypted vector from another party.
 
-        Without the secret key nobody can tell whether it was encrypted with the right key.
+        Whether it was encrypted with the right key can be seen with the secret key only.
 
         Raises:
             MalformedMessageError: it is not a vector of this length and of these parameters.

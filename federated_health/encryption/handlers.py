@@ -16,29 +16,12 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from federated_health.data.hospital import Hospital
-from federated_health.encryption import vectors
+from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, load_key
 from federated_health.encryption.hospital_key import RunSecrets, run_secrets
-from federated_health.encryption.messages import (
-    IS_COUNTED,
-    MAX_UPDATE_NORM,
-    PATIENTS,
-    SCALE,
-    SCORES,
-    SHARE,
-    WEIGHTS,
-    EncryptedReply,
-    read_chunks,
-)
+from federated_health.encryption.messages import EncryptedReply, read_chunks
 from federated_health.errors import EncryptionError
-from federated_health.hospital.handlers import (
-    evaluate_finally,
-    evaluate_round,
-    hospital_of,
-    open_message,
-    report_benefit,
-    train_round,
-)
+from federated_health.hospital import handlers as plain_handlers
 from federated_health.messages.content import ARRAYS, CONFIG, PROXIMAL_MU, ROUND, TrainConfig
 from federated_health.messages.records import METRICS
 from federated_health.messages.weights import (
@@ -53,11 +36,8 @@ from federated_health.ml.normalisation import public_normalisation
 from federated_health.privacy import message_checks
 from federated_health.server.history import HospitalRound, Round, write_round
 
-OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS = "own-rounds", "last-round", "last-weights"
-"""Records of a hospital's own state: its figures of every round, its last training, and the weights before it."""
-
-BENEFIT = "appraisal"
-"""Key in the config of the final evaluation: whether to measure the benefit. Record of the state: the benefit."""
+OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS, BENEFIT = "own-rounds", "last-round", "last-weights", "benefit"
+"""Records of a hospital's own state: figures of every round, last training, weights before it, benefit."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +82,7 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
         MalformedMessageError: the message is not one of an encrypted run.
     """
     secrets, config = run_secrets(message, context), message.content.config_records[CONFIG]
-    hospital, patients = hospital_of(message, context), _read_patients(config)
+    hospital, patients = plain_handlers.hospital_of(message, context), _read_patients(config)
     train_config = TrainConfig.from_record(config)
     normalisation = secrets.normalisation
     if train_config.privacy:
@@ -112,8 +92,8 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
     threshold = _read_threshold(message, secrets, patients) if is_final else THRESHOLD
     train_config = replace(train_config, normalisation=normalisation, threshold=threshold)
     shapes = weight_shapes(hospital.task, train_config.model)
-    if chunks := read_chunks(message.content, WEIGHTS):
-        scale, length = _read_positive(config, SCALE), sum(map(math.prod, shapes.values()))
+    if chunks := read_chunks(message.content, messages.WEIGHTS):
+        scale, length = _read_positive(config, messages.SCALE), sum(map(math.prod, shapes.values()))
         weights = vectors.unflatten(_decrypt_average(secrets.key_bytes, tuple(chunks), length, scale), shapes)
     else:
         weights = initial_weights(hospital.task, train_config.model, train_config.seed)
@@ -127,7 +107,10 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """Sums per measurement, for the normalisation."""
     message_checks.check_plan(context, None)  # no privacy budget accounts for sums of training rows
-    hospital, patients = hospital_of(message, context), _read_patients(message.content.config_records[CONFIG])
+    hospital, patients = (
+        plain_handlers.hospital_of(message, context),
+        _read_patients(message.content.config_records[CONFIG]),
+    )
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
     return EncryptedReply(chunks=run_secrets(message, context).key.encrypt(sums), examples=len(hospital.train))
@@ -136,8 +119,8 @@ def share_sums(message: Message, context: Context) -> EncryptedReply:
 def train(message: Message, context: Context) -> EncryptedReply:
     """Weights after the round's local epochs; the training loss is sent with the evaluation."""
     decrypted = decrypt_message(message, context)
-    share = _read_positive(decrypted.config, SHARE)
-    update = train_round(decrypted.plain, context)
+    share = _read_positive(decrypted.config, messages.SHARE)
+    update = plain_handlers.train_round(decrypted.plain, context)
     if share > 1 or _shapes_of(update.weights) != _shapes_of(decrypted.weights):
         raise MalformedMessageError("its share of the average is above 1, or its update has other shapes")
     reply = decrypted.encrypt_reply(vectors.flatten(update.weights, share), len(decrypted.hospital.train))
@@ -159,11 +142,11 @@ def evaluate(message: Message, context: Context) -> EncryptedReply:
     has_trained = last.get(ROUND) == decrypted.round_number
     if has_trained:
         _check_distance(decrypted, context, float(str(last["distance"])))
-    is_counted = has_trained and decrypted.config.get(IS_COUNTED) is True
+    is_counted = has_trained and decrypted.config.get(messages.IS_COUNTED) is True
     figures = HospitalRound(
         train_examples=len(decrypted.hospital.train) if is_counted else 0,
         train_loss=float(str(last["loss"])) if is_counted and "loss" in last else None,
-        counts=evaluate_round(decrypted.plain, context).counts,
+        counts=plain_handlers.evaluate_round(decrypted.plain, context).counts,
     )
     number = decrypted.round_number
     vector = vectors.write_round(number, figures, decrypted.patients)
@@ -178,7 +161,7 @@ def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """Number of training rows in each score bin, for the threshold."""
     decrypted = decrypt_message(message, context)
     message_checks.refuse_unaccounted(decrypted.train_config.privacy, "the threshold")
-    log_odds = open_message(decrypted.plain, context).local.score_training(decrypted.weights)
+    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score_training(decrypted.weights)
     bins = vectors.histogram(log_odds, decrypted.hospital.train.labels)
     return decrypted.encrypt_reply(bins / decrypted.patients, len(decrypted.hospital.train))
 
@@ -186,16 +169,16 @@ def score_training_rows(message: Message, context: Context) -> EncryptedReply:
 def evaluate_final_weights(message: Message, context: Context) -> EncryptedReply:
     """Counts and score bins of the held-out rows, at the threshold chosen from all hospitals' training rows.
 
-    The final weights, the hospital's own figures and its benefit are kept in its context and do not leave it.
+    The final weights, the hospital's own figures and its benefit stay in its context.
     """
     decrypted = decrypt_message(message, context, is_final=True)
-    evaluation = evaluate_finally(decrypted.plain, context)
+    evaluation = plain_handlers.evaluate_finally(decrypted.plain, context)
     importance = np.zeros(len(decrypted.hospital.task.columns))
-    if decrypted.config.get(BENEFIT) is True:
-        benefit = report_benefit(decrypted.plain, context)
+    if decrypted.config.get(messages.BENEFIT) is True:
+        benefit = plain_handlers.report_benefit(decrypted.plain, context)
         importance = benefit.importance
         context.state[BENEFIT] = benefit.to_content().metric_records[METRICS]
-    log_odds = open_message(decrypted.plain, context).local.score(decrypted.weights)
+    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score(decrypted.weights)
     sums = vectors.FinalSums(
         counts=evaluation.counts,
         roc_auc=evaluation.roc_auc or 0.0,
@@ -208,7 +191,7 @@ def evaluate_final_weights(message: Message, context: Context) -> EncryptedReply
 
 def _read_threshold(message: Message, secrets: RunSecrets, patients: int) -> float:
     """The threshold chosen from the sum of all hospitals' bins of training scores; 0.5 if there is no sum."""
-    chunks = read_chunks(message.content, SCORES)
+    chunks = read_chunks(message.content, messages.SCORES)
     if not chunks:
         return THRESHOLD
     bins = secrets.key.decrypt(chunks, 2 * vectors.BINS) * patients
@@ -217,7 +200,7 @@ def _read_threshold(message: Message, secrets: RunSecrets, patients: int) -> flo
 
 
 def _read_patients(config: Mapping[str, Any]) -> int:
-    patients = config.get(PATIENTS)
+    patients = config.get(messages.PATIENTS)
     if not isinstance(patients, int) or not 0 < patients <= vectors.MAX_PATIENTS:
         raise MalformedMessageError("the server's number of patients is out of range")
     return patients
@@ -236,7 +219,7 @@ def _check_distance(decrypted: DecryptedMessage, context: Context, own_distance:
     Raises:
         EncryptionError: it does; the message does not say how far, because that was decrypted.
     """
-    factor = decrypted.config.get(MAX_UPDATE_NORM, 0.0)
+    factor = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0)
     before = weights_from_record(context.state.array_records[LAST_WEIGHTS], _shapes_of(decrypted.weights))
     if factor and distance_between(decrypted.weights, before) > factor * own_distance > 0:
         raise EncryptionError(

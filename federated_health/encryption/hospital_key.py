@@ -7,18 +7,10 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message
 
+from federated_health.encryption import messages
 from federated_health.encryption.ckks import SecretKey, key_id, load_key
 from federated_health.encryption.envelopes import KeyOffer, make_offer, name_in_offer, open_envelope, seal
-from federated_health.encryption.messages import (
-    COLUMN_SUMS,
-    ENVELOPES,
-    KEY_ID,
-    MAKE,
-    PATIENTS,
-    RUN,
-    KeyReply,
-    read_chunks,
-)
+from federated_health.encryption.messages import KeyReply, read_chunks
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.hospital.handlers import hospital_of
@@ -94,11 +86,11 @@ def seal_run_key(message: Message, context: Context) -> KeyReply:
     """
     run, identity = _run_of(message), _load_identity(message, context)
     state = _state_of(context, run)
-    if message.content.config_records[CONFIG].get(MAKE) is True and _KEY not in state:
+    if message.content.config_records[CONFIG].get(messages.MAKE) is True and _KEY not in state:
         state[_KEY] = SecretKey.make().to_bytes()
         logger.info("made the key of this run, which only hospitals receive")
     key = run_secrets(message, context).key_bytes
-    offers = message.content.config_records[ENVELOPES][ENVELOPES]
+    offers = message.content.config_records[messages.ENVELOPES][messages.ENVELOPES]
     if not isinstance(offers, list) or not all(isinstance(offer, bytes) for offer in offers):
         raise MalformedMessageError("the requests for the key are not bytes")
     envelopes = []
@@ -121,13 +113,13 @@ def accept_delivery(message: Message, context: Context) -> KeyReply:
     """
     config = message.content.config_records[CONFIG]
     state = _state_of(context, _run_of(message))
-    envelopes = message.content.config_records.get(ENVELOPES)
+    envelopes = message.content.config_records.get(messages.ENVELOPES)
     if envelopes is not None:
-        state[_KEY] = _open(message, context, state, bytes(envelopes[ENVELOPES][0]))  # type: ignore[index, arg-type]
-    if chunks := read_chunks(message.content, COLUMN_SUMS):
+        state[_KEY] = _open(message, context, state, bytes(envelopes[messages.ENVELOPES][0]))  # type: ignore[index, arg-type]
+    if chunks := read_chunks(message.content, messages.COLUMN_SUMS):
         measurements = hospital_of(message, context).task.measurements
         sums = run_secrets(message, context).key.decrypt(chunks, 3 * len(measurements))
-        normalisation = read_normalisation(sums, measurements, int(str(config[PATIENTS])))
+        normalisation = read_normalisation(sums, measurements, int(str(config[messages.PATIENTS])))
         state[_NORMALISATION] = json.dumps([normalisation.mean, normalisation.variance])
     return KeyReply(key_id=_key_id(state))
 
@@ -141,7 +133,7 @@ def _open(message: Message, context: Context, state: ConfigRecord, envelope: byt
         load_key(content)
     except MalformedMessageError:
         raise EncryptionError(f"the envelope from {sender} holds no key") from None
-    if key_id(content) != message.content.config_records[CONFIG][KEY_ID]:
+    if key_id(content) != message.content.config_records[CONFIG][messages.KEY_ID]:
         raise EncryptionError(f"the envelope from {sender} holds another key than the run's")
     logger.info("received the key of this run from %s", sender)
     return content
@@ -164,7 +156,7 @@ def _load_identity(message: Message, context: Context) -> Identity:
 
 
 def _run_of(message: Message) -> str:
-    run = message.content.config_records[CONFIG].get(RUN)
+    run = message.content.config_records[CONFIG].get(messages.RUN)
     if not isinstance(run, str) or len(run) != 16:
         raise MalformedMessageError("the server's message does not belong to an encrypted run")
     return run
@@ -173,10 +165,10 @@ def _run_of(message: Message) -> str:
 def _state_of(context: Context, run: str) -> ConfigRecord:
     """The hospital's state of a run; that of any other run is deleted."""
     state = context.state.config_records.get(STATE)
-    if state is None or state[RUN] != run:
+    if state is None or state[messages.RUN] != run:
         for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
             del context.state[name]
-        state = context.state[STATE] = ConfigRecord({RUN: run})
+        state = context.state[STATE] = ConfigRecord({messages.RUN: run})
     return state
 
 

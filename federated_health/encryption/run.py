@@ -104,7 +104,7 @@ class EncryptedRun(FederatedRun):
             scores = self._ask_finally(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
             self._scores = self._add_if_enough(scores)
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        content = self._content({messages.SCORES: self._scores}, appraisal=self.asks_benefit)
+        content = self._content({messages.SCORES: self._scores}, {messages.BENEFIT: self.asks_benefit})
         replies = self._ask_finally(messages.FINAL, content, self._reader(length, of_test=True))
         self._figures = self._add_if_enough(replies)
         content = self._result_content({reply.hospital for reply in replies})
@@ -131,7 +131,7 @@ class EncryptedRun(FederatedRun):
             "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
         }
         sums = {messages.SCORES: self._scores, messages.FIGURES: self._figures, **self._blocks}
-        return self._content(sums, account=json.dumps(facts))
+        return self._content(sums, {messages.RUN_FACTS: json.dumps(facts)})
 
     def checkpoint(self) -> Checkpoint:
         chunks = {messages.COLUMN_SUMS: self._column_sums, **self._blocks}
@@ -179,18 +179,21 @@ class EncryptedRun(FederatedRun):
         """One attempt at a round, among those of the nodes that have the key."""
         self._shares, names = self._weigh_hospitals(), self._participants.names()
         ready = self._keys.share_key_and_sums(nodes, self._column_sums, self._patients)
-        contents = {node: self._content(round_number=number, share=self._shares[names[node]]) for node in ready}
+        contents = {
+            node: self._content(config={ROUND: number, messages.SHARE: self._shares[names[node]]}) for node in ready
+        }
         return self._ask(messages.TRAIN, contents, self._reader(self._length))
 
     def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> VectorReplies:
         """Encrypted figures of the hospitals that reply.
 
         Raises:
-            RunError: none of the hospitals asked replies: the average may be unusable, which only they can see.
+            RunError: hospitals are present and none replies: the average may be unusable, which only they can see.
         """
-        weights, names = {messages.WEIGHTS: average}, self._participants.names()
+        weights, config = {messages.WEIGHTS: average}, {messages.SCALE: scale, ROUND: number}
+        names = self._participants.names()
         contents = {
-            node: self._content(weights, scale=scale, round_number=number, counted=names[node] in trained)
+            node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained})
             for node in self._present()
         }
         evaluated = self._ask(messages.EVALUATE, contents, self._reader(SLOTS, of_test=True))
@@ -210,30 +213,22 @@ class EncryptedRun(FederatedRun):
         self._keys.recheck(set(contents) - {reply.message.metadata.src_node_id for reply in replies})
         return replies
 
-    def _content(
-        self,
-        sums: Mapping[str, Chunks] | None = None,
-        *,
-        round_number: int | None = None,
-        **config: str | int | float | bool,
-    ) -> RecordDict:
+    def _content(self, sums: Mapping[str, Chunks] | None = None, config: Mapping[str, Any] | None = None) -> RecordDict:
         """A message's content: the encrypted weights of the last finished round, the train config, and more.
 
         Args:
             sums: more encrypted vectors by name, or other weights.
             config: more entries of the record `config`.
         """
-        entries: dict[str, Any] = {
+        entries = {
             **self.train_config().to_record(),
             **self._keys.config(),
             messages.PATIENTS: self._patients,
             messages.SCALE: self._scale,
             messages.MAX_UPDATE_NORM: self.settings.max_update_norm,
             PROXIMAL_MU: float(self.settings.strategy_arguments.get(PROXIMAL_MU, 0.0)),
-            **config,
+            **(config or {}),
         }
-        if round_number is not None:
-            entries[ROUND] = round_number
         encrypted = {messages.WEIGHTS: self._average, **(sums or {})}
         record = ConfigRecord({name: chunks for name, chunks in encrypted.items() if chunks})
         return RecordDict({CONFIG: ConfigRecord(entries), messages.ENCRYPTED: record})
