@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated_health.data.hospital import Hospital
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, load_key
-from federated_health.encryption.hospital_key import RunSecrets, run_secrets
+from federated_health.encryption.hospital_key import RunSecrets
 from federated_health.encryption.messages import EncryptedReply, read_chunks
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
@@ -81,7 +81,8 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
         EncryptionError: the hospital has no key or no normalisation, or the weights cannot be used.
         MalformedMessageError: the message is not one of an encrypted run.
     """
-    secrets, config = run_secrets(message, context), message.content.config_records[CONFIG]
+    secrets, config = RunSecrets(message, context), message.content.config_records[CONFIG]
+    key = secrets.key_bytes  # raises before anything is trained that could not be encrypted
     hospital, patients = plain_handlers.hospital_of(message, context), _read_patients(config)
     train_config = TrainConfig.from_record(config)
     normalisation = secrets.normalisation
@@ -94,7 +95,7 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
     shapes = weight_shapes(hospital.task, train_config.model)
     if chunks := read_chunks(message.content, messages.WEIGHTS):
         scale, length = _read_positive(config, messages.SCALE), sum(map(math.prod, shapes.values()))
-        weights = vectors.unflatten(_decrypt_average(secrets.key_bytes, tuple(chunks), length, scale), shapes)
+        weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), shapes)
     else:
         weights = initial_weights(hospital.task, train_config.model, train_config.seed)
     round_number = int(str(config.get(ROUND, train_config.rounds)))
@@ -107,13 +108,11 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """Sums per measurement, for the normalisation."""
     message_checks.check_plan(context, None)  # no privacy budget accounts for sums of training rows
-    hospital, patients = (
-        plain_handlers.hospital_of(message, context),
-        _read_patients(message.content.config_records[CONFIG]),
-    )
+    hospital = plain_handlers.hospital_of(message, context)
+    patients = _read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
-    return EncryptedReply(chunks=run_secrets(message, context).key.encrypt(sums), examples=len(hospital.train))
+    return EncryptedReply(chunks=RunSecrets(message, context).key.encrypt(sums), examples=len(hospital.train))
 
 
 def train(message: Message, context: Context) -> EncryptedReply:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message
 
@@ -28,34 +28,51 @@ STATE = "encryption"
 _OFFER, _PRIVATE, _KEY, _NORMALISATION = "offer", "private", "key", "normalisation"
 
 
-@dataclass(frozen=True)
 class RunSecrets:
-    """What the hospitals of an encrypted run know and the server does not.
+    """What the hospitals of the run to which a message belongs know, and the server does not.
 
-    Attributes:
-        normalisation: None before it was delivered.
+    It is kept in this hospital's own state; what the state holds of any other run is deleted.
+
+    Raises:
+        MalformedMessageError: the message does not belong to an encrypted run.
     """
 
-    key_bytes: bytes
-    normalisation: Normalisation | None
+    def __init__(self, message: Message, context: Context) -> None:
+        run = message.content.config_records[CONFIG].get(messages.RUN)
+        if not isinstance(run, str) or len(run) != 16:
+            raise MalformedMessageError("the server's message does not belong to an encrypted run")
+        state = context.state.config_records.get(STATE)
+        if state is None or state[messages.RUN] != run:
+            for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
+                del context.state[name]
+            state = context.state[STATE] = ConfigRecord({messages.RUN: run})
+        self.run = run
+        self.state: dict[str, Any] = state  # type: ignore[assignment]  # Flower's record is a mapping of this type
+
+    @property
+    def key_bytes(self) -> bytes:
+        """The run's key.
+
+        Raises:
+            EncryptionError: the hospital does not have it.
+        """
+        if _KEY not in self.state:
+            raise EncryptionError("it does not have the run's key")
+        return bytes(self.state[_KEY])
 
     @property
     def key(self) -> SecretKey:
         return load_key(self.key_bytes)
 
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """The federation's normalisation; None before it was delivered."""
+        stored = json.loads(self.state.get(_NORMALISATION, "null"))
+        return stored and Normalisation(mean=tuple(stored[0]), variance=tuple(stored[1]))
 
-def run_secrets(message: Message, context: Context) -> RunSecrets:
-    """The secrets of the run to which a message belongs.
-
-    Raises:
-        EncryptionError: the hospital does not have the run's key.
-    """
-    state = _state_of(context, _run_of(message))
-    if _KEY not in state:
-        raise EncryptionError("it does not have the run's key")
-    stored = json.loads(str(state.get(_NORMALISATION, "null")))
-    normalisation = stored and Normalisation(mean=tuple(stored[0]), variance=tuple(stored[1]))
-    return RunSecrets(bytes(state[_KEY]), normalisation)  # type: ignore[arg-type]  # written as bytes
+    def reply(self, *envelopes: bytes) -> KeyReply:
+        """A reply in the key exchange, with the public name of the key."""
+        return KeyReply(key_id=key_id(self.key_bytes) if _KEY in self.state else "", envelopes=envelopes)
 
 
 def is_in_encrypted_run(context: Context) -> bool:
@@ -65,14 +82,13 @@ def is_in_encrypted_run(context: Context) -> bool:
 
 def offer_public_key(message: Message, context: Context) -> KeyReply:
     """Request the run's key by an offer; the reply also names the key if the hospital has it already."""
-    run, identity = _run_of(message), _load_identity(message, context)
-    state = _state_of(context, run)
+    secrets, identity = RunSecrets(message, context), _load_identity(message, context)
     try:
-        offer = make_offer(identity, run)
+        offer = make_offer(identity, secrets.run)
     except CertificateError as error:
         raise EncryptionError(str(error), reason="its key cannot be used") from None
-    state[_OFFER], state[_PRIVATE] = offer.offer, offer.private
-    return KeyReply(key_id=_key_id(state), envelopes=(offer.offer,))
+    secrets.state.update({_OFFER: offer.offer, _PRIVATE: offer.private})
+    return secrets.reply(offer.offer)
 
 
 def seal_run_key(message: Message, context: Context) -> KeyReply:
@@ -84,24 +100,23 @@ def seal_run_key(message: Message, context: Context) -> KeyReply:
     Raises:
         EncryptionError: it has no key, or no certificate.
     """
-    run, identity = _run_of(message), _load_identity(message, context)
-    state = _state_of(context, run)
-    if message.content.config_records[CONFIG].get(messages.MAKE) is True and _KEY not in state:
-        state[_KEY] = SecretKey.make().to_bytes()
+    secrets, identity = RunSecrets(message, context), _load_identity(message, context)
+    if message.content.config_records[CONFIG].get(messages.MAKE) is True and _KEY not in secrets.state:
+        secrets.state[_KEY] = SecretKey.make().to_bytes()
         logger.info("made the key of this run, which only hospitals receive")
-    key = run_secrets(message, context).key_bytes
-    offers = message.content.config_records[messages.ENVELOPES][messages.ENVELOPES]
+    key, envelopes = secrets.key_bytes, []
+    offers: Any = message.content.config_records[messages.ENVELOPES][messages.ENVELOPES]
     if not isinstance(offers, list) or not all(isinstance(offer, bytes) for offer in offers):
         raise MalformedMessageError("the requests for the key are not bytes")
-    envelopes = []
-    for offer in map(bytes, offers):  # type: ignore[arg-type]  # bytes, as checked
+    for offer in offers:
         try:
-            envelopes.append(seal(identity, run, offer, key))
+            envelope = seal(identity, secrets.run, offer, key)
             logger.info("sealed the key of this run for %s", name_in_offer(offer))
         except EncryptionError as error:
-            envelopes.append(b"")
+            envelope = b""
             logger.warning("one hospital does not get the run's key: %s", error)
-    return KeyReply(key_id=_key_id(state), envelopes=tuple(envelopes))
+        envelopes.append(envelope)
+    return secrets.reply(*envelopes)
 
 
 def accept_delivery(message: Message, context: Context) -> KeyReply:
@@ -111,32 +126,32 @@ def accept_delivery(message: Message, context: Context) -> KeyReply:
         EncryptionError: the envelope is not from a hospital of this federation or not for this one, or its content or
             the sums cannot be used.
     """
-    config = message.content.config_records[CONFIG]
-    state = _state_of(context, _run_of(message))
-    envelopes = message.content.config_records.get(messages.ENVELOPES)
+    secrets, config = RunSecrets(message, context), message.content.config_records[CONFIG]
+    envelopes: Any = message.content.config_records.get(messages.ENVELOPES)
     if envelopes is not None:
-        state[_KEY] = _open(message, context, state, bytes(envelopes[messages.ENVELOPES][0]))  # type: ignore[index, arg-type]
+        if _PRIVATE not in secrets.state:
+            raise EncryptionError("it has not requested a key")
+        offer = KeyOffer(secrets.state[_OFFER], secrets.state[_PRIVATE])
+        envelope = bytes(envelopes[messages.ENVELOPES][0])
+        key, sender = open_envelope(_load_identity(message, context), secrets.run, offer, envelope)
+        _check_key(key, str(config[messages.KEY_ID]), sender)
+        secrets.state[_KEY] = key
+        logger.info("received the key of this run from %s", sender)
     if chunks := read_chunks(message.content, messages.COLUMN_SUMS):
         measurements = hospital_of(message, context).task.measurements
-        sums = run_secrets(message, context).key.decrypt(chunks, 3 * len(measurements))
+        sums = secrets.key.decrypt(chunks, 3 * len(measurements))
         normalisation = read_normalisation(sums, measurements, int(str(config[messages.PATIENTS])))
-        state[_NORMALISATION] = json.dumps([normalisation.mean, normalisation.variance])
-    return KeyReply(key_id=_key_id(state))
+        secrets.state[_NORMALISATION] = json.dumps([normalisation.mean, normalisation.variance])
+    return secrets.reply()
 
 
-def _open(message: Message, context: Context, state: ConfigRecord, envelope: bytes) -> bytes:
-    if _PRIVATE not in state:
-        raise EncryptionError("it has not requested a key")
-    offer = KeyOffer(bytes(state[_OFFER]), bytes(state[_PRIVATE]))  # type: ignore[arg-type]  # written as bytes
-    content, sender = open_envelope(_load_identity(message, context), _run_of(message), offer, envelope)
+def _check_key(key: bytes, expected_id: str, sender: str) -> None:
     try:
-        load_key(content)
+        load_key(key)
     except MalformedMessageError:
         raise EncryptionError(f"the envelope from {sender} holds no key") from None
-    if key_id(content) != message.content.config_records[CONFIG][messages.KEY_ID]:
+    if key_id(key) != expected_id:
         raise EncryptionError(f"the envelope from {sender} holds another key than the run's")
-    logger.info("received the key of this run from %s", sender)
-    return content
 
 
 def _load_identity(message: Message, context: Context) -> Identity:
@@ -153,24 +168,3 @@ def _load_identity(message: Message, context: Context) -> Identity:
     except CertificateError as error:
         raise EncryptionError(str(error), reason="its certificate cannot be used") from None
     return identity
-
-
-def _run_of(message: Message) -> str:
-    run = message.content.config_records[CONFIG].get(messages.RUN)
-    if not isinstance(run, str) or len(run) != 16:
-        raise MalformedMessageError("the server's message does not belong to an encrypted run")
-    return run
-
-
-def _state_of(context: Context, run: str) -> ConfigRecord:
-    """The hospital's state of a run; that of any other run is deleted."""
-    state = context.state.config_records.get(STATE)
-    if state is None or state[messages.RUN] != run:
-        for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
-            del context.state[name]
-        state = context.state[STATE] = ConfigRecord({messages.RUN: run})
-    return state
-
-
-def _key_id(state: ConfigRecord) -> str:
-    return key_id(bytes(state[_KEY])) if _KEY in state else ""  # type: ignore[arg-type]  # written as bytes
