@@ -492,13 +492,13 @@ import sys
 from pathlib import Path
 from federated_health.errors import BudgetError
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.budget import Account
+from federated_health.privacy.budget import PrivacyBudget
 
 plan = PrivacyPlan(
     epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=int(sys.argv[2]),
     run="0" * 16,
 )
-budget = Account.beside(Path(sys.argv[1]), "a")
+budget = PrivacyBudget.beside(Path(sys.argv[1]), "a")
 print("ready", plan.noise_multiplier, flush=True)
 try:
     while True:
