@@ -1,4 +1,4 @@
-"""The cipher against NumPy, and what strangers may send in its place."""
+"""The cipher against NumPy, and what malformed bytes may come instead."""
 
 import struct
 import subprocess
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.encryption.ckks import (
-    CHUNK_BYTES,
-    ERROR,
-    LARGEST,
-    MAX_NUMBER,
+    MAX_CHUNK_BYTES,
+    MAX_ERROR,
+    MAX_VALUE,
+    MAX_VECTORS,
     SLOTS,
     Adder,
     SecretKey,
@@ -29,40 +29,40 @@ ONES = KEY.encrypt(np.ones(700))
 
 @pytest.mark.parametrize("length", [1, 700, SLOTS, SLOTS + 1, 3 * SLOTS + 5])
 def test_sums_of_encrypted_vectors_are_those_of_plain_ones(length: int) -> None:
-    plain = np.random.default_rng(length).uniform(-LARGEST, LARGEST, (5, length))
+    plain = np.random.default_rng(length).uniform(-MAX_VALUE, MAX_VALUE, (5, length))
     encrypted = [KEY.encrypt(vector) for vector in plain]
     added = ADDER.add([ADDER.read(chunks, length) for chunks in encrypted]).to_chunks()
     assert len(added) == number_of_chunks(length)
     assert np.abs(KEY.decrypt(added, length) - plain.sum(axis=0)).max() < 1e-7
 
 
-def test_as_many_as_may_be_added_of_the_largest_do_not_overflow() -> None:
-    one = ADDER.read(KEY.encrypt(np.full(10, LARGEST)), 10)
-    added = ADDER.add([one] * MAX_NUMBER).to_chunks()
-    assert KEY.decrypt(added, 10) == pytest.approx(np.full(10, LARGEST * MAX_NUMBER), rel=1e-9)
-    with pytest.raises(ValueError, match="expected some"):
-        ADDER.add([one] * (MAX_NUMBER + 1))
+def test_the_largest_sum_does_not_overflow() -> None:
+    one = ADDER.read(KEY.encrypt(np.full(10, MAX_VALUE)), 10)
+    added = ADDER.add([one] * MAX_VECTORS).to_chunks()
+    assert KEY.decrypt(added, 10) == pytest.approx(np.full(10, MAX_VALUE * MAX_VECTORS), rel=1e-9)
+    with pytest.raises(ValueError, match="expected 1 to 500"):
+        ADDER.add([one] * (MAX_VECTORS + 1))
 
 
-def test_the_error_of_a_sum_of_many_is_within_what_is_declared() -> None:
+def test_the_error_of_a_large_sum_is_within_the_bound() -> None:
     one = ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS)
     added = ADDER.add([one] * 20 + [ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS) for _ in range(20)])
-    assert np.abs(KEY.decrypt(added.to_chunks(), SLOTS)).max() < 40 * ERROR
+    assert np.abs(KEY.decrypt(added.to_chunks(), SLOTS)).max() < 40 * MAX_ERROR
 
 
 def test_one_vector_encrypted_twice_looks_different_each_time() -> None:
     assert KEY.encrypt(np.ones(3)) != KEY.encrypt(np.ones(3))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.001 * LARGEST])
-def test_what_cannot_be_encrypted_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="must be finite numbers that are not too large"):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.001 * MAX_VALUE])
+def test_numbers_that_are_not_finite_or_too_large_are_not_encrypted(value: float) -> None:
+    with pytest.raises(ValueError, match="expected finite numbers"):
         KEY.encrypt(np.array([0.0, value]))
-    with pytest.raises(ValueError, match="must be finite numbers that are not too large"):
+    with pytest.raises(ValueError, match="expected finite numbers"):
         KEY.encrypt(np.array([]))
 
 
-def test_a_key_that_was_passed_on_decrypts_and_has_the_same_name() -> None:
+def test_a_copied_key_decrypts_and_has_the_same_id() -> None:
     content = KEY.to_bytes()
     other = SecretKey.from_bytes(content)
     assert np.abs(other.decrypt(ONES, 700) - 1.0).max() < 1e-7
@@ -72,17 +72,17 @@ def test_a_key_that_was_passed_on_decrypts_and_has_the_same_name() -> None:
     assert len(key_id(content)) == 32
 
 
-def test_another_key_decrypts_to_nothing_that_anyone_would_take_for_it() -> None:
-    assert np.median(np.abs(SecretKey.make().decrypt(ONES, 700))) > LARGEST
+def test_another_key_decrypts_to_implausible_numbers() -> None:
+    assert np.median(np.abs(SecretKey.make().decrypt(ONES, 700))) > MAX_VALUE
 
 
-def test_one_without_a_key_cannot_decrypt() -> None:
+def test_an_adder_without_a_key_cannot_decrypt() -> None:
     with pytest.raises(ValueError, match="doesn't hold a secret_key"):
         ADDER.read(ONES, 700).parts[0].decrypt()
 
 
 @pytest.mark.parametrize("content", [b"", b"key", ADDER._context.serialize()])
-def test_what_is_no_key_is_refused(content: bytes) -> None:
+def test_bytes_that_are_no_key_are_refused(content: bytes) -> None:
     with pytest.raises(MalformedMessageError, match="it is not a key"):
         SecretKey.from_bytes(content)
 
@@ -109,11 +109,11 @@ def test_a_key_of_other_parameters_is_refused() -> None:
         (ONES, 699, "another length"),
         ([ONES[0] + b"\0"], 700, "cannot be read|another length"),
         ([b""], 700, "cannot be read|another length"),
-        ([b"\0" * (CHUNK_BYTES + 1)], 700, "too large"),
+        ([b"\0" * (MAX_CHUNK_BYTES + 1)], 700, "too large"),
         ([ONES[0][:-9]], 700, "cannot be read|another length"),
     ],
 )
-def test_what_is_no_vector_of_this_length_is_refused(chunks: list[bytes], length: int, words: str) -> None:
+def test_a_malformed_vector_is_refused(chunks: list[bytes], length: int, words: str) -> None:
     with pytest.raises(MalformedMessageError, match=words):
         ADDER.read(chunks, length)
 
@@ -130,13 +130,13 @@ def test_a_vector_that_claims_another_scale_is_refused() -> None:
     st.booleans(),
     st.integers(0, 120),
 )
-def test_spoiled_bytes_are_refused_or_a_vector_and_nothing_else(
+def test_altered_bytes_are_refused_or_read_as_a_vector(
     changes: list[tuple[int, int]], at_the_beginning: bool, cut: int
 ) -> None:
-    spoiled = bytearray(ONES[0])
+    altered = bytearray(ONES[0])
     for place, value in changes:
-        spoiled[place % 120 if at_the_beginning else place] = value
-    content = bytes(spoiled[: len(spoiled) - cut])
+        altered[place % 120 if at_the_beginning else place] = value
+    content = bytes(altered[: len(altered) - cut])
     try:
         read = ADDER.read([content], 700)
     except MalformedMessageError:
@@ -157,6 +157,6 @@ def test_a_process_that_has_tensorflow_already_can_encrypt() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_one_who_does_not_encrypt_does_not_import_tenseal() -> None:
+def test_scripts_do_not_import_tenseal_without_encryption() -> None:
     program = "import sys, server, client; assert not [name for name in sys.modules if 'tenseal' in name]"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -24,7 +24,8 @@ from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
-from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, Update
+from federated_health.hospital.handlers import remembered_model
+from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
@@ -184,15 +185,16 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     settings = settings_of(appraisal=True)
     EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    told, weights = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    train_config, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
-        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), told.model, told.normalisation)
+        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.model, train_config.normalisation)
         for name, path in paths.items()
     ]
     scores = [one.score(weights) for one in locals_]
     labels = [one.hospital.test.labels for one in locals_]
     counts = merge_counts(
-        count_outcomes(probability(score), label, told.threshold) for score, label in zip(scores, labels, strict=True)
+        count_outcomes(probability(score), label, train_config.threshold)
+        for score, label in zip(scores, labels, strict=True)
     )
     result = remembered_result(hospitals.contexts["hungary"])
     assert result is not None
@@ -246,13 +248,13 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
         "query.statistics",
         messages.OFFER,
         messages.KEY,
-        messages.BRIEFING,
+        messages.DELIVERY,
         messages.SUMS,
         messages.TRAIN,
         messages.EVALUATE,
         messages.THRESHOLD,
         messages.FINAL,
-        messages.CLOSING,
+        messages.RESULT,
     }
     keys = {bytes(one.state[hospital_key.STATE]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
     assert len(keys) == 1
@@ -311,8 +313,8 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     assert hospital_key.STATE not in hospitals.contexts["cleveland"].state
     grid.present.add("cleveland")
     assert list(next(rounds).hospitals) == list(NAMES)
-    assert "got the key of this run from hungary" in caplog.text
-    assert "passed the key of this run on to switzerland" in caplog.text
+    assert "received the key of this run from hungary" in caplog.text
+    assert "sealed the key of this run for switzerland" in caplog.text
     grid.dies_at["hungary"] = messages.EVALUATE
     next(rounds)
     hospitals.start("hungary")
@@ -399,9 +401,7 @@ def test_a_run_goes_on_from_its_checkpoint_with_hospitals_that_kept_the_key(
     assert [one.federation.train_examples for one in result.rounds] == [689] * ROUNDS
 
 
-def test_a_run_whose_key_is_gone_ends_in_a_line_that_says_so(
-    hospitals: Hospitals, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_whose_key_is_lost_ends_with_an_error(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     first = EncryptedRun(Grid(hospitals), settings_of())
     first.gather()
     checkpoint = first.checkpoint()
@@ -411,7 +411,7 @@ def test_a_run_whose_key_is_gone_ends_in_a_line_that_says_so(
     second.resume(checkpoint)
     with pytest.raises(RunError, match="round 1: 0 of 4 hospitals sent a valid update"):
         second.run()
-    assert "no hospital that is here has the run's key: one that has it must come back" in caplog.text
+    assert "no connected hospital has the run's key" in caplog.text
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update], Update]) -> None:
@@ -422,7 +422,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update
         update = real(message, context)
         return spoil(update) if context.node_config["name"] == name else update
 
-    monkeypatch.setattr("federated_health.encryption.handlers.train_plain", train)
+    monkeypatch.setattr("federated_health.hospital.handlers.train_round", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
@@ -436,7 +436,7 @@ def test_an_update_that_is_not_finite_is_not_encrypted_and_costs_its_hospital_on
     federation = EncryptedRun(Grid(hospitals), settings_of())
     federation.gather()
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    assert "hungary is left out: what it should encrypt is not finite, or too large" in caplog.text
+    assert "a number is not finite, or too large" in caplog.text
 
 
 def test_an_average_that_moves_too_far_is_noticed_by_those_who_can_see_it(
@@ -509,7 +509,7 @@ def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.Log
     assert words in caplog.text
 
 
-def test_figures_of_two_are_given_to_nobody(hospitals: Hospitals) -> None:
+def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
     grid = Grid(hospitals, NAMES[:3])
     federation = EncryptedRun(grid, settings_of(hospitals=3, rounds=2))
     federation.gather()
@@ -594,10 +594,10 @@ def test_a_stopped_run_leaves_hospitals_what_the_finished_rounds_gave(hospitals:
     assert weights_at(hospitals, "hungary")
 
 
-def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path) -> None:
+def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospitals, tmp_path: Path) -> None:
     """Noisy weights are encrypted like others, and nothing of training rows is asked for."""
     copies = {}
-    for name, path in hospitals.paths.items():  # accounts stand beside the CSVs
+    for name, path in hospitals.paths.items():  # budget files lie beside the CSVs
         copies[name] = tmp_path / name / path.name
         copies[name].parent.mkdir()
         copies[name].write_bytes(path.read_bytes())
@@ -614,15 +614,15 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
-    assert told.privacy is not None
-    shown = render(page_of_result(result, told, {}, "all that there was"))
+    train_config, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    assert train_config.privacy is not None
+    shown = render(page_of_result(result, train_config, {}, "all that there was"))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for
 
 
-def test_what_a_hospital_kept_of_a_run_does_not_go_into_the_result_of_the_next(hospitals: Hospitals) -> None:
+def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -> None:
     EncryptedRun(Grid(hospitals), settings_of(rounds=2)).run()
     context = hospitals.contexts["hungary"]
     assert remembered_result(context) is not None
@@ -638,7 +638,7 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
         hospitals.start(name)
     federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federation.gather()
-    question = federation._question(round_number=1, appraisal=True)
+    question = federation._content(config={ROUND: 1, messages.BENEFIT: True})
     if kind == messages.SUMS:
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 

@@ -99,9 +99,9 @@ def test_rounds_lie_side_by_side_and_add_up() -> None:
 def test_a_block_holds_its_rounds_and_the_next_begins_again() -> None:
     one = HospitalRound(train_examples=4, train_loss=1.0, counts=None)
     last, following = (np.flatnonzero(vectors.write_round(number, one, 4)) for number in (256, 257))
-    assert vectors.ROUNDS == 256
+    assert vectors.ROUNDS_PER_BLOCK == 256
     assert last.max() == SLOTS - 1
-    assert following.max() == vectors.PLACES - 1
+    assert following.max() == vectors.FIGURES_PER_ROUND - 1
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from federated_health import files
+from federated_health import appending
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -431,7 +431,7 @@ def test_a_disk_that_is_full_for_a_while(csv: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "append", write_half)
+        patch.setattr(appending, "append", write_half)
         with pytest.raises(PrivacyError, match="No space left on device"):
             budget.spend(PLAN)
     assert len(lines_of(budget)) == 3
@@ -490,13 +490,12 @@ def test_a_disk_that_has_no_room_at_all(csv: Path) -> None:
 SPEND_LOOP = """
 import sys
 from pathlib import Path
-from federated_health.privacy.budget import Account
 
 plan = PrivacyPlan(
     epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=int(sys.argv[2]),
     run="0" * 16,
 )
-budget = Account.beside(Path(sys.argv[1]), "a")
+budget = PrivacyBudget.beside(Path(sys.argv[1]), "a")
 print("ready", plan.noise_multiplier, flush=True)
 try:
     while True:
@@ -545,7 +544,8 @@ def test_a_process_waits_while_another_writes(csv: Path) -> None:
     assert budget.path is not None
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=spend_rounds, args=(budget_of(csv), 1))
-    with files.open_to_append(budget.path, lock=True):
+    with appending.opened(budget.path) as file:
+        appending.lock(file)
         child.start()
         child.join(6)
         assert child.is_alive()

@@ -1,4 +1,4 @@
-"""Runs with differential privacy, in process: what leaves, what is charged, and what hospitals refuse."""
+"""Runs with differential privacy, in process: what leaves, what is spent, and what hospitals refuse."""
 
 import random
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def hospitals(hospitals_folder: Path) -> list[Hospital]:
 
 
 class Listening(InProcessTransport):
-    """Keeps every question and every answer, and loses the answers that it is told to lose."""
+    """Keeps every question and every answer, and loses chosen answers."""
 
     def __init__(self, contexts: dict[str, Context]) -> None:
         super().__init__(client.app, contexts)
@@ -86,7 +86,7 @@ def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemor
     return Listening(dict(contexts)), contexts
 
 
-def charged(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
+def spent_rounds(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
     return {name: context.budget.summary().rounds for name, context in contexts.items()}
 
 
@@ -122,7 +122,7 @@ def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hosp
                 assert set(metrics) - {"equal-weight"} == {"train-examples", "test-examples"}
             case "train":
                 assert set(metrics) - {"equal-weight"} == {"num-examples"}
-    assert charged(contexts) == dict.fromkeys(NAMES, 3)
+    assert spent_rounds(contexts) == dict.fromkeys(NAMES, 3)
     assert federation.normalisation == public_normalisation(HEART_DISEASE.measurements)
     assert federation.threshold == 0.5
     assert {one.federation.train_loss for one in federation.history} == {None}
@@ -197,9 +197,7 @@ def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
 
 
 @pytest.mark.slow
-def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
-    hospitals: list[Hospital], tmp_path: Path
-) -> None:
+def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: list[Hospital], tmp_path: Path) -> None:
     grid, contexts = grid_of(hospitals)
     federation = PlainRun(grid, settings_of())
     federation.run()
@@ -216,21 +214,21 @@ def test_a_hospital_keeps_the_model_and_a_report_with_its_own_account(
     assert not any(name in report for name in NAMES if name != "hungary")
 
 
-# What is charged
+# What is spent
 
 
 @pytest.mark.slow
-def test_a_round_that_is_repeated_is_charged_again(hospitals: list[Hospital]) -> None:
+def test_a_repeated_round_is_spent_again(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
     grid.lost = [("hungary", "train")]
 
     PlainRun(grid, settings_of(**{"min-hospitals": 4})).run()
 
-    assert charged(contexts) == dict.fromkeys(NAMES, 4)  # the others had trained, too
+    assert spent_rounds(contexts) == dict.fromkeys(NAMES, 4)  # the others had trained, too
 
 
 @pytest.mark.slow
-def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: list[Hospital]) -> None:
+def test_a_hospital_with_a_spent_budget_is_left_out(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
     federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
     federation.gather()
@@ -246,15 +244,15 @@ def test_who_has_used_up_its_budget_is_left_out_and_the_run_goes_on(hospitals: l
 
 
 @pytest.mark.slow
-def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch) -> None:
-    from federated_health.privacy import training
-    from federated_health.privacy.entropy import gaussian_noise as draw
+def test_a_round_is_recorded_before_its_noise_is_drawn(
+    hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     grid, contexts = grid_of(hospitals[2:3])
     seen: list[int] = []
 
     def drawing(*arguments: Any) -> Any:
-        seen.append(charged(contexts)["switzerland"])
+        seen.append(spent_rounds(contexts)["switzerland"])
         return draw(*arguments)
 
     monkeypatch.setattr(training, "gaussian_noise", drawing)
@@ -266,9 +264,7 @@ def test_the_charge_comes_before_the_noise(hospitals: list[Hospital], monkeypatc
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_after_its_server_died_charges_what_is_left_of_the_same_budget(
-    hospitals: list[Hospital], tmp_path: Path
-) -> None:
+def test_a_resumed_run_spends_what_is_left_of_the_same_budget(hospitals: list[Hospital], tmp_path: Path) -> None:
     grid, contexts = grid_of(hospitals)
     chosen = settings_of(**{"dp-spare-rounds": 0})
     first = PlainRun(grid, chosen)
@@ -282,7 +278,7 @@ def test_a_run_that_goes_on_after_its_server_died_charges_what_is_left_of_the_sa
     second.run()
 
     assert second.privacy == first.privacy
-    assert charged(contexts) == dict.fromkeys(NAMES, 3)
+    assert spent_rounds(contexts) == dict.fromkeys(NAMES, 3)
     with pytest.raises(RunError, match="0 could take part"):  # another run, of which nothing is left
         PlainRun(grid, replace(chosen, wait=0.2)).run()
 
@@ -302,9 +298,9 @@ PLAN = PrivacyPlan(
 TOLD = replace(PLAINLY_TOLD, rounds=0, threshold=0.5, privacy=PLAN)
 
 
-def question(kind: str, told: TrainConfig = TOLD) -> Message:
+def question(kind: str, train_config: TrainConfig = TOLD) -> Message:
     weights = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 1))
-    return Message(RecordDict({"arrays": weights, "config": told.to_record()}), node_id_of("cleveland"), kind)
+    return Message(RecordDict({"arrays": weights, "config": train_config.to_record()}), node_id_of("cleveland"), kind)
 
 
 def invitation(plan: PrivacyPlan | None) -> Message:
@@ -332,7 +328,7 @@ def joined(context: InMemoryHospital, plan: PrivacyPlan | None = PLAN) -> Regist
 
 
 @pytest.mark.parametrize("answer", [handlers.score_training_rows, handlers.report_benefit])
-def test_what_reads_training_rows_and_is_not_accounted_for_is_refused(present: InMemoryHospital, answer: Any) -> None:
+def test_messages_that_no_budget_accounts_for_are_refused(present: InMemoryHospital, answer: Any) -> None:
     joined(present)
     with pytest.raises(BudgetError, match="it reads training rows, and no privacy budget accounts for it"):
         answer(question("evaluate"), present)
@@ -368,13 +364,13 @@ def test_a_server_that_changes_its_promise_is_refused(
 
 
 @pytest.mark.parametrize("answer", ALL)
-def test_a_promise_that_the_hospital_never_joined_with_is_refused(present: InMemoryHospital, answer: Any) -> None:
+def test_a_plan_that_the_hospital_did_not_join_with_is_refused(present: InMemoryHospital, answer: Any) -> None:
     joined(present, None)
     with pytest.raises(BudgetError, match="is not the one with which it joined"):
         answer(question("train"), present)
 
 
-def test_who_joined_with_a_promise_does_not_join_again_without(present: InMemoryHospital) -> None:
+def test_a_hospital_that_joined_with_a_plan_does_not_rejoin_without(present: InMemoryHospital) -> None:
     assert not joined(present).sums.total.any()
     with pytest.raises(BudgetError, match="it joined a run with differential privacy"):
         joined(present, None)
@@ -400,7 +396,7 @@ def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(present: InMe
     assert AnswerError(refused.value).args[0]
 
 
-def test_a_server_hears_of_a_refusal_in_words(present: InMemoryHospital) -> None:
+def test_the_server_receives_the_reason_of_a_refusal(present: InMemoryHospital) -> None:
     joined(present)
     with pytest.raises(AnswerError, match=r"^the threshold: it reads training rows, and no privacy budget"):
         client.app(question("evaluate.threshold"), present)
@@ -419,7 +415,7 @@ def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -
         Update.from_content(loud if private else quiet, shapes, 5, private=private)
 
 
-def test_instructions_carry_the_promise_and_nothing_where_there_is_none() -> None:
+def test_a_train_config_carries_the_plan_only_if_there_is_one() -> None:
     assert TrainConfig.from_record(TOLD.to_record()) == TOLD
     plain = replace(TOLD, privacy=None)
     assert not any(name.startswith("dp-") for name in plain.to_record())

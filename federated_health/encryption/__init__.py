@@ -47,13 +47,13 @@ def load_handlers() -> Mapping[str, Callable[..., Any]]:
     )
 
     return {
-        messages.OFFER: hospital_key.make_wish,
-        messages.KEY: hospital_key.pass_on,
-        messages.BRIEFING: hospital_key.be_briefed,
+        messages.OFFER: hospital_key.offer_public_key,
+        messages.KEY: hospital_key.seal_run_key,
+        messages.DELIVERY: hospital_key.accept_delivery,
         messages.SUMS: handlers.share_sums,
         messages.TRAIN: handlers.train,
         messages.EVALUATE: handlers.evaluate,
         messages.THRESHOLD: handlers.score_training_rows,
-        messages.FINAL: handlers.evaluate_for_good,
-        messages.CLOSING: hospital_result.close,
+        messages.FINAL: handlers.evaluate_final_weights,
+        messages.RESULT: hospital_result.store_result,
     }

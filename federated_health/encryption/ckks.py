@@ -1,12 +1,12 @@
-"""Vectors that are added while they are encrypted: CKKS (Cheon et al. 2017), by TenSEAL over Microsoft's SEAL.
+"""Vectors that are added while encrypted: CKKS (Cheon et al. 2017), by TenSEAL on top of Microsoft's SEAL.
 
-Parameters are fixed, so that neither side has to believe the other's: ring degree 4,096 with a coefficient modulus of
-60 + 49 = 109 bits, the most that the Homomorphic Encryption Standard (Albrecht et al. 2018, table 1) allows for 128-bit
-security at this degree. Only additions are done; they need the 60 bits, and TenSEAL itself the other 49. A vector
-travels in chunks of 2,048 numbers, about 66 kB each; what comes out is within ERROR a vector that was added.
+The parameters are fixed, so neither side has to trust the other's: ring degree 4,096 with a coefficient modulus of
+60 + 49 = 109 bits, the largest that the Homomorphic Encryption Standard (Albrecht et al. 2018, table 1) allows for
+128-bit security at this degree. Only additions are used; they need the 60 bits, and TenSEAL itself the other 49. A
+vector is sent in chunks of 2,048 numbers, about 66 kB each. A decrypted sum is within MAX_ERROR per vector added.
 
-CKKS is not safe against one who holds ciphertexts and gets to know what they decrypt to (Li and Micciancio 2021): who
-decrypts must send nothing of it back.
+CKKS is not secure against an attacker who holds ciphertexts and learns what they decrypt to (Li and Micciancio 2021):
+a hospital must not send back anything that it decrypted.
 """
 
 import hashlib
@@ -31,33 +31,33 @@ MODULUS_BITS = (60, 49)
 SCALE = 2.0**40
 SLOTS = DEGREE // 2
 
-LARGEST = 2.0**10
-"""Of a number that is encrypted, so that the sum of MAX_NUMBER vectors stays within 2**19, where 60 bits end."""
+MAX_VALUE = 2.0**10
+"""Largest number that may be encrypted: a sum of MAX_VECTORS then stays within 2**19, the limit of 60 bits."""
 
-MAX_NUMBER = 500
-"""Of vectors that are added."""
+MAX_VECTORS = 500
+"""Largest number of vectors in a sum."""
 
-ERROR = 1e-7
-"""Of a number of a sum; measured: 6e-9 of one vector, and it grows with the square root of how many are added."""
+MAX_ERROR = 1e-7
+"""Bound of a number's error per vector added; measured: 6e-9 for one, growing with the square root of their number."""
 
-CHUNK_BYTES = 80_000
-"""Beyond which nothing can be a chunk: two polynomials of 4,096 coefficients of 60 bits are 65,536 bytes."""
+MAX_CHUNK_BYTES = 80_000
+"""Upper bound of a chunk's size: two polynomials of 4,096 coefficients of 60 bits are 65,536 bytes."""
 
-_ENDING = b"\x19" + struct.pack("<d", SCALE)
-"""Of TenSEAL's protobuf of a vector: its scale, which TenSEAL 0.3.18 itself cannot be asked for."""
+_END_OF_CHUNK = b"\x19" + struct.pack("<d", SCALE)
+"""End of TenSEAL's protobuf of a vector: its scale, which TenSEAL 0.3.18 has no function to read."""
 
 Vector = npt.NDArray[np.float64]
 Chunks = Sequence[bytes]
 
 
 def number_of_chunks(length: int) -> int:
-    """In which a vector of this length travels."""
+    """Number of chunks for a vector of this length."""
     return math.ceil(length / SLOTS)
 
 
 @dataclass(frozen=True, eq=False)
-class Encrypted:
-    """A vector that was read: its chunks as TenSEAL has them, checked."""
+class EncryptedVector:
+    """A validated encrypted vector, with TenSEAL's object for each chunk."""
 
     parts: tuple[Any, ...]
     length: int
@@ -67,70 +67,72 @@ class Encrypted:
 
 
 class Adder:
-    """Reads and adds encrypted vectors, without a key.
+    """Reads and adds encrypted vectors without a key.
 
     Args:
-        context: TenSEAL's, without a secret key.
+        context: TenSEAL's, with a secret key for a `SecretKey`.
     """
 
     def __init__(self, context: Any = None) -> None:
-        self._context = _public_context() if context is None else context
+        if context is None:
+            context = _new_context()
+            context.make_context_public()  # drops the secret key that TenSEAL makes with every context
+        self._context = context
 
-    def read(self, chunks: Chunks, length: int) -> Encrypted:
-        """An encrypted vector as a stranger sent it.
+    def read(self, chunks: Chunks, length: int) -> EncryptedVector:
+        """Validate an encrypted vector from another party.
 
-        Whether it was encrypted with the right key, nobody can see who has none.
+        Whether it was encrypted with the right key can be seen with the secret key only.
 
         Raises:
-            MalformedMessageError: it is not one of this length and of these parameters.
+            MalformedMessageError: it is not a vector of this length and of these parameters.
         """
         if len(chunks) != number_of_chunks(length):
             raise MalformedMessageError("its encrypted vector is not of the right number of chunks")
         sizes = [min(SLOTS, length - start) for start in range(0, length, SLOTS)]
-        return Encrypted(
-            tuple(self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True)), length
-        )
+        parts = tuple(self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True))
+        return EncryptedVector(parts, length)
 
-    def add(self, vectors: Sequence[Encrypted]) -> Encrypted:
-        """Their sum; they are of one length.
+    def add(self, vectors: Sequence[EncryptedVector]) -> EncryptedVector:
+        """Sum of vectors of the same length.
 
         Raises:
-            ValueError: there is none, there are too many, or their lengths differ.
+            ValueError: there are none or more than MAX_VECTORS, or their lengths differ.
         """
-        if not 0 < len(vectors) <= MAX_NUMBER or len({one.length for one in vectors}) != 1:
-            raise ValueError("expected some encrypted vectors of one length")
+        if not 0 < len(vectors) <= MAX_VECTORS or len({vector.length for vector in vectors}) != 1:
+            raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors of one length")
         first, *others = vectors
-        parts = list(first.parts)
+        parts = first.parts
         for other in others:
-            parts = [mine + theirs for mine, theirs in zip(parts, other.parts, strict=True)]
-        return Encrypted(tuple(parts), first.length)
+            parts = tuple(part + addend for part, addend in zip(parts, other.parts, strict=True))
+        return EncryptedVector(parts, first.length)
 
     def _read_chunk(self, chunk: bytes, size: int) -> Any:
-        if not isinstance(chunk, bytes) or len(chunk) > CHUNK_BYTES:
+        if not isinstance(chunk, bytes) or len(chunk) > MAX_CHUNK_BYTES:
             raise MalformedMessageError("its encrypted vector has a chunk that is too large")
         try:
             part = _tenseal().ckks_vector_from(self._context, chunk)
             (inner,) = part.ciphertext()
-            is_ours = (
+            is_valid = (
                 part.size() == size
-                and chunk.endswith(_ENDING)
+                and chunk.endswith(_END_OF_CHUNK)
                 and inner.scale == SCALE
                 and (inner.size(), inner.poly_modulus_degree(), inner.coeff_modulus_size()) == (2, DEGREE, 1)
                 and inner.is_ntt_form()
             )
-        except Exception:  # whatever a stranger's bytes make TenSEAL, SEAL or protobuf raise
+        except Exception:  # malformed bytes make TenSEAL, SEAL and protobuf raise various exceptions
             raise MalformedMessageError("its encrypted vector cannot be read") from None
-        if not is_ours:
+        if not is_valid:
             raise MalformedMessageError("its encrypted vector is of another length or other parameters")
         return part
 
 
 class SecretKey(Adder):
-    """The key that hospitals share: encrypts and decrypts. It never leaves them but in envelopes (see `envelopes`)."""
+    """The key that hospitals share; encrypts and decrypts. It leaves a hospital only in envelopes (see `envelopes`)."""
 
     @classmethod
     def make(cls) -> Self:
-        """A new one, from the operating system's entropy."""
+        """A new key, from the operating system's entropy."""
         return cls(_new_context())
 
     @classmethod
@@ -142,13 +144,13 @@ class SecretKey(Adder):
         """
         try:
             context = _tenseal().context_from(content, n_threads=1)
-            is_ours = context.has_secret_key() and context.has_public_key() and context.global_scale == SCALE
-        except Exception:  # whatever other bytes make TenSEAL, SEAL or protobuf raise
-            is_ours = False
-        if not is_ours:
+            is_valid = context.has_secret_key() and context.has_public_key() and context.global_scale == SCALE
+        except Exception:  # malformed bytes make TenSEAL, SEAL and protobuf raise various exceptions
+            is_valid = False
+        if not is_valid:
             raise MalformedMessageError("it is not a key")
         key = cls(context)
-        key.read(key.encrypt(np.zeros(1)), 1)  # its parameters are those of everybody
+        key.read(key.encrypt(np.zeros(1)), 1)  # raises if its parameters are not those above
         return key
 
     def to_bytes(self) -> bytes:
@@ -159,36 +161,36 @@ class SecretKey(Adder):
         return content
 
     def encrypt(self, vector: Vector) -> list[bytes]:
-        """A vector, in chunks.
+        """The vector, encrypted, in chunks.
 
         Raises:
-            ValueError: it is empty, or a number is not finite or beyond LARGEST.
+            ValueError: it is empty, or a number is not finite or beyond MAX_VALUE.
         """
-        if not vector.size or not (np.abs(vector) <= LARGEST).all():
-            raise ValueError("what is encrypted must be finite numbers that are not too large")
+        if not vector.size or not (np.abs(vector) <= MAX_VALUE).all():
+            raise ValueError(f"cannot encrypt: expected finite numbers up to {MAX_VALUE:g}")
         parts = (vector[start : start + SLOTS].tolist() for start in range(0, len(vector), SLOTS))
         return [_tenseal().ckks_vector(self._context, part).serialize() for part in parts]
 
     def decrypt(self, chunks: Chunks, length: int) -> Vector:
-        """The inverse of `encrypt`, and of sums of what it gave.
+        """The inverse of `encrypt`, also for sums of encrypted vectors.
 
-        What was encrypted with another key gives numbers without meaning, far beyond LARGEST.
+        A vector that was encrypted with another key decrypts to meaningless numbers far beyond MAX_VALUE.
 
         Raises:
             MalformedMessageError: see `read`.
         """
-        read = self.read(chunks, length)
-        return np.concatenate([np.array(part.decrypt(), dtype=np.float64) for part in read.parts])
+        encrypted = self.read(chunks, length)
+        return np.concatenate([np.array(part.decrypt(), dtype=np.float64) for part in encrypted.parts])
 
 
 @lru_cache(maxsize=16)
 def load_key(content: bytes) -> SecretKey:
-    """A secret key, parsed once a process; see `SecretKey.from_bytes`."""
+    """A secret key, parsed once per process; see `SecretKey.from_bytes`."""
     return SecretKey.from_bytes(content)
 
 
 def key_id(content: bytes) -> str:
-    """What a key may be called before everybody: 128 bits of a hash of it."""
+    """Public name of a key: 128 bits of its hash."""
     return hashlib.sha256(b"federated-health key id" + content).hexdigest()[:32]
 
 
@@ -201,25 +203,18 @@ def _new_context() -> Any:
     return context
 
 
-def _public_context() -> Any:
-    """Parameters and nothing else: TenSEAL makes keys of its own with them, and the secret one is dropped."""
-    context = _new_context()
-    context.make_context_public()
-    return context
-
-
 @cache
 def _tenseal() -> ModuleType:
-    """Imported when it is first needed: most runs do not need it.
+    """TenSEAL, imported on first use because most runs do not need it.
 
-    It brings a protobuf of its own, and so does TensorFlow, which shows its symbols to all that are loaded later:
-    without RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's, and crash.
+    TenSEAL and TensorFlow each bring a protobuf, and TensorFlow exports its symbols to libraries that are loaded later:
+    without RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's protobuf and crash.
     """
-    if not hasattr(os, "RTLD_DEEPBIND"):  # where libraries do not share names, or TensorFlow must come later
-        return importlib.import_module("tenseal")
-    before = sys.getdlopenflags()
-    sys.setdlopenflags(before | os.RTLD_DEEPBIND)
+    flags = sys.getdlopenflags() if hasattr(os, "RTLD_DEEPBIND") else None  # macOS has no such flag and no such problem
+    if flags is not None:
+        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
         return importlib.import_module("tenseal")
     finally:
-        sys.setdlopenflags(before)
+        if flags is not None:
+            sys.setdlopenflags(flags)

@@ -1,12 +1,10 @@
-"""A hospital's side of an encrypted run: it decrypts what it is asked, does as in a plain run, and encrypts the answer.
+"""A hospital's handlers for an encrypted run: each decrypts the message, does as in a plain run, encrypts the reply.
 
-What only the server can look at in a plain run is looked at here: whether updates are finite, and whether the average
-moves the weights out of all proportion.
+In a plain run the server checks that updates are finite and that they do not move the weights too far. Here it cannot,
+so hospitals check the average.
 """
 
 import copy
-import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,35 +16,15 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from federated_health.data.hospital import Hospital
-from federated_health.encryption import vectors
-from federated_health.encryption.ckks import LARGEST, load_key
-from federated_health.encryption.hospital_key import Member, member
-from federated_health.encryption.messages import (
-    IS_COUNTED,
-    MAX_UPDATE_NORM,
-    PATIENTS,
-    SCALE,
-    SCORES,
-    SHARE,
-    WEIGHTS,
-    EncryptedReply,
-    chunks_in,
-)
+from federated_health.encryption import messages, vectors
+from federated_health.encryption.ckks import MAX_VALUE, load_key
+from federated_health.encryption.hospital_key import RunSecrets
+from federated_health.encryption.messages import EncryptedReply, read_chunks
 from federated_health.errors import EncryptionError
-from federated_health.hospital.handlers import (
-    evaluate as evaluate_plain,
-)
-from federated_health.hospital.handlers import (
-    evaluate_final,
-    hospital_of,
-    open_message,
-    report_benefit,
-)
-from federated_health.hospital.handlers import (
-    train as train_plain,
-)
+from federated_health.hospital import handlers as plain_handlers
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import (
+    METRICS,
     MalformedMessageError,
     distance_between,
     weights_from_record,
@@ -55,215 +33,212 @@ from federated_health.messages.records import (
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
-from federated_health.ml.rounds import HospitalRound
+from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.ml.strategies import PROXIMAL_MU
 from federated_health.privacy import message_checks
 
-logger = logging.getLogger(__name__)
-
-OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS = "own-rounds", "last-round", "last-weights"
-"""Records of a hospital's own state: its figures of every round, and its last training, from which weights."""
-
-BENEFIT = "appraisal"
-"""Of the question for final figures: whether hospitals are to appraise the model. Of the state: what came of it."""
+OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS, BENEFIT = "own-rounds", "last-round", "last-weights", "benefit"
+"""Records of a hospital's own state: figures of every round, last training, weights before it, benefit."""
 
 
 @dataclass(frozen=True)
-class Question:
+class DecryptedMessage:
     """A message of an encrypted run, decrypted.
 
     Attributes:
-        plain: the same as a message of a plain run.
-        patients: of all hospitals, by which figures are divided.
+        plain: the same message as in a plain run.
+        patients: number of patients of all hospitals, by which figures are divided.
+        config: of the encrypted message.
     """
 
     plain: Message
-    member: Member
+    secrets: RunSecrets
     hospital: Hospital
     train_config: TrainConfig
     weights: Weights
     round_number: int
+    patients: int
     config: Mapping[str, Any]
 
-    @property
-    def patients(self) -> int:
-        return read_patients(self.config)
-
-    def answer(self, vector: vectors.Vector, examples: int) -> EncryptedReply:
+    def encrypt_reply(self, vector: vectors.Vector, examples: int) -> EncryptedReply:
         """The vector, encrypted.
 
         Raises:
             EncryptionError: a number in it is not finite, or too large.
         """
         try:
-            return EncryptedReply(chunks=self.member.key.encrypt(vector), examples=examples)
+            return EncryptedReply(chunks=self.secrets.key.encrypt(vector), examples=examples)
         except ValueError:
-            raise EncryptionError("what it should encrypt is not finite, or too large") from None
+            raise EncryptionError("the reply cannot be encrypted: a number is not finite, or too large") from None
 
 
-def open_question(message: Message, context: Context, threshold: float = THRESHOLD) -> Question:
-    """What a train or evaluate message of an encrypted run asks of this hospital.
+def decrypt_message(message: Message, context: Context, *, is_final: bool = False) -> DecryptedMessage:
+    """Decrypt a train or evaluate message.
+
+    Args:
+        is_final: whether it carries the scores from which the threshold is chosen; otherwise the threshold is 0.5.
 
     Raises:
-        EncryptionError: the hospital lacks the run's key or normalisation, or the average cannot be used.
-        MalformedMessageError: the message is not what such a run's server sends.
+        EncryptionError: the hospital has no key or no normalisation, or the weights cannot be used.
+        MalformedMessageError: the message is not one of an encrypted run.
     """
-    config, own = message.content.config_records[CONFIG], member(message, context)
-    told, hospital = TrainConfig.from_record(config), hospital_of(message, context)
-    normalisation = public_normalisation(hospital.task.measurements) if told.privacy else own.normalisation
+    secrets, config = RunSecrets(message, context), message.content.config_records[CONFIG]
+    key = secrets.key_bytes  # raises before anything is trained that could not be encrypted
+    hospital, patients = plain_handlers.hospital_of(message, context), _read_patients(config)
+    train_config = TrainConfig.from_record(config)
+    normalisation = secrets.normalisation
+    if train_config.privacy:
+        normalisation = public_normalisation(hospital.task.measurements)
     if normalisation is None:
         raise EncryptionError("it does not have the run's normalisation")
-    told = replace(told, normalisation=normalisation, threshold=threshold)
-    shapes = weight_shapes(hospital.task, told.model)
-    if chunks := chunks_in(message.content, WEIGHTS):
-        scale = read_positive(config, SCALE)
-        length = sum(map(math.prod, shapes.values()))
-        weights = vectors.unflatten(_decrypt_average(own.key_bytes, tuple(chunks), length, scale), shapes)
+    threshold = _read_threshold(message, secrets, patients) if is_final else THRESHOLD
+    train_config = replace(train_config, normalisation=normalisation, threshold=threshold)
+    shapes = weight_shapes(hospital.task, train_config.model)
+    if chunks := read_chunks(message.content, messages.WEIGHTS):
+        scale, length = _read_positive(config, messages.SCALE), sum(map(math.prod, shapes.values()))
+        weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), shapes)
     else:
-        weights = initial_weights(hospital.task, told.model, told.seed)
-    number = int(str(config.get(ROUND, told.rounds)))
-    as_plain = {**told.to_record(), ROUND: number, PROXIMAL_MU: config.get(PROXIMAL_MU, 0.0)}
+        weights = initial_weights(hospital.task, train_config.model, train_config.seed)
+    round_number = int(str(config.get(ROUND, train_config.rounds)))
+    plain_config = {**train_config.to_record(), ROUND: round_number, PROXIMAL_MU: config.get(PROXIMAL_MU, 0.0)}
     plain = copy.copy(message)
-    plain.content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: ConfigRecord(as_plain)})
-    return Question(plain, own, hospital, told, weights, number, config)
+    plain.content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: ConfigRecord(plain_config)})
+    return DecryptedMessage(plain, secrets, hospital, train_config, weights, round_number, patients, config)
 
 
 def share_sums(message: Message, context: Context) -> EncryptedReply:
-    """The sums from which the normalisation is made."""
-    message_checks.check_plan(context, None)  # sums of training rows are not accounted for
-    hospital, patients = hospital_of(message, context), read_patients(message.content.config_records[CONFIG])
+    """Sums per measurement, for the normalisation."""
+    message_checks.check_plan(context, None)  # no privacy budget accounts for sums of training rows
+    hospital = plain_handlers.hospital_of(message, context)
+    patients = _read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)
-    return EncryptedReply(chunks=member(message, context).key.encrypt(sums), examples=len(hospital.train))
+    return EncryptedReply(chunks=RunSecrets(message, context).key.encrypt(sums), examples=len(hospital.train))
 
 
 def train(message: Message, context: Context) -> EncryptedReply:
-    """The round's local epochs, from the average; the training loss stays here until the evaluation."""
-    asked = open_question(message, context)
-    share = read_positive(asked.config, SHARE)
-    update = train_plain(asked.plain, context)
-    if share > 1 or {name: array.shape for name, array in update.weights.items()} != {
-        name: array.shape for name, array in asked.weights.items()
-    }:
-        raise MalformedMessageError("its share of the average, or its update, is not what it must be")
-    reply = asked.answer(vectors.flatten(update.weights, share), len(asked.hospital.train))
-    move = distance_between(update.weights, asked.weights)
-    last: dict[str, int | float] = {ROUND: asked.round_number, "move": move}
+    """Weights after the round's local epochs; the training loss is sent with the evaluation."""
+    decrypted = decrypt_message(message, context)
+    share = _read_positive(decrypted.config, messages.SHARE)
+    update = plain_handlers.train(decrypted.plain, context)
+    if share > 1 or _shapes_of(update.weights) != _shapes_of(decrypted.weights):
+        raise MalformedMessageError("its share of the average is above 1, or its update has other shapes")
+    reply = decrypted.encrypt_reply(vectors.flatten(update.weights, share), len(decrypted.hospital.train))
+    last: dict[str, Any] = {
+        ROUND: decrypted.round_number,
+        "distance": distance_between(update.weights, decrypted.weights),
+    }
     if update.loss is not None:
         last["loss"] = update.loss
-    context.state[LAST_ROUND] = ConfigRecord(last)  # type: ignore[arg-type]  # Flower's dict is invariant
-    context.state[LAST_WEIGHTS] = weights_to_record(asked.weights)
+    context.state[LAST_ROUND] = ConfigRecord(last)
+    context.state[LAST_WEIGHTS] = weights_to_record(decrypted.weights)
     return reply
 
 
 def evaluate(message: Message, context: Context) -> EncryptedReply:
-    """Counts over the held-out rows under the new average, and the training loss of an update that is part of it."""
-    asked = open_question(message, context)
+    """Counts over the held-out rows under the new average, and the training loss if its update is part of it."""
+    decrypted = decrypt_message(message, context)
     last = context.state.config_records.get(LAST_ROUND, ConfigRecord({}))
-    has_trained = last.get(ROUND) == asked.round_number
+    has_trained = last.get(ROUND) == decrypted.round_number
     if has_trained:
-        _check_move(asked, context, float(str(last["move"])))
-    is_counted = has_trained and asked.config.get(IS_COUNTED) is True
-    rows = len(asked.hospital.train)
-    own = HospitalRound(
-        train_examples=rows if is_counted else 0,
+        _check_distance(decrypted, context, float(str(last["distance"])))
+    is_counted = has_trained and decrypted.config.get(messages.IS_COUNTED) is True
+    figures = HospitalRound(
+        train_examples=len(decrypted.hospital.train) if is_counted else 0,
         train_loss=float(str(last["loss"])) if is_counted and "loss" in last else None,
-        counts=evaluate_plain(asked.plain, context).counts,
+        counts=plain_handlers.evaluate(decrypted.plain, context).counts,
     )
-    reply = asked.answer(vectors.write_round(asked.round_number, own, asked.patients), len(asked.hospital.test))
-    remember_round(context, asked.round_number, own)
+    number = decrypted.round_number
+    vector = vectors.write_round(number, figures, decrypted.patients)
+    reply = decrypted.encrypt_reply(vector, len(decrypted.hospital.test))
+    rounds = context.state.config_records.get(OWN_ROUNDS, ConfigRecord({}))
+    own = Round(number=number, hospitals={decrypted.hospital.name: figures}, federation=figures)
+    context.state[OWN_ROUNDS] = ConfigRecord({**rounds, str(number): write_round(own)})
     return reply
 
 
 def score_training_rows(message: Message, context: Context) -> EncryptedReply:
-    """How many training rows score in which bin, for the threshold."""
-    asked = open_question(message, context)
-    message_checks.refuse_unaccounted(asked.train_config.privacy, "the threshold")
-    local = open_message(asked.plain, context).local
-    bins = vectors.histogram(local.score_training(asked.weights), asked.hospital.train.labels)
-    return asked.answer(bins / asked.patients, len(asked.hospital.train))
+    """Number of training rows in each score bin, for the threshold."""
+    decrypted = decrypt_message(message, context)
+    message_checks.refuse_unaccounted(decrypted.train_config.privacy, "the threshold")
+    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score_training(decrypted.weights)
+    bins = vectors.histogram(log_odds, decrypted.hospital.train.labels)
+    return decrypted.encrypt_reply(bins / decrypted.patients, len(decrypted.hospital.train))
 
 
-def evaluate_for_good(message: Message, context: Context) -> EncryptedReply:
-    """Counts and bins of the held-out rows at the threshold that all training rows chose.
+def evaluate_final_weights(message: Message, context: Context) -> EncryptedReply:
+    """Counts and score bins of the held-out rows, at the threshold chosen from all hospitals' training rows.
 
-    The final weights and this hospital's own figures and appraisal are kept in its context, which does not leave it.
+    The final weights, the hospital's own figures and its benefit stay in its context.
     """
-    config, own = message.content.config_records[CONFIG], member(message, context)
-    asked = open_question(message, context, read_threshold(message, own, read_patients(config)))
-    evaluation = evaluate_final(asked.plain, context)
-    importance = np.zeros(len(asked.hospital.task.columns))
-    if asked.config.get(BENEFIT) is True:
-        appraisal = report_benefit(asked.plain, context)
-        importance = appraisal.importance
-        context.state[BENEFIT] = appraisal.to_content().metric_records["metrics"]
-    local = open_message(asked.plain, context).local
+    decrypted = decrypt_message(message, context, is_final=True)
+    evaluation = plain_handlers.evaluate_final(decrypted.plain, context)
+    importance = np.zeros(len(decrypted.hospital.task.columns))
+    if decrypted.config.get(messages.BENEFIT) is True:
+        benefit = plain_handlers.report_benefit(decrypted.plain, context)
+        importance = benefit.importance
+        context.state[BENEFIT] = benefit.to_content().metric_records[METRICS]
+    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score(decrypted.weights)
     sums = vectors.FinalSums(
         counts=evaluation.counts,
         roc_auc=evaluation.roc_auc or 0.0,
         with_roc_auc=int(evaluation.roc_auc is not None),
         importance=importance,
-        scores=vectors.histogram(local.score(asked.weights), asked.hospital.test.labels),
+        scores=vectors.histogram(log_odds, decrypted.hospital.test.labels),
     )
-    return asked.answer(sums.to_vector(asked.patients), len(asked.hospital.test))
+    return decrypted.encrypt_reply(sums.to_vector(decrypted.patients), len(decrypted.hospital.test))
 
 
-def read_threshold(message: Message, own: Member, patients: int) -> float:
-    """The threshold that the sum of all hospitals' bins of training scores gives; 0.5 where there is no sum."""
-    chunks = chunks_in(message.content, SCORES)
+def _read_threshold(message: Message, secrets: RunSecrets, patients: int) -> float:
+    """The threshold chosen from the sum of all hospitals' bins of training scores; 0.5 if there is no sum."""
+    chunks = read_chunks(message.content, messages.SCORES)
     if not chunks:
         return THRESHOLD
-    chosen = choose_threshold(*vectors.read_histogram(own.key.decrypt(chunks, 2 * vectors.BINS) * patients))
-    return THRESHOLD if chosen is None else chosen
+    bins = secrets.key.decrypt(chunks, 2 * vectors.BINS) * patients
+    threshold = choose_threshold(*vectors.read_histogram(bins))
+    return THRESHOLD if threshold is None else threshold
 
 
-def remember_round(context: Context, number: int, one: HospitalRound) -> None:
-    """Keep what a round gave at this hospital."""
-    known = context.state.config_records.get(OWN_ROUNDS, ConfigRecord({}))
-    counts = None if one.counts is None else [getattr(one.counts, name) for name in one.counts.__slots__]
-    known[str(number)] = json.dumps([one.train_examples, one.train_loss, counts])
-    context.state[OWN_ROUNDS] = known
-
-
-def read_patients(config: Mapping[str, Any]) -> int:
-    """Of all hospitals, as the server says."""
-    patients = config.get(PATIENTS)
+def _read_patients(config: Mapping[str, Any]) -> int:
+    patients = config.get(messages.PATIENTS)
     if not isinstance(patients, int) or not 0 < patients <= vectors.MAX_PATIENTS:
         raise MalformedMessageError("the server's number of patients is out of range")
     return patients
 
 
-def read_positive(config: Mapping[str, Any], key: str) -> float:
-    """A finite number above 0."""
+def _read_positive(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
     if not isinstance(value, float) or not 0 < value < math.inf:
         raise MalformedMessageError(f"the server's {key} is not a number above 0")
     return value
 
 
-def _check_move(asked: Question, context: Context, own_move: float) -> None:
-    """Refuse an average that moves the weights out of all proportion to this hospital's own update.
+def _check_distance(decrypted: DecryptedMessage, context: Context, own_distance: float) -> None:
+    """Refuse an average that moves the weights much farther than this hospital's own update.
 
     Raises:
-        EncryptionError: it does; by how much, nobody is told.
+        EncryptionError: it does; the message does not say how far, because that was decrypted.
     """
-    factor = asked.config.get(MAX_UPDATE_NORM, 0.0)
-    shapes = {name: array.shape for name, array in asked.weights.items()}
-    before = weights_from_record(context.state.array_records[LAST_WEIGHTS], shapes)
-    if factor and distance_between(asked.weights, before) > factor * own_move > 0:
+    factor = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0)
+    before = weights_from_record(context.state.array_records[LAST_WEIGHTS], _shapes_of(decrypted.weights))
+    if factor and distance_between(decrypted.weights, before) > factor * own_distance > 0:
         raise EncryptionError(
             f"the decrypted average moves the weights more than {factor:g} times as far as its own update"
         )
 
 
+def _shapes_of(weights: Weights) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in weights.items()}
+
+
 @lru_cache(maxsize=4)
 def _decrypt_average(key: bytes, chunks: tuple[bytes, ...], length: int, scale: float) -> npt.NDArray[np.float64]:
-    """The average, [length]; the same is asked for twice a round.
+    """The average, [length]; cached because each average is used twice per round.
 
     Raises:
-        EncryptionError: it is none that hospitals can have sent.
+        EncryptionError: hospitals cannot have sent it.
     """
     average = load_key(key).decrypt(chunks, length) * scale
-    if not (np.abs(average) <= LARGEST).all():  # so of what was encrypted with another key
+    if not (np.abs(average) <= MAX_VALUE).all():  # as if encrypted with another key
         raise EncryptionError("the decrypted average is none that hospitals can have sent")
     return average

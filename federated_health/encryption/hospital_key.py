@@ -1,15 +1,16 @@
-"""A hospital's side of the key: it wishes for it, makes it, passes it on, and keeps it in its process's memory."""
+"""A hospital's side of the key exchange: it requests, makes, seals and keeps the run's key, in its process's memory."""
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message
 
+from federated_health.encryption import messages
 from federated_health.encryption.ckks import SecretKey, key_id, load_key
-from federated_health.encryption.envelopes import Opening, make_offer, name_in_offer, open_envelope, seal
-from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews, chunks_in
+from federated_health.encryption.envelopes import KeyOffer, make_offer, name_in_offer, open_envelope, seal
+from federated_health.encryption.messages import KeyReply, read_chunks
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.hospital.handlers import hospital_of
@@ -23,133 +24,142 @@ from federated_health.security.parties import Role
 logger = logging.getLogger(__name__)
 
 STATE = "encryption"
-"""The record of a hospital's own state that holds the key; the state does not leave the hospital."""
+"""Record of a hospital's own state that holds the key; the state does not leave the hospital."""
 
 _OFFER, _PRIVATE, _KEY, _NORMALISATION = "offer", "private", "key", "normalisation"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A hospital that has the key of a run.
+class RunSecrets:
+    """What the hospitals of the run to which a message belongs know, and the server does not.
 
-    Attributes:
-        normalisation: the federation's; None as long as it was not told.
+    It is kept in this hospital's own state; what the state holds of any other run is deleted.
+
+    Raises:
+        MalformedMessageError: the message does not belong to an encrypted run.
     """
 
-    key_bytes: bytes
-    normalisation: Normalisation | None
+    def __init__(self, message: Message, context: Context) -> None:
+        run = message.content.config_records[CONFIG].get(messages.RUN)
+        if not isinstance(run, str) or len(run) != 16:
+            raise MalformedMessageError("the server's message does not belong to an encrypted run")
+        state = context.state.config_records.get(STATE)
+        if state is None or state[messages.RUN] != run:
+            for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
+                del context.state[name]
+            state = context.state[STATE] = ConfigRecord({messages.RUN: run})
+        self.run = run
+        self.state: dict[str, Any] = state  # type: ignore[assignment]  # Flower's record is a mapping of this type
+
+    @property
+    def key_bytes(self) -> bytes:
+        """The run's key.
+
+        Raises:
+            EncryptionError: the hospital does not have it.
+        """
+        if _KEY not in self.state:
+            raise EncryptionError("it does not have the run's key")
+        return bytes(self.state[_KEY])
 
     @property
     def key(self) -> SecretKey:
         return load_key(self.key_bytes)
 
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """The federation's normalisation; None before it was delivered."""
+        stored = json.loads(self.state.get(_NORMALISATION, "null"))
+        return stored and Normalisation(mean=tuple(stored[0]), variance=tuple(stored[1]))
 
-def member(message: Message, context: Context) -> Member:
-    """This hospital as a member of the run that a message is of.
-
-    Raises:
-        EncryptionError: it does not have the run's key.
-    """
-    state = _state_of(context, _run_of(message))
-    if _KEY not in state:
-        raise EncryptionError("it does not have the run's key")
-    told = json.loads(str(state.get(_NORMALISATION, "null")))
-    normalisation = told and Normalisation(mean=tuple(told[0]), variance=tuple(told[1]))
-    return Member(bytes(state[_KEY]), normalisation)  # type: ignore[arg-type]  # bytes, as they were put there
+    def reply(self, *envelopes: bytes) -> KeyReply:
+        """A reply in the key exchange, with the public name of the key."""
+        return KeyReply(key_id=key_id(self.key_bytes) if _KEY in self.state else "", envelopes=envelopes)
 
 
 def is_in_encrypted_run(context: Context) -> bool:
-    """Whether this hospital has been asked to take part in one."""
+    """Whether this hospital has received a message of an encrypted run."""
     return STATE in context.state
 
 
-def make_wish(message: Message, context: Context) -> KeyNews:
-    """An offer to be sent the run's key, and the name of the key where there is one already."""
-    run, identity = _run_of(message), _identity_of(message, context)
-    state, opening = _state_of(context, run), _make_offer(identity, run)
-    state[_OFFER], state[_PRIVATE] = opening.offer, opening.private
-    return KeyNews(key_id=_key_id(state), envelopes=(opening.offer,))
+def offer_public_key(message: Message, context: Context) -> KeyReply:
+    """Request the run's key by an offer; the reply also names the key if the hospital has it already."""
+    secrets, identity = RunSecrets(message, context), _load_identity(message, context)
+    try:
+        offer = make_offer(identity, secrets.run)
+    except CertificateError as error:
+        raise EncryptionError(str(error), reason="its key cannot be used") from None
+    secrets.state.update({_OFFER: offer.offer, _PRIVATE: offer.private})
+    return secrets.reply(offer.offer)
 
 
-def pass_on(message: Message, context: Context) -> KeyNews:
-    """The run's key in an envelope for every hospital whose offer is in the message.
+def seal_run_key(message: Message, context: Context) -> KeyReply:
+    """Seal the run's key for every hospital whose offer is in the message.
 
-    It is made where the message says so and there is none. A hospital that must not be trusted with it gets none.
+    If the message asks for it and there is no key, the hospital makes one. A hospital that fails verification gets an
+    empty envelope.
 
     Raises:
         EncryptionError: it has no key, or no certificate.
     """
-    run, identity = _run_of(message), _identity_of(message, context)
-    state = _state_of(context, run)
-    if message.content.config_records[CONFIG].get(MAKE) is True and _KEY not in state:
-        state[_KEY] = SecretKey.make().to_bytes()
-        logger.info("made the key of this run, which only hospitals get")
-    key = member(message, context).key_bytes
-    offers = message.content.config_records[ENVELOPES][ENVELOPES]
+    secrets, identity = RunSecrets(message, context), _load_identity(message, context)
+    if message.content.config_records[CONFIG].get(messages.MAKE) is True and _KEY not in secrets.state:
+        secrets.state[_KEY] = SecretKey.make().to_bytes()
+        logger.info("made the key of this run, which only hospitals receive")
+    key, envelopes = secrets.key_bytes, []
+    offers: Any = message.content.config_records[messages.ENVELOPES][messages.ENVELOPES]
     if not isinstance(offers, list) or not all(isinstance(offer, bytes) for offer in offers):
-        raise MalformedMessageError("the wishes for the key are not bytes")
-    envelopes = [_seal(identity, run, bytes(offer), key) for offer in offers]  # type: ignore[arg-type]  # of bytes
-    return KeyNews(key_id=_key_id(state), envelopes=tuple(envelopes))
+        raise MalformedMessageError("the requests for the key are not bytes")
+    for offer in offers:
+        try:
+            envelope = seal(identity, secrets.run, offer, key)
+            logger.info("sealed the key of this run for %s", name_in_offer(offer))
+        except EncryptionError as error:
+            envelope = b""
+            logger.warning("one hospital does not get the run's key: %s", error)
+        envelopes.append(envelope)
+    return secrets.reply(*envelopes)
 
 
-def be_briefed(message: Message, context: Context) -> KeyNews:
-    """Take the key out of its envelope, and the normalisation out of the encrypted sums, as far as they come.
+def accept_delivery(message: Message, context: Context) -> KeyReply:
+    """Open the envelope with the key, and decrypt the sums for the normalisation, if the message holds them.
 
     Raises:
-        EncryptionError: the envelope is not from a hospital of this federation, or not for this one, or what is in it
-            or in the sums cannot be used.
+        EncryptionError: the envelope is not from a hospital of this federation or not for this one, or its content or
+            the sums cannot be used.
     """
-    run, config = _run_of(message), message.content.config_records[CONFIG]
-    state = _state_of(context, run)
-    envelopes = message.content.config_records.get(ENVELOPES)
+    secrets, config = RunSecrets(message, context), message.content.config_records[CONFIG]
+    envelopes: Any = message.content.config_records.get(messages.ENVELOPES)
     if envelopes is not None:
-        state[_KEY] = _open(message, context, state, bytes(envelopes[ENVELOPES][0]))  # type: ignore[index, arg-type]
-    if chunks := chunks_in(message.content, COLUMN_SUMS):
-        task = hospital_of(message, context).task
-        measured = task.measurements
-        sums = member(message, context).key.decrypt(chunks, 3 * len(measured))
-        told = read_normalisation(sums, measured, int(str(config[PATIENTS])))
-        state[_NORMALISATION] = json.dumps([told.mean, told.variance])
-    return KeyNews(key_id=_key_id(state))
+        if _PRIVATE not in secrets.state:
+            raise EncryptionError("it has not requested a key")
+        offer = KeyOffer(secrets.state[_OFFER], secrets.state[_PRIVATE])
+        envelope = bytes(envelopes[messages.ENVELOPES][0])
+        key, sender = open_envelope(_load_identity(message, context), secrets.run, offer, envelope)
+        _check_key(key, str(config[messages.KEY_ID]), sender)
+        secrets.state[_KEY] = key
+        logger.info("received the key of this run from %s", sender)
+    if chunks := read_chunks(message.content, messages.COLUMN_SUMS):
+        measurements = hospital_of(message, context).task.measurements
+        sums = secrets.key.decrypt(chunks, 3 * len(measurements))
+        normalisation = read_normalisation(sums, measurements, int(str(config[messages.PATIENTS])))
+        secrets.state[_NORMALISATION] = json.dumps([normalisation.mean, normalisation.variance])
+    return secrets.reply()
 
 
-def _open(message: Message, context: Context, state: ConfigRecord, envelope: bytes) -> bytes:
-    if _PRIVATE not in state:
-        raise EncryptionError("it has not wished for a key")
-    opening = Opening(bytes(state[_OFFER]), bytes(state[_PRIVATE]))  # type: ignore[arg-type]  # bytes both
-    content, sender = open_envelope(_identity_of(message, context), _run_of(message), opening, envelope)
+def _check_key(key: bytes, expected_id: str, sender: str) -> None:
     try:
-        load_key(content)
+        load_key(key)
     except MalformedMessageError:
-        raise EncryptionError(f"what {sender} sent is not a key") from None
-    if key_id(content) != message.content.config_records[CONFIG][KEY_ID]:
-        raise EncryptionError(f"what {sender} sent is not the run's key")
-    logger.info("got the key of this run from %s", sender)
-    return content
+        raise EncryptionError(f"the envelope from {sender} holds no key") from None
+    if key_id(key) != expected_id:
+        raise EncryptionError(f"the envelope from {sender} holds another key than the run's")
 
 
-def _seal(identity: Identity, run: str, offer: bytes, key: bytes) -> bytes:
-    try:
-        envelope = seal(identity, run, offer, key)
-        logger.info("passed the key of this run on to %s", name_in_offer(offer))
-        return envelope
-    except EncryptionError as error:
-        logger.warning("one hospital does not get the run's key: %s", error)
-        return b""
-
-
-def _make_offer(identity: Identity, run: str) -> Opening:
-    try:
-        return make_offer(identity, run)
-    except CertificateError as error:
-        raise EncryptionError(str(error), reason="its key cannot be used") from None
-
-
-def _identity_of(message: Message, context: Context) -> Identity:
-    """Who this hospital is, from the folder that its node config names.
+def _load_identity(message: Message, context: Context) -> Identity:
+    """This hospital's certificate and key, from the folder that its node config names.
 
     Raises:
-        EncryptionError: it has no certificate, or one that will not do.
+        EncryptionError: it has no certificate, or one that cannot be used.
     """
     if not (folder := str(context.node_config.get("tls", ""))):
         raise EncryptionError("an encrypted run needs --tls: this hospital has no certificate")
@@ -159,24 +169,3 @@ def _identity_of(message: Message, context: Context) -> Identity:
     except CertificateError as error:
         raise EncryptionError(str(error), reason="its certificate cannot be used") from None
     return identity
-
-
-def _run_of(message: Message) -> str:
-    run = message.content.config_records[CONFIG].get(RUN)
-    if not isinstance(run, str) or len(run) != 16:
-        raise MalformedMessageError("the server's message is of no encrypted run")
-    return run
-
-
-def _state_of(context: Context, run: str) -> ConfigRecord:
-    """What this hospital remembers of a run; nothing of any other."""
-    known = context.state.config_records.get(STATE)
-    if known is None or known[RUN] != run:
-        for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and a model, which are not this run's
-            del context.state[name]
-        known = context.state[STATE] = ConfigRecord({RUN: run})
-    return known
-
-
-def _key_id(state: ConfigRecord) -> str:
-    return key_id(bytes(state[_KEY])) if _KEY in state else ""  # type: ignore[arg-type]  # bytes

@@ -1,94 +1,89 @@
-"""What server and hospitals of an encrypted run say to each other, beside `query.statistics` without sums.
+"""Messages of an encrypted run, besides the registration (`query.statistics`), which then carries no sums.
 
 The list of what leaves a hospital in such a run:
 
-- `query.offer`: a wish for the run's key, signed with its certificate, which goes with it; the key's public name;
-- `query.key`: the run's key, in an envelope for each hospital that wished for it (see `envelopes`);
-- `query.briefing`: the public name of the key that it has;
+- `query.offer`: a request for the run's key, signed with the hospital's certificate, which goes with it; the key's
+  public name;
+- `query.key`: the run's key, in one envelope for each hospital that requested it (see `envelopes`);
+- `query.briefing`: the public name of its key, to confirm the key or the sums that were delivered;
 - `query.sums`: encrypted, the sums for the normalisation (see `vectors.write_sums`);
 - `train.encrypted`: encrypted, its weights times its share of the average; the number of training rows;
 - `evaluate.encrypted`: encrypted, outcome counts, loss sums and training loss (see `vectors.write_round`);
-- `evaluate.encrypted_threshold`, once: encrypted, how many training rows of each class score in which of 512 bins;
-- `evaluate.encrypted_final`, once: encrypted, counts, its ROC-AUC, how much each column weighs, and the same bins of
+- `evaluate.encrypted_threshold`, once: encrypted, the number of training rows of each class in each of 512 score bins;
+- `evaluate.encrypted_final`, once: encrypted, counts, its ROC-AUC, the importance of each column, and the same bins of
   its held-out rows (see `vectors.FinalSums`);
-- `query.closing`: the public name of the key, to say that it has the run's result;
-- in place of any of these why not, in words that depend on nothing decrypted but that it cannot be used.
+- `query.closing`: the public name of its key, to confirm that it has the run's result;
+- instead of any of these, an error whose text depends on decrypted values only in that they cannot be used.
 
-Nothing that was decrypted goes back to the server, since CKKS does not stand that (see `ckks`).
+Nothing that was decrypted is sent to the server, because CKKS is not secure if it is (see `ckks`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.encryption.ckks import CHUNK_BYTES, Adder, Encrypted, number_of_chunks
+from federated_health.encryption.ckks import MAX_CHUNK_BYTES, Adder, EncryptedVector, number_of_chunks
 from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
 from federated_health.messages.records import METRICS, MalformedMessageError, read_metrics, read_whole, size_of
 from federated_health.ml.networks import weight_shapes
 
-OFFER, KEY, BRIEFING, CLOSING = "query.offer", "query.key", "query.briefing", "query.closing"
+OFFER, KEY, DELIVERY, RESULT = "query.offer", "query.key", "query.briefing", "query.closing"
 SUMS = "query.sums"
 TRAIN, EVALUATE = "train.encrypted", "evaluate.encrypted"
 THRESHOLD, FINAL = "evaluate.encrypted_threshold", "evaluate.encrypted_final"
 
 ENCRYPTED, ENVELOPES = "encrypted", "envelopes"
-"""Records: of encrypted vectors by name, and of what hospitals pass to each other."""
+"""Records: encrypted vectors by name, and what hospitals send to each other."""
 
 VECTOR = "vector"
-"""The name of the one vector of a hospital's reply."""
+"""Name of the one encrypted vector in a hospital's reply."""
 
-# Of the record `config`, beside a run's instructions.
+# Keys of the record `config`, besides those of a `TrainConfig`.
 RUN, KEY_ID, MAKE = "run", "key", "make"
 SHARE, SCALE, PATIENTS, MAX_UPDATE_NORM = "share", "scale", "patients", "max-update-norm"
-IS_COUNTED, ACCOUNT = "counted", "account"
+IS_COUNTED, BENEFIT, RUN_FACTS = "counted", "appraisal", "account"
 
 WEIGHTS, COLUMN_SUMS, SCORES, FIGURES = "weights", "sums", "scores", "figures"
-"""Names of vectors that the server sends; the history's blocks are `history-0` and so on."""
+"""Names of encrypted vectors that the server sends, besides the blocks of the history."""
 
 HISTORY = "history-"
 
 
 def name_of_block(number: int) -> str:
-    """Of a block of the history, from 0."""
+    """Name of the encrypted vector that holds a block of the history; blocks are numbered from 0."""
     return f"{HISTORY}{number}"
 
 
 def max_reply_bytes(task: Task, model: str) -> int:
-    """Bytes beyond which nothing that a hospital sends in an encrypted run can be meant."""
+    """Upper bound of a reply's size in an encrypted run."""
     chunks = number_of_chunks(size_of(weight_shapes(task, model)) // 4)
-    return chunks * CHUNK_BYTES + 2**20
+    return chunks * MAX_CHUNK_BYTES + 2**20
 
 
-def to_record(vectors: Mapping[str, list[bytes]]) -> ConfigRecord:
-    """Encrypted vectors, as chunks by name, as a record."""
-    return ConfigRecord(dict(vectors))
-
-
-def chunks_in(content: RecordDict, name: str) -> list[bytes]:
-    """An encrypted vector's chunks; none where there is no vector of this name.
+def read_chunks(content: RecordDict, name: str) -> list[bytes]:
+    """Chunks of an encrypted vector; an empty list if there is no vector of this name.
 
     Raises:
-        MalformedMessageError: what is there is something else.
+        MalformedMessageError: they are not bytes.
     """
     record = content.config_records.get(ENCRYPTED)
-    found = record.get(name, []) if record else []
-    if not isinstance(found, list) or not all(isinstance(chunk, bytes) for chunk in found):
+    chunks = record.get(name, []) if record else []
+    if not isinstance(chunks, list) or not all(isinstance(chunk, bytes) for chunk in chunks):
         raise MalformedMessageError("its encrypted vector is not bytes")
-    return list(found)  # type: ignore[arg-type]  # of bytes, as was just seen
+    return list(chunks)  # type: ignore[arg-type]  # bytes, as checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyNews:
-    """What a hospital says of the run's key.
+class KeyReply:
+    """A hospital's reply in the key exchange.
 
     Attributes:
-        key_id: the public name of the key that it has; empty where it has none.
-        envelopes: its offer, or the envelopes that it was asked for, in the order in which it was asked; empty ones
-            for those whom it will not trust with the key.
+        key_id: the public name of its key; empty if it has none.
+        envelopes: its offer, or the envelopes that were requested, in the order of the requests; empty bytes for a
+            hospital that it does not trust with the key.
     """
 
     key_id: str = ""
@@ -99,28 +94,29 @@ class KeyNews:
         return RecordDict({ENVELOPES: record, METRICS: MetricRecord({})})
 
     @classmethod
-    def from_content(cls, content: RecordDict, number: int, largest: int = MAX_ENVELOPE) -> "KeyNews":
-        """Read so many envelopes of at most so many bytes."""
+    def from_content(cls, content: RecordDict, number: int, max_bytes: int = MAX_ENVELOPE) -> "KeyReply":
+        """Read a reply with this number of envelopes of at most this size."""
         read_metrics(content, set())
         record = content.config_records.get(ENVELOPES) or ConfigRecord({})
         key_id, envelopes = record.get(KEY_ID), record.get(ENVELOPES)
         if not isinstance(key_id, str) or len(key_id) not in (0, 32) or not isinstance(envelopes, list):
-            raise MalformedMessageError("its words about the run's key cannot be read")
-        if len(envelopes) != number or not all(isinstance(one, bytes) and len(one) <= largest for one in envelopes):
-            raise MalformedMessageError("its envelopes of the run's key are not those that it was asked for")
-        return cls(key_id=key_id, envelopes=tuple(envelopes))  # type: ignore[arg-type]  # of bytes
+            raise MalformedMessageError("its reply about the run's key cannot be read")
+        is_valid = all(isinstance(envelope, bytes) and len(envelope) <= max_bytes for envelope in envelopes)
+        if len(envelopes) != number or not is_valid:
+            raise MalformedMessageError("its envelopes of the run's key are not those that were requested")
+        return cls(key_id=key_id, envelopes=tuple(envelopes))  # type: ignore[arg-type]  # bytes, as checked
 
     @classmethod
-    def offer_from_content(cls, content: RecordDict, name: str) -> "KeyNews":
+    def offer_from_content(cls, content: RecordDict, hospital: str) -> "KeyReply":
         """Read the offer of a hospital of this name."""
-        news = cls.from_content(content, 1, MAX_OFFER)
+        reply = cls.from_content(content, 1, MAX_OFFER)
         try:
-            theirs = name_in_offer(news.envelopes[0])
+            name = name_in_offer(reply.envelopes[0])
         except EncryptionError:
-            raise MalformedMessageError("its wish for the run's key cannot be read") from None
-        if theirs != name:
-            raise MalformedMessageError("its certificate is of another name than it introduced itself with")
-        return news
+            raise MalformedMessageError("its request for the run's key cannot be read") from None
+        if name != hospital:
+            raise MalformedMessageError("its certificate has another name than its registration")
+        return reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +124,7 @@ class EncryptedReply:
     """An encrypted vector from a hospital.
 
     Attributes:
-        examples: the rows that it is about.
+        examples: number of rows that it is computed from.
     """
 
     chunks: list[bytes]
@@ -136,12 +132,11 @@ class EncryptedReply:
 
     def to_content(self) -> RecordDict:
         metrics = MetricRecord({NUM_EXAMPLES: self.examples})
-        return RecordDict({ENCRYPTED: to_record({VECTOR: self.chunks}), METRICS: metrics})
+        return RecordDict({ENCRYPTED: ConfigRecord({VECTOR: self.chunks}), METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, adder: Adder, length: int, declared: int) -> Encrypted:
-        """Read the vector, of this length, of a hospital that declared so many rows when it introduced itself."""
-        metrics = read_metrics(content, {NUM_EXAMPLES})
-        if read_whole(metrics, NUM_EXAMPLES, 0) != declared:
-            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of rows that it declared")
-        return adder.read(chunks_in(content, VECTOR), length)
+    def from_content(cls, content: RecordDict, adder: Adder, length: int, declared: int) -> EncryptedVector:
+        """Read a vector of this length, from a hospital that registered with this number of rows."""
+        if read_whole(read_metrics(content, {NUM_EXAMPLES}), NUM_EXAMPLES, 0) != declared:
+            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of rows that it registered with")
+        return adder.read(read_chunks(content, VECTOR), length)

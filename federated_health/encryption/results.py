@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context
 
-from federated_health.encryption.hospital_result import Result, remembered_result
+from federated_health.encryption.hospital_result import HospitalResult, remembered_result
 from federated_health.encryption.vectors import read_histogram
 from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import budget_of
@@ -45,7 +45,9 @@ def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, 
     return [REPORT, METRICS, ROUNDS, SETTINGS]
 
 
-def summarise_result(result: Result, config: TrainConfig, facts: dict[str, str], privacy_spent: str = "") -> RunSummary:
+def summarise_result(
+    result: HospitalResult, config: TrainConfig, facts: dict[str, str], privacy_spent: str = ""
+) -> RunSummary:
     """An encrypted run as one hospital may see it.
 
     Args:

@@ -1,9 +1,8 @@
-"""A run whose server adds what it cannot read: it holds ciphertexts, numbers of rows, and no key."""
+"""The server's side of an encrypted run: it sums ciphertexts and has row counts, but no key."""
 
 import json
-import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated_health.encryption import messages, vectors
-from federated_health.encryption.ckks import SLOTS, Adder, Encrypted
+from federated_health.encryption.ckks import SLOTS, Adder, EncryptedVector
 from federated_health.encryption.key_exchange import KeyExchange
-from federated_health.encryption.messages import EncryptedReply, KeyNews
+from federated_health.encryption.messages import EncryptedReply, KeyReply
 from federated_health.errors import CheckpointError, RunError, SettingsError
 from federated_health.messages.content import CONFIG, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
@@ -27,22 +26,21 @@ from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 from federated_health.transport.interface import Transport
 
-logger = logging.getLogger(__name__)
-
 Chunks = list[bytes]
+VectorReplies = list[AcceptedReply[EncryptedVector]]
 
-NOT_KNOWN = Normalisation(mean=(), variance=())
-"""Stands where hospitals put what they alone know."""
+UNKNOWN = Normalisation(mean=(), variance=())
+"""Placeholder in the train config: only the hospitals know the normalisation."""
 
 
 class EncryptedRun(FederatedRun):
-    """One run (see `FederatedRun`) in which weights, sums and counts reach the server encrypted and stay so.
+    """One run (see `FederatedRun`) in which weights, sums and counts reach the server encrypted and stay encrypted.
 
-    No sum of fewer than three hospitals is given to them: of fewer, each could take its own part away. What they
-    conclude of the sums they keep; `evaluate` gives back only that it is so.
+    The server sends no sum of fewer than three hospitals: each of two could subtract its own part. The hospitals keep
+    what they decrypt; `evaluate` returns only which of them have the result.
 
     Raises:
-        RunError: when gathering, too many patients for the cipher's precision.
+        RunError: when gathering, if there are too many patients for the cipher's precision.
     """
 
     def __init__(self, transport: Transport, settings: Settings) -> None:
@@ -57,7 +55,7 @@ class EncryptedRun(FederatedRun):
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
         self._patients = 0
         self._column_sums: Chunks = []
-        self._average: Chunks = []  # none before the first round: then it is the initial weights, which all can make
+        self._average: Chunks = []  # empty before the first round: every hospital computes the initial weights itself
         self._scale = 1.0
         self._shares: dict[str, float] = {}
         self._blocks: dict[str, Chunks] = {}
@@ -68,20 +66,20 @@ class EncryptedRun(FederatedRun):
         return KeyExchange(self.participants, self.collector, self.settings, self.run_id, key_id)
 
     def _begin(self) -> None:
-        self._patients = sum(one.train_examples + one.test_examples for one in self.registrations.values())
+        self._patients = sum(each.train_examples + each.test_examples for each in self.registrations.values())
         if self._patients > vectors.MAX_PATIENTS:
-            raise RunError(f"with --encrypt a federation has at most {vectors.MAX_PATIENTS:,} patients")
+            raise RunError(
+                f"too many patients for --encrypt: expected at most {vectors.MAX_PATIENTS:,}, got {self._patients:,}"
+            )
         nodes = self._keys.share_key(self.participants.present())
-        if self.privacy is None:  # else the normalisation is what the task declares
+        if self.privacy is None:  # otherwise the normalisation follows from the task alone
             self._merge_sums(nodes)
 
     def _merge_sums(self, nodes: list[int]) -> None:
-        length = 3 * len(self.settings.task_declaration.measurements)
-        config = self._keys.config(**{messages.PATIENTS: self._patients})
-        questions = [Message(RecordDict({CONFIG: config}), node, messages.SUMS) for node in nodes]
-        replies = self.collector.send_and_receive(
-            questions, self.participants.names(), lambda node, content: self._read(node, content, length)
-        )
+        content = RecordDict({CONFIG: self._keys.config(**{messages.PATIENTS: self._patients})})
+        read = self._reader(3 * len(self.settings.task_declaration.measurements))
+        questions = [Message(content, node, messages.SUMS) for node in nodes]
+        replies = self.collector.send_and_receive(questions, self.participants.names(), read)
         if len(replies) < self.settings.min_updates:
             raise RunError(
                 f"{len(replies)} of {len(self.registrations)} hospitals sent encrypted sums that can be used, and "
@@ -93,54 +91,45 @@ class EncryptedRun(FederatedRun):
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
             trained = self.participants.repeat_until_enough(number, partial(self._ask_for_updates, number))
             self.participants.note_absent(number, trained)
-            shares = self._shares  # as they were sent
-            average, scale = self._add(trained), 1.0 / sum(shares[reply.hospital] for reply in trained)
+            average, scale = self._add(trained), 1.0 / sum(self._shares[reply.hospital] for reply in trained)
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})
             if len(evaluated) >= MIN_ENCRYPTED_HOSPITALS:
-                self._remember(number, evaluated)
+                self._add_to_block(number, evaluated)
             self._average, self._scale = average, scale
-            finished = self._summarise(number, trained)
-            self.history.append(finished)
+            self.history.append(finished := self._summarise(number, trained))
             yield finished
 
     def evaluate(self) -> dict[str, Any]:
-        """Have the hospitals choose the threshold, evaluate the final weights with it, and keep what comes of it."""
-        self._scores = self._sum_scores() if self.privacy is None else []
-        length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        answers = self._ask_all(
-            messages.FINAL,
-            self._question({messages.SCORES: self._scores}, appraisal=self.asks_benefit),
-            lambda node, content: self._read(node, content, length, of_test=True),
-        )
-        self._figures = self._add(answers) if len(answers) >= MIN_ENCRYPTED_HOSPITALS else []
-        question = self._closing({answer.hospital for answer in answers})
-        told = self._ask_all(messages.CLOSING, question, self._read_closing)
-        return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
+        """Have the hospitals choose the threshold, evaluate the final weights with it, and store the result.
 
-    def _sum_scores(self) -> Chunks:
-        """Of all training rows, for the threshold; nothing where too few hospitals answer."""
-        scores = self._ask_all(
-            messages.THRESHOLD,
-            self._question(),
-            lambda node, content: self._read(node, content, 2 * vectors.BINS),
-        )
-        return self._add(scores) if len(scores) >= MIN_ENCRYPTED_HOSPITALS else []
+        Returns:
+            Which hospitals have the result.
+        """
+        self._scores = []
+        if self.privacy is None:
+            scores = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
+            self._scores = self._add_if_enough(scores)
+        length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
+        content = self._content({messages.SCORES: self._scores}, {messages.BENEFIT: self.asks_benefit})
+        replies = self._ask_all(messages.FINAL, content, self._reader(length, of_test=True))
+        self._figures = self._add_if_enough(replies)
+        content = self._result_content({reply.hospital for reply in replies})
+        return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
 
     def figures_of_last_round(self) -> dict[str, Any]:
-        """Have those hospitals that are there keep what the finished rounds gave."""
+        """Have the hospitals that are present store the figures of the finished rounds."""
         self._scores, self._figures = [], []
-        names = self.participants.names()
-        questions = [Message(self._closing(set()), node, messages.CLOSING) for node in self._present()]
-        told = self.collector.send_and_receive(questions, names, self._read_closing)
-        return {"encrypted": True, "has_result": [answer.hospital for answer in told]}
+        content, names = self._result_content(set()), self.participants.names()
+        questions = [Message(content, node, messages.RESULT) for node in self._present()]
+        return _result_of(self.collector.send_and_receive(questions, names, _read_confirmation))
 
-    def _closing(self, evaluated: set[str]) -> RecordDict:
-        """All sums, which is all that there is; what hospitals make of them, the server is not told.
+    def _result_content(self, evaluated: set[str]) -> RecordDict:
+        """All sums of the run, from which each hospital computes its result.
 
         Args:
-            evaluated: hospitals whose final figures are in them.
+            evaluated: hospitals whose final figures are included; empty if the run was stopped.
         """
-        account = {
+        facts = {
             "hospitals": len(self.registrations),
             "train_examples": sum(self.train_examples[name] for name in evaluated or self.registrations),
             "rounds": len(self.history),
@@ -148,25 +137,25 @@ class EncryptedRun(FederatedRun):
             "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
         }
         sums = {messages.SCORES: self._scores, messages.FIGURES: self._figures, **self._blocks}
-        return self._question(sums, account=json.dumps(account))
+        return self._content(sums, {messages.RUN_FACTS: json.dumps(facts)})
 
     def checkpoint(self) -> Checkpoint:
+        chunks = {messages.COLUMN_SUMS: self._column_sums, **self._blocks}
         arrays = {
-            "key": self._keys.key_id.encode(),
-            **{f"{messages.COLUMN_SUMS}/{place}": chunk for place, chunk in enumerate(self._column_sums)},
-            **{f"{name}/{place}": chunk for name, block in self._blocks.items() for place, chunk in enumerate(block)},
+            "key": _to_array(self._keys.key_id.encode()),
+            **{f"{name}/{key}": array for name in chunks for key, array in _to_arrays(chunks[name]).items()},
+            "scale": np.array(self._scale),
+            "patients": np.array(self._patients),
         }
-        state: dict[str, npt.NDArray[Any]] = {name: np.frombuffer(one, np.uint8) for name, one in arrays.items()}
-        average = {str(place): np.frombuffer(chunk, np.uint8) for place, chunk in enumerate(self._average)}
         return Checkpoint(
             run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
             agreement=self.settings.task_declaration.agreement,
-            weights=average,  # type: ignore[arg-type]  # bytes of ciphertexts in place of weights
-            strategy_state={**state, "scale": np.array(self._scale), "patients": np.array(self._patients)},
-            normalisation=NOT_KNOWN,
-            registrations=tuple(one for _, one in sorted(self.registrations.items())),
+            weights=_to_arrays(self._average),  # bytes of ciphertexts instead of weights
+            strategy_state=arrays,
+            normalisation=UNKNOWN,
+            registrations=tuple(each for _, each in sorted(self.registrations.items())),
             problems=self.problems.to_json(),
             history=self.history,
         )
@@ -176,126 +165,138 @@ class EncryptedRun(FederatedRun):
         try:
             key_id = state["key"].tobytes().decode()
             self._scale, self._patients = float(state["scale"]), int(state["patients"])
-        except KeyError:
-            raise CheckpointError("what an encrypted run should remember is not in it") from None
-        self._column_sums = _chunks_under(messages.COLUMN_SUMS, state)
+        except KeyError as error:
+            raise CheckpointError(f"the checkpoint is not of an encrypted run: it lacks {error}") from None
+        self._column_sums = _chunks_in(state, messages.COLUMN_SUMS)
         self._average = [array.tobytes() for array in checkpoint.weights.values()]
-        blocks = dict.fromkeys(name.partition("/")[0] for name in state if name.startswith(messages.HISTORY))
-        self._blocks = {name: _chunks_under(name, state) for name in blocks}
+        names = dict.fromkeys(key.partition("/")[0] for key in state if key.startswith(messages.HISTORY))
+        self._blocks = {name: _chunks_in(state, name) for name in names}
         self._restore(checkpoint)
         self._keys = self._new_keys(key_id)
 
     def train_config(self) -> TrainConfig:
-        """What hospitals are told; the normalisation and the threshold they know by themselves."""
-        return self._make_train_config(NOT_KNOWN)
+        """The config sent to hospitals; they know the normalisation and the threshold themselves."""
+        return self._make_train_config(UNKNOWN)
 
     def _present(self) -> list[int]:
-        return self._keys.brief(self.participants.present(), self._column_sums, self._patients)
+        return self._keys.share_key_and_sums(self.participants.present(), self._column_sums, self._patients)
 
-    def _ask_for_updates(self, number: int, nodes: list[int]) -> list[AcceptedReply[Encrypted]]:
+    def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
         """One attempt at a round, among those of the nodes that have the key."""
-        shares = self._shares = self._weigh_hospitals()
-        questions = []
-        for node in self._keys.brief(nodes, self._column_sums, self._patients):
-            content = self._question(round_number=number, share=shares[self.participants.names()[node]])
-            questions.append(Message(content, node, messages.TRAIN))
-        return self._ask(questions, self._length)
+        self._shares, names = self._weigh_hospitals(), self.participants.names()
+        ready = self._keys.share_key_and_sums(nodes, self._column_sums, self._patients)
+        contents = {
+            node: self._content(config={ROUND: number, messages.SHARE: self._shares[names[node]]}) for node in ready
+        }
+        return self._ask(messages.TRAIN, contents, self._reader(self._length))
 
-    def _ask(self, questions: list[Message], length: int, *, of_test: bool = False) -> list[AcceptedReply[Encrypted]]:
-        """The encrypted vectors of this length that hospitals answer with."""
-        replies = self.collector.send_and_receive(
-            questions,
-            self.participants.names(),
-            lambda node, content: self._read(node, content, length, of_test=of_test),
-        )
-        answered = {reply.message.metadata.src_node_id for reply in replies}
-        self._keys.doubt({question.metadata.dst_node_id for question in questions} - answered)
-        return replies
-
-    def _evaluate(
-        self, number: int, average: Chunks, scale: float, trained: set[str]
-    ) -> list[AcceptedReply[Encrypted]]:
-        """The encrypted figures of those hospitals that answer.
+    def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> VectorReplies:
+        """Encrypted figures of the hospitals that reply.
 
         Raises:
-            RunError: none does, of those that were asked: the average may be spoiled, which they alone can see.
+            RunError: hospitals are present and none replies: the average may be unusable, which only they can see.
         """
-        questions = []
-        for node in (nodes := self._present()):
-            is_counted = self.participants.names()[node] in trained
-            new = {messages.WEIGHTS: average}
-            content = self._question(new, scale=scale, round_number=number, counted=is_counted)
-            questions.append(Message(content, node, messages.EVALUATE))
-        evaluated = self._ask(questions, SLOTS, of_test=True)
-        if nodes and not evaluated:
+        weights, config = {messages.WEIGHTS: average}, {messages.SCALE: scale, ROUND: number}
+        names = self.participants.names()
+        contents = {
+            node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained})
+            for node in self._present()
+        }
+        evaluated = self._ask(messages.EVALUATE, contents, self._reader(SLOTS, of_test=True))
+        if contents and not evaluated:
             raise RunError(f"round {number}: no hospital could use the average of the encrypted updates")
         return evaluated
 
-    def _question(
+    def _ask(
         self,
-        more: Mapping[str, Chunks] | None = None,
-        *,
-        round_number: int | None = None,
-        **config: str | int | float | bool,
-    ) -> RecordDict:
-        """The encrypted weights of the last finished round, with what every hospital is told, and more.
+        message_type: str,
+        contents: Mapping[int, RecordDict],
+        read: Callable[[int, RecordDict], EncryptedVector],
+    ) -> VectorReplies:
+        """Replies that can be used; the other hospitals may lack the key."""
+        questions = [Message(content, node, message_type) for node, content in contents.items()]
+        replies = self.collector.send_and_receive(questions, self.participants.names(), read)
+        self._keys.recheck(set(contents) - {reply.message.metadata.src_node_id for reply in replies})
+        return replies
+
+    def _content(self, sums: Mapping[str, Chunks] | None = None, config: Mapping[str, Any] | None = None) -> RecordDict:
+        """A message's content: the encrypted weights of the last finished round, the train config, and more.
 
         Args:
-            more: vectors, among them perhaps other weights.
-            config: further values of the record `config`.
+            sums: more encrypted vectors by name, or other weights.
+            config: more entries of the record `config`.
         """
-        settings = self.settings
-        told: dict[str, Any] = {
+        entries = {
             **self.train_config().to_record(),
             **self._keys.config(),
             messages.PATIENTS: self._patients,
             messages.SCALE: self._scale,
-            messages.MAX_UPDATE_NORM: settings.max_update_norm,
-            PROXIMAL_MU: float(settings.strategy_arguments.get(PROXIMAL_MU, 0.0)),
-            **config,
+            messages.MAX_UPDATE_NORM: self.settings.max_update_norm,
+            PROXIMAL_MU: float(self.settings.strategy_arguments.get(PROXIMAL_MU, 0.0)),
+            **(config or {}),
         }
-        if round_number is not None:
-            told[ROUND] = round_number
-        sent = {name: chunks for name, chunks in {messages.WEIGHTS: self._average, **(more or {})}.items() if chunks}
-        return RecordDict({CONFIG: ConfigRecord(told), messages.ENCRYPTED: messages.to_record(sent)})
+        encrypted = {messages.WEIGHTS: self._average, **(sums or {})}
+        record = ConfigRecord({name: chunks for name, chunks in encrypted.items() if chunks})
+        return RecordDict({CONFIG: ConfigRecord(entries), messages.ENCRYPTED: record})
 
     def _weigh_hospitals(self) -> dict[str, float]:
-        """Shares of the average, by hospital, as the strategy weighs them; they add up to 1."""
+        """Share of each hospital in the average, by the strategy's weighting; the shares add up to 1."""
         rows = self.train_examples
         if STRATEGIES[self.settings.strategy].equal_weights:
             return dict.fromkeys(rows, 1.0 / len(rows))
         return {name: examples / sum(rows.values()) for name, examples in rows.items()}
 
-    def _read(self, node: int, content: RecordDict, length: int, *, of_test: bool = False) -> Encrypted:
-        one = self.participants.registration_of(node)
-        declared = one.test_examples if of_test else one.train_examples
-        return EncryptedReply.from_content(content, self._adder, length, declared)
+    def _reader(self, length: int, *, of_test: bool = False) -> Callable[[int, RecordDict], EncryptedVector]:
+        """Function that validates a reply: an encrypted vector of this length, from all training or held-out rows."""
 
-    def _read_closing(self, _: int, content: RecordDict) -> KeyNews:
-        return KeyNews.from_content(content, 0)
+        def read(node: int, content: RecordDict) -> EncryptedVector:
+            registration = self.participants.registration_of(node)
+            declared = registration.test_examples if of_test else registration.train_examples
+            return EncryptedReply.from_content(content, self._adder, length, declared)
 
-    def _add(self, replies: list[AcceptedReply[Encrypted]]) -> Chunks:
-        assert len(replies) >= MIN_ENCRYPTED_HOSPITALS, "of fewer each would learn the others'"
+        return read
+
+    def _add(self, replies: VectorReplies) -> Chunks:
+        assert len(replies) >= MIN_ENCRYPTED_HOSPITALS, "from a sum of fewer, each could learn the others' part"
         return self._adder.add([reply.content for reply in replies]).to_chunks()
 
-    def _remember(self, number: int, evaluated: list[AcceptedReply[Encrypted]]) -> None:
-        """Add a round's figures to those of its block of rounds, which stand at other places of the same vector."""
-        name = messages.name_of_block((number - 1) // vectors.ROUNDS)
+    def _add_if_enough(self, replies: VectorReplies) -> Chunks:
+        return self._add(replies) if len(replies) >= MIN_ENCRYPTED_HOSPITALS else []
+
+    def _add_to_block(self, number: int, evaluated: VectorReplies) -> None:
+        """Add a round's figures to those of its block of rounds, which are at other positions of the same vector."""
+        name = messages.name_of_block((number - 1) // vectors.ROUNDS_PER_BLOCK)
         figures = self._adder.add([reply.content for reply in evaluated])
-        if before := self._blocks.get(name):
-            figures = self._adder.add([self._adder.read(before, SLOTS), figures])
+        if earlier := self._blocks.get(name):
+            figures = self._adder.add([self._adder.read(earlier, SLOTS), figures])
         self._blocks[name] = figures.to_chunks()
 
-    def _summarise(self, number: int, trained: list[AcceptedReply[Encrypted]]) -> Round:
-        """Who took part, with how many rows."""
+    def _summarise(self, number: int, trained: VectorReplies) -> Round:
+        """Participants of a round and their row counts: all that the server knows."""
         rows = {reply.hospital: self.registrations[reply.hospital].train_examples for reply in trained}
+        unknown = {"train_loss": None, "counts": None}
+        return Round(
+            number=number,
+            hospitals={name: HospitalRound(train_examples=examples, **unknown) for name, examples in rows.items()},
+            federation=HospitalRound(train_examples=sum(rows.values()), **unknown),
+        )
 
-        def known(examples: int) -> HospitalRound:
-            return HospitalRound(train_examples=examples, train_loss=None, counts=None)
 
-        hospitals = {name: known(examples) for name, examples in rows.items()}
-        return Round(number=number, hospitals=hospitals, federation=known(sum(rows.values())))
+def _read_confirmation(_: int, content: RecordDict) -> KeyReply:
+    return KeyReply.from_content(content, 0)
 
 
-def _chunks_under(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Chunks:
+def _result_of(confirmed: list[AcceptedReply[KeyReply]]) -> dict[str, Any]:
+    return {"encrypted": True, "has_result": [reply.hospital for reply in confirmed]}
+
+
+def _to_array(content: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(content, np.uint8)
+
+
+def _to_arrays(chunks: Chunks) -> dict[str, npt.NDArray[Any]]:
+    return {str(place): _to_array(chunk) for place, chunk in enumerate(chunks)}
+
+
+def _chunks_in(state: Mapping[str, npt.NDArray[Any]], name: str) -> Chunks:
     return [array.tobytes() for key, array in state.items() if key.startswith(f"{name}/")]

@@ -1,18 +1,18 @@
-"""What is encrypted, as vectors, and what the sums of such vectors say. Arrays in, arrays out; knows no cipher.
+"""What hospitals encrypt, as vectors, and what the decrypted sums mean. Arrays in, arrays out; no encryption here.
 
-A hospital's figures are divided by the number of all hospitals' patients, so that whatever is added up stays of the
-size of one patient's, where the cipher is precise; counts are whole again once they are rounded.
+A hospital's figures are divided by the number of all hospitals' patients, so that a sum is no larger than one patient's
+figures, where the cipher is precise. Counts are exact again after rounding.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Measurement
-from federated_health.encryption.ckks import ERROR, SLOTS
+from federated_health.encryption.ckks import MAX_ERROR, SLOTS
 from federated_health.errors import EncryptionError
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
@@ -23,33 +23,27 @@ Vector = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
 
 MAX_PATIENTS = 200_000
-"""Of all hospitals: with many more, the error of the sum of many rounds could move a count by one."""
+"""Largest number of patients of all hospitals: with many more, errors in a sum of many rounds could change a count."""
 
-PLACES = 8
-"""Numbers of one round in the vector of many rounds."""
-
-ROUNDS = SLOTS // PLACES
-"""In one such vector."""
+FIGURES_PER_ROUND = 8
+ROUNDS_PER_BLOCK = SLOTS // FIGURES_PER_ROUND
+"""Rounds whose figures lie side by side in one vector."""
 
 BINS = 512
-FURTHEST = 12.0
-"""Log-odds between whose negative and itself the bins of a histogram lie; scores beyond are in the outermost ones."""
+MAX_BIN_LOG_ODDS = 12.0
+"""A histogram's bins divide log-odds from -12 to 12 evenly; scores beyond are in the outermost bins."""
 
-_WIDTH = 2 * FURTHEST / BINS
+_BIN_WIDTH = 2 * MAX_BIN_LOG_ODDS / BINS
 _COUNTS = tuple(field.name for field in fields(Counts))
 
 
 def flatten(weights: Weights, share: float) -> Vector:
-    """A hospital's share of the average, [weights].
-
-    Args:
-        share: of all that is averaged, that is this hospital's.
-    """
+    """A hospital's contribution to the average: its weights times its share, [weights]."""
     return share * np.concatenate([array.ravel() for array in weights.values()]).astype(np.float64)
 
 
 def unflatten(vector: Vector, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
-    """The average of these shapes, as float32: the inverse of `flatten` once the shares add up to 1."""
+    """The average as float32 arrays of these shapes: the inverse of `flatten` for shares that add up to 1."""
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     parts = np.split(vector.astype(np.float32), ends[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
@@ -58,8 +52,7 @@ def unflatten(vector: Vector, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
 def write_sums(values: Vector, measurements: Sequence[Measurement], patients: int) -> Vector:
     """One hospital's sums for the normalisation, [3 * measurements]: counts, sums, sums of squares.
 
-    Values are taken in half ranges from the middle of their declared range. A column that was observed in fewer than
-    five rows counts nothing.
+    Values are scaled to [-1, 1] by their declared range. A column observed in fewer than five rows is left out.
 
     Args:
         values: [rows, measurements], NaN for missing.
@@ -71,14 +64,14 @@ def write_sums(values: Vector, measurements: Sequence[Measurement], patients: in
 
 
 def read_normalisation(vector: Vector, measurements: Sequence[Measurement], patients: int) -> Normalisation:
-    """The normalisation (see `statistics.normalisation_from`) of the sum of all hospitals' `write_sums`.
+    """The normalisation (see `normalisation.normalisation_from`) of the sum of all hospitals' `write_sums`.
 
     Raises:
-        EncryptionError: it is not the sum of what hospitals can have sent.
+        EncryptionError: hospitals cannot have sent these sums.
     """
     middle, half = _ranges(measurements)
     count, total, squares = np.split(vector * patients, 3)
-    slack = 2 * ERROR * patients
+    slack = 2 * MAX_ERROR * patients
     count = np.round(count)
     is_possible = (
         np.isfinite(vector).all()
@@ -89,7 +82,7 @@ def read_normalisation(vector: Vector, measurements: Sequence[Measurement], pati
         and (squares * count >= total**2 - 4 * slack * np.maximum(count, 1)).all()
     )
     if not is_possible:
-        raise EncryptionError("the sums of columns are none that hospitals can have sent")
+        raise _impossible("columns")
     rows = np.maximum(count, 1.0)
     mean = total / rows
     variance = squares / rows - mean**2
@@ -100,19 +93,18 @@ def read_normalisation(vector: Vector, measurements: Sequence[Measurement], pati
     )
 
 
-def write_round(number: int, one: HospitalRound, patients: int) -> Vector:
-    """What a round gave at one hospital, [SLOTS]: zeros but in the round's own places, so that rounds add up, too."""
-    counts = one.counts or Counts()
-    rows = 0 if one.train_loss is None else one.train_examples
-    figures = [getattr(counts, name) for name in _COUNTS] + [rows * (one.train_loss or 0.0), rows]
+def write_round(number: int, figures: HospitalRound, patients: int) -> Vector:
+    """One round's figures at one hospital, [SLOTS], at the round's own positions, so that rounds can be added too."""
+    rows = 0 if figures.train_loss is None else figures.train_examples
+    losses = [rows * (figures.train_loss or 0.0), rows]
     vector = np.zeros(SLOTS)
-    vector[_places(number)] = np.array(figures, dtype=np.float64) / patients
+    vector[_positions(number)] = np.array([*astuple(figures.counts or Counts()), *losses], dtype=np.float64) / patients
     return vector
 
 
 def read_round(number: int, vector: Vector, patients: int) -> HospitalRound:
-    """What a round gave at all hospitals together, of the sum of many rounds' `write_round`."""
-    *counts, loss, rows = vector[_places(number)] * patients
+    """One round's figures at all hospitals together, from the sum of `write_round` over hospitals and rounds."""
+    *counts, loss, rows = vector[_positions(number)] * patients
     trained = round(rows)
     return HospitalRound(
         train_examples=trained,
@@ -122,55 +114,55 @@ def read_round(number: int, vector: Vector, patients: int) -> HospitalRound:
 
 
 def read_counts(figures: Vector) -> Counts:
-    """Counts, in the order of their fields, of which the whole ones may be a little off.
+    """Counts from figures in the order of their fields; whole numbers are rounded, since sums have small errors.
 
     Raises:
-        EncryptionError: they cannot be what hospitals counted.
+        EncryptionError: hospitals cannot have sent these sums.
     """
     whole, sums = np.round(figures[:4]), np.maximum(figures[4:], 0.0)
     if not np.isfinite(figures).all() or (whole < 0).any():
-        raise EncryptionError("the sums of counts are none that hospitals can have sent")
+        raise _impossible("counts")
     values = dict(zip(_COUNTS, [*map(int, whole), *map(float, sums)], strict=True))
     return Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
 
 
 def histogram(log_odds: Scores, labels: npt.NDArray[np.float32]) -> Vector:
-    """[2 * BINS]: of the positive and of the negative, how many score in each bin."""
-    edges = np.linspace(-FURTHEST, FURTHEST, BINS + 1)[1:-1]
+    """Number of positives, then of negatives, in each score bin, [2 * BINS]."""
+    edges = np.linspace(-MAX_BIN_LOG_ODDS, MAX_BIN_LOG_ODDS, BINS + 1)[1:-1]
     bins = np.searchsorted(edges, log_odds, side="right")
     return np.concatenate([np.bincount(bins[labels == label], minlength=BINS).astype(np.float64) for label in (1, 0)])
 
 
 def read_histogram(vector: Vector) -> tuple[Vector, Vector]:
-    """The bins that hold patients as cells (see `metrics.microaggregate`), of the positive and of the negative.
+    """Non-empty bins as microaggregated scores (see `metrics.microaggregate`), of the positives and of the negatives.
 
     Args:
-        vector: [2 * BINS], numbers of patients, which may be a little off.
+        vector: [2 * BINS], numbers of patients, with small errors.
 
     Raises:
-        EncryptionError: they cannot be numbers of patients.
+        EncryptionError: hospitals cannot have sent these sums.
     """
     numbers = np.round(vector)
     if not np.isfinite(vector).all() or (numbers < 0).any():
-        raise EncryptionError("the sums of scores are none that hospitals can have sent")
-    centres = -FURTHEST + _WIDTH * (np.arange(BINS) + 0.5)
-    cells = []
-    for part in np.split(numbers, 2):
-        held = part > 0
-        # Within a bin scores are taken as spread evenly.
-        cells.append(np.column_stack([part[held], centres[held], np.full(held.sum(), _WIDTH / math.sqrt(12))]))
-    return cells[0], cells[1]
+        raise _impossible("scores")
+    centres = -MAX_BIN_LOG_ODDS + _BIN_WIDTH * (np.arange(BINS) + 0.5)
+    deviation = _BIN_WIDTH / math.sqrt(12)  # scores are taken as evenly spread within a bin
+    positives, negatives = (
+        np.column_stack([part[part > 0], centres[part > 0], np.full((part > 0).sum(), deviation)])
+        for part in np.split(numbers, 2)
+    )
+    return positives, negatives
 
 
 @dataclass(frozen=True, eq=False)
 class FinalSums:
-    """What hospitals say of the final weights, of one or summed.
+    """Figures for the final weights, of one hospital or summed.
 
     Attributes:
         counts: of held-out patients.
         roc_auc: sum of the hospitals' own ROC-AUCs.
-        with_roc_auc: how many have one.
-        importance: [columns], see `appraisal.Benefit`; zeros where it was not asked for.
+        with_roc_auc: number of hospitals that have one.
+        importance: [columns], see `Benefit`; zeros if it was not measured.
         scores: see `histogram`, of held-out patients.
     """
 
@@ -181,36 +173,39 @@ class FinalSums:
     scores: Vector
 
     def to_vector(self, patients: int) -> Vector:
-        figures = [float(getattr(self.counts, name)) for name in _COUNTS]
-        of_patients = np.concatenate([figures, self.importance, self.scores]) / patients
-        return np.concatenate([[self.roc_auc, float(self.with_roc_auc)], of_patients])
+        per_patient = np.concatenate([astuple(self.counts), self.importance, self.scores]) / patients
+        return np.concatenate([[self.roc_auc, float(self.with_roc_auc)], per_patient])
 
     @classmethod
     def from_vector(cls, vector: Vector, columns: int, patients: int) -> "FinalSums":
-        """The inverse of `to_vector`, and of sums of what it gave."""
-        figures = vector[2:] * patients
-        first = len(_COUNTS)
+        """The inverse of `to_vector`, also for sums of vectors."""
+        counts, importance, scores = np.split(vector[2:] * patients, [len(_COUNTS), len(_COUNTS) + columns])
         return cls(
-            counts=read_counts(figures[:first]),
+            counts=read_counts(counts),
             roc_auc=float(vector[0]),
             with_roc_auc=round(vector[1]),
-            importance=figures[first : first + columns],
-            scores=figures[first + columns :],
+            importance=importance,
+            scores=scores,
         )
 
     @staticmethod
     def length(columns: int) -> int:
-        """Of `to_vector`."""
+        """Length of `to_vector`."""
         return 2 + len(_COUNTS) + columns + 2 * BINS
 
 
-def _places(number: int) -> slice:
-    """Of a round, from 1, in the vector of its block of rounds."""
-    start = (number - 1) % ROUNDS * PLACES
-    return slice(start, start + PLACES)
+def _positions(number: int) -> slice:
+    """Positions of a round, from 1, in the vector of its block of rounds."""
+    start = (number - 1) % ROUNDS_PER_BLOCK * FIGURES_PER_ROUND
+    return slice(start, start + FIGURES_PER_ROUND)
 
 
 def _ranges(measurements: Sequence[Measurement]) -> tuple[Vector, Vector]:
-    """The middles and the halves of the declared ranges."""
-    low, high = (np.array([getattr(one, end) for one in measurements]) for end in ("low", "high"))
+    """Middles and halves of the declared ranges."""
+    low = np.array([measurement.low for measurement in measurements])
+    high = np.array([measurement.high for measurement in measurements])
     return (low + high) / 2, (high - low) / 2
+
+
+def _impossible(what: str) -> EncryptionError:
+    return EncryptionError(f"the sums of {what} are none that hospitals can have sent")

@@ -141,11 +141,11 @@ def test_every_hospital_has_the_model_of_the_plain_run_and_the_server_has_none(
 
 
 def test_figures_and_report_are_at_the_hospitals_and_only_their_own(encrypted: Search, plain: Search) -> None:
-    told = json.loads((encrypted.out / "run" / "metrics.json").read_text())
-    assert told["encrypted"] is True
-    assert told["has_result"] == list(NAMES)
-    assert "hospitals" not in told
-    assert "threshold" not in told
+    metrics = json.loads((encrypted.out / "run" / "metrics.json").read_text())
+    assert metrics["encrypted"] is True
+    assert metrics["has_result"] == list(NAMES)
+    assert "hospitals" not in metrics
+    assert "threshold" not in metrics
     with (plain.out / "run" / "rounds.csv").open() as file:
         rounds = {(row["round"], row["hospital"]): row for row in csv.DictReader(file)}
     for name in NAMES:
@@ -221,7 +221,7 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         before = rounds()
         wait_until(lambda: rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
-        wait_until(lambda: "got the key of this run from hungary" in (tmp_path / "again.txt").read_text())
+        wait_until(lambda: "received the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
         server.wait(120)
         assert 0 < rounds() < 400
@@ -230,10 +230,10 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
         )
         assert server.wait(600) == 0, (tmp_path / "server-2.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals.values()] == [0] * len(NAMES)
-    told = json.loads((run / "metrics.json").read_text())
-    assert told["has_result"] == list(NAMES)
-    assert len(told["faults"]["resumed_after"]) == 1
-    assert 0 < told["faults"]["absent"]["cleveland"] < 400
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["has_result"] == list(NAMES)
+    assert len(metrics["faults"]["resumed_after"]) == 1
+    assert 0 < metrics["faults"]["absent"]["cleveland"] < 400
     hashes = {read_description(tmp_path / name / "model.keras")["weights_sha256"] for name in NAMES}
     assert len(hashes) == 1
     with (tmp_path / "cleveland" / "rounds.csv").open() as file:

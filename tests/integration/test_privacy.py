@@ -1,4 +1,4 @@
-"""Real hospitals as processes under differential privacy: what they were charged survives their death, and binds."""
+"""Real hospitals as processes under differential privacy: what they spent survives their death and still counts."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
     for name, file in HOSPITALS.items():
         data[name].parent.mkdir()
         shutil.copy(hospitals_folder / file, data[name])
-    accounts = {name: tmp_path / name / f"privacy-{name}.jsonl" for name in HOSPITALS}
+    budget_files = {name: tmp_path / name / f"privacy-{name}.jsonl" for name in HOSPITALS}
     address = f"127.0.0.1:{free_port()}"
 
     def serve(out: str, *flags: object) -> list[str]:
@@ -55,18 +55,18 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         server = stack.enter_context(forked(first, log=tmp_path / "server.txt"))
         cleveland = stack.enter_context(forked(join("cleveland"), log=tmp_path / "cleveland.txt"))
         killed = stack.enter_context(forked(join("hungary"), log=tmp_path / "killed.txt"))
-        wait_for(lambda: lines_of(accounts["hungary"]) >= 5, tmp_path / "server.txt")
+        wait_for(lambda: lines_of(budget_files["hungary"]) >= 5, tmp_path / "server.txt")
         killed.kill()
         killed.wait(120)
-        charged = lines_of(accounts["hungary"])
+        spent = lines_of(budget_files["hungary"])
         again = stack.enter_context(forked(join("hungary"), log=tmp_path / "again.txt"))
         assert server.wait(600) == 0, (tmp_path / "server.txt").read_text()
         assert [cleveland.wait(120), again.wait(120)] == [0, 0]
 
-    assert 5 <= charged < ROUNDS
+    assert 5 <= spent < ROUNDS
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert (metrics["rounds"], metrics["privacy"]["epsilon"], metrics["threshold"]) == (ROUNDS, 2.0, 0.5)
-    for name, path in accounts.items():
+    for name, path in budget_files.items():
         summary = PrivacyBudget(path).summary()
         assert ROUNDS <= summary.rounds <= ROUNDS + SPARE, name
         assert 1.8 < summary.epsilon <= 2.0  # 1.8976 where no round was repeated
@@ -81,7 +81,7 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
     assert "Differential privacy" in report
     assert "loss on training patients" not in report
 
-    before = {name: path.read_bytes() for name, path in accounts.items()}
+    before = {name: path.read_bytes() for name, path in budget_files.items()}
     with ExitStack() as stack:
         second = serve("second", "--rounds", 2)
         stack.enter_context(forked(second, log=tmp_path / "server2.txt"))
@@ -89,6 +89,6 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
             stack.enter_context(forked(join(name), log=tmp_path / f"{name}2.txt"))
         refused = "cleveland is left out: what its patients' privacy may cost in all"
         wait_for(lambda: refused in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
-    assert {name: path.read_bytes() for name, path in accounts.items()} == before
+    assert {name: path.read_bytes() for name, path in budget_files.items()} == before
     assert "--dp-budget allows more" in (tmp_path / "cleveland2.txt").read_text()
     assert not (tmp_path / "second").exists()
