@@ -117,7 +117,7 @@ def test_draws_in_chunks_are_the_draws(monkeypatch: pytest.MonkeyPatch, cells: i
     times = resample(labels, 13, seed=0)
     expected = [roc_auc_score(labels, scores, sample_weight=draw) for draw in times.T]
 
-    monkeypatch.setattr(bootstrap, "_CELLS_AT_ONCE", cells)
+    monkeypatch.setattr(bootstrap, "MAX_CELLS_PER_STEP", cells)
 
     np.testing.assert_allclose(roc_auc_draws(scores, labels, times), expected, atol=1e-12)
 

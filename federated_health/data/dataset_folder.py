@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from federated_health import __version__
-from federated_health.data.pictures import draw_partition
+from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.read import Source
 from federated_health.data.tables import hash_file
 from federated_health.errors import DataError

@@ -1,1 +1,4 @@
-"""A report as one HTML page that needs nothing else: plain content, its pictures, and the page around them."""
+"""HTML reports: plain content, charts, and the page around them.
+
+A report is one file that loads nothing. Modules here import from `messages` and the layers below it only.
+"""
