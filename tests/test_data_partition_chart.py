@@ -1,4 +1,4 @@
-"""A picture shows as much of either colour as there are patients, for one hospital as for a thousand."""
+"""The areas of the colours in a partition chart are proportional to the numbers of patients."""
 
 import struct
 from collections.abc import Sequence
