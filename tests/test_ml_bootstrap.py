@@ -106,7 +106,7 @@ def test_draws_in_chunks_are_the_draws(monkeypatch: pytest.MonkeyPatch, cells: i
     times = resample(labels, 13, seed=0)
     expected = [roc_auc_score(labels, scores, sample_weight=draw) for draw in times.T]
 
-    monkeypatch.setattr(bootstrap, "_CELLS_AT_ONCE", cells)
+    monkeypatch.setattr(bootstrap, "MAX_CELLS_PER_STEP", cells)
 
     np.testing.assert_allclose(roc_auc_draws(scores, labels, times), expected, atol=1e-12)
 
@@ -211,7 +211,7 @@ def test_a_verdict_is_where_the_whole_interval_is(low: float, high: float, verdi
     assert judge(Interval(value=0.0, low=low, high=high)) is verdict
 
 
-def test_without_an_interval_nothing_can_be_said() -> None:
+def test_without_an_interval_the_verdict_is_undefined() -> None:
     assert judge(Interval()) is Verdict.UNDEFINED
     assert judge(Interval(value=0.1)) is Verdict.UNDEFINED
 
@@ -236,12 +236,12 @@ def test_a_set_is_small_below_ten_of_either_class(rarer: int) -> None:
 
 
 @pytest.mark.parametrize("rarer", [0, MIN_CLASS_SIZE - 1, MIN_CLASS_SIZE])
-def test_it_takes_five_of_either_class_to_judge(rarer: int) -> None:
+def test_a_verdict_needs_five_patients_of_each_class(rarer: int) -> None:
     assert can_judge(labels_of(rarer, 100)) is (rarer >= 5)
     assert can_judge(labels_of(100, rarer)) is (rarer >= 5)
 
 
-def test_why_it_takes_five() -> None:
+def test_intervals_of_fewer_than_five_patients_exclude_zero_too_often() -> None:
     """Two models that are equally good: the fewer of a class, the more often an interval wrongly excludes 0."""
 
     def wrong(negatives: int) -> float:

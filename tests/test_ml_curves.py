@@ -188,7 +188,7 @@ def test_scores_that_separate_the_classes_have_no_slope(sign: float, gap: float)
 
 @pytest.mark.parametrize("fewer", [0, 1, MIN_PATIENTS_PER_CLASS - 1, MIN_PATIENTS_PER_CLASS])
 @pytest.mark.parametrize("rare", [0.0, 1.0])
-def test_calibration_takes_five_of_either_class(fewer: int, rare: float) -> None:
+def test_calibration_needs_five_patients_of_each_class(fewer: int, rare: float) -> None:
     labels = np.concatenate([np.full(fewer, rare), np.full(30, 1 - rare)])
     log_odds = np.random.default_rng(0).normal(size=len(labels))
 
@@ -198,7 +198,7 @@ def test_calibration_takes_five_of_either_class(fewer: int, rare: float) -> None
 
 
 @pytest.mark.parametrize("extreme", [300.0, -300.0])
-def test_log_odds_beyond_all_measure_do_not_break_the_fit(extreme: float) -> None:
+def test_extreme_log_odds_do_not_break_the_fit(extreme: float) -> None:
     log_odds, labels = patients(10, 50)
     log_odds[np.flatnonzero(labels == 1)[0]] = extreme
 

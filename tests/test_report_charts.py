@@ -289,7 +289,7 @@ def test_a_larger_share_is_darker() -> None:
 
 
 @pytest.mark.parametrize("shares", [np.array([[0.5]]), np.array([[0.5, 1.5]]), np.array([[-0.1, 0.5]])])
-def test_what_are_no_shares_is_refused(shares: Any) -> None:
+def test_values_that_are_not_shares_are_rejected(shares: Any) -> None:
     with pytest.raises(ValueError, match="share"):
         draw_heat_map(["a"], ["x", "y"], shares)
 
@@ -348,7 +348,7 @@ def test_whiskers_end_where_the_interval_does() -> None:
     assert whisker(nan, None) == pytest.approx(0, abs=0.01)
 
 
-def test_a_regime_looks_the_same_in_every_group() -> None:
+def test_a_training_setup_looks_the_same_in_every_group() -> None:
     one = Interval(value=0.5, low=0.4, high=0.6)
     svg = draw_intervals({"a": {"r": one, "s": one}, "b": {"s": one}}, quantity="q", reference=None)
 
@@ -405,7 +405,7 @@ def test_a_long_name_keeps_its_ends_and_fits() -> None:
     assert text_width("東" * 4, 10) >= 40
 
 
-def test_letters_of_other_scripts_are_no_matter_for_a_warning() -> None:
+def test_letters_of_other_scripts_cause_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "東京" in words_of(draw_roc({"東京": band(2)}))

@@ -193,12 +193,12 @@ def test_a_table_has_headers_and_scrolls_inside_itself() -> None:
 @pytest.mark.parametrize(
     "cell", ["12", "0.9", "1,200", "12 %", "<0.01", "≤ 3", f"{MINUS}0.1", "0.5 ± 0.1", "1e-05", "7 of 9"]
 )
-def test_what_looks_like_a_number(cell: str) -> None:
+def test_a_column_of_numbers_is_numeric(cell: str) -> None:
     assert Table(caption="", columns=("a", "b"), rows=(("x", cell), ("y", ""))).numeric == (False, True)
 
 
 @pytest.mark.parametrize("cell", ["3f9a1c", "v1", "12 patients", "one", "FedAvg"])
-def test_what_does_not(cell: str) -> None:
+def test_a_column_with_words_is_not_numeric(cell: str) -> None:
     assert Table(caption="", columns=("a", "b"), rows=(("1", cell), ("2", "3"))).numeric == (False, False)
 
 
@@ -216,7 +216,7 @@ def test_a_row_of_another_length_is_refused() -> None:
         (SVG, " ", "alternative text"),
     ],
 )
-def test_what_is_no_picture_is_refused(svg: str, alt: str, words: str) -> None:
+def test_an_invalid_picture_is_rejected(svg: str, alt: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Picture(svg=svg, alt=alt, caption="c")
 

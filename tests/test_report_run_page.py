@@ -1,4 +1,4 @@
-"""A run's page shows the figures that it is given, in every section, and leaves out what nobody released."""
+"""The page of a run shows the figures that it is given, and leaves out sections without data."""
 
 import ast
 import re
@@ -57,7 +57,7 @@ ALL_SECTIONS = [
 
 
 def three() -> dict[str, Replies]:
-    """One gains; one loses and was away in the first round; of one too few patients are negative to say."""
+    """Hospital a gains; b loses and misses the first round; c has too few negative patients for a verdict."""
     return {
         "a": Replies(benefit=benefit((0.05, 0.01, 0.09))),
         "b": Replies(train=60, losses=(None, 0.3), benefit=benefit((-0.1, -0.2, -0.0004))),
@@ -80,10 +80,10 @@ def alts(page: Page, title: str) -> list[str]:
     return [picture.alt for picture in blocks(section(page, title), Picture)]
 
 
-# What is there
+# What is shown
 
 
-def test_the_sections_are_all_there_and_the_head_says_what_it_is_of() -> None:
+def test_all_sections_are_shown_and_the_lead_summarises_the_run() -> None:
     page = usual_page()
     assert titles(page) == ALL_SECTIONS
     assert page.title == "heart-disease: a model of 3 hospitals"
@@ -94,13 +94,13 @@ def test_the_sections_are_all_there_and_the_head_says_what_it_is_of() -> None:
     )
 
 
-def test_who_took_part_and_in_how_many_rounds() -> None:
+def test_participants_are_listed_with_their_rounds() -> None:
     (table,) = blocks(section(usual_page(), "Participants"), Table)
     assert table.columns == ("hospital", "trained on", "held out", "rounds trained in")
     assert rows(table) == {"a": ("40", "20", "2"), "b": ("60", "20", "1"), "c": ("40", "20", "2")}
 
 
-def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
+def test_problems_are_listed_and_beyond_a_limit_counted() -> None:
     federation = federation_of(three())
     figures = federation.figures_of_last_round()
 
@@ -117,7 +117,7 @@ def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
     assert bullets.items[-1] == f"and {201 - MAX_ROWS} more lines, in metrics.json"
 
 
-def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> None:
+def test_cards_show_verdict_tone_and_figures() -> None:
     (cards,) = blocks(section(usual_page(), "Was joining worth it?"), Cards)
     assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
         ("a", "gains", "good"),
@@ -174,7 +174,7 @@ def test_learning_curves_end_where_the_rounds_do_and_say_what_is_missing() -> No
     assert tested.endswith(f"after the last round: a {DASH}, b 0.400, c 0.600, federation 0.500.")
 
 
-def test_curves_are_of_released_cells_and_name_who_has_none() -> None:
+def test_curves_come_from_released_cells_and_hospitals_without_one_are_named() -> None:
     of = section(usual_page(), "ROC curves")
     assert blocks(of, Picture)[0].alt.endswith("positive found: a 100 %, b 100 %, federation 100 %.")
     assert "Without a curve of its own: c." in blocks(of, Text)[0].words
@@ -193,14 +193,14 @@ def test_decisions_are_counted_at_the_threshold_and_add_up() -> None:
     assert "from a risk of 0.42 on" in picture.caption
 
 
-def test_who_holds_what_tells_labels_and_missing_values() -> None:
+def test_labels_and_missing_values_are_shown_by_hospital() -> None:
     labels, missing = alts(usual_page(), "Data of each hospital")
     assert labels.endswith("a: 11 with and 9 without; b: 11 with and 9 without; c: 18 with and 2 without")
     # chol of 10 in 40 training patients; of 60 the other columns lack a third
     assert "a: chol, ca (not released); b: chol, ca (not released)" in missing
 
 
-def test_columns_are_weighed_by_patient_and_ordered() -> None:
+def test_importance_is_per_patient_and_ordered() -> None:
     (alt,) = alts(usual_page(), "Which columns matter most")
     assert alt.startswith("Rise of the loss, most first: cp 0.100, ")  # 3 x 2.0 / 60
     assert alt.endswith(f", age {MINUS}0.025")
@@ -219,10 +219,10 @@ def test_settings_seed_versions_and_hashes_are_there() -> None:
     assert not {"address", "out", "data", "force"} & set(facts)
 
 
-# What is not there
+# What is left out
 
 
-def test_a_run_without_an_appraisal_has_no_verdict_and_says_so() -> None:
+def test_a_run_without_benefits_has_no_verdict_and_says_so() -> None:
     hospitals = {name: replace(one, benefit=None) for name, one in three().items()}
     page = page_of(hospitals, appraisal=False)
     gone = {"Was joining worth it?", "Which columns matter most"}
@@ -234,7 +234,7 @@ def test_a_run_without_an_appraisal_has_no_verdict_and_says_so() -> None:
     assert "Was joining worth it" not in page.lead
 
 
-def test_a_private_run_says_why_nobody_knows_what_joining_gave() -> None:
+def test_a_private_run_says_why_the_benefit_is_not_known() -> None:
     hospitals = {name: replace(one, benefit=None) for name, one in three().items()}
     page = page_of(hospitals, dp_epsilon=8.0)
     (text, *_) = blocks(section(page, "Participants"), Text)
@@ -270,7 +270,7 @@ def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
     assert render(page)
 
 
-def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> None:
+def test_a_stopped_run_without_evaluations_still_has_a_page() -> None:
     hospitals = three()
     federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}

@@ -1,4 +1,4 @@
-"""What both reports share: how figures are put, long lists, verdicts, pictures' words, settings and the model card."""
+"""Formatting of figures and long lists; sections that the pages of runs and studies share."""
 
 import numpy as np
 import pytest
@@ -165,7 +165,7 @@ def test_of_many_cards_forty_are_shown() -> None:
 # Pictures
 
 
-def test_an_roc_curve_s_words_are_read_off_at_one_alarm_in_ten() -> None:
+def test_the_alternative_text_of_an_roc_curve_is_read_at_ten_per_cent() -> None:
     curve = Curve(x=np.array([0.0, 0.2, 1.0]), y=np.array([0.0, 0.8, 1.0]))
     (picture,) = blocks(roc_section({"a": curve}, "Of somebody."), Picture)
     assert picture.alt == (
@@ -174,7 +174,7 @@ def test_an_roc_curve_s_words_are_read_off_at_one_alarm_in_ten() -> None:
     assert picture.caption.startswith("Of somebody. ")
 
 
-def test_a_matrix_s_words_are_in_the_order_of_its_counts() -> None:
+def test_the_alternative_text_of_a_matrix_names_its_counts() -> None:
     (picture,) = blocks(confusion_section({"a": (1, 2, 3, 4)}, "Of somebody."), Picture)
     assert picture.alt == "a: 1 true negatives, 2 false positives, 3 false negatives, 4 true positives"
 
@@ -218,7 +218,7 @@ def test_columns_are_ordered_by_weight_with_minus_signs() -> None:
 # Settings and the model card
 
 
-def test_settings_leave_out_what_is_of_this_machine_and_what_says_nothing() -> None:
+def test_settings_leave_out_operational_and_irrelevant_ones() -> None:
     settings = Settings.from_config({**read_defaults(), "out": "/home/somebody", "strategy-args": ""})
     own, versions = blocks(settings_section(settings, [("hash", "ab")], leave_out=frozenset({"appraisal"})), Facts)
     facts = dict(own.items)

@@ -1,8 +1,8 @@
 """Bootstrap intervals of ROC-AUC.
 
 All intervals are percentile intervals of a bootstrap over patients, stratified by class (Efron and Tibshirani 1993):
-every draw holds as many patients of each class as there are. They are conditional on the fitted models: they say how
-much the figure depends on which patients were tested, not on which patients were trained on.
+every draw holds as many patients of each class as the sample. They are conditional on the fitted models: they show how
+much a figure depends on which patients were tested, not on which patients were used for training.
 """
 
 from dataclasses import dataclass
@@ -19,20 +19,22 @@ PERMUTATIONS = 10
 """Shuffles per column of which a permutation importance is the mean."""
 
 MIN_DRAWS = 200
-_MAX_CELLS = 20_000_000
-_CELLS_AT_ONCE = 4_000_000  # of patients times draws: keeps the memory of a step below some 100 MB
+# Patients times draws, in all and per step; a step needs less than about 100 MB.
+MAX_CELLS = 20_000_000
+MAX_CELLS_PER_STEP = 4_000_000
 
 Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.floating[Any]]
+Labels = Floats
 Draws = npt.NDArray[np.float64]
-"""How often each patient is in each bootstrap draw, [patients, draws]: whole numbers."""
+"""Number of times that each patient is in each bootstrap draw, [patients, draws]."""
 
 Drawn = tuple[float, Array]
-"""A ROC-AUC, and its bootstrap draws, [draws]."""
+"""A ROC-AUC and its bootstrap draws, [draws]."""
 
 
 def can_judge(labels: Labels) -> bool:
-    """Whether either class has MIN_CLASS_SIZE patients."""
+    """Whether both classes have at least MIN_CLASS_SIZE patients."""
     return rarer_class(labels) >= MIN_CLASS_SIZE
 
 
@@ -42,22 +44,22 @@ def is_small(labels: Labels) -> bool:
 
 
 def rarer_class(labels: Labels) -> int:
-    """Patients of the class that has fewer."""
+    """Number of patients of the smaller class."""
     positives = int((labels == 1).sum())
     return min(positives, len(labels) - positives)
 
 
 def affordable_draws(patients: int, draws: int = DRAWS) -> int:
-    """Fewer draws of very many patients, so that they fit into some hundred megabytes; never fewer than MIN_DRAWS."""
-    return min(draws, max(MIN_DRAWS, _MAX_CELLS // max(1, patients)))
+    """Number of draws that fits into a few hundred megabytes: at most `draws`, at least MIN_DRAWS."""
+    return min(draws, max(MIN_DRAWS, MAX_CELLS // max(1, patients)))
 
 
 def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
-    """Draw patients with replacement, as many of either class as there are.
+    """Draw patients with replacement, as many of each class as in `labels`.
 
     Args:
         labels: [patients], 0 or 1.
-        seed: as `numpy.random.default_rng` takes it.
+        seed: seed of `numpy.random.default_rng`.
     """
     generator = np.random.default_rng(seed)
     times = np.zeros((len(labels), draws))
@@ -69,26 +71,26 @@ def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
     return times
 
 
-def roc_auc_draws(scores: npt.NDArray[np.floating[Any]], labels: Labels, times: Draws) -> Array:
-    """ROC-AUC of each draw: the share of pairs of a positive and a negative in which the positive scores higher.
+def roc_auc_draws(scores: Floats, labels: Labels, times: Draws) -> Array:
+    """ROC-AUC of each draw: share of the pairs of a positive and a negative in which the positive scores higher.
 
     Ties count one half (Hanley and McNeil 1982).
 
     Args:
-        scores: [patients], or [repeats, patients] for the mean over repeats of the same patients' scores.
-        labels: [patients], 0 or 1, both of them present.
-        times: a column of ones gives the plain AUC.
+        scores: [patients], or [repeats, patients] for the mean over repeats.
+        labels: [patients], 0 or 1, with both classes present.
+        times: see `Draws`; a column of ones gives the plain AUC.
 
     Returns:
         [draws].
     """
     positive, negative = labels == 1, labels == 0
-    chunk = max(1, _CELLS_AT_ONCE // len(labels))
+    chunk = max(1, MAX_CELLS_PER_STEP // len(labels))
     parts = []
     for first in range(0, times.shape[1], chunk):
-        some = times[:, first : first + chunk]
-        high, low = some[positive], some[negative]
-        wins = np.mean([_wins(one[positive], one[negative], high, low) for one in np.atleast_2d(scores)], axis=0)
+        draws = times[:, first : first + chunk]
+        high, low = draws[positive], draws[negative]
+        wins = np.mean([_wins(row[positive], row[negative], high, low) for row in np.atleast_2d(scores)], axis=0)
         parts.append(wins / (high.sum(axis=0) * low.sum(axis=0)))
     return np.concatenate(parts)
 
@@ -100,9 +102,9 @@ def interval_of(value: float, draws: Array) -> Interval:
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def difference_of(one: Drawn, other: Drawn) -> Interval:
-    """One ROC-AUC minus another of the same draws of the same patients: paired."""
-    return interval_of(one[0] - other[0], one[1] - other[1])
+def difference_of(first: Drawn, second: Drawn) -> Interval:
+    """The paired difference of two ROC-AUCs, first minus second, on the same draws of the same patients."""
+    return interval_of(first[0] - second[0], first[1] - second[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ class Resampled:
 
     Attributes:
         labels: [patients], 0 or 1.
-        times: as from `resample`.
+        times: result of `resample`.
     """
 
     labels: Labels
@@ -126,32 +128,32 @@ class Resampled:
         """Whether both classes are present."""
         return rarer_class(self.labels) > 0
 
-    def roc_auc(self, scores: npt.NDArray[np.floating[Any]]) -> Drawn:
-        """ROC-AUC as it is, and of each draw; see `roc_auc_draws`.
+    def roc_auc(self, scores: Floats) -> Drawn:
+        """ROC-AUC of the patients and of each draw; see `roc_auc_draws`.
 
         Raises:
             ValueError: a class has no patient.
         """
         if not self.is_defined:
             raise ValueError("ROC-AUC is not defined for one class")
-        as_is = np.ones((len(self.labels), 1))
-        return float(roc_auc_draws(scores, self.labels, as_is)[0]), roc_auc_draws(scores, self.labels, self.times)
+        once = np.ones((len(self.labels), 1))
+        return float(roc_auc_draws(scores, self.labels, once)[0]), roc_auc_draws(scores, self.labels, self.times)
 
-    def interval(self, scores: npt.NDArray[np.floating[Any]]) -> Interval:
+    def interval(self, scores: Floats) -> Interval:
         """ROC-AUC with its interval."""
         return interval_of(*self.roc_auc(scores)) if self.is_defined else Interval()
 
-    def difference(self, scores: npt.NDArray[np.floating[Any]], others: npt.NDArray[np.floating[Any]]) -> Interval:
-        """ROC-AUC of one model minus another's on the same patients and the same draws of them."""
+    def difference(self, scores: Floats, others: Floats) -> Interval:
+        """ROC-AUC of one model minus that of another, on the same draws of the same patients."""
         return difference_of(self.roc_auc(scores), self.roc_auc(others)) if self.is_defined else Interval()
 
 
 def _wins(positives: npt.NDArray[Any], negatives: npt.NDArray[Any], high: Draws, low: Draws) -> Array:
-    """[draws]: pairs in which the positive scores higher, and half of those in which both score the same.
+    """Number of pairs in which the positive scores higher, plus half of the ties, [draws].
 
     Args:
-        positives, negatives: [patients of that class], scores.
-        high, low: [patients of that class, draws], how often each of them was drawn.
+        positives, negatives: scores of each class, [patients of that class].
+        high, low: draws of each class, [patients of that class, draws].
     """
     order = np.argsort(negatives)
     below = np.zeros((len(negatives) + 1, low.shape[1]))

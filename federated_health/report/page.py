@@ -5,7 +5,6 @@ Knows nothing of medicine, of federated learning or of how pictures are drawn.
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -120,7 +119,7 @@ class Facts:
 Block: TypeAlias = Text | Caution | Bullets | Table | Picture | Cards | Facts
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Section:
     """A part of a page. A folded section shows its title only, until it is opened or printed."""
 
@@ -139,32 +138,10 @@ class Page:
     footer: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _NumberedBlock:
-    """A block with its number among the page's blocks of its kind, for captions and ids."""
-
-    block: Block
-    kind: str
-    number: int
-
-    @property
-    def svg(self) -> str:
-        assert isinstance(self.block, Picture)
-        return own_ids(self.block.svg, f"figure{self.number}_")
-
-
 def render(page: Page) -> str:
     """The page as HTML, with all text escaped. The same page gives the same characters."""
-    counts: Counter[str] = Counter()
-    sections = []
-    for slug, section in zip(_slugs([section.title for section in page.sections]), page.sections, strict=True):
-        blocks = []
-        for block in section.blocks:
-            kind = type(block).__name__
-            counts[kind] += 1
-            blocks.append(_NumberedBlock(block=block, kind=kind, number=counts[kind]))
-        sections.append((slug, section, blocks))
-    return _template().render(page=page, sections=sections, style=STYLE)
+    slugs = _slugs([section.title for section in page.sections])
+    return _template().render(page=page, sections=list(zip(slugs, page.sections, strict=True)), style=STYLE)
 
 
 @cache
@@ -172,6 +149,7 @@ def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined  # most processes render nothing
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["own_ids"] = own_ids
     return environment.from_string(TEMPLATE)
 
 

@@ -1,6 +1,6 @@
 """Sections of a run's page with charts, drawn only from what hospitals released."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
 from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
+from federated_health.ml.rounds import HospitalRound
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_learning_curves
 from federated_health.report.formatting import figure, list_some, percent_of
@@ -43,39 +44,32 @@ def learning_curves(run: RunSummary) -> Iterator[Section]:
         return
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in run.rounds]
     names = [*sorted({name for record in run.rounds for name in record.hospitals}), FEDERATION]
-    histories = {name: [part.get(name) for part in parts] for name in names}  # None: the hospital did not answer
-    tested = {
-        name: [part.counts.loss if part and part.counts else None for part in history]
-        for name, history in histories.items()
-    }
-    trained = {name: [part.train_loss if part else None for part in history] for name, history in histories.items()}
+
+    def losses(loss_of: Callable[[HospitalRound], float | None]) -> dict[str, list[float | None]]:
+        return {name: [loss_of(part[name]) if name in part else None for part in parts] for name in names}
+
     charts = (
         (
-            tested,
+            losses(lambda part: part.counts.loss if part.counts else None),
             "loss on held-out patients",
             "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % "
             "for every patient gives 0.693. A gap: the hospital did not answer.",
         ),
         (
-            trained,
+            losses(lambda part: part.train_loss),
             "loss on training patients",
             "The same on training patients, while each hospital trained and before the weights were averaged. If this "
             "falls and the loss above rises, more rounds harm.",
         ),
     )
+    numbers = [record.number for record in run.rounds]
     pictures = []
     for series, quantity, caption in charts:
         if any(value is not None for values in series.values() for value in values):
+            drawing = draw_learning_curves(series, quantity=f"{quantity}, nats", rounds=numbers)
             ends = list_some((f"{name} {figure(values[-1])}" for name, values in series.items()), ", ")
-            pictures.append(
-                Picture(
-                    svg=draw_learning_curves(
-                        series, quantity=f"{quantity}, nats", rounds=[record.number for record in run.rounds]
-                    ),
-                    alt=f"{quantity.capitalize()} after the last round: {ends}.",
-                    caption=caption,
-                )
-            )
+            alt = f"{quantity.capitalize()} after the last round: {ends}."
+            pictures.append(Picture(svg=drawing, alt=alt, caption=caption))
     yield Section(title="Learning curves", blocks=tuple(pictures))
 
 

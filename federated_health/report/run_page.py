@@ -73,15 +73,15 @@ def page_of_run(run: RunSummary) -> Page:
 
 
 def _lead(run: RunSummary) -> str:
-    sizes = [number_of(run.hospital_count, "hospital")] if run.hospital_count else []
-    sizes += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
-    sizes += ["stopped before its last round"] if run.stopped else []
-    means = ""
+    parts = [number_of(run.hospital_count, "hospital")] if run.hospital_count else []
+    parts += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
+    parts += ["stopped before its last round"] if run.stopped else []
+    qualifier = ""
     if run.encrypted:
-        means = "; averaged while encrypted, so that the server could read neither updates nor figures"
+        qualifier = "; averaged while encrypted, so that the server could read neither updates nor figures"
     elif run.hospital:
-        means = ", with differential privacy"
-    lead = f"Estimates the risk of: {get_task(run.config.task).label.meaning}. {', '.join(sizes)}{means}."
+        qualifier = ", with differential privacy"
+    lead = f"Estimates the risk of: {get_task(run.config.task).label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
         verdicts = Counter(Verdict(benefit["verdict"]) for benefit in benefits.values())
         lead += f" Was joining worth it? {list_verdicts(verdicts)}"

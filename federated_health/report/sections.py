@@ -53,7 +53,7 @@ VERDICT_RULE = (
 )
 POOLED_AUC = (
     "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their share of positive patients: "
-    "the hospital then predicts the outcome. Look at the figures within hospitals first."
+    "knowing the hospital alone then predicts part of the outcome. Look at the figures within hospitals first."
 )
 FIGURES_EXPLAINED = (
     "Accuracy: share of patients predicted correctly. Brier score: mean squared difference of risk and outcome; 0 is "

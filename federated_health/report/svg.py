@@ -8,7 +8,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -109,12 +109,6 @@ class Canvas:
         style = {"va": "center", "size": SMALL, "color": MUTED, **style}
         self._figure.text(x / WIDTH, 1 - y / self.height, text, **style)
 
-    def write_more(self, more: int, noun: str = "") -> None:
-        """Write at the bottom how many entries are not shown, if any."""
-        if more:
-            text = f"and {more:,} more{noun and f' {noun}'}, not shown"
-            self.write(WIDTH, self.height - 6, text, ha="right", style="italic")
-
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
         """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
         names = [shorten(name, WIDTH / 2 - 50) for name in handles]
@@ -142,12 +136,20 @@ class Canvas:
 
 
 @contextmanager
-def canvas(height: float) -> Iterator[Canvas]:
-    """A canvas to draw on within this context, independent of the user's own matplotlibrc."""
+def canvas(height: float, more: int = 0, noun: str = "") -> Iterator[Canvas]:
+    """A canvas to draw on within this context, independent of the user's own matplotlibrc.
+
+    Args:
+        more: number of entries that are not shown, each a `noun`; it is written on a line of its own at the bottom.
+    """
     from matplotlib import style
 
     with style.context(["default", _STYLE]):
-        yield Canvas(height)
+        paper = Canvas(height + (ROW if more else 0))
+        if more:
+            text = f"and {more:,} more{noun and f' {noun}'}, not shown"
+            paper.write(WIDTH, paper.height - 6, text, ha="right", style="italic")
+        yield paper
 
 
 def warm_up() -> None:
@@ -157,9 +159,9 @@ def warm_up() -> None:
         pass
 
 
-def legend_height(names: Iterable[str]) -> float:
+def legend_height(names: Collection[str]) -> float:
     """Height of a legend with two names per row."""
-    return ROW * math.ceil(len(list(names)) / 2) + 4
+    return ROW * math.ceil(len(names) / 2) + 4
 
 
 def first_of(entries: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:

@@ -1,25 +1,26 @@
 """HTML template and style sheet of a page, as Python text, since Flower's app bundles leave out HTML files."""
 
 TEMPLATE = """\
-{% macro show(numbered) %}
-{% set block = numbered.block %}
-{% if numbered.kind == "Text" %}
+{% set numbers = namespace(table=0, figure=0) %}
+{% macro show(block) %}
+{% set kind = block.__class__.__name__ %}
+{% if kind == "Text" %}
 <p>{{ block.words }}</p>
-{% elif numbered.kind == "Caution" %}
+{% elif kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
-{% elif numbered.kind == "Bullets" %}
+{% elif kind == "Bullets" %}
 <ul class="bullets">
 {% for item in block["items"] %}
 <li>{{ item }}</li>
 {% endfor %}
 </ul>
-{% elif numbered.kind == "Facts" %}
+{% elif kind == "Facts" %}
 <dl class="facts">
 {% for name, value in block["items"] %}
 <div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}
 </dl>
-{% elif numbered.kind == "Cards" %}
+{% elif kind == "Cards" %}
 <ul class="cards">
 {% for card in block["items"] %}
 <li class="card {{ card.tone }}">
@@ -30,11 +31,12 @@ TEMPLATE = """\
 </li>
 {% endfor %}
 </ul>
-{% elif numbered.kind == "Table" %}
+{% elif kind == "Table" %}
+{% set numbers.table = numbers.table + 1 %}
 <div class="table">
-<div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbered.number }}: {{ block.caption }}">
+<div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbers.table }}: {{ block.caption }}">
 <table>
-<caption><div><span>Table {{ numbered.number }}</span> {{ block.caption }}</div></caption>
+<caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
 <thead><tr>
 {% for column in block.columns %}
 <th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
@@ -59,12 +61,13 @@ TEMPLATE = """\
 <p class="aside">{{ block.note }}</p>
 {% endif %}
 </div>
-{% elif numbered.kind == "Picture" %}
+{% elif kind == "Picture" %}
+{% set numbers.figure = numbers.figure + 1 %}
 <figure>
 <div class="picture" role="img" aria-label="{{ block.alt }}">
-{{ numbered.svg|safe }}
+{{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}
 </div>
-<figcaption><span>Figure {{ numbered.number }}</span> {{ block.caption }}</figcaption>
+<figcaption><span>Figure {{ numbers.figure }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
 {% endmacro %}
@@ -90,14 +93,14 @@ TEMPLATE = """\
 <nav aria-labelledby="contents">
 <h2 id="contents">Contents</h2>
 <ol>
-{% for slug, section, _ in sections %}
+{% for slug, section in sections %}
 <li><a href="#{{ slug }}">{{ section.title }}</a></li>
 {% endfor %}
 </ol>
 </nav>
 {% endif %}
 <main id="content" tabindex="-1">
-{% for slug, section, blocks in sections %}
+{% for slug, section in sections %}
 <section id="{{ slug }}">
 {% if section.folded %}
 <details>
@@ -105,8 +108,8 @@ TEMPLATE = """\
 {% else %}
 <h2>{{ section.title }}</h2>
 {% endif %}
-{% for numbered in blocks %}
-{{ show(numbered) }}
+{% for block in section.blocks %}
+{{ show(block) }}
 {%- endfor %}
 {% if section.folded %}
 </details>

@@ -1,4 +1,4 @@
-"""A picture shows as much of either colour as there are patients, for one hospital as for a thousand."""
+"""The areas of the colours in a partition chart are proportional to the numbers of patients."""
 
 import struct
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from federated_health.data.pictures import MAX_NAMES, NEGATIVE, POSITIVE, draw_partition
+from federated_health.data.partition_chart import MAX_NAMES, NEGATIVE, POSITIVE, draw_partition
 
 
 def entries(*labels: tuple[int, int]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Pictures, drawn with matplotlib into files."""
+"""A PNG chart of a partition: the class balance of each hospital."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 POSITIVE, NEGATIVE = "#b3552f", "#8fb4d9"
 MAX_NAME_LENGTH = 32
 MAX_NAMES = 40
-"""Hospitals that are shown with their names."""
+"""With more hospitals, bars have no names."""
 
 
 def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]]) -> None:
-    """Who holds what: a stacked bar a hospital, of its patients with and without the label.
+    """Draw one stacked bar per hospital: its patients with and without the label.
 
     Args:
-        path: of the PNG.
-        hospitals: entries of a manifest: `name`, `rows`, and `labels` as rows of each label.
+        path: the PNG file.
+        hospitals: entries of a manifest, with `name`, `rows`, and `labels` (rows by label).
     """
     from matplotlib.figure import Figure  # takes a second to import, and most runs draw nothing
     from matplotlib.ticker import MaxNLocator
@@ -38,7 +38,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
             axes.annotate(share, (entry["rows"], place), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.margins(x=0.12)
     else:
-        # Without smoothed edges, which would leave a white gap between bars of a pixel.
+        # Antialiasing would leave a white gap between bars that are one pixel wide.
         axes.bar(places, positive, width=1.0, color=POSITIVE, label="yes", antialiased=False)
         axes.bar(places, negative, width=1.0, bottom=positive, color=NEGATIVE, label="no", antialiased=False)
         axes.set_xlabel("hospital")
