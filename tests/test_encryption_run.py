@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from federated_health.encryption.page import page_of_result
 from flwr.app import Context, Message, RecordDict
 
 from federated_health.data.dataset_folder import find_hospital
@@ -20,6 +19,7 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import hospital_key, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.hospital_result import remembered_result
+from federated_health.encryption.results import summarise_result
 from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
@@ -29,6 +29,7 @@ from federated_health.ml.metrics import count_outcomes, merge_counts, probabilit
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
+from federated_health.report.run_page import page_of_run
 from federated_health.security.rehearsal import make_all_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -616,7 +617,7 @@ def test_it_goes_with_differential_privacy(hospitals: Hospitals, tmp_path: Path)
     assert not pd.isna(result.figures["federation"]["roc_auc"])
     told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     assert told.privacy is not None
-    shown = render(page_of_result(result, told, {}, "all that there was"))
+    shown = render(page_of_run(summarise_result(result, told, {}, "all that there was")))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for
