@@ -565,7 +565,7 @@ def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hosp
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
     reasons = {reason for counted in plain.problems.unanswered.values() for reason in counted}
-    assert reasons == {"it is in an encrypted run, and says nothing that is not encrypted"}
+    assert reasons == {"it takes part in an encrypted run, and sends nothing unencrypted"}
 
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
