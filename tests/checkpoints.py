@@ -1,4 +1,4 @@
-"""Checkpoints that are a function of their round, and how two are compared."""
+"""Checkpoints that depend on their round alone, and how to compare two of them."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ NAMES = ("cleveland", "va-long-beach")
 
 
 def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
-    """A small checkpoint after so many rounds."""
+    """A small checkpoint after `number` rounds."""
     generator = np.random.default_rng(number)
     weights = {
         name: generator.normal(size=shape).astype(np.float32) for name, shape in {"a/kernel": (2, 3), "a": (1,)}.items()
@@ -45,7 +45,7 @@ def checkpoint_of(number: int, **changes: Any) -> Checkpoint:
             for place, name in enumerate(NAMES, start=1)
         ),
         problems={"rejected": {"cleveland": number}, "repeated": [[number, "lost"], None, 0.1]},
-        history=tuple(round_of(one) for one in range(1, number + 1)),
+        history=tuple(round_of(round_number) for round_number in range(1, number + 1)),
     )
     return replace(whole, **changes)
 
@@ -63,7 +63,7 @@ def round_of(number: int) -> Round:
 
 
 def parts_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What can be compared with ==: arrays as their types, shapes and bytes, in their order."""
+    """The fields in a form to compare with ==: arrays as their types, shapes and bytes, in their order."""
     parts = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     parts["weights"] = [(name, plain(array)) for name, array in checkpoint.weights.items()]
     parts["strategy_state"] = [(name, plain(array)) for name, array in checkpoint.strategy_state.items()]
@@ -79,7 +79,7 @@ def plain(array: np.ndarray) -> tuple[Any, ...]:
 
 
 def save_without_end(path: Path, saved: Connection) -> None:
-    """Go on with the run of a folder, or begin one, and tell each round once it is saved; a process of its own."""
+    """Resume the run of a folder, or begin one, and send each round number once it is saved; for its own process."""
     folder, number = CheckpointFolder(path), 0
     with suppress(CheckpointError):
         number = folder.load().round_number
@@ -90,7 +90,7 @@ def save_without_end(path: Path, saved: Connection) -> None:
 
 
 def save_and_die(path: Path, step: int, saved: Connection) -> None:
-    """The same, but its process ends, as if killed, before that call (from 0) to what changes the disk."""
+    """The same, but the process ends, as if killed, before call `step` (from 0) of those that change the disk."""
     calls = iter(range(10**6))
 
     def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,6 +102,6 @@ def save_and_die(path: Path, step: int, saved: Connection) -> None:
         return call
 
     os.fsync = mortal(os.fsync)
-    for name in ("open", "replace", "unlink", "mkdir", "rmdir"):
+    for name in ("open", "touch", "replace", "unlink", "mkdir", "rmdir"):
         setattr(Path, name, mortal(getattr(Path, name)))
     save_without_end(path, saved)

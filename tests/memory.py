@@ -1,4 +1,4 @@
-"""What another process holds in its memory (Linux)."""
+"""Search the memory of another process (Linux)."""
 
 import os
 import re
@@ -13,10 +13,10 @@ RUN = 16
 """Consecutive bytes that are searched for."""
 
 PAGE = 4096
-"""Bytes that are skipped where all of them are 0; most of what a process has asked for it has not used."""
+"""Bytes that are skipped together where all of them are 0, as most memory of a process is unused."""
 
 BITS = 22
-"""Of the table through which all words of the memory go first."""
+"""Size of the first lookup table, as a power of 2."""
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -31,8 +31,8 @@ def runs_of(arrays: Iterable[npt.NDArray[np.generic]]) -> set[bytes]:
 
 
 def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
-    """Those of the runs that are somewhere in some bytes."""
-    keys = np.unique(np.array([np.frombuffer(one[:8], np.uint64)[0] for one in wanted], dtype=np.uint64))
+    """The wanted runs that occur in the bytes."""
+    keys = np.unique(np.array([np.frombuffer(run[:8], np.uint64)[0] for run in wanted], dtype=np.uint64))
     table = np.zeros(2**BITS, dtype=bool)
     table[_hash(keys)] = True
     found = set()
@@ -48,7 +48,7 @@ def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
 
 
 def find_in_process(pid: int, wanted: set[bytes]) -> set[bytes]:
-    """Those of the runs that are somewhere in a process's memory that it can write to; it stands still meanwhile."""
+    """The wanted runs that occur in a process's writable memory; the process is stopped meanwhile."""
     found = set()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -60,7 +60,7 @@ def find_in_process(pid: int, wanted: set[bytes]) -> set[bytes]:
 
 
 def find_in_folder(folder: Path, wanted: set[bytes]) -> set[bytes]:
-    """Those of the runs that are in a file of a folder or below it."""
+    """The wanted runs that occur in a file of a folder or below it."""
     found = set()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -89,5 +89,5 @@ def _regions(pid: int) -> Iterator[bytes]:
                 try:
                     memory.seek(begin)
                     yield _without_empty_pages(memory.read(min(2**26 + RUN, end - begin)))
-                except OSError:  # it was given back meanwhile, or cannot be read by anybody
+                except OSError:  # freed meanwhile, or not readable
                     break

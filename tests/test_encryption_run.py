@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from federated_health.encryption.page import page_of_result
 from flwr.app import Context, Message, RecordDict
 
 from federated_health.data.hospital import load_hospital
@@ -20,16 +19,17 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import hospital_key, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.hospital_result import remembered_result
+from federated_health.encryption.results import summarise_result
 from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import remembered_model
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.names import node_id_of
 from federated_health.report.page import render
+from federated_health.report.run_page import page_of_run
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -564,7 +564,7 @@ def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hosp
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
     reasons = {reason for counted in plain.problems.unanswered.values() for reason in counted}
-    assert reasons == {"it is in an encrypted run, and says nothing that is not encrypted"}
+    assert reasons == {"it takes part in an encrypted run, and sends nothing unencrypted"}
 
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
@@ -614,9 +614,9 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    train_config, _ = remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
-    assert train_config.privacy is not None
-    shown = render(page_of_result(result, train_config, {}, "all that there was"))
+    told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    assert told.privacy is not None
+    shown = render(page_of_run(summarise_result(result, told, {}, "all that there was")))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for

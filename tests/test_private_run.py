@@ -185,9 +185,8 @@ def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
     monkeypatch.setattr(training, "gaussian_noise", silence)
     start, plan = initial_weights(HEART_DISEASE, "logistic", 1), replace(PLAN, sampling_rate=0.25)
 
-    one, other = (
-        train_privately_at(hospitals[0], start, plan) for _ in range(2)
-    )  # both by the operating system's entropy
+    # Both draw from the operating system's entropy.
+    one, other = (train_privately_at(hospitals[0], start, plan) for _ in range(2))
 
     assert all(not np.array_equal(one[name], other[name]) for name in one)
     monkeypatch.setattr(training, "poisson_sample", sample)

@@ -1,4 +1,4 @@
-"""Replies of four hospitals whose weights are drawn by name, and how they are read."""
+"""Replies of four hospitals whose weights are drawn by name, and a reader for them."""
 
 import numpy as np
 from flwr.app import Error, Message, RecordDict

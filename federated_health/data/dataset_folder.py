@@ -15,7 +15,6 @@ import pandas as pd
 from federated_health import __version__
 from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.partition_chart import draw_partition
-from federated_health.data.pictures import draw_partition
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
 from federated_health.files import hash_file
