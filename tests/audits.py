@@ -10,8 +10,8 @@ import numpy as np
 from federated_health.data.hospital import Hospital, patients_of
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.settings import Settings, read_defaults
-from federated_health.studies.audit.figures import figures_of_audit
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.attacks import figures_of_audit
+from federated_health.studies.audit.audit_plan import (
     AVERAGES,
     FINAL,
     UPDATES,

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.report.page import Page
+from federated_health.studies.benefit.benefit_page import page_of_study
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.figures import Scores, collect_scores, figures_of_study
-from federated_health.studies.benefit.page import page_of_study
-from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.comparison import Scores, collect_scores, figures_of_study
+from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import Protocol, Scored, TrainingSetup, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 

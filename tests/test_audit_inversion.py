@@ -17,7 +17,7 @@ from federated_health.studies.audit.inversion import (
     tolerances,
     typical,
 )
-from federated_health.studies.audit.views import Step
+from federated_health.studies.audit.observations import Step
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")

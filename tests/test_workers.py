@@ -1,4 +1,4 @@
-"""Work that is done in this process; over several, test_evidence_study.py and test_audit_command.py do it."""
+"""Work that is done in this process; over several, test_benefit_journal.py and test_audit_study.py do it."""
 
 from collections.abc import Callable
 

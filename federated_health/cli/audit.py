@@ -49,7 +49,7 @@ def attack(flags: argparse.Namespace, app: str) -> None:
     Args:
         app: where the hospitals' ClientApp is, such as client:app.
     """
-    from federated_health.studies.audit import command
+    from federated_health.studies.audit import audit_study as command
 
     given = parsing.by_flag(flags)
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_AN_AUDIT}

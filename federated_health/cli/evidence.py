@@ -57,7 +57,7 @@ def gather(flags: argparse.Namespace, app: str) -> None:
     Args:
         app: where the hospitals' ClientApp is, such as client:app.
     """
-    from federated_health.studies.benefit import command
+    from federated_health.studies.benefit import benefit_study as command
 
     given = {**read_defaults(), **parsing.by_flag(flags)}
     own = {name: given[name] for name in read_defaults() if name in given and name not in NOT_OF_A_STUDY}

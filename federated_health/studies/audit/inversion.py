@@ -18,7 +18,7 @@ from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.normalisation import Normalisation
 from federated_health.studies.audit.gradients import difference, layers_of
-from federated_health.studies.audit.views import Step
+from federated_health.studies.audit.observations import Step
 
 ITERATIONS = 2000
 DUMMIES = 64

@@ -5,8 +5,8 @@ from typing import Any
 
 from federated_health.ml.bootstrap import Interval
 from federated_health.report.words import NOT_DEFINED, number_of, percent_of, with_interval
-from federated_health.studies.audit.figures import ATTACKS, ENCRYPTED
-from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES
+from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
+from federated_health.studies.audit.audit_plan import AVERAGES, FINAL, UPDATES
 
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
 NOTHING = NOT_DEFINED

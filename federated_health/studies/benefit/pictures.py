@@ -18,8 +18,8 @@ from federated_health.report.sections import (
 )
 from federated_health.report.words import ALL, figure, list_some
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.figures import Scores
-from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.comparison import Scores
+from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup
 
 

@@ -31,7 +31,8 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.figures import PLAIN_FIGURES, Scores, count_verdicts
+from federated_health.studies.benefit.comparison import PLAIN_FIGURES, Scores, count_verdicts
+from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.pictures import (
     calibration_of_study,
     confusion_of_study,
@@ -39,7 +40,6 @@ from federated_health.studies.benefit.pictures import (
     importance_of_study,
     roc_of_study,
 )
-from federated_health.studies.benefit.study import Results
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, Protocol, TrainingSetup
 
 MEAN = "mean over hospitals"

@@ -33,7 +33,7 @@ from federated_health.ml.bootstrap import (
 from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.study import Results
+from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup
 
 PLAIN_FIGURES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")

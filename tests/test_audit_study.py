@@ -16,10 +16,10 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.errors import RunError
-from federated_health.studies.audit import command
-from federated_health.studies.audit.command import Request, name_of
+from federated_health.studies.audit import audit_study as command
+from federated_health.studies.audit.audit_plan import Outcome, Plan, Trial
+from federated_health.studies.audit.audit_study import Request, name_of
 from federated_health.studies.audit.membership import measure
-from federated_health.studies.audit.plan import Outcome, Plan, Trial
 from tests.audits import LEAKS, Audit
 
 Verb = Callable[..., tuple[int, str, str]]
@@ -51,7 +51,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         return Audit(plan).results
 
     monkeypatch.setattr(command, "run_trials", run_trials)
-    monkeypatch.setattr("federated_health.studies.audit.figures.measure", partial(measure, draws=100))
+    monkeypatch.setattr("federated_health.studies.audit.attacks.measure", partial(measure, draws=100))
     return plans
 
 

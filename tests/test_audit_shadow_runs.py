@@ -12,9 +12,8 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.settings import Settings, read_defaults
-from federated_health.studies.audit.figures import ATTACKS
-from federated_health.studies.audit.membership import measure
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.attacks import ATTACKS
+from federated_health.studies.audit.audit_plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -23,7 +22,8 @@ from federated_health.studies.audit.plan import (
     Plan,
     SmallShadowRun,
 )
-from federated_health.studies.audit.trials import run_trial
+from federated_health.studies.audit.membership import measure
+from federated_health.studies.audit.shadow_runs import run_trial
 from tests.audits import hospitals_of, plan_of
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from federated_health.studies.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
+from federated_health.studies.audit.attacks import ATTACKS, DROP, LIRA, LOSS, SHARE
+from federated_health.studies.audit.audit_plan import AVERAGES, FINAL, UPDATES, HalfShadowRun
 from federated_health.studies.audit.membership import lira_scores, measure
-from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, HalfShadowRun
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())

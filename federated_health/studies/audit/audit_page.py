@@ -14,9 +14,9 @@ from federated_health.report.words import (
     number_of,
     with_interval,
 )
-from federated_health.studies.audit.figures import ATTACKS, ENCRYPTED
+from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
+from federated_health.studies.audit.audit_plan import AVERAGES, FINAL, UPDATES, Plan
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
-from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, Plan
 from federated_health.studies.audit.tables import (
     NOTHING,
     TARGETS,

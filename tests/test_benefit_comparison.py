@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from federated_health.ml.bootstrap import Resampled, Verdict
 from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
-from federated_health.studies.benefit.figures import (
+from federated_health.studies.benefit.comparison import (
     PLAIN_FIGURES,
     OutOfFold,
     Scores,

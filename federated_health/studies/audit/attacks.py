@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.studies.audit.membership import lira_scores, measure
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.audit_plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -21,6 +20,7 @@ from federated_health.studies.audit.plan import (
     Trial,
     Worth,
 )
+from federated_health.studies.audit.membership import lira_scores, measure
 
 PLAIN, ENCRYPTED = "plain", "encrypted"
 

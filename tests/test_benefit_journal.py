@@ -15,9 +15,9 @@ import pytest
 
 from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError, SettingsError
-from federated_health.studies.benefit import study
+from federated_health.studies.benefit import journal as study
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
+from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of, run_study
 from federated_health.studies.benefit.training_setups import (
     Fit,
     Protocol,

@@ -15,10 +15,7 @@ from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.studies.audit.gradients import gradients_of, layers_of
-from federated_health.studies.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
-from federated_health.studies.audit.membership import confidences
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.audit_plan import (
     AVERAGES,
     FINAL,
     UPDATES,
@@ -31,7 +28,10 @@ from federated_health.studies.audit.plan import (
     Trial,
     Worth,
 )
-from federated_health.studies.audit.views import Step, WatchedGrid, averages_of, follow
+from federated_health.studies.audit.gradients import gradients_of, layers_of
+from federated_health.studies.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
+from federated_health.studies.audit.membership import confidences
+from federated_health.studies.audit.observations import Step, WatchedGrid, averages_of, follow
 
 NO_WAIT = 0.1
 """Seconds: in process, a hospital that is not there or cannot take part at once never will."""

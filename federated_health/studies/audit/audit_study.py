@@ -16,10 +16,10 @@ from federated_health.errors import DataError, RunError, SettingsError, UserErro
 from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
 from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
-from federated_health.studies.audit.figures import PLAIN, figures_of_audit
-from federated_health.studies.audit.page import page_of_audit
-from federated_health.studies.audit.plan import Outcome, Plan, Trial
-from federated_health.studies.audit.trials import run_trial
+from federated_health.studies.audit.attacks import PLAIN, figures_of_audit
+from federated_health.studies.audit.audit_page import page_of_audit
+from federated_health.studies.audit.audit_plan import Outcome, Plan, Trial
+from federated_health.studies.audit.shadow_runs import run_trial
 from federated_health.studies.workers import load_app, workers
 
 AUDIT = "audit.json"

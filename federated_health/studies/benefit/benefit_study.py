@@ -9,10 +9,10 @@ from federated_health.errors import SettingsError
 from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
 from federated_health.server.run_folder import spare_run
 from federated_health.settings import Settings, Value, read_defaults
+from federated_health.studies.benefit.benefit_page import page_of_study
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
-from federated_health.studies.benefit.figures import collect_scores, figures_of_study
-from federated_health.studies.benefit.page import page_of_study
-from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
+from federated_health.studies.benefit.comparison import collect_scores, figures_of_study
+from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of, run_study
 from federated_health.studies.benefit.training_setups import Protocol, TrainingSetup, plan_fits, settings_of
 
 EVIDENCE = "evidence.json"

@@ -16,11 +16,11 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
 from federated_health.errors import RunError, UserError
-from federated_health.studies.benefit import command
-from federated_health.studies.benefit.command import Request
-from federated_health.studies.benefit.study import JOURNAL
+from federated_health.studies.benefit import benefit_study as command
+from federated_health.studies.benefit.benefit_study import Request
+from federated_health.studies.benefit.journal import JOURNAL
 from tests.studies import Study, study_of
-from tests.test_evidence_page import LABELS, score
+from tests.test_benefit_page import LABELS, score
 
 Evidence = Callable[..., tuple[int, str, str]]
 
@@ -253,7 +253,7 @@ def test_a_report_that_cannot_be_made_costs_no_figure_and_is_told_without_values
     monkeypatch.setattr(command, "page_of_study", fail)
     with pytest.raises(RunError) as refused:
         run(request_of(made_up, tmp_path))
-    assert "report.html: could not be made (ValueError in test_evidence_command.py, line " in str(refused.value)
+    assert "report.html: could not be made (ValueError in test_benefit_study.py, line " in str(refused.value)
     assert str(refused.value).endswith("); everything else is saved")
     assert "271" not in str(refused.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL]

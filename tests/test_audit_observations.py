@@ -15,7 +15,7 @@ from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.studies.audit.gradients import gradients_of, layers_of
 from federated_health.studies.audit.membership import losses
-from federated_health.studies.audit.views import Step, WatchedGrid, averages_of, follow
+from federated_health.studies.audit.observations import Step, WatchedGrid, averages_of, follow
 from federated_health.transport import hospital_context
 
 
