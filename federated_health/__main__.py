@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from federated_health.cli import audit as audit
 from federated_health.cli import certificates as certificates
 from federated_health.cli import deployment as deployment
-from federated_health.cli import evidence as evidence
-from federated_health.cli import parsing
+from federated_health.cli import parsing, studies
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.examples import EXAMPLES
 
@@ -70,18 +68,18 @@ def sentence(words: str) -> str:
 
 def add_evidence(verbs: Any) -> None:
     """The verb evidence."""
-    parser = verbs.add_parser(
-        "evidence", help=evidence.WORDS, description=sentence(evidence.WORDS), examples=EXAMPLES["evidence"]
-    )
-    evidence.add_flags(parser)
-    parser.set_defaults(run=lambda flags: evidence.gather(flags, CLIENT_APP))
+    words = studies.EVIDENCE_HELP
+    parser = verbs.add_parser("evidence", help=words, description=sentence(words), examples=EXAMPLES["evidence"])
+    studies.add_evidence_flags(parser)
+    parser.set_defaults(run=lambda flags: studies.run_evidence(flags, CLIENT_APP))
 
 
 def add_audit(verbs: Any) -> None:
     """The verb audit."""
-    parser = verbs.add_parser("audit", help=audit.WORDS, description=sentence(audit.WORDS), examples=EXAMPLES["audit"])
-    audit.add_flags(parser)
-    parser.set_defaults(run=lambda flags: audit.attack(flags, CLIENT_APP))
+    words = studies.AUDIT_HELP
+    parser = verbs.add_parser("audit", help=words, description=sentence(words), examples=EXAMPLES["audit"])
+    studies.add_audit_flags(parser)
+    parser.set_defaults(run=lambda flags: studies.run_audit(flags, CLIENT_APP))
 
 
 def add_certificates(verbs: Any) -> None:

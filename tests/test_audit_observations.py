@@ -1,9 +1,10 @@
-"""What is seen of a run: the server's record of updates, the averages, and what they say of patients by hand."""
+"""What is observed of a run: recorded updates, averages, patients' gradients, and the statistics that they give."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -13,10 +14,19 @@ from federated_health.messages.content import ARRAYS
 from federated_health.messages.weights import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
-from federated_health.studies.audit.gradients import gradients_of, layers_of
 from federated_health.studies.audit.membership import losses
-from federated_health.studies.audit.observations import Step, WatchedGrid, averages_of, follow
-from federated_health.transport import hospital_context
+from federated_health.studies.audit.observations import (
+    RecordingApp,
+    Step,
+    average_steps,
+    flatten,
+    log_odds_of,
+    patient_gradients,
+    patient_statistics,
+)
+from federated_health.transport import InProcessGrid, hospital_context
+
+Array = npt.NDArray[np.float64]
 
 
 def content(value: float) -> RecordDict:
@@ -54,17 +64,17 @@ def app() -> ClientApp:
 
 
 @pytest.mark.usefixtures("server_identity")
-def test_the_grid_keeps_what_each_hospital_was_sent_and_sent_back_and_nothing_else(app: ClientApp) -> None:
-    grid = WatchedGrid(app, {name: hospital_context(name, {}) for name in ("a", "bcd", "broken")})
+def test_the_weights_of_each_hospital_s_training_are_recorded_and_nothing_else(app: ClientApp) -> None:
+    recorder = RecordingApp(app)
+    grid = InProcessGrid(recorder, {name: hospital_context(name, {}) for name in ("a", "bcd", "broken")})
     for start in (1.0, 10.0):
-        questions = [Message(content(start), node_id_of(name), "train") for name in ("a", "bcd", "broken")]
-        replies = grid.send_and_receive(questions)
+        messages = [Message(content(start), node_id_of(name), "train") for name in ("a", "bcd", "broken")]
+        replies = grid.send_and_receive(messages)
         assert [reply.has_error() for reply in replies] == [False, False, True]
         grid.send_and_receive([Message(content(5.0), node_id_of("a"), "evaluate")])
-    assert {name: pairs(steps) for name, steps in grid.seen.items()} == {
+    assert {name: pairs(steps) for name, steps in recorder.steps.items()} == {
         "a": [(1.0, 2.0), (10.0, 11.0)],
         "bcd": [(1.0, 4.0), (10.0, 13.0)],
-        "broken": [],
     }
 
 
@@ -72,36 +82,70 @@ def test_averages_go_from_round_to_round_and_to_the_final_weights() -> None:
     def weights(value: float) -> Weights:
         return {"w": np.full((1, 1), value, dtype=np.float32)}
 
-    seen = {
+    steps = {
         "a": [Step(weights(1), weights(7)), Step(weights(2), weights(8)), Step(weights(3), weights(9))],
         "b": [Step(weights(1), weights(0)), Step(weights(2), weights(0)), Step(weights(3), weights(0))],
     }
-    assert pairs(averages_of(seen, weights(4))) == [(1, 2), (2, 3), (3, 4)]
+    assert pairs(average_steps(steps, weights(4))) == [(1, 2), (2, 3), (3, 4)]
 
 
 FEATURES = np.random.default_rng(1).normal(size=(12, HEART_DISEASE.feature_width))
 LABELS = np.tile([0.0, 1.0], 6)
 
 
-def test_drops_add_up_over_steps() -> None:
-    first, second, third = (initial_weights(HEART_DISEASE, "mlp", seed) for seed in (1, 2, 3))
+# Gradients
 
-    def loss(weights: Weights) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return losses(gradients_of(layers_of(weights), FEATURES, LABELS).log_odds, LABELS)
 
-    # Not one after the other: what a server averaged in between is no part of this hospital's steps.
-    steps = [Step(first, second), Step(first, third)]
-    expected = 2 * loss(first) - loss(second) - loss(third)
-    assert follow(steps, FEATURES, LABELS)["drop"] == pytest.approx(expected)
+def in_double(model: str, seed: int = 1) -> dict[str, Any]:
+    return {name: array.astype(np.float64) for name, array in initial_weights(HEART_DISEASE, model, seed).items()}
+
+
+def loss_at(weights: Weights) -> Array:
+    return losses(log_odds_of(weights, FEATURES), LABELS)
+
+
+def test_log_odds_and_gradients_of_a_network_by_hand() -> None:
+    """relu(1*2 + 1) = 3 and relu(-1*2 + 0) = 0; 3*0.5 + 0*9 - 1 = 0.5."""
+    network: dict[str, Any] = {
+        "hidden/kernel": np.array([[1.0, -1.0]]),
+        "hidden/bias": np.array([1.0, 0.0]),
+        "logit/kernel": np.array([[0.5], [9.0]]),
+        "logit/bias": np.array([-1.0]),
+    }
+    assert log_odds_of(network, np.array([[2.0]])).tolist() == [0.5]
+    error = 1 / (1 + np.exp(-0.5)) - 1
+    expected = [2 * 0.5 * error, 0.0, 0.5 * error, 0.0, 3 * error, 0.0, error]
+    assert patient_gradients(network, np.array([[2.0]]), np.array([1.0]))[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
-def test_those_who_took_part_have_a_share_in_the_step_and_the_others_have_none(model: str) -> None:
+def test_gradients_are_those_of_finite_differences(model: str) -> None:
+    start, other = in_double(model), in_double(model, 2)
+    step = 1e-6
+    up, down = (
+        {name: array + sign * step * (other[name] - array) for name, array in start.items()} for sign in (1, -1)
+    )
+    expected = (loss_at(up) - loss_at(down)) / (2 * step)
+    directional = patient_gradients(start, FEATURES, LABELS) @ (flatten(other) - flatten(start))
+    assert directional == pytest.approx(expected, abs=1e-6)
+
+
+# Statistics
+
+
+def test_drops_add_up_over_steps() -> None:
+    first, second, third = (initial_weights(HEART_DISEASE, "mlp", seed) for seed in (1, 2, 3))
+    # Not one after the other: what a server averaged in between is no part of this hospital's steps.
+    steps = [Step(first, second), Step(first, third)]
+    expected = 2 * loss_at(first) - loss_at(second) - loss_at(third)
+    assert patient_statistics(steps, FEATURES, LABELS)["drop"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_patients_who_took_part_have_a_share_in_the_step_and_others_have_none(model: str) -> None:
     """One tiny step along the mean gradient of the first six, and the penalty of kernels."""
     rate, penalty = 1e-3, 0.1
-    before: dict[str, Any] = {
-        name: array.astype(np.float64) for name, array in initial_weights(HEART_DISEASE, model, 1).items()
-    }
+    before = in_double(model)
     after: dict[str, Any] = {}
     for name, array in before.items():
         slope = np.zeros(array.shape)
@@ -110,19 +154,17 @@ def test_those_who_took_part_have_a_share_in_the_step_and_the_others_have_none(m
             for move in (1e-6, -1e-6):
                 changed = {**before, name: before[name].copy()}
                 changed[name][place] += move
-                log_odds = gradients_of(layers_of(changed), FEATURES[:6], LABELS[:6]).log_odds
-                ends.append(losses(log_odds, LABELS[:6]).mean())
+                ends.append(losses(log_odds_of(changed, FEATURES[:6]), LABELS[:6]).mean())
             slope[place] = (ends[0] - ends[1]) / 2e-6
         after[name] = array - rate * (slope + penalty * array * (array.ndim > 1))
-    step = Step(before, after)
-    shares = follow([step], FEATURES, LABELS)["share"]
+    shares = patient_statistics([Step(before, after)], FEATURES, LABELS)["share"]
     # The ridge takes from those whose gradient is small or like another one's.
     assert np.median(shares[:6]) == pytest.approx(rate / 6, rel=0.1)
     assert shares[:6].min() > 2 * np.abs(shares[6:]).max()
 
 
-def test_a_step_that_goes_nowhere_says_nothing() -> None:
+def test_a_step_without_movement_reveals_nothing() -> None:
     weights = initial_weights(HEART_DISEASE, "mlp", 1)
-    seen = follow([Step(weights, weights)], FEATURES, LABELS)
-    assert not seen["drop"].any()
-    assert not seen["share"].any()
+    statistics = patient_statistics([Step(weights, weights)], FEATURES, LABELS)
+    assert not statistics["drop"].any()
+    assert not statistics["share"].any()

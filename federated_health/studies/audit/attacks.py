@@ -1,26 +1,25 @@
-"""From what was seen of every federation to the figures of an audit."""
+"""The attacks of an audit on its shadow runs, and the figures that they give."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from federated_health.studies.audit.audit_plan import (
+from federated_health.studies.audit.membership import lira_scores, measure_attack
+from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
     UPDATES,
+    AuditPlan,
     FullShadowRun,
     HalfShadowRun,
-    Inverted,
-    Outcome,
-    Plan,
+    HeldOutAuc,
+    RecoveredShares,
+    ShadowRun,
+    ShadowRunResult,
     SmallShadowRun,
-    Trial,
-    Worth,
 )
-from federated_health.studies.audit.membership import lira_scores, measure
 
 PLAIN, ENCRYPTED = "plain", "encrypted"
 
@@ -31,87 +30,84 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     UPDATES: {DROP: ("drop", True), SHARE: ("share", True)},
     AVERAGES: {DROP: ("drop", True), SHARE: ("share", True)},
 }
-"""What is attacked -> attack -> what it looks at, and whether shadow models calibrate it; the last one stands for all.
-Confidences order patients as losses do, the other way round."""
+"""Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). The last attack on a
+target is the one for figures by hospital. Confidences order patients as losses do, in reverse."""
 
-Results = Mapping[Trial, Outcome]
-Array = npt.NDArray[np.float64]
+Results = Mapping[ShadowRun, ShadowRunResult]
 
 
-def figures_of_audit(plan: Plan, results: Results) -> dict[str, Any]:
-    """The figures as in audit.json, by privacy; None for what is not there to be attacked, or not defined.
+def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
+    """The figures as in audit.json, by privacy setting; None for what cannot be attacked or is undefined.
 
     Returns:
-        privacy -> `attacked` and `whole`, what the models are worth that were trained on half of the rows and on all of
-        them; `attacks`, what is attacked -> attack -> figures (see `membership.Strength`); `hospitals`, hospital ->
-        what is attacked -> figures of the last attack; `inversion`, rows -> shares (see `plan.Inverted`).
+        privacy -> `attacked` and `whole`: how good the models are that were trained on half of the rows and on all;
+        `attacks`: target -> attack -> figures (see `membership.AttackStrength`); `hospitals`: hospital -> target ->
+        figures of the last attack; `inversion`: rows -> shares (see `shadow_runs.RecoveredShares`).
     """
     figures = {privacy: _figures_of(privacy, plan, results) for privacy in plan.privacies}
     if PLAIN in figures:
-        figures = {PLAIN: figures[PLAIN], ENCRYPTED: without_updates(figures[PLAIN]), **figures}
+        figures = {PLAIN: figures[PLAIN], ENCRYPTED: _without_updates(figures[PLAIN]), **figures}
     return figures
 
 
-def without_updates(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of encrypted averaging, in which nobody but their hospital holds an update.
+def _without_updates(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of encrypted averaging, in which only the hospital itself has its update.
 
-    The averages, and so the final model, are those of plain averaging up to 1e-6.
+    The averages, and so the final model, equal those of plain averaging up to 1e-6.
     """
-    inversion = {rows: {**one, "update": None} for rows, one in plain["inversion"].items()}
     return {
         **plain,
         "attacks": {**plain["attacks"], UPDATES: None},
-        "hospitals": {name: {**one, UPDATES: None} for name, one in plain["hospitals"].items()},
-        "inversion": inversion,
+        "hospitals": {name: {**targets, UPDATES: None} for name, targets in plain["hospitals"].items()},
+        "inversion": {rows: {**shares, "update": None} for rows, shares in plain["inversion"].items()},
     }
 
 
-def _figures_of(privacy: str, plan: Plan, results: Results) -> dict[str, Any]:
-    halved = [results[HalfShadowRun(privacy=privacy, run=run)] for run in range(plan.runs)]
-    whole = [results[FullShadowRun(privacy=privacy, run=run)] for run in range(plan.wholes)]
-    members, places = plan.members(), plan.places()
-    attacks: dict[str, Any] = {}
+def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, Any]:
+    half = [results[HalfShadowRun(privacy=privacy, run=run)] for run in range(plan.half_runs)]
+    full = [results[FullShadowRun(privacy=privacy, run=run)] for run in range(plan.full_runs)]
+    members = plan.members()
+    attacks: dict[str, Any] = {target: {} for target in ATTACKS}
     hospitals: dict[str, Any] = {name: {} for name in plan.hospitals}
-    for target, ways in ATTACKS.items():
-        attacks[target] = {}
-        for way, (kind, calibrated) in ways.items():
-            seen = np.array([_statistics_of(one)[target][kind] for one in halved])
-            scores = lira_scores(seen, members) if calibrated else seen
-            attacks[target][way] = asdict(measure(scores, members, plan.seed))
-        for name, place in places.items():  # of the last attack
-            hospitals[name][target] = asdict(measure(scores[:, place], members[:, place], plan.seed))
+    for target, by_attack in ATTACKS.items():
+        for attack, (statistic, is_calibrated) in by_attack.items():
+            scores = np.array([result.statistics[target][statistic] for result in half])
+            if is_calibrated:
+                scores = lira_scores(scores, members)
+            attacks[target][attack] = asdict(measure_attack(scores, members, plan.seed))
+        for name, patients in plan.slices().items():  # the last attack
+            strength = measure_attack(scores[:, patients], members[:, patients], plan.seed)
+            hospitals[name][target] = asdict(strength)
+    inverted = {
+        rows: [results[SmallShadowRun(privacy=privacy, rows=rows, draw=draw)].inversion for draw in range(plan.draws)]
+        for rows in plan.sizes
+    }
     return {
-        "attacked": _worth([one.worth for one in halved]),
-        "whole": _worth([one.worth for one in whole]),
+        "attacked": _auc_figures([result.auc for result in half]),
+        "whole": _auc_figures([result.auc for result in full]),
         "attacks": attacks,
         "hospitals": hospitals,
         "inversion": {
-            str(rows): _shares(
-                [results[SmallShadowRun(privacy=privacy, rows=rows, draw=draw)].inverted for draw in range(plan.draws)]
-            )
-            for rows in plan.sizes
+            str(rows): {
+                key.name: _mean([getattr(shares, key.name) for shares in draws if shares])
+                for key in fields(RecoveredShares)
+            }
+            for rows, draws in inverted.items()
         },
     }
 
 
-def _statistics_of(one: Outcome) -> Mapping[str, Mapping[str, Array]]:
-    assert one.statistics is not None, "it is a Halved federation's"
-    return one.statistics
-
-
-def _worth(worths: Sequence[Worth | None]) -> dict[str, float | None]:
-    """Mean ROC-AUC of some federations, and its standard deviation from one to the next."""
-    everyone = [one.everyone for one in worths if one is not None and one.everyone is not None]
-    means = [one.mean for one in worths if one is not None and one.mean is not None]
+def _auc_figures(aucs: Sequence[HeldOutAuc | None]) -> dict[str, float | None]:
+    """Mean held-out ROC-AUC of several runs, and its standard deviation between runs."""
+    values = [auc.all_patients for auc in aucs if auc is not None and auc.all_patients is not None]
     return {
-        "roc_auc": float(np.mean(everyone)) if everyone else None,
-        "deviation": float(np.std(everyone, ddof=1)) if len(everyone) > 1 else None,
-        "mean_over_hospitals": float(np.mean(means)) if means else None,
+        "roc_auc": _mean(values),
+        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "mean_over_hospitals": _mean([auc.hospital_mean for auc in aucs if auc is not None]),
     }
 
 
-def _shares(inverted: Sequence[Inverted | None]) -> dict[str, float | None]:
-    """Means over draws."""
-    rows = [asdict(one) for one in inverted if one is not None]
-    keys = ("update", "average", "typical", "random")
-    return {key: float(np.mean([row[key] for row in rows])) if rows else None for key in keys}
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are defined."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None

@@ -1,69 +1,63 @@
-"""The page of an audit: how much can be found out, by whom, and what privacy costs."""
+"""The report of an audit: what can be found out, by whom, and what privacy costs. Its tables serve the console, too."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from federated_health.ml.bootstrap import Interval
 from federated_health.privacy.plan import PROMISE
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import FOOTER, model_card, settings_section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.report.words import (
     INTERVAL,
+    NOT_DEFINED,
     figure,
     figures_table,
     number_of,
+    percent_of,
     with_interval,
 )
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
-from federated_health.studies.audit.audit_plan import AVERAGES, FINAL, UPDATES, Plan
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
-from federated_health.studies.audit.tables import (
-    NOTHING,
-    TARGETS,
-    auc_rows,
-    interval_of,
-    inversion_rows,
-    one_model_rows,
-    rate_rows,
-    strongest,
-)
+from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, AuditPlan
 
-RATE = "true-positive rate at 1 % false positives"
-assert FALSE_POSITIVE_RATE == 0.01  # as the words say
+Figures = Mapping[str, Any]
+"""Privacy setting -> figures, or a part of these (see `audit_figures`)."""
 
+Rows = dict[str, dict[str, str]]
+"""Name -> column -> cell."""
+
+TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
+RATE = f"true-positive rate at {FALSE_POSITIVE_RATE * 100:g} % false positives"
 WHO = (
     "the final model: anybody who is given it",
     "one hospital's updates: the server, and whoever operates it, who see each hospital's weights before and after its "
     "local training in each round; with encrypted averaging they hold ciphertexts and none of these",
-    "the rounds' averages: every hospital, in every setting, since it trains on from them",
+    "the rounds' averages: every hospital, under every setting, since it continues training from them",
 )
 MEANING = (
-    "An attack's ROC-AUC is the chance that it finds a training patient more likely to be one than a patient of the "
-    "same hospital who was not trained on: 0.5 is guessing, 1 is certainty. The share of training patients that it "
-    f"names while it names at most 1 % of the others ({RATE}) says whether it is sure of some; 0.01 is guessing."
+    "An attack's ROC-AUC is the probability that it ranks a training patient above a patient of the same hospital who "
+    "was not trained on: 0.5 is guessing, 1 is certainty. The share of training patients that it names while it names "
+    f"at most 1 % of the others ({RATE}) shows whether it is sure of some; 0.01 is guessing."
 )
 INVERSION = (
-    "How many of the columns of its patients can be rebuilt from one update of the smallest hospital, when so many "
-    "patients are in it. Categories count when they are the same, measurements within half a standard deviation. "
-    "Every rebuilt patient is assigned to a true one as well as can be; so are the guesses, of patients of the same "
-    "hospital whom the model was not trained on: one typical patient for all, or random ones. What is not clearly "
-    "above the guesses gives nothing away."
+    "Share of the columns of patients that can be rebuilt from one update of the smallest hospital, by the number of "
+    "patients in it. Categories count if they are equal, measurements if they are within half a standard deviation. "
+    "Every rebuilt patient is assigned to a true one as well as possible. So are guesses, made from patients of the "
+    "same hospital that the model was not trained on: one typical patient for all, or random ones. Only a share that "
+    "is clearly above the guesses reveals something."
 )
 
 
-def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
-    """Everything that an audit found, as a page.
-
-    Args:
-        figures: see `figures_of_audit`.
-    """
-    patients = sum(len(one.train) for one in plan.hospitals.values())
+def audit_page(plan: AuditPlan, figures: Figures) -> Page:
+    """The report of an audit."""
+    patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
         lead=f"{number_of(patients, 'training patient')} of {number_of(len(plan.hospitals), 'hospital')}. Who can find "
         "out whether a patient was trained on, or what was recorded of them; and what it costs to prevent it.",
         sections=(
-            _choice(figures, plan.runs),
+            _choice(figures, plan.half_runs),
             _attacks(figures),
             _by_hospital(plan, figures),
             *([_inversion(plan, figures)] if plan.sizes else []),
@@ -71,8 +65,8 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
             settings_section(
                 next(iter(plan.privacies.values())),
                 [
-                    ("federations attacked in each setting", str(plan.runs)),
-                    ("federations of all rows in each setting", str(plan.wholes)),
+                    ("runs attacked under each setting", str(plan.half_runs)),
+                    ("runs of all rows under each setting", str(plan.full_runs)),
                     ("privacy settings", ", ".join(figures)),
                     ("SHA-256 of the schema", plan.task.schema_hash),
                 ],
@@ -84,170 +78,210 @@ def page_of_audit(plan: Plan, figures: Mapping[str, Any]) -> Page:
     )
 
 
-def _table(caption: str, rows: Mapping[str, Mapping[str, str]], note: str = "", first: str = "privacy") -> Table:
+def strongest_attack(figures: Figures, target: str) -> Figures | None:
+    """Figures of the attack on a target with the greatest ROC-AUC; None if there is nothing to attack.
+
+    The greatest of several is slightly too great, which errs on the patients' side.
+
+    Args:
+        figures: those of one privacy setting.
+    """
+    attacks: Figures = figures["attacks"][target] or {}
+    return max(attacks.values(), key=lambda attack: attack["roc_auc"]["value"] or 0.0, default=None)
+
+
+def strength_rows(figures: Figures, key: str) -> Rows:
+    """The strongest attack: privacy -> target -> cell.
+
+    Args:
+        key: `roc_auc` or `true_positive_rate`.
+    """
+    return {
+        privacy: {
+            name: _with_interval(attack[key]) if (attack := strongest_attack(entry, target)) else NOT_DEFINED
+            for target, name in TARGETS.items()
+        }
+        for privacy, entry in figures.items()
+    }
+
+
+def one_model_rows(figures: Figures) -> Rows:
+    """The attack on a single final model: privacy -> its interval, and the share of models like guessing."""
+    attacks = {privacy: entry["attacks"][FINAL][_last_attack(FINAL)] for privacy, entry in figures.items()}
+    return {
+        privacy: {
+            "ROC-AUC, one model": _with_interval(attack["one_model"]),
+            "models like guessing": _percent(attack["undecided"]),
+        }
+        for privacy, attack in attacks.items()
+    }
+
+
+def inversion_rows(figures: Figures) -> Rows:
+    """Shares of columns recovered: privacy -> rows in the update -> cell; then what guesses recover."""
+    first = next(iter(figures))
+    sources = {privacy: (privacy, "update") for privacy in figures}
+    if ENCRYPTED in figures:
+        sources[f"{ENCRYPTED}: the average"] = (first, "average")
+    sources["guess: typical patient"] = (first, "typical")
+    sources["guess: random patients"] = (first, "random")
+    return {
+        name: {
+            number_of(int(rows), "row"): _percent(shares[key]) for rows, shares in figures[privacy]["inversion"].items()
+        }
+        for name, (privacy, key) in sources.items()
+    }
+
+
+def _last_attack(target: str) -> str:
+    return list(ATTACKS[target])[-1]
+
+
+def _with_interval(content: Figures) -> str:
+    return with_interval(Interval(**content))
+
+
+def _percent(share: float | None) -> str:
+    return NOT_DEFINED if share is None else percent_of(share)
+
+
+def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> Table:
     columns = list(next(iter(rows.values())))
     cells = {name: list(row.values()) for name, row in rows.items()}
     return figures_table(caption, cells, columns, note=note, first=first)
 
 
-def _choice(figures: Mapping[str, Any], runs: int) -> Section:
+def _choice(figures: Figures, runs: int) -> Section:
     panels = [
         Panel(
-            title=f"{words}: {quantity}",
+            title=f"{target}: {quantity}",
             marks={
-                privacy: (one["attacked"]["roc_auc"], interval_of(found[key]))
-                for privacy, one in figures.items()
-                if (found := strongest(one, target))
+                privacy: (entry["attacked"]["roc_auc"], Interval(**attack[key]))
+                for privacy, entry in figures.items()
+                if (attack := strongest_attack(entry, key_of_target))
             },
             reference=reference,
         )
-        for target, words in (
-            (FINAL, "final model"),
-            (UPDATES, "updates"),
-            (AVERAGES, "averages"),
-        )
+        for key_of_target, target in ((FINAL, "final model"), (UPDATES, "updates"), (AVERAGES, "averages"))
         for key, quantity, reference in (
             ("roc_auc", "AUC", 0.5),
             ("true_positive_rate", "found at 1 %", FALSE_POSITIVE_RATE),
         )
     ]
-    worth = {
+    rows = {
         privacy: {
-            "ROC-AUC, all rows": figure(one["whole"]["roc_auc"]),
-            "ROC-AUC, attacked": figure(one["attacked"]["roc_auc"]),
+            "ROC-AUC, all rows": figure(figures[privacy]["whole"]["roc_auc"]),
+            "ROC-AUC, attacked": figure(figures[privacy]["attacked"]["roc_auc"]),
+            **row,
         }
-        for privacy, one in figures.items()
+        for privacy, row in strength_rows(figures, "roc_auc").items()
     }
-    rows = {privacy: {**worth[privacy], **row} for privacy, row in auc_rows(figures).items()}
-    told = "; ".join(f"{name}: {', '.join(f'{key} {cell}' for key, cell in row.items())}" for name, row in rows.items())
+    alt = "; ".join(f"{name}: {', '.join(f'{key} {cell}' for key, cell in row.items())}" for name, row in rows.items())
     blocks: list[Block] = [
         Text(words=MEANING),
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
-            alt=f"Strength of the attacks against the worth of the models. {told}.",
+            alt=f"Strength of the attacks against the quality of the models. {alt}.",
             caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {INTERVAL}. Dashed: guessing. Every "
-            "picture has a vertical scale of its own. Good choices lie low and to the right. Encrypted averaging gives "
-            "the same models as plain averaging, and so lies on it, but for the updates, of which the server has none.",
+            "picture has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives the "
+            "same models as plain averaging, and so coincides with it, except for the updates, which the server lacks.",
         ),
         _table(
             f"ROC-AUC of attacks ({INTERVAL})",
             rows,
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
-            "were trained on half of the rows each. Of several attacks on the same, the strongest; see below for all. "
-            f"{NOTHING}: nothing to attack.",
+            "were trained on half of the rows each. The strongest attack on each target; all are listed below. "
+            f"{NOT_DEFINED}: nothing to attack.",
         ),
         _table(
-            f"The attack on a single final model: {list(ATTACKS[FINAL])[-1]} (mean {INTERVAL} of {runs} models)",
+            f"The attack on a single final model: {_last_attack(FINAL)} (mean {INTERVAL} of {runs} models)",
             one_model_rows(figures),
-            note="The intervals above are of the mean over all attacked models, and so find what is too little to be "
-            "seen in one. Who has one model has this interval; models like guessing: the share of those whose "
-            "own interval holds 0.5, which is 95 % where there is nothing to be found.",
+            note="The intervals above are of the mean over all attacked models, so they show effects that are too "
+            "small to be seen in one model. An attacker with one model has this interval. Models like guessing: share "
+            "of those whose own interval contains 0.5; 95 % if there is nothing to find.",
         ),
         _table(
             f"{RATE[0].upper()}{RATE[1:]} ({INTERVAL})",
-            rate_rows(figures),
+            strength_rows(figures, "true_positive_rate"),
             note=_false_positives(figures),
         ),
     ]
     if ENCRYPTED in figures:
         words = (
-            "With encrypted averaging the server holds ciphertexts and no key: there is nothing to be attacked, and no "
-            "figure is made up for it (the project's tests search such a server's memory for updates). The averages "
-            "are decrypted by every hospital, as the final model is by all: what these give away, encryption does not "
-            "hide; differential privacy does."
+            "With encrypted averaging the server holds ciphertexts and no key. There is nothing to attack, so no "
+            "figure is shown (the project's tests search such a server's memory for updates). Every hospital decrypts "
+            "the averages, and so the final model: encryption does not hide what these reveal; differential privacy "
+            "does."
         )
         blocks.append(Caution(words=words))
     return Section(title="The choice", blocks=tuple(blocks))
 
 
-def _false_positives(figures: Mapping[str, Any]) -> str:
-    found = strongest(next(iter(figures.values())), FINAL)
-    assert found is not None, "a final model is always there"
-    others = found["patients"] // 2
+def _false_positives(figures: Figures) -> str:
+    attack = strongest_attack(next(iter(figures.values())), FINAL)
+    assert attack is not None, "there is always a final model"
     return (
-        f"Of about {others:,} patients who were not trained on, 1 % is "
-        f"{number_of(found['false_positives'], 'patient')}: with so few, the rate says little."
+        f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
+        f"{number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to interpret."
     )
 
 
-def _attacks(figures: Mapping[str, Any]) -> Section:
+def _attacks(figures: Figures) -> Section:
     rows = {
-        f"{privacy}: {way}, on {TARGETS[target]}": {
-            "ROC-AUC": with_interval(interval_of(found["roc_auc"])),
-            RATE: with_interval(interval_of(found["true_positive_rate"])),
+        f"{privacy}: {name}, on {TARGETS[target]}": {
+            "ROC-AUC": _with_interval(attack["roc_auc"]),
+            RATE: _with_interval(attack["true_positive_rate"]),
         }
-        for privacy, one in figures.items()
-        for target, ways in one["attacks"].items()
-        if ways is not None and privacy != ENCRYPTED
-        for way, found in ways.items()
+        for privacy, entry in figures.items()
+        for target, attacks in entry["attacks"].items()
+        if privacy != ENCRYPTED
+        for name, attack in attacks.items()
     }
-    return Section(
-        title="Every attack",
-        blocks=(
-            Text(words="Who sees what:"),
-            Bullets(items=WHO),
-            _table(f"Membership inference ({INTERVAL})", rows, first="attack"),
-        ),
-        folded=True,
-    )
+    table = _table(f"Membership inference ({INTERVAL})", rows, first="attack")
+    return Section(title="Every attack", blocks=(Text(words="Who sees what:"), Bullets(items=WHO), table), folded=True)
 
 
-def _by_hospital(plan: Plan, figures: Mapping[str, Any]) -> Section:
+def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
     tables = []
     for target, words in TARGETS.items():
         rows = {
-            f"{name} ({number_of(len(one.train), 'row')})": {
-                privacy: with_interval(interval_of(found["roc_auc"]))
-                for privacy, of in figures.items()
-                if privacy != ENCRYPTED and (found := of["hospitals"][name][target])
+            f"{name} ({number_of(len(hospital.train), 'row')})": {
+                privacy: _with_interval(entry["hospitals"][name][target]["roc_auc"])
+                for privacy, entry in figures.items()
+                if privacy != ENCRYPTED
             }
-            for name, one in plan.hospitals.items()
+            for name, hospital in plan.hospitals.items()
         }
-        caption = f"ROC-AUC of {list(ATTACKS[target])[-1]} on {words} ({INTERVAL})"
-        tables.append(_table(caption, rows, first="hospital"))
+        tables.append(_table(f"ROC-AUC of {_last_attack(target)} on {words} ({INTERVAL})", rows, first="hospital"))
     return Section(title="Hospital by hospital", blocks=tuple(tables))
 
 
-def _inversion(plan: Plan, figures: Mapping[str, Any]) -> Section:
-    rows = inversion_rows(figures)
-    caption = f"Columns of {plan.smallest}'s patients that are recovered from the first round's update"
-    return Section(
-        title="Patients rebuilt from an update",
-        blocks=(
-            Text(words=INVERSION),
-            _table(
-                caption,
-                rows,
-                note=f"Means over {number_of(plan.draws, 'draw')} of patients. {NOTHING}: nothing to attack.",
-            ),
-        ),
+def _inversion(plan: AuditPlan, figures: Figures) -> Section:
+    table = _table(
+        f"Columns of {plan.smallest}'s patients that are recovered from the first round's update",
+        inversion_rows(figures),
+        note=f"Means over {number_of(plan.draws, 'draw')} of patients. {NOT_DEFINED}: nothing to attack.",
     )
+    return Section(title="Patients rebuilt from an update", blocks=(Text(words=INVERSION), table))
 
 
-def _method(plan: Plan) -> Section:
-    return Section(
-        title="How this was found out",
-        blocks=(
-            Bullets(
-                items=(
-                    f"In each setting {plan.runs} federations were trained, each on a random half of every hospital's "
-                    "training rows, so that those in and out are patients of the same kind. Each federation is "
-                    "attacked with the others as shadow models.",
-                    "Loss threshold (Yeom et al. 2018): a patient with a small loss was trained on. LiRA (Carlini et "
-                    "al. 2022): the likelihood ratio of what is seen of a patient, from shadow models with and without "
-                    "that patient.",
-                    "LiRA on loss drops: by how much a hospital's update lowers the patient's loss, over all rounds "
-                    "(cf. Nasr et al. 2019). LiRA on gradient shares: the share that the patient's own gradient has in "
-                    "the first rounds' updates, by regression on the gradients of all candidates: this attacker knows "
-                    "the records of all candidates and asks which of them took part.",
-                    "Gradient inversion: dummy patients are changed until training on them gives the update (Zhu et "
-                    "al. 2019, Geiping et al. 2020); of a single patient, the exact solution (Phong et al. 2018).",
-                    "Intervals are a bootstrap over patients, given the trained models: a patient is drawn with all "
-                    "that every federation says of them.",
-                    f"Differential privacy: {PROMISE}.",
-                    "An attack that fails is no proof that none succeeds; the promise of differential privacy holds "
-                    "for every attack.",
-                )
-            ),
-        ),
+def _method(plan: AuditPlan) -> Section:
+    items = (
+        f"Under each setting {plan.half_runs} runs were trained, each on a random half of every hospital's training "
+        "rows, so that members and non-members are patients of the same kind. Each run is attacked with the others as "
+        "shadow models.",
+        "Loss threshold (Yeom et al. 2018): a patient with a small loss was trained on. LiRA (Carlini et al. 2022): "
+        "the likelihood ratio of a patient's statistic, from shadow models with and without that patient.",
+        "LiRA on loss drops: by how much a hospital's update lowers the patient's loss, over all rounds (cf. Nasr et "
+        "al. 2019). LiRA on gradient shares: the share of the patient's own gradient in the first rounds' updates, by "
+        "regression on the gradients of all candidates. This attacker knows the records of all candidates and asks "
+        "which of them took part.",
+        "Gradient inversion: dummy patients are changed until training on them gives the update (Zhu et al. 2019, "
+        "Geiping et al. 2020); for a single patient, the exact solution (Phong et al. 2018).",
+        "Intervals are a bootstrap over patients, given the trained models: a patient is drawn together with the "
+        "figures of every run.",
+        f"Differential privacy: {PROMISE}.",
+        "An attack that fails does not prove that none succeeds; the guarantee of differential privacy holds for every "
+        "attack.",
     )
+    return Section(title="How this was found out", blocks=(Bullets(items=items),))

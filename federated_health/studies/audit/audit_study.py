@@ -1,175 +1,135 @@
-"""An audit from what was asked for to its files: audit.json and report.html."""
+"""The audit, from the request to its files: audit.json and report.html."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from flwr.clientapp import ClientApp
-
 from federated_health import __version__
-from federated_health.data.dataset_folder import find_hospital, read_manifest
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tables import hash_file
-from federated_health.data.tasks import get_task
-from federated_health.errors import DataError, RunError, SettingsError, UserError
-from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.server.run_folder import spare_run
-from federated_health.settings import Settings, Value, read_defaults
-from federated_health.studies.audit.attacks import PLAIN, figures_of_audit
-from federated_health.studies.audit.audit_page import page_of_audit
-from federated_health.studies.audit.audit_plan import Outcome, Plan, Trial
-from federated_health.studies.audit.shadow_runs import run_trial
-from federated_health.studies.workers import load_app, workers
+from federated_health.errors import DataError, SettingsError
+from federated_health.studies.audit.attacks import PLAIN, audit_figures
+from federated_health.studies.audit.audit_page import audit_page
+from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
+from federated_health.studies.study import StudyRequest, find_hospitals, refuse_duplicates
+from federated_health.studies.workers import load_app, run_tasks
 
 AUDIT = "audit.json"
 
-MIN_RUNS = 6
-"""So that of the shadow models two were trained with each patient, and two without."""
+MIN_HALF_RUNS = 6
+"""Then at least two shadow models were trained with each patient, and two without."""
 
 MIN_ROWS = 4
-"""Training rows of a hospital, of which half are taken."""
+"""Training rows per hospital, of which half runs take half."""
 
 SIZES = (1, 4, 16)
-"""Rows in the updates that are inverted, beside all of the smallest hospital's."""
+"""Rows in the updates that are inverted, besides all rows of the smallest hospital."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for.
+class AuditRequest(StudyRequest):
+    """What an audit is asked for.
 
     Attributes:
-        data: folder that create_dataset.py wrote.
-        out: folder of the audit.
-        shadows: federations that are attacked in each setting, each with the others as shadow models.
-        wholes: federations of all training rows in each setting.
-        draws: of patients whose update is inverted, of each size; 0 inverts none.
-        settings: of training, by flag.
+        shadows: half runs per privacy setting, each of which is attacked with the others as shadow models.
+        wholes: full runs per privacy setting.
+        draws: updates of each size that are inverted; 0 for no inversion.
+        epsilons: privacy budgets to attack, besides plain and encrypted runs.
     """
 
-    data: Path
-    out: Path
-    force: bool
     shadows: int
     wholes: int
     draws: int
     epsilons: tuple[float, ...]
-    settings: Mapping[str, Value]
 
 
-def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], None]) -> dict[str, Any]:
-    """Train, attack and write what was found.
+def run(request: AuditRequest, *, app: str, jobs: int, show: Callable[[int, int], None]) -> dict[str, Any]:
+    """Train and attack the shadow runs, and write the results.
+
+    Args:
+        app: reference of the hospitals' ClientApp, such as client:app.
+        jobs: worker processes. Without differential privacy, the results do not depend on their number.
+        show: called with the number of finished shadow runs and the total.
 
     Returns:
-        What audit.json holds.
+        The content of audit.json.
 
     Raises:
-        DataError, SettingsError, RunError: it cannot be run, or a federation failed; then nothing is written.
+        DataError, SettingsError: the request is not valid.
+        RunError: a run failed, or a file could not be written. Either way nothing is written.
     """
-    hospitals, hashes = _read_hospitals(request.data)
-    plan = _plan_of(request, hospitals)
-    spare_run(request.out, (AUDIT,), force=request.force)
-    make_folder(request.out)
-    results = run_trials(plan, app=app, jobs=jobs, show=show)
-    found = figures_of_audit(plan, results)
-    settings = plan.privacies[PLAIN]
+    task, files = find_hospitals(request.data)
+    hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
+    for name, hospital in hospitals.items():
+        if (rows := len(hospital.train)) < MIN_ROWS:
+            raise DataError(f"{files[name]}: expected at least {MIN_ROWS} training patients for an audit, got {rows}")
+    plan = _make_plan(request, hospitals)
+    request.open_folder((AUDIT,))
+    results = train_shadow_runs(plan, app=app, jobs=jobs, show=show)
+    by_privacy = audit_figures(plan, results)
     figures = {
         "audit": {
             "version": __version__,
-            "settings": settings.to_config(),
-            "shadows": plan.runs,
-            "wholes": plan.wholes,
+            "settings": plan.privacies[PLAIN].to_config(),
+            "shadows": plan.half_runs,
+            "wholes": plan.full_runs,
             "draws": plan.draws,
             "epsilons": list(request.epsilons),
-            "schema": plan.task.schema_hash,
-            "hospitals": hashes,
+            "schema": task.schema_hash,
+            "hospitals": {name: hash_file(path) for name, path in files.items()},
             "smallest": plan.smallest,
         },
-        "privacies": found,
+        "privacies": by_privacy,
     }
-    write_json(request.out / AUDIT, figures)
-    write_report(request.out / REPORT, lambda: page_of_audit(plan, found))
+    request.write_results(AUDIT, figures, lambda: audit_page(plan, by_privacy))
     return figures
 
 
-def run_trials(
-    plan: Plan, *, app: str, jobs: int, show: Callable[[int, int], None] = lambda *_: None
-) -> dict[Trial, Outcome]:
-    """Train and watch all federations of a plan.
-
-    Args:
-        app: where the hospitals' ClientApp is, such as client:app.
-        jobs: processes. Without differential privacy, the results do not depend on it.
-        show: told after each federation how many of how many are done.
-
-    Raises:
-        RunError: a federation failed.
-    """
-    trials = plan.trials()
-    results: dict[Trial, Outcome] = {}
-    show(0, len(trials))
-    with workers(min(jobs, len(trials)), _begin, (plan, app), died="a process of the audit died") as attack:
-        for done, (trial, outcome) in enumerate(attack(trials), start=1):
-            results[trial] = outcome
-            show(done, len(trials))
+def train_shadow_runs(
+    plan: AuditPlan, *, app: str, jobs: int, show: Callable[[int, int], None]
+) -> dict[ShadowRun, ShadowRunResult]:
+    """Train all shadow runs of a plan; see `run`."""
+    results: dict[ShadowRun, ShadowRunResult] = {}
+    run_tasks(
+        plan.shadow_runs(),
+        partial(_train, plan=plan, app=app),
+        jobs=jobs,
+        save=results.__setitem__,
+        show=show,
+        crashed="a worker process of the audit died",
+    )
     return results
 
 
-def name_of(epsilon: float) -> str:
-    """What a setting with differential privacy is called."""
+def _train(shadow: ShadowRun, plan: AuditPlan, app: str) -> ShadowRunResult:
+    return train_shadow_run(shadow, plan, load_app(app))
+
+
+def privacy_name(epsilon: float) -> str:
+    """Name of a setting with differential privacy."""
     return f"epsilon {epsilon:g}"
 
 
-def _begin(work: tuple[Plan, str]) -> Callable[[Trial], Outcome]:
-    plan, reference = work
-    app: ClientApp = load_app(reference)
-
-    def run_one(trial: Trial) -> Outcome:
-        try:
-            return run_trial(trial, plan, app)
-        except UserError as error:
-            raise RunError(f"{trial.privacy}: {error}") from None
-
-    return run_one
-
-
-def _read_hospitals(folder: Path) -> tuple[dict[str, Hospital], dict[str, str]]:
-    """All hospitals, split into training and held-out rows as they would be in a run, and their CSVs' hashes."""
-    manifest = read_manifest(folder)
-    task = get_task(manifest["task"])
-    hospitals, hashes = {}, {}
-    for number in range(1, len(manifest["hospitals"]) + 1):
-        path, name = find_hospital(folder, number)
-        hospitals[name], hashes[name] = load_hospital(path, task, name, DEFAULT_SPLIT_SEED), hash_file(path)
-        if (rows := len(hospitals[name].train)) < MIN_ROWS:
-            raise DataError(f"{path}: has {rows} patients to train on; an audit halves them, and takes {MIN_ROWS}")
-    if len(hospitals) < 2:
-        raise DataError(f"{folder}: holds one hospital; an audit of a federation takes at least two")
-    return hospitals, hashes
-
-
-def _plan_of(request: Request, hospitals: Mapping[str, Hospital]) -> Plan:
-    if request.shadows < MIN_RUNS or request.shadows % 2:
-        raise SettingsError(f"shadows: expected an even number from {MIN_RUNS}, got {request.shadows}")
-    if len(set(request.epsilons)) < len(request.epsilons):
-        given = ", ".join(f"{one:g}" for one in request.epsilons)
-        raise SettingsError(f"epsilons: each one once, got {given}")
+def _make_plan(request: AuditRequest, hospitals: Mapping[str, Hospital]) -> AuditPlan:
+    if request.shadows < MIN_HALF_RUNS or request.shadows % 2:
+        raise SettingsError(f"shadows: expected an even number from {MIN_HALF_RUNS}, got {request.shadows}")
+    refuse_duplicates("epsilons", [f"{epsilon:g}" for epsilon in request.epsilons])
     task = next(iter(hospitals.values())).task
-    config = {**read_defaults(), **request.settings, "task": task.name, "hospitals": len(hospitals)}
-    privacies = {PLAIN: Settings.from_config({**config, "dp-epsilon": 0.0})}
-    for epsilon in sorted(request.epsilons, reverse=True):
-        privacies[name_of(epsilon)] = Settings.from_config({**config, "dp-epsilon": epsilon})
-    delta, most = privacies[PLAIN].dp_delta, max(len(one.train) for one in hospitals.values())
-    if delta * most >= 1:  # hospitals would refuse it, when all that comes before is trained
-        raise SettingsError(f"dp-delta: expected less than 1/{most}, one over the training rows, got {delta!r}")
-    fewest = min(len(one.train) for one in hospitals.values())
-    sizes = (*(size for size in SIZES if size < fewest), fewest) if request.draws else ()
-    return Plan(
+    epsilons = {PLAIN: 0.0, **{privacy_name(epsilon): epsilon for epsilon in sorted(request.epsilons, reverse=True)}}
+    privacies = {
+        name: request.make_settings(task, len(hospitals), dp_epsilon=epsilon) for name, epsilon in epsilons.items()
+    }
+    rows = [len(hospital.train) for hospital in hospitals.values()]
+    delta = privacies[PLAIN].dp_delta
+    if delta * max(rows) >= 1:  # the hospitals would refuse it, but only after all plain runs
+        raise SettingsError(f"dp-delta: expected less than 1/{max(rows)}, one over the training rows, got {delta!r}")
+    return AuditPlan(
         hospitals=hospitals,
         privacies=privacies,
-        runs=request.shadows,
-        wholes=request.wholes,
-        sizes=sizes,
+        half_runs=request.shadows,
+        full_runs=request.wholes,
+        sizes=(*(size for size in SIZES if size < min(rows)), min(rows)) if request.draws else (),
         draws=request.draws,
         seed=privacies[PLAIN].seed,
     )

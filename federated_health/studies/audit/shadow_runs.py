@@ -1,173 +1,284 @@
-"""Carrying out an audit's federations (see `plan`): trained, watched and attacked in process, by any run's apps."""
+"""The shadow runs of an audit: which there are, who is trained on in each, and what the attacks observe of it.
+
+half     a random half of each hospital's training rows, to be attacked by membership inference
+full     all training rows, as in a real run: how good the model is
+small    all rows, but only a few of the smallest hospital, one update of which is inverted
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
 from flwr.clientapp import ClientApp
 
 from federated_health.data.hospital import Hospital
-from federated_health.errors import RunError
-from federated_health.hospital import handlers
-from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.data.tasks import Task
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.studies.audit.audit_plan import (
-    AVERAGES,
-    FINAL,
-    UPDATES,
-    FullShadowRun,
-    HalfShadowRun,
-    Inverted,
-    Outcome,
-    Plan,
-    SmallShadowRun,
-    Trial,
-    Worth,
-)
-from federated_health.studies.audit.gradients import gradients_of, layers_of
-from federated_health.studies.audit.inversion import Training, columns_of, invert, recovered, tolerances, typical
+from federated_health.studies.audit import inversion
 from federated_health.studies.audit.membership import confidences
-from federated_health.studies.audit.observations import Step, WatchedGrid, averages_of, follow
+from federated_health.studies.audit.observations import (
+    RecordingApp,
+    Step,
+    average_steps,
+    log_odds_of,
+    patient_statistics,
+)
+from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
 
-NO_WAIT = 0.1
-"""Seconds: in process, a hospital that is not there or cannot take part at once never will."""
+FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
+"""What is attacked: the final model, one hospital's updates, the averages of the rounds."""
 
 GUESSES = 20
-"""Draws of random patients, which what was recovered is compared with."""
+"""Draws of random patients, with which rebuilt patients are compared."""
 
 Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
-def run_trial(trial: Trial, plan: Plan, app: ClientApp) -> Outcome:
-    """Train one federation, and keep what the attacks and figures need of it.
+@dataclass(frozen=True, kw_only=True)
+class HalfShadowRun:
+    """A run on half of the rows, by its number from 0."""
+
+    privacy: str
+    run: int
+
+    def __str__(self) -> str:
+        return f"{self.privacy}, half run {self.run + 1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullShadowRun:
+    """A run on all rows, by its number from 0."""
+
+    privacy: str
+    run: int
+
+    def __str__(self) -> str:
+        return f"{self.privacy}, full run {self.run + 1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallShadowRun:
+    """A run with this many rows of the smallest hospital; `draw` numbers the random choices of rows."""
+
+    privacy: str
+    rows: int
+    draw: int
+
+    def __str__(self) -> str:
+        return f"{self.privacy}, run with {self.rows} rows of a hospital, draw {self.draw + 1}"
+
+
+ShadowRun = HalfShadowRun | FullShadowRun | SmallShadowRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutAuc:
+    """ROC-AUC of a final model on held-out rows; None where undefined.
+
+    Attributes:
+        all_patients: over all hospitals' patients together.
+        hospital_mean: mean over the hospitals in which it is defined.
+    """
+
+    all_patients: float | None
+    hospital_mean: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveredShares:
+    """Share of patients' columns that are recovered, by what they are rebuilt from.
+
+    Attributes:
+        update: their hospital's update.
+        average: the average that all hospitals get.
+        typical: guessing the same typical patient for all.
+        random: guessing other patients of the hospital, mean over GUESSES draws.
+    """
+
+    update: float
+    average: float
+    typical: float
+    random: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowRunResult:
+    """What an audit keeps of a shadow run.
+
+    Attributes:
+        auc: of half and full runs.
+        statistics: of half runs; target -> statistic -> [all hospitals' training patients].
+        inversion: of small runs.
+    """
+
+    auc: HeldOutAuc | None = None
+    statistics: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    inversion: RecoveredShares | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPlan:
+    """The shadow runs of an audit.
+
+    Attributes:
+        hospitals: hospitals whose training rows are attacked.
+        privacies: name of a privacy setting -> settings of its runs.
+        half_runs: half runs per privacy setting; even.
+        full_runs: full runs per privacy setting.
+        sizes: numbers of rows of the smallest hospital in small runs.
+        draws: small runs per size and privacy setting.
+    """
+
+    hospitals: Mapping[str, Hospital]
+    privacies: Mapping[str, Settings]
+    half_runs: int
+    full_runs: int
+    sizes: tuple[int, ...]
+    draws: int
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        return next(iter(self.hospitals.values())).task
+
+    @property
+    def smallest(self) -> str:
+        """The hospital with the fewest training rows."""
+        return min(self.hospitals, key=lambda name: len(self.hospitals[name].train))
+
+    def shadow_runs(self) -> list[ShadowRun]:
+        """All shadow runs, one privacy setting after the other."""
+        runs: list[ShadowRun] = []
+        for privacy in self.privacies:
+            runs += [HalfShadowRun(privacy=privacy, run=run) for run in range(self.half_runs)]
+            runs += [FullShadowRun(privacy=privacy, run=run) for run in range(self.full_runs)]
+            runs += [
+                SmallShadowRun(privacy=privacy, rows=rows, draw=draw)
+                for rows in self.sizes
+                for draw in range(self.draws)
+            ]
+        return runs
+
+    def slices(self) -> dict[str, slice]:
+        """Positions of each hospital's training patients among those of all hospitals."""
+        ends = np.cumsum([0, *(len(hospital.train) for hospital in self.hospitals.values())]).tolist()
+        return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
+
+    def members(self) -> npt.NDArray[np.bool_]:
+        """Who is trained on in each half run, [runs, patients]: a random half of every hospital's patients.
+
+        Every second run has the complement of the one before, so every patient is in half of the runs.
+        """
+        generator = np.random.default_rng([self.seed, 0])
+        runs = []
+        for _ in range(self.half_runs // 2):
+            parts = []
+            for hospital in self.hospitals.values():
+                chosen = np.zeros(len(hospital.train), dtype=bool)
+                chosen[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
+                parts.append(chosen)
+            half = np.concatenate(parts)
+            runs += [half, ~half]
+        return np.array(runs)
+
+
+def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: ClientApp) -> ShadowRunResult:
+    """Train a shadow run, and keep what the attacks need of it.
 
     Raises:
         RunError: it could not be trained.
     """
-    settings = plan.privacies[trial.privacy]
+    settings = plan.privacies[shadow.privacy]
     try:
-        match trial:
+        match shadow:
             case HalfShadowRun():
-                return _attack(trial, plan, settings, app)
+                return _observe(shadow, plan, replace(settings, seed=plan.seed + shadow.run), app)
             case FullShadowRun():
-                federation, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + trial.run), app)
-                return Outcome(worth=_worth(federation, plan.hospitals))
+                run, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + shadow.run), app)
+                return ShadowRunResult(auc=_held_out_auc(run, plan.hospitals))
             case SmallShadowRun():
-                return Outcome(inverted=_invert(trial, plan, settings, app))
+                return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
     finally:
-        handlers.local_model.cache_clear()  # no other federation has these rows
-
-
-def _open(hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp) -> tuple[PlainRun, WatchedGrid]:
-    grid = WatchedGrid(app, {name: InMemoryHospital(one) for name, one in hospitals.items()})
-    told = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
-    return PlainRun(grid, told), grid
+        forget_local_models()  # no other run has these rows
 
 
 def _train(
-    hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp
+    hospitals: Mapping[str, Hospital], settings: Settings, app: ClientApp, rounds: int | None = None
 ) -> tuple[PlainRun, Mapping[str, list[Step]]]:
-    federation, grid = _open(hospitals, settings, app)
-    federation.gather()
-    rounds = len(list(federation.rounds()))
-    _refuse_if_incomplete(grid.seen, rounds)
-    return federation, grid.seen
+    """A finished run and the hospitals' recorded training; all rounds, or the first few."""
+    recorder = RecordingApp(app)
+    run = open_run(hospitals, settings, recorder)
+    run.gather()
+    for _ in islice(run.rounds(), rounds):
+        pass
+    require_all_updates(run, hospitals)
+    return run, recorder.steps
 
 
-def _refuse_if_incomplete(seen: Mapping[str, list[Step]], rounds: int) -> None:
-    """An attack that compares runs must not compare those in which somebody was lost."""
-    if lost := sorted(name for name, steps in seen.items() if len(steps) < rounds):
-        raise RunError(f"{', '.join(lost)} sent fewer updates that can be used than there were rounds ({rounds})")
+def _held_out_auc(run: PlainRun, hospitals: Mapping[str, Hospital]) -> HeldOutAuc:
+    scores = [local_model(run, hospital).score(run.weights) for hospital in hospitals.values()]
+    labels = [hospital.test.labels for hospital in hospitals.values()]
+    aucs = [auc for pair in zip(scores, labels, strict=True) if (auc := roc_auc(*pair)) is not None]
+    return HeldOutAuc(
+        all_patients=roc_auc(np.concatenate(scores), np.concatenate(labels)),
+        hospital_mean=float(np.mean(aucs)) if aucs else None,
+    )
 
 
-def _attack(trial: HalfShadowRun, plan: Plan, settings: Settings, app: ClientApp) -> Outcome:
-    mine, places = plan.members()[trial.run], plan.places()
-    hospitals = {name: replace(one, train=one.train.take(mine[places[name]])) for name, one in plan.hospitals.items()}
-    federation, seen = _train(hospitals, replace(settings, seed=plan.seed + trial.run), app)
-    assert federation.normalisation is not None
-    encoder = build_encoder(plan.task, federation.normalisation)
-    features = {name: encode(encoder, plan.task, one.train.values) for name, one in plan.hospitals.items()}
-    labels = {name: one.train.labels for name, one in plan.hospitals.items()}
-    everyone, all_labels = np.concatenate(list(features.values())), np.concatenate(list(labels.values()))
-    final = gradients_of(layers_of(federation.weights), everyone, all_labels).log_odds
-    updates = [follow(seen[name], features[name], labels[name]) for name in plan.hospitals]
-    return Outcome(
-        worth=_worth(federation, hospitals),
+def _observe(shadow: HalfShadowRun, plan: AuditPlan, settings: Settings, app: ClientApp) -> ShadowRunResult:
+    members, slices = plan.members()[shadow.run], plan.slices()
+    hospitals = {
+        name: replace(hospital, train=hospital.train.take(members[slices[name]]))
+        for name, hospital in plan.hospitals.items()
+    }
+    run, steps = _train(hospitals, settings, app)
+    encoder = build_encoder(plan.task, run.train_config().normalisation)
+    patients = [hospital.train for hospital in plan.hospitals.values()]
+    features = np.concatenate([encode(encoder, plan.task, of_hospital.values) for of_hospital in patients])
+    labels = np.concatenate([of_hospital.labels for of_hospital in patients])
+    updates = [patient_statistics(steps[name], features[rows], labels[rows]) for name, rows in slices.items()]
+    return ShadowRunResult(
+        auc=_held_out_auc(run, hospitals),
         statistics={
-            FINAL: {"confidence": confidences(final, all_labels)},
-            UPDATES: {kind: np.concatenate([one[kind] for one in updates]) for kind in updates[0]},
-            AVERAGES: follow(averages_of(seen, federation.weights), everyone, all_labels),
+            FINAL: {"confidence": confidences(log_odds_of(run.weights, features), labels)},
+            UPDATES: {name: np.concatenate([update[name] for update in updates]) for name in updates[0]},
+            AVERAGES: patient_statistics(average_steps(steps, run.weights), features, labels),
         },
     )
 
 
-def _worth(federation: PlainRun, hospitals: Mapping[str, Hospital]) -> Worth:
-    told = federation.train_config()
-    scores = [
-        handlers.local_model(one, told.model, told.normalisation).score(federation.weights)
-        for one in hospitals.values()
-    ]
-    labels = [one.test.labels for one in hospitals.values()]
-    each = [roc_auc(one, mine) for one, mine in zip(scores, labels, strict=True)]
-    defined = [one for one in each if one is not None]
-    return Worth(
-        everyone=roc_auc(np.concatenate(scores), np.concatenate(labels)),
-        mean=float(np.mean(defined)) if defined else None,
-    )
-
-
-def _invert(trial: SmallShadowRun, plan: Plan, settings: Settings, app: ClientApp) -> Inverted:
-    """Invert the first round's update of the smallest hospital, with that many of its rows."""
-    whole = plan.hospitals[plan.smallest]
-    generator = np.random.default_rng([plan.seed, 1, trial.rows, trial.draw])  # the same patients in every privacy
-    chosen = generator.permutation(len(whole.train))[: trial.rows]
-    victim = replace(whole, train=whole.train.take(chosen))
-    federation, grid = _open({**plan.hospitals, whole.name: victim}, settings, app)
-    federation.gather()
-    next(federation.rounds())
-    _refuse_if_incomplete(grid.seen, 1)
-    normalisation = federation.normalisation
-    assert normalisation is not None
-    encoder = build_encoder(plan.task, normalisation)
-    everyone = np.concatenate([one.train.values for one in plan.hospitals.values()])
+def _invert(shadow: SmallShadowRun, plan: AuditPlan, settings: Settings, app: ClientApp) -> RecoveredShares:
+    """Invert the first update of the smallest hospital, with this many of its rows."""
+    task, smallest = plan.task, plan.hospitals[plan.smallest]
+    # The same patients under every privacy setting.
+    generator = np.random.default_rng([plan.seed, 1, shadow.rows, shadow.draw])
+    chosen = generator.permutation(len(smallest.train))[: shadow.rows]
+    victim = replace(smallest, train=smallest.train.take(chosen))
+    run, steps = _train({**plan.hospitals, victim.name: victim}, settings, app, rounds=1)
+    normalisation = run.train_config().normalisation
+    encoder = build_encoder(task, normalisation)
+    everyone = np.concatenate([hospital.train.values for hospital in plan.hospitals.values()])
     truth, others, all_columns = (
-        columns_of(plan.task, encode(encoder, plan.task, values), normalisation)
+        inversion.to_columns(task, encode(encoder, task, values), normalisation)
         for values in (victim.train.values, victim.test.values, everyone)
     )
-    within = tolerances(plan.task, all_columns)
-    training = _training_of(settings, whole.name, trial.rows)
-    step = grid.seen[whole.name][0]
-    rebuilt = [
-        columns_of(plan.task, invert(plan.task, one, training, trial.rows, trial.draw), normalisation)
-        for one in (step, Step(step.before, federation.weights))
-    ]
-    guesses = [others[generator.integers(len(others), size=trial.rows)] for _ in range(GUESSES)]
-    return Inverted(
-        update=recovered(rebuilt[0], truth, within),
-        average=recovered(rebuilt[1], truth, within),
-        typical=recovered(np.tile(typical(plan.task, others), (trial.rows, 1)), truth, within),
-        random=float(np.mean([recovered(guess, truth, within) for guess in guesses])),
+    tolerance = inversion.tolerances(task, all_columns)
+    training = inversion.known_training(settings, victim.name, shadow.rows)
+    update = steps[victim.name][0]
+    from_update, from_average = (
+        inversion.to_columns(task, inversion.invert(task, step, training, shadow.rows, shadow.draw), normalisation)
+        for step in (update, Step(update.before, run.weights))
     )
-
-
-def _training_of(settings: Settings, hospital: str, rows: int) -> Training:
-    """What the server knows of the first round's local training: the very batches, unless these are private."""
-    from federated_health.ml.training import batch_order  # brings TensorFlow
-
-    if settings.dp_epsilon:
-        order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
-        return Training(order=order, learning_rate=settings.dp_learning_rate, l2=settings.l2)
-    order = batch_order(
-        seed=settings.seed,
-        hospital=hospital,
-        round_number=1,
-        rows=rows,
-        epochs=settings.local_epochs,
-        batch_size=settings.batch_size,
+    typical = np.tile(inversion.typical_patient(task, others), (shadow.rows, 1))
+    guesses = [others[generator.integers(len(others), size=shadow.rows)] for _ in range(GUESSES)]
+    return RecoveredShares(
+        update=inversion.recovered_share(from_update, truth, tolerance),
+        average=inversion.recovered_share(from_average, truth, tolerance),
+        typical=inversion.recovered_share(typical, truth, tolerance),
+        random=float(np.mean([inversion.recovered_share(guess, truth, tolerance) for guess in guesses])),
     )
-    return Training(order=order, learning_rate=settings.learning_rate, l2=settings.l2)

@@ -1,18 +1,27 @@
-"""The page of a study: is joining worth it, for whom, and how do we know."""
+"""The report of a study: is joining worth it, for which hospital, and how the figures were obtained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from federated_health.ml.bootstrap import Interval
+import numpy as np
+
+from federated_health.ml.bootstrap import Interval, Resampled, rarer_class
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
+from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.sections import (
     FOOTER,
+    calibration_section,
+    confusion_section,
+    first_panels,
     model_card,
+    roc_section,
     settings_section,
     verdict_card,
     verdict_cards,
     which_columns,
+    who_holds_what,
 )
 from federated_health.report.svg import MAX_ROWS
 from federated_health.report.words import (
@@ -31,70 +40,57 @@ from federated_health.report.words import (
     with_interval,
 )
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import PLAIN_FIGURES, Scores, count_verdicts
+from federated_health.studies.benefit.comparison import POINT_ESTIMATES, Scores, count_verdicts
 from federated_health.studies.benefit.journal import Results
-from federated_health.studies.benefit.pictures import (
-    calibration_of_study,
-    confusion_of_study,
-    holdings_of_study,
-    importance_of_study,
-    roc_of_study,
-)
-from federated_health.studies.benefit.training_setups import INNER_FOLDS, Protocol, TrainingSetup
+from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
+
+Figures = Mapping[str, Any]
+"""The content of evidence.json, or of one of its entries (see `compare_models`)."""
 
 MEAN = "mean over hospitals"
-WORDS = {
+NAMES = {
     TrainingSetup.OWN: "own patients only",
     TrainingSetup.FEDERATED: "federated",
     TrainingSetup.POOLED: "pooled",
-    TrainingSetup.WITHOUT: "without it",
+    TrainingSetup.LEAVE_ONE_OUT: "without it",
 }
-MEANING_OF = (
-    "own patients only: a model of that hospital's training patients alone",
+SETUPS = (
+    "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
     "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
 )
 READING = (
-    f"{MEANINGS} Accuracy is at each model's own threshold, at which F1 over its training rows is greatest. Average "
+    f"{MEANINGS} Accuracy uses each model's own threshold, which maximises F1 over its training rows. Average "
     "precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
     "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
 
-def page_of_study(
-    cohort: Cohort, protocol: Protocol, results: Results, scores: Scores, figures: Mapping[str, Any]
+def benefit_page(
+    cohort: Cohort, protocol: EvaluationProtocol, results: Results, scores: Scores, figures: Figures
 ) -> Page:
-    """Everything that a study found, as a page.
-
-    Args:
-        figures: see `figures_of_study`.
-    """
+    """The report of a study."""
     hospitals = figures["hospitals"]
-    words = [
-        list_verdicts(count_verdicts(figures)),
-        f"{number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
-        f"{cohort.task.label.meaning}.",
-    ]
     return Page(
         title=f"Is joining worth it? {cohort.task.name}",
-        lead=" ".join(words),
+        lead=f"{list_verdicts(count_verdicts(figures))} {number_of(figures['all']['patients'], 'patient')}; the models "
+        f"estimate the risk of this: {cohort.task.label.meaning}.",
         sections=(
-            _answer(figures),
+            _verdicts(figures),
             _models(figures),
             *_strategies(protocol, figures),
-            roc_of_study(scores, protocol.settings.seed),
-            calibration_of_study(scores, figures),
-            confusion_of_study(scores),
-            holdings_of_study(cohort),
+            _roc_curves(scores, protocol.settings.seed),
+            _calibration(scores, figures),
+            _decisions(scores),
+            _holdings(cohort),
             which_columns(
-                importance_of_study(cohort, protocol, results),
-                "The federated models, on the patients that each held out.",
+                _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
             ),
             _method(protocol),
             Section(
                 title="All other figures",
-                blocks=(_other_figures("By hospital and model", hospitals, {ALL: figures["all"]}),),
+                blocks=(_point_estimates("By hospital and model", hospitals, {ALL: figures["all"]}),),
                 folded=True,
             ),
             settings_section(
@@ -110,7 +106,7 @@ def page_of_study(
                 leave_out=frozenset({"appraisal", "strategy"}),
             ),
             model_card(
-                cohort.task, list(hospitals), ["This study's models are not kept; server.py makes the one to use."]
+                cohort.task, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
             ),
         ),
         footer=FOOTER,
@@ -118,176 +114,244 @@ def page_of_study(
 
 
 def _hashes(cohort: Cohort) -> list[tuple[str, str]]:
-    shown = [(f"SHA-256 of {name}'s CSV", one) for name, one in list(cohort.hashes.items())[:MAX_ROWS]]
+    shown = [(f"SHA-256 of {name}'s CSV", digest) for name, digest in list(cohort.hashes.items())[:MAX_ROWS]]
     more = len(cohort.hashes) - MAX_ROWS
     return shown + ([("further hospitals", f"{more:,}; their hashes are in evidence.json")] if more > 0 else [])
 
 
-def _interval(content: Mapping[str, Any]) -> Interval:
-    return Interval(**content)
+def _auc(entry: Figures, model: str) -> Interval:
+    return Interval(**entry["models"][model]["roc_auc"])
 
 
-def _answer(figures: Mapping[str, Any]) -> Section:
-    hospitals = figures["hospitals"]
+def _difference(entry: Figures, name: str) -> Interval:
+    return Interval(**entry["differences"][name])
+
+
+def _signed(interval: Interval) -> str:
+    return with_interval(interval, signed=True)
+
+
+def _verdicts(figures: Figures) -> Section:
     cards, differences = [], {}
-    for name, one in hospitals.items():
-        against = {key: _interval(of) for key, of in one["differences"].items()}
-        outside = against["federated_minus_without"]
-        words = f"Federated minus the federation without it: {with_interval(outside, signed=True)}. "
-        cards.append(
-            verdict_card(
-                name,
-                one["verdict"],
-                against["federated_minus_own"],
-                (_auc(one, TrainingSetup.FEDERATED).value, _auc(one, TrainingSetup.OWN).value),
-                small=one["small"],
-                words=f"{'' if outside.value is None else words}{number_of(one['patients'], 'patient')}, "
-                f"{one['positives']:,} positive.",
-            )
+    for name, entry in figures["hospitals"].items():
+        own, left_out, pooled = (
+            _difference(entry, f"federated_minus_{other}")
+            for other in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT, TrainingSetup.POOLED)
         )
-        differences[name] = {
-            "minus own only": against["federated_minus_own"],
-            "minus without it": against["federated_minus_without"],
-            "minus pooled": against["federated_minus_pooled"],
-        }
-    mean = _interval(figures["mean"]["differences"]["federated_minus_own"])
-    parts = (
-        f"{name}: {', '.join(f'{what} {with_interval(one, signed=True)}' for what, one in group.items())}"
+        differences[name] = {"minus own only": own, "minus without it": left_out, "minus pooled": pooled}
+        words = f"{number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        if left_out.value is not None:
+            words = f"Federated minus the federation without it: {_signed(left_out)}. {words}"
+        aucs = _auc(entry, TrainingSetup.FEDERATED).value, _auc(entry, TrainingSetup.OWN).value
+        cards.append(verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=words))
+    alt = list_some(
+        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in group.items())}"
         for name, group in differences.items()
     )
     caption = f"ROC-AUC of the federated model minus that of another on the same patients, with its {INTERVAL}."
     blocks: list[Block] = [
         Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {AUC}"),
-        Bullets(items=MEANING_OF),
+        Bullets(items=SETUPS),
         *verdict_cards(cards),
     ]
+    mean = _difference(figures["mean"], "federated_minus_own")
     if mean.value is not None:
-        words = f"Mean over hospitals, federated minus own patients only: {with_interval(mean, signed=True)}."
-        blocks.append(Text(words=words))
-    blocks += [
-        Picture(
-            svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
-            alt=f"{caption} {list_some(parts)}.",
-            caption=f"{caption} Right of 0 the federated model is better.",
-        ),
-        Text(words=RULE),
-    ]
-    return Section(title="The answer, hospital by hospital", blocks=tuple(blocks))
-
-
-def _signed(difference: Mapping[str, Any]) -> str:
-    return with_interval(_interval(difference), signed=True)
-
-
-def _auc(one: Mapping[str, Any], way: str) -> Interval:
-    return _interval(one["models"][way]["roc_auc"])
-
-
-def _models(figures: Mapping[str, Any]) -> Section:
-    together = {MEAN: figures["mean"], ALL: figures["all"]}
-    hospitals, last = (
-        {name: {WORDS[regime]: _auc(one, regime) for regime in TrainingSetup} for name, one in rows.items()}
-        for rows in (figures["hospitals"], together)
+        blocks.append(Text(words=f"Mean over hospitals, federated minus own patients only: {_signed(mean)}."))
+    picture = Picture(
+        svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
+        alt=f"{caption} {alt}.",
+        caption=f"{caption} Right of 0 the federated model is better.",
     )
-    cells, ends = (
-        {name: [with_interval(one) for one in group.values()] for name, group in rows.items()}
-        for rows in (hospitals, last)
+    return Section(title="The answer, hospital by hospital", blocks=(*blocks, picture, Text(words=RULE)))
+
+
+def _last_rows(figures: Figures) -> dict[str, Figures]:
+    return {MEAN: figures["mean"], ALL: figures["all"]}
+
+
+def _table(
+    caption: str,
+    columns: Sequence[str],
+    cells: Callable[[Figures], Sequence[str]],
+    figures: Figures,
+    note: str = "",
+) -> Table:
+    """A table with one row per hospital, then the mean over hospitals and all patients."""
+    rows, last = (
+        {name: cells(entry) for name, entry in entries.items()}
+        for entries in (figures["hospitals"], _last_rows(figures))
     )
+    return figures_table(caption, rows, columns, last=last, note=note)
+
+
+def _models(figures: Figures) -> Section:
+    intervals = {
+        name: {label: _auc(entry, setup) for setup, label in NAMES.items()}
+        for name, entry in {**figures["hospitals"], **_last_rows(figures)}.items()
+    }
     return Section(
         title="How good the models are",
         blocks=(
             Picture(
-                svg=draw_intervals({**hospitals, **last}, quantity="ROC-AUC", reference=None),
+                svg=draw_intervals(intervals, quantity="ROC-AUC", reference=None),
                 alt="The same figures as in the table of ROC-AUCs below.",
-                caption=f"ROC-AUC on patients whom the model was not trained on, with its {INTERVAL}.",
+                caption=f"ROC-AUC on patients that the model was not trained on, with its {INTERVAL}.",
             ),
-            figures_table(f"ROC-AUC ({INTERVAL})", cells, [WORDS[regime] for regime in TrainingSetup], last=ends),
+            _table(
+                f"ROC-AUC ({INTERVAL})",
+                list(NAMES.values()),
+                lambda entry: [with_interval(_auc(entry, setup)) for setup in NAMES],
+                figures,
+            ),
             Caution(words=FLATTERS),
-            _other_figures("Other figures, as means over hospitals", {"": figures["mean"]}),
+            _point_estimates("Other figures, as means over hospitals", {"": figures["mean"]}),
         ),
     )
 
 
-def _other_figures(
-    caption: str, rows: Mapping[str, Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]] | None = None
-) -> Table:
-    """PLAIN_FIGURES of every regime."""
-    cells, ends = (
+def _point_estimates(caption: str, entries: Mapping[str, Figures], last: Mapping[str, Figures] | None = None) -> Table:
+    """POINT_ESTIMATES of every training setup."""
+    rows, ends = (
         {
-            f"{name}: {WORDS[regime]}" if name else WORDS[regime]: _plain_cells(one, regime)
-            for name, one in part.items()
-            for regime in TrainingSetup
+            f"{name}: {label}" if name else label: _estimate_cells(entry, setup)
+            for name, entry in part.items()
+            for setup, label in NAMES.items()
         }
-        for part in (rows, last or {})
+        for part in (entries, last or {})
     )
     first = "hospital and model" if last else "model"
-    return figures_table(caption, cells, [title_of(key) for key in PLAIN_FIGURES], last=ends, note=READING, first=first)
+    return figures_table(caption, rows, _estimate_titles(), last=ends, note=READING, first=first)
 
 
-def _plain_cells(one: Mapping[str, Any], way: str) -> list[str]:
-    return [figure(one["models"][way][key]) for key in PLAIN_FIGURES]
+def _estimate_titles() -> list[str]:
+    return [title_of(key) for key in POINT_ESTIMATES]
 
 
-def _strategies(protocol: Protocol, figures: Mapping[str, Any]) -> Iterator[Section]:
-    """What further strategies give, where there are any."""
+def _estimate_cells(entry: Figures, model: str) -> list[str]:
+    return [figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
+
+
+def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
+    """Further strategies compared with the first one, if there are any."""
     first, *further = protocol.strategies
     if not further:
         return
-    cells, ends = (
-        {
-            name: [
-                figure(_auc(one, TrainingSetup.FEDERATED).value),
-                *(_signed(one["differences"][f"{way}_minus_federated"]) for way in further),
-            ]
-            for name, one in rows.items()
-        }
-        for rows in (figures["hospitals"], {MEAN: figures["mean"], ALL: figures["all"]})
-    )
-    means = {first: _plain_cells(figures["mean"], TrainingSetup.FEDERATED)}
-    means |= {way: _plain_cells(figures["mean"], way) for way in further}
+    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
     yield Section(
         title="Strategies",
         blocks=(
-            figures_table(
-                f"ROC-AUC of {first}, and what other strategies give more or less ({INTERVAL})",
-                cells,
-                [first, *(f"{way} minus {first}" for way in further)],
-                last=ends,
-                note="Of twenty strategies that are no different, one has an interval beside 0 by chance.",
+            _table(
+                f"ROC-AUC of {first}, and the difference that other strategies make ({INTERVAL})",
+                [first, *(f"{strategy} minus {first}" for strategy in further)],
+                lambda entry: [
+                    figure(_auc(entry, TrainingSetup.FEDERATED).value),
+                    *(_signed(_difference(entry, f"{strategy}_minus_federated")) for strategy in further),
+                ],
+                figures,
+                note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
             ),
             figures_table(
                 "Other figures of strategies, as means over hospitals",
-                means,
-                [title_of(key) for key in PLAIN_FIGURES],
+                {strategy: _estimate_cells(figures["mean"], model) for strategy, model in models.items()},
+                _estimate_titles(),
                 first="strategy",
             ),
         ),
     )
 
 
-def _method(protocol: Protocol) -> Section:
+def _roc_curves(scores: Scores, seed: int) -> Section:
+    """ROC curves of the out-of-fold scores with bootstrap bands, for hospitals with patients of both classes."""
+    known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
+    if not known:
+        return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
+    drawn, more = first_panels(known)
+    curves = {}
+    for place, (name, labels) in enumerate(scores.labels.items()):
+        if name in drawn:
+            resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
+            curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
+    one_class = list_some([name for name in scores.labels if name not in known], ", ")
+    words = [f"Without a curve, since all patients are of one class: {one_class}."] if one_class else []
+    words += [more] if more else []
+    caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
+    return roc_section(curves, caption, *([Text(words=" ".join(words))] if words else []))
+
+
+def _calibration(scores: Scores, figures: Figures) -> Section:
+    """Predicted risk against the observed share, of federated models."""
+    federated = TrainingSetup.FEDERATED
+    drawn, more = first_panels(scores.labels)
+    parts = {
+        **{name: (scores.models[federated][name], scores.labels[name], figures["hospitals"][name]) for name in drawn},
+        ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
+    }
+    curves, words = {}, []
+    for name, (out_of_fold, labels, entry) in parts.items():
+        risks = probability(out_of_fold.log_odds)
+        weights = np.full(risks.size, 1.0 / len(risks))
+        curves[name] = calibration_curve(risks.ravel(), np.tile(labels, len(risks)), weights)
+        slope, intercept = (figure(entry["models"][federated][f"calibration_{key}"]) for key in ("slope", "intercept"))
+        words.append(f"{name}: slope {slope}, intercept {intercept}")
+    caption = f"The federated model, all repeats together. {more}".strip()
+    return calibration_section(curves, caption, f"Calibration of the federated model. {list_some(words)}.")
+
+
+def _decisions(scores: Scores) -> Section:
+    """Confusion matrices of the first repeat."""
+    drawn, more = first_panels(scores.labels)
+    matrices = {}
+    for name in drawn:
+        out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
+        positive = probability(out_of_fold.log_odds[0]) >= out_of_fold.thresholds[0]
+        matrices[name] = count_outcomes(positive.astype(np.float64), scores.labels[name]).matrix
+    caption = f"The federated models of the first repeat, each at its own threshold. {more}"
+    return confusion_section(matrices, caption.strip())
+
+
+def _holdings(cohort: Cohort) -> Section:
+    """Label balance and missing cells of every hospital."""
+    columns = list(cohort.task.column_names)
+    positives = {name: int(cohort.labels(name).sum()) for name in cohort.tables}
+    return who_holds_what(
+        cohort.task,
+        {name: (positive, len(cohort.tables[name]) - positive) for name, positive in positives.items()},
+        np.array([table[columns].isna().mean().to_numpy() for table in cohort.tables.values()]),
+        names=list(cohort.tables),
+        of_labels="All patients.",
+        of_missing="All patients; zeros that stand for a missing value count as missing.",
+    )
+
+
+def _importance(cohort: Cohort, protocol: EvaluationProtocol, results: Results) -> dict[str, float]:
+    """Rise of a patient's mean loss by column, as mean over repeats; models of the first strategy only."""
+    federated = [
+        result
+        for fit, result in results.items()
+        if fit.setup is TrainingSetup.FEDERATED and fit.subject == protocol.strategies[0]
+    ]
+    sums = [np.array(values) for result in federated for values in result.importance.values()]
+    patients = sum(len(result.scores[name]) for result in federated for name in result.importance)
+    return dict(zip(cohort.task.column_names, (np.sum(sums, axis=0) / patients).tolist(), strict=True))
+
+
+def _method(protocol: EvaluationProtocol) -> Section:
     tuned = (
         f"Every model's number of rounds, up to {protocol.settings.rounds}, is chosen by {INNER_FOLDS}-fold "
-        "cross-validation inside the rows that it is trained on, by the least loss. All regimes are tuned alike."
+        "cross-validation inside its training rows, by the lowest loss. All setups are tuned alike."
         if protocol.tune
-        else "All models are trained with the settings below; these were chosen for federations."
+        else "All models are trained with the settings below, which were chosen for federated runs."
     )
-    return Section(
-        title="How this was found out",
-        blocks=(
-            Bullets(
-                items=(
-                    f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
-                    "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
-                    "rows are never on both sides.",
-                    tuned,
-                    "Every model is fitted in process by the same apps and strategies as a federation over the "
-                    "network; own and pooled models are federations of one.",
-                    "A repeat scores every patient once, by a model that was not trained on that patient. The "
-                    "ROC-AUC is that of these concatenated scores, and a figure is the mean over repeats.",
-                    "Several hospitals are compared at once, without a correction for that: of many hospitals "
-                    "without a difference, one in twenty would get a verdict by chance.",
-                )
-            ),
-        ),
+    items = (
+        f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class "
+        "within each hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
+        "both sides.",
+        tuned,
+        "The same apps and strategies train every model in process as over the network; own and pooled models are "
+        "runs of one hospital.",
+        "A repeat scores every patient once, by a model that was not trained on that patient. Each figure is computed "
+        "on these concatenated scores, as the mean over repeats.",
+        "Several hospitals are compared at once, without a correction for multiple tests: of many hospitals without a "
+        "difference, 1 in 20 would get a verdict by chance.",
     )
+    return Section(title="How this was found out", blocks=(Bullets(items=items),))

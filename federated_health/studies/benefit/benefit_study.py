@@ -1,103 +1,130 @@
-"""A study from what was asked for to its files: evidence.json and report.html."""
+"""The study of the benefit of joining, from the request to its files: evidence.json and report.html."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from federated_health.errors import SettingsError
-from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
-from federated_health.server.run_folder import spare_run
-from federated_health.settings import Settings, Value, read_defaults
-from federated_health.studies.benefit.benefit_page import page_of_study
+from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
-from federated_health.studies.benefit.comparison import collect_scores, figures_of_study
-from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of, run_study
-from federated_health.studies.benefit.training_setups import Protocol, TrainingSetup, plan_fits, settings_of
+from federated_health.studies.benefit.comparison import collect_scores, compare_models
+from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
+from federated_health.studies.benefit.training_setups import (
+    EvaluationProtocol,
+    Fit,
+    FitResult,
+    TrainingSetup,
+    plan_fits,
+    run_fit,
+    settings_for,
+)
+from federated_health.studies.study import StudyRequest, refuse_duplicates
+from federated_health.studies.workers import load_app, run_tasks
 
 EVIDENCE = "evidence.json"
 MIN_FOLDS = 2
+CRASHED = "a worker process of the study died; the same command resumes it"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for.
+class BenefitRequest(StudyRequest):
+    """What a study of the benefit is asked for; see `EvaluationProtocol`. `force` also replaces another study."""
 
-    Attributes:
-        data: folder that create_dataset.py wrote.
-        out: folder of the study.
-        settings: of training, by flag.
-    """
-
-    data: Path
-    out: Path
-    force: bool
     folds: int
     repeats: int
     strategies: tuple[str, ...]
     tune: bool
-    settings: Mapping[str, Value]
 
 
-def run(request: Request, *, app: str, jobs: int, show: Callable[[int, int], None]) -> dict[str, Any]:
-    """Run or resume a study, and write what it found.
+def run(request: BenefitRequest, *, app: str, jobs: int, show: Callable[[int, int], None]) -> dict[str, Any]:
+    """Run or resume a study, and write its results.
+
+    Args:
+        app: reference of the hospitals' ClientApp, such as client:app.
+        jobs: worker processes; the results do not depend on their number.
+        show: called with the number of finished models and the total.
 
     Returns:
-        What evidence.json holds.
+        The content of evidence.json.
 
     Raises:
-        DataError, SettingsError, RunError: it cannot be run, or was refused; what was fitted so far is kept.
+        DataError, SettingsError: the request is not valid; nothing is written.
+        RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
     cohort = read_cohort(request.data)
-    protocol = _protocol_of(request, cohort)
-    spare_run(request.out, (JOURNAL, EVIDENCE), force=request.force)
-    make_folder(request.out)
-    with Journal(request.out, fingerprint_of(cohort, protocol), force=request.force) as journal:
-        results = run_study(cohort, protocol, journal, app=app, jobs=jobs, show=show)
+    protocol = _make_protocol(request, cohort)
+    fingerprint = fingerprint_of(cohort, protocol)
+    request.open_folder((JOURNAL, EVIDENCE))
+    with Journal(request.out, fingerprint, force=request.force) as journal:
+        results = run_fits(cohort, protocol, journal, app=app, jobs=jobs, show=show)
     scores = collect_scores(cohort, protocol, results)
-    study = {**fingerprint_of(cohort, protocol), "strategies": list(protocol.strategies)}
-    figures = {"study": study, **figures_of_study(scores, protocol.settings.seed)}
-    write_json(request.out / EVIDENCE, figures)
-    write_report(request.out / REPORT, lambda: page_of_study(cohort, protocol, results, scores, figures))
+    figures = {
+        "study": {**fingerprint, "strategies": list(protocol.strategies)},
+        **compare_models(scores, protocol.settings.seed),
+    }
+    request.write_results(EVIDENCE, figures, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 
 
-def _protocol_of(request: Request, cohort: Cohort) -> Protocol:
+def run_fits(
+    cohort: Cohort,
+    protocol: EvaluationProtocol,
+    journal: Journal,
+    *,
+    app: str,
+    jobs: int,
+    show: Callable[[int, int], None] = lambda *_: None,
+) -> Results:
+    """Train the models that the journal does not hold yet; see `run`."""
+    fits = plan_fits(list(cohort.tables), protocol)
+    remaining = [fit for fit in fits if fit not in journal.results]
+    run_tasks(
+        remaining,
+        partial(_run_fit, cohort=cohort, protocol=protocol, app=app),
+        jobs=jobs,
+        save=journal.add,
+        show=show,
+        crashed=CRASHED,
+        finished=len(fits) - len(remaining),
+    )
+    return {fit: journal.results[fit] for fit in fits}  # the journal may also hold fits of other strategies
+
+
+def _run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: str) -> FitResult:
+    return run_fit(fit, cohort, protocol, load_app(app))
+
+
+def _make_protocol(request: BenefitRequest, cohort: Cohort) -> EvaluationProtocol:
     if request.folds < MIN_FOLDS:
         raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {request.folds}")
-    if len(set(request.strategies)) < len(request.strategies):
-        raise SettingsError(f"strategies: each one once, got {', '.join(request.strategies)}")
+    refuse_duplicates("strategies", request.strategies)
     columns = list(cohort.task.column_names)
-    fewest = min(len(rows[columns].drop_duplicates()) for rows in cohort.numbers.values())  # equal rows share a fold
-    if fewest < request.folds:
-        raise SettingsError(
-            f"folds: the smallest hospital has {fewest} different patients, too few for {request.folds} folds"
-        )
-    config = {
-        **read_defaults(),
-        **request.settings,
-        "task": cohort.task.name,
-        "hospitals": len(cohort.numbers),
-        "strategy": request.strategies[0],
-    }
-    protocol = Protocol(
-        settings=Settings.from_config(config),
+    # Equal rows count once, since they share a fold.
+    smallest = min(len(table[columns].drop_duplicates()) for table in cohort.tables.values())
+    if smallest < request.folds:
+        words = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {request.folds}"
+        raise SettingsError(f"folds: {words}")
+    protocol = EvaluationProtocol(
+        settings=request.make_settings(cohort.task, len(cohort.tables), strategy=request.strategies[0]),
         folds=request.folds,
         repeats=request.repeats,
         strategies=request.strategies,
         tune=request.tune,
     )
-    _check_strategies(protocol, list(cohort.numbers))
+    check_strategies(protocol, list(cohort.tables))
     return protocol
 
 
-def _check_strategies(protocol: Protocol, hospitals: list[str]) -> None:
-    """Refuse a strategy that needs more hospitals before anything is written."""
+def check_strategies(protocol: EvaluationProtocol, hospitals: list[str]) -> None:
+    """Refuse a strategy that needs more hospitals than one of the study's runs has.
+
+    Raises:
+        SettingsError: there is one.
+    """
     for fit in plan_fits(hospitals, protocol):
         try:
-            settings_of(fit, protocol, len(hospitals))
+            settings_for(fit, protocol, len(hospitals))
         except SettingsError as error:
-            left = (
-                f": so many are in the federation without {fit.subject}" if fit.regime is TrainingSetup.WITHOUT else ""
-            )
-            raise SettingsError(f"{error}{left}") from None
+            run_name = f" (the run without {fit.subject})" if fit.setup is TrainingSetup.LEAVE_ONE_OUT else ""
+            raise SettingsError(f"{error}{run_name}") from None

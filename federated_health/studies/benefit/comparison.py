@@ -1,11 +1,11 @@
-"""From out-of-fold scores to figures, intervals and verdicts: each hospital's, their mean, and all patients'.
+"""The comparison of training setups: metrics, intervals and verdicts from out-of-fold scores.
 
-A repeat's folds together score every patient once, by a model that was not fitted on that patient; these concatenated
-scores are what each figure is of, and a figure is the mean over repeats.
+The folds of one repeat together score every patient once, by a model that was not trained on that patient. Each metric
+is computed on these concatenated scores; the result is its mean over repeats.
 
-Models of different folds share no exact scale, so a concatenated AUC is a little below the mean of the folds' own: by
-0.01 or less at the three larger heart hospitals, much the same in every way. An interval holds the fitted models and
-their folds fixed.
+Models of different folds do not share an exact scale, so a concatenated ROC-AUC is slightly below the mean of the
+folds' own: by 0.01 or less at the three larger heart hospitals, by about the same for every setup. Intervals treat the
+trained models and their folds as fixed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,20 +34,22 @@ from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import Results
-from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, TrainingSetup
 
-PLAIN_FIGURES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
+POINT_ESTIMATES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
+"""Metrics without an interval."""
 
 Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """One way's scores of some patients.
+    """Out-of-fold scores of one model of every fold.
 
     Attributes:
         log_odds: [repeats, patients].
-        thresholds: [repeats, patients], the probability from which the model that scored predicts positive.
+        thresholds: [repeats, patients], the probability from which the patient's model predicts positive.
     """
 
     log_odds: Array
@@ -60,175 +62,181 @@ class Scores:
 
     Attributes:
         labels: hospital -> [patients], 0 or 1.
-        ways: name -> hospital -> scores of its patients. `own`, `federated`, `pooled` and `without` are the regimes,
-            and a further strategy has its own name.
+        models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if it is a
+            federated model of a further strategy.
     """
 
-    labels: Mapping[str, npt.NDArray[np.float32]]
-    ways: Mapping[str, Mapping[str, OutOfFold]]
+    labels: Mapping[str, Labels]
+    models: Mapping[str, Mapping[str, OutOfFold]]
 
     @cached_property
-    def all_labels(self) -> npt.NDArray[np.float32]:
+    def all_labels(self) -> Labels:
+        """Labels of all hospitals' patients, in the order of `labels`."""
         return np.concatenate(list(self.labels.values()))
 
-    def of_all(self, way: str) -> OutOfFold:
-        """The scores of all hospitals' patients, one hospital after the other."""
-        parts = [self.ways[way][name] for name in self.labels]
+    def all_patients(self, model: str) -> OutOfFold:
+        """Scores of all hospitals' patients, in the order of `labels`."""
+        parts = [self.models[model][hospital] for hospital in self.labels]
         return OutOfFold(
-            np.concatenate([one.log_odds for one in parts], axis=1),
-            np.concatenate([one.thresholds for one in parts], axis=1),
+            np.concatenate([part.log_odds for part in parts], axis=1),
+            np.concatenate([part.thresholds for part in parts], axis=1),
         )
 
 
-def collect_scores(cohort: Cohort, protocol: Protocol, results: Results) -> Scores:
-    """Put every fit's scores in their rows' places."""
-    labels = {name: cohort.labels(name) for name in cohort.numbers}
-    shapes = {name: (protocol.repeats, len(rows)) for name, rows in labels.items()}
-    ways: dict[str, dict[str, OutOfFold]] = {}
+def collect_scores(cohort: Cohort, protocol: EvaluationProtocol, results: Results) -> Scores:
+    """Put the scores of every fit at the positions of their rows."""
+    labels = {name: cohort.labels(name) for name in cohort.tables}
     splits = {
         (repeat, fold): cohort.split(folds=protocol.folds, fold=fold, seed=protocol.settings.seed + repeat)
         for repeat in range(protocol.repeats)
         for fold in range(protocol.folds)
     }
-    for fit, scored in results.items():
-        way = ways.setdefault(_way_of(fit, protocol), {})
-        for name, scores in scored.scores.items():
+    models: dict[str, dict[str, OutOfFold]] = {}
+    for fit, result in results.items():
+        model = models.setdefault(_model_name(fit, protocol), {})
+        for name, scores in result.scores.items():
+            shape = (protocol.repeats, len(labels[name]))
+            out_of_fold = model.setdefault(name, OutOfFold(np.full(shape, np.nan), np.full(shape, np.nan)))
             rows = splits[fit.repeat, fit.fold][name].test
-            one = way.setdefault(name, OutOfFold(np.full(shapes[name], np.nan), np.full(shapes[name], np.nan)))
-            one.log_odds[fit.repeat, rows] = scores
-            one.thresholds[fit.repeat, rows] = scored.threshold
-    return Scores(labels, {way: {name: ways[way][name] for name in labels} for way in ways})
+            out_of_fold.log_odds[fit.repeat, rows] = scores
+            out_of_fold.thresholds[fit.repeat, rows] = result.threshold
+    return Scores(labels, {model: {name: hospitals[name] for name in labels} for model, hospitals in models.items()})
 
 
-def _way_of(fit: Fit, protocol: Protocol) -> str:
-    further = fit.regime is TrainingSetup.FEDERATED and fit.subject != protocol.strategies[0]
-    return fit.subject if further else fit.regime
+def _model_name(fit: Fit, protocol: EvaluationProtocol) -> str:
+    is_further = fit.setup is TrainingSetup.FEDERATED and fit.subject != protocol.strategies[0]
+    return fit.subject if is_further else fit.setup
 
 
-def figures_of_study(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, Any]:
-    """The figures as in evidence.json; None for what is not defined.
+def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, Any]:
+    """Metrics, differences and verdicts as in evidence.json; None where undefined.
 
     Args:
-        seed: of the bootstrap, in which each hospital has draws of its own.
-        draws: of the bootstrap, at most (see `affordable_draws`).
+        seed: seed of the bootstrap; every hospital has its own draws.
+        draws: maximum number of bootstrap draws (see `affordable_draws`).
 
     Returns:
-        `hospitals` -> name -> `patients`, `positives`, `small`, `verdict`, `models`, `differences`; `mean`, over the
-        hospitals in which a figure is defined for every way; and `all`, over all patients. `models` holds ROC-AUC with
-        interval, and PLAIN_FIGURES, by way; `differences` ROC-AUC of federated minus each other regime, and of each
-        further strategy minus federated.
+        `hospitals`: name -> `patients`, `positives`, `small`, `verdict`, `models`, `differences`.
+        `mean`: `models` and `differences` as means over the hospitals in which a metric is defined for every model.
+        `all`: `patients`, `positives`, `models`, `differences` over all patients together.
+        `models` holds ROC-AUC with its interval and POINT_ESTIMATES by model; `differences` the ROC-AUC of federated
+        minus each other setup, and of each further strategy minus federated.
     """
-    draws = affordable_draws(len(scores.all_labels), draws)  # the same of every hospital, since they are put together
+    draws = affordable_draws(len(scores.all_labels), draws)  # the same for every hospital, as draws are concatenated
     resampled = {
         name: Resampled.of(labels, [seed, place], draws) for place, (name, labels) in enumerate(scores.labels.items())
     }
-    everyone = Resampled(scores.all_labels, np.concatenate([one.times for one in resampled.values()]))
-    drawn = {
-        way: {
-            name: resampled[name].roc_auc(one.log_odds) for name, one in hospitals.items() if resampled[name].is_defined
-        }
-        for way, hospitals in scores.ways.items()
-    }
-    pairs = _pairs(scores.ways)
     hospitals: dict[str, Any] = {}
+    hospital_aucs = []
     for name, labels in scores.labels.items():
-        differences = {key: _difference(drawn[one].get(name), drawn[other].get(name)) for key, one, other in pairs}
+        models = {model: by_hospital[name] for model, by_hospital in scores.models.items()}
+        aucs = _roc_aucs(resampled[name], models)
+        hospital_aucs += [aucs] if aucs else []
+        summary = _summary(aucs, {model: _point_estimates(of, labels) for model, of in models.items()})
+        difference = Interval(**summary["differences"]["federated_minus_own"])
         hospitals[name] = {
             "patients": len(labels),
             "positives": int(labels.sum()),
             "small": is_small(labels),
-            "verdict": judge(differences["federated_minus_own"]) if can_judge(labels) else Verdict.UNDEFINED,
-            "models": {
-                way: {"roc_auc": asdict(_interval(drawn[way].get(name))), **_plain_figures(of[name], labels)}
-                for way, of in scores.ways.items()
-            },
-            "differences": {key: asdict(one) for key, one in differences.items()},
+            "verdict": judge(difference) if can_judge(labels) else Verdict.UNDEFINED,
+            **summary,
         }
-    whole = {way: everyone.roc_auc(scores.of_all(way).log_odds) for way in scores.ways} if everyone.is_defined else {}
-    averages = {way: _mean_draws(of.values()) for way, of in drawn.items()}
-    plain = {key: _mean_of_hospitals(hospitals, key) for key in PLAIN_FIGURES}
+    everyone = Resampled(scores.all_labels, np.concatenate([sample.times for sample in resampled.values()]))
+    models = {model: scores.all_patients(model) for model in scores.models}
     return {
         "hospitals": hospitals,
-        "mean": {
-            "models": {
-                way: {
-                    "roc_auc": asdict(_interval(averages[way])),
-                    **{key: plain[key][way] for key in PLAIN_FIGURES},
-                }
-                for way in scores.ways
-            },
-            "differences": {key: asdict(_difference(averages[one], averages[other])) for key, one, other in pairs},
-        },
+        "mean": _summary(_mean_aucs(hospital_aucs), _mean_point_estimates(hospitals)),
         "all": {
             "patients": len(scores.all_labels),
             "positives": int(scores.all_labels.sum()),
-            "models": {
-                way: {
-                    "roc_auc": asdict(_interval(whole.get(way))),
-                    **_plain_figures(scores.of_all(way), scores.all_labels),
-                }
-                for way in scores.ways
-            },
-            "differences": {key: asdict(_difference(whole.get(one), whole.get(other))) for key, one, other in pairs},
+            **_summary(
+                _roc_aucs(everyone, models),
+                {model: _point_estimates(of, scores.all_labels) for model, of in models.items()},
+            ),
         },
     }
 
 
-def _pairs(ways: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Name of a difference, and the two ways that it is of."""
-    regimes = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.WITHOUT)
-    known = [(f"federated_minus_{other}", str(TrainingSetup.FEDERATED), str(other)) for other in regimes]
-    further = [way for way in ways if way not in [*TrainingSetup]]
-    return known + [(f"{way}_minus_federated", way, str(TrainingSetup.FEDERATED)) for way in further]
+def _roc_aucs(resampled: Resampled, models: Mapping[str, OutOfFold]) -> dict[str, Drawn]:
+    """ROC-AUC and its draws by model; empty where it is undefined."""
+    if not resampled.is_defined:
+        return {}
+    return {model: resampled.roc_auc(scores.log_odds) for model, scores in models.items()}
 
 
-def _interval(drawn: Drawn | None) -> Interval:
-    return interval_of(*drawn) if drawn else Interval()
-
-
-def _difference(one: Drawn | None, other: Drawn | None) -> Interval:
-    return difference_of(one, other) if one and other else Interval()
-
-
-def _mean_draws(parts: Iterable[Drawn]) -> Drawn | None:
-    parts = list(parts)
-    if not parts:
-        return None
-    return float(np.mean([value for value, _ in parts])), np.mean([draws for _, draws in parts], axis=0)
-
-
-def _plain_figures(scores: OutOfFold, labels: npt.NDArray[np.float32]) -> dict[str, float | None]:
-    """Means over repeats of the figures without an interval."""
-    from sklearn.metrics import average_precision_score  # takes a second to import
-
-    both = rarer_class(labels) > 0
-    risks = probability(scores.log_odds)
-    fitted = [calibration(one, labels) for one in scores.log_odds]
+def _mean_aucs(hospitals: Sequence[Mapping[str, Drawn]]) -> dict[str, Drawn]:
+    """The same as means over hospitals, draw by draw."""
     return {
-        "average_precision": _mean(
-            [float(average_precision_score(labels, one)) if both else None for one in scores.log_odds]
-        ),
-        "accuracy": float(((risks >= scores.thresholds) == (labels == 1)).mean()),
-        "brier": float(((risks - labels) ** 2).mean()),
-        "calibration_slope": _mean([one.slope for one in fitted]),
-        "calibration_intercept": _mean([one.intercept for one in fitted]),
+        model: (
+            float(np.mean([aucs[model][0] for aucs in hospitals])),
+            np.mean([aucs[model][1] for aucs in hospitals], axis=0),
+        )
+        for model in (hospitals[0] if hospitals else ())
     }
 
 
+def _summary(aucs: Mapping[str, Drawn], point_estimates: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    """`models` and `differences` of one set of patients."""
+    return {
+        "models": {
+            model: {"roc_auc": asdict(interval_of(*aucs[model]) if aucs else Interval()), **estimates}
+            for model, estimates in point_estimates.items()
+        },
+        "differences": {
+            f"{model}_minus_{other}": asdict(difference_of(aucs[model], aucs[other]) if aucs else Interval())
+            for model, other in _pairs(point_estimates)
+        },
+    }
+
+
+def _pairs(models: Iterable[str]) -> list[tuple[str, str]]:
+    """The models that are compared: one minus the other."""
+    federated = TrainingSetup.FEDERATED
+    others = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
+    strategies = [model for model in models if model not in [*TrainingSetup]]
+    return [*((federated, other) for other in others), *((strategy, federated) for strategy in strategies)]
+
+
+def _point_estimates(scores: OutOfFold, labels: Labels) -> dict[str, float | None]:
+    """POINT_ESTIMATES as means over repeats."""
+    from sklearn.metrics import average_precision_score  # takes a second to import
+
+    has_both_classes = rarer_class(labels) > 0
+    risks = probability(scores.log_odds)
+    fitted = [calibration(log_odds, labels) for log_odds in scores.log_odds]
+    return {
+        "average_precision": _mean(
+            [float(average_precision_score(labels, log_odds)) for log_odds in scores.log_odds if has_both_classes]
+        ),
+        "accuracy": float(((risks >= scores.thresholds) == (labels == 1)).mean()),
+        "brier": float(((risks - labels) ** 2).mean()),
+        "calibration_slope": _mean([line.slope for line in fitted]),
+        "calibration_intercept": _mean([line.intercept for line in fitted]),
+    }
+
+
+def _mean_point_estimates(hospitals: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """POINT_ESTIMATES by model: means over the hospitals in which all models have them, so that models compare."""
+    tables = [hospital["models"] for hospital in hospitals.values()]
+    means: dict[str, dict[str, float | None]] = {model: {} for model in tables[0]}
+    for key in POINT_ESTIMATES:
+        defined = [table for table in tables if all(model[key] is not None for model in table.values())]
+        for model, estimates in means.items():
+            estimates[key] = _mean([table[model][key] for table in defined])
+    return means
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where one of them is not defined, or there is none."""
+    """The mean; None where there is no value, or one is undefined."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _mean_of_hospitals(hospitals: Mapping[str, Any], key: str) -> dict[str, float | None]:
-    """A plain figure by way, over the hospitals in which it is defined for every way, so that ways can be compared."""
-    by_way = [{way: figures[key] for way, figures in one["models"].items()} for one in hospitals.values()]
-    known = [figures for figures in by_way if None not in figures.values()]
-    return {way: _mean([figures[way] for figures in known]) for way in by_way[0]}
-
-
 def count_verdicts(figures: Mapping[str, Any]) -> dict[Verdict, int]:
-    """How many hospitals have each verdict."""
-    given = [one["verdict"] for one in figures["hospitals"].values()]
-    return {verdict: given.count(verdict) for verdict in Verdict}
+    """Number of hospitals with each verdict.
+
+    Args:
+        figures: see `compare_models`.
+    """
+    verdicts = [hospital["verdict"] for hospital in figures["hospitals"].values()]
+    return {verdict: verdicts.count(verdict) for verdict in Verdict}
