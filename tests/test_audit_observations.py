@@ -16,10 +16,14 @@ from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.studies.audit.membership import losses
 from federated_health.studies.audit.observations import (
+    Layers,
     RecordingApp,
     Step,
     average_steps,
-    flatten,
+    difference,
+    directional,
+    inner_products,
+    layers_of,
     log_odds_of,
     patient_gradients,
     patient_statistics,
@@ -101,21 +105,22 @@ def in_double(model: str, seed: int = 1) -> dict[str, Any]:
 
 
 def loss_at(weights: Weights) -> Array:
-    return losses(log_odds_of(weights, FEATURES), LABELS)
+    return losses(log_odds_of(layers_of(weights), FEATURES), LABELS)
+
+
+def gradients_at(weights: Weights) -> Layers:
+    return patient_gradients(layers_of(weights), FEATURES, LABELS)
 
 
 def test_log_odds_and_gradients_of_a_network_by_hand() -> None:
     """relu(1*2 + 1) = 3 and relu(-1*2 + 0) = 0; 3*0.5 + 0*9 - 1 = 0.5."""
-    network: dict[str, Any] = {
-        "hidden/kernel": np.array([[1.0, -1.0]]),
-        "hidden/bias": np.array([1.0, 0.0]),
-        "logit/kernel": np.array([[0.5], [9.0]]),
-        "logit/bias": np.array([-1.0]),
-    }
+    network = [(np.array([[1.0, -1.0]]), np.array([1.0, 0.0])), (np.array([[0.5], [9.0]]), np.array([-1.0]))]
     assert log_odds_of(network, np.array([[2.0]])).tolist() == [0.5]
     error = 1 / (1 + np.exp(-0.5)) - 1
-    expected = [2 * 0.5 * error, 0.0, 0.5 * error, 0.0, 3 * error, 0.0, error]
-    assert patient_gradients(network, np.array([[2.0]]), np.array([1.0]))[0] == pytest.approx(expected)
+    first, second = patient_gradients(network, np.array([[2.0]]), np.array([1.0]))
+    assert (first[0].tolist(), second[0].tolist()) == ([[2.0]], [[3.0, 0.0]])
+    assert first[1].tolist() == [[pytest.approx(0.5 * error), 0.0]]
+    assert second[1].tolist() == [[pytest.approx(error)]]
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
@@ -126,8 +131,22 @@ def test_gradients_are_those_of_finite_differences(model: str) -> None:
         {name: array + sign * step * (other[name] - array) for name, array in start.items()} for sign in (1, -1)
     )
     expected = (loss_at(up) - loss_at(down)) / (2 * step)
-    directional = patient_gradients(start, FEATURES, LABELS) @ (flatten(other) - flatten(start))
-    assert directional == pytest.approx(expected, abs=1e-6)
+    direction = difference(layers_of(other), layers_of(start))
+    assert directional(gradients_at(start), direction) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_inner_products_are_those_of_gradients_written_out(model: str) -> None:
+    def written_out(gradients: Layers) -> Array:
+        parts = [
+            part
+            for inputs, errors in gradients
+            for part in ((inputs[:, :, None] * errors[:, None, :]).reshape(len(errors), -1), errors)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    one, other = gradients_at(in_double(model)), gradients_at(in_double(model, 3))
+    assert inner_products(one, other) == pytest.approx(written_out(one) @ written_out(other).T)
 
 
 # Statistics
@@ -154,7 +173,7 @@ def test_patients_who_took_part_have_a_share_in_the_step_and_others_have_none(mo
             for move in (1e-6, -1e-6):
                 changed = {**before, name: before[name].copy()}
                 changed[name][place] += move
-                ends.append(losses(log_odds_of(changed, FEATURES[:6]), LABELS[:6]).mean())
+                ends.append(losses(log_odds_of(layers_of(changed), FEATURES[:6]), LABELS[:6]).mean())
             slope[place] = (ends[0] - ends[1]) / 2e-6
         after[name] = array - rate * (slope + penalty * array * (array.ndim > 1))
     shares = patient_statistics([Step(before, after)], FEATURES, LABELS)["share"]

@@ -15,7 +15,7 @@ import pytest
 
 from federated_health.cli.processes import PROJECT
 from federated_health.errors import RunError
-from federated_health.studies.benefit import benefit_study
+from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of
@@ -213,7 +213,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
         done.append(fit)
         return scored_of(FITS.index(fit))
 
-    monkeypatch.setattr(benefit_study, "run_fit", run)
+    monkeypatch.setattr(training_setups, "run_fit", run)
     return done
 
 
@@ -252,7 +252,7 @@ def test_a_study_runs_every_fit_once_and_says_how_far_it_is(tmp_path: Path, fitt
 def test_a_study_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    run = vars(benefit_study)["run_fit"]
+    run = vars(training_setups)["run_fit"]
 
     def stop(fit: Fit, *rest: Any) -> FitResult:
         if len(fitted) == after:
@@ -260,10 +260,10 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
         result: FitResult = run(fit, *rest)
         return result
 
-    monkeypatch.setattr(benefit_study, "run_fit", stop)
+    monkeypatch.setattr(training_setups, "run_fit", stop)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path)
-    monkeypatch.setattr(benefit_study, "run_fit", run)
+    monkeypatch.setattr(training_setups, "run_fit", run)
     assert fitted == FITS[:after]
 
     shown: list[tuple[int, int]] = []
@@ -286,7 +286,7 @@ def test_a_finished_study_runs_nothing(tmp_path: Path, fitted: list[Fit]) -> Non
 def test_a_fit_that_fails_is_named_and_the_finished_ones_are_kept(
     tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = vars(benefit_study)["run_fit"]
+    run = vars(training_setups)["run_fit"]
 
     def fail(fit: Fit, *rest: Any) -> FitResult:
         if fit == FITS[8 + 1]:
@@ -294,7 +294,7 @@ def test_a_fit_that_fails_is_named_and_the_finished_ones_are_kept(
         result: FitResult = run(fit, *rest)
         return result
 
-    monkeypatch.setattr(benefit_study, "run_fit", fail)
+    monkeypatch.setattr(training_setups, "run_fit", fail)
 
     with pytest.raises(RunError, match=r"^repeat 1, fold 2, own b: no hospital sent"):
         run_in(tmp_path)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Set
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import utils
 from federated_health.cli import parsing
@@ -15,6 +15,9 @@ from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
+from federated_health.studies.study import StudyRequest
+
+Request = TypeVar("Request", bound=StudyRequest)
 
 EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
@@ -46,6 +49,7 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
     parsing.add_count(study, "--repeats", words, 5)
     study.add_argument(
         "--strategies",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
         metavar="A,B,...",
         help="compare these on the same folds; --strategy-args are the first one's (default: --strategy alone)",
     )
@@ -64,20 +68,7 @@ def run_evidence(flags: argparse.Namespace, app: str) -> None:
     Args:
         app: reference of the hospitals' ClientApp, such as client:app.
     """
-    settings = _settings_in(flags, NOT_FOR_EVIDENCE)
-    strategies = flags.strategies
-    if strategies is None:
-        strategies = str(settings.get("strategy", read_defaults()["strategy"]))
-    request = benefit_study.BenefitRequest(
-        data=flags.data,
-        out=flags.out,
-        force=flags.force,
-        folds=flags.folds,
-        repeats=flags.repeats,
-        strategies=tuple(name.strip() for name in strategies.split(",")),
-        tune=flags.tune,
-        settings=settings,
-    )
+    request = _request_from(flags, benefit_study.BenefitRequest, NOT_FOR_EVIDENCE)
     with utils.progress("model") as show:
         figures = benefit_study.run(request, app=app, jobs=flags.jobs, show=show)
     _print_evidence(figures)
@@ -115,16 +106,7 @@ def run_audit(flags: argparse.Namespace, app: str) -> None:
     Args:
         app: reference of the hospitals' ClientApp, such as client:app.
     """
-    request = audit_study.AuditRequest(
-        data=flags.data,
-        out=flags.out,
-        force=flags.force,
-        shadows=flags.shadows,
-        wholes=flags.wholes,
-        draws=flags.draws,
-        epsilons=flags.epsilons,
-        settings=_settings_in(flags, NOT_FOR_AUDIT),
-    )
+    request = _request_from(flags, audit_study.AuditRequest, NOT_FOR_AUDIT)
     with utils.progress("federation") as show:
         figures = audit_study.run(request, app=app, jobs=flags.jobs, show=show)
     _print_audit(figures["privacies"])
@@ -143,9 +125,12 @@ def _add_study_flags(
     return group
 
 
-def _settings_in(flags: argparse.Namespace, excluded: Set[str]) -> dict[str, Any]:
-    names = read_defaults().keys() - excluded
-    return {name: value for name, value in parsing.by_flag(flags).items() if name in names}
+def _request_from(flags: argparse.Namespace, kind: type[Request], not_settings: Set[str]) -> Request:
+    """The request that the flags make; each of its fields has a flag of the same name, or is a setting."""
+    names = read_defaults().keys() - not_settings
+    settings = {name: value for name, value in parsing.by_flag(flags).items() if name in names}
+    values = {field.name: vars(flags)[field.name] for field in fields(kind) if field.name != "settings"}
+    return kind(**values, settings=settings)
 
 
 def _print_evidence(figures: Mapping[str, Any]) -> None:

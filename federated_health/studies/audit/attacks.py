@@ -6,20 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from federated_health.studies.audit import shadow_runs
 from federated_health.studies.audit.membership import lira_scores, measure_attack
-from federated_health.studies.audit.shadow_runs import (
-    AVERAGES,
-    FINAL,
-    UPDATES,
-    AuditPlan,
-    FullShadowRun,
-    HalfShadowRun,
-    HeldOutAuc,
-    RecoveredShares,
-    ShadowRun,
-    ShadowRunResult,
-    SmallShadowRun,
-)
+from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, AuditPlan, HeldOutAuc
 
 PLAIN, ENCRYPTED = "plain", "encrypted"
 
@@ -33,7 +22,7 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 """Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). The last attack on a
 target is the one for figures by hospital. Confidences order patients as losses do, in reverse."""
 
-Results = Mapping[ShadowRun, ShadowRunResult]
+Results = Mapping[shadow_runs.ShadowRun, shadow_runs.ShadowRunResult]
 
 
 def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
@@ -64,8 +53,8 @@ def _without_updates(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, Any]:
-    half = [results[HalfShadowRun(privacy=privacy, run=run)] for run in range(plan.half_runs)]
-    full = [results[FullShadowRun(privacy=privacy, run=run)] for run in range(plan.full_runs)]
+    half = [results[shadow_runs.HalfShadowRun(privacy=privacy, run=run)] for run in range(plan.half_runs)]
+    full = [results[shadow_runs.FullShadowRun(privacy=privacy, run=run)] for run in range(plan.full_runs)]
     members = plan.members()
     attacks: dict[str, Any] = {target: {} for target in ATTACKS}
     hospitals: dict[str, Any] = {name: {} for name in plan.hospitals}
@@ -78,10 +67,10 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
         for name, patients in plan.slices().items():  # the last attack
             strength = measure_attack(scores[:, patients], members[:, patients], plan.seed)
             hospitals[name][target] = asdict(strength)
-    inverted = {
-        rows: [results[SmallShadowRun(privacy=privacy, rows=rows, draw=draw)].inversion for draw in range(plan.draws)]
-        for rows in plan.sizes
-    }
+    inversions: dict[int, list[Any]] = {rows: [] for rows in plan.sizes}
+    for run in plan.shadow_runs():
+        if isinstance(run, shadow_runs.SmallShadowRun) and run.privacy == privacy:
+            inversions[run.rows].append(results[run].inversion)
     return {
         "attacked": _auc_figures([result.auc for result in half]),
         "whole": _auc_figures([result.auc for result in full]),
@@ -89,10 +78,10 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
         "hospitals": hospitals,
         "inversion": {
             str(rows): {
-                key.name: _mean([getattr(shares, key.name) for shares in draws if shares])
-                for key in fields(RecoveredShares)
+                key.name: _mean([getattr(shares, key.name) for shares in draws])
+                for key in fields(shadow_runs.RecoveredShares)
             }
-            for rows, draws in inverted.items()
+            for rows, draws in inversions.items()
         },
     }
 

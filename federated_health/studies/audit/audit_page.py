@@ -5,18 +5,9 @@ from typing import Any
 
 from federated_health.ml.bootstrap import Interval
 from federated_health.privacy.plan import PROMISE
+from federated_health.report import sections, words
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.sections import FOOTER, model_card, settings_section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
-from federated_health.report.words import (
-    INTERVAL,
-    NOT_DEFINED,
-    figure,
-    figures_table,
-    number_of,
-    percent_of,
-    with_interval,
-)
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
 from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, AuditPlan
@@ -54,15 +45,16 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
-        lead=f"{number_of(patients, 'training patient')} of {number_of(len(plan.hospitals), 'hospital')}. Who can find "
-        "out whether a patient was trained on, or what was recorded of them; and what it costs to prevent it.",
+        lead=f"{words.number_of(patients, 'training patient')} of {words.number_of(len(plan.hospitals), 'hospital')}. "
+        "Who can find out whether a patient was trained on, or what was recorded of them; and what it costs to prevent "
+        "it.",
         sections=(
             _choice(figures, plan.half_runs),
             _attacks(figures),
             _by_hospital(plan, figures),
             *([_inversion(plan, figures)] if plan.sizes else []),
             _method(plan),
-            settings_section(
+            sections.settings_section(
                 next(iter(plan.privacies.values())),
                 [
                     ("runs attacked under each setting", str(plan.half_runs)),
@@ -72,9 +64,9 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
                 ],
                 leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
             ),
-            model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
+            sections.model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
         ),
-        footer=FOOTER,
+        footer=sections.FOOTER,
     )
 
 
@@ -98,7 +90,7 @@ def strength_rows(figures: Figures, key: str) -> Rows:
     """
     return {
         privacy: {
-            name: _with_interval(attack[key]) if (attack := strongest_attack(entry, target)) else NOT_DEFINED
+            name: _interval_cell(attack[key]) if (attack := strongest_attack(entry, target)) else words.NOT_DEFINED
             for target, name in TARGETS.items()
         }
         for privacy, entry in figures.items()
@@ -110,7 +102,7 @@ def one_model_rows(figures: Figures) -> Rows:
     attacks = {privacy: entry["attacks"][FINAL][_last_attack(FINAL)] for privacy, entry in figures.items()}
     return {
         privacy: {
-            "ROC-AUC, one model": _with_interval(attack["one_model"]),
+            "ROC-AUC, one model": _interval_cell(attack["one_model"]),
             "models like guessing": _percent(attack["undecided"]),
         }
         for privacy, attack in attacks.items()
@@ -119,17 +111,14 @@ def one_model_rows(figures: Figures) -> Rows:
 
 def inversion_rows(figures: Figures) -> Rows:
     """Shares of columns recovered: privacy -> rows in the update -> cell; then what guesses recover."""
-    first = next(iter(figures))
-    sources = {privacy: (privacy, "update") for privacy in figures}
+    first = next(iter(figures.values()))
+    sources = {privacy: (entry, "update") for privacy, entry in figures.items()}
     if ENCRYPTED in figures:
         sources[f"{ENCRYPTED}: the average"] = (first, "average")
-    sources["guess: typical patient"] = (first, "typical")
-    sources["guess: random patients"] = (first, "random")
+    sources |= {"guess: typical patient": (first, "typical"), "guess: random patients": (first, "random")}
     return {
-        name: {
-            number_of(int(rows), "row"): _percent(shares[key]) for rows, shares in figures[privacy]["inversion"].items()
-        }
-        for name, (privacy, key) in sources.items()
+        name: {words.number_of(int(rows), "row"): _percent(part[key]) for rows, part in entry["inversion"].items()}
+        for name, (entry, key) in sources.items()
     }
 
 
@@ -137,18 +126,18 @@ def _last_attack(target: str) -> str:
     return list(ATTACKS[target])[-1]
 
 
-def _with_interval(content: Figures) -> str:
-    return with_interval(Interval(**content))
+def _interval_cell(content: Figures) -> str:
+    return words.with_interval(Interval(**content))
 
 
 def _percent(share: float | None) -> str:
-    return NOT_DEFINED if share is None else percent_of(share)
+    return words.NOT_DEFINED if share is None else words.percent_of(share)
 
 
 def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> Table:
     columns = list(next(iter(rows.values())))
     cells = {name: list(row.values()) for name, row in rows.items()}
-    return figures_table(caption, cells, columns, note=note, first=first)
+    return words.figures_table(caption, cells, columns, note=note, first=first)
 
 
 def _choice(figures: Figures, runs: int) -> Section:
@@ -170,8 +159,8 @@ def _choice(figures: Figures, runs: int) -> Section:
     ]
     rows = {
         privacy: {
-            "ROC-AUC, all rows": figure(figures[privacy]["whole"]["roc_auc"]),
-            "ROC-AUC, attacked": figure(figures[privacy]["attacked"]["roc_auc"]),
+            "ROC-AUC, all rows": words.figure(figures[privacy]["whole"]["roc_auc"]),
+            "ROC-AUC, attacked": words.figure(figures[privacy]["attacked"]["roc_auc"]),
             **row,
         }
         for privacy, row in strength_rows(figures, "roc_auc").items()
@@ -182,38 +171,38 @@ def _choice(figures: Figures, runs: int) -> Section:
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the quality of the models. {alt}.",
-            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {INTERVAL}. Dashed: guessing. Every "
-            "picture has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives the "
-            "same models as plain averaging, and so coincides with it, except for the updates, which the server lacks.",
+            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {words.INTERVAL}. Dashed: guessing. "
+            "Every panel has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives "
+            "the same models as plain averaging, so both coincide, except for updates, which the server lacks.",
         ),
         _table(
-            f"ROC-AUC of attacks ({INTERVAL})",
+            f"ROC-AUC of attacks ({words.INTERVAL})",
             rows,
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
             "were trained on half of the rows each. The strongest attack on each target; all are listed below. "
-            f"{NOT_DEFINED}: nothing to attack.",
+            f"{words.NOT_DEFINED}: nothing to attack.",
         ),
         _table(
-            f"The attack on a single final model: {_last_attack(FINAL)} (mean {INTERVAL} of {runs} models)",
+            f"The attack on a single final model: {_last_attack(FINAL)} (mean {words.INTERVAL} of {runs} models)",
             one_model_rows(figures),
             note="The intervals above are of the mean over all attacked models, so they show effects that are too "
             "small to be seen in one model. An attacker with one model has this interval. Models like guessing: share "
             "of those whose own interval contains 0.5; 95 % if there is nothing to find.",
         ),
         _table(
-            f"{RATE[0].upper()}{RATE[1:]} ({INTERVAL})",
+            f"{RATE[0].upper()}{RATE[1:]} ({words.INTERVAL})",
             strength_rows(figures, "true_positive_rate"),
             note=_false_positives(figures),
         ),
     ]
     if ENCRYPTED in figures:
-        words = (
+        caution = (
             "With encrypted averaging the server holds ciphertexts and no key. There is nothing to attack, so no "
             "figure is shown (the project's tests search such a server's memory for updates). Every hospital decrypts "
             "the averages, and so the final model: encryption does not hide what these reveal; differential privacy "
             "does."
         )
-        blocks.append(Caution(words=words))
+        blocks.append(Caution(words=caution))
     return Section(title="The choice", blocks=tuple(blocks))
 
 
@@ -222,37 +211,38 @@ def _false_positives(figures: Figures) -> str:
     assert attack is not None, "there is always a final model"
     return (
         f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
-        f"{number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to interpret."
+        f"{words.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to interpret."
     )
 
 
 def _attacks(figures: Figures) -> Section:
     rows = {
         f"{privacy}: {name}, on {TARGETS[target]}": {
-            "ROC-AUC": _with_interval(attack["roc_auc"]),
-            RATE: _with_interval(attack["true_positive_rate"]),
+            "ROC-AUC": _interval_cell(attack["roc_auc"]),
+            RATE: _interval_cell(attack["true_positive_rate"]),
         }
         for privacy, entry in figures.items()
         for target, attacks in entry["attacks"].items()
         if privacy != ENCRYPTED
         for name, attack in attacks.items()
     }
-    table = _table(f"Membership inference ({INTERVAL})", rows, first="attack")
+    table = _table(f"Membership inference ({words.INTERVAL})", rows, first="attack")
     return Section(title="Every attack", blocks=(Text(words="Who sees what:"), Bullets(items=WHO), table), folded=True)
 
 
 def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
     tables = []
-    for target, words in TARGETS.items():
+    for target, label in TARGETS.items():
         rows = {
-            f"{name} ({number_of(len(hospital.train), 'row')})": {
-                privacy: _with_interval(entry["hospitals"][name][target]["roc_auc"])
+            f"{name} ({words.number_of(len(hospital.train), 'row')})": {
+                privacy: _interval_cell(entry["hospitals"][name][target]["roc_auc"])
                 for privacy, entry in figures.items()
                 if privacy != ENCRYPTED
             }
             for name, hospital in plan.hospitals.items()
         }
-        tables.append(_table(f"ROC-AUC of {_last_attack(target)} on {words} ({INTERVAL})", rows, first="hospital"))
+        caption = f"ROC-AUC of {_last_attack(target)} on {label} ({words.INTERVAL})"
+        tables.append(_table(caption, rows, first="hospital"))
     return Section(title="Hospital by hospital", blocks=tuple(tables))
 
 
@@ -260,7 +250,7 @@ def _inversion(plan: AuditPlan, figures: Figures) -> Section:
     table = _table(
         f"Columns of {plan.smallest}'s patients that are recovered from the first round's update",
         inversion_rows(figures),
-        note=f"Means over {number_of(plan.draws, 'draw')} of patients. {NOT_DEFINED}: nothing to attack.",
+        note=f"Means over {words.number_of(plan.draws, 'draw')} of patients. {words.NOT_DEFINED}: nothing to attack.",
     )
     return Section(title="Patients rebuilt from an update", blocks=(Text(words=INVERSION), table))
 

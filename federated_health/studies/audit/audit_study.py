@@ -9,6 +9,8 @@ from federated_health import __version__
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
 from federated_health.data.tables import hash_file
 from federated_health.errors import DataError, SettingsError
+from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
+from federated_health.server.run_folder import spare_run
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
@@ -65,7 +67,8 @@ def run(request: AuditRequest, *, app: str, jobs: int, show: Callable[[int, int]
         if (rows := len(hospital.train)) < MIN_ROWS:
             raise DataError(f"{files[name]}: expected at least {MIN_ROWS} training patients for an audit, got {rows}")
     plan = _make_plan(request, hospitals)
-    request.open_folder((AUDIT,))
+    spare_run(request.out, (AUDIT,), force=request.force)
+    make_folder(request.out)
     results = train_shadow_runs(plan, app=app, jobs=jobs, show=show)
     by_privacy = audit_figures(plan, results)
     figures = {
@@ -82,7 +85,8 @@ def run(request: AuditRequest, *, app: str, jobs: int, show: Callable[[int, int]
         },
         "privacies": by_privacy,
     }
-    request.write_results(AUDIT, figures, lambda: audit_page(plan, by_privacy))
+    write_json(request.out / AUDIT, figures)
+    write_report(request.out / REPORT, lambda: audit_page(plan, by_privacy))
     return figures
 
 
@@ -118,7 +122,7 @@ def _make_plan(request: AuditRequest, hospitals: Mapping[str, Hospital]) -> Audi
     task = next(iter(hospitals.values())).task
     epsilons = {PLAIN: 0.0, **{privacy_name(epsilon): epsilon for epsilon in sorted(request.epsilons, reverse=True)}}
     privacies = {
-        name: request.make_settings(task, len(hospitals), dp_epsilon=epsilon) for name, epsilon in epsilons.items()
+        name: request.make_settings(task, len(hospitals), {"dp-epsilon": epsilon}) for name, epsilon in epsilons.items()
     }
     rows = [len(hospital.train) for hospital in hospitals.values()]
     delta = privacies[PLAIN].dp_delta

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.normalisation import Normalisation
 from federated_health.settings import Settings
-from federated_health.studies.audit.observations import Step, flatten
+from federated_health.studies.audit.observations import Step, difference, layers_of
 
 ITERATIONS = 2000
 STEP_SIZE = 0.1
@@ -61,13 +62,9 @@ def known_training(settings: Settings, hospital: str, rows: int) -> Training:
     if settings.dp_epsilon:
         order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
         return Training(order=order, learning_rate=settings.dp_learning_rate, l2=settings.l2)
+    epochs, batch_size = settings.local_epochs, settings.batch_size
     order = batch_order(
-        seed=settings.seed,
-        hospital=hospital,
-        round_number=1,
-        rows=rows,
-        epochs=settings.local_epochs,
-        batch_size=settings.batch_size,
+        seed=settings.seed, hospital=hospital, round_number=1, rows=rows, epochs=epochs, batch_size=batch_size
     )
     return Training(order=order, learning_rate=settings.learning_rate, l2=settings.l2)
 
@@ -83,7 +80,8 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
         return invert_single(step, training)
     tf = load_tensorflow()
     generator = np.random.default_rng(seed)
-    target = flatten(step.after) - flatten(step.before)
+    movement = difference(layers_of(step.after), layers_of(step.before))
+    target = np.concatenate([part.ravel() for layer in movement for part in layer])
     known = (
         [tf.constant(array, tf.float32) for array in step.before.values()],
         tf.constant(target / (np.linalg.norm(target) or 1.0), tf.float32),
@@ -101,11 +99,8 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
 
 def invert_single(step: Step, training: Training) -> Array:
     """Features of the only patient behind an update, [1, width], by least squares over the first layer's units."""
-    before, *_ = (array.astype(np.float64) for array in step.before.values())
-    kernel, bias, *_ = (
-        after.astype(np.float64) - array.astype(np.float64)
-        for after, array in zip(step.after.values(), step.before.values(), strict=True)
-    )
+    (before, _), *_ = layers_of(step.before)
+    (kernel, bias), *_ = difference(layers_of(step.after), layers_of(step.before))
     # Without the part of the L2 penalty, which is computed as if the kernel had not moved.
     kernel = kernel + len(training.order) * training.learning_rate * training.l2 * before
     scale = float(bias @ bias)
@@ -163,16 +158,10 @@ def recovered_share(guesses: Array, patients: Array, tolerance: Array) -> float:
 
 def typical_patient(task: Task, patients: Array) -> Array:
     """The best single guess, [columns]: medians of measurements (missing if most are), most frequent categories."""
-    guess = np.empty(patients.shape[1])
-    for place, column in enumerate(task.columns):
-        values = patients[:, place]
-        measured = values[~np.isnan(values)]
-        if isinstance(column, Measurement):
-            guess[place] = np.median(measured) if 2 * len(measured) >= len(values) else np.nan
-        else:
-            codes, counts = np.unique(measured, return_counts=True)
-            guess[place] = codes[counts.argmax()]
-    return guess
+    table = pd.DataFrame(patients)
+    medians = table.median().where(2 * table.count() >= len(table))
+    is_measurement = [isinstance(column, Measurement) for column in task.columns]
+    return np.where(is_measurement, medians, table.mode().iloc[0])
 
 
 @cache

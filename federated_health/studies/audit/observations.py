@@ -32,6 +32,8 @@ RIDGE = 0.01
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
+Layers = list[tuple[Array, Array]]
+"""A pair of arrays for each layer of a head, such as kernel and bias."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,45 +79,66 @@ def average_steps(steps: Mapping[str, Sequence[Step]], final: Weights) -> list[S
     return [Step(before, after) for before, after in zip(starts, [*starts[1:], final], strict=True)]
 
 
-def log_odds_of(weights: Weights, features: Floats) -> Array:
+def layers_of(weights: Weights) -> Layers:
+    """Kernel [inputs, outputs] and bias [outputs] of each layer."""
+    arrays = [array.astype(np.float64) for array in weights.values()]
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+
+def difference(after: Layers, before: Layers) -> Layers:
+    """Movement of each kernel and bias."""
+    return [(kernel - old[0], bias - old[1]) for (kernel, bias), old in zip(after, before, strict=True)]
+
+
+def log_odds_of(layers: Layers, features: Floats) -> Array:
     """Log-odds of each patient, [patients].
 
     Args:
         features: [patients, width].
     """
-    *_, last = _forward(weights, features)
-    return last[:, 0]
+    *_, log_odds = _forward(layers, features)
+    return log_odds[:, 0]
 
 
-def patient_gradients(weights: Weights, features: Floats, labels: Floats) -> Array:
-    """Gradient of each patient's own cross-entropy, by backpropagation, [patients, weights in the order of `flatten`].
+def patient_gradients(layers: Layers, features: Floats, labels: Floats) -> Layers:
+    """Factors of the gradient of each patient's own cross-entropy, by backpropagation.
 
     Args:
         features: [patients, width].
         labels: [patients], 0 or 1.
+
+    Returns:
+        Inputs [patients, inputs] and errors [patients, outputs] of each layer. A patient's gradient of the kernel is
+        their outer product, that of the bias is the error; so inner products need no gradient to be written out.
     """
-    *inputs, log_odds = _forward(weights, features)
-    delta = probability(log_odds) - labels[:, None]
-    parts: list[Array] = []
-    for kernel, values in zip(list(weights.values())[-2::-2], reversed(inputs), strict=True):
-        parts = [(values[:, :, None] * delta[:, None, :]).reshape(len(delta), -1), delta, *parts]
-        delta = delta @ kernel.astype(np.float64).T * (values > 0)
-    return np.concatenate(parts, axis=1)
+    *inputs, log_odds = _forward(layers, features)
+    errors = [probability(log_odds) - labels[:, None]]
+    for (kernel, _), values in zip(layers[:0:-1], inputs[:0:-1], strict=True):
+        errors.insert(0, errors[0] @ kernel.T * (values > 0))
+    return list(zip(inputs, errors, strict=True))
 
 
-def _forward(weights: Weights, features: Floats) -> list[Array]:
+def _forward(layers: Layers, features: Floats) -> list[Array]:
     """Inputs of each layer, [patients, width], then the log-odds, [patients, 1]."""
-    arrays = [array.astype(np.float64) for array in weights.values()]
-    *hidden, (kernel, bias) = zip(arrays[::2], arrays[1::2], strict=True)
+    *hidden, (kernel, bias) = layers
     inputs = [features.astype(np.float64)]
     for hidden_kernel, hidden_bias in hidden:
         inputs.append(np.maximum(inputs[-1] @ hidden_kernel + hidden_bias, 0.0))
     return [*inputs, inputs[-1] @ kernel + bias]
 
 
-def flatten(weights: Weights) -> Array:
-    """All weights as one vector, layer by layer, kernel before bias."""
-    return np.concatenate([array.astype(np.float64).ravel() for array in weights.values()])
+def inner_products(gradients: Layers, others: Layers) -> Array:
+    """Inner products of patients' gradients, [patients, other patients]."""
+    pairs = zip(gradients, others, strict=True)
+    layers = [(inputs @ other[0].T + 1.0) * (errors @ other[1].T) for (inputs, errors), other in pairs]
+    return np.asarray(np.sum(layers, axis=0))
+
+
+def directional(gradients: Layers, direction: Layers) -> Array:
+    """Inner product of each patient's gradient with a direction among the weights, [patients]."""
+    pairs = zip(gradients, direction, strict=True)
+    layers = [((inputs @ part[0] + part[1]) * errors).sum(axis=1) for (inputs, errors), part in pairs]
+    return np.asarray(np.sum(layers, axis=0))
 
 
 def patient_statistics(steps: Sequence[Step], features: Floats, labels: Floats) -> dict[str, Array]:
@@ -123,8 +146,7 @@ def patient_statistics(steps: Sequence[Step], features: Floats, labels: Floats) 
 
     drop     decrease of the patient's loss in each step, summed
     share    share of the patient's gradient in the first steps, by ridge regression. Local training moves the weights
-             against the sum of its patients' gradients, so shares are about equal for them and 0 for all others. The
-             gradient of a step is the mean of those before and after it; the L2 penalty is one more regressor.
+             against the sum of its patients' gradients, so shares are about equal for them and 0 for all others.
 
     Args:
         features: [patients, width].
@@ -133,19 +155,35 @@ def patient_statistics(steps: Sequence[Step], features: Floats, labels: Floats) 
     size = len(labels) + 1
     drop, normal, target = np.zeros(len(labels)), np.zeros((size, size)), np.zeros(size)
     for number, step in enumerate(steps):
-        ends = step.before, step.after
-        before, after = (losses(log_odds_of(weights, features), labels) for weights in ends)
+        ends = layers_of(step.before), layers_of(step.after)
+        before, after = (losses(log_odds_of(layers, features), labels) for layers in ends)
         drop += before - after
         if number < REGRESSED_ROUNDS:
-            gradients = np.mean([patient_gradients(weights, features, labels) for weights in ends], axis=0)
-            penalty = np.mean([flatten(_without_biases(weights)) for weights in ends], axis=0)
-            regressors = np.vstack([gradients, penalty])
-            normal += regressors @ regressors.T
-            target -= regressors @ (flatten(step.after) - flatten(step.before))
+            _add_step(normal, target, ends, [patient_gradients(layers, features, labels) for layers in ends])
     ridge = RIDGE * np.trace(normal) / size
     return {"drop": drop, "share": np.linalg.solve(normal + ridge * np.eye(size), target)[:-1]}
 
 
-def _without_biases(weights: Weights) -> Weights:
-    """The kernels, which the L2 penalty pulls towards 0; biases as zeros."""
-    return {name: array if array.ndim > 1 else np.zeros_like(array) for name, array in weights.items()}
+def _add_step(normal: Array, target: Array, ends: tuple[Layers, Layers], gradients: list[Layers]) -> None:
+    """Add a step to the normal equations [patients + 1, patients + 1] and their right side [patients + 1].
+
+    The gradient of a step is the mean of those before and after it. The last regressor is the L2 penalty, which pulls
+    the kernels towards 0.
+    """
+    before, after = gradients
+    movement = difference(ends[1], ends[0])
+    crossed = inner_products(before, after)
+    normal[:-1, :-1] += (inner_products(before, before) + inner_products(after, after) + crossed + crossed.T) / 4
+    penalties = [[(kernel, np.zeros_like(bias)) for kernel, bias in layers] for layers in ends]
+    for penalty in penalties:
+        cross = (directional(before, penalty) + directional(after, penalty)) / 4
+        normal[:-1, -1] += cross
+        normal[-1, :-1] += cross
+        normal[-1, -1] += sum(_inner_product(penalty, other) for other in penalties) / 4
+        target[-1] -= _inner_product(penalty, movement) / 2
+    target[:-1] -= (directional(before, movement) + directional(after, movement)) / 2
+
+
+def _inner_product(direction: Layers, other: Layers) -> float:
+    pairs = [pair for layers in zip(direction, other, strict=True) for pair in zip(*layers, strict=True)]
+    return float(sum((part * part_of_other).sum() for part, part_of_other in pairs))

@@ -19,15 +19,9 @@ from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import build_encoder, encode
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.studies.audit import inversion
+from federated_health.studies.audit import inversion, observations
 from federated_health.studies.audit.membership import confidences
-from federated_health.studies.audit.observations import (
-    RecordingApp,
-    Step,
-    average_steps,
-    log_odds_of,
-    patient_statistics,
-)
+from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
 from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
@@ -40,40 +34,35 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfShadowRun:
+class ShadowRun:
+    """A run of an audit, under one privacy setting."""
+
+    privacy: str
+
+    def __str__(self) -> str:
+        return self.privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfShadowRun(ShadowRun):
     """A run on half of the rows, by its number from 0."""
 
-    privacy: str
     run: int
-
-    def __str__(self) -> str:
-        return f"{self.privacy}, half run {self.run + 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullShadowRun:
+class FullShadowRun(ShadowRun):
     """A run on all rows, by its number from 0."""
 
-    privacy: str
     run: int
-
-    def __str__(self) -> str:
-        return f"{self.privacy}, full run {self.run + 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallShadowRun:
+class SmallShadowRun(ShadowRun):
     """A run with this many rows of the smallest hospital; `draw` numbers the random choices of rows."""
 
-    privacy: str
     rows: int
     draw: int
-
-    def __str__(self) -> str:
-        return f"{self.privacy}, run with {self.rows} rows of a hospital, draw {self.draw + 1}"
-
-
-ShadowRun = HalfShadowRun | FullShadowRun | SmallShadowRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +146,8 @@ class AuditPlan:
         for privacy in self.privacies:
             runs += [HalfShadowRun(privacy=privacy, run=run) for run in range(self.half_runs)]
             runs += [FullShadowRun(privacy=privacy, run=run) for run in range(self.full_runs)]
-            runs += [
-                SmallShadowRun(privacy=privacy, rows=rows, draw=draw)
-                for rows in self.sizes
-                for draw in range(self.draws)
-            ]
+            for rows in self.sizes:
+                runs += [SmallShadowRun(privacy=privacy, rows=rows, draw=draw) for draw in range(self.draws)]
         return runs
 
     def slices(self) -> dict[str, slice]:
@@ -195,14 +181,13 @@ def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: ClientApp) -> Shad
     """
     settings = plan.privacies[shadow.privacy]
     try:
-        match shadow:
-            case HalfShadowRun():
-                return _observe(shadow, plan, replace(settings, seed=plan.seed + shadow.run), app)
-            case FullShadowRun():
-                run, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + shadow.run), app)
-                return ShadowRunResult(auc=_held_out_auc(run, plan.hospitals))
-            case SmallShadowRun():
-                return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
+        if isinstance(shadow, SmallShadowRun):
+            return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
+        if isinstance(shadow, HalfShadowRun):
+            return _observe(shadow, plan, replace(settings, seed=plan.seed + shadow.run), app)
+        assert isinstance(shadow, FullShadowRun)
+        run, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + shadow.run), app)
+        return ShadowRunResult(auc=_held_out_auc(run, plan.hospitals))
     finally:
         forget_local_models()  # no other run has these rows
 
@@ -245,9 +230,9 @@ def _observe(shadow: HalfShadowRun, plan: AuditPlan, settings: Settings, app: Cl
     return ShadowRunResult(
         auc=_held_out_auc(run, hospitals),
         statistics={
-            FINAL: {"confidence": confidences(log_odds_of(run.weights, features), labels)},
+            FINAL: {"confidence": confidences(observations.log_odds_of(layers_of(run.weights), features), labels)},
             UPDATES: {name: np.concatenate([update[name] for update in updates]) for name in updates[0]},
-            AVERAGES: patient_statistics(average_steps(steps, run.weights), features, labels),
+            AVERAGES: patient_statistics(observations.average_steps(steps, run.weights), features, labels),
         },
     )
 

@@ -8,37 +8,10 @@ import numpy as np
 from federated_health.ml.bootstrap import Interval, Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.report import sections, words
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.sections import (
-    FOOTER,
-    calibration_section,
-    confusion_section,
-    first_panels,
-    model_card,
-    roc_section,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-    which_columns,
-    who_holds_what,
-)
 from federated_health.report.svg import MAX_ROWS
-from federated_health.report.words import (
-    ALL,
-    AUC,
-    FLATTERS,
-    INTERVAL,
-    MEANINGS,
-    RULE,
-    figure,
-    figures_table,
-    list_some,
-    list_verdicts,
-    number_of,
-    title_of,
-    with_interval,
-)
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.comparison import POINT_ESTIMATES, Scores, count_verdicts
 from federated_health.studies.benefit.journal import Results
@@ -60,8 +33,9 @@ SETUPS = (
     "pooled: one model of all training patients in one place, as if records could be shared",
     "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
 )
+ESTIMATE_TITLES = [words.title_of(key) for key in POINT_ESTIMATES]
 READING = (
-    f"{MEANINGS} Accuracy uses each model's own threshold, which maximises F1 over its training rows. Average "
+    f"{words.MEANINGS} Accuracy uses each model's own threshold, which maximises F1 over its training rows. Average "
     "precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
     "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
@@ -72,10 +46,14 @@ def benefit_page(
 ) -> Page:
     """The report of a study."""
     hospitals = figures["hospitals"]
+    hashes = [(f"SHA-256 of {name}'s CSV", digest) for name, digest in cohort.hashes.items()]
+    if (more := len(hashes) - MAX_ROWS) > 0:
+        hashes[MAX_ROWS:] = [("further hospitals", f"{more:,}; their hashes are in evidence.json")]
     return Page(
         title=f"Is joining worth it? {cohort.task.name}",
-        lead=f"{list_verdicts(count_verdicts(figures))} {number_of(figures['all']['patients'], 'patient')}; the models "
-        f"estimate the risk of this: {cohort.task.label.meaning}.",
+        lead=f"{words.list_verdicts(count_verdicts(figures))} "
+        f"{words.number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
+        f"{cohort.task.label.meaning}.",
         sections=(
             _verdicts(figures),
             _models(figures),
@@ -84,16 +62,16 @@ def benefit_page(
             _calibration(scores, figures),
             _decisions(scores),
             _holdings(cohort),
-            which_columns(
+            sections.which_columns(
                 _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
             ),
             _method(protocol),
             Section(
                 title="All other figures",
-                blocks=(_point_estimates("By hospital and model", hospitals, {ALL: figures["all"]}),),
+                blocks=(_point_estimates("By hospital and model", hospitals, {words.ALL: figures["all"]}),),
                 folded=True,
             ),
-            settings_section(
+            sections.settings_section(
                 protocol.settings,
                 [
                     ("strategies", ", ".join(protocol.strategies)),
@@ -101,22 +79,16 @@ def benefit_page(
                     ("repeats", str(protocol.repeats)),
                     ("rounds chosen inside training rows", "yes" if protocol.tune else "no"),
                     ("SHA-256 of the schema", cohort.task.schema_hash),
-                    *_hashes(cohort),
+                    *hashes,
                 ],
                 leave_out=frozenset({"appraisal", "strategy"}),
             ),
-            model_card(
+            sections.model_card(
                 cohort.task, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
             ),
         ),
-        footer=FOOTER,
+        footer=sections.FOOTER,
     )
-
-
-def _hashes(cohort: Cohort) -> list[tuple[str, str]]:
-    shown = [(f"SHA-256 of {name}'s CSV", digest) for name, digest in list(cohort.hashes.items())[:MAX_ROWS]]
-    more = len(cohort.hashes) - MAX_ROWS
-    return shown + ([("further hospitals", f"{more:,}; their hashes are in evidence.json")] if more > 0 else [])
 
 
 def _auc(entry: Figures, model: str) -> Interval:
@@ -128,7 +100,7 @@ def _difference(entry: Figures, name: str) -> Interval:
 
 
 def _signed(interval: Interval) -> str:
-    return with_interval(interval, signed=True)
+    return words.with_interval(interval, signed=True)
 
 
 def _verdicts(figures: Figures) -> Section:
@@ -139,20 +111,20 @@ def _verdicts(figures: Figures) -> Section:
             for other in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT, TrainingSetup.POOLED)
         )
         differences[name] = {"minus own only": own, "minus without it": left_out, "minus pooled": pooled}
-        words = f"{number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        text = f"{words.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
         if left_out.value is not None:
-            words = f"Federated minus the federation without it: {_signed(left_out)}. {words}"
+            text = f"Federated minus the federation without it: {_signed(left_out)}. {text}"
         aucs = _auc(entry, TrainingSetup.FEDERATED).value, _auc(entry, TrainingSetup.OWN).value
-        cards.append(verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=words))
-    alt = list_some(
+        cards.append(sections.verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=text))
+    alt = words.list_some(
         f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in group.items())}"
         for name, group in differences.items()
     )
-    caption = f"ROC-AUC of the federated model minus that of another on the same patients, with its {INTERVAL}."
+    caption = f"ROC-AUC of the federated model minus that of another on the same patients, with its {words.INTERVAL}."
     blocks: list[Block] = [
-        Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {AUC}"),
+        Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {words.AUC}"),
         Bullets(items=SETUPS),
-        *verdict_cards(cards),
+        *sections.verdict_cards(cards),
     ]
     mean = _difference(figures["mean"], "federated_minus_own")
     if mean.value is not None:
@@ -162,11 +134,11 @@ def _verdicts(figures: Figures) -> Section:
         alt=f"{caption} {alt}.",
         caption=f"{caption} Right of 0 the federated model is better.",
     )
-    return Section(title="The answer, hospital by hospital", blocks=(*blocks, picture, Text(words=RULE)))
+    return Section(title="The answer, hospital by hospital", blocks=(*blocks, picture, Text(words=words.RULE)))
 
 
 def _last_rows(figures: Figures) -> dict[str, Figures]:
-    return {MEAN: figures["mean"], ALL: figures["all"]}
+    return {MEAN: figures["mean"], words.ALL: figures["all"]}
 
 
 def _table(
@@ -177,11 +149,9 @@ def _table(
     note: str = "",
 ) -> Table:
     """A table with one row per hospital, then the mean over hospitals and all patients."""
-    rows, last = (
-        {name: cells(entry) for name, entry in entries.items()}
-        for entries in (figures["hospitals"], _last_rows(figures))
-    )
-    return figures_table(caption, rows, columns, last=last, note=note)
+    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
+    last = {name: cells(entry) for name, entry in _last_rows(figures).items()}
+    return words.figures_table(caption, rows, columns, last=last, note=note)
 
 
 def _models(figures: Figures) -> Section:
@@ -195,15 +165,15 @@ def _models(figures: Figures) -> Section:
             Picture(
                 svg=draw_intervals(intervals, quantity="ROC-AUC", reference=None),
                 alt="The same figures as in the table of ROC-AUCs below.",
-                caption=f"ROC-AUC on patients that the model was not trained on, with its {INTERVAL}.",
+                caption=f"ROC-AUC on patients that the model was not trained on, with its {words.INTERVAL}.",
             ),
             _table(
-                f"ROC-AUC ({INTERVAL})",
+                f"ROC-AUC ({words.INTERVAL})",
                 list(NAMES.values()),
-                lambda entry: [with_interval(_auc(entry, setup)) for setup in NAMES],
+                lambda entry: [words.with_interval(_auc(entry, setup)) for setup in NAMES],
                 figures,
             ),
-            Caution(words=FLATTERS),
+            Caution(words=words.FLATTERS),
             _point_estimates("Other figures, as means over hospitals", {"": figures["mean"]}),
         ),
     )
@@ -211,24 +181,20 @@ def _models(figures: Figures) -> Section:
 
 def _point_estimates(caption: str, entries: Mapping[str, Figures], last: Mapping[str, Figures] | None = None) -> Table:
     """POINT_ESTIMATES of every training setup."""
-    rows, ends = (
+    rows, last_rows = (
         {
-            f"{name}: {label}" if name else label: _estimate_cells(entry, setup)
+            f"{name}: {label}".removeprefix(": "): _estimate_cells(entry, setup)
             for name, entry in part.items()
             for setup, label in NAMES.items()
         }
         for part in (entries, last or {})
     )
     first = "hospital and model" if last else "model"
-    return figures_table(caption, rows, _estimate_titles(), last=ends, note=READING, first=first)
-
-
-def _estimate_titles() -> list[str]:
-    return [title_of(key) for key in POINT_ESTIMATES]
+    return words.figures_table(caption, rows, ESTIMATE_TITLES, last=last_rows, note=READING, first=first)
 
 
 def _estimate_cells(entry: Figures, model: str) -> list[str]:
-    return [figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
+    return [words.figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -241,19 +207,19 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
         title="Strategies",
         blocks=(
             _table(
-                f"ROC-AUC of {first}, and the difference that other strategies make ({INTERVAL})",
+                f"ROC-AUC of {first}, and the difference that other strategies make ({words.INTERVAL})",
                 [first, *(f"{strategy} minus {first}" for strategy in further)],
                 lambda entry: [
-                    figure(_auc(entry, TrainingSetup.FEDERATED).value),
+                    words.figure(_auc(entry, TrainingSetup.FEDERATED).value),
                     *(_signed(_difference(entry, f"{strategy}_minus_federated")) for strategy in further),
                 ],
                 figures,
                 note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
             ),
-            figures_table(
+            words.figures_table(
                 "Other figures of strategies, as means over hospitals",
                 {strategy: _estimate_cells(figures["mean"], model) for strategy, model in models.items()},
-                _estimate_titles(),
+                ESTIMATE_TITLES,
                 first="strategy",
             ),
         ),
@@ -265,58 +231,59 @@ def _roc_curves(scores: Scores, seed: int) -> Section:
     known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
     if not known:
         return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
-    drawn, more = first_panels(known)
+    drawn, more = sections.first_panels(known)
     curves = {}
     for place, (name, labels) in enumerate(scores.labels.items()):
         if name in drawn:
             resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
             curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
-    one_class = list_some([name for name in scores.labels if name not in known], ", ")
-    words = [f"Without a curve, since all patients are of one class: {one_class}."] if one_class else []
-    words += [more] if more else []
+    one_class = words.list_some([name for name in scores.labels if name not in known], ", ")
+    text = f"Without a curve, since all patients are of one class: {one_class}. {more}" if one_class else more
     caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
-    return roc_section(curves, caption, *([Text(words=" ".join(words))] if words else []))
+    return sections.roc_section(curves, caption, *([Text(words=text.strip())] if text else []))
 
 
 def _calibration(scores: Scores, figures: Figures) -> Section:
     """Predicted risk against the observed share, of federated models."""
     federated = TrainingSetup.FEDERATED
-    drawn, more = first_panels(scores.labels)
+    drawn, more = sections.first_panels(scores.labels)
     parts = {
         **{name: (scores.models[federated][name], scores.labels[name], figures["hospitals"][name]) for name in drawn},
-        ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
+        words.ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
     }
-    curves, words = {}, []
+    curves, text = {}, []
     for name, (out_of_fold, labels, entry) in parts.items():
         risks = probability(out_of_fold.log_odds)
         weights = np.full(risks.size, 1.0 / len(risks))
         curves[name] = calibration_curve(risks.ravel(), np.tile(labels, len(risks)), weights)
-        slope, intercept = (figure(entry["models"][federated][f"calibration_{key}"]) for key in ("slope", "intercept"))
-        words.append(f"{name}: slope {slope}, intercept {intercept}")
+        metrics = entry["models"][federated]
+        line = (f"{key} {words.figure(metrics[f'calibration_{key}'])}" for key in ("slope", "intercept"))
+        text.append(f"{name}: {', '.join(line)}")
     caption = f"The federated model, all repeats together. {more}".strip()
-    return calibration_section(curves, caption, f"Calibration of the federated model. {list_some(words)}.")
+    alt = f"Calibration of the federated model. {words.list_some(text)}."
+    return sections.calibration_section(curves, caption, alt)
 
 
 def _decisions(scores: Scores) -> Section:
     """Confusion matrices of the first repeat."""
-    drawn, more = first_panels(scores.labels)
+    drawn, more = sections.first_panels(scores.labels)
     matrices = {}
     for name in drawn:
         out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
         positive = probability(out_of_fold.log_odds[0]) >= out_of_fold.thresholds[0]
         matrices[name] = count_outcomes(positive.astype(np.float64), scores.labels[name]).matrix
     caption = f"The federated models of the first repeat, each at its own threshold. {more}"
-    return confusion_section(matrices, caption.strip())
+    return sections.confusion_section(matrices, caption.strip())
 
 
 def _holdings(cohort: Cohort) -> Section:
     """Label balance and missing cells of every hospital."""
     columns = list(cohort.task.column_names)
-    positives = {name: int(cohort.labels(name).sum()) for name in cohort.tables}
-    return who_holds_what(
+    labels = {name: cohort.labels(name) for name in cohort.tables}
+    return sections.who_holds_what(
         cohort.task,
-        {name: (positive, len(cohort.tables[name]) - positive) for name, positive in positives.items()},
-        np.array([table[columns].isna().mean().to_numpy() for table in cohort.tables.values()]),
+        {name: (int(values.sum()), int((1 - values).sum())) for name, values in labels.items()},
+        np.array([table[columns].isna().mean() for table in cohort.tables.values()]),
         names=list(cohort.tables),
         of_labels="All patients.",
         of_missing="All patients; zeros that stand for a missing value count as missing.",
@@ -325,11 +292,8 @@ def _holdings(cohort: Cohort) -> Section:
 
 def _importance(cohort: Cohort, protocol: EvaluationProtocol, results: Results) -> dict[str, float]:
     """Rise of a patient's mean loss by column, as mean over repeats; models of the first strategy only."""
-    federated = [
-        result
-        for fit, result in results.items()
-        if fit.setup is TrainingSetup.FEDERATED and fit.subject == protocol.strategies[0]
-    ]
+    key = TrainingSetup.FEDERATED, protocol.strategies[0]
+    federated = [result for fit, result in results.items() if (fit.setup, fit.subject) == key]
     sums = [np.array(values) for result in federated for values in result.importance.values()]
     patients = sum(len(result.scores[name]) for result in federated for name in result.importance)
     return dict(zip(cohort.task.column_names, (np.sum(sums, axis=0) / patients).tolist(), strict=True))
@@ -343,7 +307,7 @@ def _method(protocol: EvaluationProtocol) -> Section:
         else "All models are trained with the settings below, which were chosen for federated runs."
     )
     items = (
-        f"{number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class "
+        f"{words.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class "
         "within each hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
         "both sides.",
         tuned,

@@ -6,6 +6,10 @@ from functools import partial
 from typing import Any
 
 from federated_health.errors import SettingsError
+from federated_health.report.run_files import REPORT, make_folder, write_json, write_report
+from federated_health.server.run_folder import spare_run
+from federated_health.settings import read_defaults
+from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
@@ -16,8 +20,6 @@ from federated_health.studies.benefit.training_setups import (
     FitResult,
     TrainingSetup,
     plan_fits,
-    run_fit,
-    settings_for,
 )
 from federated_health.studies.study import StudyRequest, refuse_duplicates
 from federated_health.studies.workers import load_app, run_tasks
@@ -29,11 +31,14 @@ CRASHED = "a worker process of the study died; the same command resumes it"
 
 @dataclass(frozen=True, kw_only=True)
 class BenefitRequest(StudyRequest):
-    """What a study of the benefit is asked for; see `EvaluationProtocol`. `force` also replaces another study."""
+    """What a study of the benefit is asked for; see `EvaluationProtocol`.
+
+    `force` also replaces another study. Without `strategies`, the one of the settings is used.
+    """
 
     folds: int
     repeats: int
-    strategies: tuple[str, ...]
+    strategies: tuple[str, ...] | None
     tune: bool
 
 
@@ -55,7 +60,8 @@ def run(request: BenefitRequest, *, app: str, jobs: int, show: Callable[[int, in
     cohort = read_cohort(request.data)
     protocol = _make_protocol(request, cohort)
     fingerprint = fingerprint_of(cohort, protocol)
-    request.open_folder((JOURNAL, EVIDENCE))
+    spare_run(request.out, (JOURNAL, EVIDENCE), force=request.force)
+    make_folder(request.out)
     with Journal(request.out, fingerprint, force=request.force) as journal:
         results = run_fits(cohort, protocol, journal, app=app, jobs=jobs, show=show)
     scores = collect_scores(cohort, protocol, results)
@@ -63,7 +69,8 @@ def run(request: BenefitRequest, *, app: str, jobs: int, show: Callable[[int, in
         "study": {**fingerprint, "strategies": list(protocol.strategies)},
         **compare_models(scores, protocol.settings.seed),
     }
-    request.write_results(EVIDENCE, figures, lambda: benefit_page(cohort, protocol, results, scores, figures))
+    write_json(request.out / EVIDENCE, figures)
+    write_report(request.out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 
 
@@ -92,13 +99,14 @@ def run_fits(
 
 
 def _run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: str) -> FitResult:
-    return run_fit(fit, cohort, protocol, load_app(app))
+    return training_setups.run_fit(fit, cohort, protocol, load_app(app))
 
 
 def _make_protocol(request: BenefitRequest, cohort: Cohort) -> EvaluationProtocol:
     if request.folds < MIN_FOLDS:
         raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {request.folds}")
-    refuse_duplicates("strategies", request.strategies)
+    strategies = request.strategies or (str(request.settings.get("strategy", read_defaults()["strategy"])),)
+    refuse_duplicates("strategies", strategies)
     columns = list(cohort.task.column_names)
     # Equal rows count once, since they share a fold.
     smallest = min(len(table[columns].drop_duplicates()) for table in cohort.tables.values())
@@ -106,10 +114,10 @@ def _make_protocol(request: BenefitRequest, cohort: Cohort) -> EvaluationProtoco
         words = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {request.folds}"
         raise SettingsError(f"folds: {words}")
     protocol = EvaluationProtocol(
-        settings=request.make_settings(cohort.task, len(cohort.tables), strategy=request.strategies[0]),
+        settings=request.make_settings(cohort.task, len(cohort.tables), {"strategy": strategies[0]}),
         folds=request.folds,
         repeats=request.repeats,
-        strategies=request.strategies,
+        strategies=strategies,
         tune=request.tune,
     )
     check_strategies(protocol, list(cohort.tables))
@@ -124,7 +132,7 @@ def check_strategies(protocol: EvaluationProtocol, hospitals: list[str]) -> None
     """
     for fit in plan_fits(hospitals, protocol):
         try:
-            settings_for(fit, protocol, len(hospitals))
+            training_setups.settings_for(fit, protocol, len(hospitals))
         except SettingsError as error:
             run_name = f" (the run without {fit.subject})" if fit.setup is TrainingSetup.LEAVE_ONE_OUT else ""
             raise SettingsError(f"{error}{run_name}") from None

@@ -16,20 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import (
-    DRAWS,
-    Drawn,
-    Interval,
-    Resampled,
-    Verdict,
-    affordable_draws,
-    can_judge,
-    difference_of,
-    interval_of,
-    is_small,
-    judge,
-    rarer_class,
-)
+from federated_health.ml import bootstrap
+from federated_health.ml.bootstrap import DRAWS, Drawn, Interval, Resampled, Verdict
 from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import probability
 from federated_health.studies.benefit.cohort import Cohort
@@ -122,7 +110,8 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
         `models` holds ROC-AUC with its interval and POINT_ESTIMATES by model; `differences` the ROC-AUC of federated
         minus each other setup, and of each further strategy minus federated.
     """
-    draws = affordable_draws(len(scores.all_labels), draws)  # the same for every hospital, as draws are concatenated
+    # The same number for every hospital, since their draws are concatenated.
+    draws = bootstrap.affordable_draws(len(scores.all_labels), draws)
     resampled = {
         name: Resampled.of(labels, [seed, place], draws) for place, (name, labels) in enumerate(scores.labels.items())
     }
@@ -137,8 +126,8 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
         hospitals[name] = {
             "patients": len(labels),
             "positives": int(labels.sum()),
-            "small": is_small(labels),
-            "verdict": judge(difference) if can_judge(labels) else Verdict.UNDEFINED,
+            "small": bootstrap.is_small(labels),
+            "verdict": bootstrap.judge(difference) if bootstrap.can_judge(labels) else Verdict.UNDEFINED,
             **summary,
         }
     everyone = Resampled(scores.all_labels, np.concatenate([sample.times for sample in resampled.values()]))
@@ -179,11 +168,11 @@ def _summary(aucs: Mapping[str, Drawn], point_estimates: Mapping[str, Mapping[st
     """`models` and `differences` of one set of patients."""
     return {
         "models": {
-            model: {"roc_auc": asdict(interval_of(*aucs[model]) if aucs else Interval()), **estimates}
+            model: {"roc_auc": asdict(bootstrap.interval_of(*aucs[model]) if aucs else Interval()), **estimates}
             for model, estimates in point_estimates.items()
         },
         "differences": {
-            f"{model}_minus_{other}": asdict(difference_of(aucs[model], aucs[other]) if aucs else Interval())
+            f"{model}_minus_{other}": asdict(bootstrap.difference_of(aucs[model], aucs[other]) if aucs else Interval())
             for model, other in _pairs(point_estimates)
         },
     }
@@ -201,7 +190,7 @@ def _point_estimates(scores: OutOfFold, labels: Labels) -> dict[str, float | Non
     """POINT_ESTIMATES as means over repeats."""
     from sklearn.metrics import average_precision_score  # takes a second to import
 
-    has_both_classes = rarer_class(labels) > 0
+    has_both_classes = bootstrap.rarer_class(labels) > 0
     risks = probability(scores.log_odds)
     fitted = [calibration(log_odds, labels) for log_odds in scores.log_odds]
     return {
