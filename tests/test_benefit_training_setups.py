@@ -1,4 +1,4 @@
-"""Whose rows each regime trains on, proved by making the other rows absurd; tuning; settings."""
+"""Whose rows each training setup trains on, proved by making the other rows absurd; tuning; settings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ def test_every_fold_has_every_model_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("regime", "subject", "hospitals", "strategy"),
+    ("setup", "subject", "hospitals", "strategy"),
     [
         (TrainingSetup.OWN, "a", 1, "fedavg"),
         (TrainingSetup.POOLED, "", 1, "fedavg"),
@@ -64,10 +64,10 @@ def test_every_fold_has_every_model_once() -> None:
         (TrainingSetup.LEAVE_ONE_OUT, "b", 2, "average"),
     ],
 )
-def test_a_fit_is_a_federation_of_so_many(regime: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
+def test_a_fit_is_a_federation_of_so_many(setup: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
     protocol = replace(protocol_of(), strategies=("average", "fedavg"))
 
-    settings = settings_for(Fit(repeat=0, fold=0, setup=regime, subject=subject), protocol, 3)
+    settings = settings_for(Fit(repeat=0, fold=0, setup=setup, subject=subject), protocol, 3)
 
     assert (settings.hospitals, settings.strategy) == (hospitals, strategy)
     assert replace(settings, hospitals=1, strategy="fedavg") == replace(
@@ -151,8 +151,8 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(in_process, "PlainRun", Watched)
 
-    def run(cohort: Cohort, regime: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
-        scored = run_fit(Fit(repeat=0, fold=0, setup=regime, subject=subject), cohort, protocol_of(**protocol), app)
+    def run(cohort: Cohort, setup: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
+        scored = run_fit(Fit(repeat=0, fold=0, setup=setup, subject=subject), cohort, protocol_of(**protocol), app)
         last = made[-1]
         introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.registrations.values())
         return Fitted(weights_hash(last.weights), last.normalisation, scored, tuple(introduced))
@@ -196,7 +196,7 @@ def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("regime", "subject"),
+    ("setup", "subject"),
     [
         (TrainingSetup.OWN, "a"),
         (TrainingSetup.FEDERATED, "fedavg"),
@@ -205,12 +205,12 @@ def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
     ],
 )
 @pytest.mark.parametrize("tune", [False, True])
-def test_no_regime_sees_a_tested_row_before_it_scores_it(
-    fit: Any, cohort: Cohort, regime: TrainingSetup, subject: str, tune: bool
+def test_no_setup_sees_a_tested_row_before_it_scores_it(
+    fit: Any, cohort: Cohort, setup: TrainingSetup, subject: str, tune: bool
 ) -> None:
     spoilt = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
 
-    reference, found = (fit(one, regime, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
+    reference, found = (fit(one, setup, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
 
     assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
     untested: dict[str, Any] = {"scores": {}, "importance": {}}  # both are of the tested rows
@@ -271,7 +271,7 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
 
 
 @pytest.mark.slow
-def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort: Cohort, monkeypatch: Any) -> None:
+def test_repeats_train_with_other_seeds_and_the_same_one_for_every_setup(cohort: Cohort, monkeypatch: Any) -> None:
     from client import app
 
     seeds: list[int] = []
@@ -282,12 +282,12 @@ def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort
 
     monkeypatch.setattr(training_setups, "open_run", watch)
     for repeat in (0, 1):
-        for regime, subject in (
+        for setup, subject in (
             (TrainingSetup.OWN, "a"),
             (TrainingSetup.FEDERATED, "fedavg"),
             (TrainingSetup.LEAVE_ONE_OUT, "a"),
         ):
-            run_fit(Fit(repeat=repeat, fold=0, setup=regime, subject=subject), cohort, protocol_of(rounds=1), app)
+            run_fit(Fit(repeat=repeat, fold=0, setup=setup, subject=subject), cohort, protocol_of(rounds=1), app)
 
     assert seeds == [42] * 3 + [43] * 3
 

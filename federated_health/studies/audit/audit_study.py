@@ -59,7 +59,7 @@ def run(request: AuditRequest, *, app: str, jobs: int, show: Callable[[int, int]
 
     Raises:
         DataError, SettingsError: the request is not valid.
-        RunError: a run failed, or a file could not be written. Either way nothing is written.
+        RunError: a run failed, and nothing is written; or a file could not be written.
     """
     task, files = find_hospitals(request.data)
     hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}

@@ -25,7 +25,7 @@ from federated_health.studies.audit.observations import RecordingApp, Step, laye
 from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
-"""What is attacked: the final model, one hospital's updates, the averages of the rounds."""
+"""Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""
 
 GUESSES = 20
 """Draws of random patients, with which rebuilt patients are compared."""

@@ -14,13 +14,7 @@ from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
-from federated_health.studies.benefit.training_setups import (
-    EvaluationProtocol,
-    Fit,
-    FitResult,
-    TrainingSetup,
-    plan_fits,
-)
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult, TrainingSetup
 from federated_health.studies.study import StudyRequest, refuse_duplicates
 from federated_health.studies.workers import load_app, run_tasks
 
@@ -84,7 +78,7 @@ def run_fits(
     show: Callable[[int, int], None] = lambda *_: None,
 ) -> Results:
     """Train the models that the journal does not hold yet; see `run`."""
-    fits = plan_fits(list(cohort.tables), protocol)
+    fits = training_setups.plan_fits(list(cohort.tables), protocol)
     remaining = [fit for fit in fits if fit not in journal.results]
     run_tasks(
         remaining,
@@ -130,7 +124,7 @@ def check_strategies(protocol: EvaluationProtocol, hospitals: list[str]) -> None
     Raises:
         SettingsError: there is one.
     """
-    for fit in plan_fits(hospitals, protocol):
+    for fit in training_setups.plan_fits(hospitals, protocol):
         try:
             training_setups.settings_for(fit, protocol, len(hospitals))
         except SettingsError as error:
