@@ -9,7 +9,7 @@ from federated_health.report import sections, words
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
-from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
+from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING
 from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, AuditPlan
 
 Figures = Mapping[str, Any]
@@ -143,17 +143,17 @@ def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> 
 def _choice(figures: Figures, runs: int) -> Section:
     panels = [
         Panel(
-            title=f"{target}: {quantity}",
+            title=f"{label}: {quantity}",
             marks={
                 privacy: (entry["attacked"]["roc_auc"], Interval(**attack[key]))
                 for privacy, entry in figures.items()
-                if (attack := strongest_attack(entry, key_of_target))
+                if (attack := strongest_attack(entry, target))
             },
             reference=reference,
         )
-        for key_of_target, target in ((FINAL, "final model"), (UPDATES, "updates"), (AVERAGES, "averages"))
+        for target, label in ((FINAL, "final model"), (UPDATES, "updates"), (AVERAGES, "averages"))
         for key, quantity, reference in (
-            ("roc_auc", "AUC", 0.5),
+            ("roc_auc", "AUC", GUESSING),
             ("true_positive_rate", "found at 1 %", FALSE_POSITIVE_RATE),
         )
     ]
@@ -207,8 +207,7 @@ def _choice(figures: Figures, runs: int) -> Section:
 
 
 def _false_positives(figures: Figures) -> str:
-    attack = strongest_attack(next(iter(figures.values())), FINAL)
-    assert attack is not None, "there is always a final model"
+    attack = next(iter(figures.values()))["attacks"][FINAL][_last_attack(FINAL)]
     return (
         f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
         f"{words.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to interpret."
