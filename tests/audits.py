@@ -10,17 +10,17 @@ import numpy as np
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.settings import Settings, read_defaults
-from federated_health.studies.audit.figures import figures_of_audit
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.attacks import audit_figures
+from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
     UPDATES,
+    AuditPlan,
     HalfShadowRun,
-    Inverted,
-    Outcome,
-    Plan,
-    Trial,
-    Worth,
+    HeldOutAuc,
+    RecoveredShares,
+    ShadowRun,
+    ShadowRunResult,
 )
 from tests.cohorts import patients
 
@@ -38,7 +38,7 @@ def hospitals_of(sizes: Mapping[str, int]) -> dict[str, Hospital]:
     return made
 
 
-def plan_of(**changes: Any) -> Plan:
+def plan_of(**changes: Any) -> AuditPlan:
     """Three small hospitals, of which `small` is the smallest."""
     hospitals = hospitals_of({"large": 40, "small": 20, "middle": 31})
     settings = replace(Settings.from_config(read_defaults()), hospitals=3)
@@ -47,43 +47,43 @@ def plan_of(**changes: Any) -> Plan:
         "privacies": {
             name: replace(settings, dp_epsilon=0.0 if name == "plain" else float(name.split()[1])) for name in LEAKS
         },
-        "runs": 8,
-        "wholes": 2,
+        "half_runs": 8,
+        "full_runs": 2,
         "sizes": (1, 4, 20),
         "draws": 2,
         "seed": 7,
     }
-    return Plan(**(given | changes))
+    return AuditPlan(**(given | changes))
 
 
 @dataclass(frozen=True)
 class Audit:
     """All that its page is made of."""
 
-    plan: Plan
+    plan: AuditPlan
 
     @cached_property
-    def results(self) -> dict[Trial, Outcome]:
-        return {trial: self._outcome(trial, place) for place, trial in enumerate(self.plan.trials())}
+    def results(self) -> dict[ShadowRun, ShadowRunResult]:
+        return {shadow: self._outcome(shadow, number) for number, shadow in enumerate(self.plan.shadow_runs())}
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        return figures_of_audit(self.plan, self.results)
+        return audit_figures(self.plan, self.results)
 
-    def _outcome(self, trial: Trial, place: int) -> Outcome:
-        worth = Worth(everyone=0.9 - 0.01 * (trial.privacy != "plain"), mean=0.8)
-        if not isinstance(trial, HalfShadowRun):
-            shares = Inverted(update=1.0, average=0.5, typical=0.25, random=0.375)
-            return Outcome(worth=worth, inverted=shares)
-        generator = np.random.default_rng(place)
-        members = self.plan.members()[trial.run]
-        leak = LEAKS[trial.privacy] * members
+    def _outcome(self, shadow: ShadowRun, number: int) -> ShadowRunResult:
+        auc = HeldOutAuc(all_patients=0.9 - 0.01 * (shadow.privacy != "plain"), hospital_mean=0.8)
+        if not isinstance(shadow, HalfShadowRun):
+            shares = RecoveredShares(update=1.0, average=0.5, typical=0.25, random=0.375)
+            return ShadowRunResult(auc=auc, inversion=shares)
+        generator = np.random.default_rng(number)
+        members = self.plan.members()[shadow.run]
+        leak = LEAKS[shadow.privacy] * members
 
         def seen(strength: float) -> Any:
             return strength * leak + generator.normal(size=len(members))
 
-        return Outcome(
-            worth=worth,
+        return ShadowRunResult(
+            auc=auc,
             statistics={
                 FINAL: {"confidence": seen(0.25)},
                 UPDATES: {"drop": seen(0.5), "share": seen(1.0)},

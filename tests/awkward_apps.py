@@ -28,6 +28,6 @@ def sleeps(message: Message, context: Context) -> Message:  # noqa: ARG001
 
 
 if __name__ == "__main__":  # a study in a process of its own, for a test that ends it
-    from tests.test_evidence_study import run_sleeping_study
+    from tests.test_benefit_journal import run_sleeping_study
 
     run_sleeping_study()

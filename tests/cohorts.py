@@ -12,7 +12,7 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.metrics import probability
 from federated_health.settings import Settings, read_defaults
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.training_setups import Protocol
+from federated_health.studies.benefit.training_setups import EvaluationProtocol
 
 Array = npt.NDArray[np.float64]
 Mechanism = Callable[[Array, Array], Array]
@@ -51,7 +51,7 @@ def cohort_of(hospitals: Mapping[str, pd.DataFrame]) -> Cohort:
     return Cohort(HEART_DISEASE, dict(hospitals), {name: f"hash of {name}" for name in hospitals})
 
 
-def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **settings: Any) -> Protocol:
+def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **settings: Any) -> EvaluationProtocol:
     """Logistic regression that takes a few steps."""
     quick: dict[str, Any] = {
         "rounds": 3,
@@ -60,7 +60,7 @@ def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **setti
         "model": "logistic",
         "appraisal": False,
     }
-    return Protocol(
+    return EvaluationProtocol(
         settings=replace(Settings.from_config(read_defaults()), **(quick | settings)),
         folds=folds,
         repeats=repeats,

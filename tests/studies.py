@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.report.page import Page
+from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.figures import Scores, collect_scores, figures_of_study
-from federated_health.studies.benefit.page import page_of_study
-from federated_health.studies.benefit.study import Results
-from federated_health.studies.benefit.training_setups import Protocol, Scored, TrainingSetup, plan_fits
+from federated_health.studies.benefit.comparison import Scores, collect_scores, compare_models
+from federated_health.studies.benefit.journal import Results
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, FitResult, TrainingSetup, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]
@@ -26,14 +26,14 @@ class Study:
     """All that its page is made of."""
 
     cohort: Cohort
-    protocol: Protocol
+    protocol: EvaluationProtocol
     results: Results
     scores: Scores
     figures: dict[str, Any]
 
     @property
     def page(self) -> Page:
-        return page_of_study(self.cohort, self.protocol, self.results, self.scores, self.figures)
+        return benefit_page(self.cohort, self.protocol, self.results, self.scores, self.figures)
 
 
 def study_of(
@@ -49,18 +49,18 @@ def study_of(
     results: Results = {}
     splits = [cohort.split(folds=2, fold=fold, seed=protocol.settings.seed) for fold in (0, 1)]
     for fit in plan_fits(list(labels), protocol):
-        tested = [fit.subject] if fit.regime in (TrainingSetup.OWN, TrainingSetup.WITHOUT) else list(labels)
-        way = fit.subject if fit.regime is TrainingSetup.FEDERATED else str(fit.regime)
+        tested = [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else list(labels)
+        way = fit.subject if fit.setup is TrainingSetup.FEDERATED else str(fit.setup)
         rows = {name: splits[fit.fold][name].test for name in tested}
         each = (100.0 if way != strategies[0] else 1.0, *([0.0] * (len(HEART_DISEASE.columns) - 1)))
-        results[fit] = Scored(
+        results[fit] = FitResult(
             scores={name: scoring(name, way, cohort.labels(name))[of].tolist() for name, of in rows.items()},
             threshold=0.5,
             rounds=3,
             importance={
                 name: [len(of) * one for one in each]
                 for name, of in rows.items()
-                if fit.regime is TrainingSetup.FEDERATED
+                if fit.setup is TrainingSetup.FEDERATED
             },
         )
     scores = collect_scores(cohort, protocol, results)
@@ -69,5 +69,5 @@ def study_of(
         protocol=protocol,
         results=results,
         scores=scores,
-        figures=figures_of_study(scores, protocol.settings.seed, draws=200),
+        figures=compare_models(scores, protocol.settings.seed, draws=200),
     )

@@ -10,14 +10,14 @@ from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.studies.audit.inversion import (
     Training,
-    columns_of,
     invert,
     invert_single,
-    recovered,
+    recovered_share,
+    to_columns,
     tolerances,
-    typical,
+    typical_patient,
 )
-from federated_health.studies.audit.views import Step
+from federated_health.studies.audit.observations import Step
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")
@@ -54,7 +54,7 @@ def test_of_an_update_that_is_none_nothing_is_found() -> None:
 
 def test_features_become_columns_in_their_own_units() -> None:
     features = np.array([[1.5, 0.2, 0.1, 0.7, 0.2], [3.0, 0.9, 0.5, 0.1, 0.6]])
-    found = columns_of(TASK, features, SCALE)
+    found = to_columns(TASK, features, SCALE)
     assert found[0].tolist() == [150.0, 1.0]
     assert np.isnan(found[1, 0])
     assert found[1, 1] == 2.0
@@ -78,20 +78,20 @@ def test_half_a_standard_deviation_of_those_measured_is_near() -> None:
 )
 def test_the_share_of_columns_recovered_by_hand(guesses: list[list[float]], share: float) -> None:
     patients = np.array([[100.0, 0.0], [150.0, 2.0], [NAN, 1.0]])
-    assert recovered(np.array(guesses), patients, np.array([10.0, 0.0])) == pytest.approx(share)
+    assert recovered_share(np.array(guesses), patients, np.array([10.0, 0.0])) == pytest.approx(share)
 
 
 def test_the_best_assignment_is_not_the_greedy_one() -> None:
     """The first guess fits the first patient best, but the second guess fits nobody else."""
     patients = np.array([[100.0, 0.0], [100.0, 1.0]])
     guesses = np.array([[100.0, 0.0], [100.0, 0.0]])
-    assert recovered(guesses, patients, np.array([10.0, 0.0])) == pytest.approx(3 / 4)
+    assert recovered_share(guesses, patients, np.array([10.0, 0.0])) == pytest.approx(3 / 4)
 
 
 def test_the_typical_patient_has_medians_and_the_commonest_codes() -> None:
     patients = np.array([[100.0, 1.0], [150.0, 1.0], [NAN, 2.0], [180.0, 0.0]])
-    assert typical(TASK, patients).tolist() == [150.0, 1.0]
-    mostly_missing = typical(TASK, np.array([[100.0, 2.0], [NAN, 2.0], [NAN, 0.0]]))
+    assert typical_patient(TASK, patients).tolist() == [150.0, 1.0]
+    mostly_missing = typical_patient(TASK, np.array([[100.0, 2.0], [NAN, 2.0], [NAN, 0.0]]))
     assert np.isnan(mostly_missing[0])
     assert mostly_missing[1] == 2.0
 
@@ -133,9 +133,9 @@ def test_patients_of_a_small_update_are_rebuilt(number: int) -> None:
     step, training = trained(features, labels, np.tile(np.arange(number, dtype=np.int32), (5, 1)))
     rebuilt = invert(HEART_DISEASE, step, training, number, seed=1)
     scale = Normalisation(*((value,) * len(HEART_DISEASE.measurements) for value in (0.0, 1.0)))
-    truth, found = (columns_of(HEART_DISEASE, one, scale) for one in (features, rebuilt))
+    truth, found = (to_columns(HEART_DISEASE, one, scale) for one in (features, rebuilt))
     within = np.where([isinstance(column, Measurement) for column in HEART_DISEASE.columns], 0.5, 0.0)
-    assert recovered(found, truth, within) > 0.9
+    assert recovered_share(found, truth, within) > 0.9
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ from scipy.stats import norm
 
 from federated_health.ml.metrics import Interval
 from federated_health.studies.audit.membership import (
-    Strength,
+    AttackStrength,
     confidences,
     lira_scores,
     losses,
-    measure,
+    measure_attack,
     true_positive_rates,
 )
 
@@ -38,8 +38,8 @@ def test_losses_and_confidences_are_of_the_patient_s_own_label() -> None:
 
 def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
     members = halves(6, 40, 1)
-    strength = measure(members.astype(np.float64), members, 1)
-    assert strength == Strength(
+    strength = measure_attack(members.astype(np.float64), members, 1)
+    assert strength == AttackStrength(
         roc_auc=Interval(value=1.0, low=1.0, high=1.0),
         one_model=Interval(value=1.0, low=1.0, high=1.0),
         undecided=0.0,
@@ -51,7 +51,7 @@ def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
 
 def test_an_attack_that_says_the_same_of_everybody_has_auc_one_half_and_finds_nobody() -> None:
     members = halves(6, 400, 1)
-    strength = measure(np.full(members.shape, 0.3), members, 1)
+    strength = measure_attack(np.full(members.shape, 0.3), members, 1)
     assert strength.roc_auc == Interval(value=0.5, low=0.5, high=0.5)
     assert strength.true_positive_rate == Interval(value=0.0, low=0.0, high=0.0)
     assert strength.false_positives == 2
@@ -61,14 +61,14 @@ def test_the_auc_is_the_mean_over_runs() -> None:
     """Of the pairs of a member and another, 4 of 4 are right in the first run and 1 of 4 in the second."""
     members = np.array([[True, True, False, False], [True, False, True, False]])
     scores = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 3.0, 4.0, 5.0]])
-    assert measure(scores, members, 1).roc_auc.value == pytest.approx((1.0 + 0.25) / 2)
+    assert measure_attack(scores, members, 1).roc_auc.value == pytest.approx((1.0 + 0.25) / 2)
 
 
 def test_runs_are_no_further_patients() -> None:
     """The same runs thrice say no more than once."""
     members = halves(4, 60, 2)
     scores = members + np.random.default_rng(3).normal(size=members.shape)
-    once, thrice = (measure(np.tile(scores, (n, 1)), np.tile(members, (n, 1)), 5).roc_auc for n in (1, 3))
+    once, thrice = (measure_attack(np.tile(scores, (n, 1)), np.tile(members, (n, 1)), 5).roc_auc for n in (1, 3))
     assert (thrice.value, thrice.low, thrice.high) == pytest.approx((once.value, once.low, once.high))
     assert once.low is not None
     assert once.high is not None
@@ -78,8 +78,8 @@ def test_runs_are_no_further_patients() -> None:
 def test_one_model_says_less_than_many_and_its_interval_is_that_of_a_run_by_itself() -> None:
     members = halves(20, 100, 2)
     scores = 0.35 * members + np.random.default_rng(3).normal(size=members.shape)
-    many = measure(scores, members, 5)
-    singles = [measure(scores[[run]], members[[run]], 5) for run in range(20)]
+    many = measure_attack(scores, members, 5)
+    singles = [measure_attack(scores[[run]], members[[run]], 5) for run in range(20)]
     lows, highs = ([getattr(one.roc_auc, end) for one in singles] for end in ("low", "high"))
     assert many.one_model.value == many.roc_auc.value
     assert many.one_model.low == pytest.approx(np.mean(lows), abs=0.01)
@@ -93,7 +93,7 @@ def test_one_model_says_less_than_many_and_its_interval_is_that_of_a_run_by_itse
 
 
 def test_where_nobody_was_a_member_there_is_no_figure() -> None:
-    assert measure(np.zeros((2, 5)), np.zeros((2, 5), dtype=bool), 1).roc_auc == Interval()
+    assert measure_attack(np.zeros((2, 5)), np.zeros((2, 5), dtype=bool), 1).roc_auc == Interval()
 
 
 def test_intervals_of_an_attack_without_signal_hold_one_half_about_as_often_as_they_say() -> None:
@@ -104,7 +104,7 @@ def test_intervals_of_an_attack_without_signal_hold_one_half_about_as_often_as_t
         generator = np.random.default_rng([seed, 1])
         # What a patient shows depends on the patient, and not on whether they were trained on.
         seen = generator.normal(size=120) + generator.normal(size=members.shape)
-        auc = measure(lira_scores(seen, members), members, seed, draws=200).roc_auc
+        auc = measure_attack(lira_scores(seen, members), members, seed, draws=200).roc_auc
         assert auc.low is not None
         assert auc.high is not None
         held += auc.low <= 0.5 <= auc.high
@@ -179,7 +179,9 @@ def test_lira_finds_a_patient_whom_only_shadows_can_tell_from_others() -> None:
     members = halves(20, 200, 6)
     generator = np.random.default_rng(7)
     seen = generator.normal(size=200) * 50 + members + generator.normal(size=members.shape) * 0.5
-    plain, calibrated = (measure(one, members, 1, draws=50).roc_auc for one in (seen, lira_scores(seen, members)))
+    plain, calibrated = (
+        measure_attack(one, members, 1, draws=50).roc_auc for one in (seen, lira_scores(seen, members))
+    )
     assert plain.value == pytest.approx(0.5, abs=0.05)
     assert calibrated.value is not None
     assert calibrated.value > 0.85
@@ -223,7 +225,7 @@ def test_an_overfitted_model_is_found_by_its_losses_and_an_untrained_one_is_not(
         labels = np.tile([0.0, 1.0], 20)
         scores.append(-losses(model_trained_on(features, labels, epochs, seed), labels))
     members = np.tile(np.arange(40) < 20, (4, 1))
-    auc = measure(np.array(scores), members, 1).roc_auc
+    auc = measure_attack(np.array(scores), members, 1).roc_auc
     assert auc.low is not None
     assert auc.high is not None
     assert (auc.low > 0.6) == (epochs > 0)

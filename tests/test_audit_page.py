@@ -5,15 +5,14 @@ from functools import cache
 
 from federated_health.report.formatting import NOT_DEFINED
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
-from federated_health.studies.audit.figures import figures_of_audit
-from federated_health.studies.audit.page import page_of_audit
-from federated_health.studies.audit.tables import (
+from federated_health.studies.audit.attacks import audit_figures
+from federated_health.studies.audit.audit_page import (
     TARGETS,
-    auc_rows,
+    audit_page,
     inversion_rows,
     one_model_rows,
-    rate_rows,
-    strongest,
+    strength_rows,
+    strongest_attack,
 )
 from tests.audits import Audit, plan_of
 
@@ -22,7 +21,7 @@ AUDIT = Audit(plan_of())
 
 @cache
 def page() -> Page:
-    return page_of_audit(AUDIT.plan, AUDIT.figures)
+    return audit_page(AUDIT.plan, AUDIT.figures)
 
 
 def section(title: str) -> Section:
@@ -49,10 +48,11 @@ def test_the_choice_has_a_picture_and_a_row_a_setting() -> None:
 
 
 def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
-    assert auc_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == NOT_DEFINED
-    assert rate_rows(AUDIT.figures)["encrypted"]["one hospital's updates"] == NOT_DEFINED
+    assert strength_rows(AUDIT.figures, "roc_auc")["encrypted"]["one hospital's updates"] == NOT_DEFINED
+    assert strength_rows(AUDIT.figures, "true_positive_rate")["encrypted"]["one hospital's updates"] == NOT_DEFINED
     assert (
-        auc_rows(AUDIT.figures)["encrypted"]["the final model"] == auc_rows(AUDIT.figures)["plain"]["the final model"]
+        strength_rows(AUDIT.figures, "roc_auc")["encrypted"]["the final model"]
+        == strength_rows(AUDIT.figures, "roc_auc")["plain"]["the final model"]
     )
     (caution,) = [block for block in section("The choice").blocks if isinstance(block, Caution)]
     assert "the server holds ciphertexts and no key" in caution.words
@@ -60,13 +60,13 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
 
 def test_the_strongest_attack_stands_for_all() -> None:
     """Shares say more than drops here, and where neither says anything the greater figure is shown."""
-    shown = auc_rows(AUDIT.figures)
+    shown = strength_rows(AUDIT.figures, "roc_auc")
     for privacy, one in AUDIT.figures.items():
         for target, words in TARGETS.items():
             if one["attacks"][target]:
                 values = [found["roc_auc"]["value"] for found in one["attacks"][target].values()]
                 assert shown[privacy][words].startswith(f"{max(values):.3f} ")
-    assert strongest(AUDIT.figures["encrypted"], "updates") is None
+    assert strongest_attack(AUDIT.figures["encrypted"], "updates") is None
 
 
 def test_a_single_model_is_judged_by_itself() -> None:
@@ -108,4 +108,4 @@ def test_the_page_says_what_is_promised_and_how_few_one_per_cent_are() -> None:
 def test_an_audit_without_inversions_has_a_page() -> None:
     plan = plan_of(sizes=(), draws=0)
     audit = Audit(plan)
-    assert "Patients rebuilt" not in render(page_of_audit(plan, figures_of_audit(plan, audit.results)))
+    assert "Patients rebuilt" not in render(audit_page(plan, audit_figures(plan, audit.results)))

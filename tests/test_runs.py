@@ -122,7 +122,7 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_what_draws_is_imported_at_the_end_only() -> None:
     program = (
-        "import sys, server, federated_health.studies.benefit.command\n"
+        "import sys, server, federated_health.studies.benefit.benefit_study\n"
         "late = {'matplotlib', 'jinja2', 'scipy', 'sklearn', 'tensorflow', 'keras'} & set(sys.modules)\n"
         "sys.exit(f'imported too early: {sorted(late)}' if late else 0)"
     )

@@ -1,43 +1,71 @@
-"""Work that is done in this process; over several, test_evidence_study.py and test_audit_command.py do it."""
+"""Tasks that are run in this process; test_benefit_journal.py and test_audit_study.py also test several processes."""
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from federated_health.errors import DataError, RunError
-from federated_health.studies.workers import workers
+from federated_health.studies.workers import run_tasks
 
 
-def begin(divisor: int) -> Callable[[int], float]:
-    def divide(number: int) -> float:
-        if number < 0:
-            raise DataError(f"{number}: is below 0")
-        return number / divisor
-
-    return divide
+def divide(number: int, divisor: int) -> float:
+    if number < 0:
+        raise DataError("is below 0")
+    return number / divisor
 
 
-def test_every_piece_comes_back_with_its_result() -> None:
-    with workers(1, begin, 4, died="gone") as run:
-        assert dict(run([1, 2, 3])) == {1: 0.25, 2: 0.5, 3: 0.75}
+def results_of(tasks: list[int], *, divisor: int = 4, jobs: int = 1) -> dict[int, float]:
+    saved: dict[int, float] = {}
+    run_tasks(
+        tasks,
+        partial(divide, divisor=divisor),
+        jobs=jobs,
+        save=saved.__setitem__,
+        show=lambda *_: None,
+        crashed="a worker died",
+    )
+    return saved
 
 
-def test_a_user_s_mistake_comes_back_in_its_own_words_after_what_was_done_before() -> None:
-    with workers(1, begin, 4, died="gone") as run:
-        results = run([1, -2, 3])
-        assert next(results) == (1, 0.25)
-        with pytest.raises(RunError, match=r"^-2: is below 0$"):
-            next(results)
+def test_every_task_gets_its_result() -> None:
+    assert results_of([1, 2, 3]) == {1: 0.25, 2: 0.5, 3: 0.75}
+
+
+def test_progress_counts_tasks_that_were_finished_earlier() -> None:
+    shown: list[tuple[int, int]] = []
+    run_tasks(
+        [1, 2],
+        partial(divide, divisor=4),
+        jobs=1,
+        save=lambda *_: None,
+        show=lambda done, total: shown.append((done, total)),
+        crashed="a worker died",
+        finished=3,
+    )
+    assert shown == [(3, 5), (4, 5), (5, 5)]
+
+
+def test_a_user_error_names_its_task_and_earlier_results_are_saved() -> None:
+    saved: dict[int, float] = {}
+    with pytest.raises(RunError, match=r"^-2: is below 0$"):
+        run_tasks(
+            [1, -2, 3],
+            partial(divide, divisor=4),
+            jobs=1,
+            save=saved.__setitem__,
+            show=lambda *_: None,
+            crashed="a worker died",
+        )
+    assert saved == {1: 0.25}
 
 
 def test_any_other_error_is_not_swallowed() -> None:
-    with workers(1, begin, 0, died="gone") as run, pytest.raises(ZeroDivisionError):
-        list(run([1]))
+    with pytest.raises(ZeroDivisionError):
+        results_of([1], divisor=0)
 
 
 @pytest.mark.slow
-def test_two_processes_do_the_same_and_say_the_same() -> None:
-    with workers(2, begin, 4, died="gone") as run:
-        assert dict(run([1, 2, 3])) == {1: 0.25, 2: 0.5, 3: 0.75}
-    with workers(2, begin, 4, died="gone") as run, pytest.raises(RunError, match=r"^-2: is below 0$"):
-        list(run([-2]))
+def test_two_processes_give_the_same_results_and_errors() -> None:
+    assert results_of([1, 2, 3], jobs=2) == {1: 0.25, 2: 0.5, 3: 0.75}
+    with pytest.raises(RunError, match=r"^-2: is below 0$"):
+        results_of([-2, -2], jobs=2)

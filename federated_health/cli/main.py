@@ -5,13 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from federated_health.cli import audit, certificates, evidence, parsing
+from federated_health.cli import certificates, parsing, studies
 from federated_health.cli.console import print_lines
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.deployment import superlink, supernode
 from federated_health.cli.examples import EXAMPLES
-
-CLIENT_APP = "client:app"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,10 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     description = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
     _add_demo_flags(add("demo", "a server and its hospitals as processes on this machine", description, _run_demo))
-    evidence.add_flags(
-        add("evidence", evidence.WORDS, _sentence(evidence.WORDS), lambda flags: evidence.gather(flags, CLIENT_APP))
-    )
-    audit.add_flags(add("audit", audit.WORDS, _sentence(audit.WORDS), lambda flags: audit.attack(flags, CLIENT_APP)))
+    description = _sentence(studies.EVIDENCE_HELP)
+    studies.add_evidence_flags(add("evidence", studies.EVIDENCE_HELP, description, studies.run_evidence))
+    description = _sentence(studies.AUDIT_HELP)
+    studies.add_audit_flags(add("audit", studies.AUDIT_HELP, description, studies.run_audit))
     help = "mutual TLS: create an authority, make keys, sign, revoke, renew and show"
     certificates.add_subcommands(add("certificates", help, certificates.DESCRIPTION, _run_certificates))
     help = "Flower's server for long-lived nodes, with this project's certificates"

@@ -1,4 +1,5 @@
-"""Studies that run many trainings in one place: the benefit of joining, and attacks on privacy.
+"""Studies that train many models on one machine: the benefit of joining, and attacks on privacy.
 
-They need the rows of all hospitals on one machine. May import every folder but `cli`.
+They need the rows of all hospitals in one place, so the data must be public, generated or shared. May import every
+folder but `cli`.
 """

@@ -1,112 +1,107 @@
-"""Independent pieces of work, in this process or over several that never outlive it."""
+"""Independent tasks, run in this process or in worker processes that never outlive it."""
 
 import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from functools import cache
 from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
-
-from flwr.clientapp import ClientApp
+from typing import TypeVar
 
 from federated_health.errors import RunError, UserError
+from federated_health.transport.interface import App
 
-Piece = TypeVar("Piece")
-Work = TypeVar("Work")
+HOSPITAL_APP = "federated_health.hospital.handlers:answer"
+"""Reference of the function that answers the messages of every hospital of a study."""
+
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-@contextmanager
-def workers(
-    jobs: int, begin: Callable[[Work], Callable[[Piece], Result]], work: Work, *, died: str
-) -> Iterator[Callable[[list[Piece]], Iterator[tuple[Piece, Result]]]]:
-    """Something that does pieces of work, in any order: this process where there is one job, else as many others.
+def run_tasks(
+    tasks: Sequence[Task],
+    function: Callable[[Task], Result],
+    *,
+    jobs: int,
+    save: Callable[[Task, Result], None],
+    show: Callable[[int, int], None],
+    crashed: str,
+    finished: int = 0,
+) -> None:
+    """Call a function on every task, in any order, and save each result as soon as it is there.
 
     Args:
-        begin: called once in each process, with `work`; returns what does one piece. It is of a module's top level.
-        died: what to say where a process is gone.
+        function: can be pickled, so that worker processes can call it.
+        jobs: number of processes; with 1 all tasks are run in this process.
+        save: called with a task and its result.
+        show: called with the number of finished tasks and the total, before the first task and after each.
+        crashed: error message where a worker process dies.
+        finished: number of tasks that were finished earlier, for `show`.
 
-    Yields:
-        A function from pieces to each piece and its result, as they come. It raises RunError, with the words of the
-        UserError that a piece raised, or `died`.
+    Raises:
+        RunError: a task raised a UserError (its message follows the task's name), or a worker process died.
     """
+    total = finished + len(tasks)
+    show(finished, total)
+    with closing(_results(tasks, function, min(jobs, len(tasks)), crashed)) as results:
+        for number, (task, result) in enumerate(results, start=finished + 1):
+            save(task, result)
+            show(number, total)
+
+
+def _results(
+    tasks: Sequence[Task], function: Callable[[Task], Result], jobs: int, crashed: str
+) -> Generator[tuple[Task, Result], None, None]:
     if jobs <= 1:
-        _begin(begin, work)
-        yield lambda pieces: ((piece, _raise_or(_do(piece))) for piece in pieces)
+        for task in tasks:
+            yield task, _call(function, task)
         return
-    # Spawned, since a process that has imported TensorFlow or started threads of Flower's cannot be forked safely.
+    # Spawned: a process that has imported TensorFlow or started Flower's threads cannot be forked safely.
     spawn = multiprocessing.get_context("spawn")
-    ending, held = spawn.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (begin, work, ending))
-
-    def run(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
-        try:
-            waiting = {pool.submit(_do, piece): piece for piece in pieces}
-            for future in as_completed(waiting):
-                yield waiting[future], _raise_or(future.result())
-        except BrokenProcessPool:
-            raise RunError(died) from None
-
+    worker_end, own_end = spawn.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (worker_end,))
     try:
-        yield run
+        futures = {pool.submit(_call, function, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise RunError(crashed) from None
     finally:
-        held.close()
+        own_end.close()
         pool.shutdown(cancel_futures=True)
-        ending.close()
+        worker_end.close()
 
 
-def load_app(reference: str) -> ClientApp:
-    """The hospitals' ClientApp, such as client:app, for many federations in this one process."""
-    module, name = reference.split(":")
-    app: ClientApp = getattr(import_module(module), name)
-    # TensorFlow warns of compiling anew for many shapes: here many hospitals, of different sizes, share one process.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    return app
+def _call(function: Callable[[Task], Result], task: Task) -> Result:
+    try:
+        return function(task)
+    except UserError as error:  # a RunError can be pickled; errors that take more than a message cannot
+        raise RunError(f"{task}: {error}") from None
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An exception of ours as its words, which any process can read."""
-
-    words: str
+def _start_worker(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C and ends its workers
+    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
 
 
-_done_by: Callable[[Any], Any]
-
-
-def _begin_worker(begin: Callable[[Any], Any], work: Any, ending: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends the others
-    threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
-    _begin(begin, work)
-
-
-def _end_with(ending: Connection) -> None:
-    """End this process, amid a piece perhaps, when the one that asked closes the other end or is gone, even killed."""
-    ending.poll(None)
+def _exit_with_parent(connection: Connection) -> None:
+    """End this process, even during a task, when the parent closes its end of the pipe or dies."""
+    connection.poll(None)
     os._exit(1)
 
 
-def _begin(begin: Callable[[Any], Any], work: Any) -> None:
-    global _done_by
-    _done_by = begin(work)
-
-
-def _do(piece: Any) -> Any:
-    try:
-        return _done_by(piece)
-    except UserError as error:
-        return _Failure(str(error))
-
-
-def _raise_or(result: Any) -> Any:
-    if isinstance(result, _Failure):
-        raise RunError(result.words)
-    return result
+@cache
+def load_app(reference: str) -> App:
+    """The function that answers the hospitals' messages, by its reference, for many runs in one process."""
+    module, name = reference.split(":")
+    app: App = getattr(import_module(module), name)
+    # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    return app

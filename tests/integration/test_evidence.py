@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.processes import PROJECT, process
-from federated_health.studies.benefit.study import JOURNAL
+from federated_health.studies.benefit.journal import JOURNAL
 
 pytestmark = pytest.mark.slow
 

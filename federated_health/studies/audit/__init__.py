@@ -1,5 +1,5 @@
-"""The attack on ourselves: what the final model, one hospital's updates and the averages give away of its patients.
+"""Attacks on our own runs: what the final model, a hospital's updates and the averages reveal about patients.
 
-It needs the rows of all hospitals in one place, as a study does (see `evidence`), and is no part of a federation's run:
-whoever attacks knows here more than anybody would, so that what is not found is likely not to be there.
+The attacker has all hospitals' rows, more than a real one would, so an attack that fails here is likely to fail
+elsewhere. May import what `studies` may.
 """

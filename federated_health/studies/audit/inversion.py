@@ -1,9 +1,9 @@
-"""Gradient inversion: patients' columns rebuilt from one update of their hospital, and how well.
+"""Gradient inversion: patients' columns rebuilt from one update of their hospital, and the share recovered.
 
-Dummy patients are moved until local training on them, done over again, gives the update that was seen (Zhu et al. 2019,
-"Deep leakage from gradients"), by the cosine of the two (Geiping et al. 2020, "Inverting gradients"). Of a single
-patient there is a closed form: what the first layer's kernel gets is the patient's features times what its bias gets
-(Phong et al. 2018, "Privacy-preserving deep learning via additively homomorphic encryption").
+Dummy patients are changed until local training on them gives the observed update (Zhu et al. 2019, "Deep leakage from
+gradients"), by the cosine of the two (Geiping et al. 2020, "Inverting gradients"). A single patient has a closed form:
+the gradient of the first layer's kernel is the patient's features times that of its bias (Phong et al. 2018,
+"Privacy-preserving deep learning via additively homomorphic encryption").
 """
 
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.normalisation import Normalisation
-from federated_health.studies.audit.gradients import difference, layers_of
-from federated_health.studies.audit.views import Step
+from federated_health.settings import Settings
+from federated_health.studies.audit.observations import Step, difference, layers_of
 
 ITERATIONS = 2000
-DUMMIES = 64
-MAX_STARTS, MIN_STARTS = 8, 2
-"""Of searches from other dummy patients, of which the best is taken: as many as make DUMMIES together."""
-
 STEP_SIZE = 0.1
+DUMMIES = 64
+MIN_STARTS, MAX_STARTS = 2, 8
+"""Limits of the number of searches, each from other dummy patients; the best one is taken. Together about DUMMIES."""
 
-FURTHEST = 4.0
-"""Standard deviations from the mean within which a measurement is looked for."""
+MAX_DEVIATION = 4.0
+"""Standard deviations from the mean within which measurements are searched."""
 
-CLOSE = 0.5
+TOLERANCE = 0.5
 """Standard deviations of all training patients within which a measurement counts as recovered."""
 
 Array = npt.NDArray[np.float64]
@@ -43,8 +43,7 @@ class Training:
     """What the attacker knows, or guesses, of the local training that led to an update.
 
     Attributes:
-        order: [steps, batch], positions of patients in each step, see `training.batch_order`: the server knows the
-            seed. All of them in each step where it does not know who takes part.
+        order: [steps, batch], positions of patients in each step, -1 for none (see `training.batch_order`).
     """
 
     order: Indices
@@ -52,53 +51,72 @@ class Training:
     l2: float
 
 
+def known_training(settings: Settings, hospital: str, rows: int) -> Training:
+    """The first round's local training as the server knows it.
+
+    The server knows the seed, and so the batches. Under differential privacy these are secret, and the attacker assumes
+    that every patient is in every step.
+    """
+    from federated_health.ml.training import batch_order  # imports TensorFlow
+
+    if settings.dp_epsilon:
+        order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
+        return Training(order=order, learning_rate=settings.dp_learning_rate, l2=settings.l2)
+    epochs, batch_size = settings.local_epochs, settings.batch_size
+    order = batch_order(
+        seed=settings.seed, hospital=hospital, round_number=1, rows=rows, epochs=epochs, batch_size=batch_size
+    )
+    return Training(order=order, learning_rate=settings.learning_rate, l2=settings.l2)
+
+
 def invert(task: Task, step: Step, training: Training, patients: int, seed: int) -> Array:
-    """Features of as many patients, whose training would give the update, [patients, task.feature_width].
+    """Features of this many patients whose training gives the update, [patients, task.feature_width].
 
     Args:
         step: the hospital's weights before and after its local training.
-        seed: of the first dummy patients; the best of several searches is taken.
+        seed: seed of the dummy patients that the searches start from.
     """
     if patients == 1:
         return invert_single(step, training)
     tf = load_tensorflow()
     generator = np.random.default_rng(seed)
-    target = np.concatenate(
-        [part.ravel() for layer in difference(layers_of(step.after), layers_of(step.before)) for part in layer]
-    )
+    movement = difference(layers_of(step.after), layers_of(step.before))
+    target = np.concatenate([part.ravel() for layer in movement for part in layer])
     known = (
         [tf.constant(array, tf.float32) for array in step.before.values()],
         tf.constant(target / (np.linalg.norm(target) or 1.0), tf.float32),
         tf.constant(training.learning_rate, tf.float32),
         tf.constant(training.l2, tf.float32),
     )
-    descend = _descent(task, training.order.tobytes(), training.order.shape)
-    tried = [
-        descend(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
+    search = _compiled_search(task, training.order.tobytes(), training.order.shape)
+    found = [
+        search(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
         for _ in range(max(MIN_STARTS, min(MAX_STARTS, DUMMIES // patients)))
     ]
-    best = int(np.argmin([float(loss) for _, loss in tried]))
-    return np.asarray(tried[best][0], dtype=np.float64)
+    best = int(np.argmin([float(distance) for _, distance in found]))
+    return np.asarray(found[best][0], dtype=np.float64)
 
 
 def invert_single(step: Step, training: Training) -> Array:
-    """Features of the one patient behind an update, [1, width], by least squares over the first layer's units."""
+    """Features of the only patient behind an update, [1, width], by least squares over the first layer's units."""
     (before, _), *_ = layers_of(step.before)
     (kernel, bias), *_ = difference(layers_of(step.after), layers_of(step.before))
-    # The penalty's part, as if the kernel had stayed as it was.
+    # Without the part of the L2 penalty, which is computed as if the kernel had not moved.
     kernel = kernel + len(training.order) * training.learning_rate * training.l2 * before
     scale = float(bias @ bias)
     return (kernel @ bias / scale if scale else np.zeros(len(kernel)))[None, :]
 
 
-def columns_of(task: Task, features: Floats, normalisation: Normalisation) -> Array:
-    """Features as one number a column, [patients, columns]: of a category the place of its greatest feature; of a
-    measurement its value in its own unit, NaN where it is missing rather than not.
+def to_columns(task: Task, features: Floats, normalisation: Normalisation) -> Array:
+    """Features as one number per column, [patients, columns].
+
+    A category becomes the position of its greatest feature, a measurement its value in its own unit, NaN if its missing
+    flag is above 0.5.
     """
     scales = iter(zip(normalisation.mean, normalisation.variance, strict=True))
     columns = []
     for column, place in zip(task.columns, task.feature_slices, strict=True):
-        part = np.asarray(features, dtype=np.float64)[:, place]
+        part = features[:, place].astype(np.float64)
         if isinstance(column, Measurement):
             mean, variance = next(scales)
             columns.append(np.where(part[:, 1] > 0.5, np.nan, part[:, 0] * variance**0.5 + mean))
@@ -108,56 +126,51 @@ def columns_of(task: Task, features: Floats, normalisation: Normalisation) -> Ar
 
 
 def tolerances(task: Task, patients: Array) -> Array:
-    """How far a value may be from a patient's to count as recovered, [columns]: 0 of categories.
+    """The distance within which a value counts as recovered, [columns]; 0 for categories.
 
     Args:
-        patients: [patients, columns], whose standard deviations are taken.
+        patients: [patients, columns], whose standard deviations are the scale.
     """
-    within = np.zeros(patients.shape[1])
+    result = np.zeros(patients.shape[1])
     for place, column in enumerate(task.columns):
         measured = patients[~np.isnan(patients[:, place]), place]
         if isinstance(column, Measurement) and len(measured):
-            within[place] = CLOSE * measured.std()
-    return within
+            result[place] = TOLERANCE * measured.std()
+    return result
 
 
-def recovered(guesses: Array, patients: Array, within: Array) -> float:
-    """The share of columns recovered, when every guess is assigned to a patient as well as can be.
+def recovered_share(guesses: Array, patients: Array, tolerance: Array) -> float:
+    """Share of columns recovered, with every guess assigned to one patient as well as possible.
 
-    A column is recovered where it is within its tolerance, or missing as it should be.
+    A column is recovered if it is within its tolerance, or missing in both.
 
     Args:
-        guesses, patients: [the same number, columns], see `columns_of`.
-        within: [columns], see `tolerances`.
+        guesses, patients: [the same number, columns], see `to_columns`.
+        tolerance: [columns], see `tolerances`.
     """
-    from scipy.optimize import linear_sum_assignment  # takes a while to import
+    from scipy.optimize import linear_sum_assignment  # slow to import
 
-    one, other = guesses[:, None, :], patients[None, :, :]
-    shares = ((np.abs(one - other) <= within) | (np.isnan(one) & np.isnan(other))).mean(axis=2)
+    guess, patient = guesses[:, None, :], patients[None, :, :]
+    is_close = (np.abs(guess - patient) <= tolerance) | (np.isnan(guess) & np.isnan(patient))
+    shares = is_close.mean(axis=2)
     return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
 
 
-def typical(task: Task, patients: Array) -> Array:
-    """The patient whom one would guess: of each column the median of those measured, or the commonest; [columns]."""
-    guess = np.empty(patients.shape[1])
-    for place, column in enumerate(task.columns):
-        values = patients[:, place]
-        measured = values[~np.isnan(values)]
-        if isinstance(column, Measurement):
-            guess[place] = np.median(measured) if 2 * len(measured) >= len(values) else np.nan
-        else:
-            kinds, number = np.unique(measured, return_counts=True)
-            guess[place] = kinds[number.argmax()]
-    return guess
+def typical_patient(task: Task, patients: Array) -> Array:
+    """The best single guess, [columns]: medians of measurements (missing if most are), most frequent categories."""
+    table = pd.DataFrame(patients)
+    medians = table.median().where(2 * table.count() >= len(table))
+    is_measurement = [isinstance(column, Measurement) for column in task.columns]
+    return np.where(is_measurement, medians, table.mode().iloc[0])
 
 
 @cache
-def _descent(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
-    """A compiled search from some dummy patients to better ones; made once for each plan of local training.
+def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
+    """A search for patients whose local training gives an update; compiled once per order of batches.
 
     Returns:
-        A function from parameters [patients, width + 1], weights, the direction of the update, learning rate and l2 to
-        features [patients, width] and 1 minus the cosine.
+        A function of parameters [patients, width + 1], weights, direction of the update, learning rate and l2, which
+        returns features [patients, width] and 1 minus the cosine.
     """
     tf = load_tensorflow()
     batches = np.frombuffer(order, dtype=np.int32).reshape(shape)
@@ -168,7 +181,7 @@ def _descent(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
             part = parameters[:, place]
             if isinstance(column, Measurement):
                 missing = tf.sigmoid(part[:, 1:])
-                parts += [FURTHEST * tf.tanh(part[:, :1] / FURTHEST) * (1.0 - missing), missing]
+                parts += [MAX_DEVIATION * tf.tanh(part[:, :1] / MAX_DEVIATION) * (1.0 - missing), missing]
             else:
                 parts.append(tf.nn.softmax(part))
         return tf.concat(parts, axis=1)
@@ -178,28 +191,28 @@ def _descent(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
         weights = list(start)
         for batch in batches:
             rows = batch[batch >= 0]
-            slopes = _mean_gradient(weights, tf.gather(features, rows), tf.gather(labels, rows), l2)
-            weights = [array - learning_rate * slope for array, slope in zip(weights, slopes, strict=True)]
+            gradients = _mean_gradient(weights, tf.gather(features, rows), tf.gather(labels, rows), l2)
+            weights = [array - learning_rate * gradient for array, gradient in zip(weights, gradients, strict=True)]
         moved = tf.concat([tf.reshape(new - old, [-1]) for new, old in zip(weights, start, strict=True)], axis=0)
         return 1.0 - tf.reduce_sum(moved * target) / (tf.norm(moved) + 1e-12)
 
     def search(parameters: Any, start: list[Any], target: Any, learning_rate: Any, l2: Any) -> Any:
-        """Adam (Kingma and Ba 2015), with a step size that falls to zero."""
+        """Adam (Kingma and Ba 2015), with a step size that decreases to 0."""
 
         def move(number: Any, parameters: Any, mean: Any, square: Any) -> tuple[Any, ...]:
             with tf.GradientTape() as tape:
                 tape.watch(parameters)
-                far = distance(parameters, start, target, learning_rate, l2)
-            slope = tape.gradient(far, parameters)
-            mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+                loss = distance(parameters, start, target, learning_rate, l2)
+            gradient = tape.gradient(loss, parameters)
+            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
             time = tf.cast(number, tf.float32)
             size = STEP_SIZE * (1.0 - time / ITERATIONS)
             unbiased = tf.sqrt(square / (1.0 - 0.999 ** (time + 1.0))) + 1e-12
             return number + 1, parameters - size * mean / (1.0 - 0.9 ** (time + 1.0)) / unbiased, mean, square
 
-        nothing = tf.zeros_like(parameters)
+        zeros = tf.zeros_like(parameters)
         _, parameters, *_ = tf.while_loop(
-            lambda number, *_: number < ITERATIONS, move, (tf.constant(0), parameters, nothing, nothing)
+            lambda number, *_: number < ITERATIONS, move, (tf.constant(0), parameters, zeros, zeros)
         )
         return features_of(parameters), distance(parameters, start, target, learning_rate, l2)
 
@@ -207,15 +220,15 @@ def _descent(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
 
 
 def _mean_gradient(weights: list[Any], features: Any, labels: Any, l2: Any) -> list[Any]:
-    """Of mean cross-entropy plus l2/2 times the squared kernels, written out: a tape in a tape compiles for long."""
+    """Gradient of mean cross-entropy plus l2/2 times the squared kernels, written out: nested tapes compile slowly."""
     tf = load_tensorflow()
     kernels, biases = weights[::2], weights[1::2]
     inputs = [features]
     for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
         inputs.append(tf.nn.relu(inputs[-1] @ kernel + bias))
     delta = (tf.sigmoid(inputs[-1] @ kernels[-1] + biases[-1]) - labels) / features.shape[0]
-    slopes: list[Any] = []
+    gradients: list[Any] = []
     for kernel, values in zip(reversed(kernels), reversed(inputs), strict=True):
-        slopes = [tf.transpose(values) @ delta + l2 * kernel, tf.reduce_sum(delta, axis=0), *slopes]
+        gradients = [tf.transpose(values) @ delta + l2 * kernel, tf.reduce_sum(delta, axis=0), *gradients]
         delta = delta @ tf.transpose(kernel) * tf.cast(values > 0, tf.float32)
-    return slopes
+    return gradients

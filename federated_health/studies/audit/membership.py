@@ -1,11 +1,11 @@
-"""Membership inference: was this patient among the training rows? Arrays in, scores and figures out.
+"""Membership inference: was this patient among the training rows? Arrays in, scores and their strength out.
 
-A score is the higher, the surer the attack is that the patient was a member. Loss threshold: Yeom et al. 2018 ("Privacy
+A higher score means that the attack is surer that the patient was a member. Loss threshold: Yeom et al. 2018 ("Privacy
 risk in machine learning"). LiRA, the likelihood-ratio attack with shadow models: Carlini et al. 2022 ("Membership
-inference attacks from first principles"). The ROC-AUC of an attack is the chance that it scores a member higher than a
-patient who was not one; 0.5 is guessing.
+inference attacks from first principles"). The ROC-AUC of an attack is the probability that it scores a member higher
+than a patient who was not one; 0.5 is guessing.
 
-Arrays of [runs, patients] hold a row a run, each of which was trained on a random half of the patients.
+Arrays of [runs, patients] have one row per run, which was trained on a random half of the patients.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ GUESSING = 0.5
 """ROC-AUC of an attack that knows nothing."""
 
 MIN_RUNS_FOR_OWN_VARIANCE = 64
-"""Of fewer shadow models a patient's own variance is a worse guess than that of all patients (Carlini et al. 2022)."""
+"""With fewer shadow models, the mean variance of all patients estimates better than each patient's own (Carlini et al.
+2022)."""
 
+UNDEFINED = Interval()
 MIN_VARIANCE = 1e-12
-
 DRAWS = 1000
 
 Array = npt.NDArray[np.float64]
@@ -35,42 +36,42 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strength:
-    """How well an attack does.
+class AttackStrength:
+    """How well an attack does. ROC-AUC and true-positive rate are means over the attacked runs.
 
     Attributes:
-        roc_auc: mean over the runs that were attacked, with its interval: the more runs, the narrower.
-        one_model: the same, with the interval that the attack on a single run has: the mean of the runs' own ends.
-        undecided: share of the runs whose own interval holds 0.5: in these it cannot be told whether the attack does
-            better than guessing. Of an attack without signal, 0.95; None where undefined.
-        true_positive_rate: the same, of the share of members found at most at FALSE_POSITIVE_RATE false positives.
-        patients: members and others together.
-        false_positives: as many of those who were not members may be called members at that rate.
+        roc_auc: with the interval of the mean, which is narrower the more runs there are.
+        one_model: the same with the interval of an attack on a single run (the mean of the runs' own limits).
+        undecided: share of the runs whose own interval contains 0.5, so that the attack cannot be told from guessing;
+            0.95 for an attack without signal, None where undefined.
+        true_positive_rate: share of members found at a false-positive rate of at most FALSE_POSITIVE_RATE.
+        patients: number of members and others together.
+        false_positives: number of non-members that may be called members at that rate.
     """
 
-    roc_auc: Interval
-    one_model: Interval
-    undecided: float | None
-    true_positive_rate: Interval
+    roc_auc: Interval = UNDEFINED
+    one_model: Interval = UNDEFINED
+    undecided: float | None = None
+    true_positive_rate: Interval = UNDEFINED
     patients: int
     false_positives: int
 
 
 def losses(log_odds: Floats, labels: Floats) -> Array:
-    """Cross-entropy in nats of each patient's own label; shapes as numpy broadcasts them."""
+    """Cross-entropy of each patient's own label, in nats."""
     return np.logaddexp(0.0, -confidences(log_odds, labels))
 
 
 def confidences(log_odds: Floats, labels: Floats) -> Array:
-    """log(p / (1 - p)) of the probability p of each patient's own label: the statistic of LiRA, about normal."""
+    """log(p / (1 - p)) of the probability p of each patient's own label: LiRA's statistic, roughly normal."""
     return np.asarray(log_odds, dtype=np.float64) * (2.0 * np.asarray(labels, dtype=np.float64) - 1.0)
 
 
 def lira_scores(statistics: Array, members: Flags) -> Array:
-    """Online LiRA: the log-likelihood ratio of what each run shows of each patient, member against not.
+    """Online LiRA: the log-likelihood ratio of each run's statistic of each patient, member against non-member.
 
-    Every run is attacked with the others as shadow models, without that of its own complement, so that a patient who is
-    in half of the runs is in half of the shadows, whether a member or not.
+    Every run is attacked with the others as shadow models, except its own complement, so that each patient is a member
+    in half of the shadow models.
 
     Args:
         statistics: [runs, patients], such as `confidences`.
@@ -80,29 +81,24 @@ def lira_scores(statistics: Array, members: Flags) -> Array:
         [runs, patients].
 
     Raises:
-        ValueError: of a patient there are fewer than two shadows with or without them.
+        ValueError: fewer than two shadow models have, or lack, some patient.
     """
     scores = np.empty_like(statistics, dtype=np.float64)
-    for run, mine in enumerate(members):
-        shadow = (members != ~mine).any(axis=1)
-        shadow[run] = False
-        inside, outside = members[shadow], ~members[shadow]
-        mean_in, variance_in = _fit(statistics[shadow], inside)
-        mean_out, variance_out = _fit(statistics[shadow], outside)
-        scores[run] = _log_density(statistics[run], mean_in, variance_in) - _log_density(
-            statistics[run], mean_out, variance_out
+    for run, half in enumerate(members):
+        is_shadow = (members != ~half).any(axis=1)
+        is_shadow[run] = False
+        shadows, inside = statistics[is_shadow], members[is_shadow]
+        scores[run] = _log_density(statistics[run], *_fit(shadows, inside)) - _log_density(
+            statistics[run], *_fit(shadows, ~inside)
         )
     return scores
 
 
 def _fit(statistics: Array, chosen: Flags) -> tuple[Array, Array]:
-    """Mean and variance of each patient over the chosen shadows; few shadows share the mean variance of all patients.
+    """Mean and variance of each patient over the chosen shadow models, each [patients].
 
     Args:
-        statistics, chosen: [shadows, patients].
-
-    Returns:
-        Each [patients].
+        statistics, chosen: [shadow models, patients].
     """
     number = chosen.sum(axis=0)
     if number.min() < 2:
@@ -115,61 +111,50 @@ def _fit(statistics: Array, chosen: Flags) -> tuple[Array, Array]:
 
 
 def _log_density(values: Array, mean: Array, variance: Array) -> Array:
-    """Of the normal distribution, up to a constant."""
+    """Log-density of the normal distribution, up to a constant."""
     density: Array = -0.5 * ((values - mean) ** 2 / variance + np.log(variance))
     return density
 
 
-def measure(scores: Array, members: Flags, seed: int | list[int], draws: int = DRAWS) -> Strength:
+def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: int = DRAWS) -> AttackStrength:
     """How well an attack does, with percentile intervals of a bootstrap over patients.
 
-    A patient is drawn with all that every run says of them: runs share their patients, and are no further evidence. The
-    intervals hold the fitted models fixed.
+    A patient is drawn together with the scores of all runs: runs share their patients, so more runs are not more
+    patients. The intervals treat the trained models as fixed.
 
     Args:
         scores, members: [runs, patients].
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     patients = scores.shape[1]
-    fewest = int((~members).sum(axis=1).min())
-    allowed = int(FALSE_POSITIVE_RATE * fewest)
-    if not patients or not members.any(axis=1).all() or not fewest:
-        return Strength(
-            roc_auc=Interval(),
-            one_model=Interval(),
-            undecided=None,
-            true_positive_rate=Interval(),
-            patients=patients,
-            false_positives=allowed,
-        )
+    min_others = int((~members).sum(axis=1).min())
+    false_positives = int(FALSE_POSITIVE_RATE * min_others)
+    if not patients or not members.any(axis=1).all() or not min_others:
+        return AttackStrength(patients=patients, false_positives=false_positives)
     generator = np.random.default_rng(seed)
-    times = np.column_stack(
-        [
-            np.ones(patients),  # the first column is the patients as they are
-            generator.multinomial(patients, np.full(patients, 1.0 / patients), size=draws).T,
-        ]
-    )
-    defined = np.all([(times[mine].sum(axis=0) > 0) & (times[~mine].sum(axis=0) > 0) for mine in members], axis=0)
-    times = times[:, defined]  # of very few patients a draw may hold members only
-    pairs = [(one, mine.astype(np.float64)) for one, mine in zip(scores, members, strict=True)]
-    each = np.array([roc_auc_draws(one, mine, times) for one, mine in pairs])  # [runs, draws]
-    lows, highs = np.quantile(each[:, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    aucs = each.mean(axis=0)
-    rates = np.mean([true_positive_rates(one, mine, times) for one, mine in pairs], axis=0)
-    return Strength(
-        roc_auc=interval_of(float(aucs[0]), aucs[1:]),
-        one_model=Interval(value=float(aucs[0]), low=float(lows.mean()), high=float(highs.mean())),
+    drawn = generator.multinomial(patients, np.full(patients, 1.0 / patients), size=draws).T
+    times = np.column_stack([np.ones(patients), drawn])  # the first column gives the plain figure
+    is_defined = np.all([(times[half].sum(axis=0) > 0) & (times[~half].sum(axis=0) > 0) for half in members], axis=0)
+    times = times[:, is_defined]  # with very few patients, a draw may hold members only
+    runs = [(of_run, half.astype(np.float64)) for of_run, half in zip(scores, members, strict=True)]
+    aucs = np.array([roc_auc_draws(of_run, half, times) for of_run, half in runs])  # [runs, draws]
+    lows, highs = np.quantile(aucs[:, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    mean_auc = aucs.mean(axis=0)
+    rates = np.mean([true_positive_rates(of_run, half, times) for of_run, half in runs], axis=0)
+    return AttackStrength(
+        roc_auc=interval_of(float(mean_auc[0]), mean_auc[1:]),
+        one_model=Interval(value=float(mean_auc[0]), low=float(lows.mean()), high=float(highs.mean())),
         undecided=float(((lows <= GUESSING) & (highs >= GUESSING)).mean()),
         true_positive_rate=interval_of(float(rates[0]), rates[1:]),
         patients=patients,
-        false_positives=allowed,
+        false_positives=false_positives,
     )
 
 
 def true_positive_rates(
     scores: Floats, members: Floats, times: Array, false_positive_rate: float = FALSE_POSITIVE_RATE
 ) -> Array:
-    """The greatest share of members above a threshold above which is at most this share of the others, of each draw.
+    """Highest true-positive rate at a false-positive rate of at most this, by draw, [draws].
 
     Patients of equal score are above a threshold together or not at all.
 
@@ -177,16 +162,13 @@ def true_positive_rates(
         scores: [patients].
         members: [patients], 0 or 1, both of them present.
         times: [patients, draws], how often each patient counts; a column of ones gives the plain rate.
-
-    Returns:
-        [draws].
     """
     order = np.argsort(-scores, kind="stable")
     ordered, inside = scores[order], members[order] == 1
     ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
     found = np.cumsum(times[order] * inside[:, None], axis=0)[ends]
     alarms = np.cumsum(times[order] * ~inside[:, None], axis=0)[ends]
-    # Half a patient more, since a product such as 0.01 * 300 may be just below the whole number that it stands for.
-    few = alarms <= np.floor(false_positive_rate * alarms[-1] + 1e-9) + 0.5
-    rates: Array = np.where(few, found, 0.0).max(axis=0) / found[-1]
+    # Half a patient more, since a product such as 0.01 * 300 may be slightly below the whole number that it stands for.
+    is_allowed = alarms <= np.floor(false_positive_rate * alarms[-1] + 1e-9) + 0.5
+    rates: Array = np.where(is_allowed, found, 0.0).max(axis=0) / found[-1]
     return rates

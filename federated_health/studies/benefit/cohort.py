@@ -10,73 +10,70 @@ import pandas as pd
 
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.manifest import find_hospital, read_manifest
 from federated_health.data.split import Positions, assign_folds
-from federated_health.data.tasks import Task, get_task
-from federated_health.errors import DataError
+from federated_health.data.tasks import Task
 from federated_health.files import hash_file
+from federated_health.studies.study import find_hospitals
 
 
 @dataclass(frozen=True)
-class Side:
-    """Which rows of one hospital a model is fitted on, and which ones it is tested on; positions."""
+class HospitalSplit:
+    """Positions of one hospital's training and test rows."""
 
     train: Positions
     test: Positions
 
 
-Split = Mapping[str, Side]
+Split = Mapping[str, HospitalSplit]
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """All hospitals' rows.
+    """The rows of all hospitals.
 
     Attributes:
-        numbers: hospital -> float64 columns of the task, then the label, NaN for missing.
+        tables: hospital -> float64 columns of the task, then the label; NaN for missing.
         hashes: hospital -> SHA-256 of its CSV, in hex.
     """
 
     task: Task
-    numbers: Mapping[str, pd.DataFrame]
+    tables: Mapping[str, pd.DataFrame]
     hashes: Mapping[str, str]
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
-        """[rows] of one hospital, 0 or 1."""
-        return Patients.from_table(self.numbers[hospital], self.task).labels
+        """Labels of one hospital, [rows], 0 or 1."""
+        return Patients.from_table(self.tables[hospital], self.task).labels
 
-    def hospital(self, name: str, side: Side) -> Hospital:
-        """A hospital that trains on one side and holds out the other."""
-        everyone = Patients.from_table(self.numbers[name], self.task)
-        return Hospital(name=name, task=self.task, train=everyone.take(side.train), test=everyone.take(side.test))
+    def hospital(self, name: str, split: HospitalSplit) -> Hospital:
+        """A hospital with these training and test rows."""
+        patients = Patients.from_table(self.tables[name], self.task)
+        return Hospital(name=name, task=self.task, train=patients.take(split.train), test=patients.take(split.test))
 
     def split(self, *, folds: int, fold: int, seed: int) -> Split:
-        """One fold of every hospital; the folds of a seed are a partition of the rows."""
-        return {name: self._side(name, np.arange(len(rows)), folds, fold, seed) for name, rows in self.numbers.items()}
+        """One fold of every hospital. The folds of one seed partition the rows."""
+        return {
+            name: self._split(name, np.arange(len(table)), folds, fold, seed) for name, table in self.tables.items()
+        }
 
-    def split_again(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
-        """One inner fold of every hospital: its training rows alone, split again."""
-        return {name: self._side(name, side.train, folds, fold, seed) for name, side in split.items()}
+    def inner_split(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
+        """One inner fold of every hospital: only its training rows, split again."""
+        return {name: self._split(name, outer.train, folds, fold, seed) for name, outer in split.items()}
 
-    def _side(self, name: str, rows: Positions, folds: int, fold: int, seed: int) -> Side:
-        fold_of = assign_folds(self.numbers[name].iloc[rows], self.task.label.name, folds, seed)
-        return Side(train=rows[fold_of != fold], test=rows[fold_of == fold])
+    def _split(self, name: str, rows: Positions, folds: int, fold: int, seed: int) -> HospitalSplit:
+        fold_of = assign_folds(self.tables[name].iloc[rows], self.task.label.name, folds, seed)
+        return HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
 
 
 def read_cohort(folder: Path) -> Cohort:
     """The hospitals that create_dataset.py wrote into a folder.
 
     Raises:
-        DataError: there are none, one of them may not join, or there is only one.
+        DataError: there are fewer than two, or one has data that could not join a run.
     """
-    manifest = read_manifest(folder)
-    task = get_task(manifest["task"])
-    numbers, hashes = {}, {}
-    for number in range(1, len(manifest["hospitals"]) + 1):
-        path, name = find_hospital(folder, number)
+    task, files = find_hospitals(folder)
+    tables = {}
+    for name, path in files.items():
         quality = check_data(path, task)
         quality.raise_obstacle()
-        numbers[name], hashes[name] = quality.numbers, hash_file(path)
-    if len(numbers) < 2:
-        raise DataError(f"{folder}: holds one hospital; whether joining is worth it takes at least two")
-    return Cohort(task, numbers, hashes)
+        tables[name] = quality.numbers
+    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()})

@@ -16,10 +16,10 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
-from federated_health.studies.audit import command
-from federated_health.studies.audit.command import Request, name_of
-from federated_health.studies.audit.membership import measure
-from federated_health.studies.audit.plan import Outcome, Plan, Trial
+from federated_health.studies.audit import audit_study
+from federated_health.studies.audit.audit_study import AuditRequest, privacy_name
+from federated_health.studies.audit.membership import measure_attack
+from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.audits import LEAKS, Audit
 
 Verb = Callable[..., tuple[int, str, str]]
@@ -42,16 +42,16 @@ def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], i
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[AuditPlan]:
     """What would be trained; what is seen of it is made up, and intervals are of few draws."""
-    plans: list[Plan] = []
+    plans: list[AuditPlan] = []
 
-    def run_trials(plan: Plan, **_: Any) -> dict[Trial, Outcome]:
+    def train_shadow_runs(plan: AuditPlan, **_: Any) -> dict[ShadowRun, ShadowRunResult]:
         plans.append(plan)
         return Audit(plan).results
 
-    monkeypatch.setattr(command, "run_trials", run_trials)
-    monkeypatch.setattr("federated_health.studies.audit.figures.measure", partial(measure, draws=100))
+    monkeypatch.setattr(audit_study, "train_shadow_runs", train_shadow_runs)
+    monkeypatch.setattr("federated_health.studies.audit.attacks.measure_attack", partial(measure_attack, draws=100))
     return plans
 
 
@@ -71,7 +71,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--shadows 7", 2, "shadows: expected an even number from 6, got 7"),
         ("--shadows some", 2, "argument --shadows: expected a whole number from 1, got 'some'"),
         ("--epsilons 1,-2", 2, "argument --epsilons: expected numbers above 0 between commas"),
-        ("--epsilons 1,2,1", 2, "epsilons: each one once, got 1, 2, 1"),
+        ("--epsilons 1,2,1", 2, "epsilons: expected different values, got 1, 2, 1"),
         ("--epsilons 1e6", 2, "dp-epsilon"),
         ("--dp-delta 0.0045", 2, "dp-delta: expected less than 1/227, one over the training rows, got 0.0045"),
         ("--jobs 0", 2, "argument --jobs: expected a whole number from 1, got '0'"),
@@ -82,7 +82,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
-    audit: Verb, trained: list[Plan], hospitals_folder: Path, flags: str, code: int, words: str
+    audit: Verb, trained: list[AuditPlan], hospitals_folder: Path, flags: str, code: int, words: str
 ) -> None:
     data = [] if "--data" in flags else ["--data", hospitals_folder]
     assert_refused(audit(*data, *flags.split()), code, words)
@@ -90,7 +90,9 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
     assert list(Path().iterdir()) == []
 
 
-def test_a_hospital_that_is_too_small_to_be_halved_is_refused(audit: Verb, uci: Source, trained: list[Plan]) -> None:
+def test_a_hospital_that_is_too_small_to_be_halved_is_refused(
+    audit: Verb, uci: Source, trained: list[AuditPlan]
+) -> None:
     partition = Partition(by="iid", hospitals=3, seed=1)
     write_hospitals(Path("data"), uci, divide(uci, partition), partition=partition.describe())
     path = Path("data/client_2.csv")
@@ -99,7 +101,7 @@ def test_a_hospital_that_is_too_small_to_be_halved_is_refused(audit: Verb, uci: 
     assert trained == []
 
 
-def test_a_run_keeps_its_report(audit: Verb, hospitals_folder: Path, trained: list[Plan]) -> None:
+def test_a_run_keeps_its_report(audit: Verb, hospitals_folder: Path, trained: list[AuditPlan]) -> None:
     Path("run").mkdir()
     Path("run", "metrics.json").write_text("{}")
     Path("run", "report.html").write_text("a run's")
@@ -112,7 +114,7 @@ def test_a_run_keeps_its_report(audit: Verb, hospitals_folder: Path, trained: li
     assert audit("--data", hospitals_folder, "--out", "run", "--shadows", 6, "--epsilons", 8)[0] == 0  # its own
 
 
-def test_what_was_asked_for_is_trained(audit: Verb, hospitals_folder: Path, trained: list[Plan]) -> None:
+def test_what_was_asked_for_is_trained(audit: Verb, hospitals_folder: Path, trained: list[AuditPlan]) -> None:
     flags = "--shadows 6 --wholes 1 --draws 2 --epsilons 1,8 --rounds 3 --dp-clip 2 --l2 0 --seed 5"
     assert audit("--data", hospitals_folder, *flags.split())[0] == 0
     (plan,) = trained
@@ -120,13 +122,13 @@ def test_what_was_asked_for_is_trained(audit: Verb, hospitals_folder: Path, trai
     assert [one.dp_epsilon for one in plan.privacies.values()] == [0.0, 8.0, 1.0]
     for one in plan.privacies.values():
         assert (one.rounds, one.dp_clip, one.l2, one.seed, one.hospitals) == (3, 2.0, 0.0, 5, 4)
-    assert (plan.runs, plan.wholes, plan.draws, plan.seed) == (6, 1, 2, 5)
+    assert (plan.half_runs, plan.full_runs, plan.draws, plan.seed) == (6, 1, 2, 5)
     assert plan.smallest == "switzerland"
     assert plan.sizes == (1, 4, 16, 92)
 
 
 def test_an_audit_leaves_its_figures_as_strict_json_and_a_page_and_shows_them(
-    audit: Verb, hospitals_folder: Path, trained: list[Plan], monkeypatch: pytest.MonkeyPatch
+    audit: Verb, hospitals_folder: Path, trained: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(utils.console, "_width", 120)
     epsilons = ",".join(f"{one:g}" for one in EPSILONS)
@@ -154,7 +156,7 @@ def test_a_federation_that_fails_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise RunError("epsilon 1: the weights came apart")
 
-    monkeypatch.setattr(command, "run_trials", fail)
+    monkeypatch.setattr(audit_study, "train_shadow_runs", fail)
     result = audit("--data", hospitals_folder, "--out", "out")
     assert_refused(result, 1, "epsilon 1: the weights came apart")
     assert list(Path("out").iterdir()) == []
@@ -164,7 +166,7 @@ def test_a_federation_that_fails_leaves_nothing(
 def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> None:
     """Logistic regression for three rounds, one epsilon; over two processes."""
     shown: list[tuple[int, int]] = []
-    request = Request(
+    request = AuditRequest(
         data=hospitals_folder,
         out=tmp_path,
         force=False,
@@ -174,12 +176,12 @@ def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> Non
         epsilons=(1.0,),
         settings={"model": "logistic", "rounds": 3},
     )
-    figures = command.run(request, app="client:app", jobs=2, show=lambda done, total: shown.append((done, total)))
+    figures = audit_study.run(request, app="client:app", jobs=2, show=lambda done, total: shown.append((done, total)))
     assert shown == [(done, 14) for done in range(15)]
     found = figures["privacies"]
-    assert list(found) == ["plain", "encrypted", name_of(1.0)]
+    assert list(found) == ["plain", "encrypted", privacy_name(1.0)]
     updates = found["plain"]["attacks"]["updates"]["LiRA on gradient shares"]
-    private = found[name_of(1.0)]["attacks"]["updates"]["LiRA on gradient shares"]
+    private = found[privacy_name(1.0)]["attacks"]["updates"]["LiRA on gradient shares"]
     assert updates["patients"] == 689
     assert updates["roc_auc"]["low"] > private["roc_auc"]["high"]
     assert (tmp_path / "report.html").stat().st_size > 20_000

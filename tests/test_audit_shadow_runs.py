@@ -12,18 +12,18 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.settings import Settings, read_defaults
-from federated_health.studies.audit.figures import ATTACKS
-from federated_health.studies.audit.membership import measure
-from federated_health.studies.audit.plan import (
+from federated_health.studies.audit.attacks import ATTACKS
+from federated_health.studies.audit.membership import measure_attack
+from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
     UPDATES,
+    AuditPlan,
     FullShadowRun,
     HalfShadowRun,
-    Plan,
     SmallShadowRun,
+    train_shadow_run,
 )
-from federated_health.studies.audit.trials import run_trial
 from tests.audits import hospitals_of, plan_of
 
 
@@ -33,7 +33,7 @@ def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_
     assert members.shape == (8, 91)
     assert members.sum(axis=0).tolist() == [4] * 91
     assert (members[::2] == ~members[1::2]).all()
-    for place, halves in zip(plan.places().values(), ({20}, {10}, {15, 16}), strict=True):
+    for place, halves in zip(plan.slices().values(), ({20}, {10}, {15, 16}), strict=True):
         assert set(members[:, place].sum(axis=1).tolist()) == halves
     assert len({row.tobytes() for row in members}) == 8
     assert (members == plan.members()).all()
@@ -42,22 +42,22 @@ def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_
 
 def test_patients_stand_one_hospital_after_the_other() -> None:
     plan = plan_of()
-    assert plan.places() == {"large": slice(0, 40), "small": slice(40, 60), "middle": slice(60, 91)}
+    assert plan.slices() == {"large": slice(0, 40), "small": slice(40, 60), "middle": slice(60, 91)}
     assert plan.smallest == "small"
 
 
 def test_every_setting_has_the_same_federations() -> None:
     plan = plan_of()
-    trials = plan.trials()
-    assert len(trials) == len(set(trials)) == 3 * (8 + 2 + 3 * 2)
+    runs = plan.shadow_runs()
+    assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2)
     for privacy in plan.privacies:
-        mine = [replace(trial, privacy="") for trial in trials if trial.privacy == privacy]
+        mine = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
         assert mine[:8] == [HalfShadowRun(privacy="", run=run) for run in range(8)]
         assert mine[8:10] == [FullShadowRun(privacy="", run=run) for run in range(2)]
         assert mine[10] == SmallShadowRun(privacy="", rows=1, draw=0)
 
 
-def small_plan(**changes: object) -> Plan:
+def small_plan(**changes: object) -> AuditPlan:
     """Logistic regression for two rounds, plain and with much noise."""
     quick = {"model": "logistic", "rounds": 2, "local-epochs": 1, "appraisal": False, "hospitals": 2}
     config = {**read_defaults(), **quick, **changes}
@@ -75,8 +75,7 @@ def small_plan(**changes: object) -> Plan:
 @pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
 def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
     plan = small_plan()
-    halved = run_trial(HalfShadowRun(privacy=privacy, run=1), plan, app)
-    assert halved.statistics is not None
+    halved = train_shadow_run(HalfShadowRun(privacy=privacy, run=1), plan, app)
     assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
         FINAL: {"confidence"},
         UPDATES: {"drop", "share"},
@@ -88,12 +87,12 @@ def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
             assert values.shape == (36,)
             assert np.isfinite(values).all()
             assert values.std() > 0
-    assert halved.worth is not None
-    assert halved.worth.everyone is not None
-    assert 0 <= halved.worth.everyone <= 1
-    whole = run_trial(FullShadowRun(privacy=privacy, run=0), plan, app)
-    assert whole.worth is not None
-    assert whole.statistics is None
+    assert halved.auc is not None
+    assert halved.auc.all_patients is not None
+    assert 0 <= halved.auc.all_patients <= 1
+    whole = train_shadow_run(FullShadowRun(privacy=privacy, run=0), plan, app)
+    assert whole.auc is not None
+    assert not whole.statistics
 
 
 @pytest.mark.slow
@@ -105,12 +104,11 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
     settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
-    outcome = run_trial(HalfShadowRun(privacy="plain", run=0), plan, app)
-    assert outcome.statistics is not None
-    for place in plan.places().values():
+    outcome = train_shadow_run(HalfShadowRun(privacy="plain", run=0), plan, app)
+    for place in plan.slices().values():
         members = plan.members()[:1, place]
         share, confidence = (
-            measure(outcome.statistics[target][kind][None, place], members, 1).roc_auc
+            measure_attack(outcome.statistics[target][kind][None, place], members, 1).roc_auc
             for target, kind in ((UPDATES, "share"), (FINAL, "confidence"))
         )
         assert share.low is not None
@@ -123,7 +121,8 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
 def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
     plain, noisy = (
-        run_trial(SmallShadowRun(privacy=privacy, rows=1, draw=0), plan, app).inverted for privacy in plan.privacies
+        train_shadow_run(SmallShadowRun(privacy=privacy, rows=1, draw=0), plan, app).inversion
+        for privacy in plan.privacies
     )
     assert plain is not None
     assert noisy is not None
@@ -139,4 +138,4 @@ def test_a_federation_that_loses_a_hospital_is_refused() -> None:
     """It may not join: too few training rows for this delta."""
     plan = small_plan(**{"dp-delta": 0.1})
     with pytest.raises(RunError):
-        run_trial(HalfShadowRun(privacy="epsilon 1", run=0), plan, app)
+        train_shadow_run(HalfShadowRun(privacy="epsilon 1", run=0), plan, app)

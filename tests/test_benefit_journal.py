@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from federated_health.errors import RunError, SettingsError
+from federated_health.errors import RunError
 from federated_health.processes import PROJECT
-from federated_health.studies.benefit import study
+from federated_health.studies.benefit import training_setups
+from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.study import JOURNAL, Journal, fingerprint_of, run_study
+from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of
 from federated_health.studies.benefit.training_setups import (
+    EvaluationProtocol,
     Fit,
-    Protocol,
-    Scored,
+    FitResult,
     TrainingSetup,
     plan_fits,
-    settings_of,
 )
 from tests import awkward_apps
 from tests.cohorts import cohort_of, patients, protocol_of
@@ -34,11 +34,11 @@ PROTOCOL = protocol_of(folds=2, rounds=1, local_epochs=1)
 FITS = plan_fits(["a", "b", "c"], PROTOCOL)  # 16
 
 
-def scored_of(number: int) -> Scored:
-    return Scored(scores={"a": [number / 3, -0.5], "b": []}, threshold=0.25, rounds=number, importance={"a": [0.5]})
+def scored_of(number: int) -> FitResult:
+    return FitResult(scores={"a": [number / 3, -0.5], "b": []}, threshold=0.25, rounds=number, importance={"a": [0.5]})
 
 
-def journal_in(folder: Path, protocol: Protocol = PROTOCOL, *, force: bool = False) -> Journal:
+def journal_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, *, force: bool = False) -> Journal:
     return Journal(folder, fingerprint_of(COHORT, protocol), force=force)
 
 
@@ -60,7 +60,7 @@ def test_a_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
     with journal_in(tmp_path) as journal:
         assert journal.results == {fit: scored_of(place) for place, fit in enumerate(FITS[:3])}
-        assert all(isinstance(fit.regime, TrainingSetup) for fit in journal.results)
+        assert all(isinstance(fit.setup, TrainingSetup) for fit in journal.results)
 
 
 def test_a_result_is_on_disk_before_anything_else_happens(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_further_strategy_adds_to_a_study(tmp_path: Path) -> None:
 
 
 def test_a_strategy_s_default_may_be_given_by_name() -> None:
-    def prox(arguments: str) -> Protocol:
+    def prox(arguments: str) -> EvaluationProtocol:
         settings = replace(PROTOCOL.settings, strategy="fedprox", strategy_args=arguments)
         return replace(PROTOCOL, settings=settings, strategies=("fedprox",))
 
@@ -151,7 +151,7 @@ def test_a_strategy_s_default_may_be_given_by_name() -> None:
 
 def test_other_rows_are_another_study(tmp_path: Path) -> None:
     keep(tmp_path, 1)
-    other = Cohort(COHORT.task, COHORT.numbers, {**COHORT.hashes, "b": "another hash"})
+    other = Cohort(COHORT.task, COHORT.tables, {**COHORT.hashes, "b": "another hash"})
 
     with pytest.raises(RunError, match="another study"):
         Journal(tmp_path, fingerprint_of(other, PROTOCOL), force=False)
@@ -180,7 +180,7 @@ def test_force_starts_anew_where_another_study_is_and_goes_on_where_the_same_is(
 def test_a_file_that_is_no_journal_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(RunError, match="is not a study's"):
+    with pytest.raises(RunError, match="expected a study's journal"):
         journal_in(tmp_path, force=True)
 
     assert (tmp_path / JOURNAL).read_bytes() == b"\xff\xfe\x00"
@@ -209,23 +209,23 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
     """Every fit is as quick as nothing; which ones were run, in order."""
     done: list[Fit] = []
 
-    def run(fit: Fit, *_: Any) -> Scored:
+    def run(fit: Fit, *_: Any) -> FitResult:
         done.append(fit)
         return scored_of(FITS.index(fit))
 
-    monkeypatch.setattr(study, "run_fit", run)
+    monkeypatch.setattr(training_setups, "run_fit", run)
     return done
 
 
-def run_in(folder: Path, protocol: Protocol = PROTOCOL, **options: Any) -> dict[Fit, Scored]:
+def run_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, **options: Any) -> dict[Fit, FitResult]:
     with journal_in(folder, protocol) as journal:
         told: dict[str, Any] = {"app": "client:app", "jobs": 1}
-        return run_study(COHORT, protocol, journal, **(told | options))
+        return run_fits(COHORT, protocol, journal, **(told | options))
 
 
 def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
     """Of 16 models one is left, and the journal holds four of another strategy besides."""
-    others = [Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
+    others = [Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
     with journal_in(tmp_path) as journal:
         for place, fit in enumerate([*FITS[:15], *others]):
             journal.add(fit, scored_of(place))
@@ -252,18 +252,18 @@ def test_a_study_runs_every_fit_once_and_says_how_far_it_is(tmp_path: Path, fitt
 def test_a_study_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    run = vars(study)["run_fit"]
+    run = vars(training_setups)["run_fit"]
 
-    def stop(fit: Fit, *rest: Any) -> Scored:
+    def stop(fit: Fit, *rest: Any) -> FitResult:
         if len(fitted) == after:
             raise KeyboardInterrupt
-        result: Scored = run(fit, *rest)
+        result: FitResult = run(fit, *rest)
         return result
 
-    monkeypatch.setattr(study, "run_fit", stop)
+    monkeypatch.setattr(training_setups, "run_fit", stop)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path)
-    monkeypatch.setattr(study, "run_fit", run)
+    monkeypatch.setattr(training_setups, "run_fit", run)
     assert fitted == FITS[:after]
 
     shown: list[tuple[int, int]] = []
@@ -286,40 +286,21 @@ def test_a_finished_study_runs_nothing(tmp_path: Path, fitted: list[Fit]) -> Non
 def test_a_fit_that_fails_is_named_and_the_finished_ones_are_kept(
     tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = vars(study)["run_fit"]
+    run = vars(training_setups)["run_fit"]
 
-    def fail(fit: Fit, *rest: Any) -> Scored:
+    def fail(fit: Fit, *rest: Any) -> FitResult:
         if fit == FITS[8 + 1]:
             raise RunError("no hospital sent an update that can be used")
-        result: Scored = run(fit, *rest)
+        result: FitResult = run(fit, *rest)
         return result
 
-    monkeypatch.setattr(study, "run_fit", fail)
+    monkeypatch.setattr(training_setups, "run_fit", fail)
 
     with pytest.raises(RunError, match=r"^repeat 1, fold 2, own b: no hospital sent"):
         run_in(tmp_path)
 
     assert fitted == FITS[:9]
     assert len(lines_of(tmp_path)) == 1 + 9
-
-
-def test_a_strategy_that_needs_more_hospitals_is_refused_before_the_first_fit(
-    tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where only the federations without a hospital are too small for it."""
-
-    def need_three(fit: Fit, protocol: Protocol, hospitals: int) -> Any:
-        if settings_of(fit, protocol, hospitals).hospitals == 2:
-            raise SettingsError("strategy: needs at least 3 hospitals")
-        return settings_of(fit, protocol, hospitals)
-
-    monkeypatch.setattr(study, "settings_of", need_three)
-
-    with pytest.raises(SettingsError, match="at least 3"):
-        run_in(tmp_path)
-
-    assert fitted == []
-    assert len(lines_of(tmp_path)) == 1
 
 
 # Several processes
@@ -369,7 +350,7 @@ def test_a_process_that_dies_is_one_line_and_the_journal_stays(tmp_path: Path, s
     keep(tmp_path, 5)
     before = lines_of(tmp_path)
 
-    with pytest.raises(RunError, match="the same command goes on where it stopped"):
+    with pytest.raises(RunError, match="the same command resumes it"):
         run_in(tmp_path, app="tests.awkward_apps:dies", jobs=2)
 
     assert lines_of(tmp_path) == before

@@ -10,9 +10,10 @@ import pytest
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.metrics import Verdict
+from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.figures import collect_scores, figures_of_study
-from federated_health.studies.benefit.study import Journal, fingerprint_of, run_study
+from federated_health.studies.benefit.comparison import collect_scores, compare_models
+from federated_health.studies.benefit.journal import Journal, fingerprint_of
 from tests.cohorts import cohort_of, protocol_of
 
 pytestmark = pytest.mark.slow
@@ -56,8 +57,8 @@ def figures_of(seed: int, folder: Path) -> dict[str, Any]:
     cohort = hospitals(seed)
     protocol = protocol_of(folds=2, rounds=8, local_epochs=3, learning_rate=0.1, l2=0.01)
     with Journal(folder, fingerprint_of(cohort, protocol), force=False) as journal:
-        results = run_study(cohort, protocol, journal, app="client:app", jobs=1)
-    return figures_of_study(collect_scores(cohort, protocol, results), seed=1, draws=500)
+        results = run_fits(cohort, protocol, journal, app="client:app", jobs=1)
+    return compare_models(collect_scores(cohort, protocol, results), seed=1, draws=500)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from federated_health.errors import DataError
 from federated_health.files import hash_file
-from federated_health.studies.benefit.cohort import Cohort, Side, read_cohort
+from federated_health.studies.benefit.cohort import Cohort, HospitalSplit, read_cohort
 from tests.cohorts import cohort_of, patients
 
 
@@ -21,7 +21,7 @@ def cohort(hospitals_folder: Path) -> Cohort:
 def test_the_folds_of_a_seed_test_every_row_once(cohort: Cohort) -> None:
     splits = [cohort.split(folds=5, fold=fold, seed=7) for fold in range(5)]
 
-    for name, rows in cohort.numbers.items():
+    for name, rows in cohort.tables.items():
         assert sorted(np.concatenate([split[name].test for split in splits])) == list(range(len(rows)))
         for split in splits:
             assert sorted([*split[name].train, *split[name].test]) == list(range(len(rows)))
@@ -30,7 +30,7 @@ def test_the_folds_of_a_seed_test_every_row_once(cohort: Cohort) -> None:
 def test_folds_hold_as_many_of_each_class(cohort: Cohort) -> None:
     splits = [cohort.split(folds=5, fold=fold, seed=7) for fold in range(5)]
 
-    for name in cohort.numbers:
+    for name in cohort.tables:
         positives = [cohort.labels(name)[split[name].test].sum() for split in splits]
         assert np.ptp(positives) <= 2  # of equal rows, which share a fold, there are a few
 
@@ -38,7 +38,7 @@ def test_folds_hold_as_many_of_each_class(cohort: Cohort) -> None:
 def test_another_seed_tests_other_rows_together(cohort: Cohort) -> None:
     first, same, other = (cohort.split(folds=5, fold=0, seed=seed) for seed in (7, 7, 8))
 
-    for name in cohort.numbers:
+    for name in cohort.tables:
         assert first[name].test.tolist() == same[name].test.tolist()
         assert first[name].test.tolist() != other[name].test.tolist()
 
@@ -46,7 +46,7 @@ def test_another_seed_tests_other_rows_together(cohort: Cohort) -> None:
 def test_inner_folds_divide_the_training_rows_alone(cohort: Cohort) -> None:
     outer = cohort.split(folds=5, fold=2, seed=7)
 
-    inner = [cohort.split_again(outer, folds=3, fold=fold, seed=7) for fold in range(3)]
+    inner = [cohort.inner_split(outer, folds=3, fold=fold, seed=7) for fold in range(3)]
 
     for name, side in outer.items():
         assert sorted(np.concatenate([split[name].test for split in inner])) == side.train.tolist()
@@ -58,14 +58,14 @@ def test_inner_folds_divide_the_training_rows_alone(cohort: Cohort) -> None:
 def test_inner_folds_are_of_the_hospitals_that_are_given(cohort: Cohort) -> None:
     outer = {name: side for name, side in cohort.split(folds=5, fold=2, seed=7).items() if name != "cleveland"}
 
-    assert list(cohort.split_again(outer, folds=3, fold=0, seed=7)) == ["hungary", "switzerland", "va-long-beach"]
+    assert list(cohort.inner_split(outer, folds=3, fold=0, seed=7)) == ["hungary", "switzerland", "va-long-beach"]
 
 
 def test_a_hospital_has_the_rows_of_its_side() -> None:
     table = patients(9, seed=1)
     cohort = cohort_of({"a": table, "b": patients(8, seed=2)})
 
-    hospital = cohort.hospital("a", Side(train=np.array([0, 7, 3]), test=np.array([8, 1])))
+    hospital = cohort.hospital("a", HospitalSplit(train=np.array([0, 7, 3]), test=np.array([8, 1])))
 
     assert (hospital.name, hospital.task) == ("a", cohort.task)
     assert hospital.train.values[:, 0].tolist() == table["age"].iloc[[0, 7, 3]].tolist()
@@ -76,7 +76,7 @@ def test_a_hospital_has_the_rows_of_its_side() -> None:
 
 
 def test_real_hospitals_are_read_with_their_hashes(cohort: Cohort, hospitals_folder: Path) -> None:
-    assert {name: len(rows) for name, rows in cohort.numbers.items()} == {
+    assert {name: len(rows) for name, rows in cohort.tables.items()} == {
         "cleveland": 303,
         "hungary": 294,
         "switzerland": 123,
@@ -89,7 +89,7 @@ def test_real_hospitals_are_read_with_their_hashes(cohort: Cohort, hospitals_fol
 def test_no_two_real_hospitals_have_a_patient_in_common(cohort: Cohort) -> None:
     """Else one could be trained on at one hospital and tested at another: folds are dealt hospital by hospital."""
     contents = [
-        {row.tobytes() for row in rows.drop(columns="disease").to_numpy(np.float64)} for rows in cohort.numbers.values()
+        {row.tobytes() for row in rows.drop(columns="disease").to_numpy(np.float64)} for rows in cohort.tables.values()
     ]
 
     assert len(set.union(*contents)) == sum(map(len, contents))
@@ -116,13 +116,13 @@ def write_manifest(folder: Path, names: tuple[str, ...]) -> None:
 def test_a_folder_is_read(folder: Path) -> None:
     cohort = read_cohort(folder)
 
-    assert list(cohort.numbers) == ["north", "south"]
-    pd.testing.assert_series_equal(cohort.numbers["south"]["age"], patients(30, seed=2)["age"])
+    assert list(cohort.tables) == ["north", "south"]
+    pd.testing.assert_series_equal(cohort.tables["south"]["age"], patients(30, seed=2)["age"])
 
 
 def test_ledgers_beside_the_csvs_are_not_read(folder: Path) -> None:
     without = read_cohort(folder)
-    for name in without.numbers:
+    for name in without.tables:
         (folder / f"egress-{name}.jsonl").write_text("not a table")
     assert read_cohort(folder).hashes == without.hashes
 
@@ -130,7 +130,7 @@ def test_ledgers_beside_the_csvs_are_not_read(folder: Path) -> None:
 def test_one_hospital_is_not_enough(folder: Path) -> None:
     write_manifest(folder, ("north",))
 
-    with pytest.raises(DataError, match="at least two"):
+    with pytest.raises(DataError, match="at least 2"):
         read_cohort(folder)
 
 

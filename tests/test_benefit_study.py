@@ -16,11 +16,11 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError, UserError
-from federated_health.studies.benefit import command
-from federated_health.studies.benefit.command import Request
-from federated_health.studies.benefit.study import JOURNAL
+from federated_health.studies.benefit import benefit_study
+from federated_health.studies.benefit.benefit_study import BenefitRequest
+from federated_health.studies.benefit.journal import JOURNAL
 from tests.studies import Study, study_of
-from tests.test_evidence_page import LABELS, score
+from tests.test_benefit_page import LABELS, score
 
 Evidence = Callable[..., tuple[int, str, str]]
 
@@ -45,7 +45,7 @@ def never_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("nothing is to be fitted")
 
-    monkeypatch.setattr(command, "run_study", refuse)
+    monkeypatch.setattr(benefit_study, "run_fits", refuse)
 
 
 def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None:
@@ -66,7 +66,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
     [
         ("--folds 1", 2, "folds: expected at least 2, got 1"),
         ("--folds 0", 2, "argument --folds: expected a whole number from 1, got '0'"),
-        ("--folds 124", 2, "folds: the smallest hospital has 123 different patients, too few for 124 folds"),
+        ("--folds 124", 2, "folds: expected at most 123, the distinct patients of the smallest hospital, got 124"),
         ("--repeats 0", 2, "argument --repeats: expected a whole number from 1, got '0'"),
         ("--jobs 0", 2, "argument --jobs: expected a whole number from 1, got '0'"),
         ("--jobs many", 2, "argument --jobs: expected a whole number from 1, got 'many'"),
@@ -75,7 +75,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--strategies fedavg,forest", 2, "strategy: expected one of fedavg"),
         ("--strategies fedavg,", 2, "strategy: expected one of fedavg"),
         ("--strategies=", 2, "strategy: expected one of fedavg"),
-        ("--strategies fedavg,fedprox,fedavg", 2, "strategies: each one once, got fedavg, fedprox, fedavg"),
+        ("--strategies fedavg,fedprox,fedavg", 2, "strategies: expected different values, got fedavg, fedprox, fedavg"),
         (
             "--strategy krum --strategy-args num-malicious-nodes=1",
             2,
@@ -109,7 +109,7 @@ def test_a_strategy_that_needs_more_hospitals_is_refused_before_anything_is_writ
     evidence: Evidence, three_hospitals: Path, strategies: str
 ) -> None:
     result = evidence("--data", three_hospitals, "--strategies", strategies)
-    words = "got 2: so many are in the federation without hospital-1"
+    words = "the run without hospital-1"
     assert_refused(result, 2, f"hospitals: {strategies.split(',')[0]}", "needs at least 3", words)
     assert [path.name for path in Path().iterdir()] == ["data"]
 
@@ -120,7 +120,7 @@ def test_equal_rows_count_once_since_they_share_a_fold(evidence: Evidence, three
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([head, *lines[:9], *[lines[0]] * 50]))
     result = evidence("--data", three_hospitals, "--folds", 10)
-    assert_refused(result, 2, "the smallest hospital has 9 different patients, too few for 10 folds")
+    assert_refused(result, 2, "expected at most 9, the distinct patients of the smallest hospital, got 10")
 
 
 @pytest.mark.usefixtures("never_fitted")
@@ -128,7 +128,7 @@ def test_another_study_is_not_overwritten_without_force(evidence: Evidence, hosp
     Path("old").mkdir()
     Path("old", JOURNAL).write_text('{"version": "another"}\n{"a fit": 1}\n')
     result = evidence("--data", hospitals_folder, "--out", "old")
-    assert_refused(result, 1, f"old/{JOURNAL}: is of another study (other data or settings); --force starts anew")
+    assert_refused(result, 1, f"old/{JOURNAL}: belongs to another study (other data or settings); --force starts anew")
     assert Path("old", JOURNAL).read_text() == '{"version": "another"}\n{"a fit": 1}\n'
 
 
@@ -165,8 +165,8 @@ def test_a_run_keeps_its_report(evidence: Evidence, hospitals_folder: Path) -> N
 # What is written
 
 
-def request_of(study: Study, out: Path, **other: Any) -> Request:
-    return Request(
+def request_of(study: Study, out: Path, **other: Any) -> BenefitRequest:
+    return BenefitRequest(
         data=out,
         out=out,
         force=False,
@@ -182,13 +182,13 @@ def request_of(study: Study, out: Path, **other: Any) -> Request:
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose rows are read from nowhere and whose models are fitted by nobody."""
     study = study_of(LABELS, score)
-    monkeypatch.setattr(command, "read_cohort", lambda _: study.cohort)
-    monkeypatch.setattr(command, "run_study", lambda *_, **__: study.results)
+    monkeypatch.setattr(benefit_study, "read_cohort", lambda _: study.cohort)
+    monkeypatch.setattr(benefit_study, "run_fits", lambda *_, **__: study.results)
     return study
 
 
-def run(request: Request) -> dict[str, Any]:
-    return command.run(request, app="client:app", jobs=1, show=lambda *_: None)
+def run(request: BenefitRequest) -> dict[str, Any]:
+    return benefit_study.run(request, app="client:app", jobs=1, show=lambda *_: None)
 
 
 def test_a_study_leaves_its_figures_as_strict_json_and_a_page(made_up: Study, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_fit_that_fails_keeps_what_was_fitted(
         journal.add(fit, scored)
         raise RunError("the weights came apart")
 
-    monkeypatch.setattr(command, "run_study", fail)
+    monkeypatch.setattr(benefit_study, "run_fits", fail)
     with pytest.raises(UserError, match="came apart"):
         run(request_of(made_up, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
@@ -250,10 +250,10 @@ def test_a_report_that_cannot_be_made_costs_no_figure_and_is_told_without_values
     def fail(*_: object) -> None:
         raise ValueError("chol 271.8183")
 
-    monkeypatch.setattr(command, "page_of_study", fail)
+    monkeypatch.setattr(benefit_study, "benefit_page", fail)
     with pytest.raises(RunError) as refused:
         run(request_of(made_up, tmp_path))
-    assert "report.html: could not be made (ValueError in test_evidence_command.py, line " in str(refused.value)
+    assert "report.html: could not be made (ValueError in test_benefit_study.py, line " in str(refused.value)
     assert str(refused.value).endswith("); everything else is saved")
     assert "271" not in str(refused.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL]

@@ -10,16 +10,16 @@ from sklearn import metrics as reference
 
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import calibration
-from federated_health.ml.metrics import Verdict, probability
-from federated_health.studies.benefit.figures import (
-    PLAIN_FIGURES,
+from federated_health.ml.metrics import probability
+from federated_health.studies.benefit.comparison import (
+    POINT_ESTIMATES,
     OutOfFold,
     Scores,
     collect_scores,
+    compare_models,
     count_verdicts,
-    figures_of_study,
 )
-from federated_health.studies.benefit.training_setups import Fit, Scored, TrainingSetup, plan_fits
+from federated_health.studies.benefit.training_setups import Fit, FitResult, TrainingSetup, plan_fits
 from tests.cohorts import cohort_of, patients, protocol_of
 
 WAYS = ("own", "federated", "pooled", "without")
@@ -60,7 +60,7 @@ def scores() -> Scores:
 
 @pytest.fixture(scope="module")
 def figures(scores: Scores) -> dict[str, Any]:
-    return figures_of_study(scores, seed=1, draws=DRAWS)
+    return compare_models(scores, seed=1, draws=DRAWS)
 
 
 def by_scikit_learn(labels: npt.NDArray[np.float32], one: OutOfFold) -> dict[str, float]:
@@ -82,13 +82,13 @@ def test_a_hospital_s_figures_are_the_means_of_its_repeats_by_scikit_learn(
 ) -> None:
     found = figures["hospitals"][name]["models"][way]
 
-    expected = by_scikit_learn(scores.labels[name], scores.ways[way][name])
+    expected = by_scikit_learn(scores.labels[name], scores.models[way][name])
     assert found["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
     assert {key: found[key] for key in expected} == pytest.approx(expected)
-    fitted = [calibration(one, scores.labels[name]) for one in scores.ways[way][name].log_odds]
+    fitted = [calibration(one, scores.labels[name]) for one in scores.models[way][name].log_odds]
     assert found["calibration_slope"] == pytest.approx(np.mean([one.slope for one in fitted]))
     assert found["calibration_intercept"] == pytest.approx(np.mean([one.intercept for one in fitted]))
-    assert set(found) == {"roc_auc", *PLAIN_FIGURES}
+    assert set(found) == {"roc_auc", *POINT_ESTIMATES}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -98,7 +98,7 @@ def test_figures_over_all_patients_are_those_of_all_scores_together(
     labels = np.concatenate([scores.labels[name] for name in ("a", "b", "one-class")])
     everyone = OutOfFold(
         *(
-            np.concatenate([getattr(scores.ways[way][name], field) for name in ("a", "b", "one-class")], axis=1)
+            np.concatenate([getattr(scores.models[way][name], field) for name in ("a", "b", "one-class")], axis=1)
             for field in ("log_odds", "thresholds")
         )
     )
@@ -112,10 +112,10 @@ def test_figures_over_all_patients_are_those_of_all_scores_together(
 
 
 def test_all_patients_are_in_the_order_of_the_labels_whatever_order_a_way_is_in(scores: Scores) -> None:
-    turned = Scores(scores.labels, {way: dict(reversed(list(of.items()))) for way, of in scores.ways.items()})
+    turned = Scores(scores.labels, {way: dict(reversed(list(of.items()))) for way, of in scores.models.items()})
 
-    np.testing.assert_array_equal(turned.of_all("own").log_odds, scores.of_all("own").log_odds)
-    np.testing.assert_array_equal(turned.of_all("own").thresholds, scores.of_all("own").thresholds)
+    np.testing.assert_array_equal(turned.all_patients("own").log_odds, scores.all_patients("own").log_odds)
+    np.testing.assert_array_equal(turned.all_patients("own").thresholds, scores.all_patients("own").thresholds)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -151,7 +151,7 @@ def test_differences_are_paired_and_of_the_hospital_s_own_draws(scores: Scores, 
     found = figures["hospitals"]["b"]["differences"]
 
     for other in ("own", "pooled", "without"):
-        of = {way: scores.ways[way]["b"].log_odds for way in ("federated", other)}
+        of = {way: scores.models[way]["b"].log_odds for way in ("federated", other)}
         paired = resampled.difference(of["federated"], of[other])
         assert found[f"federated_minus_{other}"] == {"value": paired.value, "low": paired.low, "high": paired.high}
     values = {way: figures["hospitals"]["b"]["models"][way]["roc_auc"]["value"] for way in ("median", "federated")}
@@ -163,7 +163,7 @@ def test_the_mean_difference_is_of_independent_draws_in_each_hospital(scores: Sc
     draws = []
     for place, name in enumerate(("a", "b")):
         resampled = Resampled.of(scores.labels[name], [1, place], DRAWS)
-        federated, own = (resampled.roc_auc(scores.ways[way][name].log_odds)[1] for way in ("federated", "own"))
+        federated, own = (resampled.roc_auc(scores.models[way][name].log_odds)[1] for way in ("federated", "own"))
         draws.append(federated - own)
 
     found = figures["mean"]["differences"]["federated_minus_own"]
@@ -177,7 +177,7 @@ def test_the_interval_over_all_patients_takes_as_many_of_each_hospital_and_class
     scores: Scores, figures: dict[str, Any]
 ) -> None:
     parts = [Resampled.of(scores.labels[name], [1, place], DRAWS).times for place, name in enumerate(scores.labels)]
-    labels, log_odds = scores.all_labels, scores.of_all("own").log_odds
+    labels, log_odds = scores.all_labels, scores.all_patients("own").log_odds
     drawn = [
         np.mean([reference.roc_auc_score(labels, one, sample_weight=draw) for one in log_odds])
         for draw in np.concatenate(parts).T
@@ -191,7 +191,7 @@ def test_the_interval_over_all_patients_takes_as_many_of_each_hospital_and_class
 def verdicts_of(federated: float, own: float, labels: npt.NDArray[np.float32]) -> Any:
     ways = {way: {"a": out_of_fold(labels, own, seed=place)} for place, way in enumerate(WAYS)}
     ways["federated"] = {"a": out_of_fold(labels, federated, seed=9)}
-    return figures_of_study(Scores({"a": labels}, ways), seed=1, draws=DRAWS)
+    return compare_models(Scores({"a": labels}, ways), seed=1, draws=DRAWS)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_four_of_a_class_have_figures_and_no_verdict(rarer: int, verdict: Verdic
 def test_a_slope_that_one_repeat_does_not_have_is_not_defined_and_left_out_of_every_way_s_mean() -> None:
     """Else the mean slope of one way would be over other hospitals than that of another."""
     scores = scores_of({"a": labels_of(20, 30), "b": labels_of(20, 20, 1)})
-    scores.ways["own"]["b"].log_odds[1] = 2 * scores.labels["b"] - 1  # this repeat separates the classes
+    scores.models["own"]["b"].log_odds[1] = 2 * scores.labels["b"] - 1  # this repeat separates the classes
 
-    found = figures_of_study(scores, seed=1, draws=10)
+    found = compare_models(scores, seed=1, draws=10)
 
     slopes = {
         name: {way: model["calibration_slope"] for way, model in one["models"].items()}
@@ -235,7 +235,7 @@ def test_figures_are_plain_json(figures: dict[str, Any]) -> None:
 
 
 def test_one_seed_gives_the_same_figures_and_another_one_other_intervals(scores: Scores, figures: Any) -> None:
-    again, other = figures_of_study(scores, seed=1, draws=DRAWS), figures_of_study(scores, seed=2, draws=DRAWS)
+    again, other = compare_models(scores, seed=1, draws=DRAWS), compare_models(scores, seed=2, draws=DRAWS)
 
     assert again == figures
     one, another = (of["hospitals"]["a"]["models"]["own"]["roc_auc"] for of in (figures, other))
@@ -255,14 +255,14 @@ def test_every_fit_s_scores_are_put_in_their_rows_places() -> None:
     codes = {"own": 1, "fedavg": 2, "average": 3, "": 4, "without": 5}
 
     def number(fit: Fit, name: str, row: int) -> float:
-        code = codes[fit.subject if fit.regime in (TrainingSetup.FEDERATED, TrainingSetup.POOLED) else fit.regime]
+        code = codes[fit.subject if fit.setup in (TrainingSetup.FEDERATED, TrainingSetup.POOLED) else fit.setup]
         return 10_000 * code + 1000 * fit.repeat + 100 * (name == "b") + row
 
     results = {}
     for fit in plan_fits(["a", "b"], protocol):
         split = cohort.split(folds=3, fold=fit.fold, seed=protocol.settings.seed + fit.repeat)
-        tested = [fit.subject] if fit.regime in (TrainingSetup.OWN, TrainingSetup.WITHOUT) else ["a", "b"]
-        results[fit] = Scored(
+        tested = [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else ["a", "b"]
+        results[fit] = FitResult(
             scores={name: [number(fit, name, row) for row in split[name].test] for name in tested},
             threshold=0.1 + fit.fold / 10,
             rounds=1,
@@ -271,13 +271,13 @@ def test_every_fit_s_scores_are_put_in_their_rows_places() -> None:
 
     scores = collect_scores(cohort, protocol, results)
 
-    assert set(scores.ways) == {"own", "federated", "average", "pooled", "without"}
+    assert set(scores.models) == {"own", "federated", "average", "pooled", "without"}
     for way, code in {"own": 1, "federated": 2, "average": 3, "pooled": 4, "without": 5}.items():
         for name, rows in {"a": 13, "b": 17}.items():
             for repeat in range(2):
                 expected = 10_000 * code + 1000 * repeat + 100 * (name == "b") + np.arange(rows)
-                assert scores.ways[way][name].log_odds[repeat].tolist() == expected.tolist()
+                assert scores.models[way][name].log_odds[repeat].tolist() == expected.tolist()
     for fold in range(3):
         tested_rows = cohort.split(folds=3, fold=fold, seed=protocol.settings.seed + 1)["b"].test
-        assert (scores.ways["own"]["b"].thresholds[1, tested_rows] == 0.1 + fold / 10).all()
-    assert scores.labels["a"].tolist() == cohort.numbers["a"]["disease"].tolist()
+        assert (scores.models["own"]["b"].thresholds[1, tested_rows] == 0.1 + fold / 10).all()
+    assert scores.labels["a"].tolist() == cohort.tables["a"]["disease"].tolist()

@@ -1,4 +1,4 @@
-"""Whose rows each regime trains on, proved by making the other rows absurd; tuning; settings."""
+"""Whose rows each training setup trains on, proved by making the other rows absurd; tuning; settings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,18 +16,20 @@ from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
 from federated_health.server.plain_run import PlainRun
+from federated_health.studies import in_process
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.benefit.training_setups import (
     INNER_FOLDS,
     PATIENCE,
     Fit,
-    Scored,
+    FitResult,
     TrainingSetup,
     plan_fits,
     run_fit,
-    settings_of,
+    settings_for,
 )
+from federated_health.studies.in_process import open_run
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]
@@ -42,7 +44,7 @@ def test_every_fold_has_every_model_once() -> None:
     fits = plan_fits(HOSPITALS, protocol)
 
     assert len(fits) == len(set(fits)) == 2 * 3 * (3 + 2 + 1 + 3)
-    one = [(fit.regime, fit.subject) for fit in fits if (fit.repeat, fit.fold) == (2, 1)]
+    one = [(fit.setup, fit.subject) for fit in fits if (fit.repeat, fit.fold) == (2, 1)]
     assert one == [
         *(("own", name) for name in HOSPITALS),
         ("federated", "fedavg"),
@@ -53,31 +55,29 @@ def test_every_fold_has_every_model_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("regime", "subject", "hospitals", "strategy"),
+    ("setup", "subject", "hospitals", "strategy"),
     [
         (TrainingSetup.OWN, "a", 1, "fedavg"),
         (TrainingSetup.POOLED, "", 1, "fedavg"),
         (TrainingSetup.FEDERATED, "average", 3, "average"),
         (TrainingSetup.FEDERATED, "fedavg", 3, "fedavg"),
-        (TrainingSetup.WITHOUT, "b", 2, "average"),
+        (TrainingSetup.LEAVE_ONE_OUT, "b", 2, "average"),
     ],
 )
-def test_a_fit_is_a_federation_of_so_many(regime: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
+def test_a_fit_is_a_federation_of_so_many(setup: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
     protocol = replace(protocol_of(), strategies=("average", "fedavg"))
 
-    settings = settings_of(Fit(repeat=0, fold=0, regime=regime, subject=subject), protocol, 3)
+    settings = settings_for(Fit(repeat=0, fold=0, setup=setup, subject=subject), protocol, 3)
 
-    assert (settings.hospitals, settings.strategy, settings.appraisal) == (hospitals, strategy, False)
-    assert settings.wait < 1  # in process nobody comes later
-    assert settings.max_update_norm == 0  # a tiny honest hospital may move far
+    assert (settings.hospitals, settings.strategy) == (hospitals, strategy)
     assert replace(settings, hospitals=1, strategy="fedavg") == replace(
-        protocol.settings, hospitals=1, strategy="fedavg", appraisal=False, wait=settings.wait, max_update_norm=0.0
+        protocol.settings, hospitals=1, strategy="fedavg"
     )
 
 
 def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
-    settings = settings_of(
-        Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="a"),
+    settings = settings_for(
+        Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="a"),
         replace(protocol_of(), strategies=("average",)),
         2,
     )
@@ -87,7 +87,7 @@ def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
 
 def test_an_unknown_strategy_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="strategy"):
-        settings_of(Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject="magic"), protocol_of(), 3)
+        settings_for(Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject="magic"), protocol_of(), 3)
 
 
 # Whose rows
@@ -102,8 +102,8 @@ class Dealt(Cohort):
     def split(self, *, folds: int, fold: int, seed: int) -> Split:
         return self.original.split(folds=folds, fold=fold, seed=seed)
 
-    def split_again(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
-        return self.original.split_again(split, folds=folds, fold=fold, seed=seed)
+    def inner_split(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
+        return self.original.inner_split(split, folds=folds, fold=fold, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,10 @@ def absurd(cohort: Cohort, hospital: str, *, train: bool, test: bool) -> Cohort:
     """All patients on one side of one hospital are 119 years old, with the other label."""
     side = cohort.split(folds=FOLDS, fold=0, seed=SEED)[hospital]
     rows = np.concatenate([*([side.train] if train else []), *([side.test] if test else [])])
-    table = cohort.numbers[hospital].copy()
+    table = cohort.tables[hospital].copy()
     table.loc[rows, "age"], table.loc[rows, "chol"] = 119.0, 999.0
     table.loc[rows, "disease"] = 1 - table.loc[rows, "disease"]
-    return Dealt(cohort.task, {**cohort.numbers, hospital: table}, cohort.hashes, cohort)
+    return Dealt(cohort.task, {**cohort.tables, hospital: table}, cohort.hashes, cohort)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Fitted:
 
     weights: str
     normalisation: Any
-    scored: Scored
+    scored: FitResult
     introduced: tuple[tuple[str, int, int], ...]
 
 
@@ -149,10 +149,10 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(training_setups, "PlainRun", Watched)
+    monkeypatch.setattr(in_process, "PlainRun", Watched)
 
-    def run(cohort: Cohort, regime: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
-        scored = run_fit(Fit(repeat=0, fold=0, regime=regime, subject=subject), cohort, protocol_of(**protocol), app)
+    def run(cohort: Cohort, setup: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
+        scored = run_fit(Fit(repeat=0, fold=0, setup=setup, subject=subject), cohort, protocol_of(**protocol), app)
         last = made[-1]
         introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.registrations.values())
         return Fitted(weights_hash(last.weights), last.normalisation, scored, tuple(introduced))
@@ -166,11 +166,11 @@ def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort
     """Neither training nor normalisation, threshold or tuning moves by a bit when all its rows become absurd; and its
     tested rows' scores do not when its training rows do.
     """
-    reference = fit(cohort, TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
+    reference = fit(cohort, TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
 
-    everything = fit(absurd(cohort, "b", train=True, test=True), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
-    training = fit(absurd(cohort, "b", train=True, test=False), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
-    another = fit(absurd(cohort, "c", train=True, test=False), TrainingSetup.WITHOUT, "b", tune=tune, rounds=2)
+    everything = fit(absurd(cohort, "b", train=True, test=True), TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
+    training = fit(absurd(cohort, "b", train=True, test=False), TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
+    another = fit(absurd(cohort, "c", train=True, test=False), TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
 
     assert [name for name, *_ in reference.introduced] == ["a", "c"]
     assert (everything.weights, everything.normalisation) == (reference.weights, reference.normalisation)
@@ -196,21 +196,21 @@ def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("regime", "subject"),
+    ("setup", "subject"),
     [
         (TrainingSetup.OWN, "a"),
         (TrainingSetup.FEDERATED, "fedavg"),
         (TrainingSetup.POOLED, ""),
-        (TrainingSetup.WITHOUT, "b"),
+        (TrainingSetup.LEAVE_ONE_OUT, "b"),
     ],
 )
 @pytest.mark.parametrize("tune", [False, True])
-def test_no_regime_sees_a_tested_row_before_it_scores_it(
-    fit: Any, cohort: Cohort, regime: TrainingSetup, subject: str, tune: bool
+def test_no_setup_sees_a_tested_row_before_it_scores_it(
+    fit: Any, cohort: Cohort, setup: TrainingSetup, subject: str, tune: bool
 ) -> None:
     spoilt = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
 
-    reference, found = (fit(one, regime, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
+    reference, found = (fit(one, setup, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
 
     assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
     untested: dict[str, Any] = {"scores": {}, "importance": {}}  # both are of the tested rows
@@ -233,7 +233,7 @@ def test_federated_and_pooled_models_are_normalised_alike_and_tested_on_the_same
     by_hand = np.concatenate(
         [
             rows.iloc[cohort.split(folds=FOLDS, fold=0, seed=SEED)[name].train]["age"]
-            for name, rows in cohort.numbers.items()
+            for name, rows in cohort.tables.items()
         ]
     )
     assert pooled.normalisation.mean[0] == pytest.approx(by_hand.mean())
@@ -246,12 +246,13 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
 
     protocol = protocol_of()
     split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
-    job = Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="b")
-    federation, _ = training_setups._open(job, split, cohort, settings_of(job, protocol, 3), app)
+    job = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="b")
+    hospitals = {name: cohort.hospital(name, rows) for name, rows in split.items() if name != "b"}
+    federation = open_run(hospitals, settings_for(job, protocol, 3), app)
     federation.run()
     kernel, bias = (array.astype(np.float64) for array in federation.weights.values())
     assert federation.normalisation is not None
-    values = cohort.numbers["b"][list(HEART_DISEASE.column_names)].iloc[split["b"].test]
+    values = cohort.tables["b"][list(HEART_DISEASE.column_names)].iloc[split["b"].test]
     expected = np.full(len(values), bias[0])
     names = [column.name for column in HEART_DISEASE.measurements]
     means = dict(zip(names, federation.normalisation.mean, strict=True))
@@ -263,31 +264,30 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
         else:
             expected += kernel[place.stop - 1, 0]  # missing
 
-    scored = fit(cohort, TrainingSetup.WITHOUT, "b").scored
+    scored = fit(cohort, TrainingSetup.LEAVE_ONE_OUT, "b").scored
 
     np.testing.assert_allclose(scored.scores["b"], expected, atol=1e-4)
     assert handlers.local_model.cache_info().currsize == 0  # no rows of a fold are kept
 
 
 @pytest.mark.slow
-def test_repeats_train_with_other_seeds_and_the_same_one_for_every_regime(cohort: Cohort, monkeypatch: Any) -> None:
+def test_repeats_train_with_other_seeds_and_the_same_one_for_every_setup(cohort: Cohort, monkeypatch: Any) -> None:
     from client import app
 
     seeds: list[int] = []
-    opened = training_setups._open
 
-    def watch(fit: Fit, split: Split, cohort: Cohort, settings: Any, app: Any) -> Any:
+    def watch(hospitals: Any, settings: Any, app: Any) -> Any:
         seeds.append(settings.seed)
-        return opened(fit, split, cohort, settings, app)
+        return open_run(hospitals, settings, app)
 
-    monkeypatch.setattr(training_setups, "_open", watch)
+    monkeypatch.setattr(training_setups, "open_run", watch)
     for repeat in (0, 1):
-        for regime, subject in (
+        for setup, subject in (
             (TrainingSetup.OWN, "a"),
             (TrainingSetup.FEDERATED, "fedavg"),
-            (TrainingSetup.WITHOUT, "a"),
+            (TrainingSetup.LEAVE_ONE_OUT, "a"),
         ):
-            run_fit(Fit(repeat=repeat, fold=0, regime=regime, subject=subject), cohort, protocol_of(rounds=1), app)
+            run_fit(Fit(repeat=repeat, fold=0, setup=setup, subject=subject), cohort, protocol_of(rounds=1), app)
 
     assert seeds == [42] * 3 + [43] * 3
 
@@ -305,7 +305,7 @@ def test_hospitals_of_a_few_patients_or_one_class_break_nothing(folds: int, tune
     tiny["disease"], single["disease"] = [1.0, *[0.0] * 7], 1.0
     cohort = cohort_of({"tiny": tiny, "single": single, "c": patients(40, 3)})
     protocol = protocol_of(folds=folds, tune=tune, rounds=1, local_epochs=1)
-    fits = [fit for fit in plan_fits(list(cohort.numbers), protocol) if fit.fold == folds - 1]
+    fits = [fit for fit in plan_fits(list(cohort.tables), protocol) if fit.fold == folds - 1]
 
     for fit in fits:
         scored = run_fit(fit, cohort, protocol, app)
@@ -325,9 +325,9 @@ def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
             raise ValueError
         return app(message, context)
 
-    with pytest.raises(RunError, match=r"^b sent no update that can be used$"):
+    with pytest.raises(RunError, match=r"^b sent no usable update in round 1$"):
         run_fit(
-            Fit(repeat=0, fold=0, regime=TrainingSetup.FEDERATED, subject="fedavg"),
+            Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject="fedavg"),
             cohort,
             protocol_of(rounds=1),
             cast(ClientApp, fail_at_b),
@@ -337,8 +337,8 @@ def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
 # Tuning
 
 
-class Rehearsed:
-    """A federation whose held-out loss is known for every inner fold and round."""
+class KnownLosses:
+    """A run whose held-out loss is known for every inner fold and round."""
 
     def __init__(self, losses: Any, inner: int, rounds: int) -> None:
         self.losses, self.inner, self.last, self.reached = losses, inner, rounds, 0
@@ -354,22 +354,23 @@ class Rehearsed:
             yield SimpleNamespace(number=number, federation=SimpleNamespace(counts=counts))
 
 
-def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tuple[int, int, list[Split]]:
-    """The number of rounds that was chosen, how many were tried, and the inner folds that were."""
+def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tuple[int, int, list[list[str]]]:
+    """The number of rounds that was chosen, how many were tried, and the hospitals of each inner fold."""
     cohort = cohort_of({name: patients(30, seed) for seed, name in enumerate(HOSPITALS)})
-    split, tried = cohort.split(folds=3, fold=0, seed=42), []
-    federations: list[Rehearsed] = []
+    split = cohort.split(folds=3, fold=0, seed=42)
+    tried: list[list[str]] = []
+    runs: list[KnownLosses] = []
 
-    def open_rehearsed(_fit: Fit, split: Split, _cohort: Cohort, settings: Any, _app: Any) -> Any:
-        tried.append(split)
-        federations.append(Rehearsed(losses, len(federations), settings.rounds))
-        return federations[-1], {}
+    def open_known(hospitals: Any, settings: Any, _app: Any) -> Any:
+        tried.append(list(hospitals))
+        runs.append(KnownLosses(losses, len(runs), settings.rounds))
+        return runs[-1]
 
-    monkeypatch.setattr(training_setups, "_open", open_rehearsed)
-    fit = Fit(repeat=0, fold=0, regime=TrainingSetup.WITHOUT, subject="a")
-    settings = training_setups._choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
-    assert len({federation.reached for federation in federations}) == 1
-    return settings.rounds, federations[0].reached, tried
+    monkeypatch.setattr(training_setups, "open_run", open_known)
+    fit = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="a")
+    chosen = training_setups.choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
+    assert len({run.reached for run in runs}) == 1
+    return chosen, runs[0].reached, tried
 
 
 @pytest.mark.parametrize("best", [1, 4, 6])
@@ -381,7 +382,7 @@ def test_the_rounds_of_least_loss_over_all_inner_folds_are_chosen(monkeypatch: p
 
     assert rounds == best
     assert len(tried) == INNER_FOLDS
-    assert all(list(split) == ["b", "c"] for split in tried)
+    assert tried == [["b", "c"]] * INNER_FOLDS
 
 
 def test_of_equal_losses_the_fewer_rounds_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from federated_health.studies.audit.figures import ATTACKS, DROP, LIRA, LOSS, SHARE
-from federated_health.studies.audit.membership import lira_scores, measure
-from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, HalfShadowRun
+from federated_health.studies.audit.attacks import ATTACKS, DROP, LIRA, LOSS, SHARE
+from federated_health.studies.audit.membership import lira_scores, measure_attack
+from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, HalfShadowRun
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())
@@ -44,15 +44,15 @@ def test_encrypted_is_plain_but_for_updates_which_nobody_has() -> None:
 
 def test_an_attack_s_figures_are_those_of_its_scores() -> None:
     plan = AUDIT.plan
-    members, place = plan.members(), plan.places()["middle"]
-    seen = [AUDIT.results[HalfShadowRun(privacy="plain", run=run)].statistics or {} for run in range(plan.runs)]
+    members, place = plan.members(), plan.slices()["middle"]
+    seen = [AUDIT.results[HalfShadowRun(privacy="plain", run=run)].statistics for run in range(plan.half_runs)]
     for target, ways in ATTACKS.items():
         for way, (kind, calibrated) in ways.items():
             values = np.array([one[target][kind] for one in seen])
             scores = lira_scores(values, members) if calibrated else values
-            whole = measure(scores, members, plan.seed)
+            whole = measure_attack(scores, members, plan.seed)
             assert AUDIT.figures["plain"]["attacks"][target][way]["roc_auc"]["value"] == whole.roc_auc.value
-        part = measure(scores[:, place], members[:, place], plan.seed)
+        part = measure_attack(scores[:, place], members[:, place], plan.seed)
         found = AUDIT.figures["plain"]["hospitals"]["middle"][target]
         assert found["roc_auc"]["value"] == part.roc_auc.value
         assert found["patients"] == 31

@@ -185,5 +185,5 @@ def test_of_many_hospitals_the_first_are_shown_and_the_page_stays_small() -> Non
 
 def test_the_page_names_no_patient_s_value() -> None:
     study = study_of({"a": [1, 0] * 10, "b": [1, 0] * 10}, score)
-    study.cohort.numbers["a"].loc[3, "chol"] = 271.8183
+    study.cohort.tables["a"].loc[3, "chol"] = 271.8183
     assert "271.8" not in render(study.page)

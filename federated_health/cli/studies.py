@@ -1,0 +1,170 @@
+"""The subcommands `evidence` and `audit`: their flags, and the tables that they print."""
+
+import argparse
+import os
+from collections.abc import Mapping, Set
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from federated_health.cli import console, parsing
+from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.setting_fields import flag_of
+from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
+from federated_health.studies.audit import audit_study
+from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
+from federated_health.studies.benefit import benefit_study
+from federated_health.studies.study import StudyRequest
+
+Request = TypeVar("Request", bound=StudyRequest)
+
+EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
+AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
+
+NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
+NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
+"""Settings without a flag: the study itself sets them, or does not use them."""
+
+AUC_NOTE = "all: over all patients together; optimistic where hospitals differ in how many are positive."
+BENEFIT_NOTE = (
+    "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
+    f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures are too noisy to interpret."
+)
+ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself holds its update, so there is nothing to attack."
+
+
+def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `evidence`."""
+    study = _add_study_flags(
+        parser,
+        "the study",
+        out=("folder of the results; a study that was interrupted is resumed", Path("runs/evidence")),
+        force="start anew if --out holds another study, or a run (default: refuse)",
+        jobs="processes at a time; no result depends on it",
+    )
+    words = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
+    parsing.add_count(study, "--folds", words, 5)
+    words = "times that the folds are drawn anew (at least 1; default: %(default)s)"
+    parsing.add_count(study, "--repeats", words, 5)
+    study.add_argument(
+        "--strategies",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        metavar="A,B,...",
+        help="compare these on the same folds; --strategy-args are the first one's (default: --strategy alone)",
+    )
+    study.add_argument(
+        "--tune",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
+    )
+    parsing.add_settings(parser, Settings, read_defaults(), leave_out=NOT_FOR_EVIDENCE)
+
+
+def run_evidence(flags: argparse.Namespace) -> None:
+    """Run or resume a study of the benefit of joining, and print its results."""
+    request = _request_from(flags, benefit_study.BenefitRequest, NOT_FOR_EVIDENCE)
+    with console.progress("model") as show:
+        figures = benefit_study.run(request, jobs=flags.jobs, show=show)
+    _print_evidence(figures)
+    console.say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
+
+
+def add_audit_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `audit`."""
+    audit = _add_study_flags(
+        parser,
+        "the audit",
+        out=("folder of the results", Path("runs/audit")),
+        force="replace the report if --out holds a run (default: refuse)",
+        jobs="processes at a time",
+    )
+    words = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
+    parsing.add_count(audit, "--shadows", words, 32)
+    words = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
+    parsing.add_count(audit, "--wholes", words, 5)
+    words = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
+    parsing.add_count(audit, "--draws", words, 3)
+    audit.add_argument(
+        "--epsilons",
+        type=parsing.numbers,
+        default=(1.0, 2.0, 4.0, 8.0),
+        metavar="A,B,...",
+        help="privacy budgets to attack, besides plain and encrypted runs (default: 1,2,4,8)",
+    )
+    parsing.add_settings(parser, Settings, read_defaults(), leave_out=NOT_FOR_AUDIT)
+
+
+def run_audit(flags: argparse.Namespace) -> None:
+    """Run an audit, and print its results."""
+    request = _request_from(flags, audit_study.AuditRequest, NOT_FOR_AUDIT)
+    with console.progress("federation") as show:
+        figures = audit_study.run(request, jobs=flags.jobs, show=show)
+    _print_audit(figures["privacies"])
+    console.say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
+
+
+def _add_study_flags(
+    parser: argparse.ArgumentParser, title: str, *, out: tuple[str, Path], force: str, jobs: str
+) -> Any:
+    """A group with the flags of both studies."""
+    group = parser.add_argument_group(title)
+    parsing.add_folder(group, "--data", "folder that create_dataset.py wrote", Path(str(read_defaults()["data"])))
+    parsing.add_folder(group, "--out", *out)
+    group.add_argument("--force", action="store_true", help=force)
+    parsing.add_count(group, "--jobs", f"{jobs} (at least 1; default: one per core, %(default)s here)", os.cpu_count())
+    return group
+
+
+def _request_from(flags: argparse.Namespace, kind: type[Request], not_settings: Set[str]) -> Request:
+    """The request that the flags make; each of its fields has a flag of the same name, or is a setting."""
+    names = read_defaults().keys() - not_settings
+    settings = {name: value for name, value in parsing.by_flag(flags).items() if name in names}
+    values = {field.name: vars(flags)[field.name] for field in fields(kind) if field.name != "settings"}
+    return kind(**values, settings=settings)
+
+
+def _print_evidence(figures: Mapping[str, Any]) -> None:
+    """ROC-AUC of every model, the benefit for each hospital, and the other metrics as means over hospitals."""
+    rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
+    aucs = {
+        name: {model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()}
+        for name, entry in rows.items()
+    }
+    console.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    benefit = {
+        name: {
+            "patients": entry.get("patients", ""),
+            "federated - own": console.difference(entry["differences"]["federated_minus_own"]),
+            "joining": entry.get("verdict", "") + (" *" if entry.get("small") else ""),
+        }
+        for name, entry in rows.items()
+    }
+    console.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", benefit, BENEFIT_NOTE)
+    first, *further = figures["study"]["strategies"]
+    if further:
+        differences = {
+            name: {key: console.difference(entry["differences"][f"{key}_minus_federated"]) for key in further}
+            for name, entry in rows.items()
+        }
+        console.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", differences)
+    others = {
+        model: {key.removeprefix("calibration_"): value for key, value in metrics.items() if key != "roc_auc"}
+        for model, metrics in figures["mean"]["models"].items()
+    }
+    console.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
+
+
+def _print_audit(figures: Mapping[str, Any]) -> None:
+    """How good the models are, how strong the attacks on them, and what is rebuilt from an update."""
+    aucs = {
+        name: {"all rows": entry["whole"]["roc_auc"], "half of them, attacked": entry["attacked"]["roc_auc"]}
+        for name, entry in figures.items()
+    }
+    console.print_figures("ROC-AUC of the models, over all held-out patients", aucs)
+    console.print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
+    console.print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
+    rates = strength_rows(figures, "true_positive_rate")
+    console.print_figures("Training patients found at 1 % false positives", rates)
+    if next(iter(figures.values()))["inversion"]:
+        console.print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))

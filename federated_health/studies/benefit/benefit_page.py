@@ -1,0 +1,325 @@
+"""The report of a study: is joining worth it, for which hospital, and how the figures were obtained."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from federated_health.ml.bootstrap import Resampled, rarer_class
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
+from federated_health.ml.metrics import Interval, count_outcomes, probability
+from federated_health.report import formatting, sections
+from federated_health.report.charts import draw_intervals
+from federated_health.report.formatting import MAX_ROWS
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.comparison import POINT_ESTIMATES, Scores, count_verdicts
+from federated_health.studies.benefit.journal import Results
+from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
+
+Figures = Mapping[str, Any]
+"""The content of evidence.json, or of one of its entries (see `compare_models`)."""
+
+MEAN = "mean over hospitals"
+NAMES = {
+    TrainingSetup.OWN: "own patients only",
+    TrainingSetup.FEDERATED: "federated",
+    TrainingSetup.POOLED: "pooled",
+    TrainingSetup.LEAVE_ONE_OUT: "without it",
+}
+SETUPS = (
+    "own patients only: a model trained on that hospital's patients alone",
+    "federated: one model of all hospitals' training patients, whose records stay where they are",
+    "pooled: one model of all training patients in one place, as if records could be shared",
+    "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
+)
+ESTIMATE_TITLES = [formatting.title_of(key) for key in POINT_ESTIMATES]
+READING = (
+    f"{sections.FIGURES_EXPLAINED} Accuracy uses each model's own threshold, which maximises F1 over its training rows. Average "
+    "precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
+    "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
+)
+
+
+def benefit_page(
+    cohort: Cohort, protocol: EvaluationProtocol, results: Results, scores: Scores, figures: Figures
+) -> Page:
+    """The report of a study."""
+    hospitals = figures["hospitals"]
+    hashes = [(f"SHA-256 of {name}'s CSV", digest) for name, digest in cohort.hashes.items()]
+    if (more := len(hashes) - MAX_ROWS) > 0:
+        hashes[MAX_ROWS:] = [("further hospitals", f"{more:,}; their hashes are in evidence.json")]
+    return Page(
+        title=f"Is joining worth it? {cohort.task.name}",
+        lead=f"{formatting.list_verdicts(count_verdicts(figures))} "
+        f"{formatting.number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
+        f"{cohort.task.label.meaning}.",
+        sections=(
+            _verdicts(figures),
+            _models(figures),
+            *_strategies(protocol, figures),
+            _roc_curves(scores, protocol.settings.seed),
+            _calibration(scores, figures),
+            _decisions(scores),
+            _holdings(cohort),
+            sections.importance_section(
+                _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
+            ),
+            _method(protocol),
+            Section(
+                title="All other figures",
+                blocks=(_point_estimates("By hospital and model", hospitals, {sections.ALL: figures["all"]}),),
+                folded=True,
+            ),
+            sections.settings_section(
+                protocol.settings,
+                [
+                    ("strategies", ", ".join(protocol.strategies)),
+                    ("folds", str(protocol.folds)),
+                    ("repeats", str(protocol.repeats)),
+                    ("rounds chosen inside training rows", "yes" if protocol.tune else "no"),
+                    ("SHA-256 of the schema", cohort.task.schema_hash),
+                    *hashes,
+                ],
+                leave_out=frozenset({"appraisal", "strategy"}),
+            ),
+            sections.model_card(
+                cohort.task, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
+            ),
+        ),
+        footer=sections.FOOTER,
+    )
+
+
+def _auc(entry: Figures, model: str) -> Interval:
+    return Interval(**entry["models"][model]["roc_auc"])
+
+
+def _difference(entry: Figures, name: str) -> Interval:
+    return Interval(**entry["differences"][name])
+
+
+def _signed(interval: Interval) -> str:
+    return formatting.with_interval(interval, signed=True)
+
+
+def _verdicts(figures: Figures) -> Section:
+    cards, differences = [], {}
+    for name, entry in figures["hospitals"].items():
+        own, left_out, pooled = (
+            _difference(entry, f"federated_minus_{other}")
+            for other in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT, TrainingSetup.POOLED)
+        )
+        differences[name] = {"minus own only": own, "minus without it": left_out, "minus pooled": pooled}
+        text = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        if left_out.value is not None:
+            text = f"Federated minus the federation without it: {_signed(left_out)}. {text}"
+        aucs = _auc(entry, TrainingSetup.FEDERATED).value, _auc(entry, TrainingSetup.OWN).value
+        cards.append(sections.verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=text))
+    alt = formatting.list_some(
+        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in group.items())}"
+        for name, group in differences.items()
+    )
+    caption = (
+        f"ROC-AUC of the federated model minus that of another on the same patients, with its {formatting.INTERVAL}."
+    )
+    blocks: list[Block] = [
+        Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {sections.AUC}"),
+        Bullets(items=SETUPS),
+        *sections.verdict_cards(cards),
+    ]
+    mean = _difference(figures["mean"], "federated_minus_own")
+    if mean.value is not None:
+        blocks.append(Text(words=f"Mean over hospitals, federated minus own patients only: {_signed(mean)}."))
+    picture = Picture(
+        svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
+        alt=f"{caption} {alt}.",
+        caption=f"{caption} Right of 0 the federated model is better.",
+    )
+    return Section(
+        title="The answer, hospital by hospital", blocks=(*blocks, picture, Text(words=sections.VERDICT_RULE))
+    )
+
+
+def _last_rows(figures: Figures) -> dict[str, Figures]:
+    return {MEAN: figures["mean"], sections.ALL: figures["all"]}
+
+
+def _table(
+    caption: str,
+    columns: Sequence[str],
+    cells: Callable[[Figures], Sequence[str]],
+    figures: Figures,
+    note: str = "",
+) -> Table:
+    """A table with one row per hospital, then the mean over hospitals and all patients."""
+    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
+    last = {name: cells(entry) for name, entry in _last_rows(figures).items()}
+    return sections.figures_table(caption, rows, columns, last=last, note=note)
+
+
+def _models(figures: Figures) -> Section:
+    intervals = {
+        name: {label: _auc(entry, setup) for setup, label in NAMES.items()}
+        for name, entry in {**figures["hospitals"], **_last_rows(figures)}.items()
+    }
+    return Section(
+        title="How good the models are",
+        blocks=(
+            Picture(
+                svg=draw_intervals(intervals, quantity="ROC-AUC", reference=None),
+                alt="The same figures as in the table of ROC-AUCs below.",
+                caption=f"ROC-AUC on patients that the model was not trained on, with its {formatting.INTERVAL}.",
+            ),
+            _table(
+                f"ROC-AUC ({formatting.INTERVAL})",
+                list(NAMES.values()),
+                lambda entry: [formatting.with_interval(_auc(entry, setup)) for setup in NAMES],
+                figures,
+            ),
+            Caution(words=sections.POOLED_AUC),
+            _point_estimates("Other figures, as means over hospitals", {"": figures["mean"]}),
+        ),
+    )
+
+
+def _point_estimates(caption: str, entries: Mapping[str, Figures], last: Mapping[str, Figures] | None = None) -> Table:
+    """POINT_ESTIMATES of every training setup."""
+    rows, last_rows = (
+        {
+            f"{name}: {label}".removeprefix(": "): _estimate_cells(entry, setup)
+            for name, entry in part.items()
+            for setup, label in NAMES.items()
+        }
+        for part in (entries, last or {})
+    )
+    first = "hospital and model" if last else "model"
+    return sections.figures_table(caption, rows, ESTIMATE_TITLES, last=last_rows, note=READING, first=first)
+
+
+def _estimate_cells(entry: Figures, model: str) -> list[str]:
+    return [formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
+
+
+def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
+    """Further strategies compared with the first one, if there are any."""
+    first, *further = protocol.strategies
+    if not further:
+        return
+    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
+    yield Section(
+        title="Strategies",
+        blocks=(
+            _table(
+                f"ROC-AUC of {first}, and the difference that other strategies make ({formatting.INTERVAL})",
+                [first, *(f"{strategy} minus {first}" for strategy in further)],
+                lambda entry: [
+                    formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
+                    *(_signed(_difference(entry, f"{strategy}_minus_federated")) for strategy in further),
+                ],
+                figures,
+                note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
+            ),
+            sections.figures_table(
+                "Other figures of strategies, as means over hospitals",
+                {strategy: _estimate_cells(figures["mean"], model) for strategy, model in models.items()},
+                ESTIMATE_TITLES,
+                first="strategy",
+            ),
+        ),
+    )
+
+
+def _roc_curves(scores: Scores, seed: int) -> Section:
+    """ROC curves of the out-of-fold scores with bootstrap bands, for hospitals with patients of both classes."""
+    known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
+    if not known:
+        return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
+    drawn, more = sections.first_panels(known)
+    curves = {}
+    for place, (name, labels) in enumerate(scores.labels.items()):
+        if name in drawn:
+            resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
+            curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
+    one_class = formatting.list_some([name for name in scores.labels if name not in known], ", ")
+    text = f"Without a curve, since all patients are of one class: {one_class}. {more}" if one_class else more
+    caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
+    return sections.roc_section(curves, caption, *([Text(words=text.strip())] if text else []))
+
+
+def _calibration(scores: Scores, figures: Figures) -> Section:
+    """Predicted risk against the observed share, of federated models."""
+    federated = TrainingSetup.FEDERATED
+    drawn, more = sections.first_panels(scores.labels)
+    parts = {
+        **{name: (scores.models[federated][name], scores.labels[name], figures["hospitals"][name]) for name in drawn},
+        sections.ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
+    }
+    curves, text = {}, []
+    for name, (out_of_fold, labels, entry) in parts.items():
+        risks = probability(out_of_fold.log_odds)
+        weights = np.full(risks.size, 1.0 / len(risks))
+        curves[name] = calibration_curve(risks.ravel(), np.tile(labels, len(risks)), weights)
+        metrics = entry["models"][federated]
+        line = (f"{key} {formatting.figure(metrics[f'calibration_{key}'])}" for key in ("slope", "intercept"))
+        text.append(f"{name}: {', '.join(line)}")
+    caption = f"The federated model, all repeats together. {more}".strip()
+    alt = f"Calibration of the federated model. {formatting.list_some(text)}."
+    return sections.calibration_section(curves, caption, alt)
+
+
+def _decisions(scores: Scores) -> Section:
+    """Confusion matrices of the first repeat."""
+    drawn, more = sections.first_panels(scores.labels)
+    matrices = {}
+    for name in drawn:
+        out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
+        positive = probability(out_of_fold.log_odds[0]) >= out_of_fold.thresholds[0]
+        matrices[name] = count_outcomes(positive.astype(np.float64), scores.labels[name]).matrix
+    caption = f"The federated models of the first repeat, each at its own threshold. {more}"
+    return sections.confusion_section(matrices, caption.strip())
+
+
+def _holdings(cohort: Cohort) -> Section:
+    """Label balance and missing cells of every hospital."""
+    columns = list(cohort.task.column_names)
+    labels = {name: cohort.labels(name) for name in cohort.tables}
+    return sections.holdings_section(
+        cohort.task,
+        {name: (int(values.sum()), int((1 - values).sum())) for name, values in labels.items()},
+        np.array([table[columns].isna().mean() for table in cohort.tables.values()]),
+        names=list(cohort.tables),
+        of_labels="All patients.",
+        of_missing="All patients; zeros that stand for a missing value count as missing.",
+    )
+
+
+def _importance(cohort: Cohort, protocol: EvaluationProtocol, results: Results) -> dict[str, float]:
+    """Rise of a patient's mean loss by column, as mean over repeats; models of the first strategy only."""
+    key = TrainingSetup.FEDERATED, protocol.strategies[0]
+    federated = [result for fit, result in results.items() if (fit.setup, fit.subject) == key]
+    sums = [np.array(values) for result in federated for values in result.importance.values()]
+    patients = sum(len(result.scores[name]) for result in federated for name in result.importance)
+    return dict(zip(cohort.task.column_names, (np.sum(sums, axis=0) / patients).tolist(), strict=True))
+
+
+def _method(protocol: EvaluationProtocol) -> Section:
+    tuned = (
+        f"Every model's number of rounds, up to {protocol.settings.rounds}, is chosen by {INNER_FOLDS}-fold "
+        "cross-validation inside its training rows, by the lowest loss. All setups are tuned alike."
+        if protocol.tune
+        else "All models are trained with the settings below, which were chosen for federated runs."
+    )
+    items = (
+        f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by class "
+        "within each hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
+        "both sides.",
+        tuned,
+        "The same apps and strategies train every model in process as over the network; own and pooled models are "
+        "runs of one hospital.",
+        "A repeat scores every patient once, by a model that was not trained on that patient. Each figure is computed "
+        "on these concatenated scores, as the mean over repeats.",
+        "Several hospitals are compared at once, without a correction for multiple tests: of many hospitals without a "
+        "difference, 1 in 20 would get a verdict by chance.",
+    )
+    return Section(title="How this was found out", blocks=(Bullets(items=items),))

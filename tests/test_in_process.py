@@ -1,0 +1,18 @@
+"""Runs in this process: their settings."""
+
+import pytest
+
+from federated_health.settings import Settings, read_defaults
+from federated_health.studies.in_process import open_run
+from tests.audits import hospitals_of
+
+
+@pytest.mark.usefixtures("server_identity")
+def test_a_run_waits_for_nobody_and_limits_no_update() -> None:
+    from client import app
+
+    settings = open_run(hospitals_of({"a": 8, "b": 8}), Settings.from_config(read_defaults()), app).settings
+
+    assert (settings.hospitals, settings.appraisal) == (2, False)
+    assert settings.wait < 1  # in process, a hospital that is not there will not come later
+    assert settings.max_update_norm == 0  # an honest hospital with few patients may move far
