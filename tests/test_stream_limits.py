@@ -22,8 +22,7 @@ from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.transport import channels, gate
-from federated_health.transport import stream_server as streaming_server
+from federated_health.transport import gate, listening, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.decoding import (
     MAX_DIMENSIONS,
@@ -501,7 +500,7 @@ SILENT: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("said", SILENT)
 def test_a_connection_that_never_makes_a_call_is_closed(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content, limit = SILENT[said]
-    monkeypatch.setattr(channels, limit, 0.5)
+    monkeypatch.setattr(listening, limit, 0.5)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -534,7 +533,7 @@ def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "max_connections", lambda: 3)
+    monkeypatch.setattr(listening, "max_connections", lambda: 3)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -551,7 +550,7 @@ def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pyt
 
 
 def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "max_streams", lambda: 2)
+    monkeypatch.setattr(stream_server, "max_streams", lambda: 2)
     words: list[str] = []
     with server(words) as (grid, address):
         first = [LightHospital(name, address) for name in "ab"]

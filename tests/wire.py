@@ -17,7 +17,8 @@ from flwr.proto.transport_pb2 import ClientMessage
 
 from federated_health.hospital.ledger import Item, Ledger
 from federated_health.processes import free_port
-from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, server_options
+from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES
+from federated_health.transport.listening import server_options
 
 JOIN = "/flwr.proto.FlowerService/Join"
 
