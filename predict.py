@@ -15,8 +15,8 @@ from federated_health.data.patients import read_patients
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError
 from federated_health.files import write_text
+from federated_health.ml.keras_models import load_model, predict_risk, read_description
 from federated_health.ml.metrics import THRESHOLD
-from federated_health.ml.networks import load_model, predict_risk, read_description
 
 RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6

@@ -2,7 +2,8 @@
 
 `python server.py --hospitals 4 --rounds 30 --out runs/first`
 
-`app` is an ordinary Flower ServerApp, so that `flwr run .` runs it, too. Flags and output: `federated_health/cli/server.py`.
+`app` is an ordinary Flower ServerApp, so that `flwr run .` runs it, too. Flags and output:
+`federated_health/cli/server.py`.
 """
 
 from federated_health.settings import Settings  # isort: skip  # first: it configures gRPC's log

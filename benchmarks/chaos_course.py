@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from federated_health.report.run_files import METRICS, MODEL, REPORT
+from federated_health.names import METRICS, MODEL, REPORT
 
 SAVED = (METRICS, MODEL, REPORT)
 """What a server saves when the last round is over, in this order."""

@@ -29,10 +29,8 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
-from federated_health.messages.records import METRICS
-from federated_health.messages.weights import weights_from_record
-from federated_health.ml.bootstrap import Interval
-from federated_health.ml.metrics import Counts
+from federated_health.messages.records import METRICS, weights_from_record
+from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import Weights, weight_shapes
 
 MEMORY, STEP = 0.9, 0.1

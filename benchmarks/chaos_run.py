@@ -14,7 +14,7 @@ from chaos_hospital import FAR_TOO_LARGE, Poison, PoisonedApp, light_app
 from chaos_links import Link
 from chaos_processes import POLL_SECONDS, Process, ended, run_script
 
-from federated_health.report.run_files import ROUNDS
+from federated_health.names import ROUNDS
 
 PAUSE = 0.05
 """Seconds that a light hospital trains."""

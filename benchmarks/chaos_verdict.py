@@ -13,16 +13,9 @@ from chaos_faults import Trial
 from chaos_hospital import light_app
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.ml.networks import (
-    Weights,
-    load_model,
-    predict_risk,
-    read_description,
-    weight_shapes,
-    weights_hash,
-)
-from federated_health.names import FEDERATION
-from federated_health.report.run_files import METRICS, MODEL, REPORT, ROUNDS
+from federated_health.ml.keras_models import load_model, predict_risk, read_description
+from federated_health.ml.networks import Weights, weight_shapes, weights_hash
+from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

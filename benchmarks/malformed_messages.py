@@ -21,8 +21,7 @@ from light_hospitals import ROWS  # and finds the project
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
-from federated_health.ml.bootstrap import Interval
-from federated_health.ml.metrics import Counts
+from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.server.replies import validate_replies

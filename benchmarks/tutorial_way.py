@@ -24,7 +24,8 @@ from flwr.server.strategy import FedAvg
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, load_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.backend import load_keras
-from federated_health.ml.networks import HIDDEN_UNITS, build_encoder, encode
+from federated_health.ml.keras_models import build_encoder, encode
+from federated_health.ml.networks import HIDDEN_UNITS
 from federated_health.ml.normalisation import column_sums, normalisation_from
 
 HOSPITALS = 4

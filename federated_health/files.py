@@ -4,6 +4,7 @@ Windows cannot open a folder: there `sync_folder` and the locks do nothing.
 """
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -176,3 +177,9 @@ def append(file: FileIO, content: bytes) -> None:
     os.fsync(file.fileno())
     if written != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256, in hex, of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,13 @@
-"""What a hospital may be called, and the node id that follows from it."""
+"""Names of hospitals, their node ids, and names of a run's files."""
 
 import re
 import unicodedata
 from hashlib import sha256
 
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
+"""Files of a run."""
 
 FEDERATION = "federation"
 """Stands for all hospitals together in tables and files, so no hospital may be called so."""

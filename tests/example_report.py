@@ -4,14 +4,15 @@ from functools import cache
 
 import numpy as np
 
-from federated_health.ml.bootstrap import Interval
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import (
     draw_importance,
     draw_intervals,
     draw_labels,
     draw_learning_curves,
 )
+from federated_health.report.formatting import MINUS
 from federated_health.report.page import (
     Block,
     Bullets,
@@ -31,7 +32,6 @@ from federated_health.report.panels import (
     draw_heat_map,
     draw_roc,
 )
-from federated_health.report.svg import MINUS
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 COLUMNS = (

@@ -19,10 +19,8 @@ from federated_health.hospital.benefit import measure_benefit, score_alone, weig
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
-from federated_health.messages.records import METRICS
-from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.bootstrap import Interval, Verdict
-from federated_health.ml.metrics import MAX_LOSS, Counts
+from federated_health.messages.records import METRICS, MalformedMessageError
+from federated_health.ml.metrics import MAX_LOSS, Counts, Interval, Verdict
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.history import summarise_benefits

@@ -3,8 +3,8 @@
 import re
 from functools import cache
 
+from federated_health.report.formatting import NOT_DEFINED
 from federated_health.report.page import Caution, Page, Picture, Section, Table, render
-from federated_health.report.words import NOT_DEFINED
 from federated_health.studies.audit.figures import figures_of_audit
 from federated_health.studies.audit.page import page_of_audit
 from federated_health.studies.audit.tables import (

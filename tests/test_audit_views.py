@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.content import ARRAYS
-from federated_health.messages.weights import weights_to_record
+from federated_health.messages.records import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.studies.audit.gradients import gradients_of, layers_of

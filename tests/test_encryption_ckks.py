@@ -20,7 +20,7 @@ from federated_health.encryption.ckks import (
     key_id,
     number_of_chunks,
 )
-from federated_health.messages.weights import MalformedMessageError
+from federated_health.messages.records import MalformedMessageError
 
 KEY = SecretKey.make()
 ADDER = Adder()

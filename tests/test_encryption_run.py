@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from federated_health.encryption.page import page_of_result
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -20,7 +21,6 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import hospital_key, messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.hospital_result import remembered_result
-from federated_health.encryption.page import page_of_result
 from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.tables import hash_file
 from federated_health.errors import DataError
+from federated_health.files import hash_file
 from federated_health.studies.benefit.cohort import Cohort, Side, read_cohort
 from tests.cohorts import cohort_of, patients
 

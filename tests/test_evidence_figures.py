@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics as reference
 
-from federated_health.ml.bootstrap import Resampled, Verdict
+from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import calibration
-from federated_health.ml.metrics import probability
+from federated_health.ml.metrics import Verdict, probability
 from federated_health.studies.benefit.figures import (
     PLAIN_FIGURES,
     OutOfFold,

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.ml.bootstrap import Verdict
+from federated_health.ml.metrics import Verdict
+from federated_health.report.formatting import verdict_text
 from federated_health.report.page import Bullets, Cards, Facts, Page, Picture, Table, Text, render
-from tests.released import blocks, rows, section, titles
+from tests.example_run import blocks, rows, section, titles
 from tests.studies import Labels, study_of
 
 MINUS = "\N{MINUS SIGN}"
@@ -37,8 +38,8 @@ def test_the_head_counts_verdicts_and_says_what_is_estimated() -> None:
     page = usual_page()
     assert page.title == "Is joining worth it? heart-disease"
     assert page.lead == (
-        "Of 4 hospitals: 1 gains, 1 no clear difference, 1 loses, 1 cannot be said. 104 patients; the models estimate "
-        "the risk of this: at least 50 % narrowing of a major coronary vessel (UCI's num > 0)."
+        "4 hospitals: 1 gains, 1 no clear difference, 1 loses, 1 too few patients to tell. 104 patients; the models "
+        "estimate the risk of this: at least 50 % narrowing of a major coronary vessel (UCI's num > 0)."
     )
     assert titles(page) == [
         "The answer, hospital by hospital",
@@ -47,8 +48,8 @@ def test_the_head_counts_verdicts_and_says_what_is_estimated() -> None:
         "ROC curves",
         "Calibration",
         "Decisions at the threshold",
-        "Who holds what",
-        "Which columns weigh most",
+        "Data of each hospital",
+        "Which columns matter most",
         "How this was found out",
         "All other figures",
         "Settings, versions and hashes",
@@ -60,7 +61,7 @@ def test_cards_have_the_verdicts_of_evidence_json() -> None:
     study = study_of(LABELS, score)
     (cards,) = blocks(section(study.page, "The answer, hospital by hospital"), Cards)
     given = {name: str(one["verdict"]) for name, one in study.figures["hospitals"].items()}
-    assert {card.name: card.verdict for card in cards.items} == given
+    assert {card.name: card.verdict for card in cards.items} == {name: verdict_text(one) for name, one in given.items()}
     assert given["few"] == Verdict.UNDEFINED  # though its difference is clear: too few patients
     assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "neutral"]
     assert cards.items[0].words == (
@@ -112,7 +113,7 @@ def test_strategies_are_compared_with_the_first_one() -> None:
 
 
 def test_importance_is_that_of_the_strategy_that_stands_for_joining() -> None:
-    (picture,) = blocks(section(usual_page(), "Which columns weigh most"), Picture)
+    (picture,) = blocks(section(usual_page(), "Which columns matter most"), Picture)
     assert picture.alt.startswith("Rise of the loss, most first: age 1.000, ")  # and not fedprox's 100 too
 
 
@@ -129,7 +130,7 @@ def test_curves_calibration_and_decisions_are_of_the_federated_model() -> None:
 
 
 def test_who_holds_what_is_counted_over_all_rows() -> None:
-    labels, missing = blocks(section(usual_page(), "Who holds what"), Picture)
+    labels, missing = blocks(section(usual_page(), "Data of each hospital"), Picture)
     assert labels.alt.endswith("same: 12 with and 12 without; few: 3 with and 17 without")
     assert "gaining: sex, cp, trestbps, fbs, restecg, thalach, exang, oldpeak, slope, thal;" in missing.alt
 
@@ -140,7 +141,7 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
     roc = section(study.page, "ROC curves")
     assert "since all patients are of one class: b." in blocks(roc, Text)[0].words
     cards = blocks(section(study.page, "The answer, hospital by hospital"), Cards)[0].items
-    assert cards[1].verdict == "cannot be said"
+    assert cards[1].verdict == "too few patients to tell"
     assert cards[1].words.startswith("20 patients, 20 positive. ")
     assert render(study.page)
 

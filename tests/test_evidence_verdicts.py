@@ -9,7 +9,7 @@ import pytest
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.ml.bootstrap import Verdict
+from federated_health.ml.metrics import Verdict
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import collect_scores, figures_of_study
 from federated_health.studies.benefit.study import Journal, fingerprint_of, run_study

@@ -12,7 +12,7 @@ from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages import content
-from federated_health.messages.weights import size_of
+from federated_health.messages.records import size_of
 from federated_health.ml.networks import weight_shapes
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

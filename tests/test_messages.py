@@ -22,7 +22,7 @@ from federated_health.messages.content import (
     Update,
     read_proximal_mu,
 )
-from federated_health.messages.weights import MalformedMessageError, weights_from_record, weights_to_record
+from federated_health.messages.records import MalformedMessageError, weights_from_record, weights_to_record
 from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
 from federated_health.names import is_hospital_name

@@ -18,21 +18,17 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.networks import (
-    MODELS,
-    Weights,
+from federated_health.ml.keras_models import (
     build_encoder,
     build_head,
     build_model,
     encode,
-    initial_weights,
     load_model,
     predict_risk,
     read_description,
     save_model,
-    weight_shapes,
-    weights_hash,
 )
+from federated_health.ml.networks import MODELS, Weights, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from tests.conftest import PROJECT
 

@@ -9,7 +9,8 @@ from scipy.special import expit
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import MODELS, build_head, initial_weights
+from federated_health.ml.keras_models import build_head
+from federated_health.ml.networks import MODELS, initial_weights
 
 Exact = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]

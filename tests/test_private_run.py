@@ -18,9 +18,10 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
+from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.messages.task_agreement import write_agreement
-from federated_health.messages.weights import MalformedMessageError, weights_to_record
-from federated_health.ml.networks import Weights, initial_weights, read_description, weights_hash
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON, PrivacyPlan
 from federated_health.names import node_id_of

@@ -10,14 +10,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from federated_health.ml.bootstrap import Interval
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import (
     draw_importance,
     draw_intervals,
     draw_labels,
     draw_learning_curves,
 )
+from federated_health.report.formatting import MAX_ROWS, MINUS, short_number, short_percent
 from federated_health.report.panels import (
     draw_calibration,
     draw_confusion,
@@ -26,16 +27,12 @@ from federated_health.report.panels import (
 )
 from federated_health.report.svg import (
     MAX_LINES,
-    MAX_ROWS,
-    MINUS,
     SERIES,
     VARIABLES,
     WIDTH,
     limits_of,
     look_of,
-    number,
     own_ids,
-    percent,
     shorten,
     text_width,
     ticks_between,
@@ -199,7 +196,7 @@ def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals
 
 
 def test_a_series_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="one value a round"):
+    with pytest.raises(ValueError, match="one value per round"):
         draw_learning_curves({"a": [1.0]}, quantity="q", rounds=[1, 2])
 
 
@@ -371,12 +368,12 @@ def test_a_regime_looks_the_same_in_every_group() -> None:
     ],
 )
 def test_numbers_take_little_room(value: float, words: str) -> None:
-    assert number(value) == words
+    assert short_number(value) == words
 
 
 @pytest.mark.parametrize(("share", "words"), [(0, "0"), (0.001, "<1"), (0.126, "13"), (0.999, ">99"), (1, "100")])
 def test_per_cent_does_not_say_none_or_all_of_what_is_not(share: float, words: str) -> None:
-    assert percent(share) == words
+    assert short_percent(share) == words
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from federated_health.report import template
+from federated_health.report.formatting import MINUS
 from federated_health.report.page import (
     Bullets,
     Card,
@@ -21,7 +22,7 @@ from federated_health.report.page import (
     Text,
     render,
 )
-from federated_health.report.svg import DARKEST, MINUS, VARIABLES
+from federated_health.report.svg import DARKEST, VARIABLES
 from tests.example_report import page
 
 NASTY = '<b onclick="x">&amp; "quoted" {{ 7 * 7 }}</b>'
@@ -202,7 +203,7 @@ def test_what_does_not(cell: str) -> None:
 
 
 def test_a_row_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="Figures: 1 cells in row 2, 2 columns"):
+    with pytest.raises(ValueError, match="Figures: expected 2 cells, got 1 in row 2"):
         Table(caption="Figures", columns=("a", "b"), rows=(("1", "2"), ("3",)))
 
 
@@ -212,7 +213,7 @@ def test_a_row_of_another_length_is_refused() -> None:
         ("<svg xmlns='http://www.w3.org/2000/svg'><g></svg>", "x", "well-formed"),
         ("<p>no</p>", "x", "not an <svg>"),
         ('<?xml version="1.0"?>' + SVG, "x", "not an <svg>"),
-        (SVG, " ", "do not see"),
+        (SVG, " ", "alternative text"),
     ],
 )
 def test_what_is_no_picture_is_refused(svg: str, alt: str, words: str) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from federated_health import files
-from federated_health.data.tables import hash_file
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.ml.networks import read_description
+from federated_health.files import hash_file
+from federated_health.ml.keras_models import read_description
+from federated_health.report import run_page
 from federated_health.report.page import Page
 from federated_health.report.run_files import write_report
 from federated_health.server import model_saver, run_folder
@@ -103,7 +104,7 @@ def test_a_report_that_cannot_be_made_costs_neither_the_figures_nor_the_model(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a secret value")
 
-    monkeypatch.setattr(run_folder, "page_of_run", fail)
+    monkeypatch.setattr(run_page, "page_of_run", fail)
     with pytest.raises(RunError) as told:
         run_in(tmp_path)
     assert str(told.value).startswith(f"{tmp_path}/report.html: could not be made (ZeroDivisionError in test_runs.py, ")
@@ -185,7 +186,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text("a model")
 
     monkeypatch.setattr(model_saver, "save_final_model", save)
-    monkeypatch.setattr(run_folder, "write_report", lambda path, _: path.write_text("a report"))
+    monkeypatch.setattr(run_folder, "write_run_report", lambda path, _: path.write_text("a report"))
 
 
 light = pytest.mark.usefixtures("_no_keras")
@@ -480,7 +481,7 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
 def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = {"write_json": run_folder, "save_final_model": model_saver, "write_report": run_folder}
+    homes = {"write_json": run_folder, "save_final_model": model_saver, "write_run_report": run_folder}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def mortal(name: str) -> Callable[..., None]:

@@ -12,10 +12,11 @@ import pytest
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import StorageError
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.networks import Weights, initial_weights, load_model, read_description
+from federated_health.ml.keras_models import load_model, read_description
+from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import PROJECT
-from federated_health.report.run_files import save_final_model
+from federated_health.report.saved_model import save_final_model
 from federated_health.server import model_saver
 
 WIDTH = len(HEART_DISEASE.measurements)

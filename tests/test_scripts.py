@@ -34,8 +34,9 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError, JoinError
 from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
-from federated_health.messages.weights import weights_to_record
-from federated_health.ml.networks import Weights, build_model, initial_weights, load_model, predict_risk, save_model
+from federated_health.messages.records import weights_to_record
+from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model
+from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import free_port
 from federated_health.security.rehearsal import make_all_identities

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import client
 from federated_health.errors import CheckpointError, SettingsError
 from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
-from federated_health.messages.weights import weights_to_record
+from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments

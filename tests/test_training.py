@@ -14,15 +14,8 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import (
-    MODELS,
-    Weights,
-    build_encoder,
-    build_head,
-    encode,
-    initial_weights,
-    weight_shapes,
-)
+from federated_health.ml.keras_models import build_encoder, build_head, encode
+from federated_health.ml.networks import MODELS, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from federated_health.messages.weights import (
+from federated_health.messages.records import (
     MalformedMessageError,
     distance_between,
     elements_of,

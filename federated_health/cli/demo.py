@@ -19,8 +19,8 @@ from federated_health.data.sources.readmission import generate_patients, held_ou
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc
+from federated_health.names import METRICS, MODEL, REPORT
 from federated_health.processes import free_port, interrupt, process, script_command
-from federated_health.report.run_files import METRICS, MODEL, REPORT
 from federated_health.security.rehearsal import make_all_identities
 from federated_health.settings import Settings, Value, read_defaults
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.cli import console, parsing
-from federated_health.ml.bootstrap import SMALL_CLASS
+from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
 

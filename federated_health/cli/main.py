@@ -57,8 +57,8 @@ def _add_demo_flags(demo: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where the "
-        f"task is not {default})",
+        help="folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where "
+        f"the task is not {default})",
     )
     demo.add_argument(
         "--rounds",

@@ -14,8 +14,7 @@ from federated_health.cli.examples import EXAMPLES
 from federated_health.cli.script import configure_logging, interrupts_deferred
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.run import FederatedRun
@@ -27,8 +26,8 @@ from federated_health.transport.listening import check_room
 from federated_health.transport.stream_server import serve_streams
 
 AUC_NOTE = (
-    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the share "
-    "of positive patients differs between hospitals; the row below it is the mean of the hospitals' own ROC-AUCs."
+    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the "
+    "share of positive patients differs between hospitals; below it is the mean of the hospitals' own ROC-AUCs."
 )
 
 BENEFIT_NOTE = (

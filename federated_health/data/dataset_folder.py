@@ -16,8 +16,8 @@ import pandas as pd
 from federated_health import __version__
 from federated_health.data.pictures import draw_partition
 from federated_health.data.sources.read import Source
-from federated_health.data.tables import hash_file
 from federated_health.errors import DataError
+from federated_health.files import hash_file
 
 MANIFEST, PICTURE = "manifest.json", "partition.png"
 

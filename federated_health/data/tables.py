@@ -1,7 +1,6 @@
 """CSV files as people have them, read strictly: every cell as text, every row as long as the header."""
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -68,12 +67,6 @@ def parse_table(content: bytes, name: str, header: Sequence[str] | None = None) 
                 reason="its file has a row that is longer or shorter than its header",
             )
     return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256, in hex, of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_own_header(header: Sequence[str], name: str) -> None:

@@ -1,8 +1,8 @@
 """Encrypted averaging: the server sums ciphertexts that it cannot decrypt, and only the hospitals hold the key.
 
 It protects from a server, and its operator, that follow the protocol and are curious. Hospitals make a key of the CKKS
-scheme, encrypt what they send, and decrypt the sums that the server sends back. All of them hold the same key: a hospital
-that passes it, or a ciphertext, to the server's operator reveals every hospital's updates.
+scheme, encrypt what they send, and decrypt the sums that the server sends back. All of them hold the same key: a
+hospital that passes it, or a ciphertext, to the server's operator reveals every hospital's updates.
 
 A plain run loads nothing but this module. May import `server`, `hospital` and everything below; these two reach it
 through the functions here only.
@@ -28,6 +28,13 @@ def max_reply_bytes(task: "Task", model: str) -> int:
     from federated_health.encryption import messages  # noqa: PLC0415  # the loader of this folder
 
     return messages.max_reply_bytes(task, model)
+
+
+def load_results() -> ModuleType:
+    """The module `results`, for the files of a hospital."""
+    from federated_health.encryption import results  # noqa: PLC0415  # the loader of this folder
+
+    return results
 
 
 def load_handlers() -> Mapping[str, Callable[..., Any]]:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.messages.weights import MalformedMessageError
+from federated_health.messages.records import MalformedMessageError
 
 DEGREE = 4096
 MODULUS_BITS = (60, 49)

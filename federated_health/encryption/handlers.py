@@ -46,7 +46,7 @@ from federated_health.hospital.handlers import (
     train as train_plain,
 )
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
-from federated_health.messages.weights import (
+from federated_health.messages.records import (
     MalformedMessageError,
     distance_between,
     weights_from_record,

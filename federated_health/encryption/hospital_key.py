@@ -14,7 +14,7 @@ from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import CONFIG
-from federated_health.messages.weights import MalformedMessageError
+from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.privacy_plan import AGREED_PLAN
 from federated_health.security.identity import Identity, load_identity

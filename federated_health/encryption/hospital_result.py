@@ -27,10 +27,8 @@ from federated_health.errors import SettingsError
 from federated_health.hospital.handlers import evaluate as evaluate_plain
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import ARRAYS, CONFIG
-from federated_health.messages.records import METRICS
-from federated_health.messages.weights import MalformedMessageError, weights_to_record
-from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microaggregates
+from federated_health.messages.records import METRICS, MalformedMessageError, weights_to_record
+from federated_health.ml.metrics import SMALL_CLASS, Counts, figures_of, roc_auc_from_microaggregates
 from federated_health.ml.rounds import HospitalRound, Round, read_round, write_round
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, Settings, read_defaults
 

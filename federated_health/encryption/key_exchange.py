@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.encryption import messages
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyNews
 from federated_health.messages.content import CONFIG
-from federated_health.messages.weights import MalformedMessageError
+from federated_health.messages.records import MalformedMessageError
 from federated_health.server.participants import Participants
 from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings

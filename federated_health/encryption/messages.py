@@ -27,8 +27,7 @@ from federated_health.encryption.ckks import CHUNK_BYTES, Adder, Encrypted, numb
 from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
-from federated_health.messages.records import METRICS, read_metrics, read_whole
-from federated_health.messages.weights import MalformedMessageError, size_of
+from federated_health.messages.records import METRICS, MalformedMessageError, read_metrics, read_whole, size_of
 from federated_health.ml.networks import weight_shapes
 
 OFFER, KEY, BRIEFING, CLOSING = "query.offer", "query.key", "query.briefing", "query.closing"

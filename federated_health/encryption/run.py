@@ -48,8 +48,8 @@ class EncryptedRun(FederatedRun):
     def __init__(self, transport: Transport, settings: Settings) -> None:
         if not transport.keeps_processes:
             raise SettingsError(
-                "encrypt: works between terminals only: Flower's engines end a hospital's process with each message, and "
-                "with it the only one that could keep the model"
+                "encrypt: works between terminals only: Flower's engines end a hospital's process with each message, "
+                "and with it the only one that could keep the model"
             )
         super().__init__(transport, settings)
         self._adder = Adder()

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import Interval, Resampled, can_judge
-from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.ml.bootstrap import Resampled, can_judge
+from federated_health.ml.metrics import Interval, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 

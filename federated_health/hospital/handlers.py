@@ -39,8 +39,8 @@ from federated_health.messages.content import (
     Update,
     read_proximal_mu,
 )
+from federated_health.messages.records import weights_from_record, weights_to_record
 from federated_health.messages.task_agreement import find_difference, read_agreement
-from federated_health.messages.weights import weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums

@@ -33,7 +33,7 @@ from flwr.app import Array, Message
 from federated_health.errors import LedgerError
 from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
-from federated_health.messages.weights import elements_of
+from federated_health.messages.records import elements_of
 
 ERROR = "error"
 """The record of a reply that says why there is no answer."""

@@ -12,7 +12,7 @@ from typing import Any
 from federated_health.errors import LedgerError
 from federated_health.hospital.ledger import ERROR, begins_line
 from federated_health.names import printable
-from federated_health.report.words import number_of
+from federated_health.report.formatting import number_of
 from federated_health.transport.stream_client import UNFIT
 
 MAX_LINE_BYTES = 64 * 1024 * 1024

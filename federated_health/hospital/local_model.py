@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
-from federated_health.ml.networks import Weights, build_encoder, build_head, encode, weight_shapes
+from federated_health.ml.keras_models import build_encoder, build_head, encode
+from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 

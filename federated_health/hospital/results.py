@@ -1,63 +1,45 @@
-"""What a hospital keeps of a run that is over: the model, and a report of what it may know."""
+"""The files that a hospital keeps of a finished run: the model, and a report of what the hospital may know."""
 
 from pathlib import Path
 
-from flwr.app import Context, MetricRecord
+from flwr.app import Context
 
-from federated_health.data.tasks import get_task
-from federated_health.encryption import results
-from federated_health.hospital.handlers import budget_of
+from federated_health import encryption
+from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.report.page import Page, Section
-from federated_health.report.released import privacy_of_run, released_by_hospitals
-from federated_health.report.run_files import MODEL, REPORT, save_final_model, write_report
-from federated_health.report.sections import FOOTER, model_card
-from federated_health.report.words import MEANINGS, figure, figures_table, number_of, title_of
-from federated_health.server.report_page import FIGURES
+from federated_health.names import MODEL, REPORT
+from federated_health.report.run_files import write_run_report
+from federated_health.report.run_summary import RunSummary
+from federated_health.report.saved_model import save_final_model
 
 
-def save_results(folder: Path, context: Context, told: TrainConfig, weights: Weights) -> str:
-    """model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
+def save_results(folder: Path, context: Context, config: TrainConfig, weights: Weights) -> str:
+    """Write model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
 
     Returns:
-        What was written, between commas.
+        The names of the files, between commas.
 
     Raises:
         RunError: a file cannot be written.
     """
-    save_final_model(folder / MODEL, told, weights)
-    others = results.save_result(folder, context, told, weights)
-    if not others and told.privacy is not None:
-        write_report(folder / REPORT, lambda: page_of_hospital(context, told, weights))
-        others = f", {REPORT}"
-    return f"{MODEL}{others}"
+    save_final_model(folder / MODEL, config, weights)
+    others = []
+    if ENCRYPTED_RUN in context.state:
+        others = encryption.load_results().save_encrypted_results(folder, context, config, weights)
+    elif config.privacy is not None:
+        write_run_report(folder / REPORT, summarise_private_run(context, config, weights))
+        others = [REPORT]
+    return ", ".join([MODEL, *others])
 
 
-def page_of_hospital(context: Context, told: TrainConfig, weights: Weights) -> Page:
-    """What a hospital knows of a run with differential privacy, whose report of all hospitals the server has."""
-    task, name = get_task(told.task), str(context.node_config["name"])
-    figures: MetricRecord = context.state.metric_records["figures"]
-    table = figures_table(
-        "Figures on its held-out patients",
-        {name: [figure(figures.get(key)) for key in FIGURES]},  # type: ignore[arg-type]  # no lists among them
-        [title_of(key) for key in FIGURES],
-        note=f"Predicted positive: a risk of at least {told.threshold}. {MEANINGS}",
-    )
-    account = budget_of(context).summary().describe()
-    limits = [
-        f"As {name} knows it: the report of all hospitals is the server's.",
-        f"SHA-256 of the weights: {weights_hash(weights)}",
-    ]
-    return Page(
-        title=f"{task.name}: {name} in a federation",
-        lead=f"Estimates the risk of this: {task.label.meaning}. {number_of(told.rounds, 'round')}, strategy "
-        f"{told.strategy}, with differential privacy.",
-        sections=(
-            Section(title="How good the model is here", blocks=(table,)),
-            *privacy_of_run(told.privacy, account),
-            released_by_hospitals(asked=False, private=True, drawn="This page is drawn from what stayed here, too."),
-            model_card(task, [f"{name} and others"], limits),
-        ),
-        footer=FOOTER,
+def summarise_private_run(context: Context, config: TrainConfig, weights: Weights) -> RunSummary:
+    """A run with differential privacy as this hospital knows it; the server has the figures of all hospitals."""
+    name = str(context.node_config["name"])
+    return RunSummary(
+        config=config,
+        figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
+        hospital=name,
+        privacy_spent=budget_of(context).summary().describe(),
+        facts={"SHA-256 of the weights": weights_hash(weights)},
     )

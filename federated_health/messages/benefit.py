@@ -7,10 +7,8 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages.records import METRICS, read_floats, read_metrics, read_number
-from federated_health.messages.weights import MalformedMessageError
-from federated_health.ml.bootstrap import MIN_CLASS_SIZE, Interval, Verdict, judge
-from federated_health.ml.metrics import MAX_LOSS
+from federated_health.messages.records import METRICS, MalformedMessageError, read_floats, read_metrics, read_number
+from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, Interval, Verdict, judge
 from federated_health.ml.normalisation import MIN_OBSERVED
 
 BENEFIT = "evaluate.appraisal"
@@ -53,8 +51,8 @@ class Benefit:
         if value is None or low is None or high is None:
             return f"benefit of joining: {self.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
         return (
-            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a model "
-            f"of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a "
+            f"model of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
         )
 
     def to_content(self) -> RecordDict:

@@ -1,27 +1,24 @@
-"""What server and hospitals say to each other: the names in Flower's records, and how they map to our own types.
+"""What server and hospitals send each other: names in Flower's records, and their mapping to our own types.
 
 This is the one list of what leaves a hospital:
 
-- when it joins: its name, its declaration of the task (see `Task.agreement`), and a random token of its process;
-- `query.statistics`: its name, how many rows it trains on and holds out, and per measurement the count, sum and sum of
-  squares over its training rows (nothing where fewer than five were observed, or where the server asks for none, as in
-  an encrypted run: see `encryption.messages` for what else such a run sends, and what it sends unread);
-- `train`: weights, the number of training rows, the mean training loss (under differential privacy: noisy weights, and
-  no loss, as no sums before); from the second round on also outcome counts and loss sums over its held-out rows under
-  the weights that it was sent;
-- `evaluate`, after the last round (under differential privacy after every one): the same counts;
-- `evaluate.threshold`, once, and not under differential privacy: its scores of each class of its training rows, as
-  coarse cells of at least five patients (see `metrics.microaggregate`), from which the server chooses the decision
-  threshold;
-- `evaluate.final`: the same counts, its own ROC-AUC, and its scores of each class as coarse cells of at least five
-  patients (see `metrics.microaggregate`);
-- `evaluate.appraisal`, once, unless the server was told not to ask, and not under differential privacy: what joining
-  gave it, how much each column weighs, and per column in how many training rows it was observed (see
-  `appraisal.Benefit`);
-- in place of any of these, or when it may not join, why not: the words of an error of ours, without paths, rows and
-  values, or an exception's type.
+- when it joins: its name, its agreement on the task (see `Task.agreement`), and a random token of its process;
+- `query.statistics` (registration): its name, its numbers of training and held-out rows, and for each measurement the
+  count, sum and sum of squares over its training rows; no sums of fewer than five observed rows, and none where the
+  server withholds them, as in an encrypted run (see `encryption.messages` for such a run);
+- `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
+  no loss); from the second round on also outcome counts and loss sums of its held-out rows under the weights of the
+  message;
+- `evaluate`, after the last round (under differential privacy after every round): the same counts and sums;
+- `evaluate.threshold`, once, not under differential privacy: microaggregated scores of its training rows (see
+  `metrics.microaggregate`), from which the server chooses the decision threshold;
+- `evaluate.final`: the same counts and sums, its own ROC-AUC, and microaggregated scores of its held-out rows;
+- `evaluate.appraisal`, once, unless the run does without or has differential privacy: what it gains by joining, how
+  much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
+- in place of any of these, or if it may not join, the reason: an error's text without paths, rows and values, or an
+  exception's type.
 
-What comes from the other side is checked when it is read; what is wrong raises MalformedMessageError, without values.
+Each side validates what the other sends; what is wrong raises MalformedMessageError, whose text holds no values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +35,7 @@ from federated_health.messages.records import (
     COUNTS,
     METRICS,
     WRONG_COUNTS,
+    MalformedMessageError,
     check_sums,
     holds_one,
     read_cells,
@@ -46,11 +44,13 @@ from federated_health.messages.records import (
     read_metrics,
     read_number,
     read_whole,
+    size_of,
+    weights_from_record,
+    weights_to_record,
 )
-from federated_health.messages.weights import MalformedMessageError, size_of, weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
-from federated_health.ml.normalisation import ColumnSums, Normalisation, withheld_sums
+from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.strategies import PROXIMAL_MU
 from federated_health.names import is_hospital_name
@@ -69,27 +69,27 @@ ENCRYPTED_ONLY = "encrypted-only"
 """Key of a node's config: whether the hospital takes part in encrypted runs only."""
 
 SUMS_WITHHELD = "sums-withheld"
-"""Of the question for an introduction: whether the sums are to stay where they are."""
+"""Key of the request to register: whether the hospital must not send its sums."""
 
 EVALUATE = "evaluate-first"
-"""Of a train message: whether the weights that it brings are to be evaluated, too, before they are trained."""
+"""Key of a train message's config: whether its weights are to be evaluated before they are trained."""
 
-ROUND = "server-round"  # Flower's own name; its strategies set it
+ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
 MAX_TRAIN_LOSS = 1e6
-"""Far above the mean loss of any training that has not come apart, and small enough to be raised to a power."""
+"""Far above the mean loss of any training that has not diverged, and small enough to be raised to a power."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that a hospital is told, beside the weights.
+    """Configuration that a hospital gets with the weights.
 
     Attributes:
         schema: the task's schema hash.
-        strategy_args: every parameter of the strategy, as `strategies.write_arguments` writes them.
-        rounds: rounds that are finished.
-        threshold: the probability from which on a patient is predicted positive.
-        privacy: what training patients are promised; None without differential privacy.
+        strategy_args: every parameter of the strategy, from `strategies.write_arguments`.
+        rounds: number of completed rounds.
+        threshold: smallest probability with which a patient is predicted positive.
+        privacy: plan of a run with differential privacy; None without.
     """
 
     task: str
@@ -119,11 +119,18 @@ class TrainConfig:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
+        """Read the config of a server's message.
+
+        Raises:
+            MalformedMessageError: a key is missing, or a value is not valid.
+        """
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in cls._plain_names()}
-        except (KeyError, TypeError):
-            raise MalformedMessageError("the server's instructions lack something") from None
+        except KeyError as error:
+            raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
+        except TypeError:
+            raise MalformedMessageError("the server's train config holds no valid normalisation") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
@@ -134,12 +141,12 @@ class TrainConfig:
 
 
 def max_reply_bytes(task: Task, model: str) -> int:
-    """Bytes beyond which nothing that a hospital sends can be meant: twice the weights, and 1 MiB for all else."""
+    """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
     return 2 * size_of(weight_shapes(task, model)) + 2**20
 
 
 def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
-    """The differential privacy that a message promises; None if it promises none."""
+    """The privacy plan in a message's config; None if there is none."""
     try:
         return PrivacyPlan.from_config(config)
     except ValueError as error:
@@ -147,22 +154,19 @@ def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:
-    """The weight of FedProx's term that a message asks for; 0 where it asks for none."""
+    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
     value = record.get(PROXIMAL_MU, 0.0)
     if not isinstance(value, float) or not 0 <= value < float("inf"):
         raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
     return value
 
 
-_SUMS = {"count", "total", "squares"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """How a hospital introduces itself, once.
+    """A hospital's first message.
 
     Attributes:
-        sums: of its training rows; where none are released they are 0 and are not sent.
+        sums: over the training rows; 0, and not sent, where they are withheld.
     """
 
     name: str
@@ -171,15 +175,14 @@ class Registration:
     sums: ColumnSums
 
     def is_of_same_rows(self, other: "Registration") -> bool:
-        """Whether both declare the same rows, as far as their numbers and sums tell."""
+        """Whether both are of the same rows, judged by numbers of rows and sums."""
         same = self.train_examples == other.train_examples and self.test_examples == other.test_examples
         return same and all(
-            np.allclose(getattr(self.sums, name), getattr(other.sums, name), rtol=1e-9, atol=0)
-            for name in ("count", "total", "squares")
+            np.allclose(getattr(self.sums, name), getattr(other.sums, name), rtol=1e-9, atol=0) for name in SUM_NAMES
         )
 
     def to_content(self) -> RecordDict:
-        sums = {name: getattr(self.sums, name).tolist() for name in _SUMS} if self.sums.are_released else {}
+        sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
         return RecordDict(
             {
                 HOSPITAL: ConfigRecord({"name": self.name}),
@@ -191,15 +194,23 @@ class Registration:
 
     @classmethod
     def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
+        """Read a registration.
+
+        Args:
+            measurements: of the task, whose ranges limit the sums.
+
+        Raises:
+            MalformedMessageError: a part is missing, unknown or impossible.
+        """
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
-        are_released = bool(_SUMS & set(content.metric_records.get(METRICS, {})))
-        metrics = read_metrics(content, {"train-examples", "test-examples", *(_SUMS if are_released else ())})
+        are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
+        metrics = read_metrics(content, {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())})
         train_examples = read_whole(metrics, "train-examples", 1)
         if are_released:
-            sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in _SUMS})
+            sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
             check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
@@ -216,9 +227,9 @@ class Update:
     """A hospital's trained weights.
 
     Attributes:
-        examples: its training rows.
-        loss: mean training loss a row, in nats; None under differential privacy, which does not account for it.
-        counts: of its held-out rows under the weights that it was sent; None where it was not asked (see EVALUATE).
+        examples: number of training rows.
+        loss: mean training loss per row, in nats; None under differential privacy, which does not account for it.
+        counts: of the held-out rows under the weights of the train message; None unless it asked (see EVALUATE).
     """
 
     weights: Weights
@@ -242,18 +253,23 @@ class Update:
         private: bool = False,
         evaluated: int | None = None,
     ) -> "Update":
-        """Read an update from a hospital that declared so many training rows when it introduced itself.
+        """Read an update.
 
         Args:
-            private: whether it was trained under differential privacy.
-            evaluated: the held-out rows that it declared, where it was asked to evaluate first.
+            shapes: shapes of the weights by name, in their order.
+            declared: number of training rows with which the hospital registered.
+            private: whether the run has differential privacy.
+            evaluated: number of held-out rows with which it registered, if it was asked to evaluate first.
+
+        Raises:
+            MalformedMessageError: a part is missing, unknown or impossible.
         """
         if not holds_one(content, ArrayRecord, ARRAYS):
             raise MalformedMessageError("its reply does not hold exactly one set of weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
         metrics = read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
-            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it declared")
+            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
         loss = None if private else read_number(metrics, TRAIN_LOSS)
         if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
@@ -267,11 +283,12 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A hospital's evaluation of the federation's weights on its held-out rows.
+    """A hospital's evaluation of the run's weights on its held-out rows.
 
     Attributes:
-        roc_auc: of these rows, exactly; None where undefined, and in every round but the last.
-        positives, negatives: score cells of each class (see `metrics.microaggregate`); the last time only.
+        roc_auc: exact, of the hospital's own rows; None where it is undefined, and before the final evaluation.
+        positives, negatives: microaggregated scores of each class (see `metrics.microaggregate`); None before the
+            final evaluation.
     """
 
     counts: Counts
@@ -290,7 +307,11 @@ class Evaluation:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
-        """Read an evaluation by a hospital that declared so many held-out rows when it introduced itself."""
+        """Read an evaluation by a hospital that registered with this number of held-out rows.
+
+        Raises:
+            MalformedMessageError: a part is missing, unknown or impossible.
+        """
         optional = {"roc_auc", "positives", "negatives"} if final else set()
         metrics = read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
         counts = read_counts(metrics, declared)
@@ -304,15 +325,15 @@ class Evaluation:
             "negatives": counts.true_negatives + counts.false_positives,
         }
         cells = {key: read_cells(metrics, key) for key in patients if key in metrics}
-        for key, those in cells.items():
-            if those.size and those[:, 0].sum() != patients[key]:
+        for key, cells_of_class in cells.items():
+            if cells_of_class.size and cells_of_class[:, 0].sum() != patients[key]:
                 raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
         return cls(counts=counts, roc_auc=auc, **cells)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScores:
-    """A hospital's scores of its training rows under the final weights, as cells (see `metrics.microaggregate`)."""
+    """Microaggregated scores of a hospital's training rows under the final weights (see `metrics.microaggregate`)."""
 
     positives: npt.NDArray[np.float64]
     negatives: npt.NDArray[np.float64]
@@ -323,9 +344,13 @@ class TrainingScores:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
-        """Read the cells of a hospital that declared so many training rows when it introduced itself."""
+        """Read the scores of a hospital that registered with this number of training rows.
+
+        Raises:
+            MalformedMessageError: a part is missing, unknown or impossible.
+        """
         metrics = read_metrics(content, {"positives", "negatives"})
         positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
-            raise MalformedMessageError("its cells hold more than the training rows that it declared")
+            raise MalformedMessageError("its cells hold more than the training rows that it registered")
         return cls(positives=positives, negatives=negatives)

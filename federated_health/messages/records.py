@@ -1,36 +1,47 @@
-"""Reading figures in Flower's records strictly: what is not as it must be, or cannot be, raises, without values."""
+"""Weights and figures in Flower's records; invalid or impossible ones raise, without values."""
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
+from io import BytesIO
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
-from federated_health.messages.weights import MalformedMessageError
 from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, MIN_CELL_SIZE, Counts
+from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
 
 METRICS = "metrics"
 
 COUNTS = {field.name: field.type for field in fields(Counts)}
-"""Of a hospital's evaluation: name -> type."""
+"""Type of each figure of an evaluation, by name."""
 
-WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it declared"
+WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it registered"
 
 MAX_LOG_ODDS = 1e39
-"""Above every float32, and far enough below the largest float64 that cells can be added up."""
+"""Above every float32, and far enough below the largest float64 for sums."""
+
+NUMPY = "numpy.ndarray"
+"""Flower's name for arrays in NumPy's format."""
+
+
+class MalformedMessageError(ValueError):
+    """A message is not valid; the text says why, without values."""
 
 
 def holds_one(content: RecordDict, kind: type, name: str) -> bool:
-    """Whether there is one record of a kind, of this name; by Flower's own views a look copies all records."""
+    """Whether there is exactly one record of a kind, of this name. Flower's own views would copy all records."""
     return [key for key, record in content.items() if isinstance(record, kind)] == [name]
 
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
-    """The one set of metrics, with these keys: Flower aggregates by key, so another one would disturb all."""
+    """The one set of metrics, of exactly these keys: Flower aggregates by key, so that another key would break it."""
     if not holds_one(content, MetricRecord, METRICS):
         raise MalformedMessageError("its reply does not hold exactly one set of metrics")
     metrics = cast(MetricRecord, content[METRICS])
@@ -64,12 +75,12 @@ def read_floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.
 
 
 def read_counts(metrics: MetricRecord, declared: int) -> Counts:
-    """Outcome counts and loss sums over the held-out rows that a hospital declared."""
+    """Outcome counts and loss sums over the held-out rows that a hospital registered."""
     values = {
         name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
         for name, kind in COUNTS.items()
     }
-    counts = Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
+    counts = Counts(**values)  # type: ignore[arg-type]  # each value has its field's type
     if counts.examples != declared:
         raise MalformedMessageError(WRONG_COUNTS)
     if not 0 <= counts.loss_sum <= declared * MAX_LOSS or not 0 <= counts.squared_error_sum <= declared:
@@ -78,17 +89,17 @@ def read_counts(metrics: MetricRecord, declared: int) -> Counts:
 
 
 def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
-    """Sums that no rows of plausible values can have are refused."""
+    """Refuse sums that no rows of plausible values can have."""
     count, total, squares = sums.count, sums.total, sums.squares
-    low = np.array([one.low for one in measurements])
-    high = np.array([one.high for one in measurements])
+    low = np.array([measurement.low for measurement in measurements])
+    high = np.array([measurement.high for measurement in measurements])
     if (count % 1).any() or (count > rows).any() or ((count != 0) & (count < MIN_OBSERVED)).any():
         raise MalformedMessageError("its counts of observed rows are impossible")
     slack = 1e-6 * np.maximum(squares, 1.0)
     outside = (total < count * low - slack) | (total > count * high + slack)
     if outside.any() or (squares > count * np.maximum(low**2, high**2) + slack).any():
         raise MalformedMessageError("its sums are outside what plausible values can add up to")
-    with np.errstate(over="ignore"):  # an infinity is refused as any other
+    with np.errstate(over="ignore"):  # infinities are refused below
         too_small = squares * count < total**2 - slack * np.maximum(count, 1.0)
     if too_small.any():
         raise MalformedMessageError("its sums of squares are smaller than its sums allow")
@@ -97,7 +108,7 @@ def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement])
 
 
 def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
-    """Score cells (see `metrics.microaggregate`), (cells, 3); each of as many patients as may leave a hospital."""
+    """Microaggregated scores (see `metrics.microaggregate`), [cells, 3], of at least MIN_CELL_SIZE patients each."""
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
         raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
@@ -105,3 +116,89 @@ def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
     if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
         raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
     return cells
+
+
+def weights_to_record(weights: Weights) -> ArrayRecord:
+    """Float32 weights in the bytes of `flwr.app.Array(array)`, which are NumPy's own format."""
+    return ArrayRecord({name: _encode(array) for name, array in weights.items()}, keep_input=False)
+
+
+def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
+    """Weights of exactly these names and shapes, finite float32.
+
+    Raises:
+        MalformedMessageError: they are not.
+    """
+    if list(record) != list(shapes):
+        raise MalformedMessageError("its weights have other names")
+    weights: Weights = {}
+    for name, shape in shapes.items():
+        array = _decode(record[name], name, shape)
+        if not np.isfinite(array).all():
+            raise MalformedMessageError(f"its weights {name} are not all finite")
+        weights[name] = array
+    return weights
+
+
+def elements_of(array: Array) -> memoryview | None:
+    """Bytes of a float32 array's elements, if it has exactly the format that `weights_to_record` writes."""
+    header = _header(tuple(array.shape))
+    return memoryview(array.data)[len(header) :] if array.data.startswith(header) else None
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Size of weights of these shapes, in bytes, without names and headers."""
+    return sum(4 * math.prod(shape) for shape in shapes.values())
+
+
+def distance_between(one: Weights, other: Weights) -> float:
+    """The L2 norm of their difference over all weights."""
+    squares = (np.square(one[name].astype(np.float64) - other[name]).sum() for name in other)
+    return math.sqrt(sum(map(float, squares)))
+
+
+@lru_cache(maxsize=256)
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Header of NumPy's format for float32 elements in C order.
+
+    Writing or parsing it takes longer than everything else about a small array.
+    """
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _encode(array: npt.NDArray[np.float32]) -> Array:
+    content = array.astype("<f4", copy=False).tobytes()
+    return Array(dtype="float32", shape=array.shape, stype=NUMPY, data=_header(array.shape) + content)
+
+
+def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The array in Flower's bytes, which are NumPy's own format; its header is validated first."""
+    if array.stype != NUMPY:  # Flower would fail to read it, and the whole round with it
+        raise MalformedMessageError(f"its weights {name} are not a NumPy array")
+    header = _header(shape)
+    if not array.data.startswith(header):
+        header = array.data[: _end_of_header(array, name, shape)]
+    if len(array.data) - len(header) != 4 * math.prod(shape):
+        raise MalformedMessageError(f"its weights {name} are cut off or too long")
+    return np.frombuffer(array.data, dtype=np.float32, offset=len(header)).reshape(shape)
+
+
+def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
+    """Length of a header that is equivalent to ours in other bytes.
+
+    Raises:
+        MalformedMessageError: it is not equivalent.
+    """
+    buffer = BytesIO(array.data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy warns of Python 2's format, and Python of odd literals
+            version = np.lib.format.read_magic(buffer)
+            claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+    except Exception:  # NumPy's parser raises many types
+        raise MalformedMessageError(f"its weights {name} cannot be read") from None
+    if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
+        raise MalformedMessageError(f"its weights {name} have another type or shape")
+    return buffer.tell()

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of ROC-AUC, and the verdict that a paired difference gives. Arrays in, figures out.
+"""Bootstrap intervals of ROC-AUC.
 
 All intervals are percentile intervals of a bootstrap over patients, stratified by class (Efron and Tibshirani 1993):
 every draw holds as many patients of each class as there are. They are conditional on the fitted models: they say how
@@ -6,23 +6,17 @@ much the figure depends on which patients were tested, not on which patients wer
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval
+
 LEVEL = 0.95
 DRAWS = 2000
-SMALL_CLASS = 10
-"""A set of patients with fewer of either class is marked: its AUC moves by a tenth or more with one patient."""
-
-MIN_CLASS_SIZE = 5
-"""With fewer of either class there is no verdict: a bootstrap of so few patients knows too little of how others vary.
-
-In simulations the 95 % intervals of two equally good models, which should exclude 0 in 5 of 100 cases, did so in 62
-with one patient of the rarer class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
-"""
+PERMUTATIONS = 10
+"""Shuffles per column of which a permutation importance is the mean."""
 
 MIN_DRAWS = 200
 _MAX_CELLS = 20_000_000
@@ -35,37 +29,6 @@ Draws = npt.NDArray[np.float64]
 
 Drawn = tuple[float, Array]
 """A ROC-AUC, and its bootstrap draws, [draws]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A figure and its interval; all None where the figure is not defined."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class Verdict(StrEnum):
-    """What joining gave a hospital."""
-
-    GAINS = "gains"
-    UNCLEAR = "no clear difference"
-    LOSES = "loses"
-    UNDEFINED = "cannot be said"
-
-
-def judge(difference: Interval) -> Verdict:
-    """The verdict of a paired difference of AUCs, federated minus own, of patients who can be judged by.
-
-    `gains` where the whole interval is above 0, `loses` where it is below, `no clear difference` where it holds 0, and
-    `cannot be said` where there is none.
-    """
-    if difference.low is None or difference.high is None:
-        return Verdict.UNDEFINED
-    if difference.low > 0:
-        return Verdict.GAINS
-    return Verdict.LOSES if difference.high < 0 else Verdict.UNCLEAR
 
 
 def can_judge(labels: Labels) -> bool:

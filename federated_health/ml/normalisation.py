@@ -1,4 +1,4 @@
-"""Counts, sums and sums of squares that hospitals share so that all scale alike. They merge by addition."""
+"""The normalisation of a run: counts, sums and sums of squares per measurement, which merge by addition."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,17 +10,19 @@ from federated_health.data.columns import Measurement
 from federated_health.errors import RunError
 
 MIN_OBSERVED = 5
-"""A hospital releases a column's sums only over at least so many observed rows."""
+"""Smallest number of observed rows over which a hospital sends a column's sums."""
+
+SUM_NAMES = ("count", "total", "squares")
 
 Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class ColumnSums:
-    """Of each measurement, over the training rows in which it was observed; each float64 [measurements].
+    """Sums over the training rows in which each measurement was observed; each float64 [measurements].
 
     Attributes:
-        count: observed rows.
+        count: number of observed rows.
         total: sum of the values.
         squares: sum of their squares.
     """
@@ -31,13 +33,13 @@ class ColumnSums:
 
     @property
     def are_released(self) -> bool:
-        """Whether they tell anything of any column."""
+        """Whether any sum is not 0."""
         return bool(np.any([self.count, self.total, self.squares]))
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The one scaling that every hospital and the saved model use: a figure a measurement, in its unit (squared)."""
+    """Mean and variance of each measurement, in its unit (squared), for every hospital and the saved model."""
 
     mean: tuple[float, ...]
     variance: tuple[float, ...]
@@ -48,7 +50,7 @@ def column_sums(values: Vector, minimum: int = MIN_OBSERVED) -> ColumnSums:
 
     Args:
         values: [rows, measurements], NaN for missing.
-        minimum: a column that was observed in fewer rows is not released: count and sums are 0.
+        minimum: columns that are observed in fewer rows get count and sums of 0.
     """
     observed = ~np.isnan(values)
     count = observed.sum(axis=0).astype(np.float64)
@@ -62,21 +64,21 @@ def column_sums(values: Vector, minimum: int = MIN_OBSERVED) -> ColumnSums:
 
 
 def withheld_sums(measurements: int) -> ColumnSums:
-    """What a hospital tells of its columns where it tells nothing."""
+    """Sums of 0, in place of those that a hospital does not send."""
     return ColumnSums(count=np.zeros(measurements), total=np.zeros(measurements), squares=np.zeros(measurements))
 
 
 def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
-    """A scaling that depends on no patient: by what a task declares of its columns.
+    """A normalisation that depends on no patient but on the task's declarations.
 
-    The mean is in the middle of where hospitals' medians typically lie, and the standard deviation is half of that
-    span; of a column without that, of what is plausible at all, of which it is a sixth.
+    The mean is the middle of the range in which hospitals' medians typically lie, and the standard deviation half of
+    its width; without such a range, the middle and a sixth of the plausible range.
     """
     centres, spreads = [], []
-    for one in measurements:
-        low, high = one.typical_median or (one.low, one.high)
+    for measurement in measurements:
+        low, high = measurement.typical_median or (measurement.low, measurement.high)
         centres.append((low + high) / 2)
-        spreads.append((high - low) / (2 if one.typical_median else 6))
+        spreads.append((high - low) / (2 if measurement.typical_median else 6))
     return Normalisation(mean=tuple(centres), variance=tuple(spread**2 for spread in spreads))
 
 
@@ -100,10 +102,10 @@ def normalisation_from(sums: ColumnSums) -> Normalisation:
     """Mean and population variance. A column that no hospital released, or that never varies, is left unscaled.
 
     Raises:
-        RunError: the sums are impossible (negative or fractional counts, not finite, squares below their minimum).
+        RunError: the sums are impossible: negative or fractional counts, values not finite, or a negative variance.
     """
-    everything = np.stack([sums.count, sums.total, sums.squares])
-    if not np.isfinite(everything).all() or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
+    values = np.stack([sums.count, sums.total, sums.squares])
+    if not np.isfinite(values).all() or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
         raise RunError("the hospitals' merged statistics are impossible: counts must be whole and sums finite")
     count = np.maximum(sums.count, 1.0)
     mean = sums.total / count

@@ -1,12 +1,19 @@
-"""Figures of one round, and their form as a line of JSON."""
+"""Figures of one round, as a line of JSON and as rows of rounds.csv."""
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
+from federated_health.errors import StorageError
+from federated_health.files import write_text
 from federated_health.ml.metrics import Counts
+from federated_health.names import FEDERATION
 
+_CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
 _COUNT_NAMES = tuple(field.name for field in fields(Counts))
 
 
@@ -62,3 +69,40 @@ def _read_figures(content: list[Any]) -> HospitalRound:
         train_loss=train_loss,
         counts=None if counts is None else Counts(**dict(zip(_COUNT_NAMES, counts, strict=True))),
     )
+
+
+def write_rounds(path: Path, history: Sequence[Round]) -> None:
+    """Write rounds.csv, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    text = StringIO(newline="")
+    csv.writer(text).writerows([_CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
+    write_text(path, text.getvalue())
+
+
+def append_round(path: Path, completed: Round) -> None:
+    """Add a round to rounds.csv.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(_csv_rows(completed))
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+
+
+def _csv_rows(completed: Round) -> list[list[int | str]]:
+    """A row per hospital, then the federation's."""
+    figures = {**completed.hospitals, FEDERATION: completed.federation}
+    return [[completed.number, name, *_csv_cells(hospital)] for name, hospital in figures.items()]
+
+
+def _csv_cells(hospital: HospitalRound) -> list[int | str]:
+    counts = hospital.counts
+    figures = [hospital.train_loss, counts.loss if counts else None, counts.accuracy if counts else None]
+    train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
+    return [hospital.train_examples, train_loss, counts.examples if counts else 0, test_loss, accuracy]

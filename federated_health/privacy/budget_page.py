@@ -7,7 +7,7 @@ from pathlib import Path
 from federated_health.errors import PrivacyError
 from federated_health.ml.privacy_plan import ACCOUNTANT, PROMISE
 from federated_health.privacy.budget import BudgetSummary, PrivacyBudget, RunSummary
-from federated_health.report.words import number_of
+from federated_health.report.formatting import number_of
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,19 @@ add, and the last bits of a small noisy sum would reveal its size without the no
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.keras_models import build_head
+from federated_health.ml.networks import Weights
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.training import ROW_BUCKET, Array
+from federated_health.privacy.entropy import gaussian_noise, poisson_sample
 
 tf = load_tensorflow()
 
@@ -145,3 +151,46 @@ class PrivateTrainer:
             return tape.gradient(loss, weights)
 
         return list(tf.vectorized_map(gradient_of, (features, labels)))
+
+
+def train_privately(
+    task: Task,
+    model: str,
+    weights: Weights,
+    features: Array,
+    labels: Array,
+    plan: PrivacyPlan,
+    *,
+    l2: float,
+    proximal_mu: float = 0.0,
+) -> Weights:
+    """A round's noisy steps on one hospital's training rows (see `PrivateTrainer.train`); spend them first.
+
+    Samples and noise come from the operating system's entropy, so that no two calls give the same weights.
+
+    Args:
+        model: one of `networks.MODELS`.
+        features: float32 [rows, features].
+        labels: float32 [rows], 0 or 1.
+    """
+    rows = len(labels)
+    deviation = plan.noise_multiplier * plan.clip
+    arrays = _trainer_of(task, model).train(
+        list(weights.values()),
+        features,
+        labels,
+        poisson_sample(rows, plan.sampling_rate, plan.steps),
+        [gaussian_noise(deviation, (plan.steps, *array.shape), np.float64) for array in weights.values()],
+        clip=plan.clip,
+        expected_rows=plan.sampling_rate * rows,
+        learning_rate=plan.learning_rate,
+        l2=l2,
+        proximal_mu=proximal_mu,
+    )
+    return dict(zip(weights, arrays, strict=True))
+
+
+@cache
+def _trainer_of(task: Task, model: str) -> PrivateTrainer:
+    """One compilation per process and architecture."""
+    return PrivateTrainer(build_head(task, model))

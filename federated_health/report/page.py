@@ -1,10 +1,11 @@
-"""A page of plain content, and its HTML: one file that needs no network and no script.
+"""Plain content of a page, and its HTML: one file that needs no network and no script.
 
-Knows nothing of medicine, of federations or of how pictures are drawn.
+Knows nothing of medicine, of federated learning or of how pictures are drawn.
 """
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 Tone: TypeAlias = Literal["good", "neutral", "bad"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Text:
     """A paragraph."""
 
     words: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Caution:
-    """A note that nobody should miss."""
+    """A note that stands out."""
 
     words: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Bullets:
     """A list."""
 
@@ -43,10 +44,10 @@ class Bullets:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table. The first cell of a row is its header; columns of numbers are set flush right.
+    """A table. The first cell of a row is its header; columns of numbers are aligned right.
 
     Raises:
-        ValueError: a row has not one cell a column.
+        ValueError: a row does not have one cell per column.
     """
 
     caption: str
@@ -57,11 +58,11 @@ class Table:
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, start=1):
             if len(row) != len(self.columns):
-                raise ValueError(f"{self.caption}: {len(row)} cells in row {number}, {len(self.columns)} columns")
+                raise ValueError(f"{self.caption}: expected {len(self.columns)} cells, got {len(row)} in row {number}")
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Of each column, whether all that stands in its cells looks like numbers; never of the first one."""
+        """Whether each column holds numbers only; the first column never counts as such."""
         return tuple(place > 0 and _is_numeric([row[place] for row in self.rows]) for place in range(len(self.columns)))
 
 
@@ -70,11 +71,11 @@ class Picture:
     """A picture.
 
     Attributes:
-        svg: an <svg> element of our own making; it goes into the page as it is.
-        alt: what is to be seen, for those who do not see it.
+        svg: an <svg> element made by this package; it is not escaped.
+        alt: description for readers who cannot see the picture.
 
     Raises:
-        ValueError: it is not one well-formed <svg> element, or there is no `alt`.
+        ValueError: `svg` is not one well-formed <svg> element, or `alt` is empty.
     """
 
     svg: str
@@ -89,12 +90,12 @@ class Picture:
         if not self.svg.startswith("<svg") or root != "{http://www.w3.org/2000/svg}svg":
             raise ValueError(f"{self.caption}: not an <svg> element")
         if not self.alt.strip():
-            raise ValueError(f"{self.caption}: a picture needs words for those who do not see it")
+            raise ValueError(f"{self.caption}: the picture has no alternative text")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What matters about one of several: a name, a verdict in a word or two, and a sentence."""
+    """A name, a short verdict and an explanation."""
 
     name: str
     verdict: str
@@ -102,14 +103,14 @@ class Card:
     words: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cards:
     """Cards beside each other."""
 
     items: tuple[Card, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Facts:
     """Names and values."""
 
@@ -121,7 +122,7 @@ Block: TypeAlias = Text | Caution | Bullets | Table | Picture | Cards | Facts
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page; a folded one shows its title only, until it is opened or printed."""
+    """A part of a page. A folded section shows its title only, until it is opened or printed."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -130,7 +131,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page: `lead` says under its title what it is."""
+    """A page: `lead` is the summary below its title."""
 
     title: str
     lead: str
@@ -139,15 +140,12 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Placed:
-    """A block in its place: tables and pictures are numbered through the page, and ids differ."""
+class _NumberedBlock:
+    """A block with its number among the page's blocks of its kind, for captions and ids."""
 
     block: Block
+    kind: str
     number: int
-
-    @property
-    def kind(self) -> str:
-        return type(self.block).__name__
 
     @property
     def svg(self) -> str:
@@ -156,29 +154,29 @@ class _Placed:
 
 
 def render(page: Page) -> str:
-    """The page as HTML. The same page gives the same characters; all words in it are escaped."""
-    numbers: dict[type[Block], int] = {}
-    slugs = _slugs([section.title for section in page.sections])
+    """The page as HTML, with all text escaped. The same page gives the same characters."""
+    counts: Counter[str] = Counter()
     sections = []
-    for slug, section in zip(slugs, page.sections, strict=True):
-        placed = []
+    for slug, section in zip(_slugs([section.title for section in page.sections]), page.sections, strict=True):
+        blocks = []
         for block in section.blocks:
-            numbers[type(block)] = numbers.get(type(block), 0) + 1
-            placed.append(_Placed(block=block, number=numbers[type(block)]))
-        sections.append((slug, section, placed))
+            kind = type(block).__name__
+            counts[kind] += 1
+            blocks.append(_NumberedBlock(block=block, kind=kind, number=counts[kind]))
+        sections.append((slug, section, blocks))
     return _template().render(page=page, sections=sections, style=STYLE)
 
 
 @cache
 def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined  # most processes render nothing
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE)
 
 
 def _slugs(titles: Sequence[str]) -> Iterator[str]:
-    """An id for each title, all different, and different from the template's own and from those in pictures."""
+    """A unique id for each title, different from the template's own ids and from those in pictures."""
     taken = {"top", "content", "contents"}
     for title in titles:
         plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
@@ -196,9 +194,9 @@ _NUMBER = re.compile(
     (?:[\d\s.,:;%±+\-\N{MINUS SIGN}\N{EN DASH}()\[\]/]|e[+-]?\d|\bto\b|\bof\b)*""",
     re.VERBOSE,
 )
-_NOTHING = frozenset({"", "-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}", "n/a", "not defined"})
+_NO_VALUE = frozenset({"", "-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}", "n/a", "not defined"})
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
-    filled = [cell.strip() for cell in cells if cell.strip() not in _NOTHING]
+    filled = [cell.strip() for cell in cells if cell.strip() not in _NO_VALUE]
     return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)

@@ -1,17 +1,17 @@
-"""Charts with a small panel a hospital or regime, two beside each other, and the heat map; as SVG (svg.py).
+"""Charts with one small panel per hospital or training setup, two per line, and the heat map; as SVG.
 
-Of many names the first are shown, and the others counted. Each function raises ValueError where there is nothing to
-draw.
+Beyond a limit, names are counted. Each function raises ValueError if there is nothing to draw.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.report.formatting import MAX_ROWS, MINUS, short_number, short_percent
 from federated_health.report.svg import (
     BOLD,
     DARKEST,
@@ -19,8 +19,6 @@ from federated_health.report.svg import (
     INK,
     LARGE,
     MAX_LINES,
-    MAX_ROWS,
-    MINUS,
     MUTED,
     ROW,
     SERIES,
@@ -30,8 +28,6 @@ from federated_health.report.svg import (
     Canvas,
     canvas,
     first_of,
-    number,
-    percent,
     set_ticks,
     shorten,
     text_width,
@@ -42,150 +38,48 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 
-_NAMES = 104
-"""The widest that names of rows may be, and the longest that those of columns may be."""
-_NARROWEST, _WIDEST, _CELL_HEIGHT = 18.0, 24.0, 15.0
-"""Cells of a heat map; columns beyond those that have room beside each other go below."""
+_MAX_NAME_WIDTH = 104
+_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0
+"""Cells of a heat map; columns that do not fit beside each other at the smallest width go below."""
 
 
 def draw_roc(curves: Mapping[str, Curve]) -> str:
-    """ROC curves: the share of the negative that are called positive (x) and the share of the positive found (y)."""
-    axes_titles = (
-        f"1 {MINUS} specificity: share of the negative called positive",
-        "sensitivity: share of the positive found",
-    )
-    with _unit_panels(curves, axes_titles) as (paper, panels):
-        for axes, band in panels:
-            if band.low is not None and band.high is not None:
-                axes.fill_between(band.x, band.low, band.high, color=SERIES[0], alpha=0.22, linewidth=0)
-            axes.plot(band.x, band.y, color=SERIES[0], linewidth=1.8, marker="o" if len(band.x) == 1 else None)
+    """ROC curves: share of the negative that are called positive (x), share of the positive that are found (y)."""
+    x_title = f"1 {MINUS} specificity: share of the negative called positive"
+    with _unit_panels(curves, x_title, "sensitivity: share of the positive found") as (paper, panels):
+        for axes, curve in panels:
+            if curve.low is not None and curve.high is not None:
+                axes.fill_between(curve.x, curve.low, curve.high, color=SERIES[0], alpha=0.22, linewidth=0)
+            axes.plot(curve.x, curve.y, color=SERIES[0], linewidth=1.8, marker="o" if len(curve.x) == 1 else None)
         return paper.svg()
 
 
 def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
     """Predicted risk (x) and observed share (y) of each bin of patients; the more patients, the larger the point."""
-    most = max((int(one.patients.max(initial=0)) for one in curves.values()), default=0) or 1
-    with _unit_panels(curves, ("predicted risk", "observed share; the larger a point, the more patients")) as (
-        paper,
-        panels,
-    ):
-        for axes, one in panels:
-            there = np.isfinite(one.predicted) & np.isfinite(one.observed) & (one.patients > 0)
-            x, y, patients = one.predicted[there], one.observed[there], one.patients[there]
-            low, high = (np.where(np.isfinite(end[there]), end[there], y) for end in (one.low, one.high))
+    most = max((int(curve.patients.max(initial=0)) for curve in curves.values()), default=0) or 1
+    y_title = "observed share; the larger a point, the more patients"
+    with _unit_panels(curves, "predicted risk", y_title) as (paper, panels):
+        for axes, curve in panels:
+            shown = np.isfinite(curve.predicted) & np.isfinite(curve.observed) & (curve.patients > 0)
+            x, y, patients = curve.predicted[shown], curve.observed[shown], curve.patients[shown]
+            low, high = (np.where(np.isfinite(end[shown]), end[shown], y) for end in (curve.low, curve.high))
             axes.vlines(x, low, high, color=SERIES[0], linewidth=1.2)
             axes.scatter(x, y, s=5 + 45 * patients / most, color=SERIES[0], linewidth=0, clip_on=False, zorder=3)
         return paper.svg()
 
 
-def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
-    """What was predicted of the patients of each actual class: counts, and shares of the class.
-
-    Args:
-        matrices: name -> true negatives, false positives, false negatives, true positives.
-    """
-    shown, more = first_of(matrices, MAX_LINES)
-    columns = min(2, len(shown))
-    lines = -(-len(shown) // columns)
-    left, gap, cell = 50.0, 60.0, (54.0, 38.0)
-    top, step = 4.0, 2 * cell[1] + 56
-    with canvas(top + step * lines + (ROW if more else 0)) as paper:
-        for place, (name, counts) in enumerate(shown.items()):
-            x = left + place % 2 * (2 * cell[0] + gap)
-            y = top + place // 2 * step + ROW
-            paper.write(x, y - 7, shorten(name, 2 * cell[0] / BOLD), color=INK, weight="bold")
-            true_negatives, false_positives, false_negatives, true_positives = counts
-            table = np.array([[true_negatives, false_positives], [false_negatives, true_positives]], dtype=np.float64)
-            actual = table.sum(axis=1, keepdims=True)
-            shares = np.divide(table, actual, out=np.zeros_like(table), where=actual > 0)
-            axes = paper.axes(x, y, 2 * cell[0], 2 * cell[1])
-            _shade(axes, shares)
-            for (row, column), count in np.ndenumerate(table):
-                centre = (x + (column + 0.5) * cell[0], y + (row + 0.5) * cell[1])
-                paper.write(centre[0], centre[1] - 6, number(count), ha="center", color=INK, size=LARGE)
-                if actual[row, 0]:
-                    share = f"{percent(shares[row, column])} %"
-                    paper.write(centre[0], centre[1] + 8, share, ha="center", color=INK, size=TINY)
-            for row, word in enumerate(("negative", "positive")):
-                across = y + (row + 0.5) * cell[1]
-                paper.write(x - 5, across - 6, "actually", ha="right", size=TINY)
-                paper.write(x - 5, across + 5, word, ha="right", size=TINY)
-                down = x + (row + 0.5) * cell[0]
-                paper.write(down, y + 2 * cell[1] + 8, "predicted", ha="center", size=TINY)
-                paper.write(down, y + 2 * cell[1] + 19, word, ha="center", size=TINY)
-        _say_more(paper, more)
-        return paper.svg()
-
-
-def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -> str:
-    """A share in each cell, in per cent and as a shade; where it is not released, the cell is hatched.
-
-    Args:
-        shares: of shape (rows, columns), from 0 to 1; NaN where it is not released.
-
-    Raises:
-        ValueError: nothing to draw, a shape that does not fit the names, or what is not a share.
-    """
-    if shares.shape != (len(rows), len(columns)):
-        raise ValueError(f"{shares.shape} shares of {len(rows)} rows and {len(columns)} columns")
-    if not shares.size:
-        raise ValueError("there is nothing to draw")
-    if ((shares < 0) | (shares > 1)).any():
-        raise ValueError("a share is not between 0 and 1")
-    more = max(0, len(rows) - MAX_ROWS)
-    shares = shares[:MAX_ROWS]
-    names = [shorten(name, _NAMES) for name in rows[:MAX_ROWS]]
-    left = max(map(text_width, names)) + 6
-    lines = -(-len(columns) // int((WIDTH - left) / _NARROWEST))
-    across = -(-len(columns) // lines)
-    cell = min(_WIDEST, (WIDTH - left) / across)
-    blocks = [range(start, min(start + across, len(columns))) for start in range(0, len(columns), across)]
-    titles = [shorten(name, _NAMES) for name in columns]
-    heads = [max(text_width(titles[column]) for column in block) + 10 for block in blocks]
-    body = _CELL_HEIGHT * len(names)
-    hidden = bool(np.isnan(shares).any())
-    with canvas(sum(heads) + (body + 8) * len(blocks) + ROW * (1 + hidden + bool(more))) as paper:
-        top = 0.0
-        for block, head in zip(blocks, heads, strict=True):
-            top += head
-            for place, column in enumerate(block):
-                x = left + (place + 0.5) * cell
-                paper.write(x, top - 5, titles[column], rotation=90, rotation_mode="anchor", color=INK)
-            for row, name in enumerate(names):
-                y = top + (row + 0.5) * _CELL_HEIGHT
-                paper.write(left - 6, y, name, ha="right", color=INK)
-                for place, column in enumerate(block):
-                    if not np.isnan(shares[row, column]):
-                        words = percent(shares[row, column])
-                        x = left + (place + 0.5) * cell
-                        paper.write(x, y, words, ha="center", color=INK, size=TINY)
-            axes = paper.axes(left, top, cell * len(block), body)
-            _shade(axes, shares[:, block])
-            top += body + 8
-        paper.write(left, top + 6, "numbers are per cent")
-        if hidden:
-            _shade(paper.axes(left, top + ROW, 16, 10), np.array([[np.nan]]))
-            paper.write(left + 21, top + 5 + ROW, "not released")
-        _say_more(paper, more)
-        return paper.svg()
-
-
-class _Panels(NamedTuple):
-    paper: Canvas
-    panels: "list[tuple[Axes, Any]]"
-
-
 @contextmanager
-def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator[_Panels]:
-    """Square panels with both axes from 0 to 1 and the diagonal; one large panel, or small ones, two in a line."""
+def _unit_panels(
+    curves: Mapping[str, Any], x_title: str, y_title: str
+) -> Iterator[tuple[Canvas, "list[tuple[Axes, Any]]"]]:
+    """Square panels with both axes from 0 to 1 and the diagonal: one large panel, or small ones, two per line."""
     shown, more = first_of(curves, MAX_LINES)
     columns = min(2, len(shown))
     left, gap, right = 22.0, 26.0, 8.0
     side = (WIDTH - left - right - gap) / 2 if columns == 2 else 236.0
     top, step = 22.0, side + ROW + 26
-    lines = -(-len(shown) // columns)
-    height = top + step * lines + 14 + (ROW if more else 0)
-    with canvas(height) as paper:
+    bottom = top + step * -(-len(shown) // columns)
+    with canvas(bottom + 14 + (ROW if more else 0)) as paper:
         panels = []
         for place, (name, curve) in enumerate(shown.items()):
             x = left + place % 2 * (side + gap)
@@ -198,15 +92,102 @@ def _unit_panels(curves: Mapping[str, Any], titles: tuple[str, str]) -> Iterator
             for axis in ("x", "y"):
                 set_ticks(axes, axis, {0.0: "0", 0.5: "0.5", 1.0: "1"})
             panels.append((axes, curve))
-        paper.write(0, 8, f"↑ {titles[1]}")
-        paper.write(left, top + step * lines + 2, f"→ {titles[0]}")
-        _say_more(paper, more)
-        yield _Panels(paper, panels)
+        paper.write(0, 8, f"↑ {y_title}")
+        paper.write(left, bottom + 2, f"→ {x_title}")
+        paper.write_more(more)
+        yield paper, panels
 
 
-def _shade(axes: "Axes", shares: Floats) -> None:
-    """A rectangle a cell, darker for a larger share and hatched for NaN; the first row on top."""
-    from matplotlib.collections import PolyCollection
+def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
+    """Confusion matrices: counts, and shares of the actual class.
+
+    Args:
+        matrices: name -> true negatives, false positives, false negatives, true positives.
+    """
+    shown, more = first_of(matrices, MAX_LINES)
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    left, gap, width, height = 50.0, 60.0, 54.0, 38.0
+    top, step = 4.0, 2 * height + 56
+    with canvas(top + step * lines + (ROW if more else 0)) as paper:
+        for place, (name, counts) in enumerate(shown.items()):
+            x = left + place % 2 * (2 * width + gap)
+            y = top + place // 2 * step + ROW
+            paper.write(x, y - 7, shorten(name, 2 * width / BOLD), color=INK, weight="bold")
+            table = np.array(counts, dtype=np.float64).reshape(2, 2)
+            actual = table.sum(axis=1, keepdims=True)
+            shares = np.divide(table, actual, out=np.zeros_like(table), where=actual > 0)
+            _draw_shades(paper.axes(x, y, 2 * width, 2 * height), shares)
+            for (row, column), count in np.ndenumerate(table):
+                across, down = x + (column + 0.5) * width, y + (row + 0.5) * height
+                paper.write(across, down - 6, short_number(count), ha="center", color=INK, size=LARGE)
+                if actual[row, 0]:
+                    share = f"{short_percent(shares[row, column])} %"
+                    paper.write(across, down + 8, share, ha="center", color=INK, size=TINY)
+            for number, label in enumerate(("negative", "positive")):
+                down = y + (number + 0.5) * height
+                paper.write(x - 5, down - 6, "actually", ha="right", size=TINY)
+                paper.write(x - 5, down + 5, label, ha="right", size=TINY)
+                across = x + (number + 0.5) * width
+                paper.write(across, y + 2 * height + 8, "predicted", ha="center", size=TINY)
+                paper.write(across, y + 2 * height + 19, label, ha="center", size=TINY)
+        paper.write_more(more)
+        return paper.svg()
+
+
+def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -> str:
+    """A table of shares, in per cent and as shades; cells that were not released are hatched.
+
+    Args:
+        shares: [rows, columns], from 0 to 1; NaN where not released.
+
+    Raises:
+        ValueError: nothing to draw, a shape that does not fit the names, or a share that is not from 0 to 1.
+    """
+    if shares.shape != (len(rows), len(columns)):
+        raise ValueError(f"expected shares of shape {(len(rows), len(columns))}, got {shares.shape}")
+    if not shares.size:
+        raise ValueError("there is nothing to draw")
+    if ((shares < 0) | (shares > 1)).any():
+        raise ValueError("a share is not between 0 and 1")
+    more = max(0, len(rows) - MAX_ROWS)
+    shares = shares[:MAX_ROWS]
+    names = [shorten(name, _MAX_NAME_WIDTH) for name in rows[:MAX_ROWS]]
+    titles = [shorten(name, _MAX_NAME_WIDTH) for name in columns]
+    left = max(map(text_width, names)) + 6
+    lines = -(-len(columns) // int((WIDTH - left) / _MIN_CELL_WIDTH))
+    across = -(-len(columns) // lines)
+    width = min(_MAX_CELL_WIDTH, (WIDTH - left) / across)
+    blocks = [range(start, min(start + across, len(columns))) for start in range(0, len(columns), across)]
+    heads = [max(text_width(titles[column]) for column in block) + 10 for block in blocks]
+    body = _CELL_HEIGHT * len(names)
+    has_hidden = bool(np.isnan(shares).any())
+    with canvas(sum(heads) + (body + 8) * len(blocks) + ROW * (1 + has_hidden + bool(more))) as paper:
+        top = 0.0
+        for block, head in zip(blocks, heads, strict=True):
+            top += head
+            centres = [left + (place + 0.5) * width for place in range(len(block))]
+            for x, column in zip(centres, block, strict=True):
+                paper.write(x, top - 5, titles[column], rotation=90, rotation_mode="anchor", color=INK)
+            for row, name in enumerate(names):
+                y = top + (row + 0.5) * _CELL_HEIGHT
+                paper.write(left - 6, y, name, ha="right", color=INK)
+                for x, share in zip(centres, shares[row, block], strict=True):
+                    if not np.isnan(share):
+                        paper.write(x, y, short_percent(share), ha="center", color=INK, size=TINY)
+            _draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
+            top += body + 8
+        paper.write(left, top + 6, "numbers are per cent")
+        if has_hidden:
+            _draw_shades(paper.axes(left, top + ROW, 16, 10), np.array([[np.nan]]))
+            paper.write(left + 21, top + 5 + ROW, "not released")
+        paper.write_more(more)
+        return paper.svg()
+
+
+def _draw_shades(axes: "Axes", shares: Floats) -> None:
+    """One rectangle per cell, darker for a larger share and hatched for NaN; the first row on top."""
+    from matplotlib.collections import PolyCollection  # loaded for a drawing only: see svg.py
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()
@@ -222,8 +203,3 @@ def _shade(axes: "Axes", shares: Floats) -> None:
         axes.axhline(line, color=GRID, linewidth=0.8, clip_on=False)
     for line in range(shares.shape[1] + 1):
         axes.axvline(line, color=GRID, linewidth=0.8, clip_on=False)
-
-
-def _say_more(paper: Canvas, more: int) -> None:
-    if more:
-        paper.write(WIDTH, paper.height - 6, f"and {more:,} more, not shown", ha="right", style="italic")

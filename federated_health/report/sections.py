@@ -1,4 +1,4 @@
-"""Parts that the reports of a run and of a study share: verdicts, curves, who holds what, settings, the model card."""
+"""Sections that the pages of runs and of studies share, and the sentences that explain their figures."""
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,20 @@ import numpy.typing as npt
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import CalibrationCurve, Curve
+from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
 from federated_health.report.charts import draw_importance, draw_labels
+from federated_health.report.formatting import (
+    INTERVAL,
+    MAX_ROWS,
+    NOT_DEFINED,
+    figure,
+    list_some,
+    number_of,
+    percent_of,
+    verdict_text,
+    with_interval,
+)
 from federated_health.report.page import (
     Block,
     Bullets,
@@ -21,30 +32,64 @@ from federated_health.report.page import (
     Facts,
     Picture,
     Section,
+    Table,
     Text,
     Tone,
 )
 from federated_health.report.panels import draw_calibration, draw_confusion, draw_heat_map, draw_roc
-from federated_health.report.svg import MAX_LINES, MAX_ROWS
-from federated_health.report.words import (
-    DIAGONAL,
-    NOT_DEFINED,
-    SHARES,
-    SMALL,
-    TOO_FEW,
-    figure,
-    list_some,
-    number_of,
-    percent_of,
-    with_interval,
-)
+from federated_health.report.svg import MAX_LINES
 from federated_health.settings import OPERATIONAL, Settings
 
-PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
-FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
-TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
+AUC = (
+    "ROC-AUC is the chance that the model gives a patient who is positive a higher risk than one who is not: 1 is "
+    "perfect, 0.5 is guessing."
+)
+VERDICT_RULE = (
+    f"A hospital gains if the whole {INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, and loses "
+    "if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
+    f"{MIN_CLASS_SIZE} of the tested patients are positive, or fewer than {MIN_CLASS_SIZE} negative. The interval is a "
+    "bootstrap over the tested patients, stratified by class, and paired: both models are compared on the same "
+    "patients. It is conditional on the two models: it does not cover what other training patients would have given."
+)
+POOLED_AUC = (
+    "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their share of positive patients: "
+    "the hospital then predicts the outcome. Look at the figures within hospitals first."
+)
+FIGURES_EXPLAINED = (
+    "Accuracy: share of patients predicted correctly. Brier score: mean squared difference of risk and outcome; 0 is "
+    "perfect, and 0.25 is what a risk of 50 % for every patient gives."
+)
+ALL = "all patients"
+"""Name of the row or curve of all hospitals' patients together."""
+
 MAX_PANELS = MAX_LINES - 1
-"""Hospitals of which a curve is drawn, so that there is room for that of all together."""
+"""Hospitals with a curve of their own, so that there is room for that of all together."""
+
+FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
+_PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
+_TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
+
+
+def figures_table(
+    caption: str,
+    rows: Mapping[str, Sequence[str]],
+    columns: Sequence[str],
+    *,
+    last: Mapping[str, Sequence[str]] | None = None,
+    note: str = "",
+    first: str = "hospital",
+) -> Table:
+    """A table whose first column holds names. The first MAX_ROWS rows are shown, and the others counted.
+
+    Args:
+        last: rows below them that are always shown.
+        first: head of the column of names.
+    """
+    shown = [*list(rows.items())[:MAX_ROWS], *(last or {}).items()]
+    more = len(rows) - MAX_ROWS
+    notes = [*([f"And {more:,} more, not shown."] if more > 0 else []), *([note] if note else [])]
+    cells = tuple((name, *values) for name, values in shown)
+    return Table(caption=caption, columns=(first, *columns), rows=cells, note=" ".join(notes))
 
 
 def verdict_card(
@@ -56,13 +101,13 @@ def verdict_card(
     small: bool,
     words: str = "",
 ) -> Card:
-    """What joining gave a hospital.
+    """The benefit of joining for one hospital.
 
     Args:
-        difference: federated minus own.
-        aucs: of the federated model and of its own.
-        small: see `intervals.is_small`.
-        words: that follow the figures.
+        difference: federated minus own ROC-AUC.
+        aucs: ROC-AUC of the federated model and of the hospital's own.
+        small: see `bootstrap.is_small`.
+        words: text behind the figures.
     """
     federated, own = aucs
     parts = []
@@ -73,33 +118,36 @@ def verdict_card(
         )
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
-        parts.append(TOO_FEW)
+        parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
     elif small:
-        parts.append(SMALL)
-    return Card(name=name, verdict=verdict, tone=TONES.get(verdict, "neutral"), words=" ".join(parts))
+        parts.append(
+            f"Fewer than {SMALL_CLASS} of the tested patients are of one class: one patient more or less would change "
+            "these figures much."
+        )
+    return Card(name=name, verdict=verdict_text(verdict), tone=_TONES.get(verdict, "neutral"), words=" ".join(parts))
 
 
 def verdict_cards(cards: Sequence[Card]) -> list[Block]:
-    """The cards of all hospitals; of many the first few, and how many there are beyond them."""
+    """The first MAX_ROWS cards, and the number of the others."""
     more = len(cards) - MAX_ROWS
-    shown: list[Block] = [Cards(items=tuple(cards[:MAX_ROWS]))]
-    return shown + ([Text(words=f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
+    shown: list[Block] = [Cards(tuple(cards[:MAX_ROWS]))]
+    return shown + ([Text(f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
     """ROC curves.
 
     Args:
-        caption: what they are of; how to read them follows.
-        rest: what follows the picture.
+        caption: which patients and bands these are; how to read the curves is added.
+        rest: blocks below the picture.
     """
     found = list_some(
-        (f"{name} {percent_of(float(np.interp(0.1, one.x, one.y)))}" for name, one in curves.items()), ", "
+        (f"{name} {percent_of(float(np.interp(0.1, curve.x, curve.y)))}" for name, curve in curves.items()), ", "
     )
     picture = Picture(
         svg=draw_roc(curves),
         alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
-        caption=f"{caption} {DIAGONAL}",
+        caption=f"{caption} The dashed diagonal is guessing.",
     )
     return Section(title="ROC curves", blocks=(picture, *rest))
 
@@ -108,40 +156,37 @@ def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, al
     """Calibration curves.
 
     Args:
-        caption: what they are of; how to read them follows.
+        caption: which patients these are; how to read the curves is added.
     """
-    return Section(
-        title="Calibration",
-        blocks=(
-            Picture(
-                svg=draw_calibration(curves),
-                alt=alt,
-                caption=f"{caption} Predicted risk against the share of patients who are positive, in bins of about "
-                "equal size, with 95 % Wilson intervals. On the diagonal a risk means what it says; above it risks "
-                "are too low, below it too high.",
-            ),
-        ),
+    picture = Picture(
+        svg=draw_calibration(curves),
+        alt=alt,
+        caption=f"{caption} Predicted risk against the share of patients who are positive, in bins of about equal "
+        "size, with 95 % Wilson intervals. On the diagonal, predicted risks are right; above it they are too low, "
+        "below it too high.",
     )
+    return Section(title="Calibration", blocks=(picture,))
 
 
 def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Section:
     """Confusion matrices: name -> true negatives, false positives, false negatives, true positives."""
-    words = (
+    alt = list_some(
         f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
         for name, (tn, fp, fn, tp) in matrices.items()
     )
-    picture = Picture(svg=draw_confusion(matrices), alt=list_some(words), caption=f"{caption} {SHARES}")
+    caption = f"{caption} Per cents are of the patients who are actually negative, or positive."
+    picture = Picture(svg=draw_confusion(matrices), alt=alt, caption=caption)
     return Section(title="Decisions at the threshold", blocks=(picture,))
 
 
 def first_panels(names: Iterable[str]) -> tuple[list[str], str]:
-    """The names for which there are panels, and words about the others."""
+    """The names that get a panel, and a sentence with the number of the others."""
     names = list(names)
     more = len(names) - MAX_PANELS
     return names[:MAX_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
 
 
-def who_holds_what(
+def holdings_section(
     task: Task,
     labels: Mapping[str, tuple[int, int]],
     missing: npt.NDArray[np.float64],
@@ -150,7 +195,7 @@ def who_holds_what(
     of_labels: str,
     of_missing: str,
 ) -> Section:
-    """Labels and missing values by hospital.
+    """Class balance and missing values by hospital.
 
     Args:
         labels: hospital -> patients with and without the label.
@@ -161,13 +206,13 @@ def who_holds_what(
         Picture(
             svg=draw_labels(labels, positive=f"{task.label.name} = 1", negative=f"{task.label.name} = 0"),
             alt="Patients with and without it. "
-            + list_some(f"{name}: {one} with and {none} without" for name, (one, none) in labels.items()),
+            + list_some(f"{name}: {count} with and {others} without" for name, (count, others) in labels.items()),
             caption=f"{task.label.name} = 1: {task.label.meaning}. {of_labels}",
         )
     ]
     if len(missing):
         most = [
-            f"{name}: {', '.join(_most_missing(task, row)) or 'no column mostly missing'}"
+            f"{name}: {', '.join(_mostly_missing(task, row)) or 'no column mostly missing'}"
             for name, row in zip(names, missing, strict=True)
         ]
         blocks.append(
@@ -177,37 +222,37 @@ def who_holds_what(
                 caption=f"Missing values, in per cent. {of_missing}",
             )
         )
-    meanings = tuple((column.name, column.meaning) for column in task.columns if column.meaning != column.name)
-    if meanings:
-        blocks.append(Facts(items=meanings))
-    return Section(title="Who holds what", blocks=tuple(blocks))
+    if meanings := tuple((column.name, column.meaning) for column in task.columns if column.meaning != column.name):
+        blocks.append(Facts(meanings))
+    return Section(title="Data of each hospital", blocks=tuple(blocks))
 
 
-def _most_missing(task: Task, shares: npt.NDArray[np.float64]) -> list[str]:
+def _mostly_missing(task: Task, shares: npt.NDArray[np.float64]) -> list[str]:
     named = zip(task.column_names, shares, strict=True)
     return [f"{name} (not released)" if np.isnan(share) else name for name, share in named if not share < 0.5]
 
 
-def which_columns(importance: Mapping[str, float], words: str) -> Section:
-    """Permutation importance.
+def importance_section(importance: Mapping[str, float], patients: str) -> Section:
+    """Permutation importance (Breiman 2001, Fisher et al. 2019).
 
     Args:
-        importance: column -> rise of the mean loss of a patient, in nats.
+        importance: column -> rise of the mean loss per patient, in nats.
+        patients: sentence that says on which patients it was measured, and how often.
     """
-    ordered = sorted(importance.items(), key=lambda one: -one[1])
+    ordered = sorted(importance.items(), key=lambda item: -item[1])
     return Section(
-        title="Which columns weigh most",
+        title="Which columns matter most",
         blocks=(
             Picture(
-                svg=draw_importance(dict(ordered), quantity="rise of the mean loss, nats a patient"),
+                svg=draw_importance(dict(ordered), quantity="rise of the mean loss, nats per patient"),
                 alt="Rise of the loss, most first: " + ", ".join(f"{name} {figure(value)}" for name, value in ordered),
-                caption="How much worse the predictions become when a column's values are shuffled among the "
-                f"patients of a hospital (permutation importance). {words}",
+                caption="Rise of the loss when a column's values are shuffled among the patients of a hospital "
+                f"(permutation importance). {patients}",
             ),
             Text(
-                words="Below 0, a column misled the model on these patients. A column that most patients lack "
-                "cannot weigh much, and of two columns that say the same each alone weighs little. To weigh much is "
-                "not to be a cause. A nat is the unit of the loss."
+                "Below 0, a column misled the model on these patients. A column that most patients lack cannot matter "
+                "much, and of two columns with the same information each alone matters little. A column that matters "
+                "need not be a cause. A nat is the unit of the loss."
             ),
         ),
     )
@@ -216,11 +261,11 @@ def which_columns(importance: Mapping[str, float], words: str) -> Section:
 def settings_section(
     settings: Settings, others: Sequence[tuple[str, str]], *, leave_out: frozenset[str] = frozenset()
 ) -> Section:
-    """Everything that is needed to do it again.
+    """Everything that is needed to repeat the run or study.
 
     Args:
         others: further facts, such as hashes.
-        leave_out: settings that say nothing here.
+        leave_out: settings that do not apply.
     """
     own = [
         (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
@@ -228,40 +273,37 @@ def settings_section(
         if name not in OPERATIONAL | leave_out
     ]
     versions = [("federated-health", __version__), ("Python", platform.python_version())]
-    versions += [(name, version(name)) for name in PACKAGES]
-    return Section(
-        title="Settings, versions and hashes", blocks=(Facts(items=(*own, *others)), Facts(items=tuple(versions)))
-    )
+    versions += [(name, version(name)) for name in _PACKAGES]
+    return Section(title="Settings, versions and hashes", blocks=(Facts((*own, *others)), Facts(tuple(versions))))
 
 
 def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) -> Section:
-    """Intended use and limits (after Mitchell et al. 2019).
+    """Intended use and limits (Mitchell et al. 2019).
 
     Args:
         extra: further limits.
     """
     shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
+    limits = (
+        "Patients of other hospitals, of another time or with other reasons to be examined may differ; the figures "
+        "here do not hold for them.",
+        "A predicted risk can be trusted only if the calibration of that hospital is good; see the curves.",
+        "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
+        "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
+        "used on data that it was not trained on.",
+        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something of the "
+        "patients they come from, the more the fewer these are.",
+        *extra,
+    )
     return Section(
         title="Intended use and limits",
         blocks=(
             Text(
-                words=f"The model estimates the probability of this: {task.label.meaning}. It is meant for learning "
-                "about federated learning and for comparing methods, on patients like those of the hospitals that "
-                f"took part ({shown})."
+                f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about "
+                "federated learning and for comparing methods, on patients like those of the participating hospitals "
+                f"({shown})."
             ),
-            Caution(words="Not a medical device. No decision about a patient may rest on it."),
-            Bullets(
-                items=(
-                    "Patients of other hospitals, of another time or with other reasons to be examined may differ; the "
-                    "figures here do not hold for them.",
-                    "A risk means what it says only where the calibration of that hospital is good; see the curves.",
-                    "No figures by age, sex or other groups were computed: groups may be served unequally.",
-                    "Missing values are an input of their own. Where a hospital begins or stops to measure "
-                    "something, the model is used on what it was not trained on.",
-                    "Keeping records at home is not privacy by itself: weights and small aggregates can reveal "
-                    "something of the patients they come from, the more the fewer these are.",
-                    *extra,
-                )
-            ),
+            Caution("Not a medical device. No decision about a patient may rest on it."),
+            Bullets(limits),
         ),
     )

@@ -1,7 +1,7 @@
-"""What all charts share: a canvas that becomes SVG in the colours and the font of the page around it.
+"""The canvas of all charts: matplotlib drawings as SVG in the colours and the font of the page around them.
 
-One unit of a canvas is a unit of the picture's viewBox. All pictures are equally wide, so that their text is equally
-large: a unit is 1.6 CSS pixels on a screen, and 1 on a phone of 360.
+One unit of a canvas is one unit of the picture's viewBox. All pictures are equally wide, so that their text is equally
+large: a unit is 1.6 CSS pixels on a desktop screen, and 1 on a phone that is 360 pixels wide.
 """
 
 import io
@@ -13,22 +13,24 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from federated_health.report.formatting import with_minus
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-T = TypeVar("T")
+# Imports of matplotlib are inside functions: they take half a second, and most runs draw nothing.
 
-MINUS = "\N{MINUS SIGN}"
+T = TypeVar("T")
 
 WIDTH = 330
 LARGE, SMALL, TINY = 11.0, 9.0, 8.0
-"""Sizes of letters."""
+"""Font sizes."""
 BOLD = 1.15
-"""How much wider bold letters may be than others."""
+"""Upper bound of the width of bold text, relative to regular text."""
 ROW = 14.0
-"""From one line of text to the next."""
-MAX_LINES, MAX_ROWS = 12, 40
-"""Of how many hospitals a picture shows lines or panels, or rows; the others are counted."""
+"""Height of one line of text."""
+MAX_LINES = 12
+"""Hospitals with a line or a panel in one picture; the others are counted."""
 
 INK, MUTED, GRID, SHADE = "#010101", "#010102", "#010103", "#010104"
 SERIES = ("#010111", "#010112", "#010113", "#010114", "#010115", "#010116")
@@ -39,9 +41,9 @@ VARIABLES = {
     SHADE: "--shade",
     **{color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)},
 }
-"""Colours to draw with, none of which is ever seen -> the CSS variable that stands in the SVG instead."""
+"""Placeholder colours to draw with -> the CSS variable that replaces each in the SVG."""
 DARKEST = 0.85
-"""Opacity of SHADE for a share of 1; ink is readable on it in either mode."""
+"""Opacity of SHADE for a share of 1; ink is readable on it in light and in dark mode."""
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE = {
@@ -68,14 +70,14 @@ _STYLE = {
     "hatch.color": MUTED,
     "hatch.linewidth": 0.6,
 }
-_NARROWEST = 0.27
-"""Of the widths of letters, as a share of their size."""
-_FARTHEST = 1e100
-"""Beyond it a margin could overflow."""
+_MIN_LETTER_WIDTH = 0.27
+"""Width of the narrowest letter, relative to the font size."""
+_MAX_SHOWN = 1e100
+"""Beyond this absolute value the margin of an axis could overflow."""
 
 
 class Look(NamedTuple):
-    """What tells one series from another: its colour, and without colour its marker and its dashes."""
+    """How a series is drawn. Marker and dashes tell series apart without colour, too."""
 
     color: str
     marker: str
@@ -83,7 +85,7 @@ class Look(NamedTuple):
 
 
 def look_of(number: int) -> Look:
-    """Of the series of this number, from 0; they repeat from 12 on."""
+    """The look of a series by its number, from 0; looks repeat from 12 on."""
     dashes = (0.0, (4.0, 2.0)) if number // len(SERIES) % 2 else (0.0, ())
     return Look(SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)], dashes)
 
@@ -92,23 +94,29 @@ class Canvas:
     """A picture of WIDTH x height units, measured from its top left corner. Made by `canvas`."""
 
     def __init__(self, height: float) -> None:
-        from matplotlib.figure import Figure  # takes half a second to import, and most runs draw nothing
+        from matplotlib.figure import Figure
 
         self.height = height
         self._figure = Figure(figsize=(WIDTH / 72, height / 72))
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
-        """Axes on this rectangle; what their ticks and titles need lies outside it."""
+        """Axes on this rectangle; the labels of their ticks lie outside it."""
         bottom = self.height - top - height
         return self._figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
 
-    def write(self, x: float, y: float, words: str, **how: Any) -> None:
-        """One line of text around (x, y); `how` is of matplotlib's Text."""
-        how = {"va": "center", "size": SMALL, "color": MUTED, **how}
-        self._figure.text(x / WIDTH, 1 - y / self.height, words, **how)
+    def write(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Write one line of text around (x, y), styled by arguments of matplotlib's Text."""
+        style = {"va": "center", "size": SMALL, "color": MUTED, **style}
+        self._figure.text(x / WIDTH, 1 - y / self.height, text, **style)
+
+    def write_more(self, more: int, noun: str = "") -> None:
+        """Write at the bottom how many entries are not shown, if any."""
+        if more:
+            text = f"and {more:,} more{noun and f' {noun}'}, not shown"
+            self.write(WIDTH, self.height - 6, text, ha="right", style="italic")
 
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
-        """A legend of matplotlib's artists; it is `legend_height` high."""
+        """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
         names = [shorten(name, WIDTH / 2 - 50) for name in handles]
         self._figure.legend(
             handles.values(),
@@ -125,81 +133,83 @@ class Canvas:
         )
 
     def svg(self) -> str:
-        """An <svg> element to stand in a page beside others: its ids are its own, its colours and font the page's.
-
-        The same drawing gives the same characters.
-        """
+        """The picture as an <svg> element with ids of its own. The same drawing gives the same characters."""
         file = io.StringIO()
-        with _unknown_letters_allowed():
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            self._figure.savefig(file, format="svg", metadata=nothing)
-        return _finish(file.getvalue(), self.height)
+        with _missing_glyphs_allowed():
+            no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            self._figure.savefig(file, format="svg", metadata=no_metadata)
+        return _embed(file.getvalue(), self.height)
 
 
 @contextmanager
 def canvas(height: float) -> Iterator[Canvas]:
-    """A canvas to draw on as long as the context lasts, whatever a user's own matplotlibrc says."""
+    """A canvas to draw on within this context, independent of the user's own matplotlibrc."""
     from matplotlib import style
 
     with style.context(["default", _STYLE]):
         yield Canvas(height)
 
 
-def get_ready() -> None:
-    """Import what drawing needs, and look its font up: a second, which may pass while something else is awaited."""
+def warm_up() -> None:
+    """Import matplotlib and load its font, which takes a second, before the first picture is drawn."""
     text_width("0")
     with canvas(1.0):
         pass
 
 
 def legend_height(names: Iterable[str]) -> float:
-    """Of a legend with two names in a row, in the canvas's units."""
+    """Height of a legend with two names per row."""
     return ROW * math.ceil(len(list(names)) / 2) + 4
 
 
-def first_of(things: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
-    """The first few, and how many there are beyond them.
+def first_of(entries: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
+    """The first entries, and the number of the others.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    if not things:
+    if not entries:
         raise ValueError("there is nothing to draw")
-    return dict(list(things.items())[:most]), max(0, len(things) - most)
+    return dict(list(entries.items())[:most]), max(0, len(entries) - most)
 
 
-def text_width(words: str, size: float = SMALL) -> float:
-    """Of one line in matplotlib's own font, than which few are wider; its box for an unknown letter is wide, too."""
+def text_width(text: str, size: float = SMALL) -> float:
+    """Width of one line in DejaVu Sans, which is wider than most fonts that a browser may use."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    with _unknown_letters_allowed():
+    with _missing_glyphs_allowed():
         width, _, _ = text_to_path.get_text_width_height_descent(
-            words, FontProperties(family="DejaVu Sans", size=size), ismath=False
+            text, FontProperties(family="DejaVu Sans", size=size), ismath=False
         )
     return float(width)
 
 
-def shorten(words: str, room: float, size: float = SMALL) -> str:
-    """One line of words, not wider than `room`: what is too long loses its middle, since names differ at their ends."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
-    most = int(room / (_NARROWEST * size)) + 1
+def shorten(text: str, room: float, size: float = SMALL) -> str:
+    """One line of text that is at most `room` wide. Long text loses its middle, since names differ at their ends."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    most = int(room / (_MIN_LETTER_WIDTH * size)) + 1
     if len(line) <= most and text_width(line, size) <= room:
         return line
     fits, too_many = 1, min(len(line), most)
     while too_many - fits > 1:
-        kept = (fits + too_many) // 2
-        fits, too_many = (kept, too_many) if text_width(_ends(line, kept), size) <= room else (fits, kept)
-    return _ends(line, fits)
+        letters = (fits + too_many) // 2
+        fits, too_many = (letters, too_many) if text_width(_cut(line, letters), size) <= room else (fits, letters)
+    return _cut(line, fits)
+
+
+def _cut(line: str, letters: int) -> str:
+    tail = letters // 3
+    return f"{line[: letters - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
 
 
 def is_shown(value: float | None) -> bool:
-    """Whether there is a number that a picture has a place for."""
-    return value is not None and abs(value) < _FARTHEST
+    """Whether a value is a number that a picture can show."""
+    return value is not None and abs(value) < _MAX_SHOWN
 
 
 def limits_of(values: Iterable[float | None]) -> tuple[float, float]:
-    """The ends of an axis on which all the values have some room around them."""
+    """Ends of an axis that leave some room around all values."""
     shown = [float(value) for value in values if value is not None and is_shown(value)] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     is_constant = high - low <= 1e-9 * max(abs(low), abs(high))
@@ -208,7 +218,7 @@ def limits_of(values: Iterable[float | None]) -> tuple[float, float]:
 
 
 def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False) -> dict[float, str]:
-    """Round numbers on an axis, with as many digits as tell them apart."""
+    """Round numbers on an axis -> their labels, with as many digits as tell them apart."""
     from matplotlib.ticker import MaxNLocator
 
     found = MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
@@ -216,20 +226,16 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
     return dict(zip(ticks, _labels(ticks), strict=True))
 
 
-def number(value: float) -> str:
-    """A count or a figure in little room."""
-    if float(value).is_integer() and abs(value) < 1e8:
-        return _tidy(f"{value + 0.0:,.0f}")  # and no minus before a zero
-    return _tidy(f"{value:.3g}")
-
-
-def percent(share: float) -> str:
-    """In whole per cent, without the sign; what is not quite none or all is not said to be."""
-    if 0 < share < 0.005:
-        return "<1"
-    if 0.995 <= share < 1:
-        return ">99"
-    return f"{100 * share:.0f}"
+def _labels(ticks: Sequence[float]) -> list[str]:
+    for digits in range(7):
+        labels = [f"{tick:,.{digits}f}" for tick in ticks]
+        values = [float(label.replace(",", "")) for label in labels]
+        is_exact = all(math.isclose(value, tick, rel_tol=1e-9) for value, tick in zip(values, ticks, strict=True))
+        if is_exact:
+            break
+    if not is_exact or max(map(abs, ticks), default=0) >= 1e6:
+        labels = [f"{tick:.6g}" for tick in ticks]
+    return [with_minus(label) for label in labels]
 
 
 def set_ticks(axes: "Axes", axis: Literal["x", "y"], ticks: Mapping[float, str]) -> None:
@@ -239,54 +245,29 @@ def set_ticks(axes: "Axes", axis: Literal["x", "y"], ticks: Mapping[float, str])
 
 
 def own_ids(svg: str, prefix: str) -> str:
-    """The same picture with this before every id and every reference to one, so that pictures do not mix in a page."""
+    """The same picture with a prefix before all ids and references, so that pictures on one page do not clash."""
     return _in_tags(svg, lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", tag))
 
 
-def _ends(line: str, kept: int) -> str:
-    tail = kept // 3
-    return f"{line[: kept - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
-
-
-def _labels(ticks: Sequence[float]) -> list[str]:
-    for digits in range(7):
-        labels = [f"{tick:,.{digits}f}" for tick in ticks]
-        if _are_exact(labels, ticks):
-            break
-    if not _are_exact(labels, ticks) or max(map(abs, ticks), default=0) >= 1e6:
-        labels = [f"{tick:.6g}" for tick in ticks]
-    return [_tidy(label) for label in labels]
-
-
-def _tidy(written: str) -> str:
-    """With a minus sign, and an exponent as people write it: 1e6, not 1e+06."""
-    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), written).replace("-", MINUS)
-
-
-def _are_exact(labels: Sequence[str], ticks: Sequence[float]) -> bool:
-    written = [float(label.replace(",", "")) for label in labels]
-    return all(math.isclose(value, tick, rel_tol=1e-9) for value, tick in zip(written, ticks, strict=True))
-
-
 @contextmanager
-def _unknown_letters_allowed() -> Iterator[None]:
-    """The letters are drawn by the page, so that they need not be in matplotlib's font."""
+def _missing_glyphs_allowed() -> Iterator[None]:
+    """The browser draws the letters, so that matplotlib's font need not have them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
         yield
 
 
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:
-    """Change the tags, and leave the words between them alone, whatever they look like."""
+    """Change the tags only, and leave the text between them as it is."""
     return re.sub(r"<[^>]*>", lambda found: change(found[0]), svg)
 
 
-def _finish(drawn: str, height: float) -> str:
-    body = drawn[drawn.index("<svg") :]
+def _embed(drawing: str, height: float) -> str:
+    """An <svg> element to embed in a page, made of matplotlib's SVG file."""
+    body = drawing[drawing.index("<svg") :]
     body = body[body.index(">") + 1 : body.rindex("</svg>")]
-    body = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL
-    )  # it would hold for the whole page
+    # A <style> element would apply to the whole page.
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     referred = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
 
     def lighten(tag: str) -> str:

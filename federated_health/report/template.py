@@ -1,25 +1,25 @@
-"""How a page looks: its template and its style, as text, since Flower's app bundles take no HTML files along."""
+"""HTML template and style sheet of a page, as Python text, since Flower's app bundles leave out HTML files."""
 
 TEMPLATE = """\
-{% macro show(placed) %}
-{% set block = placed.block %}
-{% if placed.kind == "Text" %}
+{% macro show(numbered) %}
+{% set block = numbered.block %}
+{% if numbered.kind == "Text" %}
 <p>{{ block.words }}</p>
-{% elif placed.kind == "Caution" %}
+{% elif numbered.kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
-{% elif placed.kind == "Bullets" %}
+{% elif numbered.kind == "Bullets" %}
 <ul class="bullets">
 {% for item in block["items"] %}
 <li>{{ item }}</li>
 {% endfor %}
 </ul>
-{% elif placed.kind == "Facts" %}
+{% elif numbered.kind == "Facts" %}
 <dl class="facts">
 {% for name, value in block["items"] %}
 <div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}
 </dl>
-{% elif placed.kind == "Cards" %}
+{% elif numbered.kind == "Cards" %}
 <ul class="cards">
 {% for card in block["items"] %}
 <li class="card {{ card.tone }}">
@@ -30,11 +30,11 @@ TEMPLATE = """\
 </li>
 {% endfor %}
 </ul>
-{% elif placed.kind == "Table" %}
+{% elif numbered.kind == "Table" %}
 <div class="table">
-<div class="scroll" role="region" tabindex="0" aria-label="Table {{ placed.number }}: {{ block.caption }}">
+<div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbered.number }}: {{ block.caption }}">
 <table>
-<caption><div><span>Table {{ placed.number }}</span> {{ block.caption }}</div></caption>
+<caption><div><span>Table {{ numbered.number }}</span> {{ block.caption }}</div></caption>
 <thead><tr>
 {% for column in block.columns %}
 <th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
@@ -59,12 +59,12 @@ TEMPLATE = """\
 <p class="aside">{{ block.note }}</p>
 {% endif %}
 </div>
-{% elif placed.kind == "Picture" %}
+{% elif numbered.kind == "Picture" %}
 <figure>
 <div class="picture" role="img" aria-label="{{ block.alt }}">
-{{ placed.svg|safe }}
+{{ numbered.svg|safe }}
 </div>
-<figcaption><span>Figure {{ placed.number }}</span> {{ block.caption }}</figcaption>
+<figcaption><span>Figure {{ numbered.number }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
 {% endmacro %}
@@ -105,8 +105,8 @@ TEMPLATE = """\
 {% else %}
 <h2>{{ section.title }}</h2>
 {% endif %}
-{% for placed in blocks %}
-{{ show(placed) }}
+{% for numbered in blocks %}
+{{ show(numbered) }}
 {%- endfor %}
 {% if section.folded %}
 </details>

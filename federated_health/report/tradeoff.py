@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Interval
 from federated_health.report.svg import (
     BOLD,
     INK,

@@ -1,8 +1,8 @@
 """A checkpoint: everything that a run needs to resume, and its form as a file.
 
 A file begins with a line of a magic word, the format's version and the SHA-256 of version and content; all versions
-share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. The rounds are
-not in it: they stand in a file of their own (see `checkpoint_folder`), of which the checkpoint names the position.
+share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. The rounds
+are not in it: they stand in a file of their own (see `checkpoint_folder`), of which the checkpoint names the position.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from federated_health.errors import CheckpointError
 from federated_health.messages.content import Registration
 from federated_health.messages.task_agreement import find_difference
 from federated_health.ml.networks import Weights
-from federated_health.ml.normalisation import ColumnSums, Normalisation
+from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.settings import OPERATIONAL, Value
 
@@ -31,7 +31,6 @@ MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
 """Settings that may differ when a run resumes."""
 
 _WEIGHTS, _STATE, _SUMS = "weights/", "strategy/", "sums"
-_SUM_NAMES = ("count", "total", "squares")
 
 
 class DamagedCheckpointError(ValueError):
@@ -123,7 +122,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
         **{_STATE + name: array for name, array in checkpoint.strategy_state.items()},
         _SUMS: np.array(
-            [[getattr(registration.sums, name) for name in _SUM_NAMES] for registration in registrations],
+            [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in registrations],
             dtype=np.float64,
         ),
     }
@@ -186,7 +185,7 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
             name=name,
             train_examples=train_examples,
             test_examples=test_examples,
-            sums=ColumnSums(**dict(zip(_SUM_NAMES, sums, strict=True))),
+            sums=ColumnSums(**dict(zip(SUM_NAMES, sums, strict=True))),
         )
         for (name, train_examples, test_examples), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
     ]

@@ -9,8 +9,7 @@ import numpy as np
 from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Update
-from federated_health.ml.bootstrap import SMALL_CLASS
-from federated_health.ml.metrics import Counts, figures_of, merge_counts, roc_auc_from_microaggregates
+from federated_health.ml.metrics import SMALL_CLASS, Counts, figures_of, merge_counts, roc_auc_from_microaggregates
 from federated_health.ml.rounds import HospitalRound, Round
 
 

@@ -9,8 +9,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health.messages.content import EQUAL_WEIGHT, Update
-from federated_health.messages.records import METRICS
-from federated_health.messages.weights import MalformedMessageError, distance_between
+from federated_health.messages.records import METRICS, MalformedMessageError, distance_between
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.names import printable

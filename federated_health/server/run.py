@@ -1,7 +1,7 @@
 """What every federated run has in common, whether or not the server can read the weights that it averages.
 
-The loop over rounds is ours: Flower's `Strategy.start` can neither repeat a round, resume, nor order replies so that the
-result does not depend on who answers first.
+The loop over rounds is ours: Flower's `Strategy.start` can neither repeat a round, resume, nor order replies so that
+the result does not depend on who answers first.
 """
 
 import logging
@@ -44,8 +44,8 @@ class FederatedRun(ABC):
     """One training from start to finish, over any transport.
 
     Call `gather`, iterate over `rounds`, then call `evaluate`. A run that was cut off starts with `resume` and its
-    checkpoint. After an interruption between two rounds, `history` and all that a checkpoint holds are those of the last
-    completed round.
+    checkpoint. After an interruption between two rounds, `history` and all that a checkpoint holds are those of the
+    last completed round.
 
     Attributes:
         history: every completed round.
@@ -147,8 +147,8 @@ class FederatedRun(ABC):
     def evaluate(self) -> dict[str, Any]:
         """Evaluate the final model at the hospitals.
 
-        Where fewer hospitals answer than a round needs, the others are awaited and asked again, for at most the settings'
-        `wait`.
+        Where fewer hospitals answer than a round needs, the others are awaited and asked again, for at most the
+        settings' `wait`.
 
         Returns:
             Figures as in metrics.json, as far as the server knows them.

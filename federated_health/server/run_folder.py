@@ -7,24 +7,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from federated_health.data.tables import hash_file
+from federated_health import report
 from federated_health.errors import RunError, StorageError
-from federated_health.files import locked_folder, make_folder, write_json
+from federated_health.files import hash_file, locked_folder, make_folder, write_json
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.ml.rounds import Round
-from federated_health.report.run_files import (
-    METRICS,
-    MODEL,
-    REPORT,
-    ROUNDS,
-    SETTINGS,
-    append_round,
-    metrics_of,
-    prepare_report,
-    write_rounds,
-    write_run_report,
-)
-from federated_health.report.run_summary import RunSummary
+from federated_health.ml.rounds import Round, append_round, write_rounds
+from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, check_settings
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.model_saver import ModelSaver
@@ -40,9 +28,9 @@ _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 class RunFolder:
     """Where a run's results and checkpoints go.
 
-    Use it as a context, in which no other server can use the folder. A run that ends before its first round is completed
-    leaves nothing. An earlier run's checkpoints are removed when the new run begins, and its results when the first
-    round is completed.
+    Use it as a context, in which no other server can use the folder. A run that ends before its first round is
+    completed leaves nothing. An earlier run's checkpoints are removed when the new run begins, and its results when the
+    first round is completed.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
@@ -138,7 +126,7 @@ class RunFolder:
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
         metrics = {
-            **metrics_of(run.train_config(), stopped=stopped),
+            **report.load().run_files.metrics_of(run.train_config(), stopped=stopped),
             "faults": run.problems.to_json(),
             **figures,
         }
@@ -152,14 +140,15 @@ class RunFolder:
 
     def _save_model(self, run: FederatedRun, weights: Weights, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write model.keras, and report.html, which names it."""
+        page = report.load()
         if self._model_saver.has_started:
-            prepare_report()  # while the other process gets ready
+            page.run_files.prepare_report()  # while the other process gets ready
         self._model_saver.save(self.path / MODEL, run.train_config(), weights)
         facts = {
             "SHA-256 of the weights": weights_hash(weights),
             f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
         }
-        summary = RunSummary(
+        summary = page.run_summary.RunSummary(
             config=run.train_config(),
             figures=figures,
             settings=run.settings,
@@ -170,7 +159,7 @@ class RunFolder:
             stopped=stopped,
             facts=facts,
         )
-        write_run_report(self.path / REPORT, summary)
+        page.run_files.write_run_report(self.path / REPORT, summary)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -1,31 +1,120 @@
-"""Flower's strategies, made by name, and what they must keep from one round to the next."""
+"""Flower's strategies, made by name, and the state that they keep from one round to the next.
 
-from collections.abc import Callable, Iterable, Mapping
+Three of Flower's classes are corrected here, each with the reason.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
+    Bulyan,
     FedAdagrad,
+    FedAdam,
     FedAvg,
     FedAvgM,
     FedMedian,
     FedProx,
     FedTrimmedAvg,
     FedYogi,
+    MultiKrum,
+    QFedAvg,
     Strategy,
 )
 
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
 from federated_health.ml.strategies import STRATEGIES, Arguments
-from federated_health.server.corrections import CorrectedFedAdam, ExactBulyan, ExactMultiKrum, QuickQFedAvg
 from federated_health.server.replies import drop_metrics, merge_evaluations
 from federated_health.settings import Settings
 
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+
 State = Mapping[str, npt.NDArray[Any]]
 """Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
+
+
+class CorrectedFedAdam(FedAdam):
+    """FedAdam whose bias correction counts rounds from 1, as Kingma and Ba (2015) do.
+
+    Flower 1.39 raises the betas to the power of the round plus one, so that the first step is a quarter too short.
+    """
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        return super().aggregate_train(server_round - 1, replies)
+
+
+class ExactMultiKrum(MultiKrum):
+    """Multi-Krum by exact distances (see `rank_by_krum`)."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        replies = list(replies)
+        best = rank_by_krum([reply.content for reply in replies], self.num_malicious_nodes)
+        return FedAvg.aggregate_train(self, server_round, [replies[i] for i in best[: self.num_nodes_to_select]])
+
+
+class QuickArrays(ArrayRecord):
+    """Arrays that are read without a garbage collection.
+
+    Flower 1.39's `to_numpy_ndarrays` runs one when it does not keep its input. Bulyan and q-FedAvg call it for every
+    reply, which costs seconds per round with TensorFlow in the process.
+    """
+
+    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[npt.NDArray[Any]]:  # noqa: ARG002  # Flower's
+        return super().to_numpy_ndarrays()
+
+
+class QuickQFedAvg(QFedAvg):
+    """q-FedAvg without garbage collections (see `QuickArrays`)."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        assert self.current_arrays is not None, "configure_train comes first"
+        self.current_arrays = QuickArrays(dict(self.current_arrays))
+        return super().aggregate_train(server_round, _quicken(replies))
+
+
+class ExactBulyan(Bulyan):
+    """Bulyan that selects by exact distances (see `rank_by_krum`), without garbage collections."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, selection_rule=_select_by_krum)
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        return super().aggregate_train(server_round, _quicken(replies))
+
+
+def rank_by_krum(contents: Sequence[RecordDict], malicious: int) -> list[int]:
+    """Positions of updates, the best Krum score first; of equal scores the earlier one.
+
+    A score is the sum of the squared distances to the n - malicious - 2 nearest others (Blanchard et al. 2017). The
+    distances are of differences, in float64: Flower 1.39 takes |x|^2 + |y|^2 - 2xy in float32, which is rounding error
+    where the weights of a round are close to each other.
+    """
+    vectors = [
+        np.concatenate([array.numpy().ravel() for array in content.array_records[ARRAYS].values()]).astype(np.float64)
+        for content in contents
+    ]
+    nearest = max(1, len(vectors) - malicious - 2)
+    scores = []
+    for i, one in enumerate(vectors):
+        distances = sorted(float(((one - other) ** 2).sum()) for j, other in enumerate(vectors) if j != i)
+        scores.append(sum(distances[:nearest]))
+    return sorted(range(len(vectors)), key=scores.__getitem__)
+
+
+def _quicken(replies: Iterable[Message]) -> list[Message]:
+    replies = list(replies)
+    for reply in replies:
+        reply.content[ARRAYS] = QuickArrays(dict(reply.content.array_records[ARRAYS]))
+    return replies
+
+
+def _select_by_krum(contents: list[RecordDict], malicious: int, number: int) -> list[RecordDict]:
+    return [contents[i] for i in rank_by_krum(contents, malicious)[:number]]
+
 
 FLOWER_STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,

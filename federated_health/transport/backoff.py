@@ -13,7 +13,8 @@ class Backoff:
 
     A ceiling doubles from FIRST_DELAY to MAX_DELAY, in seconds, and each delay is drawn uniformly between 0 and the
     ceiling: hospitals that lose their server at the same moment would otherwise reconnect in waves. Of the ways to
-    draw, this one needs the fewest attempts in all (M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015).
+    draw, this one needs the fewest attempts in all (M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog,
+    2015).
 
     Args:
         seconds: from now until the deadline. The first pause sets the deadline anew, since an attempt may take long.

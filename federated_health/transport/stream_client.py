@@ -28,8 +28,7 @@ from federated_health.transport.channels import (
     unwrap,
     wrap,
 )
-from federated_health.transport.in_process import call_app
-from federated_health.transport.interface import error_reply
+from federated_health.transport.interface import call_app, error_reply
 from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ UNFIT_SECONDS = 3.0
 
 
 class Ledger(Protocol):
-    """Records what leaves a hospital; raises LedgerError where it cannot, and nothing leaves (see `hospital.ledger`)."""
+    """Records what leaves a hospital, or raises LedgerError (see `hospital.ledger`)."""
 
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None: ...
     def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None: ...
@@ -68,8 +67,8 @@ def join_run(
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
-    A server that is not up yet, or goes away, is tried again with growing, random delays. A reconnecting hospital rejoins
-    the run with its process, its context and all that its app remembers.
+    A server that is not up yet, or goes away, is tried again with growing, random delays. A reconnecting hospital
+    rejoins the run with its process, its context and all that its app remembers.
 
     Args:
         app: answers messages.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.ml.networks import read_description, weights_hash
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, process, script_command

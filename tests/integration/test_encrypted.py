@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.dataset_folder import find_hospital
-from federated_health.ml.networks import load_model, read_description
+from federated_health.ml.keras_models import load_model, read_description
 from federated_health.processes import PROJECT, free_port, process, script_command
 from federated_health.security.rehearsal import make_all_identities
 from tests.forks import Fork, forked

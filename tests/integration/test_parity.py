@@ -21,7 +21,8 @@ import client
 from federated_health.data.dataset_folder import find_hospital, write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.read import Source
-from federated_health.ml.networks import read_description, weights_hash
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process, script_command
 from federated_health.security.rehearsal import make_all_identities

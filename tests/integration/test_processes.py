@@ -18,7 +18,8 @@ import pytest
 
 import client
 from federated_health.data.dataset_folder import find_hospital
-from federated_health.ml.networks import read_description, weights_hash
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import weights_hash
 from federated_health.processes import PROJECT, free_port, process, script_command
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

@@ -15,7 +15,7 @@ import pytest
 
 from federated_health.report.page import Page, render
 from tests.example_report import HOSPITALS, page
-from tests.released import Released, appraisal, evaluation, page_of
+from tests.example_run import Replies, benefit, evaluation, page_of
 from tests.studies import Labels, study_of
 
 pytestmark = pytest.mark.slow
@@ -168,17 +168,17 @@ def page_of_a_run() -> Page:
     few = evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False)
     return page_of(
         {
-            "cleveland": Released(appraisal=appraisal((0.05, 0.01, 0.09))),
-            "hungary": Released(train=60, losses=(None, 0.3), appraisal=appraisal((-0.1, -0.2, -0.01))),
-            "switzerland": Released(final=few, appraisal=appraisal(None)),
-            "va-long-beach": Released(),
+            "cleveland": Replies(benefit=benefit((0.05, 0.01, 0.09))),
+            "hungary": Replies(train=60, losses=(None, 0.3), benefit=benefit((-0.1, -0.2, -0.01))),
+            "switzerland": Replies(final=few, benefit=benefit(None)),
+            "va-long-beach": Replies(),
         }
     )
 
 
 @cache
 def page_of_many_hospitals() -> Page:
-    return page_of({f"{'long-name-' * 5}{number:03}": Released() for number in range(60)})
+    return page_of({f"{'long-name-' * 5}{number:03}": Replies() for number in range(60)})
 
 
 @cache

@@ -16,9 +16,9 @@ from federated_health.data.sources.archives import read_contents
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.data.sources.readmission import expected_roc_auc, generate_patients
 from federated_health.data.sources.recognition import RecognisedFile, recognise, shorten
-from federated_health.data.tables import hash_file
 from federated_health.data.tasks import READMISSION, Task
 from federated_health.errors import DataError, SettingsError
+from federated_health.files import hash_file
 from federated_health.names import hospital_name_from
 
 UCI_TABLE = Path(__file__).resolve().parents[3] / "data" / "full_dataset.csv"

@@ -10,11 +10,11 @@ from flwr.clientapp import ClientApp
 from federated_health import __version__
 from federated_health.data.dataset_folder import find_hospital, read_manifest
 from federated_health.data.hospital import DEFAULT_SPLIT_SEED, Hospital, load_hospital
-from federated_health.data.tables import hash_file
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError, RunError, SettingsError, UserError
-from federated_health.files import make_folder, write_json
-from federated_health.report.run_files import REPORT, write_report
+from federated_health.files import hash_file, make_folder, write_json
+from federated_health.names import REPORT
+from federated_health.report.run_files import write_report
 from federated_health.server.run_folder import refuse_run_folder
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.studies.audit.figures import PLAIN, figures_of_audit

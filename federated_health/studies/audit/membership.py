@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, Interval, interval_of, roc_auc_draws
+from federated_health.ml.bootstrap import LEVEL, interval_of, roc_auc_draws
+from federated_health.ml.metrics import Interval
 
 FALSE_POSITIVE_RATE = 0.01
 

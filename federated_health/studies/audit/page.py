@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from federated_health.ml.privacy_plan import PROMISE
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.sections import FOOTER, model_card, settings_section
-from federated_health.report.tradeoff import Panel, draw_tradeoff
-from federated_health.report.words import (
+from federated_health.report.formatting import (
     INTERVAL,
     figure,
-    figures_table,
     number_of,
     with_interval,
 )
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.sections import FOOTER, figures_table, model_card, settings_section
+from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.figures import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE
 from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES, Plan

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federated_health.ml.bootstrap import Interval
-from federated_health.report.words import NOT_DEFINED, number_of, percent_of, with_interval
+from federated_health.ml.metrics import Interval
+from federated_health.report.formatting import NOT_DEFINED, number_of, percent_of, with_interval
 from federated_health.studies.audit.figures import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.plan import AVERAGES, FINAL, UPDATES
 

@@ -11,8 +11,8 @@ from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.metrics import roc_auc
-from federated_health.ml.networks import build_encoder, encode
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.audit.gradients import gradients_of, layers_of

@@ -11,9 +11,9 @@ import pandas as pd
 from federated_health.data.data_check import check_data
 from federated_health.data.dataset_folder import find_hospital, read_manifest
 from federated_health.data.hospital import Hospital, Positions, deal_folds, patients_of
-from federated_health.data.tables import hash_file
 from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError
+from federated_health.files import hash_file
 
 
 @dataclass(frozen=True)

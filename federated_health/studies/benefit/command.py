@@ -7,7 +7,8 @@ from typing import Any
 
 from federated_health.errors import SettingsError
 from federated_health.files import make_folder, write_json
-from federated_health.report.run_files import REPORT, write_report
+from federated_health.names import REPORT
+from federated_health.report.run_files import write_report
 from federated_health.server.run_folder import refuse_run_folder
 from federated_health.settings import Settings, Value, read_defaults
 from federated_health.studies.benefit.cohort import Cohort, read_cohort

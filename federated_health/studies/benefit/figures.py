@@ -19,19 +19,16 @@ import numpy.typing as npt
 from federated_health.ml.bootstrap import (
     DRAWS,
     Drawn,
-    Interval,
     Resampled,
-    Verdict,
     affordable_draws,
     can_judge,
     difference_of,
     interval_of,
     is_small,
-    judge,
     rarer_class,
 )
 from federated_health.ml.curves import calibration
-from federated_health.ml.metrics import probability
+from federated_health.ml.metrics import Interval, Verdict, judge, probability
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.study import Results
 from federated_health.studies.benefit.training_setups import Fit, Protocol, TrainingSetup

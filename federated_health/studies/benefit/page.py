@@ -3,32 +3,32 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from federated_health.ml.bootstrap import Interval
+from federated_health.ml.metrics import Interval
 from federated_health.report.charts import draw_intervals
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
-from federated_health.report.sections import (
-    FOOTER,
-    model_card,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-    which_columns,
-)
-from federated_health.report.svg import MAX_ROWS
-from federated_health.report.words import (
-    ALL,
-    AUC,
-    FLATTERS,
+from federated_health.report.formatting import (
     INTERVAL,
-    MEANINGS,
-    RULE,
+    MAX_ROWS,
     figure,
-    figures_table,
     list_some,
     list_verdicts,
     number_of,
     title_of,
     with_interval,
+)
+from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.sections import (
+    ALL,
+    AUC,
+    FIGURES_EXPLAINED,
+    FOOTER,
+    POOLED_AUC,
+    VERDICT_RULE,
+    figures_table,
+    importance_section,
+    model_card,
+    settings_section,
+    verdict_card,
+    verdict_cards,
 )
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import PLAIN_FIGURES, Scores, count_verdicts
@@ -56,9 +56,9 @@ MEANING_OF = (
     "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
 )
 READING = (
-    f"{MEANINGS} Accuracy is at each model's own threshold, at which F1 over its training rows is greatest. Average "
-    "precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
-    "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
+    f"{FIGURES_EXPLAINED} Accuracy is at each model's own threshold, at which F1 over its training rows is greatest. "
+    "Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; "
+    "a slope below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
 
@@ -87,7 +87,7 @@ def page_of_study(
             calibration_of_study(scores, figures),
             confusion_of_study(scores),
             holdings_of_study(cohort),
-            which_columns(
+            importance_section(
                 importance_of_study(cohort, protocol, results),
                 "The federated models, on the patients that each held out.",
             ),
@@ -170,7 +170,7 @@ def _answer(figures: Mapping[str, Any]) -> Section:
             alt=f"{caption} {list_some(parts)}.",
             caption=f"{caption} Right of 0 the federated model is better.",
         ),
-        Text(words=RULE),
+        Text(words=VERDICT_RULE),
     ]
     return Section(title="The answer, hospital by hospital", blocks=tuple(blocks))
 
@@ -202,7 +202,7 @@ def _models(figures: Mapping[str, Any]) -> Section:
                 caption=f"ROC-AUC on patients whom the model was not trained on, with its {INTERVAL}.",
             ),
             figures_table(f"ROC-AUC ({INTERVAL})", cells, [WORDS[regime] for regime in TrainingSetup], last=ends),
-            Caution(words=FLATTERS),
+            Caution(words=POOLED_AUC),
             _other_figures("Other figures, as means over hospitals", {"": figures["mean"]}),
         ),
     )

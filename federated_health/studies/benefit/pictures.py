@@ -8,15 +8,16 @@ import numpy as np
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.report.formatting import figure, list_some
 from federated_health.report.page import Section, Text
 from federated_health.report.sections import (
+    ALL,
     calibration_section,
     confusion_section,
     first_panels,
+    holdings_section,
     roc_section,
-    who_holds_what,
 )
-from federated_health.report.words import ALL, figure, list_some
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.figures import Scores
 from federated_health.studies.benefit.study import Results
@@ -78,7 +79,7 @@ def holdings_of_study(cohort: Cohort) -> Section:
     """Label balance and missing cells of every hospital."""
     labels = {name: cohort.labels(name) for name in cohort.numbers}
     missing = [rows[list(cohort.task.column_names)].isna().mean().to_numpy() for rows in cohort.numbers.values()]
-    return who_holds_what(
+    return holdings_section(
         cohort.task,
         {name: (int(one.sum()), int(len(one) - one.sum())) for name, one in labels.items()},
         np.array(missing),

@@ -12,19 +12,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from federated_health.ml import bootstrap
-from federated_health.ml.bootstrap import (
-    MIN_CLASS_SIZE,
-    SMALL_CLASS,
-    Interval,
-    Resampled,
-    Verdict,
-    can_judge,
-    interval_of,
-    is_small,
-    judge,
-    resample,
-    roc_auc_draws,
-)
+from federated_health.ml.bootstrap import Resampled, can_judge, interval_of, is_small, resample, roc_auc_draws
+from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict, judge
 
 Array = npt.NDArray[np.float64]
 

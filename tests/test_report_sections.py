@@ -4,23 +4,10 @@ import numpy as np
 import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.ml.bootstrap import Interval, Verdict
 from federated_health.ml.curves import Curve
-from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
-from federated_health.report.sections import (
-    confusion_section,
-    first_panels,
-    model_card,
-    roc_section,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-    which_columns,
-    who_holds_what,
-)
-from federated_health.report.words import (
+from federated_health.ml.metrics import Interval, Verdict
+from federated_health.report.formatting import (
     figure,
-    figures_table,
     list_some,
     list_verdicts,
     number_of,
@@ -28,8 +15,21 @@ from federated_health.report.words import (
     title_of,
     with_interval,
 )
+from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
+from federated_health.report.sections import (
+    confusion_section,
+    figures_table,
+    first_panels,
+    holdings_section,
+    importance_section,
+    model_card,
+    roc_section,
+    settings_section,
+    verdict_card,
+    verdict_cards,
+)
 from federated_health.settings import Settings, read_defaults
-from tests.released import blocks
+from tests.example_run import blocks
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -104,7 +104,7 @@ def test_of_a_long_list_the_first_forty_are_named() -> None:
 
 def test_verdicts_are_counted_in_their_order() -> None:
     counts = {Verdict.UNDEFINED: 1, Verdict.LOSES: 0, Verdict.GAINS: 1200}
-    assert list_verdicts(counts) == "Of 1,201 hospitals: 1,200 gains, 1 cannot be said."
+    assert list_verdicts(counts) == "1,201 hospitals: 1,200 gains, 1 too few patients to tell."
 
 
 def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> None:
@@ -125,7 +125,7 @@ def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None
     # Of very few patients there is a difference, but no verdict; see `intervals.MIN_CLASS_SIZE`.
     above = Interval(value=0.2, low=0.1, high=0.3)
     card = verdict_card("a", Verdict.UNDEFINED, above, (0.9, 0.7), small=True, words="5 patients.")
-    assert (card.name, card.verdict, card.tone) == ("a", "cannot be said", "neutral")
+    assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
     assert card.words == (
         "ROC-AUC 0.900 with the federation, 0.700 with its own patients alone; difference +0.200 (+0.100 to +0.300). "
         "5 patients. Fewer than 5 of the tested patients are of one class, too few for a verdict."
@@ -190,7 +190,7 @@ def test_panels_leave_room_for_all_together() -> None:
 def test_missing_values_name_columns_that_are_mostly_missing_or_not_released() -> None:
     shares = np.zeros((2, len(HEART_DISEASE.columns)))
     shares[0, :4] = 0.49, 0.5, 1.0, np.nan
-    of = who_holds_what(
+    of = holdings_section(
         HEART_DISEASE,
         {"a": (3, 4), "b": (0, 9)},
         shares,
@@ -205,12 +205,12 @@ def test_missing_values_name_columns_that_are_mostly_missing_or_not_released() -
 
 
 def test_without_shares_there_are_labels_only() -> None:
-    of = who_holds_what(HEART_DISEASE, {"a": (3, 4)}, np.zeros((0,)), names=[], of_labels="All.", of_missing="None.")
+    of = holdings_section(HEART_DISEASE, {"a": (3, 4)}, np.zeros((0,)), names=[], of_labels="All.", of_missing="None.")
     assert len(blocks(of, Picture)) == 1
 
 
 def test_columns_are_ordered_by_weight_with_minus_signs() -> None:
-    (picture,) = blocks(which_columns({"age": -0.25, "cp": 0.5, "sex": 0.0}, "Of somebody."), Picture)
+    (picture,) = blocks(importance_section({"age": -0.25, "cp": 0.5, "sex": 0.0}, "Of somebody."), Picture)
     assert picture.alt == f"Rise of the loss, most first: cp 0.500, sex 0.000, age {MINUS}0.250"
     assert picture.caption.endswith("(permutation importance). Of somebody.")
 

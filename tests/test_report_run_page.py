@@ -13,19 +13,20 @@ import client
 from federated_health.data.dataset_folder import find_hospital
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import weights_hash
+from federated_health.report import run_charts, run_page, run_summary
+from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
-from federated_health.report.svg import MAX_ROWS
-from federated_health.server import report_curves, report_page
+from federated_health.report.run_page import page_of_run
+from federated_health.server.history import History
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_page import page_of_run
+from federated_health.server.run_folder import summarise
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.released import (
-    OTHERS,
-    Released,
-    appraisal,
+from tests.example_run import (
+    FACTS,
+    Replies,
+    benefit,
     blocks,
     evaluation,
     federation_of,
@@ -40,27 +41,27 @@ MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 ALL_SECTIONS = [
-    "Who took part",
+    "Participants",
     "Was joining worth it?",
     "How good the model is",
     "Learning curves",
     "ROC curves",
     "Calibration",
     "Decisions at the threshold",
-    "Who holds what",
-    "Which columns weigh most",
-    "What left each hospital",
+    "Data of each hospital",
+    "Which columns matter most",
+    "What each hospital sent",
     "Settings, versions and hashes",
     "Intended use and limits",
 ]
 
 
-def three() -> dict[str, Released]:
+def three() -> dict[str, Replies]:
     """One gains; one loses and was away in the first round; of one too few patients are negative to say."""
     return {
-        "a": Released(appraisal=appraisal((0.05, 0.01, 0.09))),
-        "b": Released(train=60, losses=(None, 0.3), appraisal=appraisal((-0.1, -0.2, -0.0004))),
-        "c": Released(final=evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False), appraisal=appraisal(None)),
+        "a": Replies(benefit=benefit((0.05, 0.01, 0.09))),
+        "b": Replies(train=60, losses=(None, 0.3), benefit=benefit((-0.1, -0.2, -0.0004))),
+        "c": Replies(final=evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False), benefit=benefit(None)),
     }
 
 
@@ -69,13 +70,10 @@ def usual_page() -> Page:
     return page_of(three())
 
 
-def stopped_page(hospitals: dict[str, Released]) -> Page:
+def stopped_page(hospitals: dict[str, Replies]) -> Page:
     federation = federation_of(hospitals)
     federation.evaluations, federation.threshold = {}, 0.5
-    federation.history = History(rounds_of(hospitals))
-    return page_of_run(
-        federation, federation.figures_of_last_round(), rounds_of(hospitals), stopped=True, others=OTHERS
-    )
+    return page_of_run(summarise(federation, federation.figures_of_last_round(), stopped=True, facts=FACTS))
 
 
 def alts(page: Page, title: str) -> list[str]:
@@ -90,33 +88,31 @@ def test_the_sections_are_all_there_and_the_head_says_what_it_is_of() -> None:
     assert titles(page) == ALL_SECTIONS
     assert page.title == "heart-disease: a model of 3 hospitals"
     assert page.lead == (
-        "Estimates the risk of this: at least 50 % narrowing of a major coronary vessel (UCI's num > 0). "
+        "Estimates the risk of: at least 50 % narrowing of a major coronary vessel (UCI's num > 0). "
         "3 hospitals, 2 rounds, strategy fedavg. Was joining worth it? "
-        "Of 3 hospitals: 1 gains, 1 loses, 1 cannot be said."
+        "3 hospitals: 1 gains, 1 loses, 1 too few patients to tell."
     )
 
 
 def test_who_took_part_and_in_how_many_rounds() -> None:
-    (table,) = blocks(section(usual_page(), "Who took part"), Table)
+    (table,) = blocks(section(usual_page(), "Participants"), Table)
     assert table.columns == ("hospital", "trained on", "held out", "rounds trained in")
     assert rows(table) == {"a": ("40", "20", "2"), "b": ("60", "20", "1"), "c": ("40", "20", "2")}
 
 
 def test_what_went_wrong_is_told_and_of_very_much_the_first_lines() -> None:
-    hospitals = three()
-    federation = federation_of(hospitals)
-    federation.history = History(rounds_of(hospitals))
+    federation = federation_of(three())
     figures = federation.figures_of_last_round()
 
-    def told() -> list[Bullets]:
-        page = page_of_run(federation, figures, federation.history, stopped=True, others=OTHERS)
-        return blocks(section(page, "Who took part"), Bullets)
+    def problems() -> list[Bullets]:
+        page = page_of_run(summarise(federation, figures, stopped=True, facts=FACTS))
+        return blocks(section(page, "Participants"), Bullets)
 
-    assert told() == []
+    assert problems() == []
     federation.problems.count_absent(["b"])
-    assert told() == [Bullets(items=("b: 1 round without it",))]
+    assert problems() == [Bullets(items=("b: 1 round without it",))]
     federation.problems.count_absent(f"h{number:03}" for number in range(200))
-    (bullets,) = told()
+    (bullets,) = problems()
     assert len(bullets.items) == MAX_ROWS + 1
     assert bullets.items[-1] == f"and {201 - MAX_ROWS} more lines, in metrics.json"
 
@@ -126,7 +122,7 @@ def test_each_card_has_the_verdict_that_was_given_its_tone_and_its_figures() -> 
     assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
         ("a", "gains", "good"),
         ("b", "loses", "bad"),
-        ("c", "cannot be said", "neutral"),
+        ("c", "too few patients to tell", "neutral"),
     ]
     assert cards.items[0].words == (
         "ROC-AUC 0.850 with the federation, 0.800 with its own patients alone; "
@@ -145,7 +141,7 @@ def test_a_hospital_without_a_figure_keeps_its_row_so_that_markers_are_the_same_
 
 
 def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
-    page = page_of({"a": Released(final=evaluation(tp=10, fn=0, tn=5, fp=5))})
+    page = page_of({"a": Replies(final=evaluation(tp=10, fn=0, tn=5, fp=5))})
     (cards,) = blocks(section(page, "Was joining worth it?"), Cards)
     assert "Fewer than" not in cards.items[0].words
     (table,) = blocks(section(page, "How good the model is"), Table)
@@ -164,9 +160,9 @@ def test_the_table_of_figures_is_worked_out_by_hand() -> None:
         "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
         "hospital mean": ("", "", "", "", "0.817", ""),  # 2.45/3
     }
-    assert "Fewer than 10 patients of one class, so that ROC-AUC says little: a, b, c." in table.note
+    assert "Fewer than 10 patients of one class, so that ROC-AUC is too noisy to interpret: a, b, c." in table.note
     assert "at least 0.42, at which F1 over all training rows is greatest" in table.note
-    assert "flatters" in blocks(of, Caution)[0].words
+    assert "too optimistic" in blocks(of, Caution)[0].words
 
 
 def test_learning_curves_end_where_the_rounds_do_and_say_what_is_missing() -> None:
@@ -198,14 +194,14 @@ def test_decisions_are_counted_at_the_threshold_and_add_up() -> None:
 
 
 def test_who_holds_what_tells_labels_and_missing_values() -> None:
-    labels, missing = alts(usual_page(), "Who holds what")
+    labels, missing = alts(usual_page(), "Data of each hospital")
     assert labels.endswith("a: 11 with and 9 without; b: 11 with and 9 without; c: 18 with and 2 without")
     # chol of 10 in 40 training patients; of 60 the other columns lack a third
     assert "a: chol, ca (not released); b: chol, ca (not released)" in missing
 
 
 def test_columns_are_weighed_by_patient_and_ordered() -> None:
-    (alt,) = alts(usual_page(), "Which columns weigh most")
+    (alt,) = alts(usual_page(), "Which columns matter most")
     assert alt.startswith("Rise of the loss, most first: cp 0.100, ")  # 3 x 2.0 / 60
     assert alt.endswith(f", age {MINUS}0.025")
 
@@ -219,7 +215,6 @@ def test_settings_seed_versions_and_hashes_are_there() -> None:
     assert facts["threshold"] == "0.42"
     assert facts["rounds that were finished"] == "2"
     assert facts["SHA-256 of model.keras"] == "abc123"
-    assert facts["SHA-256 of the weights"] == weights_hash(federation_of(three(), seed=7).weights)
     assert {"flwr", "keras", "Python", "federated-health"} <= set(facts)
     assert not {"address", "out", "data", "force"} & set(facts)
 
@@ -228,37 +223,39 @@ def test_settings_seed_versions_and_hashes_are_there() -> None:
 
 
 def test_a_run_without_an_appraisal_has_no_verdict_and_says_so() -> None:
-    hospitals = {name: replace(one, appraisal=None) for name, one in three().items()}
+    hospitals = {name: replace(one, benefit=None) for name, one in three().items()}
     page = page_of(hospitals, appraisal=False)
-    gone = {"Was joining worth it?", "Which columns weigh most"}
+    gone = {"Was joining worth it?", "Which columns matter most"}
     assert titles(page) == [title for title in ALL_SECTIONS if title not in gone]
-    assert "not known" in blocks(section(page, "Who took part"), Text)[0].words
-    assert len(alts(page, "Who holds what")) == 1  # no table of missing values
-    (bullets,) = blocks(section(page, "What left each hospital"), Bullets)
+    assert "not known" in blocks(section(page, "Participants"), Text)[0].words
+    assert len(alts(page, "Data of each hospital")) == 1  # no table of missing values
+    (bullets,) = blocks(section(page, "What each hospital sent"), Bullets)
     assert not any("joining gave" in item for item in bullets.items)
     assert "Was joining worth it" not in page.lead
 
 
 def test_a_private_run_says_why_nobody_knows_what_joining_gave() -> None:
-    hospitals = {name: replace(one, appraisal=None) for name, one in three().items()}
+    hospitals = {name: replace(one, benefit=None) for name, one in three().items()}
     page = page_of(hospitals, dp_epsilon=8.0)
-    (text, *_) = blocks(section(page, "Who took part"), Text)
-    assert text.words.endswith("not known: differential privacy leaves no room for the comparison.")
+    (text, *_) = blocks(section(page, "Participants"), Text)
+    assert text.words.endswith("not known: differential privacy leaves no budget for the comparison.")
     (promise,) = blocks(section(page, "Differential privacy"), Text)
     assert "*" not in promise.words
     (bullets,) = blocks(section(page, "Differential privacy"), Bullets)
-    assert bullets.items[0].startswith("1 step a round; in each a patient takes part with chance 0.5, its gradient")
+    assert bullets.items[0].startswith(
+        "1 step per round: in each step a patient takes part with probability 0.5, its gradient"
+    )
     assert "own account" not in "".join(bullets.items)  # the server has none
 
 
 def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
     page = stopped_page(three())
     assert titles(page) == [
-        "Who took part",
+        "Participants",
         "How good the model is",
         "Learning curves",
         "Decisions at the threshold",
-        "What left each hospital",
+        "What each hospital sent",
         "Settings, versions and hashes",
         "Intended use and limits",
     ]
@@ -267,7 +264,7 @@ def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
     assert rows(table)["a"] == ("1.000", DASH, DASH, DASH, DASH, "0.000")
     assert table.note.startswith("The run was stopped before hospitals computed ROC-AUCs.")
     assert "at least 0.5. " in table.note
-    assert not blocks(section(page, "How good the model is"), Caution)  # there is no figure that would flatter
+    assert not blocks(section(page, "How good the model is"), Caution)  # there is no pooled ROC-AUC
     (picture,) = blocks(section(page, "Decisions at the threshold"), Picture)
     assert "a: 20 true negatives, 0 false positives" in picture.alt
     assert render(page)
@@ -279,11 +276,11 @@ def test_a_stopped_run_whose_last_round_nobody_evaluated_still_has_a_page() -> N
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
     federation.evaluations, federation.threshold, federation.history = {}, 0.5, History([record])
-    page = page_of_run(federation, federation.figures_of_last_round(), [record], stopped=True, others={})
+    page = page_of_run(summarise(federation, federation.figures_of_last_round(), stopped=True, facts={}))
     assert page.title == "heart-disease: a model of 2 hospitals"  # b sent no update in the first round
     assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words
     assert "Decisions at the threshold" not in titles(page)
-    assert "Gave no figures of the last model: a, b, c." in blocks(section(page, "Who took part"), Text)[0].words
+    assert "No figures of the final model: a, b, c." in blocks(section(page, "Participants"), Text)[0].words
     assert render(page)
 
 
@@ -294,15 +291,15 @@ def test_counts_of_rounds_are_not_shown_as_decisions_at_a_threshold_that_was_cho
 
 
 def test_a_hospital_that_was_gone_at_the_end_is_named() -> None:
-    hospitals = three() | {"b": Released(final=None, appraisal=None)}
+    hospitals = three() | {"b": Replies(final=None, benefit=None)}
     page = page_of(hospitals)
-    part = section(page, "Who took part")
+    part = section(page, "Participants")
     assert list(rows(blocks(part, Table)[0])) == ["a", "b", "c"]
-    assert blocks(part, Text)[0].words == "Gave no figures of the last model: b."
+    assert blocks(part, Text)[0].words == "No figures of the final model: b."
 
 
 def test_one_hospital_is_a_federation_too() -> None:
-    page = page_of({"a": Released()})
+    page = page_of({"a": Replies()})
     assert page.title == "heart-disease: a model of 1 hospital"
     assert "1 hospital, 2 rounds" in page.lead
     assert titles(page) == ALL_SECTIONS
@@ -315,7 +312,7 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
         positives=np.array([[20.0, 1.0, 0.5]]),
         negatives=None,
     )
-    page = page_of({"a": Released(final=one_class, appraisal=appraisal(None))})
+    page = page_of({"a": Replies(final=one_class, benefit=benefit(None))})
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert rows(table)["a"][4] == rows(table)["federation"][4] == rows(table)["hospital mean"][4] == DASH
     assert not {"ROC curves", "Calibration"} & set(titles(page))
@@ -327,10 +324,10 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
 
 
 def test_of_a_thousand_hospitals_the_first_are_shown_and_the_page_stays_small() -> None:
-    hospitals = {f"hospital-{number:04}": Released() for number in range(1000)}
+    hospitals = {f"hospital-{number:04}": Replies() for number in range(1000)}
     page = page_of(hospitals)
     assert "1,000 hospitals" in page.lead
-    for title in ("Who took part", "How good the model is"):
+    for title in ("Participants", "How good the model is"):
         (table,) = blocks(section(page, title), Table)
         assert "And 960 more, not shown." in table.note
         assert len([row for row in table.rows if row[0].startswith("hospital-")]) == 40
@@ -347,7 +344,7 @@ def test_of_a_thousand_hospitals_the_first_are_shown_and_the_page_stays_small() 
 
 def test_names_are_escaped_wherever_they_stand() -> None:
     # No hospital may join under such a name; the page does not rely on that.
-    page = page_of({"<b>&a": Released(), "b": Released()})
+    page = page_of({"<b>&a": Replies(), "b": Replies()})
     html = render(page)
     assert "<b>&" not in html
     assert "&lt;b&gt;&amp;a" in html
@@ -356,13 +353,15 @@ def test_names_are_escaped_wherever_they_stand() -> None:
 # What it is made of
 
 
-@pytest.mark.parametrize("module", [report_page, report_curves])
+@pytest.mark.parametrize("module", [run_page, run_charts, run_summary])
 def test_nothing_that_sees_rows_is_imported(module: object) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    rows_are_seen_by = {"hospital", "patients", "tables", "dataset_folder", "participation", "training", "quality"}
-    assert not imported & {f"federated_health.{name}" for name in rows_are_seen_by}
+    sees_rows = (
+        r"federated_health\.(hospital|encryption|data\.(hospital|patients|tables|dataset_folder)|ml\.training)\b"
+    )
+    assert not [name for name in imported if re.match(sees_rows, str(name))]
     assert not {"pandas", "client"} & imported
 
 
@@ -385,10 +384,10 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
     settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
     federation = PlainRun(InProcessTransport(client.app, contexts), settings)
     federation.gather()
-    rounds = list(federation.rounds())
+    assert len(list(federation.rounds())) == 2
     figures = federation.evaluate_finally()
 
-    html = render(page_of_run(federation, figures, rounds, stopped=False, others={}))
+    html = render(page_of_run(summarise(federation, figures, stopped=False, facts={})))
 
     assert "cleveland" in html
     for word in (*marks, *(mark[:6] for mark in marks), "secret", str(tmp_path)):

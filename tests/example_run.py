@@ -1,4 +1,4 @@
-"""Made-up hospitals, by what they release: a federation that holds it, without rows, rounds or TensorFlow."""
+"""Made-up runs for the tests of pages: hospitals' replies without rows, training or TensorFlow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,30 +10,30 @@ from flwr.clientapp import ClientApp
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
-from federated_health.ml.bootstrap import Interval
-from federated_health.ml.metrics import Counts
-from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.metrics import Counts, Interval
+from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.report.page import Block, Page, Section, Table
-from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
+from federated_health.report.run_page import page_of_run
+from federated_health.server.history import History, summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.report_page import page_of_run
+from federated_health.server.run_folder import summarise
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 
 COLUMNS = HEART_DISEASE.column_names
-OTHERS = {"SHA-256 of model.keras": "abc123"}
+FACTS = {"SHA-256 of model.keras": "abc123"}
 
 Of = TypeVar("Of", bound=Block)
 
 
 @dataclass(kw_only=True)
-class Released:
-    """A hospital.
+class Replies:
+    """The replies of one hospital.
 
     Attributes:
-        train, test: patients.
-        losses: of training, round by round; None where it did not answer.
+        train, test: numbers of patients.
+        losses: training losses by round; None where the hospital did not answer.
         final: None where it was gone at the end.
     """
 
@@ -41,7 +41,7 @@ class Released:
     test: int = 20
     losses: tuple[float | None, ...] = (0.6, 0.5)
     final: Evaluation | None = field(default_factory=lambda: evaluation())
-    appraisal: Benefit | None = field(default_factory=lambda: appraisal())
+    benefit: Benefit | None = field(default_factory=lambda: benefit())
 
 
 def evaluation(
@@ -60,7 +60,7 @@ def evaluation(
     return Evaluation(counts=counts, roc_auc=roc_auc, positives=parts[0], negatives=parts[1])
 
 
-def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
+def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
     """A federated ROC-AUC of 0.85 against one that is less by the difference; None: too few patients."""
     importance = np.zeros(len(COLUMNS))
     importance[[COLUMNS.index("cp"), COLUMNS.index("age")]] = 2.0, -0.5
@@ -78,7 +78,7 @@ def appraisal(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11
     )
 
 
-def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> PlainRun:
+def federation_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
     """The federation as it is when a run has ended."""
     federation = PlainRun(
         InProcessTransport(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
@@ -91,20 +91,22 @@ def federation_of(hospitals: Mapping[str, Released], **settings: Any) -> PlainRu
     }
     federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
     federation.threshold = 0.42
+    federation.history = History(rounds_of(hospitals))
+    federation.normalisation = public_normalisation(HEART_DISEASE.measurements)
     return federation
 
 
-def figures_of(federation: PlainRun, hospitals: Mapping[str, Released]) -> dict[str, Any]:
+def figures_of(federation: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any]:
     """As `PlainRun.evaluate_finally` returns them."""
     rows = {name: one.train for name, one in hospitals.items()}
-    benefits = {name: one.appraisal for name, one in hospitals.items() if one.appraisal}
+    benefits = {name: one.benefit for name, one in hospitals.items() if one.benefit}
     return {
         **summarise_run(federation.evaluations, rows),
         **summarise_benefits(benefits, federation.evaluations, HEART_DISEASE),
     }
 
 
-def rounds_of(hospitals: Mapping[str, Released]) -> list[Round]:
+def rounds_of(hospitals: Mapping[str, Replies]) -> list[Round]:
     """Their rounds; held-out losses are 0.1 above those of training."""
     length = max(len(one.losses) for one in hospitals.values())
     rounds = []
@@ -119,15 +121,13 @@ def rounds_of(hospitals: Mapping[str, Released]) -> list[Round]:
     return rounds
 
 
-def page_of(hospitals: Mapping[str, Released], **settings: Any) -> Page:
+def page_of(hospitals: Mapping[str, Replies], **settings: Any) -> Page:
     """The page of a run that went to its end."""
     federation = federation_of(hospitals, **settings)
-    return page_of_run(
-        federation, figures_of(federation, hospitals), rounds_of(hospitals), stopped=False, others=OTHERS
-    )
+    return page_of_run(summarise(federation, figures_of(federation, hospitals), stopped=False, facts=FACTS))
 
 
-# What stands on a page
+# Parts of a page
 
 
 def titles(page: Page) -> list[str]:

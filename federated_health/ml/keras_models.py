@@ -1,0 +1,137 @@
+"""The Keras models: raw columns in, probability out.
+
+A model is an encoder, fixed by the task and the normalisation, and a head, whose weights the hospitals train. Both
+consist of Keras's own layers and operations, so that a saved model loads with plain `keras.saving.load_model`.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.data.columns import Measurement
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError
+from federated_health.ml.backend import load_keras
+from federated_health.ml.networks import HIDDEN_UNITS, weight_shapes
+from federated_health.ml.normalisation import Normalisation
+
+DESCRIPTION_MEMBER = "federated_health.json"
+
+
+def build_encoder(task: Task, normalisation: Normalisation) -> Any:
+    """Keras model from raw columns to features.
+
+    Inputs: float32 [rows, 1] by column name, NaN for missing. Output: float32 [rows, task.feature_width]. A measurement
+    becomes its scaled value (0 where missing) and a flag for missing; a category becomes a one-hot whose last place is
+    for missing and unknown codes.
+    """
+    keras = load_keras()
+    inputs = {column.name: keras.Input((1,), name=column.name) for column in task.columns}
+    scales = iter(zip(normalisation.mean, normalisation.variance, strict=True))
+    features = []
+    for column in task.columns:
+        raw = inputs[column.name]
+        if isinstance(column, Measurement):
+            mean, variance = next(scales)
+            missing = keras.ops.isnan(raw)
+            if column.zero_is_missing:
+                missing = keras.ops.logical_or(missing, keras.ops.equal(raw, 0.0))
+            scaled = keras.ops.multiply(keras.ops.subtract(raw, mean), variance**-0.5)
+            features += [keras.ops.where(missing, 0.0, scaled), keras.ops.cast(missing, "float32")]
+        else:
+            flags = [keras.ops.cast(keras.ops.equal(raw, float(code)), "float32") for code in column.codes]
+            known = keras.ops.sum(keras.ops.concatenate(flags, axis=-1), axis=-1, keepdims=True)
+            features += [*flags, keras.ops.subtract(1.0, known)]
+    return keras.Model(inputs, keras.ops.concatenate(features, axis=-1), name="encoder")
+
+
+def build_head(task: Task, model: str) -> Any:
+    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1]."""
+    keras = load_keras()
+    layers = [keras.Input((task.feature_width,), name="features")]
+    if model == "mlp":
+        layers.append(keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden"))
+    layers.append(keras.layers.Dense(1, name="logit"))
+    return keras.Sequential(layers, name="head")
+
+
+def build_model(task: Task, model: str, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """The whole Keras model: raw columns in (see `build_encoder`), probability out, float32 [rows, 1]."""
+    keras = load_keras()
+    encoder, head = build_encoder(task, normalisation), build_head(task, model)
+    head.set_weights([weights[name] for name in weight_shapes(task, model)])
+    risk = keras.ops.sigmoid(head(encoder.output))
+    return keras.Model(encoder.input, risk, name=task.name.replace("-", "_"))
+
+
+def encode(encoder: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Features of patients.
+
+    Args:
+        values: [rows, columns of the task], NaN for missing.
+
+    Returns:
+        [rows, task.feature_width].
+    """
+    return np.asarray(encoder(named_columns(task, values), training=False))
+
+
+def predict_risk(model: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Probabilities in [0, 1], [rows], of patients given as [rows, columns of the task], NaN for missing."""
+    return np.asarray(model(named_columns(task, values), training=False))[:, 0]
+
+
+def named_columns(task: Task, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:
+    """Columns as the Keras models take them: float32 [rows, 1] by name."""
+    return {name: values[:, [i]].astype(np.float32) for i, name in enumerate(task.column_names)}
+
+
+def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
+    """Write a `.keras` file with a description of itself inside; whole, or not at all.
+
+    Args:
+        description: how the model was made, as JSON; `task` names its task.
+    """
+    partial = path.with_name(f".{path.stem}.partial.keras")
+    try:
+        model.save(partial)
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr(DESCRIPTION_MEMBER, json.dumps(description, indent=2))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The description in a file that `save_model` wrote; needs no Keras.
+
+    Raises:
+        DataError: the file is not there or is not such a model.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            description = json.loads(archive.read(DESCRIPTION_MEMBER))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        description = None
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: is not a model that server.py saved")
+    return description
+
+
+def load_model(path: Path) -> Any:
+    """The Keras model in a file that `save_model` wrote.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        return load_keras().saving.load_model(path)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        raise DataError(f"{path}: is damaged; Keras cannot load it") from None

@@ -1,0 +1,91 @@
+"""How reports write numbers, intervals and long lists."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from federated_health.ml.bootstrap import LEVEL
+from federated_health.ml.metrics import Interval, Verdict
+
+NOT_DEFINED = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+MAX_ROWS = 40
+"""Rows of a table or a picture, and entries of a list, that are shown; the others are counted."""
+
+INTERVAL = f"{LEVEL * 100:g} % interval"
+_TITLES = {"roc_auc": "ROC-AUC", "f1": "F1", "brier": "Brier score"}
+
+
+def figure(value: float | None, decimals: int = 3) -> str:
+    """A figure with fixed decimals, or a dash where it is not defined."""
+    if value is None:
+        return NOT_DEFINED
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", MINUS)  # + 0.0: no minus before a zero
+
+
+def short_number(value: float) -> str:
+    """A count, or a figure with three significant digits, for places with little room."""
+    if float(value).is_integer() and abs(value) < 1e8:
+        return with_minus(f"{value + 0.0:,.0f}")  # + 0.0: no minus before a zero
+    return with_minus(f"{value:.3g}")
+
+
+def short_percent(share: float) -> str:
+    """A share in whole per cent without the sign. Only an exact 0 is written 0, and only an exact 1 is written 100."""
+    if 0 < share < 0.005:
+        return "<1"
+    if 0.995 <= share < 1:
+        return ">99"
+    return f"{100 * share:.0f}"
+
+
+def percent_of(share: float) -> str:
+    """A share in whole per cent."""
+    return f"{100 * share:.0f} %"
+
+
+def with_minus(number: str) -> str:
+    """A number with a minus sign, and an exponent as people write it: 1e6, not 1e+06."""
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), number).replace("-", MINUS)
+
+
+def with_interval(interval: Interval, *, signed: bool = False) -> str:
+    """A figure with its interval, or a dash where it is not defined.
+
+    Args:
+        signed: show plus signs, and the sign of a value that is rounded to zero, since it tells on which side of 0 an
+            interval ends.
+    """
+    if interval.value is None or interval.low is None or interval.high is None:
+        return NOT_DEFINED
+    sign, joint = ("+", " to ") if signed else ("", "\N{EN DASH}")
+    ends = (interval.value, interval.low, interval.high)
+    value, low, high = (f"{end + 0.0:{sign}.3f}".replace("-", MINUS) for end in ends)
+    return f"{value} ({low}{joint}{high})"
+
+
+def title_of(key: str) -> str:
+    """The name of a figure at the head of a column."""
+    return _TITLES.get(key, key.replace("_", " "))
+
+
+def number_of(number: int, noun: str) -> str:
+    """A number with its noun, as in 1 hospital, 1,000 hospitals."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def list_some(parts: Iterable[str], joint: str = "; ") -> str:
+    """The first MAX_ROWS parts, and the number of the others."""
+    parts = list(parts)
+    more = [f"and {len(parts) - MAX_ROWS:,} more"] if len(parts) > MAX_ROWS else []
+    return joint.join([*parts[:MAX_ROWS], *more])
+
+
+def verdict_text(verdict: str) -> str:
+    """A verdict as reports show it."""
+    return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
+
+
+def list_verdicts(counts: Mapping[Verdict, int]) -> str:
+    """The number of hospitals with each verdict."""
+    given = [f"{counts[verdict]:,} {verdict_text(verdict)}" for verdict in Verdict if counts.get(verdict)]
+    return f"{number_of(sum(counts.values()), 'hospital')}: {', '.join(given)}."

@@ -1,0 +1,165 @@
+"""Sections of a run's page with charts, drawn only from what hospitals released."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.data.tasks import get_task
+from federated_health.messages.content import Evaluation
+from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
+from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
+from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
+from federated_health.ml.normalisation import MIN_OBSERVED
+from federated_health.names import FEDERATION
+from federated_health.report.charts import draw_learning_curves
+from federated_health.report.formatting import figure, list_some, percent_of
+from federated_health.report.page import Picture, Section, Text
+from federated_health.report.run_summary import RunSummary
+from federated_health.report.sections import (
+    calibration_section,
+    confusion_section,
+    first_panels,
+    holdings_section,
+    importance_section,
+    roc_section,
+)
+
+Array = npt.NDArray[np.float64]
+
+FROM_CELLS = (
+    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves spread these "
+    "patients evenly within their cell, and lack a class that has fewer."
+)
+FROM_BINS = (
+    "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
+    "middle of their bin."
+)
+
+
+def learning_curves(run: RunSummary) -> Iterator[Section]:
+    """Losses of every round; nothing if no round is known."""
+    if not run.rounds:
+        return
+    parts = [{**record.hospitals, FEDERATION: record.federation} for record in run.rounds]
+    names = [*sorted({name for record in run.rounds for name in record.hospitals}), FEDERATION]
+    histories = {name: [part.get(name) for part in parts] for name in names}  # None: the hospital did not answer
+    tested = {
+        name: [part.counts.loss if part and part.counts else None for part in history]
+        for name, history in histories.items()
+    }
+    trained = {name: [part.train_loss if part else None for part in history] for name, history in histories.items()}
+    charts = (
+        (
+            tested,
+            "loss on held-out patients",
+            "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % "
+            "for every patient gives 0.693. A gap: the hospital did not answer.",
+        ),
+        (
+            trained,
+            "loss on training patients",
+            "The same on training patients, while each hospital trained and before the weights were averaged. If this "
+            "falls and the loss above rises, more rounds harm.",
+        ),
+    )
+    pictures = []
+    for series, quantity, caption in charts:
+        if any(value is not None for values in series.values() for value in values):
+            ends = list_some((f"{name} {figure(values[-1])}" for name, values in series.items()), ", ")
+            pictures.append(
+                Picture(
+                    svg=draw_learning_curves(
+                        series, quantity=f"{quantity}, nats", rounds=[record.number for record in run.rounds]
+                    ),
+                    alt=f"{quantity.capitalize()} after the last round: {ends}.",
+                    caption=caption,
+                )
+            )
+    yield Section(title="Learning curves", blocks=tuple(pictures))
+
+
+def curves_of_run(run: RunSummary) -> Iterator[Section]:
+    """ROC and calibration curves of released cells; nothing if no hospital released both classes."""
+    scores = {name: _log_odds(evaluation) for name, evaluation in run.evaluations.items()}
+    has_both = {name: bool(len(positive) and len(negative)) for name, (positive, negative) in scores.items()}
+    drawn, more = first_panels(name for name, both in has_both.items() if both)
+    panels = {name: scores[name] for name in drawn}
+    if scores and FEDERATION not in scores:
+        positive, negative = (np.concatenate(parts) for parts in zip(*scores.values(), strict=True))
+        if len(positive) and len(negative):
+            panels[FEDERATION] = positive, negative
+    if not panels:
+        return
+    rocs: dict[str, Curve] = {}
+    calibrations: dict[str, CalibrationCurve] = {}
+    for name, (positive, negative) in panels.items():
+        log_odds = np.concatenate([positive, negative])
+        labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+        rocs[name] = roc_curve(log_odds, Resampled.of(labels, [run.config.seed, *name.encode()], CURVE_DRAWS))
+        calibrations[name] = calibration_curve(probability(log_odds), labels)
+    lacking = [name for name, both in has_both.items() if not both]
+    without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
+    notes = [FROM_BINS if run.encrypted else FROM_CELLS, without, more]
+    yield roc_section(
+        rocs, "Held-out patients, with 95 % bootstrap bands at each point.", Text(" ".join(filter(None, notes)))
+    )
+    bins = list_some(
+        f"{name}: predicted {', '.join(map(percent_of, curve.predicted))}, "
+        f"observed {', '.join(map(percent_of, curve.observed))}"
+        for name, curve in calibrations.items()
+    )
+    yield calibration_section(
+        calibrations,
+        f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}.",
+        f"Mean predicted risk and observed share of each bin of patients. {bins}.",
+    )
+
+
+def _log_odds(evaluation: Evaluation) -> tuple[Array, Array]:
+    """Log-odds of the positive and of the negative patients, as far as they are known."""
+    cells = (evaluation.positives, evaluation.negatives)
+    positive, negative = (spread_patients(np.zeros((0, 3)) if part is None else part) for part in cells)
+    return positive, negative
+
+
+def confusion_of_run(run: RunSummary) -> Iterator[Section]:
+    """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
+    counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    if run.stopped and not counts:  # then the threshold is that of the rounds
+        counts = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+    if not counts:
+        return
+    drawn, more = first_panels(counts)
+    matrices = {name: counts[name].matrix for name in drawn}
+    matrices.setdefault(FEDERATION, merge_counts(counts.values()).matrix)
+    caption = f"Held-out patients; predicted positive from a risk of {run.config.threshold} on. {more}"
+    yield confusion_section(matrices, caption.strip())
+
+
+def holdings_of_run(run: RunSummary) -> Iterator[Section]:
+    """Class balance and missing cells of every hospital, as far as they were released."""
+    task = get_task(run.config.task)
+    counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    if not counts:
+        return
+    observed = run.figures.get("observed", {})
+    rows = {name: run.figures["hospitals"][name]["train_examples"] for name in observed}
+    shares = [
+        [1.0 - columns[column] / rows[name] if columns[column] else np.nan for column in task.column_names]
+        for name, columns in observed.items()
+    ]
+    yield holdings_section(
+        task,
+        {name: (count.positives, count.examples - count.positives) for name, count in counts.items()},
+        np.array(shares),
+        names=list(observed),
+        of_labels="Each hospital's held-out patients.",
+        of_missing=f"Each hospital's training patients; not released if fewer than {MIN_OBSERVED} have a value.",
+    )
+
+
+def importance_of_run(run: RunSummary) -> Iterator[Section]:
+    """Permutation importance of the columns; nothing if hospitals were not asked."""
+    if importance := run.figures.get("importance"):
+        yield importance_section(importance, f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital.")

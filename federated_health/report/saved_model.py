@@ -1,0 +1,74 @@
+"""The saved model of a run, and a process that saves it.
+
+`python -m federated_health.report.saved_model` loads Keras, reads one request from stdin, and answers SAVED.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+from federated_health import __version__
+from federated_health.data.tasks import get_task
+from federated_health.errors import RunError, StorageError
+from federated_health.messages.content import TrainConfig
+from federated_health.ml.backend import load_keras
+from federated_health.ml.keras_models import build_model, save_model
+from federated_health.ml.networks import Weights, weights_hash
+
+SAVED = b"saved"
+
+
+def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
+    """Save the self-contained Keras model of a run's weights, with a description of how it was trained.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    model = build_model(get_task(config.task), config.model, config.normalisation, weights)
+    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(config)}
+    try:
+        save_model(path, model, description)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_request(path: Path, config: TrainConfig, weights: Weights) -> bytes:
+    """A request to save a model: a line of JSON, then the weights as NumPy's npz."""
+    arrays = BytesIO()
+    np.savez(arrays, allow_pickle=False, **weights)
+    line = json.dumps({"path": str(path), "config": dict(config.to_record())})
+    return line.encode() + b"\n" + arrays.getvalue()
+
+
+def read_request(content: bytes) -> tuple[Path, TrainConfig, Weights]:
+    """The inverse of `write_request`."""
+    line, _, arrays = content.partition(b"\n")
+    request = json.loads(line)
+    with np.load(BytesIO(arrays), allow_pickle=False) as file:
+        weights = {name: file[name] for name in file.files}
+    return Path(request["path"]), TrainConfig.from_record(ConfigRecord(request["config"])), weights
+
+
+def main() -> None:
+    """Load Keras, wait for the request, and save the model; without a request end in silence."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    load_keras()
+    if content := sys.stdin.buffer.read():
+        try:
+            save_final_model(*read_request(content))
+        except RunError:  # the other process tries again, and reports the reason
+            os._exit(1)
+        sys.stdout.buffer.write(SAVED)
+        sys.stdout.flush()
+    os._exit(0)  # without Python's clean-up, which takes a second after TensorFlow
+
+
+if __name__ == "__main__":
+    main()
