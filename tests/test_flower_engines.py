@@ -196,5 +196,5 @@ def test_a_missing_folder_is_named_in_full(settings: Settings, in_folder: Path) 
 
 
 def test_another_task_is_refused(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="task: .*heart-disease.*readmission"):
+    with pytest.raises(SettingsError, match=r"task: .*heart-disease.*readmission"):
         wrap_engine(Simulation(4)).check(replace(settings, task="readmission"))

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 import utils
-from federated_health import __main__ as verbs
+from federated_health.cli import main as cli
 from federated_health.security import certificates, issuing
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role, hospital, server
@@ -20,14 +20,14 @@ Certificates = Callable[[str], tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
-    """Runs the verb as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs the subcommand as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
     def call(typed: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(verbs.main)
+            utils.run_script(cli.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
