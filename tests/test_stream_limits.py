@@ -34,7 +34,7 @@ from federated_health.transport.decoding import (
 )
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import Incident, hospital_context
-from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_QUESTIONS, Incidents, Stream
+from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_MESSAGES, Incidents, Stream
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -247,10 +247,10 @@ def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         (stream,) = grid._servicer.streams.values()
-        for number in range(MAX_PAST_QUESTIONS // 50 + 2):
+        for number in range(MAX_PAST_MESSAGES // 50 + 2):
             grid.send_and_receive([question("a", number)] * 50, timeout=10)
         wait_until(lambda: not stream.awaited)
-        assert len(stream._past) == MAX_PAST_QUESTIONS
+        assert len(stream._past) == MAX_PAST_MESSAGES
     assert hospital.end() is None
 
 
@@ -258,7 +258,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         messages = []
-        for number in range(MAX_PAST_QUESTIONS + 1):
+        for number in range(MAX_PAST_MESSAGES + 1):
             asking = Asking(grid, question("a", number))
             messages.append(raw.read())
             raw.reply(messages[-1])
