@@ -94,7 +94,7 @@ class LedgerError(UserError):
 class PrivacyError(_PrivateError):
     """The privacy budget that training would spend cannot be recorded, so the hospital does not train."""
 
-    default_reason = "its privacy budget cannot be used"
+    default_reason: str | None = "its privacy budget cannot be used"
 
 
 class BudgetError(PrivacyError):
