@@ -1,18 +1,38 @@
-"""What a user can get wrong. Each error is one clear line; a door prints it and exits with its code.
+"""Errors that a user can fix. A script prints each as one line, and exits with its code.
 
-A message says what is wrong, where, what was expected and what came. It never holds a patient's value.
+A message says what is wrong and where, what was expected and what came. It never holds a patient's value.
 """
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can put right."""
+    """Something that the user can fix."""
 
     exit_code = 1
 
     @property
     def reason(self) -> str:
-        """The words that another party may hear."""
+        """The text that another party may read."""
         return str(self)
+
+
+class _PrivateError(UserError):
+    """A hospital's error, of which the server may read only the reason.
+
+    Args:
+        message: for the hospital.
+        reason: for the server, without paths, rows and values; by default the class's own.
+    """
+
+    default_reason: str | None = None
+    """None where the server may read the whole message."""
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self._reason = reason or self.default_reason or message
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class SettingsError(UserError):
@@ -21,24 +41,14 @@ class SettingsError(UserError):
     exit_code = 2  # argparse's code for the same kind of mistake
 
 
-class DataError(UserError):
-    """A CSV, or a folder of them, is not what the task needs.
+class DataError(_PrivateError):
+    """A CSV, or a folder of them, is not what the task needs."""
 
-    Args:
-        reason: why, in words that a server may hear: without paths, rows and values.
-    """
-
-    def __init__(self, message: str, *, reason: str = "its CSV cannot be used") -> None:
-        super().__init__(message)
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        return self._reason
+    default_reason = "its CSV cannot be used"
 
 
 class AddressError(UserError):
-    """An address cannot be used: badly formed, taken, or not allowed without encryption."""
+    """An address cannot be used: malformed, taken, or not allowed without encryption."""
 
 
 class JoinError(UserError):
@@ -46,10 +56,10 @@ class JoinError(UserError):
 
 
 class AnswerError(Exception):
-    """A hospital cannot answer, in words that the server may hear: an error's `reason`, or an exception's type.
+    """A hospital cannot answer. The text is safe to send: an error's `reason`, or an exception's type.
 
     Args:
-        error: why, with words that stay at the hospital.
+        error: the cause, whose own text stays at the hospital.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -58,63 +68,36 @@ class AnswerError(Exception):
 
 
 class RunError(UserError):
-    """A run could not start or go on."""
+    """A run cannot start or continue."""
 
 
 class StorageError(RunError):
-    """A run's files cannot be written; it can go on once they can."""
+    """A run's files cannot be written; the run can be resumed once they can."""
 
 
 class CheckpointError(StorageError):
-    """A checkpoint cannot be saved, or none can be gone on from."""
+    """A checkpoint cannot be saved, or a run cannot be resumed from it."""
 
 
 class CertificateError(UserError):
-    """A key, a certificate, a request or a list of revoked ones cannot be used for what it is meant for."""
+    """A key, certificate, request or revocation list cannot be used for its purpose."""
 
 
-class EncryptionError(UserError):
-    """A hospital cannot make, pass on or use the key of an encrypted run, or what it decrypted cannot be used.
-
-    Args:
-        reason: why, in words that a server may hear: without paths and values, decrypted ones above all.
-    """
-
-    def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(message)
-        self._reason = reason or message
-
-    @property
-    def reason(self) -> str:
-        return self._reason
+class EncryptionError(_PrivateError):
+    """A hospital cannot make, pass on or use the key of an encrypted run, or cannot use what it decrypted."""
 
 
 class LedgerError(UserError):
-    """What leaves a hospital cannot be recorded, and so does not leave; or a file is not a ledger."""
+    """An egress ledger cannot record a message, which is therefore not sent; or a file is not a ledger."""
 
 
-class PrivacyError(UserError):
-    """The privacy that training would spend cannot be recorded, so the hospital does not train.
+class PrivacyError(_PrivateError):
+    """The privacy budget that training would spend cannot be recorded, so the hospital does not train."""
 
-    Args:
-        reason: why, for the server: without paths and without what other runs have spent.
-    """
-
-    def __init__(self, message: str, *, reason: str = "its privacy budget cannot be used") -> None:
-        super().__init__(message)
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        return self._reason
+    default_reason: str | None = "its privacy budget cannot be used"
 
 
 class BudgetError(PrivacyError):
-    """A run would spend more privacy than the hospital allows, or none is accounted for.
+    """A run would spend more of the privacy budget than the hospital allows, or none is accounted for."""
 
-    Args:
-        reason: see `PrivacyError`; None if the server may see the whole message.
-    """
-
-    def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(message, reason=reason or message)
+    default_reason = None

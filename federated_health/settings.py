@@ -72,7 +72,7 @@ class Settings:
         TRAINING, "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
     )
     l2: float = setting(
-        TRAINING, "how much large weights cost: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+        TRAINING, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
     )
     model: str = setting(
         TRAINING, "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
@@ -159,7 +159,7 @@ class Settings:
     tls: str = setting(
         CONNECTION,
         "folder of the server's key and certificate, which `python -m federated_health certificates` makes; without it "
-        "nothing is encrypted and nobody proves who he is",
+        "messages are not encrypted and peers are not authenticated",
         unit="DIR",
     )
     wait: float = setting(
@@ -174,11 +174,11 @@ class Settings:
     )
     out: str = setting(RESULTS, "folder of the run's results; without it runs/ and the date", unit="DIR")
     resume: str = setting(
-        RESULTS, "folder of a run that was cut off, to go on behind its last finished round", unit="DIR"
+        RESULTS, "folder of an interrupted run, which resumes after its last completed round", unit="DIR"
     )
     force: bool = setting(RESULTS, "overwrite the results of an earlier run in --out")
     insecure: bool = setting(CONNECTION, "allow an --address beyond this machine without --tls")
-    verbose: bool = setting(RESULTS, "show what Flower and TensorFlow say, and what is debugged")
+    verbose: bool = setting(RESULTS, "show debug messages, and the logs of Flower and TensorFlow")
     data: str = setting(RESULTS, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def join(address: str, name: str) -> None:
         return Message(RecordDict({"answer": ConfigRecord({"number": number})}), reply_to=message)
 
     context = hospital_context(name, {})
-    where = {"name": name, "address": address, "terms": TERMS, "wait": 60.0, "ledger": UNWRITTEN}
+    where = {"name": name, "address": address, "agreement": TERMS, "wait": 60.0, "ledger": UNWRITTEN}
     join_run(app, context, **where, announce=say, prepare=lambda: None)  # type: ignore[arg-type]  # mixed values
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import utils
-from federated_health import __main__ as verbs
+from federated_health.cli import main as cli
+from federated_health.cli.console import console
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
@@ -28,14 +29,14 @@ EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if name != "plain")
 
 @pytest.fixture
 def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Verb:
-    """Runs the verb with arguments in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs the subcommand with arguments in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "audit", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(verbs.main)
+            utils.run_script(cli.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
@@ -130,7 +131,7 @@ def test_what_was_asked_for_is_trained(audit: Verb, hospitals_folder: Path, trai
 def test_an_audit_leaves_its_figures_as_strict_json_and_a_page_and_shows_them(
     audit: Verb, hospitals_folder: Path, trained: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(utils.console, "_width", 120)
+    monkeypatch.setattr(console, "_width", 120)
     epsilons = ",".join(f"{one:g}" for one in EPSILONS)
     code, printed, said = audit("--data", hospitals_folder, "--out", "out", "--shadows", 8, "--epsilons", epsilons)
     assert (code, said) == (0, "")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import utils
-from federated_health import __main__ as verbs
+from federated_health.cli import main as cli
+from federated_health.cli.console import console
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
@@ -27,14 +28,14 @@ Evidence = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def evidence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Evidence:
-    """Runs the verb with arguments in a folder of its own, without a fit; returns its exit code, stdout and stderr."""
+    """Runs the subcommand in a folder of its own, without a fit; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "evidence", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(verbs.main)
+            utils.run_script(cli.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call
@@ -262,7 +263,7 @@ def test_a_report_that_cannot_be_made_costs_no_figure_and_is_told_without_values
 def test_the_console_shows_the_figures_that_are_saved(
     made_up: Study, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(utils.console, "_width", 200)
+    monkeypatch.setattr(console, "_width", 200)
     code, printed, said = evidence("--out", "study", "--folds", 2, "--repeats", 1, "--no-tune")
     assert (code, said) == (0, "")
     assert made_up.figures["hospitals"]["gaining"]["verdict"] == "gains"

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 import utils
-from federated_health import __main__ as subcommands
+from federated_health.cli import main as cli
 from federated_health.security import certificates, issuing
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_
     def call(typed: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(subcommands.main)
+            utils.run_script(cli.main)
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return call

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health import __main__ as verbs
+from federated_health.cli import main as cli
 from federated_health.cli.demo import SCENARIOS
 from federated_health.data.sources.source import Source
 from federated_health.errors import SettingsError
@@ -25,7 +25,7 @@ def test_what_the_server_would_refuse_is_refused_before_there_is_a_folder(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["federated_health", "demo", "--out", "demo", *flags.split()])
     with pytest.raises(SettingsError, match=words):
-        verbs.main()
+        cli.main()
     assert list(in_folder.iterdir()) == []
 
 

@@ -1,6 +1,6 @@
-"""Whatever a file holds, a door ends well or with one line, which quotes no cell, and leaves nothing half done behind.
+"""Whatever a file holds, a script succeeds or ends with one line that quotes no cell, and leaves nothing half done.
 
-Doors are called in this process, as in `test_doors`. Another door is a line in `TARGETS`.
+Scripts are called in this process, as in `test_scripts`. Another script is a line in `TARGETS`.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from federated_health.data.patients import read_patients
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import client
 import create_dataset
 import utils
+from federated_health.cli.client import run_client
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
@@ -36,7 +38,7 @@ SECRET_NUMBER = "86753.0925"
 
 @dataclass(frozen=True)
 class Target:
-    """A door that reads a file.
+    """A script that reads a file.
 
     Attributes:
         arguments: of a path and a folder for results.
@@ -47,6 +49,10 @@ class Target:
     main: Callable[[], None]
     arguments: Callable[[Path, Path], list[str]]
     prints_before_refusing: bool = False
+
+
+def check_file() -> None:
+    run_client(client.app)
 
 
 def _create(*flags: str) -> Callable[[Path, Path], list[str]]:
@@ -60,8 +66,8 @@ def _check(*flags: str) -> Callable[[Path, Path], list[str]]:
 TARGETS = [
     Target("create_dataset.py", create_dataset.create, _create()),
     Target("create_dataset.py", create_dataset.create, _create("--drop-invalid", "--by", "iid", "--hospitals", "2")),
-    Target("client.py", client.main, _check(), prints_before_refusing=True),
-    Target("client.py", client.main, _check("--task", "readmission"), prints_before_refusing=True),
+    Target("client.py", check_file, _check(), prints_before_refusing=True),
+    Target("client.py", check_file, _check("--task", "readmission"), prints_before_refusing=True),
 ]
 
 
@@ -80,7 +86,7 @@ def run(target: Target, arguments: Sequence[str]) -> tuple[object, str, str]:
 
 
 def assert_ends_well(target: Target, name: str, content: bytes) -> None:
-    """Run a door on a file of that name and content in a folder of its own."""
+    """Run a script on a file of that name and content in a folder of its own."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         path, out = folder / name, folder / "out"

@@ -1,4 +1,4 @@
-"""What --help says: every flag is explained, in a group, with its default; the examples are commands that work."""
+"""--help explains every flag, in a group and with its default; its examples are commands that the parsers accept."""
 
 import argparse
 import re
@@ -15,12 +15,12 @@ PARSERS = all_parsers()
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All flags and arguments but --help and verbs."""
+    """All flags and arguments but --help and subcommands."""
     apart = argparse._HelpAction, argparse._SubParsersAction
     return [action for action in parser._actions if not isinstance(action, apart)]
 
 
-def test_every_door_and_verb_is_there() -> None:
+def test_every_script_and_subcommand_has_a_parser() -> None:
     assert {*PARSERS} == {
         "server.py",
         "client.py",
@@ -28,38 +28,38 @@ def test_every_door_and_verb_is_there() -> None:
         "predict.py",
         "-m federated_health",
         *(
-            f"-m federated_health {verb}"
-            for verb in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
+            f"-m federated_health {subcommand}"
+            for subcommand in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
         ),
         *(
-            f"-m federated_health certificates {verb}"
-            for verb in ("init", "sign", "revoke", "request", "renew", "show")
+            f"-m federated_health certificates {subcommand}"
+            for subcommand in ("init", "sign", "revoke", "request", "renew", "show")
         ),
     }
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_flag_says_what_it_is_for_and_what_it_is_by_default(name: str) -> None:
+def test_every_flag_has_a_help_text_and_a_default(name: str) -> None:
     for action in flags_of(PARSERS[name]):
-        words = action.help or ""
-        assert len(words.split()) >= 3, action.dest
+        text = action.help or ""
+        assert len(text.split()) >= 3, action.dest
         if action.option_strings and not action.required:
-            assert "default: " in words, action.dest
+            assert "default: " in text, action.dest
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_the_default_that_is_told_is_the_one_that_counts(name: str) -> None:
+def test_the_default_in_the_help_text_is_the_real_one(name: str) -> None:
     project = read_defaults()
     for action in flags_of(PARSERS[name]):
-        told = re.search(r"default: ([^;)]*)\)", (action.help or "") % {"default": action.default})
+        shown = re.search(r"default: ([^;)]*)\)", (action.help or "") % {"default": action.default})
         if action.default is argparse.SUPPRESS:
             value = project[action.option_strings[0].removeprefix("--")]
-            assert told is not None
-            words = ("no", "yes")[value] if isinstance(value, bool) else "none" if value == "" else str(value)
-            assert told[1] == words
+            assert shown is not None
+            expected = ("no", "yes")[value] if isinstance(value, bool) else "none" if value == "" else str(value)
+            assert shown[1] == expected
         elif action.default not in (None, False, True, [], (1.0, 2.0, 4.0, 8.0)):
-            assert told is not None, action.dest
-            assert told[1].removesuffix(" here").endswith(str(action.default)), action.dest
+            assert shown is not None, action.dest
+            assert shown[1].removesuffix(" here").endswith(str(action.default)), action.dest
 
 
 @pytest.mark.parametrize("name", ["server.py", "client.py", "create_dataset.py", "-m federated_health evidence"])
@@ -72,25 +72,25 @@ def test_many_flags_are_in_groups(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_help_is_made_and_ends_in_two_or_more_examples(name: str) -> None:
-    said = PARSERS[name].format_help()
-    examples = [line.strip() for line in said.split("Examples:\n", 1)[1].splitlines()]
+def test_every_help_text_ends_with_two_or_more_examples(name: str) -> None:
+    text = PARSERS[name].format_help()
+    examples = [line.strip() for line in text.split("Examples:\n", 1)[1].splitlines()]
     assert len(examples) >= (1 if name.endswith(("revoke", "renew")) else 2)
     assert all(example.startswith(f"python {name}") for example in examples)
 
 
-@pytest.mark.parametrize("example", [one for examples in EXAMPLES.values() for one in examples])
-def test_an_example_is_taken_by_its_parser(example: str) -> None:
-    python, *words = shlex.split(example)
+@pytest.mark.parametrize("example", [example for examples in EXAMPLES.values() for example in examples])
+def test_an_example_is_accepted_by_its_parser(example: str) -> None:
+    python, *arguments = shlex.split(example)
     assert python == "python"
-    script_command = words[: 2 if words[0] == "-m" else 1]
-    parsed = PARSERS[" ".join(script_command)].parse_args(words[len(script_command) :])
+    command = arguments[: 2 if arguments[0] == "-m" else 1]
+    parsed = PARSERS[" ".join(command)].parse_args(arguments[len(command) :])
     assert vars(parsed)
 
 
-def test_no_example_is_without_its_parser() -> None:
+def test_every_example_is_shown_by_a_parser() -> None:
     shown = "\n".join(parser.format_help() for parser in PARSERS.values())
-    assert [one for examples in EXAMPLES.values() for one in examples if one not in shown] == []
+    assert [example for examples in EXAMPLES.values() for example in examples if example not in shown] == []
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -108,6 +108,6 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
 def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     command = "python server.py " + "--rounds 3 " * 6
-    said = parsing.make_parser("word " * 20, prog="it", examples=[command]).format_help()
-    assert f"  {command}" in said
-    assert max(len(line) for line in said.splitlines() if "python" not in line) < 40
+    text = parsing.make_parser("word " * 20, prog="it", examples=[command]).format_help()
+    assert f"  {command}" in text
+    assert max(len(line) for line in text.splitlines() if "python" not in line) < 40

@@ -32,7 +32,7 @@ from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import Identity
 from federated_health.security.parties import Party, Role, hospital, server
-from federated_health.transport import reconnect, refusals, stream_server
+from federated_health.transport import refusals, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
@@ -621,7 +621,7 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
         assert isinstance(error, JoinError)
         assert words in str(error)
         # The explanation is advice: without it the channel refuses by itself.
-        monkeypatch.setattr(reconnect, "find_connection_problem", lambda *_: None)
+        monkeypatch.setattr(handshake, "find_connection_problem", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert isinstance(error, JoinError)
         assert "no server within 1 s" in str(error)
@@ -636,7 +636,7 @@ def test_a_server_under_another_name_than_its_own_gets_nothing(
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
         assert "is not for 127.0.0.2, but for localhost, 127.0.0.1, ::1" in str(error)
-        monkeypatch.setattr(reconnect, "find_connection_problem", lambda *_: None)
+        monkeypatch.setattr(handshake, "find_connection_problem", lambda *_: None)
         error = LightHospital("a", address, tls=federation.hospitals["a"], wait=1.0).end()
         assert "no server within 1 s" in str(error)
         assert heard == []
@@ -663,9 +663,8 @@ def test_a_server_without_encryption_gets_nothing_from_a_hospital_with_it(federa
 def test_a_hospital_without_encryption_is_told_that_the_server_has_it(site: Site) -> None:
     error = LightHospital("c", site.address).end()
     assert isinstance(error, JoinError)
-    assert str(error) == (
-        f"{site.address}: the server speaks TLS: to join it takes --tls, the folder of this hospital's identity"
-    )
+    assert str(error).startswith(f"{site.address}: the server speaks TLS: ")
+    assert "--tls" in str(error)
 
 
 def test_a_hospital_of_another_authority_is_told_so(site: Site, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health import __main__ as verbs
+from federated_health.cli import main as cli
 from federated_health.data.columns import Category, Measurement
 from federated_health.data.partitions import KINDS
 from federated_health.data.tasks import TASKS, Task
@@ -103,7 +103,7 @@ def test_the_commands_for_certificates_do_and_say_what_is_written(
     assert len(commands) == 6
     for command in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(command.removeprefix("python -m ")))
-        verbs.main()
+        cli.main()
     said = without_chance(capsys.readouterr().out)
     shown = re.findall(r"\n```\n((?:wrote|signed) .*?)```", section, re.DOTALL)
     assert len(shown) == 2

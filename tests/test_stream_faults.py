@@ -22,15 +22,13 @@ from grpc import StatusCode
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
 from federated_health.settings import PROJECT_FILE
-from federated_health.transport import backoff, channels
-from federated_health.transport import reconnect as absences
-from federated_health.transport import stream_server as streaming_server
+from federated_health.transport import backoff, channels, reconnect, stream_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.channels import MAX_MESSAGE_KEY
-from federated_health.transport.reconnect import PASSING, taken_seconds
+from federated_health.transport.reconnect import RETRYABLE, name_taken_seconds
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import SERVICE, serve_streams
-from tests.test_stream_backoff import Highest
+from tests.test_backoff import LargestDelays
 from tests.test_streaming import TERMS, LightHospital, Proxy, answer_of, echo, question, server, wait_until
 from tests.wire import UNWRITTEN
 
@@ -119,17 +117,15 @@ def test_a_hospital_that_comes_back_from_a_power_cut_waits_for_the_server_to_not
         assert answer_of(grid.send_and_receive([question("a", 4)], timeout=5)[0]) == ("a", 4)
         refusal = "refused a: a hospital called a is connected already (from 127.0.0.1)"
         assert words == ["a joined", refusal, "a left", "a joined"]
-        assert again.words == [
-            "a hospital called a is connected already; trying again for 11 s, in case the server has not noticed yet "
-            "that this one was cut off",
-            f"joined {address} as a; loading Keras",
-        ]
+        taken, joined = again.words
+        assert taken.startswith("a hospital called a is connected already; trying again for 11 s")
+        assert joined == f"joined {address} as a; loading Keras"
     assert again.end() is None
 
 
 def test_a_name_that_stays_taken_is_given_up_when_the_server_must_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert taken_seconds() == 2 * 20 + 10
-    monkeypatch.setattr(absences, "taken_seconds", lambda: 0.5)
+    assert name_taken_seconds() == 2 * 20 + 10
+    monkeypatch.setattr(reconnect, "name_taken_seconds", lambda: 0.5)
     with server() as (grid, address):
         first = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -147,24 +143,24 @@ def test_a_host_that_is_not_known_is_said_without_tls(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     words = ": it cannot be reached (Name or service not known)"
-    assert absences.find_obstacle("nowhere.example:1", None, 1.0) == words
+    assert reconnect.find_obstacle("nowhere.example:1", None, 1.0) == words
 
 
 def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(absences, "taken_seconds", lambda: 0.05)
-    monkeypatch.setattr(absences, "Backoff", Recorded)
-    taken = absences.StreamEnd(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
-    reconnector = absences.Reconnector("here", None, 60.0, lambda _: None)
+    monkeypatch.setattr(reconnect, "name_taken_seconds", lambda: 0.05)
+    monkeypatch.setattr(reconnect, "Backoff", Recorded)
+    taken = reconnect.StreamEnd(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
+    reconnector = reconnect.Reconnector("here", None, 60.0, lambda _: None)
     reconnector.wait_after(taken)
     time.sleep(0.06)
     with pytest.raises(JoinError, match=r"^here: it is taken$"):
         reconnector.wait_after(taken)
-    reconnector.begin()
+    reconnector.restart()
     reconnector.wait_after(taken)
 
 
 def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "max_streams", lambda: 1)
+    monkeypatch.setattr(stream_server, "max_streams", lambda: 1)
     words: list[str] = []
     with server(words) as (grid, address), Proxy(address) as proxy:
         LightHospital("a", proxy.address)
@@ -196,7 +192,7 @@ def test_a_refusal_is_told_again_after_the_hospital_has_joined() -> None:
 
 
 def test_a_server_that_says_nothing_is_spoken_of_long_before_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(absences, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(reconnect, "SILENT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         hospital = LightHospital("a", address, wait=3.0)
@@ -238,7 +234,7 @@ class ScriptedServer:
             context.abort(self._codes[number], "these are its words")
 
 
-FINAL = set(StatusCode) - set(PASSING) - {StatusCode.OK, StatusCode.ALREADY_EXISTS}
+FINAL = set(StatusCode) - set(RETRYABLE) - {StatusCode.OK, StatusCode.ALREADY_EXISTS}
 
 
 def test_every_status_is_thought_through() -> None:
@@ -246,7 +242,7 @@ def test_every_status_is_thought_through() -> None:
         *("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED"),
         *("UNIMPLEMENTED", "NOT_FOUND", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "DATA_LOSS"),
     }
-    assert {code.name for code in PASSING} == {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
+    assert {code.name for code in RETRYABLE} == {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 
 
 @pytest.mark.parametrize("accepts", [False, True], ids=["at the door", "in the run"])
@@ -261,7 +257,7 @@ def test_a_refusal_is_final(code: StatusCode, accepts: bool) -> None:
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("accepts", [False, True], ids=["at the door", "in the run"])
-@pytest.mark.parametrize("code", sorted({*PASSING, StatusCode.ALREADY_EXISTS}, key=str), ids=str)
+@pytest.mark.parametrize("code", sorted({*RETRYABLE, StatusCode.ALREADY_EXISTS}, key=str), ids=str)
 def test_what_passes_is_tried_again_until_it_has_passed(code: StatusCode, accepts: bool) -> None:
     with ScriptedServer(code, code, code, accepts=accepts) as scripted:
         hospital = LightHospital("a", scripted.address, wait=30.0)
@@ -287,7 +283,7 @@ class Recorded(Backoff):
     delays: ClassVar[list[float]] = []
 
     def __init__(self) -> None:
-        super().__init__(Highest())
+        super().__init__(generator=LargestDelays())
         self.delays.clear()
 
     def next_delay(self) -> float:
@@ -298,22 +294,22 @@ class Recorded(Backoff):
 def test_delays_grow_on_where_each_stream_breaks_off_as_soon_as_it_was_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(absences, "Backoff", Recorded)
+    monkeypatch.setattr(reconnect, "Backoff", Recorded)
     with ScriptedServer(*[StatusCode.UNKNOWN] * 4, accepts=True) as scripted:
         assert LightHospital("a", scripted.address, wait=30.0).end() is None
     assert Recorded.delays == [0.2, 0.4, 0.8, 1.6]
 
 
 def test_delays_begin_anew_after_a_stream_that_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(absences, "Backoff", Recorded)
-    monkeypatch.setattr(absences, "MAX_DELAY", 0.0)
+    monkeypatch.setattr(reconnect, "Backoff", Recorded)
+    monkeypatch.setattr(reconnect, "MAX_DELAY", 0.0)
     with ScriptedServer(*[StatusCode.UNAVAILABLE] * 4, accepts=True) as scripted:
         assert LightHospital("a", scripted.address, wait=30.0).end() is None
     assert Recorded.delays == [0.2] * 4
 
 
 def test_no_delay_is_longer_than_what_is_left_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(absences, "Backoff", lambda: Backoff(Highest()))
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(generator=LargestDelays()))
     monkeypatch.setattr(backoff, "FIRST_DELAY", 60.0)
     started = time.monotonic()
     error = LightHospital("a", f"127.0.0.1:{free_port()}", wait=0.5).end()
@@ -327,7 +323,7 @@ def test_a_server_that_sends_what_is_not_a_message_is_left_with_one_line(tensors
     with ScriptedServer(StatusCode.OUT_OF_RANGE, accepts=True, sends=sends) as scripted:
         error = LightHospital("a", scripted.address).end()
     assert isinstance(error, JoinError)
-    assert str(error) == f"{scripted.address}: the server sent what is not a message"
+    assert str(error) == f"{scripted.address}: the server sent bytes that are not a message"
 
 
 # Replies that cannot be sent
@@ -362,7 +358,7 @@ def test_a_reply_that_the_server_would_not_take_is_never_sent() -> None:
         for size in (10_001, 1_000_000):
             reason = str(grid.send_and_receive([question("a", size)], timeout=5)[0].error.reason)
             assert reason.startswith("its reply of ")
-            assert reason.endswith(" bytes is larger than the 10000 bytes that the server takes")
+            assert reason.endswith(" bytes is larger than the 10000 bytes that the server accepts")
         assert answer_of(grid.send_and_receive([question("a", 9_000)], timeout=5)[0]) == ("a", 9_000)
         assert grid.take_incidents() == []
     assert hospital.end() is None

@@ -22,8 +22,7 @@ from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.transport import channels, refusals
-from federated_health.transport import stream_server as streaming_server
+from federated_health.transport import listening, refusals, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.decoding import (
     MAX_DIMENSIONS,
@@ -35,7 +34,7 @@ from federated_health.transport.decoding import (
 )
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import Incident, hospital_context
-from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_QUESTIONS, Incidents, Stream
+from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_MESSAGES, Incidents, Stream
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -248,10 +247,10 @@ def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         (stream,) = grid._servicer.streams.values()
-        for number in range(MAX_PAST_QUESTIONS // 50 + 2):
+        for number in range(MAX_PAST_MESSAGES // 50 + 2):
             grid.send_and_receive([question("a", number)] * 50, timeout=10)
         wait_until(lambda: not stream.awaited)
-        assert len(stream._past) == MAX_PAST_QUESTIONS
+        assert len(stream._past) == MAX_PAST_MESSAGES
     assert hospital.end() is None
 
 
@@ -259,7 +258,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         messages = []
-        for number in range(MAX_PAST_QUESTIONS + 1):
+        for number in range(MAX_PAST_MESSAGES + 1):
             asking = Asking(grid, question("a", number))
             messages.append(raw.read())
             raw.reply(messages[-1])
@@ -501,7 +500,7 @@ SILENT: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("said", SILENT)
 def test_a_connection_that_never_makes_a_call_is_closed(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content, limit = SILENT[said]
-    monkeypatch.setattr(channels, limit, 0.5)
+    monkeypatch.setattr(listening, limit, 0.5)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -534,7 +533,7 @@ def test_hospitals_in_one_process_have_connections_of_their_own() -> None:
 
 
 def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "max_connections", lambda: 3)
+    monkeypatch.setattr(listening, "max_connections", lambda: 3)
     with server() as (grid, address):
         hospital = LightHospital("a", address)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -551,7 +550,7 @@ def test_there_is_an_end_to_the_connections_that_a_server_takes(monkeypatch: pyt
 
 
 def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_server, "max_streams", lambda: 2)
+    monkeypatch.setattr(stream_server, "max_streams", lambda: 2)
     words: list[str] = []
     with server(words) as (grid, address):
         first = [LightHospital(name, address) for name in "ab"]

@@ -23,9 +23,7 @@ from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security.identity import Identity
-from federated_health.transport import channels
-from federated_health.transport import stream_client as streaming_hospital
-from federated_health.transport import stream_server as streaming_server
+from federated_health.transport import listening, stream_client, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address, serialise_content
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
@@ -408,7 +406,7 @@ def test_node_ids_are_functions_of_names_and_fit_flowers_type() -> None:
 def test_the_names_of_all_channel_options_are_known_to_grpc() -> None:
     """A misspelt option is ignored without a word, and a hospital that is silent for a minute would be cut off."""
     core = Path(cygrpc.__file__).read_bytes()
-    assert [name for name, _ in channels.server_options(1) if name.encode() not in core] == []
+    assert [name for name, _ in listening.server_options(1) if name.encode() not in core] == []
 
 
 def test_many_messages_at_once_to_one_hospital_are_all_answered() -> None:
@@ -608,7 +606,7 @@ def test_only_the_transport_and_the_superlink_command_touch_flowers_internals() 
 
 # Hospitals that may not join
 
-report_unfit = partial(streaming_hospital.report_unfit, ledger=UNWRITTEN)
+report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds what is not a number from 0 to 120 (years), or empty"
 
 
@@ -623,15 +621,15 @@ def test_a_hospital_that_may_not_join_is_refused_in_its_own_words_and_never_conn
 
 
 def test_a_report_ends_when_the_server_has_heard_it_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_at_once = streaming_server._Servicer._refuse
+    refuse_at_once = stream_server._Servicer._refuse
 
     def refuse_slowly(
-        servicer: streaming_server._Servicer, name: str, said: Mapping[str, str]
+        servicer: stream_server._Servicer, name: str, said: Mapping[str, str]
     ) -> tuple[grpc.StatusCode, str] | None:
         time.sleep(0.3)
         return refuse_at_once(servicer, name, said)
 
-    monkeypatch.setattr(streaming_server._Servicer, "_refuse", refuse_slowly)
+    monkeypatch.setattr(stream_server._Servicer, "_refuse", refuse_slowly)
     words: list[str] = []
     with server(words) as (_, address):
         started = time.monotonic()
@@ -687,8 +685,8 @@ def test_without_a_server_a_report_ends_at_once_and_in_silence(capfd: pytest.Cap
 def test_a_port_that_says_nothing_holds_a_report_no_longer_than_three_seconds(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert streaming_hospital.UNFIT_SECONDS <= 3
-    monkeypatch.setattr(streaming_hospital, "UNFIT_SECONDS", 0.5)
+    assert stream_client.UNFIT_SECONDS <= 3
+    monkeypatch.setattr(stream_client, "UNFIT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         report_unfit("a", f"127.0.0.1:{silent.getsockname()[1]}", TERMS, REASON)
@@ -700,7 +698,7 @@ def test_a_port_that_says_nothing_holds_a_report_no_longer_than_three_seconds(
 def test_a_port_where_something_else_listens_ends_a_report_in_silence(
     greeting: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(streaming_hospital, "UNFIT_SECONDS", 1.0)
+    monkeypatch.setattr(stream_client, "UNFIT_SECONDS", 1.0)
 
     def greet() -> None:
         with suppress(OSError):
@@ -724,7 +722,7 @@ def test_a_server_that_would_take_the_hospital_all_the_same_gets_nothing_from_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Such as one that knows of no check: it sees a hospital that joins and leaves."""
-    monkeypatch.setattr(streaming_server._Servicer, "_refuse", lambda *_: None)
+    monkeypatch.setattr(stream_server._Servicer, "_refuse", lambda *_: None)
     words: list[str] = []
     with server(words) as (grid, address):
         started = time.monotonic()
@@ -776,7 +774,7 @@ def refuse(**said: str) -> tuple[grpc.StatusCode, str] | None:
     """How a server answers metadata that gRPC's own client would not send."""
 
     async def ask() -> tuple[grpc.StatusCode, str] | None:
-        servicer = streaming_server._Servicer({"protocol": PROTOCOL, **TERMS}, lambda _: None)
+        servicer = stream_server._Servicer({"protocol": PROTOCOL, **TERMS}, lambda _: None)
         return servicer._refuse(said.get("hospital", "a"), said)
 
     return asyncio.run(ask())

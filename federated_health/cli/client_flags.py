@@ -11,47 +11,47 @@ from federated_health.settings import Value
 
 
 def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:
-    """Every flag of a hospital.
+    """Add every flag of client.py.
 
     Args:
-        defaults: of the project's settings, of which the server's address, the wait and the folder of data are shared.
+        defaults: default settings of the project, for the server's address, the wait and the data folder.
     """
-    _add_whose(parser.add_argument_group("which hospital this is"), defaults)
+    _add_hospital(parser.add_argument_group("which hospital this is"), defaults)
     _add_connection(parser.add_argument_group("connection"), defaults)
     add_privacy(parser)
-    kept = parser.add_argument_group("results")
-    kept.add_argument(
+    results = parser.add_argument_group("results")
+    results.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         help="keep a log here, and at the end the final model and this hospital's report (default: keep none)",
     )
-    kept.add_argument(
+    results.add_argument(
         "--verbose",
         action="store_true",
-        help="show what Flower and TensorFlow say, and what is debugged (default: no)",
+        help="show debug messages, and the logs of Flower and TensorFlow (default: no)",
     )
-    _add_looks(parser.add_argument_group("to look at something, and do no more"))
+    _add_inspection(parser.add_argument_group("inspect and exit"))
 
 
 def add_privacy(parser: argparse.ArgumentParser) -> None:
-    """What a hospital demands of any run; a node of Flower's own has these, too."""
+    """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
     privacy = parser.add_argument_group("privacy")
     privacy.add_argument(
         "--dp-budget",
         type=parsing.epsilon,
         metavar="EPSILON",
-        help="epsilon that may be spent in all, over all runs, for good; the hospital then joins no run without "
+        help="total epsilon that all runs together may ever spend; the hospital then joins no run without "
         "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
     )
     privacy.add_argument(
         "--encrypted-only",
         action="store_true",
-        help="take part in encrypted runs alone, see server.py --encrypt (default: in all)",
+        help="join encrypted runs only, see server.py --encrypt (default: any run)",
     )
 
 
-def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
+def _add_hospital(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
     group.add_argument(
         "--hospital",
         type=parsing.whole,
@@ -77,13 +77,13 @@ def _add_whose(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) 
 
 
 def add_split_seed(group: "argparse._ArgumentGroup") -> None:
-    """Which patients a hospital holds out; a node of Flower's own has it, too."""
+    """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
     group.add_argument(
         "--split-seed",
         type=parsing.seed,
         default=DEFAULT_SPLIT_SEED,
         metavar="SEED",
-        help="which patients are held out, for good; no setting of the server moves it (from 0; default: %(default)s)",
+        help="seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)",
     )
 
 
@@ -99,25 +99,24 @@ def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Val
         type=parsing.seconds,
         default=defaults["wait"],
         metavar="SECONDS",
-        help="how long to wait for a server that is not there yet, or has gone (above 0, at most "
-        "10,000,000; default: %(default)s)",
+        help="how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)",
     )
     group.add_argument(
         "--tls",
         metavar="DIR",
         help="folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
-        "without it nothing is encrypted and nobody proves who he is (default: none)",
+        "without it messages are not encrypted and peers are not authenticated (default: none)",
     )
     group.add_argument(
         "--insecure", action="store_true", help="allow a --server beyond this machine without --tls (default: no)"
     )
 
 
-def _add_looks(group: "argparse._ArgumentGroup") -> None:
+def _add_inspection(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--check",
         action="store_true",
-        help="show what is in the CSV and whether it may join; nothing is sent (default: no)",
+        help="show the content of the CSV and whether the hospital may join; nothing is sent (default: no)",
     )
     shown = group.add_mutually_exclusive_group()
     shown.add_argument(

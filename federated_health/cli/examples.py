@@ -1,4 +1,4 @@
-"""Commands that --help shows as examples, each of which its own parser takes."""
+"""Commands that --help shows as examples."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "python predict.py runs/first/model.keras data/example_patients.csv",
         "python predict.py runs/first/model.keras patients.csv --out risk.csv",
     ),
-    "verbs": (
+    "subcommands": (
         "python -m federated_health demo",
         "python -m federated_health evidence --jobs 2",
         "python -m federated_health certificates show server-tls",
@@ -77,4 +77,4 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "python -m federated_health certificates show cleveland-tls/request.pem",
     ),
 }
-"""A door, or a verb of `python -m federated_health` -> its examples."""
+"""Examples by script, or by subcommand of `python -m federated_health`."""

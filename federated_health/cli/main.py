@@ -17,7 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = parsing.make_parser(
         "Subcommands beside the four scripts. Each has its own --help.",
         prog="python -m federated_health",
-        examples=EXAMPLES["verbs"],
+        examples=EXAMPLES["subcommands"],
     )
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 

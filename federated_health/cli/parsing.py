@@ -26,12 +26,12 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of every flag above it.
+    """Reports an error in one line, without the usage of every flag above it.
 
-    It knows no abbreviated flags, since these change meaning when a flag is added.
+    Flags cannot be abbreviated, since an abbreviation changes its meaning when a flag is added.
 
     Args:
-        examples: commands that stand below the flags in --help.
+        examples: commands that --help shows below the flags.
     """
 
     def __init__(self, *, examples: Iterable[str] = (), **keywords: Any) -> None:
@@ -59,7 +59,7 @@ def number(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A positive number, not of months, for argparse."""
+    """A positive number of seconds, for argparse."""
     return _within(text, float, lambda value: 0 < value <= MAX_WAIT, f"a number above 0 and at most {plain(MAX_WAIT)}")
 
 
@@ -100,17 +100,17 @@ def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number]
 
 
 _readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
-"""Of a setting's value, by its type; its range is checked with all settings, since Flower's run config is, too."""
+"""Readers of a setting's value by its type. `Settings` checks ranges, also for Flower's run config."""
 
 
-def add_count(group: Any, flag: str, words: str, default: int | None) -> None:
-    """A flag for a whole number of at least 1."""
-    group.add_argument(flag, type=count, default=default, metavar="N", help=words)
+def add_count(group: Any, flag: str, help: str, default: int | None) -> None:
+    """Add a flag for a whole number of at least 1."""
+    group.add_argument(flag, type=count, default=default, metavar="N", help=help)
 
 
-def add_folder(group: Any, flag: str, words: str, default: Path) -> None:
-    """A flag for a folder, whose default the help tells."""
-    group.add_argument(flag, type=Path, default=default, metavar="DIR", help=f"{words} (default: %(default)s)")
+def add_folder(group: Any, flag: str, help: str, default: Path) -> None:
+    """Add a flag for a folder, with its default in the help text."""
+    group.add_argument(flag, type=Path, default=default, metavar="DIR", help=f"{help} (default: %(default)s)")
 
 
 def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
@@ -121,9 +121,9 @@ def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
 def add_settings(
     parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
 ) -> None:
-    """A flag for every field of a settings dataclass, with the group, the words and the range of its metadata.
+    """Add a flag for every field of a settings dataclass, with the group, help text and range of its metadata.
 
-    Flags that are not given are not among the parsed ones, so that a caller sees which were.
+    Only flags that the user gives are among the parsed values.
     """
     groups: dict[str, Any] = {}
     for setting in fields(settings):

@@ -1,4 +1,4 @@
-"""The egress ledger: a line for everything that leaves a hospital, on disk before it leaves.
+"""The egress ledger: one line for everything that a hospital sends, on disk before it is sent.
 
 `egress-NAME.jsonl` stands in the folder of the hospital's CSV and only grows. Each line is a JSON object:
 
@@ -9,7 +9,7 @@
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
   each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
 
-It holds no value. But who guesses a small count can check the guess by its hash, so the ledger stays at the hospital.
+It holds no value. But a guess of a small count can be checked by its hash, so the ledger stays at the hospital.
 
 A line says what was handed over, whether or not it arrived. What is on the wire beside it, of a connection's nature, is
 not in it: addresses, the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's
@@ -36,18 +36,18 @@ from federated_health.messages.content import CONFIG, ROUND
 from federated_health.messages.records import elements_of
 
 ERROR = "error"
-"""The record of a reply that says why there is no answer."""
+"""Record of an error reply."""
 
 OPENING = b'{"time":'
-"""What every line begins with."""
+"""Beginning of every line."""
 
 PAGE = 4096
-"""Bytes that are looked at to tell whether a file is a ledger."""
+"""Number of bytes read to tell whether a file is a ledger."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One value that leaves, without the value.
+    """Description of one value that is sent, without the value.
 
     Attributes:
         record: what holds it, such as arrays or metrics.

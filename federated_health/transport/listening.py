@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from federated_health.errors import AddressError, SettingsError
-from federated_health.transport.channels import CHANNEL_OPTIONS, split_address
+from federated_health.transport import channels
+from federated_health.transport.channels import split_address
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -88,7 +89,7 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
             twice as much, without telling the server's code; sizes between the two limits are reported.
     """
     return [
-        *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+        *(option for option in channels.CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.so_reuseport", 0),  # otherwise two servers could share a port
         ("grpc.max_concurrent_streams", 100),  # per connection; a hospital needs one

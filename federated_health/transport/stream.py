@@ -1,4 +1,4 @@
-"""The server's end of one hospital's stream, and what hospitals sent that no round gets."""
+"""The server's end of one hospital's stream, and incidents: messages of hospitals that reach no round."""
 
 import asyncio
 import logging
@@ -19,47 +19,47 @@ from federated_health.transport.interface import Incident, error_reply
 logger = logging.getLogger(__name__)
 
 MAX_INCIDENTS = 100
-"""Of one hospital, between two looks at them."""
+"""Largest number of incidents kept per hospital until they are taken."""
 
-MAX_PAST_QUESTIONS = 16
-"""Of one stream, that are remembered so that a late or second reply can be called so."""
+MAX_PAST_MESSAGES = 16
+"""Number of past messages remembered per stream, to recognise a late or second reply."""
 
-ANSWERED, GIVEN_UP = "sent a second reply to one question", "sent its reply too late"
-UNASKED, PRETENDED = "sent a reply that nobody awaits", "sent a reply in the name of another hospital"
+ANSWERED, TOO_LATE = "sent a second reply to one question", "sent its reply too late"
+UNKNOWN_MESSAGE, OTHER_HOSPITAL = "sent a reply that nobody awaits", "sent a reply in the name of another hospital"
 
 
 class Incidents:
-    """Incidents since they were last taken, bounded for each hospital; safe between threads."""
+    """Incidents since they were last taken, limited per hospital. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: list[Incident] = []
+        self._incidents: list[Incident] = []
         self._counts: Counter[str] = Counter()
 
     def add(self, hospital: str, reason: str) -> None:
         with self._lock:
             if self._counts[hospital] < MAX_INCIDENTS:
                 self._counts[hospital] += 1
-                self._kept.append(Incident(hospital, reason))
+                self._incidents.append(Incident(hospital, reason))
 
     def take(self) -> list[Incident]:
         with self._lock:
-            taken, self._kept = self._kept, []
+            taken, self._incidents = self._incidents, []
             self._counts.clear()
         return taken
 
 
 @dataclass(eq=False)
 class Stream:
-    """The server's end of one hospital's stream; touched by the event loop's thread only.
+    """The server's end of one hospital's stream. Only the event loop's thread may use it.
 
     Attributes:
-        process: the token of the hospital's process.
-        max_message_bytes: bytes of a message that is read.
-        replaced: done when the same process came back on another stream.
-        awaited: question's id -> its reply.
-        find_obstacle: why the hospital must not be dealt with any more; None where it may.
-        expelled: done, with the reason, when it must not.
+        process: token of the hospital's process.
+        max_message_bytes: size limit of a message.
+        replaced: done when the same process has reconnected on another stream.
+        awaited: reply to each message by the message's id.
+        find_obstacle: returns why the hospital is no longer admitted; None while it is.
+        expelled: done, with the reason, when the hospital is no longer admitted.
     """
 
     name: str
@@ -72,32 +72,31 @@ class Stream:
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
-    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write a stream at a time
-    _complained: set[str] = field(default_factory=set)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time
+    _logged: set[str] = field(default_factory=set)
 
     async def accept(self) -> None:
-        """Tell the hospital that it is in."""
+        """Tell the hospital that it is accepted."""
         async with self._writing:
             await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
 
     async def exchange(self, key: str, message: Message, content: bytes) -> Message:
         """Send a message and return its reply, or an error reply where the stream ends first.
 
-        A hospital that does not read holds up at most one write: a message whose reply is awaited no longer before its
-        turn has come is not sent at all.
+        A hospital that does not read blocks at most one write. A message that is given up before its turn is not sent.
 
         Args:
-            content: the message's, as `serialise_content` gives it.
+            content: content of the message (see `serialise_content`).
         """
         wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap_message(message, key, content)))
         if not self.is_admitted():
             return error_reply(message, self.expelled.result())
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.awaited[key] = waiter
-        past = GIVEN_UP
+        past = TOO_LATE
         try:
             await self._writing.acquire()
-            # A write that was begun ends, even when its reply is awaited no longer: gRPC cannot take it back.
+            # A write that has begun is completed even if its reply is given up: gRPC cannot cancel it.
             if not await asyncio.shield(asyncio.ensure_future(self._write_and_release(wrapped))):
                 return error_reply(message, "its connection was lost")
             reply = await waiter
@@ -108,33 +107,33 @@ class Stream:
         finally:
             self.awaited.pop(key, None)
             self._past[key] = past
-            if len(self._past) > MAX_PAST_QUESTIONS:
+            if len(self._past) > MAX_PAST_MESSAGES:
                 self._past.popitem(last=False)
 
     def deliver(self, content: bytes) -> None:
-        """Hand a reply to whoever awaits it; what nobody awaits is an incident, and so is what is no reply."""
+        """Deliver a reply to the message that awaits it; anything else that the hospital sends is an incident."""
         if not self.is_admitted():
             return
         if len(content) > self.max_message_bytes:
-            self._spoil(f"sent a message of more than {self.max_message_bytes} bytes")
+            self._reject(f"sent a message of more than {self.max_message_bytes} bytes")
             return
         try:
             reply = decode_reply(content)
         except UndecodableError as error:
-            self._spoil(str(error))
+            self._reject(str(error))
             return
         key = reply.metadata.reply_to_message_id
         waiter = self.awaited.get(key)
         if waiter is None or waiter.done():
-            self.complain(ANSWERED if waiter is not None else self._past.get(key, UNASKED))
+            self.report(ANSWERED if waiter is not None else self._past.get(key, UNKNOWN_MESSAGE))
         elif reply.metadata.src_node_id != node_id_of(self.name):
-            self.complain(PRETENDED)
-            _end_wait(waiter, f"it {PRETENDED}")
+            self.report(OTHER_HOSPITAL)
+            _end_wait(waiter, f"it {OTHER_HOSPITAL}")
         else:
             waiter.set_result(reply)
 
     def is_admitted(self) -> bool:
-        """Whether the hospital may still be dealt with; if not, its stream and the wait for its replies end."""
+        """Whether the hospital is still admitted; if not, its stream and the wait for its replies end."""
         if not self.expelled.done() and (obstacle := self.find_obstacle()):
             self.expelled.set_result(obstacle)
             self.fail(obstacle)
@@ -145,15 +144,15 @@ class Stream:
         for waiter in self.awaited.values():
             _end_wait(waiter, reason)
 
-    def complain(self, reason: str) -> None:
-        """Count an incident; it is logged once a stream and kind, since a stranger could fill the log."""
+    def report(self, reason: str) -> None:
+        """Count an incident. Each kind is logged once per stream, so that no hospital can fill the log."""
         self.incidents.add(self.name, reason)
-        logger.log(logging.DEBUG if reason in self._complained else logging.WARNING, "%s %s", self.name, reason)
-        self._complained.add(reason)
+        logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
+        self._logged.add(reason)
 
-    def _spoil(self, reason: str) -> None:
-        """Nobody can say what it should have been a reply to."""
-        self.complain(reason)
+    def _reject(self, reason: str) -> None:
+        """Count an incident, and end all waits, since the message that was answered is not known."""
+        self.report(reason)
         self.fail(f"it {reason}")
 
     async def _write_and_release(self, wrapped: ServerMessage) -> bool:
@@ -168,10 +167,10 @@ class Stream:
 
 
 class _NoReplyError(Exception):
-    """There will be no reply, and why."""
+    """There will be no reply; the text is the reason."""
 
 
 def _end_wait(waiter: "asyncio.Future[Message]", reason: str) -> None:
     if not waiter.done():
         waiter.set_exception(_NoReplyError(reason))
-        waiter.exception()  # counts as seen, even where its message is still being written
+        waiter.exception()  # retrieved, else asyncio reports it where the message is still being written

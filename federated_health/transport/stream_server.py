@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 SERVICE = "flwr.proto.FlowerService"
 
 GRACE_SECONDS = 2.0
-"""For calls to end by themselves when the server stops."""
+"""Time that calls have to end by themselves when the server stops."""
 
 MAX_REFUSAL_LENGTH = 500
-"""Characters of a refusal, which names what differs."""
+"""Largest number of characters of a refusal, which names the difference."""
 
 SETTLING_SECONDS = 0.05
-"""A stream that breaks off ends as one does that the hospital has closed, and is cancelled right after."""
+"""Time to tell a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 
 class _Servicer:
@@ -66,38 +66,38 @@ class _Servicer:
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
-        said = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        name = said.get("hospital", "")
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        name = metadata.get("hospital", "")
         certificate = self._security.certificates.peer_certificate(context.auth_context()) if self._security else None
-        # First who it is: a stranger must not learn who is connected, or what was agreed on.
-        if refusal := self._reject(certificate, name) or self._refuse(name, said):
+        # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
+        if refusal := self._reject(certificate, name) or self._refuse(name, metadata):
             code, reason = refusal
             self._refusals.add(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
-        before = self.streams.get(node)
-        if before is None and len(self.streams) >= self._room:
+        previous = self.streams.get(node)
+        if previous is None and len(self.streams) >= self._room:
             reason = f"{self._room} hospitals are connected already"
             self._refusals.add(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
-            name, said.get("process", ""), context, self.incidents, self._max_message_bytes
+            name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes
         )
         if self._security and self._admission and certificate:
             role = self._security.parties.Role.HOSPITAL
             stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
         try:
-            if before is not None:
-                before.replaced.set_result(None)
+            if previous is not None:
+                previous.replaced.set_result(None)
             self._refusals.clear()
-            self._on_change(f"{name} {'came back' if before else 'joined'}")
+            self._on_change(f"{name} {'came back' if previous else 'joined'}")
             await stream.accept()
             await self._read(stream)
         except asyncio.CancelledError:
-            # gRPC does not say which of the two it was; nobody else can know, either.
+            # gRPC does not say which of the two it was.
             if stream.awaited and not self.ending.done():
-                most = 2 * self._max_message_bytes / 2**20
-                stream.fail(f"its connection was lost, or it sent more than {most:.3g} MiB at once")
+                limit = 2 * self._max_message_bytes / 2**20
+                stream.fail(f"its connection was lost, or it sent more than {limit:.3g} MiB at once")
             raise
         finally:
             stream.fail("its connection was lost")
@@ -118,23 +118,23 @@ class _Servicer:
         reason = self._admission.rejection_reason(certificate, self._security.parties.Role.HOSPITAL, name)
         return (grpc.StatusCode.PERMISSION_DENIED, reason) if reason else None
 
-    def _refuse(self, name: str, said: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
+    def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
         if not is_hospital_name(name):
             return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
         connected = self.streams.get(node_id_of(name))
-        if connected is not None and not connected.is_admitted():  # its name is free from now on
+        if connected is not None and not connected.is_admitted():  # which frees its name
             del self.streams[node_id_of(name)]
             connected = None
-        # The same process comes back from a cut of which the server knows nothing yet; only it can know its token.
-        if connected is not None and (not connected.process or connected.process != said.get("process")):
+        # The same process may reconnect before the server notices the broken connection; only it knows its token.
+        if connected is not None and (not connected.process or connected.process != metadata.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
         try:
-            theirs = read_agreement(said.get("terms", "{}"))
+            agreement = read_agreement(metadata.get("terms", "{}"))
         except ValueError:
             return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read"
-        if difference := find_difference(theirs, self._agreement):
+        if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
-        if (reason := said.get("unfit")) is not None:
+        if (reason := metadata.get("unfit")) is not None:
             return (
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}",
@@ -142,7 +142,7 @@ class _Servicer:
         return None
 
     async def _read(self, stream: Stream) -> None:
-        """Deliver replies until the hospital leaves, comes back on another stream, or the server ends."""
+        """Deliver replies until the hospital leaves or reconnects on another stream, or the server stops."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
             ends: set[asyncio.Future[Any]] = {self.ending, stream.replaced, stream.expelled}
@@ -202,23 +202,23 @@ def serve_streams(
     max_message_bytes: int = MAX_REPLY_BYTES,
     tls: "Identity | None" = None,
 ) -> Iterator[StreamTransport]:
-    """A gRPC server that hospitals join, as a grid.
+    """A gRPC server that hospitals join, as a transport.
 
-    When the block ends, every hospital is told that the run is over; when it ends in an exception, that it was stopped,
-    or, where files could not be written, to wait for a server that goes on with the run.
+    When the block ends, hospitals learn that the run is over. When it ends in an exception, they learn that the server
+    stopped; after a StorageError they wait for a server that resumes the run.
 
     Args:
         address: HOST:PORT.
         agreement: what a hospital must agree to when it joins, such as task and schema.
-        on_change: told, in words and from another thread, who joined, left, was refused or cut off.
-        max_message_bytes: size limit of a hospital's message. A larger one is an incident, and costs its reply; one
-            that is more than twice as large costs the hospital its stream.
-        tls: who the server is; every hospital then shows a certificate of the same authority, at every call, and is
-            dealt with only as long as it is valid and not revoked. None to go without encryption and without proof.
+        on_change: called, in another thread, with a line for each hospital that joins, leaves, is refused or cut off.
+        max_message_bytes: size limit of a hospital's message. A larger message is an incident and does not count as a
+            reply; one of more than twice the limit ends the hospital's stream.
+        tls: the server's identity. Every hospital must then have a certificate of the same authority that is valid and
+            not revoked, checked at each message. None for no encryption and no authentication.
 
     Raises:
-        AddressError: the address is taken or cannot be listened on.
-        CertificateError: what is in the identity's folder cannot be used.
+        AddressError: the port is taken, or the host is not this machine's.
+        CertificateError: a file in the identity's folder cannot be used.
     """
     if tls is not None and (remark := tls.expiry_warning()):
         on_change(remark)
@@ -229,18 +229,18 @@ def serve_streams(
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(max_message_bytes))
         servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
-        # What hospitals send stays bytes here, so that it is measured before it is read.
+        # Messages of hospitals stay bytes here, so that their size is checked before they are decoded.
         join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
         listen(server, address, tls)
         await server.start()
         return server, servicer
 
-    async def stop(server: grpc.aio.Server, servicer: _Servicer, told: tuple[grpc.StatusCode, str] | None) -> None:
-        servicer.ending.set_result(told)
+    async def stop(server: grpc.aio.Server, servicer: _Servicer, status: tuple[grpc.StatusCode, str] | None) -> None:
+        servicer.ending.set_result(status)
         await server.stop(grace=GRACE_SECONDS)
-        if left := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(left, timeout=GRACE_SECONDS)  # cancelled calls end, else asyncio complains about them
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=GRACE_SECONDS)  # cancelled calls, which asyncio would report otherwise
 
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.clientapp import ClientApp
 
-import client
+from federated_health.cli.client import run_client
 from federated_health.errors import LedgerError
 from federated_health.hospital import ledger_page
 from federated_health.hospital.ledger_page import Summary, summarise
@@ -209,7 +210,8 @@ def test_the_page_fits_a_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     path.write_text("".join(LINES))
-    client.show_egress(path)
+    monkeypatch.setattr("sys.argv", ["client.py", "--show-egress", str(path)])
+    run_client(ClientApp())
     page = capsys.readouterr().out
     assert " arrays hidden/kernel  40x16  float32      2   5120\n" in page
     assert "train: 3 messages, 6,080 bytes, rounds 1 to 3\n" in page

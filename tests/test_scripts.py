@@ -1,4 +1,4 @@
-"""The doors as a user meets them: what they print and how they end. Called in this process, which is faster."""
+"""The scripts as a user meets them: what they print and how they end. Called in this process, which is faster."""
 
 import io
 import json
@@ -26,6 +26,9 @@ import create_dataset
 import predict
 import server
 import utils
+from federated_health.cli import client as cli_client
+from federated_health.cli import server as cli_server
+from federated_health.cli.script import interrupts_deferred
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
@@ -45,11 +48,10 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_server import serve_streams
-from tests.test_handlers import TOLD
 
 SCRIPTS = {
-    "server.py": server.serve,
-    "client.py": client.main,
+    "server.py": lambda: cli_server.serve(server.app),
+    "client.py": lambda: cli_client.run_client(client.app),
     "create_dataset.py": create_dataset.create,
     "predict.py": predict.predict,
 }
@@ -62,7 +64,7 @@ BEST = "expected_bayes_optimal_roc_auc"
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Show:
-    """Runs a door with arguments in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs a script with arguments in a folder of its own; returns its exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
@@ -77,7 +79,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in
 
 @pytest.fixture
 def run(show: Show) -> Run:
-    """Runs a door with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
+    """Runs a script with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
 
     def call(name: str, *arguments: object) -> tuple[int, str]:
         code, _, said = show(name, *arguments)
@@ -193,7 +195,7 @@ def test_with_tls_an_address_past_this_machine_may_be_used(
     run: Run, hospitals_folder: Path, tls: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(client, "join_run", lambda *_, address, **__: asked.append(address))
+    monkeypatch.setattr(cli_client, "join_run", lambda *_, address, **__: asked.append(address))
     own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"]]
     assert run("client.py", *own, "--server", "192.0.2.1:8080")[0] == 0
     assert asked == ["192.0.2.1:8080"]
@@ -611,7 +613,7 @@ def test_ctrl_c_while_a_result_is_saved_is_heard_afterwards() -> None:
     done = []
 
     def save() -> None:
-        with utils.interrupts_deferred():
+        with interrupts_deferred():
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(os.getpid(), number)
             done.append("saved")
@@ -628,7 +630,7 @@ def test_what_joining_gave_fits_a_terminal_of_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     difference = {"value": 0.0004, "low": -0.0754, "high": 0.0731}
     one = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
-    server.show_joining({"va-long-beach": {**one, "roc_auc": {"value": 0.7443}}})
+    cli_server._print_benefit({"va-long-beach": {**one, "roc_auc": {"value": 0.7443}}})
     lines = capsys.readouterr().out.splitlines()
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert row in lines
@@ -645,7 +647,7 @@ def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_door_is_short(name: str) -> None:
+def test_a_script_is_short(name: str) -> None:
     assert len((Path(create_dataset.__file__).parent / name).read_text().splitlines()) <= 150
 
 
@@ -784,6 +786,23 @@ def test_a_check_needs_to_know_whose_data_it_is(flags: list[object], run: Run) -
     assert "expected either --hospital N, or --data PATH and --name NAME" in said
 
 
+TRAIN_CONFIG = TrainConfig(
+    task="heart-disease",
+    schema=HEART_DISEASE.schema_hash,
+    model="logistic",
+    strategy="fedavg",
+    strategy_args="",
+    rounds=3,
+    local_epochs=1,
+    batch_size=0,
+    learning_rate=0.1,
+    l2=0.0,
+    seed=42,
+    threshold=0.3,
+    normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
+)
+
+
 # Joining with data that may not join
 
 
@@ -874,17 +893,17 @@ def test_the_final_model_is_kept_even_where_the_server_is_lost_after_it(
     def evaluate_finally(_app: object, context: Context, **_: object) -> None:
         context.state["figures"] = MetricRecord({"roc_auc": 0.8125})
         context.state[ARRAYS] = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 3))
-        context.state[CONFIG] = told.to_record()
+        context.state[CONFIG] = train_config.to_record()
         if is_lost:
             raise JoinError("no server within 300 s")
 
-    def save(path: Path, train_config: TrainConfig, weights: Weights) -> None:
-        assert train_config == told
+    def save(path: Path, config: TrainConfig, weights: Weights) -> None:
+        assert config == train_config
         saved.append((path, sorted(weights)))
 
     saved: list[tuple[Path, list[str]]] = []
-    told = replace(TOLD, threshold=0.25)
-    monkeypatch.setattr(client, "join_run", evaluate_finally)
+    train_config = replace(TRAIN_CONFIG, threshold=0.25)
+    monkeypatch.setattr(cli_client, "join_run", evaluate_finally)
     monkeypatch.setattr(results, "save_final_model", save)
     own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "kept")
     code, page, said = show("client.py", *own, "--server", f"127.0.0.1:{free_port()}")
@@ -970,10 +989,10 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         (
             ["--out", "cut"],
             1,
-            "cut: holds a run already (checkpoints); --resume goes on with it, --force overwrites it",
+            "cut: holds a run already (checkpoints); --resume continues it, --force overwrites it",
         ),
-        (["--resume", "none"], 1, "none: holds no checkpoint: there is no such folder"),
-        (["--resume", "a" * 300], 1, "holds no checkpoint: there is no such folder"),
+        (["--resume", "none"], 1, "none: holds no checkpoint"),
+        (["--resume", "a" * 300], 1, "holds no checkpoint"),
         (["--resume", "file"], 1, "file/checkpoints: cannot be read (Not a directory)"),
         (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
         (["--resume", "over"], 1, "over: the run is over; there is nothing to resume"),

@@ -24,10 +24,10 @@ from federated_health.errors import LedgerError
 from federated_health.hospital.ledger import Ledger, describe
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process
-from federated_health.transport import outbox as streaming_outbox
+from federated_health.transport import stream_client
 from federated_health.transport.channels import MAX_REPLY_BYTES
 from federated_health.transport.interface import hospital_context
-from federated_health.transport.stream_client import Outbox, join_run, report_unfit
+from federated_health.transport.stream_client import join_run, report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.conftest import PROJECT
 from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
@@ -356,7 +356,7 @@ class FakeChannel:
 
 
 class WatchedQueue:
-    """In place of the outbox's queue, from which gRPC's own thread may take at once."""
+    """In place of the stream's queue of replies, from which gRPC's own thread may take at once."""
 
     def __init__(self, channel: FakeChannel) -> None:
         self._channel = channel
@@ -371,14 +371,14 @@ class WatchedQueue:
 
 def test_a_line_is_there_before_grpc_gets_the_bytes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = FakeChannel(ledger)
-    monkeypatch.setattr(streaming_outbox, "SimpleQueue", lambda: WatchedQueue(channel))
-    outbox = Outbox(channel, ledger)
+    monkeypatch.setattr(stream_client, "SimpleQueue", lambda: WatchedQueue(channel))
+    stream = stream_client._HospitalStream(channel, ledger)
     metadata = (("hospital", "a"),)
-    outbox.begin("join", metadata)
+    stream.begin("join", metadata)
     for number in (1, 2):
         asked = question("train", number)
-        outbox.send(asked, answer_to(asked, metrics=MetricRecord({"number": number})), MAX_REPLY_BYTES)
-    outbox.close()
+        stream.send(asked, answer_to(asked, metrics=MetricRecord({"number": number})), MAX_REPLY_BYTES)
+    stream.close()
     assert [lines for lines, _ in channel.taken] == [1, 2, 3]
     assert channel.taken[0][1] == metadata
     assert_is_in_ledger([b"hospital: a", *(content for _, content in channel.taken[1:])], read_lines(ledger.path))
@@ -389,20 +389,20 @@ def test_what_cannot_be_recorded_does_not_leave(
     obstacle: Obstacle, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = FakeChannel(ledger)
-    monkeypatch.setattr(streaming_outbox, "SimpleQueue", lambda: WatchedQueue(channel))
+    monkeypatch.setattr(stream_client, "SimpleQueue", lambda: WatchedQueue(channel))
     obstacle(ledger.path, monkeypatch)
-    outbox = Outbox(channel, ledger)
+    stream = stream_client._HospitalStream(channel, ledger)
     with pytest.raises(LedgerError):
-        outbox.begin("join", (("hospital", "a"),))
+        stream.begin("join", (("hospital", "a"),))
     with pytest.raises(LedgerError):
-        outbox.send(question(), answer_to(question()), MAX_REPLY_BYTES)
+        stream.send(question(), answer_to(question()), MAX_REPLY_BYTES)
     assert channel.taken == []
 
 
 def test_nothing_else_in_the_package_opens_a_way_out() -> None:
     ways = re.compile(r"FlowerServiceStub|\.(stream|unary)_(stream|unary)\(|import (urllib|requests|httpx)")
     modules = [*(PROJECT / "federated_health").rglob("*.py"), PROJECT / "client.py"]
-    assert [path.name for path in modules if ways.search(path.read_text())] == ["outbox.py"]
+    assert [path.name for path in modules if ways.search(path.read_text())] == ["stream_client.py"]
 
 
 # On the wire
@@ -575,6 +575,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.test_egress import Hospital
+from tests.test_ledger import Hospital
 print(Hospital(sys.argv[2], Ledger(Path(sys.argv[3]), "a")).end())
 """
 
