@@ -87,9 +87,11 @@ def run_script(name: str, flags: Sequence[str]) -> None:
     import client
     import server
     import utils
+    from federated_health.cli.client import run_client
+    from federated_health.cli.server import serve
 
     sys.argv = [name, *flags]
-    utils.run_script({"server.py": server.serve, "client.py": client.main}[name])
+    utils.run_script((lambda: serve(server.app)) if name == "server.py" else (lambda: run_client(client.app)))
 
 
 def _begin(log: Path, call: Callable[..., None], arguments: Sequence[Any]) -> None:

@@ -25,10 +25,10 @@ from unittest import mock
 import light_hospitals
 import numpy as np
 from chaos_links import CHUNK, Link
-from federated_health.server.kinds import max_reply_bytes
 from measuring import memory_of, significant
 
 from federated_health.data.tasks import HEART_DISEASE
+from federated_health.messages.content import max_reply_bytes
 from federated_health.ml.networks import initial_weights
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
@@ -123,7 +123,7 @@ def light_federation(
     own, folders = make_demo_identities(tls, names) if tls else (None, {})
     with ExitStack() as stack:
         identity = load_identity(own, Role.SERVER) if own else None
-        largest = max_reply_bytes(settings) + 8 * weights
+        largest = max_reply_bytes(settings.task_declaration, settings.model) + 8 * weights
         grid = stack.enter_context(
             serve_streams(address, HEART_DISEASE.agreement, lambda _: None, max_message_bytes=largest, tls=identity)
         )

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from common import quieten, time_rounds, write_uci
-from federated_health.server.kinds import make_run, max_reply_bytes
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
+from federated_health import encryption
+from federated_health.messages import content
 from federated_health.processes import free_port, process, script_command
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
+from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.stream_server import serve_streams
@@ -44,7 +46,8 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, G
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
     own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
-        agreement, largest = settings.task_declaration.agreement, max_reply_bytes(settings)
+        task, limits = settings.task_declaration, encryption if settings.encrypt else content
+        agreement, largest = task.agreement, limits.max_reply_bytes(task, settings.model)
         tls = load_identity(own, Role.SERVER)
         grid = stack.enter_context(
             serve_streams(address, agreement, lambda _: None, max_message_bytes=largest, tls=tls)

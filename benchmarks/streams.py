@@ -61,7 +61,7 @@ def measure(hospitals: int, rounds: int, out: str) -> dict[str, object]:
                 if record.number in (EARLY_ROUND, rounds):
                     resources[record.number] = measure_resources()
             ended = time.perf_counter()
-            run.evaluate_finally()
+            run.evaluate()
             evaluated = len(run.evaluations)
             incidents = len(grid.take_incidents())
         codes = [process.wait(30) for process in processes]

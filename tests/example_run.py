@@ -15,7 +15,7 @@ from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.report.page import Block, Page, Section, Table
 from federated_health.report.run_page import page_of_run
-from federated_health.server.history import History, summarise_benefits, summarise_round, summarise_run
+from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import summarise
 from federated_health.settings import Settings, read_defaults
@@ -91,7 +91,7 @@ def federation_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun
     }
     federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
     federation.threshold = 0.42
-    federation.history = History(rounds_of(hospitals))
+    federation.history = list(rounds_of(hospitals))
     federation.normalisation = public_normalisation(HEART_DISEASE.measurements)
     return federation
 

@@ -97,7 +97,7 @@ def test_the_typical_patient_has_medians_and_the_commonest_codes() -> None:
 
 
 def trained(features: Array, labels: Array, order: npt.NDArray[np.int32]) -> tuple[Step, Training]:
-    from federated_health.ml.networks import build_head
+    from federated_health.ml.keras_models import build_head
     from federated_health.ml.training import LocalTrainer
 
     before = initial_weights(HEART_DISEASE, "mlp", 1)

@@ -199,7 +199,8 @@ def test_too_few_shadows_are_refused() -> None:
 def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> Array:
     """Log-odds of all rows after training on the first half of them."""
     from federated_health.data.tasks import HEART_DISEASE
-    from federated_health.ml.networks import build_head, initial_weights
+    from federated_health.ml.keras_models import build_head
+    from federated_health.ml.networks import initial_weights
     from federated_health.ml.training import LocalTrainer, batch_order
 
     half = len(labels) // 2

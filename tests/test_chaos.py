@@ -223,4 +223,4 @@ def test_an_oversized_update_is_as_large_as_it_says_whatever_the_server_takes(
     request.addfinalizer(patch.stopall)
     (reply,) = replies_of(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
     assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > OVERSIZES[kind]
-    assert stream._largest_of(()) == 2**31
+    assert stream._read_limit(()) == 2**31

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
+from federated_health import files
 from federated_health.encryption.envelopes import (
     ENVELOPE,
     OFFER,
@@ -19,21 +20,21 @@ from federated_health.encryption.envelopes import (
     seal,
 )
 from federated_health.errors import EncryptionError
-from federated_health.security import files, issuing
+from federated_health.security import issuing
 from federated_health.security.identity import REVOKED, Identity
 from federated_health.security.parties import hospital
-from tests.identities import PlainRun, Signer, expired, not_yet, write_identity
+from tests.identities import DemoIdentities, Signer, expired, not_yet, write_identity
 
 RUN = "0123456789abcdef"
 SECRET = b"the key of all hospitals"
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> PlainRun:
-    return PlainRun(tmp_path / "tls")
+def federation(tmp_path: Path) -> DemoIdentities:
+    return DemoIdentities(tmp_path / "tls")
 
 
-def test_what_one_seals_the_other_opens_and_knows_the_sender(federation: PlainRun) -> None:
+def test_what_one_seals_the_other_opens_and_knows_the_sender(federation: DemoIdentities) -> None:
     a, b = federation.hospitals["a"], federation.hospitals["b"]
     request = make_offer(b, RUN)
     assert name_in_offer(request.offer) == "b"
@@ -42,28 +43,28 @@ def test_what_one_seals_the_other_opens_and_knows_the_sender(federation: PlainRu
     assert open_envelope(b, RUN, request, envelope) == (SECRET, "a")
 
 
-def test_no_two_envelopes_are_alike(federation: PlainRun) -> None:
+def test_no_two_envelopes_are_alike(federation: DemoIdentities) -> None:
     a, request = federation.hospitals["a"], make_offer(federation.hospitals["b"], RUN)
     one, other = (_unpack(seal(a, RUN, request.offer, SECRET), 5, 10_000) for _ in range(2))
     assert one[0] == other[0]  # the sender's certificate
     assert all(mine != theirs for mine, theirs in zip(one[1:], other[1:], strict=True))
 
 
-def test_another_hospital_cannot_open_it(federation: PlainRun) -> None:
+def test_another_hospital_cannot_open_it(federation: DemoIdentities) -> None:
     a, b, c = *federation.hospitals.values(), federation.add("c")
     envelope = seal(a, RUN, make_offer(b, RUN).offer, SECRET)
     with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
         open_envelope(c, RUN, make_offer(c, RUN), envelope)
 
 
-def test_an_earlier_offer_of_the_same_hospital_does_not_open_it(federation: PlainRun) -> None:
+def test_an_earlier_offer_of_the_same_hospital_does_not_open_it(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
     envelope = seal(a, RUN, make_offer(b, RUN).offer, SECRET)
     with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
         open_envelope(b, RUN, make_offer(b, RUN), envelope)
 
 
-def test_the_offer_without_its_private_key_does_not_open_it(federation: PlainRun) -> None:
+def test_the_offer_without_its_private_key_does_not_open_it(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
     request = make_offer(b, RUN)
     envelope = seal(a, RUN, request.offer, SECRET)
@@ -71,7 +72,7 @@ def test_the_offer_without_its_private_key_does_not_open_it(federation: PlainRun
         open_envelope(b, RUN, KeyOffer(request.offer, make_offer(b, RUN).private), envelope)
 
 
-def test_neither_offer_nor_envelope_is_good_for_another_run(federation: PlainRun) -> None:
+def test_neither_offer_nor_envelope_is_good_for_another_run(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
     request = make_offer(b, RUN)
     with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
@@ -80,7 +81,7 @@ def test_neither_offer_nor_envelope_is_good_for_another_run(federation: PlainRun
         open_envelope(b, "f" * 16, request, seal(a, RUN, request.offer, SECRET))
 
 
-def strangers(federation: PlainRun, tmp_path: Path) -> dict[str, Identity]:
+def strangers(federation: DemoIdentities, tmp_path: Path) -> dict[str, Identity]:
     """Those whom no hospital may trust, each with a key and a certificate."""
     elsewhere = Signer("Another authority")
     both = issuing.make_key()
@@ -88,7 +89,7 @@ def strangers(federation: PlainRun, tmp_path: Path) -> dict[str, Identity]:
     revoked = federation.add("revoked")
     listed = federation.signer.revocations(revoked.certificate, number=9)
     for one in federation.hospitals.values():
-        files.write_file(one.folder / REVOKED, listed)
+        files.write_bytes(one.folder / REVOKED, listed)
     no_role = write_identity(tmp_path / "lax", hospital("lax"), federation.signer, key=both)
     return {
         "the hospital's certificate is of server": federation.server,
@@ -111,14 +112,14 @@ STRANGERS = (
 
 
 @pytest.mark.parametrize("why", STRANGERS)
-def test_a_stranger_is_not_given_the_key(federation: PlainRun, tmp_path: Path, why: str) -> None:
+def test_a_stranger_is_not_given_the_key(federation: DemoIdentities, tmp_path: Path, why: str) -> None:
     stranger = strangers(federation, tmp_path)[why]
     with pytest.raises(EncryptionError, match=why):
         seal(federation.hospitals["a"], RUN, make_offer(stranger, RUN).offer, SECRET)
 
 
 @pytest.mark.parametrize("why", STRANGERS)
-def test_a_stranger_cannot_slip_in_a_key_of_its_own(federation: PlainRun, tmp_path: Path, why: str) -> None:
+def test_a_stranger_cannot_slip_in_a_key_of_its_own(federation: DemoIdentities, tmp_path: Path, why: str) -> None:
     stranger, b = strangers(federation, tmp_path)[why], federation.hospitals["b"]
     request = make_offer(b, RUN)
     try:
@@ -129,7 +130,7 @@ def test_a_stranger_cannot_slip_in_a_key_of_its_own(federation: PlainRun, tmp_pa
         open_envelope(b, RUN, request, envelope)
 
 
-def forge(federation: PlainRun, signer: Identity, request: KeyOffer, shown: Identity) -> bytes:
+def forge(federation: DemoIdentities, signer: Identity, request: KeyOffer, shown: Identity) -> bytes:
     """An envelope that shows a certificate and is signed with some key."""
     certificate, public, nonce, sealed, _ = _unpack(
         seal(federation.hospitals["a"], RUN, request.offer, SECRET), 5, 10_000
@@ -141,7 +142,7 @@ def forge(federation: PlainRun, signer: Identity, request: KeyOffer, shown: Iden
     return _pack(certificate, public, nonce, sealed, _sign(signer, _pack(bound, nonce, sealed)))
 
 
-def test_a_signature_of_another_key_than_the_certificates_is_refused(federation: PlainRun) -> None:
+def test_a_signature_of_another_key_than_the_certificates_is_refused(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
     request = make_offer(b, RUN)
     with pytest.raises(EncryptionError, match="not signed by its sender for this run"):
@@ -173,7 +174,7 @@ def altered_in(field: int) -> Callable[[bytes], bytes]:
         lambda envelope: _pack(b"\xff" * 40, *_unpack(envelope, 5, 10_000)[1:]),
     ],
 )
-def test_an_envelope_that_was_altered_is_refused(federation: PlainRun, alter: Callable[[bytes], bytes]) -> None:
+def test_an_envelope_that_was_altered_is_refused(federation: DemoIdentities, alter: Callable[[bytes], bytes]) -> None:
     a, b = federation.hospitals.values()
     request = make_offer(b, RUN)
     with pytest.raises(EncryptionError):
@@ -181,13 +182,13 @@ def test_an_envelope_that_was_altered_is_refused(federation: PlainRun, alter: Ca
 
 
 @pytest.mark.parametrize("offer", [b"", b"offer", _pack(b"", b"", b""), _pack(b"x" * 20_000, b"", b"")])
-def test_what_is_no_offer_is_refused(federation: PlainRun, offer: bytes) -> None:
+def test_what_is_no_offer_is_refused(federation: DemoIdentities, offer: bytes) -> None:
     for read in (name_in_offer, lambda one: seal(federation.hospitals["a"], RUN, one, SECRET)):
         with pytest.raises(EncryptionError):
             read(offer)
 
 
-def test_an_offer_of_a_point_that_is_not_on_the_curve_is_refused(federation: PlainRun) -> None:
+def test_an_offer_of_a_point_that_is_not_on_the_curve_is_refused(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
     certificate, public, _ = _unpack(make_offer(b, RUN).offer, 3, 10_000)
     off = public[:-1] + bytes([public[-1] ^ 1])
@@ -196,9 +197,9 @@ def test_an_offer_of_a_point_that_is_not_on_the_curve_is_refused(federation: Pla
         seal(a, RUN, signed, SECRET)
 
 
-def test_a_list_of_revoked_that_cannot_be_used_stops_it_without_a_path(federation: PlainRun) -> None:
+def test_a_list_of_revoked_that_cannot_be_used_stops_it_without_a_path(federation: DemoIdentities) -> None:
     a, b = federation.hospitals.values()
-    files.write_file(a.folder / REVOKED, b"not a list")
+    files.write_bytes(a.folder / REVOKED, b"not a list")
     with pytest.raises(EncryptionError, match=r"revoked\.pem") as caught:
         seal(a, RUN, make_offer(b, RUN).offer, SECRET)
     assert caught.value.reason == "it cannot verify with whom it shares the run's key"

@@ -185,7 +185,7 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     settings = settings_of(appraisal=True)
     EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    train_config, weights = handlers.remembered_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
+    train_config, weights = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     locals_ = [
         LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.model, train_config.normalisation)
         for name, path in paths.items()

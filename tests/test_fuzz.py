@@ -16,7 +16,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from federated_health.data.patients import read_patients
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

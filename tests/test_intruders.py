@@ -27,7 +27,7 @@ from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.security import certificates, issuing
+from federated_health.security import certificates, handshake, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import Identity

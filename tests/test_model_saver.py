@@ -16,6 +16,7 @@ from federated_health.ml.keras_models import load_model, read_description
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import PROJECT
+from federated_health.report import saved_model
 from federated_health.report.saved_model import save_final_model
 from federated_health.server import model_saver
 
@@ -39,7 +40,7 @@ TOLD = TrainConfig(
 
 
 def test_an_order_arrives_as_it_was_given() -> None:
-    path, told, weights = model_saver.read_order(model_saver.write_order(Path("/a b/model.keras"), TOLD, WEIGHTS))
+    path, told, weights = saved_model.read_request(saved_model.write_request(Path("/a b/model.keras"), TOLD, WEIGHTS))
     assert (path, told) == (Path("/a b/model.keras"), TOLD)
     assert list(weights) == list(WEIGHTS)
     assert all(np.array_equal(weights[name], array) for name, array in WEIGHTS.items())
@@ -96,8 +97,8 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
-    order = model_saver.write_order(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
-    command = [sys.executable, "-m", "federated_health.server.model_saver"]
+    order = saved_model.write_request(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
+    command = [sys.executable, "-m", "federated_health.report.saved_model"]
     other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
     assert (other.returncode, other.stdout) == (1, b"")
     with pytest.raises(StorageError, match="gone"):
@@ -109,7 +110,7 @@ def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = model_saver.ModelSaver()
     saver.prepare()
-    running = saver._running
-    assert running is not None
+    process = saver._process
+    assert process is not None
     saver.close()
-    assert running.returncode is not None
+    assert process.returncode is not None

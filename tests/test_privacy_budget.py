@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from federated_health import appending
+from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -431,7 +431,7 @@ def test_a_disk_that_is_full_for_a_while(csv: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(appending, "append", write_half)
+        patch.setattr(files, "append", write_half)
         with pytest.raises(PrivacyError, match="No space left on device"):
             budget.spend(PLAN)
     assert len(lines_of(budget)) == 3
@@ -544,8 +544,7 @@ def test_a_process_waits_while_another_writes(csv: Path) -> None:
     assert budget.path is not None
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=spend_rounds, args=(budget_of(csv), 1))
-    with appending.opened(budget.path) as file:
-        appending.lock(file)
+    with files.open_to_append(budget.path, lock=True):
         child.start()
         child.join(6)
         assert child.is_alive()

@@ -87,7 +87,7 @@ def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemor
 
 
 def spent_rounds(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
-    return {name: context.budget.summary().rounds for name, context in contexts.items()}
+    return {name: handlers.budget_of(context).summary().rounds for name, context in contexts.items()}
 
 
 def equal(one: Weights, other: Weights) -> bool:
@@ -207,7 +207,7 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
 
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federation.weights)
     report = (tmp_path / "report.html").read_text()
-    summary = contexts["hungary"].budget.summary()
+    summary = handlers.budget_of(contexts["hungary"]).summary()
     assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in report
     assert "(4, 1e-05)-differential privacy" in report
     assert not any(name in report for name in NAMES if name != "hungary")
@@ -232,7 +232,7 @@ def test_a_hospital_with_a_spent_budget_is_left_out(hospitals: list[Hospital]) -
     federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
     federation.gather()
     assert federation.privacy is not None
-    contexts["hungary"].budget.spend(federation.privacy)
+    handlers.budget_of(contexts["hungary"]).spend(federation.privacy)
 
     for _ in federation.rounds():
         pass
@@ -246,6 +246,8 @@ def test_a_hospital_with_a_spent_budget_is_left_out(hospitals: list[Hospital]) -
 def test_a_round_is_recorded_before_its_noise_is_drawn(
     hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from federated_health.privacy import training
+    from federated_health.privacy.entropy import gaussian_noise as draw
 
     grid, contexts = grid_of(hospitals[2:3])
     seen: list[int] = []
@@ -359,7 +361,7 @@ def test_a_server_that_changes_its_promise_is_refused(
     joined(present)
     with pytest.raises(BudgetError, match=words):
         answer(question("train", replace(TOLD, privacy=plan)), present)
-    assert present.budget.summary().rounds == 0
+    assert handlers.budget_of(present).summary().rounds == 0
 
 
 @pytest.mark.parametrize("answer", ALL)

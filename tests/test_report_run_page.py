@@ -17,7 +17,6 @@ from federated_health.report import run_charts, run_page, run_summary
 from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
 from federated_health.report.run_page import page_of_run
-from federated_health.server.history import History
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import summarise
 from federated_health.settings import Settings, read_defaults
@@ -275,7 +274,7 @@ def test_a_stopped_run_without_evaluations_still_has_a_page() -> None:
     federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
-    federation.evaluations, federation.threshold, federation.history = {}, 0.5, History([record])
+    federation.evaluations, federation.threshold, federation.history = {}, 0.5, [record]
     page = page_of_run(summarise(federation, federation.figures_of_last_round(), stopped=True, facts={}))
     assert page.title == "heart-disease: a model of 2 hospitals"  # b sent no update in the first round
     assert "no figures" in blocks(section(page, "How good the model is"), Text)[0].words

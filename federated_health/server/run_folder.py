@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import report
 from federated_health.errors import RunError, StorageError
@@ -18,6 +18,9 @@ from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.model_saver import ModelSaver
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings, Value
+
+if TYPE_CHECKING:
+    from federated_health.report.run_summary import RunSummary
 
 logger = logging.getLogger(__name__)
 
@@ -148,18 +151,31 @@ class RunFolder:
             "SHA-256 of the weights": weights_hash(weights),
             f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
         }
-        summary = page.run_summary.RunSummary(
-            config=run.train_config(),
-            figures=figures,
-            settings=run.settings,
-            registrations=run.registrations,
-            rounds=run.history,
-            evaluations={} if stopped else run.evaluations,
-            problems=run.problems.describe(),
-            stopped=stopped,
-            facts=facts,
-        )
+        summary = summarise(run, figures, stopped=stopped, facts=facts)
         page.run_files.write_run_report(self.path / REPORT, summary)
+
+
+def summarise(
+    run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
+) -> "RunSummary":
+    """A run as its server knows it, for its report.
+
+    Args:
+        figures: from `FederatedRun.evaluate`.
+        facts: see `RunSummary`.
+    """
+    summary: RunSummary = report.load().run_summary.RunSummary(
+        config=run.train_config(),
+        figures=figures,
+        settings=run.settings,
+        registrations=run.registrations,
+        rounds=run.history,
+        evaluations={} if stopped else run.evaluations,
+        problems=run.problems.describe(),
+        stopped=stopped,
+        facts=facts,
+    )
+    return summary
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
