@@ -1,4 +1,4 @@
-"""One frozen, validated set of settings: [tool.flwr.app.config] in pyproject.toml, then flags or run config."""
+"""The settings of a run, validated: defaults from [tool.flwr.app.config] in pyproject.toml, then flags or run config."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -28,13 +28,13 @@ PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 OPERATIONAL = frozenset(
     {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
 )
-"""Settings, with dashes, that say where and how a run is carried out; no result depends on them."""
+"""Settings, with dashes, of where and how a run is carried out; no result depends on them."""
 
 MIN_ENCRYPTED_HOSPITALS = 3
-"""Hospitals of whom a sum is given to each of them: with one less, each could take its own part away from it."""
+"""Smallest number of hospitals in a sum that each of them decrypts: of two, each could subtract its own part."""
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
-"""Settings, with dashes, that a study or an audit of many federations sets itself, or has no use for."""
+"""Settings, with dashes, that a study of many runs sets itself or does not use."""
 
 Value = str | int | float | bool
 
@@ -45,10 +45,10 @@ PRIVACY, CONNECTION, RESULTS = "privacy", "connection", "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting of a run. Names are the flags' and the run config's, with _ for -.
+    """Every setting of a run; flags and the run config spell the names with dashes.
 
     Raises:
-        SettingsError: a value is of the wrong type or out of range, or does not go with another one.
+        SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
     task: str = setting(RUN, "what is predicted; every hospital must have the same", choices=tuple(TASKS))
@@ -95,36 +95,36 @@ class Settings:
         unit="ARGS",
     )
     appraisal: bool = setting(
-        RUN, "at the end each hospital says what joining gave it, and how much each column weighs"
+        RUN, "at the end each hospital reports what it gains by joining, and how much each column matters"
     )
     seed: int = setting(
         RUN,
-        "seed of initial weights and batches: the same seed gives the same model; it moves no hospital's split",
+        "seed of initial weights and batches: the same seed gives the same model; it does not change a hospital's split",
         unit="SEED",
         minimum=0,
     )
     max_update_norm: float = setting(
         AVERAGING,
-        "reject an update that moves the weights more than so many times as far as the round's median; 0 for any, "
-        "else at least 1",
+        "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none, otherwise "
+        "at least 1",
         unit="TIMES",
         minimum=0,
     )
     encrypt: bool = setting(
         PRIVACY,
-        "the server adds encrypted updates, and only the hospitals can read the sums; needs --tls and three hospitals",
+        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals",
     )
     dp_epsilon: float = setting(
         PRIVACY,
-        "differential privacy of every training patient over the whole run: the smaller, the more noise and the more "
-        f"is promised; 0 for none, else at least {MIN_EPSILON:g}",
+        "differential privacy of every training patient over the whole run; smaller is more private and noisier; 0 for "
+        f"none, otherwise at least {MIN_EPSILON:g}",
         unit="EPSILON",
         minimum=0,
         maximum=MAX_EPSILON,
     )
     dp_delta: float = setting(
         PRIVACY,
-        "chance with which the promise of --dp-epsilon may fail; must be below 1 / a hospital's training rows",
+        "probability with which --dp-epsilon may not hold; must be below 1 / a hospital's training rows",
         unit="DELTA",
         minimum=MIN_DELTA,
         maximum=0.5,
@@ -138,7 +138,7 @@ class Settings:
     )
     dp_sampling_rate: float = setting(
         PRIVACY,
-        "with --dp-epsilon: chance of each patient to be in a step",
+        "with --dp-epsilon: probability of each patient to be in a step",
         unit="CHANCE",
         minimum=MIN_RATE,
         maximum=1,
@@ -219,10 +219,10 @@ class Settings:
             )
 
     def check_given(self, flags: Iterable[str]) -> None:
-        """Refuse flags of differential privacy without it: who gives one believes that patients are protected.
+        """Refuse flags of differential privacy without --dp-epsilon, since their user expects patients to be protected.
 
         Args:
-            flags: that were given, whatever their values.
+            flags: names of the flags that the user gave.
 
         Raises:
             SettingsError: there is such a flag.
@@ -236,7 +236,7 @@ class Settings:
         """Settings from names with dashes, such as Flower's run config.
 
         Raises:
-            SettingsError: a name is unknown or lacking, or a value is not allowed.
+            SettingsError: a name is unknown or missing, or a value is not allowed.
         """
         known = {flag_of(one): one for one in fields(cls)}
         _check_names(config)
@@ -255,10 +255,10 @@ class Settings:
         return read_arguments(self.strategy, self.strategy_args)
 
     def privacy_plan(self, run: str) -> PrivacyPlan | None:
-        """What a run with these settings promises its training patients; None without differential privacy.
+        """The privacy plan of a run with these settings; None without differential privacy.
 
         Args:
-            run: a random token of the run.
+            run: identifier of the run.
         """
         if not self.dp_epsilon:
             return None
@@ -275,13 +275,13 @@ class Settings:
 
     @property
     def min_updates(self) -> int:
-        """Updates that a round needs: as many as were asked for, and as the strategy takes."""
+        """Smallest number of updates of a round, for the settings and the strategy."""
         asked = self.min_hospitals or self.hospitals // 2 + 1
         return max(asked, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
 
     @property
     def min_reason(self) -> str:
-        """Why a round needs so many, in words."""
+        """Why a round needs as many updates."""
         if self.min_updates == self._strategy_minimum > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].min_reason}"
         if self.encrypt and self.min_updates == MIN_ENCRYPTED_HOSPITALS:
@@ -301,7 +301,7 @@ def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
     """[tool.flwr.app.config] of a pyproject.toml.
 
     Raises:
-        SettingsError: the file or the table is not there, or a name in it is unknown or lacking.
+        SettingsError: the file or the table is missing, or a name in it is unknown or missing.
     """
     try:
         defaults = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]

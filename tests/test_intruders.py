@@ -27,12 +27,12 @@ from federated_health.errors import JoinError
 from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.security import certificates, handshake, issuing
+from federated_health.security import admission, certificates, handshake, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import Identity
 from federated_health.security.parties import Party, Role, hospital, server
-from federated_health.transport import refusals, stream_server
+from federated_health.transport import refusals
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
@@ -614,7 +614,7 @@ def test_a_false_server_gets_nothing_and_the_hospital_says_why(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream_server, "Admission", lambda *_: None)  # it has no such scruples
+    monkeypatch.setattr(admission, "Admission", lambda *_: None)  # a false server admits everyone
     monkeypatch.setattr(Identity, "expiry_warning", lambda _: None)
     with false_server(pose(federation, tmp_path / "false")) as (address, heard):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()

@@ -213,7 +213,7 @@ def test_a_header_that_numpy_would_warn_of_is_refused_in_silence() -> None:
 
 # Instructions
 
-INSTRUCTIONS = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     task="heart-disease",
     schema="ab" * 32,
     model="mlp",
@@ -231,37 +231,38 @@ INSTRUCTIONS = TrainConfig(
 
 
 def test_instructions_survive_the_wire() -> None:
-    content = over_the_wire(RecordDict({"config": INSTRUCTIONS.to_record()}))
+    content = over_the_wire(RecordDict({"config": TRAIN_CONFIG.to_record()}))
 
-    assert TrainConfig.from_record(content.config_records["config"]) == INSTRUCTIONS
+    assert TrainConfig.from_record(content.config_records["config"]) == TRAIN_CONFIG
 
 
 def test_instructions_are_read_beside_what_flower_adds() -> None:
-    record = INSTRUCTIONS.to_record()
+    record = TRAIN_CONFIG.to_record()
     record["server-round"] = 4
 
-    assert TrainConfig.from_record(record) == INSTRUCTIONS
+    assert TrainConfig.from_record(record) == TRAIN_CONFIG
 
 
 def lacking(key: str) -> dict[str, Any]:
-    return {name: value for name, value in INSTRUCTIONS.to_record().items() if name != key}
+    return {name: value for name, value in TRAIN_CONFIG.to_record().items() if name != key}
 
 
-@pytest.mark.parametrize("record", [{}, *(lacking(key) for key in INSTRUCTIONS.to_record())])
-def test_instructions_that_lack_something_are_malformed(record: dict[str, Any]) -> None:
-    with pytest.raises(MalformedMessageError, match=r"^the server's instructions lack something$"):
+@pytest.mark.parametrize("record", [{}, *(lacking(key) for key in TRAIN_CONFIG.to_record())])
+def test_a_train_config_that_lacks_a_key_is_malformed(record: dict[str, Any]) -> None:
+    (missing, *_) = (key for key in ("mean", "variance", *TRAIN_CONFIG.to_record()) if key not in record)
+    with pytest.raises(MalformedMessageError, match=rf"^the server's train config lacks {missing}$"):
         TrainConfig.from_record(record)
 
 
 @pytest.mark.parametrize("key", ["mean", "variance"])
-def test_instructions_with_a_number_for_a_list_are_malformed(key: str) -> None:
-    with pytest.raises(MalformedMessageError, match=r"^the server's instructions lack something$"):
-        TrainConfig.from_record({**INSTRUCTIONS.to_record(), key: 54.4})
+def test_a_train_config_with_a_number_for_a_list_is_malformed(key: str) -> None:
+    with pytest.raises(MalformedMessageError, match="no valid normalisation"):
+        TrainConfig.from_record({**TRAIN_CONFIG.to_record(), key: 54.4})
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_the_weight_of_the_proximal_term_is_read(value: float) -> None:
-    record = INSTRUCTIONS.to_record()
+    record = TRAIN_CONFIG.to_record()
     assert read_proximal_mu(record) == 0.0
     record["proximal-mu"] = value
     assert read_proximal_mu(record) == value
@@ -450,8 +451,8 @@ def test_an_update_survives_the_wire() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num-examples": 226}, "its num-examples is not the number of training rows that it declared"),
-        ({"num-examples": 10**9}, "its num-examples is not the number of training rows that it declared"),
+        ({"num-examples": 226}, "its num-examples is not the number of training rows that it registered"),
+        ({"num-examples": 10**9}, "its num-examples is not the number of training rows that it registered"),
         ({"num-examples": None}, "its metrics are not: num-examples, train-loss"),
         ({"train-loss": None}, "its metrics are not: num-examples, train-loss"),
         ({"equal-weight": 731.0}, "its metrics are not: num-examples, train-loss"),
@@ -493,8 +494,8 @@ def test_an_update_brings_the_counts_that_it_was_asked_for() -> None:
     ("evaluated", "changes", "words"),
     [
         (None, {}, "its metrics are not: num-examples, train-loss"),
-        (75, {}, "its outcome counts do not add up to the held-out rows that it declared"),
-        (76, {"true_positives": 41}, "its outcome counts do not add up to the held-out rows that it declared"),
+        (75, {}, "its outcome counts do not add up to the held-out rows that it registered"),
+        (76, {"true_positives": 41}, "its outcome counts do not add up to the held-out rows that it registered"),
         (76, {"true_positives": -1}, "its true_positives is not a whole number of at least 0"),
         (76, {"loss_sum": 76 * 28.5}, "its sums of losses or of squared errors are out of range"),
         (76, {"squared_error_sum": -0.5}, "its sums of losses or of squared errors are out of range"),
@@ -635,11 +636,11 @@ def test_as_many_cells_as_there_may_be_are_read() -> None:
         ({"true_positives": -731}, "its true_positives is not a whole number of at least 0"),
         ({"false_positives": 731.0}, "its false_positives is not a whole number of at least 0"),
         ({"false_negatives": [731]}, "its false_negatives is not a whole number of at least 0"),
-        ({"true_negatives": 731}, "its outcome counts do not add up to the held-out rows that it declared"),
-        ({"num-examples": 731}, "its outcome counts do not add up to the held-out rows that it declared"),
+        ({"true_negatives": 731}, "its outcome counts do not add up to the held-out rows that it registered"),
+        ({"num-examples": 731}, "its outcome counts do not add up to the held-out rows that it registered"),
         (
             {"true_negatives": 34, "num-examples": 77},
-            "its outcome counts do not add up to the held-out rows that it declared",
+            "its outcome counts do not add up to the held-out rows that it registered",
         ),
         ({"loss_sum": -0.731}, "its sums of losses or of squared errors are out of range"),
         ({"squared_error_sum": -0.731}, "its sums of losses or of squared errors are out of range"),
@@ -758,9 +759,9 @@ def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int
         ({"positives": None}, "its metrics are not: negatives, positives"),
         ({"negatives": None}, "its metrics are not: negatives, positives"),
         ({"num-examples": 18}, "its metrics are not: negatives, positives"),
-        ({"negatives": [8.0, 731.0, 0.0]}, "its cells hold more than the training rows that it declared"),
-        ({"positives": [19.0, 731.0, 0.0]}, "its cells hold more than the training rows that it declared"),
-        ({"positives": [1e30, 731.0, 0.0] * 64}, "its cells hold more than the training rows that it declared"),
+        ({"negatives": [8.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
+        ({"positives": [19.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
+        ({"positives": [1e30, 731.0, 0.0] * 64}, "its cells hold more than the training rows that it registered"),
         ({"positives": [5.0, 731.0]}, "its cells of positives are not finite numbers in threes"),
         ({"positives": 731.0}, "its cells of positives are not finite numbers in threes"),
         ({"negatives": [5.0, math.nan, 731.0]}, "its cells of negatives are not finite numbers in threes"),

@@ -48,7 +48,7 @@ def test_an_order_arrives_as_it_was_given() -> None:
 
 
 class Stopped:
-    """Another process, which does not do what it is told."""
+    """Another process, which fails."""
 
     def __init__(self, code: int, told: bytes) -> None:
         self.returncode, self.told = code, told
@@ -60,7 +60,7 @@ class Stopped:
 @pytest.mark.parametrize("stopped", [Stopped(1, b""), Stopped(0, b""), Stopped(-9, b"saved")])
 def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
-    monkeypatch.setattr(model_saver, "save_final_model", lambda *order: done.append(order))
+    monkeypatch.setattr(saved_model, "save_final_model", lambda *order: done.append(order))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = model_saver.ModelSaver()
@@ -81,7 +81,7 @@ def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch
 def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_final_model(tmp_path / "here.keras", TOLD, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
-    monkeypatch.setattr(model_saver, "save_final_model", None)  # what would be called here
+    monkeypatch.setattr(saved_model, "save_final_model", None)  # what would be called here
     saver = model_saver.ModelSaver()
     saver.prepare()
     saver.save(tmp_path / "there.keras", TOLD, WEIGHTS)

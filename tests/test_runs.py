@@ -19,7 +19,8 @@ from federated_health.ml.keras_models import read_description
 from federated_health.report import run_page
 from federated_health.report.page import Page
 from federated_health.report.run_files import write_report
-from federated_health.server import model_saver, run_folder
+from federated_health.report import run_files, saved_model
+from federated_health.server import run_folder
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
@@ -185,7 +186,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(path: Path, *_: object) -> None:
         path.write_text("a model")
 
-    monkeypatch.setattr(model_saver, "save_final_model", save)
+    monkeypatch.setattr(saved_model, "save_final_model", save)
     monkeypatch.setattr(run_folder, "write_run_report", lambda path, _: path.write_text("a report"))
 
 
@@ -353,7 +354,7 @@ def test_a_folder_with_nothing_but_checkpoints_is_a_run_that_can_go_on(tmp_path:
     with pytest.raises(RunError) as told:
         RunFolder(chosen_for(tmp_path))
     assert str(told.value) == (
-        f"{tmp_path}: holds a run already (checkpoints); --resume goes on with it, --force overwrites it"
+        f"{tmp_path}: holds a run already (checkpoints); --resume continues it, --force overwrites it"
     )
     assert read_checkpoint(tmp_path).round_number == 2
 
@@ -415,8 +416,8 @@ def test_a_folder_to_go_on_in_that_holds_nothing_to_go_on_with(tmp_path: Path) -
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for name, words in (
-        ("none", "holds no checkpoint: there is no such folder"),
-        ("a" * 300, "holds no checkpoint: there is no such folder"),
+        ("none", "holds no checkpoint: the folder does not exist"),
+        ("a" * 300, "holds no checkpoint: the folder does not exist"),
         ("file", "checkpoints: cannot be read (Not a directory)"),
         ("empty", "empty/checkpoints: holds no checkpoint"),
     ):
@@ -481,7 +482,7 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
 def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = {"write_json": run_folder, "save_final_model": model_saver, "write_run_report": run_folder}
+    homes = {"write_json": run_folder, "save_final_model": saved_model, "write_run_report": run_files}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def mortal(name: str) -> Callable[..., None]:

@@ -601,7 +601,7 @@ def test_only_the_transport_and_the_superlink_command_touch_flowers_internals() 
         for path in package.rglob("*.py")
         if any(f"from {name}" in path.read_text() or f"import {name}" in path.read_text() for name in internals)
     }
-    assert {path for path in users if path.parts[0] != "transport"} == {Path("cli/superlink.py")}
+    assert {path for path in users if path.parts[0] != "transport"} == {Path("cli/deployment/superlink.py")}
 
 
 # Hospitals that may not join

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -134,22 +135,18 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
     assert (pd.read_csv(checkout / "risk.csv")["prediction"] == ill).mean() > 0.8
 
 
-def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Path) -> None:
+def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkout: Path) -> None:
     page = (checkout / "docs" / "extending.md").read_text()
     (module,) = blocks_of(page, "new strategy module")
-    (entry,) = blocks_of(page, "new strategy entry")
+    (declaration,) = blocks_of(page, "new strategy declaration")
+    (flower_class,) = blocks_of(page, "new strategy class")
     package = checkout / "federated_health"
     (package / "geometric_median.py").write_text(module)
-    strategies = package / "server" / "strategies.py"
-    errors_import, krum = "from federated_health.errors import", '    "krum": StrategyDeclaration('
-    text = strategies.read_text()
-    for old, new in {
-        errors_import: f"from federated_health.geometric_median import GeometricMedian\n{errors_import}",
-        krum: f"{entry}{krum}",
-    }.items():
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    strategies.write_text(text)
+    errors_import = "from federated_health.errors import"
+    declared, made = '    "krum": StrategyDeclaration(', '    "krum": partial('
+    insert(package / "ml" / "strategies.py", {declared: declaration})
+    import_line = "from federated_health.geometric_median import GeometricMedian\n"
+    insert(package / "server" / "strategies.py", {errors_import: import_line, made: flower_class})
     (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
 
     create, serve, *joins = commands_of(page, "new strategy commands")
@@ -159,6 +156,15 @@ def test_a_new_strategy_needs_a_class_and_an_entry_and_nothing_else(checkout: Pa
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1
     run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
+
+
+def insert(path: Path, additions: Mapping[str, str]) -> None:
+    """Insert text above the one place in a file where each of these begins."""
+    text = path.read_text()
+    for place, addition in additions.items():
+        assert text.count(place) == 1
+        text = text.replace(place, f"{addition}{place}")
+    path.write_text(text)
 
 
 TEST_OF_MEDIAN = """
