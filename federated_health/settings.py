@@ -1,4 +1,4 @@
-"""The settings of a run, validated: defaults from [tool.flwr.app.config] in pyproject.toml, then flags or run config."""
+"""The settings of a run, validated: defaults from pyproject.toml, replaced by flags or by Flower's run config."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -99,7 +99,7 @@ class Settings:
     )
     seed: int = setting(
         RUN,
-        "seed of initial weights and batches: the same seed gives the same model; it does not change a hospital's split",
+        "seed of initial weights and batches: the same seed gives the same model; a hospital's split is the same for all",
         unit="SEED",
         minimum=0,
     )

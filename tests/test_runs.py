@@ -16,10 +16,9 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.keras_models import read_description
-from federated_health.report import run_page
+from federated_health.report import run_files, run_page, saved_model
 from federated_health.report.page import Page
 from federated_health.report.run_files import write_report
-from federated_health.report import run_files, saved_model
 from federated_health.server import run_folder
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun

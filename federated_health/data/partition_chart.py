@@ -17,8 +17,8 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
         path: the PNG file.
         hospitals: entries of a manifest, with `name`, `rows`, and `labels` (rows by label).
     """
-    from matplotlib.figure import Figure  # takes a second to import, and most runs draw nothing
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second to import, and most runs draw nothing
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  # slow to import, and used by drawings only
 
     count = len(hospitals)
     named = count <= MAX_NAMES

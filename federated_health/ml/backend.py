@@ -28,7 +28,7 @@ def load_tensorflow() -> ModuleType:
     verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
     with nullcontext() if verbose else _without_noise(), hidden(*UNUSED):
-        import tensorflow
+        import tensorflow  # noqa: PLC0415  # TensorFlow takes seconds to import
 
         tensorflow.config.list_physical_devices()  # finds graphics cards, and logs an error where there is none
     return tensorflow  # type: ignore[no-any-return]  # TensorFlow ships no types
@@ -37,7 +37,7 @@ def load_tensorflow() -> ModuleType:
 def load_keras() -> ModuleType:
     """The `keras` module on the TensorFlow backend."""
     load_tensorflow()
-    import keras
+    import keras  # noqa: PLC0415  # after the thread counts are set
 
     return keras  # type: ignore[no-any-return]  # Keras ships no types
 

@@ -134,7 +134,7 @@ def calibration(log_odds: Floats, labels: Floats) -> Calibration:
     Args:
         log_odds, labels: [patients].
     """
-    from scipy.optimize import brentq  # slow to import, and needed by studies only
+    from scipy.optimize import brentq  # noqa: PLC0415  # slow to import, and needed by studies only
 
     if rarer_class(labels) < MIN_PATIENTS_PER_CLASS:
         return Calibration()
@@ -152,7 +152,7 @@ def _fit_slope(x: Array, labels: Floats) -> float:
 
     A trust-region method: scikit-learn's solvers take ten times as long, or fail if scores hardly differ.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # noqa: PLC0415  # slow to import
 
     design = np.column_stack([np.ones_like(x), (x - x.mean()) / x.std()])
 

@@ -87,7 +87,7 @@ class PrivacyPlan:
         """Standard deviation of a step's noise divided by `clip`. Takes about 1 s; each side computes it for itself."""
         # A plan is a declaration below `messages`, and most runs have none: the accountant, with dp-accounting and
         # SciPy (2 s to import), is loaded only where its result is needed.
-        from federated_health.privacy.accounting import calibrate
+        from federated_health.privacy.accounting import calibrate  # noqa: PLC0415  # optional feature
 
         return calibrate(self.epsilon, self.delta, self.sampling_rate, self.rounds * self.steps)
 

@@ -87,8 +87,8 @@ def _refine(steps: tuple[Steps, ...], delta: float) -> tuple[float, float]:
 
 
 def _epsilon_on_grid(steps: tuple[Steps, ...], delta: float, interval: float) -> float:
-    from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent  # 2 s to import
-    from dp_accounting.pld import PLDAccountant
+    from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent  # noqa: PLC0415  # 2 s to import
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415  # 2 s to import
 
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, interval)
     for kind in steps:
@@ -102,8 +102,8 @@ def _guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> fl
 
     Source: the central limit theorem of Bu et al. 2020, "Deep learning with Gaussian differential privacy".
     """
-    from scipy.optimize import brentq  # as dp-accounting, slow to import
-    from scipy.special import log_ndtr, ndtr
+    from scipy.optimize import brentq  # noqa: PLC0415  # as dp-accounting, slow to import
+    from scipy.special import log_ndtr, ndtr  # noqa: PLC0415  # slow to import
 
     def excess(log_mu: float) -> float:  # over the target delta (Balle & Wang 2018, theorem 8)
         mu = math.exp(log_mu)
@@ -116,7 +116,7 @@ def _guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> fl
 
 def _find_root(excess: Callable[[float], float], guess: float) -> float:
     """Root of a decreasing function of the noise multiplier's logarithm, but at least `MIN_NOISE`."""
-    from scipy.optimize import brentq  # as dp-accounting, slow to import
+    from scipy.optimize import brentq  # noqa: PLC0415  # as dp-accounting, slow to import
 
     excess, lowest = cache(excess), math.log(MIN_NOISE)
     near = far = max(math.log(guess), lowest)

@@ -45,7 +45,7 @@ def _gaussians(count: int) -> npt.NDArray[np.float64]:
     Points below 1/2 are exact, even the lowest; a random sign gives the others. So 0 and 1 do not occur, and the
     largest Gaussian is 8.3.
     """
-    from scipy.special import ndtri  # slow to import, and only needed where noise is drawn
+    from scipy.special import ndtri  # noqa: PLC0415  # slow to import, and only needed where noise is drawn
 
     words = _random_words(count)
     lower: npt.NDArray[np.float64] = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-53)

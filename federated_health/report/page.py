@@ -146,7 +146,7 @@ def render(page: Page) -> str:
 
 @cache
 def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined  # most processes render nothing
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  # most processes render nothing
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["own_ids"] = own_ids

@@ -165,8 +165,8 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
 
 def _draw_shades(axes: "Axes", shares: Floats) -> None:
     """One rectangle per cell, darker for a larger share and hatched for NaN; the first row on top."""
-    from matplotlib.collections import PolyCollection  # loaded for a drawing only: see svg.py
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import PolyCollection  # noqa: PLC0415  # loaded for a drawing only: see svg.py
+    from matplotlib.patches import Rectangle  # noqa: PLC0415  # slow to import, and used by drawings only
 
     axes.set_axis_off()
     axes.set_xlim(0, shares.shape[1])

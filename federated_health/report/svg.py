@@ -94,7 +94,7 @@ class Canvas:
     """A picture of WIDTH x height units, measured from its top left corner. Made by `canvas`."""
 
     def __init__(self, height: float) -> None:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and used by drawings only
 
         self.height = height
         self._figure = Figure(figsize=(WIDTH / 72, height / 72))
@@ -142,7 +142,7 @@ def canvas(height: float, more: int = 0, noun: str = "") -> Iterator[Canvas]:
     Args:
         more: number of entries that are not shown, each a `noun`; it is written on a line of its own at the bottom.
     """
-    from matplotlib import style
+    from matplotlib import style  # noqa: PLC0415  # slow to import, and used by drawings only
 
     with style.context(["default", _STYLE]):
         paper = Canvas(height + (ROW if more else 0))
@@ -177,8 +177,8 @@ def first_of(entries: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
 
 def text_width(text: str, size: float = SMALL) -> float:
     """Width of one line in DejaVu Sans, which is wider than most fonts that a browser may use."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
+    from matplotlib.font_manager import FontProperties  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib.textpath import text_to_path  # noqa: PLC0415  # slow to import, and used by drawings only
 
     with _missing_glyphs_allowed():
         width, _, _ = text_to_path.get_text_width_height_descent(
@@ -221,7 +221,7 @@ def limits_of(values: Iterable[float | None]) -> tuple[float, float]:
 
 def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False) -> dict[float, str]:
     """Round numbers on an axis -> their labels, with as many digits as tell them apart."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  # slow to import, and used by drawings only
 
     found = MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
     ticks = [0.0 if abs(tick) < 1e-9 * (high - low) else float(tick) for tick in found if low <= tick <= high]

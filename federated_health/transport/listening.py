@@ -46,7 +46,7 @@ def open_files(wanted: int) -> int:
         The number of files that this process may open.
     """
     with suppress(ImportError):  # Windows has no such limit on connections
-        import resource
+        import resource  # noqa: PLC0415  # does not exist on Windows
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -161,9 +161,9 @@ def write_connection(name: str, address: str, authority: Path) -> Path:
         RunError: the file cannot be read or written.
     """
     # Internals of Flower: imported here, so that another version of it can break this subcommand only.
-    from flwr.cli.flower_config import init_flwr_config, write_superlink_connection
-    from flwr.cli.typing import SuperLinkConnection
-    from flwr.supercore.utils import get_flwr_home
+    from flwr.cli.flower_config import init_flwr_config, write_superlink_connection  # noqa: PLC0415  # slow, and needed by one command
+    from flwr.cli.typing import SuperLinkConnection  # noqa: PLC0415  # slow, and needed by one command
+    from flwr.supercore.utils import get_flwr_home  # noqa: PLC0415  # slow, and needed by one command
 
     path = get_flwr_home() / "config.toml"
     connection = SuperLinkConnection(name=name, address=address, root_certificates=str(authority), insecure=False)

@@ -45,8 +45,8 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
-        lead=f"{formatting.number_of(patients, 'training patient')} of {formatting.number_of(len(plan.hospitals), 'hospital')}. "
-        "Who can find out whether a patient was trained on, or what was recorded of them; and what it costs to prevent "
+        lead=f"{formatting.number_of(patients, 'training patient')} of "
+        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was trained on, or what was recorded of them; and what it costs to prevent "
         "it.",
         sections=(
             _choice(figures, plan.half_runs),
@@ -171,8 +171,8 @@ def _choice(figures: Figures, runs: int) -> Section:
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the quality of the models. {alt}.",
-            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {formatting.INTERVAL}. Dashed: guessing. "
-            "Every panel has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives "
+            caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {formatting.INTERVAL}. Dashed: "
+            "guessing. Every panel has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives "
             "the same models as plain averaging, so both coincide, except for updates, which the server lacks.",
         ),
         _table(
@@ -210,7 +210,7 @@ def _false_positives(figures: Figures) -> str:
     attack = next(iter(figures.values()))["attacks"][FINAL][_last_attack(FINAL)]
     return (
         f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
-        f"{formatting.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to interpret."
+        f"{formatting.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to use."
     )
 
 
@@ -249,7 +249,8 @@ def _inversion(plan: AuditPlan, figures: Figures) -> Section:
     table = _table(
         f"Columns of {plan.smallest}'s patients that are recovered from the first round's update",
         inversion_rows(figures),
-        note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. {formatting.NOT_DEFINED}: nothing to attack.",
+        note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. "
+        f"{formatting.NOT_DEFINED}: nothing to attack.",
     )
     return Section(title="Patients rebuilt from an update", blocks=(Text(words=INVERSION), table))
 

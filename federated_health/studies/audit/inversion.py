@@ -57,7 +57,7 @@ def known_training(settings: Settings, hospital: str, rows: int) -> Training:
     The server knows the seed, and so the batches. Under differential privacy these are secret, and the attacker assumes
     that every patient is in every step.
     """
-    from federated_health.ml.training import batch_order  # imports TensorFlow
+    from federated_health.ml.training import batch_order  # noqa: PLC0415  # imports TensorFlow
 
     if settings.dp_epsilon:
         order = np.tile(np.arange(rows, dtype=np.int32), (settings.dp_steps, 1))
@@ -148,7 +148,7 @@ def recovered_share(guesses: Array, patients: Array, tolerance: Array) -> float:
         guesses, patients: [the same number, columns], see `to_columns`.
         tolerance: [columns], see `tolerances`.
     """
-    from scipy.optimize import linear_sum_assignment  # slow to import
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  # slow to import
 
     guess, patient = guesses[:, None, :], patients[None, :, :]
     is_close = (np.abs(guess - patient) <= tolerance) | (np.isnan(guess) & np.isnan(patient))

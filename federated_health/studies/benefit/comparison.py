@@ -188,7 +188,7 @@ def _pairs(models: Iterable[str]) -> list[tuple[str, str]]:
 
 def _point_estimates(scores: OutOfFold, labels: Labels) -> dict[str, float | None]:
     """POINT_ESTIMATES as means over repeats."""
-    from sklearn.metrics import average_precision_score  # takes a second to import
+    from sklearn.metrics import average_precision_score  # noqa: PLC0415  # takes a second to import
 
     has_both_classes = bootstrap.rarer_class(labels) > 0
     risks = probability(scores.log_odds)
