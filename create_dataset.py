@@ -8,7 +8,7 @@ from pathlib import Path
 
 import utils
 from federated_health.cli import parsing
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import PICTURE, write_hospitals
 from federated_health.data.manifest import MANIFEST

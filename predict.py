@@ -10,7 +10,7 @@ import numpy as np
 
 import utils
 from federated_health.cli import parsing
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 from federated_health.cli.deployment.flower_commands import environment, executable, format_config
 from federated_health.processes import PROJECT, free_port, process
 from federated_health.security.authority import make_demo_identities
-from federated_health.settings import Value
+from federated_health.setting_fields import Value
 
 APP = ("server.py", "client.py", "utils.py", "pyproject.toml")
 

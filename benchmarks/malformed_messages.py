@@ -25,8 +25,8 @@ from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.server.replies import validate_replies
-from federated_health.transport.decoding import UndecodableError, decode_reply
 from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.stream import UndecodableError, decode_reply
 
 TASK = HEART_DISEASE
 NODE = 7

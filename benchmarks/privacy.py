@@ -13,7 +13,8 @@ from typing import Any
 
 from common import measure, quieten, summarise, write_uci
 
-from federated_health.settings import Settings, Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 
 TARGETS = {
     (1e-5, 8.0): 0.88,

@@ -1,4 +1,4 @@
-"""Names of hospitals, their node ids, and names of a run's files."""
+"""Names of hospitals, their node ids, and names of a run's files and of Flower's parameters."""
 
 import re
 import unicodedata
@@ -11,6 +11,10 @@ SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metri
 
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""
+
+
+PROXIMAL_MU = "proximal-mu"
+"""Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
 
 
 def is_hospital_name(name: str) -> bool:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from federated_health.errors import RunError
-from federated_health.settings import PROJECT_FILE
+from federated_health.setting_fields import PROJECT_FILE
 
 PROJECT = PROJECT_FILE.parent
 

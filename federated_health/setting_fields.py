@@ -1,15 +1,21 @@
-"""What a setting may be: its type and its range, as code that checks it and as words that --help and pages show."""
+"""What a setting may be: its type, range, group and help text; and where the defaults of all settings are."""
 
+import tomllib
 from dataclasses import MISSING, Field, field
+from pathlib import Path
 from typing import Any
 
 from federated_health.errors import SettingsError
 
+PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
+
+Value = str | int | float | bool
+
 LARGEST = 2**31 - 1
-"""Of any whole number."""
+"""Largest value of an integer setting."""
 
 MAX_WAIT = 1e7
-"""Seconds of any wait; some clocks end before their numbers do."""
+"""Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
 
 def setting(
@@ -22,15 +28,14 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass's field for a setting, with its rules as metadata.
+    """A dataclass field for a setting, with its constraints as metadata.
 
     Args:
-        group: under which --help shows it.
-        help: what it is for, for somebody who meets it for the first time.
-        unit: of which its values are, as --help shows a flag's value; empty for yes and no, and where the
-            few choices stand in its place.
-        minimum, above: the least value, or what is too little.
-        maximum: the greatest value.
+        group: heading under which --help shows it.
+        help: its help text.
+        unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
+        minimum, above: inclusive or exclusive lower bound.
+        maximum: inclusive upper bound.
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
     high = f"at most {plain(maximum)}" if maximum is not None else ""
@@ -40,7 +45,7 @@ def setting(
 
 
 def plain(value: float) -> str:
-    """A number as people write it: 10,000,000, and not 1e+07."""
+    """A number without an exponent, such as 10,000,000 instead of 1e+07."""
     return f"{value:,.0f}" if value >= 1e5 else f"{value:g}"
 
 
@@ -50,18 +55,18 @@ def flag_of(setting: "Field[Any]") -> str:
 
 
 def is_whole_for(setting: "Field[Any]", value: object) -> bool:
-    """Whether a whole number was given where a float is meant, as in TOML's `wait = 300`."""
+    """Whether a value is an integer for a float setting, such as TOML's `wait = 300`."""
     return setting.type is float and type(value) is int and abs(value) <= LARGEST
 
 
 def check(setting: "Field[Any]", value: object) -> None:
-    """Refuse what breaks a setting's rules.
+    """Check a value against a setting's type and constraints.
 
     Raises:
-        SettingsError: the value is of another type, or out of range; says what was expected and what came.
+        SettingsError: the value is of another type, or out of range; the text gives the expected and the actual value.
     """
     name, rules = flag_of(setting), setting.metadata
-    assert setting.default is MISSING  # every default stands in pyproject.toml
+    assert setting.default is MISSING  # all defaults are in pyproject.toml
     if type(value) is not setting.type:
         raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")
     if rules["choices"] and value not in rules["choices"]:
@@ -78,3 +83,27 @@ def check(setting: "Field[Any]", value: object) -> None:
 
 
 _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_project_config(path: Path = PROJECT_FILE, needed: tuple[str, ...] = ()) -> dict[str, Value]:
+    """The table [tool.flwr.app.config] of a pyproject.toml, in which the defaults of all settings are.
+
+    Args:
+        needed: names that the table must have.
+
+    Raises:
+        SettingsError: the file, the table or one of these names is missing.
+    """
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # tomllib's own errors, and bytes that are not UTF-8
+        raise SettingsError(f"{path}: is not TOML ({error})") from None
+    except (KeyError, TypeError):
+        config = None
+    if not isinstance(config, dict):
+        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]")
+    if missing := [name for name in needed if name not in config]:
+        raise SettingsError(f"{path}: lacks the setting {', '.join(missing)}")
+    return config

@@ -1,6 +1,5 @@
 """The settings of a run, validated: defaults from pyproject.toml, replaced by flags or by Flower's run config."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,9 +20,16 @@ from federated_health.ml.privacy_plan import (
     PrivacyPlan,
 )
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import MAX_WAIT, check, flag_of, is_whole_for, setting
-
-PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
+from federated_health.setting_fields import (
+    MAX_WAIT,
+    PROJECT_FILE,
+    Value,
+    check,
+    flag_of,
+    is_whole_for,
+    read_project_config,
+    setting,
+)
 
 OPERATIONAL = frozenset(
     {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
@@ -35,8 +41,6 @@ MIN_ENCRYPTED_HOSPITALS = 3
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
 """Settings, with dashes, that a study of many runs sets itself or does not use."""
-
-Value = str | int | float | bool
 
 RUN, TRAINING, AVERAGING = "the run", "training at the hospitals", "averaging at the server"
 PRIVACY, CONNECTION, RESULTS = "privacy", "connection", "results"
@@ -99,7 +103,7 @@ class Settings:
     )
     seed: int = setting(
         RUN,
-        "seed of initial weights and batches: the same seed gives the same model; a hospital's split is the same for all",
+        "seed of initial weights and batches: the same seed gives the same model; hospitals' splits ignore it",
         unit="SEED",
         minimum=0,
     )
@@ -298,28 +302,19 @@ class Settings:
 
 
 def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
-    """[tool.flwr.app.config] of a pyproject.toml.
+    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other.
 
     Raises:
         SettingsError: the file or the table is missing, or a name in it is unknown or missing.
     """
-    try:
-        defaults = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # tomllib's own errors, and bytes that are not UTF-8
-        raise SettingsError(f"{path}: is not TOML ({error})") from None
-    except (KeyError, TypeError):
-        defaults = None
-    if not isinstance(defaults, dict):
-        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]")
+    defaults = read_project_config(path)
     _check_names(defaults)
     return defaults
 
 
 def _check_names(config: Mapping[str, Value]) -> None:
-    known = [flag_of(one) for one in fields(Settings)]
+    known = [flag_of(setting) for setting in fields(Settings)]
     if unknown := sorted(set(config) - set(known)):
         raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
-    if lacking := sorted(set(known) - set(config)):
-        raise SettingsError(f"lacks the setting {', '.join(lacking)}")
+    if missing := sorted(set(known) - set(config)):
+        raise SettingsError(f"lacks the setting {', '.join(missing)}")

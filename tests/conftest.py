@@ -4,7 +4,7 @@ Fast tests run first; those marked slow import TensorFlow or start processes. Of
 whose tests take longest: where several workers share the tests (`make test`), none is then left alone with a long one.
 """
 
-from federated_health.settings import PROJECT_FILE  # isort: skip  # first, for what the package says to gRPC
+from federated_health.setting_fields import PROJECT_FILE  # isort: skip  # first, for what the package says to gRPC
 
 import os
 from collections.abc import Iterator

@@ -92,8 +92,8 @@ def strangers(federation: DemoIdentities, tmp_path: Path) -> dict[str, Identity]
         files.write_bytes(one.folder / REVOKED, listed)
     no_role = write_identity(tmp_path / "lax", hospital("lax"), federation.signer, key=both)
     return {
-        "the hospital's certificate is of server": federation.server,
-        "of another authority": federation.add("foreign", signer=elsewhere),
+        "the hospital's certificate is for server": federation.server,
+        "by another authority": federation.add("foreign", signer=elsewhere),
         "expired on": federation.add("late", expired()),
         "is not valid before": federation.add("early", not_yet()),
         "was revoked on": revoked,
@@ -102,8 +102,8 @@ def strangers(federation: DemoIdentities, tmp_path: Path) -> dict[str, Identity]
 
 
 STRANGERS = (
-    "the hospital's certificate is of server",
-    "of another authority",
+    "the hospital's certificate is for server",
+    "by another authority",
     "expired on",
     "is not valid before",
     "was revoked on",

@@ -143,6 +143,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
 HOLD = """
 import sys
 from pathlib import Path
+from federated_health.files import locked_folder
 with locked_folder(Path(sys.argv[1]), wait=False):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,12 +12,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from sklearn import metrics as reference
 
 from federated_health.data.hospital import Hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
 from federated_health.messages.content import Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON

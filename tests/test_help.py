@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from federated_health.cli import parsing
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 from federated_health.settings import read_defaults
 from tests.parsers import all_parsers
 

@@ -23,8 +23,8 @@ from flwr.app import Context, Message
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from federated_health import files
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security import admission, certificates, handshake, issuing
@@ -32,7 +32,7 @@ from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import Identity
 from federated_health.security.parties import Party, Role, hospital, server
-from federated_health.transport import refusals
+from federated_health.transport import stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
@@ -308,7 +308,7 @@ def test_a_refusal_is_told_again_once_somebody_joined(federation: DemoIdentities
 
 
 def test_refusals_do_not_fill_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(stream_server, "MAX_REFUSALS", 3)
     pair = pair_of(site.federation.hospitals["b"])
     for name in ("a", "c", "a", "d", "c", "e", "f"):
         knock(site, name, pair=pair)

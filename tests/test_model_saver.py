@@ -18,7 +18,7 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import PROJECT
 from federated_health.report import saved_model
 from federated_health.report.saved_model import save_final_model
-from federated_health.server import model_saver
+from federated_health.server import run_folder
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
@@ -63,7 +63,7 @@ def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeyp
     monkeypatch.setattr(saved_model, "save_final_model", lambda *order: done.append(order))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = model_saver.ModelSaver()
+    saver = run_folder.ModelSaver()
     saver.prepare()
     saver.save(Path("model.keras"), TOLD, WEIGHTS)
     assert done == [(Path("model.keras"), TOLD, WEIGHTS)]
@@ -72,8 +72,8 @@ def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeyp
 def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
-    monkeypatch.setitem(sys.modules, "keras", model_saver)
-    model_saver.ModelSaver().prepare()
+    monkeypatch.setitem(sys.modules, "keras", run_folder)
+    run_folder.ModelSaver().prepare()
     assert started == []
 
 
@@ -82,7 +82,7 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
     save_final_model(tmp_path / "here.keras", TOLD, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(saved_model, "save_final_model", None)  # what would be called here
-    saver = model_saver.ModelSaver()
+    saver = run_folder.ModelSaver()
     saver.prepare()
     saver.save(tmp_path / "there.keras", TOLD, WEIGHTS)
     monkeypatch.undo()
@@ -102,13 +102,13 @@ def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
     other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
     assert (other.returncode, other.stdout) == (1, b"")
     with pytest.raises(StorageError, match="gone"):
-        model_saver.ModelSaver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
+        run_folder.ModelSaver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
 
 
 @pytest.mark.slow
 def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = model_saver.ModelSaver()
+    saver = run_folder.ModelSaver()
     saver.prepare()
     process = saver._process
     assert process is not None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
-from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
 from federated_health.processes import PROJECT
 
 HEART = HEART_DISEASE.name
@@ -52,7 +52,7 @@ def test_a_number_that_the_folder_does_not_have_is_refused(hospitals_folder: Pat
 def test_finding_and_reading_a_hospital_loads_no_module_that_writes_or_generates_data(hospitals_folder: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from federated_health.data.hospital import load_hospital; "
-        "from federated_health.hospital.own_hospital import find_own_hospital; "
+        "from federated_health.data.manifest import find_own_hospital; "
         f"own = find_own_hospital(Path({str(hospitals_folder)!r}), 1, None, None, None, 'heart-disease'); "
         "load_hospital(own.data, own.task, own.name, 42); "
         "print(*(name for name in sys.modules if name.startswith('federated_health.data.')))"

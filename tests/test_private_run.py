@@ -12,14 +12,13 @@ from flwr.app import Context, Message, RecordDict
 
 import client
 from federated_health.data.hospital import Hospital, load_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation

@@ -23,7 +23,8 @@ from federated_health.server import run_folder
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
-from federated_health.settings import Settings, Value
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.conftest import PROJECT

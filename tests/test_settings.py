@@ -10,7 +10,8 @@ import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import SettingsError
-from federated_health.settings import Settings, Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 from tests.conftest import PROJECT
 
 

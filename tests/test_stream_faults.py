@@ -21,7 +21,7 @@ from grpc import StatusCode
 
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
-from federated_health.settings import PROJECT_FILE
+from federated_health.setting_fields import PROJECT_FILE
 from federated_health.transport import backoff, channels, reconnect, stream_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.channels import MAX_MESSAGE_KEY

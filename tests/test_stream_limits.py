@@ -19,22 +19,25 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
 
-from federated_health.messages.task_agreement import write_agreement
+from federated_health.data.tasks import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.transport import listening, refusals, stream_server
+from federated_health.transport import listening, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
-from federated_health.transport.decoding import (
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import Incident, hospital_context
+from federated_health.transport.stream import (
     MAX_DIMENSIONS,
+    MAX_INCIDENTS,
     MAX_ITEMS,
+    MAX_PAST_MESSAGES,
     MAX_RECORDS,
     MAX_VALUES,
+    Incidents,
+    Stream,
     UndecodableError,
     decode_reply,
 )
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import Incident, hospital_context
-from federated_health.transport.stream import MAX_INCIDENTS, MAX_PAST_MESSAGES, Incidents, Stream
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.test_stream_faults import later_answers, peer, peers
 from tests.test_streaming import TERMS, LightHospital, answer_of, app_of, echo, question, server, wait_until
@@ -562,7 +565,7 @@ def test_there_is_an_end_to_the_hospitals_that_a_server_takes(monkeypatch: pytes
 
 
 def test_refusals_are_told_once_and_so_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(stream_server, "MAX_REFUSALS", 3)
     words: list[str] = []
     with server(words) as (_, address):
         for name in ("a", "b", "a", "b", "c", "d", "e", "a"):

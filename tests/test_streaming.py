@@ -18,8 +18,8 @@ from flwr.proto.transport_pb2 import ClientMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from grpc._cython import cygrpc
 
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import AddressError, DataError, JoinError, StorageError
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security.identity import Identity

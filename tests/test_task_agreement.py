@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
-from federated_health.messages.task_agreement import find_difference, read_agreement, write_agreement
+from federated_health.data.tasks import HEART_DISEASE, READMISSION, find_difference, read_agreement, write_agreement
 
 agreement = st.dictionaries(st.text(), st.text())
 

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography import x509
 
 from federated_health.cli import parsing
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 from federated_health.errors import CertificateError, UserError
 from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import authority, certificates, identity, issuing

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,23 +11,23 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from federated_health import privacy
-from federated_health.cli import client_flags, parsing
+from federated_health.cli import parsing
 from federated_health.cli.console import print_figures, print_lines, print_page
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 from federated_health.cli.script import configure_logging
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
+from federated_health.data.manifest import OwnHospital, find_own_hospital
+from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
-from federated_health.hospital import handlers, ledger_page
+from federated_health.hospital import handlers, load_ledger_page, load_results
 from federated_health.hospital.ledger import Ledger
-from federated_health.hospital.own_hospital import OwnHospital, find_own_hospital
-from federated_health.hospital.results import save_results
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.privacy_plan import ALLOWED_EPSILON
 from federated_health.security import load_tls
-from federated_health.settings import read_defaults
+from federated_health.setting_fields import Value, read_project_config
 from federated_health.transport.channels import check_address
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run, report_unfit
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NEEDED_DEFAULTS = "address", "data", "task", "wait"
+"""Settings whose defaults are defaults of client.py, too."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
     parser = parsing.make_parser(description, examples=EXAMPLES["client.py"])
-    client_flags.add_flags(parser, read_defaults())
+    add_flags(parser, read_project_config(needed=NEEDED_DEFAULTS))
     return parser
 
 
@@ -50,6 +54,7 @@ def run_client(app: ClientApp) -> None:
     parser = make_parser()
     flags = parser.parse_args()
     if flags.show_egress is not None:
+        ledger_page = load_ledger_page()
         print_page(ledger_page.summarise(flags.show_egress))
         print_lines("What never leaves:", ledger_page.NEVER)
     elif flags.show_privacy is not None:
@@ -67,7 +72,7 @@ def run_client(app: ClientApp) -> None:
 
 def _find_hospital(flags: argparse.Namespace, certified_name: str | None) -> OwnHospital:
     """The hospital that the flags name."""
-    name, defaults = flags.name, read_defaults()
+    name, defaults = flags.name, read_project_config(needed=NEEDED_DEFAULTS)
     if flags.data and not name:
         name = certified_name or ("unnamed" if flags.check else None)
     return find_own_hospital(
@@ -134,6 +139,95 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
     print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+        logger.info("saved in %s: %s", out, load_results().save_results(out, context, config, weights))
     if config.privacy:
         logger.info("privacy: %s", handlers.budget_of(context).summary().describe())
+
+
+def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:
+    """Add every flag of client.py.
+
+    Args:
+        defaults: default settings of the project, for the server's address, the wait and the data folder.
+    """
+    _add_hospital(parser.add_argument_group("which hospital this is"), defaults)
+    _add_connection(parser.add_argument_group("connection"), defaults)
+    parsing.add_privacy(parser)
+    results = parser.add_argument_group("results")
+    results.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="keep a log here, and at the end the final model and this hospital's report (default: keep none)",
+    )
+    results.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show debug messages, and the logs of Flower and TensorFlow (default: no)",
+    )
+    _add_inspection(parser.add_argument_group("inspect and exit"))
+
+
+def _add_hospital(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
+    group.add_argument(
+        "--hospital",
+        type=parsing.whole,
+        metavar="N",
+        help=f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv (from 1; default: none, "
+        "which takes --data)",
+    )
+    group.add_argument(
+        "--data", type=Path, metavar="FILE", help="this hospital's own CSV, with --name or --tls (default: none)"
+    )
+    group.add_argument(
+        "--name",
+        metavar="NAME",
+        help="this hospital's name: lower-case letters, digits and hyphens (default: of --hospital the data's; with "
+        "--tls the certificate's)",
+    )
+    group.add_argument(
+        "--task",
+        choices=tuple(TASKS),
+        help=f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})",
+    )
+    parsing.add_split_seed(group)
+
+
+def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
+    group.add_argument(
+        "--server",
+        default=defaults["address"],
+        metavar="HOST:PORT",
+        help="where the server listens (default: %(default)s)",
+    )
+    group.add_argument(
+        "--wait",
+        type=parsing.seconds,
+        default=defaults["wait"],
+        metavar="SECONDS",
+        help="how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)",
+    )
+    group.add_argument(
+        "--tls",
+        metavar="DIR",
+        help="folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
+        "without it messages are not encrypted and peers are not authenticated (default: none)",
+    )
+    group.add_argument(
+        "--insecure", action="store_true", help="allow a --server beyond this machine without --tls (default: no)"
+    )
+
+
+def _add_inspection(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="show the content of the CSV and whether the hospital may join; nothing is sent (default: no)",
+    )
+    shown = group.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left a hospital (default: none)"
+    )
+    shown.add_argument(
+        "--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds (default: none)"
+    )

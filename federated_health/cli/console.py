@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,7 +13,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from federated_health.ml.rounds import Round
+if TYPE_CHECKING:
+    from federated_health.ml.rounds import Round
 
 console = Console(highlight=False, emoji=False)
 
@@ -30,7 +31,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def round_progress(total: int) -> Iterator[Callable[[Round], None]]:
+def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
     """A progress bar over rounds with loss and accuracy; about ten lines instead where there is no terminal.
 
     Yields:
@@ -42,7 +43,7 @@ def round_progress(total: int) -> Iterator[Callable[[Round], None]]:
         started = first_done = time.monotonic()
         first = 0
 
-        def update(completed: Round) -> None:
+        def update(completed: "Round") -> None:
             nonlocal first, first_done
             number, counts = completed.number, completed.federation.counts
             if not first:

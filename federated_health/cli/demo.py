@@ -22,7 +22,8 @@ from federated_health.ml.metrics import roc_auc
 from federated_health.names import METRICS, MODEL, REPORT
 from federated_health.processes import free_port, interrupt, process, script_command
 from federated_health.security.authority import make_demo_identities
-from federated_health.settings import Settings, Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 
 POLL_INTERVAL = 0.1
 

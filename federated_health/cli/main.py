@@ -9,7 +9,7 @@ from federated_health.cli import certificates, parsing, studies
 from federated_health.cli.console import print_lines
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.deployment import superlink, supernode
-from federated_health.cli.examples import EXAMPLES
+from federated_health.cli.parsing import EXAMPLES
 
 
 def make_parser() -> argparse.ArgumentParser:

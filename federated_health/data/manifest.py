@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.errors import DataError
+from federated_health.data.tasks import Task, get_task
+from federated_health.errors import DataError, SettingsError
+from federated_health.names import FEDERATION, is_hospital_name
 
 MANIFEST = "manifest.json"
 
@@ -47,3 +50,36 @@ def listed_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """File name -> SHA-256, in hex, of the files that a manifest lists."""
     entries = [*manifest["hospitals"], *([manifest["picture"]] if "picture" in manifest else [])]
     return {entry["file"]: entry["sha256"] for entry in entries}
+
+
+@dataclass(frozen=True)
+class OwnHospital:
+    """A hospital before its CSV is read."""
+
+    data: Path
+    name: str
+    task: Task
+
+
+def find_own_hospital(
+    folder: Path, number: int | None, data: Path | None, name: str | None, task: str | None, default_task: str
+) -> OwnHospital:
+    """The hospital that a client's flags name.
+
+    Args:
+        folder: folder that create_dataset.py wrote.
+        number: the hospital's number in the folder, from 1; None if `data` and `name` are given.
+        task: name of the task; if None, the folder's task for a number, else `default_task`.
+
+    Raises:
+        SettingsError: the flags do not name exactly one hospital, or the name is not valid.
+        DataError: the folder has no such hospital.
+    """
+    if number is not None and data is None and name is None:
+        data, name = find_hospital(folder, number)
+        task = task or read_manifest(folder)["task"]
+    elif number is not None or data is None or name is None:
+        raise SettingsError("expected either --hospital N, or --data PATH and --name NAME; see client.py --help")
+    if not is_hospital_name(name):
+        raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, and not {FEDERATION!r}")
+    return OwnHospital(data, name, get_task(task or default_task))

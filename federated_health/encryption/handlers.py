@@ -34,7 +34,7 @@ from federated_health.ml.metrics import THRESHOLD, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import HospitalRound, Round, write_round
-from federated_health.ml.strategies import PROXIMAL_MU
+from federated_health.names import PROXIMAL_MU
 from federated_health.privacy import message_checks
 
 OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS, BENEFIT = "own-rounds", "last-round", "last-weights", "benefit"

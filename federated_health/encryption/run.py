@@ -19,7 +19,8 @@ from federated_health.messages.content import CONFIG, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.ml.strategies import PROXIMAL_MU, STRATEGIES
+from federated_health.ml.strategies import STRATEGIES
+from federated_health.names import PROXIMAL_MU
 from federated_health.server.checkpoint import Checkpoint
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun

@@ -19,12 +19,12 @@ from federated_health import encryption, privacy
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import get_task
+from federated_health.data.tasks import find_difference, get_task, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
-from federated_health.hospital.benefit import measure_benefit
-from federated_health.messages.benefit import BENEFIT, Benefit
+from federated_health.hospital import load_benefit
 from federated_health.messages.content import (
     ARRAYS,
+    BENEFIT,
     CONFIG,
     ENCRYPTED_ONLY,
     EVALUATE,
@@ -42,7 +42,6 @@ from federated_health.messages.content import (
     read_proximal_mu,
 )
 from federated_health.messages.records import weights_from_record, weights_to_record
-from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
@@ -51,6 +50,7 @@ from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
+    from federated_health.messages.benefit import Benefit
     from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
@@ -317,11 +317,11 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     return evaluation
 
 
-def report_benefit(message: Message, context: Context) -> Benefit:
+def report_benefit(message: Message, context: Context) -> "Benefit":
     """What this hospital gains by joining, and how much the model depends on each column."""
     opened = open_message(message, context)
     _refuse_private(opened, "the benefit of joining")
-    benefit = measure_benefit(opened.local, opened.weights, opened.config)
+    benefit: Benefit = load_benefit().measure_benefit(opened.local, opened.weights, opened.config)
     logger.info("%s", benefit.describe())
     return benefit
 

@@ -11,9 +11,6 @@ from federated_health.messages.records import METRICS, MalformedMessageError, re
 from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, Interval, Verdict, judge
 from federated_health.ml.normalisation import MIN_OBSERVED
 
-BENEFIT = "evaluate.appraisal"
-"""Message type; its name on the wire and in ledgers is that of the setting `appraisal`."""
-
 ROUNDING = 1e-9
 """Tolerance for the difference of two ROC-AUCs."""
 

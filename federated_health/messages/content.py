@@ -52,12 +52,12 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.ml.privacy_plan import PREFIX, PrivacyPlan
-from federated_health.ml.strategies import PROXIMAL_MU
-from federated_health.names import is_hospital_name
+from federated_health.names import PROXIMAL_MU, is_hospital_name
 
 REGISTRATION = "query.statistics"
 FINAL = "evaluate.final"
 THRESHOLD = "evaluate.threshold"
+BENEFIT = "evaluate.appraisal"  # on the wire and in ledgers, the name of the setting
 
 ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"

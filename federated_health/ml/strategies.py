@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from federated_health.errors import SettingsError
-
-PROXIMAL_MU = "proximal-mu"
-"""Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
+from federated_health.names import PROXIMAL_MU
 
 Arguments = Mapping[str, int | float]
 """Value of every parameter of a strategy, by the parameter's name with dashes."""

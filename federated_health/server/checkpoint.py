@@ -15,14 +15,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.tasks import Task
+from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import Registration
-from federated_health.messages.task_agreement import find_difference
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
 from federated_health.ml.rounds import Round
-from federated_health.settings import OPERATIONAL, Value
+from federated_health.setting_fields import Value
+from federated_health.settings import OPERATIONAL
 
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"

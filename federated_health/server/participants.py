@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings

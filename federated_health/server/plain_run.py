@@ -12,8 +12,8 @@ from flwr.serverapp.strategy import Strategy
 from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
-from federated_health.messages.benefit import BENEFIT, Benefit
-from federated_health.messages.content import Evaluation, TrainConfig, TrainingScores, Update
+from federated_health.messages.benefit import Benefit
+from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes

@@ -1,23 +1,27 @@
 """The folder of a run: its results, and the checkpoints from which it resumes; for one server at a time."""
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import federated_health
 from federated_health import report
 from federated_health.errors import RunError, StorageError
 from federated_health.files import hash_file, locked_folder, make_folder, write_json
+from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, check_settings
 from federated_health.server.checkpoint_folder import CheckpointFolder
-from federated_health.server.model_saver import ModelSaver
 from federated_health.server.run import FederatedRun
-from federated_health.settings import Settings, Value
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.run_summary import RunSummary
@@ -230,3 +234,53 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that is too long, or a folder without permission
         return False
+
+
+PROJECT = Path(federated_health.__file__).parent.parent
+
+
+class ModelSaver:
+    """Saves one model, in another process if it was prepared."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether another process has been started."""
+        return self._process is not None
+
+    def prepare(self) -> None:
+        """Start a process that loads Keras, unless this one has loaded it already."""
+        if self._process is None and "keras" not in sys.modules:
+            with suppress(OSError):  # `save` then does it in this process
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "federated_health.report.saved_model"],
+                    cwd=PROJECT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C is for this process
+                )
+
+    def save(self, path: Path, config: TrainConfig, weights: Weights) -> None:
+        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        saved_model = report.load_saved_model()
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(OSError):
+                answer, _ = process.communicate(saved_model.write_request(path.absolute(), config, weights))
+                if process.returncode == 0 and answer == saved_model.SAVED:
+                    return
+        saved_model.save_final_model(path, config, weights)
+
+    def close(self) -> None:
+        """End the other process if it was not needed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None

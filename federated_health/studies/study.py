@@ -7,7 +7,8 @@ from pathlib import Path
 from federated_health.data.manifest import read_manifest
 from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError, SettingsError
-from federated_health.settings import Settings, Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError
-from federated_health.messages.task_agreement import write_agreement
 from federated_health.transport.channels import (
     MAX_MESSAGE_KEY,
     MAX_REPLY_BYTES,

@@ -11,19 +11,19 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 from flwr.app import Message
 from flwr.proto.transport_pb2 import ServerMessage
 
 from federated_health import security
+from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
-from federated_health.messages.task_agreement import find_difference, read_agreement
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
 from federated_health.transport.interface import Incident, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
-from federated_health.transport.refusals import RefusalLog
 from federated_health.transport.stream import Incidents, Stream
 
 if TYPE_CHECKING:
@@ -259,3 +259,36 @@ def serve_streams(
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+MAX_REFUSALS = 1000
+"""Different refusals that are announced until a hospital joins, so that a stranger cannot fill the log."""
+
+
+class RefusalLog:
+    """Announces refusals.
+
+    Args:
+        announce: receives a line per refusal.
+    """
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self._announce = announce
+        self._announced: set[str] = set()
+
+    def add(self, refusal: str, context: grpc.aio.ServicerContext) -> None:
+        """Announce a refusal of a call, unless it was announced before: a refused caller may retry every second."""
+        line = f"{refusal} (from {caller_address(context)})"
+        if line not in self._announced and len(self._announced) < MAX_REFUSALS:
+            self._announce(line)
+            self._announced.add(line)
+
+    def clear(self) -> None:
+        """Announce every refusal anew."""
+        self._announced.clear()
+
+
+def caller_address(context: grpc.aio.ServicerContext) -> str:
+    """Address that a call comes from, without the port, which differs in every call."""
+    family, _, address = unquote(str(context.peer())).partition(":")
+    return printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)

@@ -28,7 +28,8 @@ from federated_health.names import node_id_of
 from federated_health.processes import free_port, process, script_command
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 

@@ -11,7 +11,7 @@ from federated_health.errors import RunError
 from federated_health.files import PUBLIC, write_bytes
 from federated_health.security.certificates import read_file
 from federated_health.security.identity import Identity
-from federated_health.settings import Value
+from federated_health.setting_fields import Value
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
 """Where a SuperLink listens for hospitals' nodes."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from federated_health.cli import client_flags, parsing
+from federated_health.cli import parsing
 from federated_health.cli.console import say
 from federated_health.cli.deployment.flower_commands import (
     DEFAULT_ADDRESS,
@@ -30,7 +30,8 @@ from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.settings import Value, read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import read_defaults
 from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
 
@@ -181,7 +182,7 @@ def add_flags(parser: Any) -> None:
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
     words = "what is predicted; the CSV is checked against it (default: %(default)s)"
     hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
-    client_flags.add_split_seed(hospital)
+    parsing.add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     words = "folder of this hospital's key and certificate, from which it takes its name"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
@@ -190,7 +191,7 @@ def add_flags(parser: Any) -> None:
     words = "seconds to wait for the SuperLink, and to be let in, anew each time"
     words += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
-    client_flags.add_privacy(parser)
+    parsing.add_privacy(parser)
 
 
 def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:

@@ -46,8 +46,8 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
         lead=f"{formatting.number_of(patients, 'training patient')} of "
-        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was trained on, or what was recorded of them; and what it costs to prevent "
-        "it.",
+        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was "
+        "trained on, or what was recorded of them; and what it costs to prevent it.",
         sections=(
             _choice(figures, plan.half_runs),
             _attacks(figures),
@@ -172,8 +172,9 @@ def _choice(figures: Figures, runs: int) -> Section:
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the quality of the models. {alt}.",
             caption=f"Left: ROC-AUC of the attack; right: {RATE}; each with its {formatting.INTERVAL}. Dashed: "
-            "guessing. Every panel has its own vertical scale. Good choices lie low and to the right. Encrypted averaging gives "
-            "the same models as plain averaging, so both coincide, except for updates, which the server lacks.",
+            "guessing. Every panel has its own vertical scale. Good choices lie low and to the right. "
+            "Encrypted averaging gives the same models as plain averaging, so both coincide, except for updates, "
+            "which the server lacks.",
         ),
         _table(
             f"ROC-AUC of attacks ({formatting.INTERVAL})",

@@ -36,8 +36,8 @@ SETUPS = (
 ESTIMATE_TITLES = [formatting.title_of(key) for key in POINT_ESTIMATES]
 READING = (
     f"{sections.FIGURES_EXPLAINED} Accuracy uses each model's own threshold, which maximises F1 over its training "
-    "rows. Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an intercept of 0; a slope "
-    "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
+    "rows. Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an "
+    "intercept of 0; a slope below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
 
@@ -312,8 +312,8 @@ def _method(protocol: EvaluationProtocol) -> Section:
     )
     items = (
         f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
-        "class within each hospital. All models of a fold are trained and tested on the same rows; equal rows are never on "
-        "both sides.",
+        "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
+        "rows are never on both sides.",
         tuned,
         "The same apps and strategies train every model in process as over the network; own and pooled models are "
         "runs of one hospital.",
