@@ -1,4 +1,4 @@
-"""Names of hospitals, their node ids, and names of a run's files and of Flower's parameters."""
+"""Names that several parts share: of hospitals and their nodes, of a run's files, of keys in messages."""
 
 import re
 import unicodedata
@@ -12,6 +12,16 @@ SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metri
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""
 
+
+PRIVACY_PREFIX = "dp-"
+"""Prefix of a privacy plan's keys in a message's config."""
+
+AGREED_PLAN = "privacy"
+"""Record of a hospital's own state that holds the plan with which it joined the run."""
+
+ALLOWED_EPSILON = "dp-budget"
+"""Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
+differential privacy."""
 
 PROXIMAL_MU = "proximal-mu"
 """Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""

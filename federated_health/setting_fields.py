@@ -17,6 +17,19 @@ LARGEST = 2**31 - 1
 MAX_WAIT = 1e7
 """Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
+MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
+MIN_DELTA = 1e-12
+"""Below it the accountant's own rounding errors matter."""
+
+MIN_CLIP, MAX_CLIP = 1e-6, 1e6
+"""Far from where floating-point noise of this size underflows or overflows."""
+
+MAX_STEPS = 100_000
+"""Largest number of steps of a run, over all rounds."""
+
+MIN_RATE = 1e-6
+"""Smallest sampling rate: one patient of a million."""
+
 
 def setting(
     group: str,

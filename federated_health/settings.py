@@ -4,24 +4,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
+from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
-from federated_health.ml.privacy_plan import (
+from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.setting_fields import (
     MAX_CLIP,
     MAX_EPSILON,
     MAX_STEPS,
+    MAX_WAIT,
     MIN_CLIP,
     MIN_DELTA,
     MIN_EPSILON,
     MIN_RATE,
-    PrivacyPlan,
-)
-from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import (
-    MAX_WAIT,
     PROJECT_FILE,
     Value,
     check,
@@ -30,6 +28,9 @@ from federated_health.setting_fields import (
     read_project_config,
     setting,
 )
+
+if TYPE_CHECKING:
+    from federated_health.ml.privacy_plan import PrivacyPlan
 
 OPERATIONAL = frozenset(
     {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
@@ -258,7 +259,7 @@ class Settings:
     def strategy_arguments(self) -> Arguments:
         return read_arguments(self.strategy, self.strategy_args)
 
-    def privacy_plan(self, run: str) -> PrivacyPlan | None:
+    def privacy_plan(self, run: str) -> "PrivacyPlan | None":
         """The privacy plan of a run with these settings; None without differential privacy.
 
         Args:
@@ -266,7 +267,7 @@ class Settings:
         """
         if not self.dp_epsilon:
             return None
-        return PrivacyPlan(
+        plan: PrivacyPlan = load_privacy_plan().PrivacyPlan(
             epsilon=self.dp_epsilon,
             delta=self.dp_delta,
             clip=self.dp_clip,
@@ -276,6 +277,7 @@ class Settings:
             rounds=self.rounds + self.dp_spare_rounds,
             run=run,
         )
+        return plan
 
     @property
     def min_updates(self) -> int:

@@ -19,8 +19,7 @@ from federated_health.messages.content import Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.privacy_plan import ALLOWED_EPSILON
-from federated_health.names import node_id_of
+from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 

@@ -16,9 +16,9 @@ from federated_health.errors import JoinError, RunError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server import participants
+from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.interface import Incident, error_reply, hospital_context

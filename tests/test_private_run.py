@@ -22,8 +22,8 @@ from federated_health.messages.records import MalformedMessageError, weights_to_
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
-from federated_health.ml.privacy_plan import ALLOWED_EPSILON, PrivacyPlan
-from federated_health.names import node_id_of
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults

@@ -18,6 +18,7 @@ from federated_health.cli.script import configure_logging
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
@@ -25,7 +26,7 @@ from federated_health.hospital import handlers, load_ledger_page, load_results
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.privacy_plan import ALLOWED_EPSILON
+from federated_health.names import ALLOWED_EPSILON
 from federated_health.security import load_tls
 from federated_health.setting_fields import Value, read_project_config
 from federated_health.transport.channels import check_address
@@ -190,7 +191,7 @@ def _add_hospital(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value
         choices=tuple(TASKS),
         help=f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})",
     )
-    parsing.add_split_seed(group)
+    parsing.add_split_seed(group, DEFAULT_SPLIT_SEED)
 
 
 def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:

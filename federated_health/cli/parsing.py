@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from federated_health.cli.script import print_error
-from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.setting_fields import MAX_WAIT, flag_of, plain
 
 Number = TypeVar("Number", int, float)
@@ -164,12 +163,12 @@ def add_privacy(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_split_seed(group: "argparse._ArgumentGroup") -> None:
+def add_split_seed(group: "argparse._ArgumentGroup", default: int) -> None:
     """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
     group.add_argument(
         "--split-seed",
         type=seed,
-        default=DEFAULT_SPLIT_SEED,
+        default=default,
         metavar="SEED",
         help="seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)",
     )

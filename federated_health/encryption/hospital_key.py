@@ -17,7 +17,7 @@ from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.privacy_plan import AGREED_PLAN
+from federated_health.names import AGREED_PLAN
 from federated_health.security.identity import Identity, load_identity
 from federated_health.security.parties import Role
 

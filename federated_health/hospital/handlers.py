@@ -45,7 +45,7 @@ from federated_health.messages.records import weights_from_record, weights_to_re
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.ml.privacy_plan import AGREED_PLAN, ALLOWED_EPSILON
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
 from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.names import MODEL, REPORT
-from federated_health.report.run_files import write_run_report
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.run_files import RunSummary, write_run_report
 from federated_health.report.saved_model import save_final_model
 
 

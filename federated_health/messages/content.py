@@ -23,7 +23,7 @@ Each side validates what the other sends; what is wrong raises MalformedMessageE
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,14 @@ from federated_health.messages.records import (
     weights_from_record,
     weights_to_record,
 )
+from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
-from federated_health.ml.privacy_plan import PREFIX, PrivacyPlan
-from federated_health.names import PROXIMAL_MU, is_hospital_name
+from federated_health.names import PRIVACY_PREFIX, PROXIMAL_MU, is_hospital_name
+
+if TYPE_CHECKING:
+    from federated_health.ml.privacy_plan import PrivacyPlan
 
 REGISTRATION = "query.statistics"
 FINAL = "evaluate.final"
@@ -105,7 +108,7 @@ class TrainConfig:
     seed: int
     threshold: float
     normalisation: Normalisation
-    privacy: PrivacyPlan | None = None
+    privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
         plain = {name: getattr(self, name) for name in self._plain_names()}
@@ -142,17 +145,18 @@ def max_reply_bytes(task: Task, model: str) -> int:
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:
     """Whether a message's config holds a privacy plan, valid or not."""
-    return any(key.startswith(PREFIX) for key in config)
+    return any(key.startswith(PRIVACY_PREFIX) for key in config)
 
 
-def read_privacy_plan(config: Mapping[str, Any]) -> PrivacyPlan | None:
+def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
     """The privacy plan in a message's config; None if there is none."""
     if not has_privacy_plan(config):
         return None
     try:
-        return PrivacyPlan.from_config(config)
+        plan: PrivacyPlan = load_privacy_plan().PrivacyPlan.from_config(config)
     except ValueError as error:
         raise MalformedMessageError(str(error)) from None
+    return plan
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:

@@ -1,6 +1,7 @@
 """What a run with differential privacy promises its training patients.
 
-The server sends the plan with its first message; each hospital validates and remembers it.
+The server sends the plan with its first message; each hospital validates and remembers it. Other runs do not load this
+module.
 """
 
 import math
@@ -10,35 +11,23 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from federated_health.names import PRIVACY_PREFIX
+from federated_health.setting_fields import (
+    MAX_CLIP,
+    MAX_EPSILON,
+    MAX_STEPS,
+    MIN_CLIP,
+    MIN_DELTA,
+    MIN_EPSILON,
+    MIN_RATE,
+)
+
 PROMISE = (
     "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
     "is public; held-out patients are not protected by it"
 )
 NEIGHBOURS = "add or remove one training row"
 ACCOUNTANT = "privacy loss distributions (dp-accounting), Poisson-sampled Gaussian"
-
-PREFIX = "dp-"
-"""Prefix of a plan's keys in a message's config."""
-
-AGREED_PLAN = "privacy"
-"""Record of a hospital's own state that holds the plan with which it joined the run."""
-
-ALLOWED_EPSILON = "dp-budget"
-"""Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
-differential privacy."""
-
-MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
-MIN_DELTA = 1e-12
-"""Below it the accountant's own rounding errors matter."""
-
-MIN_CLIP, MAX_CLIP = 1e-6, 1e6
-"""Far from where floating-point noise of this size underflows or overflows."""
-
-MAX_STEPS = 100_000
-"""Largest number of steps of a run, over all rounds."""
-
-MIN_RATE = 1e-6
-"""Smallest sampling rate: one patient of a million."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +99,7 @@ class PrivacyPlan:
         Raises:
             ValueError: a key is missing or unknown, or its value is of the wrong type or out of range.
         """
-        keys = {name for name in config if name.startswith(PREFIX)}
+        keys = {name for name in config if name.startswith(PRIVACY_PREFIX)}
         if not keys:
             return None
         if keys != {_key(field.name) for field in fields(cls)}:
@@ -129,4 +118,4 @@ class PrivacyPlan:
 
 
 def _key(name: str) -> str:
-    return PREFIX + name.replace("_", "-")
+    return PRIVACY_PREFIX + name.replace("_", "-")

@@ -13,7 +13,6 @@ def load() -> ModuleType:
         page,
         run_files,
         run_page,
-        run_summary,
         svg,
     )
 

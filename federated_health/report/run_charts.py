@@ -16,7 +16,7 @@ from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_learning_curves
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Picture, Section, Text
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.run_files import RunSummary
 from federated_health.report.sections import (
     calibration_section,
     confusion_section,

@@ -1,21 +1,70 @@
-"""The files of a run: settings, rounds, metrics, model and report. Each is written whole or not at all."""
+"""What a finished run's report shows, and the files metrics.json and report.html."""
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federated_health import report
 from federated_health.errors import RunError
 from federated_health.files import write_text
-from federated_health.messages.content import TrainConfig
-from federated_health.report.run_summary import RunSummary
+from federated_health.messages.content import Evaluation, Registration, TrainConfig
+from federated_health.ml.rounds import Round
+from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.page import Page
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A finished or stopped run as the writer of the page knows it. Sections without data are left out.
+
+    Attributes:
+        config: the train config of the final model; `rounds` counts the finished rounds.
+        figures: `hospitals`, `federation` and what else there is of metrics.json.
+        hospital: the hospital that writes the page; empty for the server.
+        hospitals: number of hospitals that trained, if `rounds` does not hold all of them; 0 if it is not known.
+        settings: None if `hospital` does not know them.
+        registrations: by hospital.
+        rounds: the finished rounds, as far as they are known.
+        evaluations: final evaluations by hospital, or of the federation alone.
+        problems: one line each.
+        stopped: whether the run ended before its last round.
+        encrypted: whether the server could not read updates.
+        privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
+        facts: further names and values, such as hashes of files.
+    """
+
+    config: TrainConfig
+    figures: Mapping[str, Any]
+    hospital: str = ""
+    hospitals: int = 0
+    settings: Settings | None = None
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
+    rounds: Sequence[Round] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    stopped: bool = False
+    encrypted: bool = False
+    privacy_spent: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> list[str]:
+        """The hospitals that trained in a known round."""
+        return sorted(
+            {name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples > 0}
+        )
+
+    @property
+    def hospital_count(self) -> int:
+        """Number of hospitals that trained; 0 if `hospital` does not know it."""
+        return self.hospitals or len(self.trained)
 
 
 def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:

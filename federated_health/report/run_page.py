@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from federated_health.data.tasks import get_task
+from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval, Verdict
 from federated_health.ml.normalisation import MIN_OBSERVED
-from federated_health.ml.privacy_plan import PROMISE
 from federated_health.names import FEDERATION
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
@@ -27,7 +27,7 @@ from federated_health.report.run_charts import (
     importance_of_run,
     learning_curves,
 )
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.run_files import RunSummary
 from federated_health.report.sections import (
     AUC,
     FIGURES_EXPLAINED,
@@ -221,7 +221,7 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
         blocks=(
             Text(
                 f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
-                f"patients, over the whole run: {PROMISE}."
+                f"patients, over the whole run: {load_privacy_plan().PROMISE}."
             ),
             Bullets(items),
             Caution("Figures on held-out patients, above, are exact: differential privacy does not protect these."),

@@ -18,8 +18,6 @@ from federated_health import __version__
 from federated_health.data.tasks import get_task
 from federated_health.errors import RunError, StorageError
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import build_model, save_model
 from federated_health.ml.networks import Weights, weights_hash
 
 SAVED = b"saved"
@@ -31,6 +29,8 @@ def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
+
     model = build_model(get_task(config.task), config.model, config.normalisation, weights)
     description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(config)}
     try:
@@ -59,6 +59,8 @@ def read_request(content: bytes) -> tuple[Path, TrainConfig, Weights]:
 def main() -> None:
     """Load Keras, wait for the request, and save the model; without a request end in silence."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from federated_health.ml.backend import load_keras  # noqa: PLC0415  # only in the process that saves
+
     load_keras()
     if content := sys.stdin.buffer.read():
         try:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -11,11 +11,13 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
-from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import Transport, is_unavailable
+
+if TYPE_CHECKING:
+    from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from federated_health.messages.records import METRICS, MalformedMessageError, di
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.server.problem_log import ProblemLog
+from federated_health.server.history import ProblemLog
 from federated_health.transport.interface import Transport
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import Message, RecordDict
 
@@ -18,16 +18,18 @@ from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import THRESHOLD
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.history import ProblemLog
 from federated_health.server.participants import LOG_INTERVAL, Participants
-from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import AcceptedReply, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import Transport
+
+if TYPE_CHECKING:
+    from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class FederatedRun(ABC):
         self._has_begun = False
 
     @property
-    def privacy(self) -> PrivacyPlan | None:
+    def privacy(self) -> "PrivacyPlan | None":
         """Differential privacy that the run promises its training patients; None without."""
         return self.settings.privacy_plan(self.run_id)
 

@@ -24,7 +24,7 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_summary import RunSummary
+    from federated_health.report.run_files import RunSummary
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def summarise(
         figures: from `FederatedRun.evaluate`.
         facts: see `RunSummary`.
     """
-    summary: RunSummary = report.load().run_summary.RunSummary(
+    summary: RunSummary = report.load().run_files.RunSummary(
         config=run.train_config(),
         figures=figures,
         settings=run.settings,

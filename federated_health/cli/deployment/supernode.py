@@ -25,7 +25,7 @@ from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.messages.content import ENCRYPTED_ONLY
-from federated_health.ml.privacy_plan import ALLOWED_EPSILON
+from federated_health.names import ALLOWED_EPSILON
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
@@ -182,7 +182,7 @@ def add_flags(parser: Any) -> None:
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
     words = "what is predicted; the CSV is checked against it (default: %(default)s)"
     hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
-    parsing.add_split_seed(hospital)
+    parsing.add_split_seed(hospital, DEFAULT_SPLIT_SEED)
     connection = parser.add_argument_group("connection")
     words = "folder of this hospital's key and certificate, from which it takes its name"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
