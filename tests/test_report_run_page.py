@@ -13,7 +13,7 @@ import client
 from federated_health.data.manifest import find_hospital
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts
-from federated_health.report import run_charts, run_page
+from federated_health.report import run_charts, run_files, run_page
 from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.page import Bullets, Cards, Caution, Facts, Page, Picture, Table, Text, render
 from federated_health.report.run_page import page_of_run

@@ -28,7 +28,7 @@ import server
 import utils
 from federated_health.cli import client as cli_client
 from federated_health.cli import server as cli_server
-from federated_health.cli.script import interrupts_deferred
+from federated_health.cli.console import interrupts_deferred
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide

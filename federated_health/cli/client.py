@@ -12,9 +12,8 @@ from flwr.clientapp import ClientApp
 
 from federated_health import privacy
 from federated_health.cli import parsing
-from federated_health.cli.console import print_figures, print_lines, print_page
+from federated_health.cli.console import configure_logging, print_figures, print_lines, print_page
 from federated_health.cli.parsing import EXAMPLES
-from federated_health.cli.script import configure_logging
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital

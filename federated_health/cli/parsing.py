@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.cli.script import print_error
+from federated_health.cli.console import print_error
 from federated_health.setting_fields import MAX_WAIT, flag_of, plain
 
 Number = TypeVar("Number", int, float)

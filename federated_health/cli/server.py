@@ -9,9 +9,15 @@ from flwr.serverapp import ServerApp
 
 from federated_health import encryption
 from federated_health.cli import parsing
-from federated_health.cli.console import difference, print_figures, print_lines, say
+from federated_health.cli.console import (
+    configure_logging,
+    difference,
+    interrupts_deferred,
+    print_figures,
+    print_lines,
+    say,
+)
 from federated_health.cli.parsing import EXAMPLES
-from federated_health.cli.script import configure_logging, interrupts_deferred
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
 from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
