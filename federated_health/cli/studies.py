@@ -140,7 +140,7 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
         }
         for name, entry in rows.items()
     }
-    console.print_figures("What joining gives: difference of ROC-AUC, 95 % interval", benefit, BENEFIT_NOTE)
+    console.print_figures("Benefit of joining: difference of ROC-AUC, 95 % interval", benefit, BENEFIT_NOTE)
     first, *further = figures["study"]["strategies"]
     if further:
         differences = {

@@ -116,7 +116,7 @@ def _participants(run: RunSummary) -> Iterator[Section]:
 
 
 def _benefit(run: RunSummary) -> Iterator[Section]:
-    """What joining gave the hospitals that answered; nothing if they were not asked."""
+    """The benefit of joining per hospital that answered; nothing if hospitals were not asked."""
     benefits = run.figures.get("joining")
     if not benefits:
         return

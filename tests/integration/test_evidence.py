@@ -86,7 +86,7 @@ def test_the_console_says_how_far_it_is_and_shows_three_tables(finished: tuple[P
     _, printed = finished
     assert f"model 0/{FITS}" in printed
     assert f"model {FITS}/{FITS}" in printed
-    for title in ("ROC-AUC of out-of-fold scores", "What joining gives", "Other figures, as means over hospitals"):
+    for title in ("ROC-AUC of out-of-fold scores", "Benefit of joining", "Other figures, as means over hospitals"):
         assert title in printed
     assert "Traceback" not in printed
     assert "INFO" not in printed
