@@ -1,4 +1,4 @@
-"""The project's doors as processes on this machine: for the demo, benchmarks and tests."""
+"""The project's scripts as processes on this machine, for the demo, benchmarks and tests."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ PATIENCE = 30.0
 
 
 def script_command(name: str, *arguments: object) -> list[str]:
-    """The command that runs one of the project's doors with this Python."""
+    """The command that runs one of the project's scripts with this Python."""
     return [sys.executable, str(PROJECT / name), *map(str, arguments)]
 
 
@@ -78,7 +78,8 @@ def process(
 def interrupt(running: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Pass Ctrl-C on to all of them at once, and wait until they have ended.
 
-    As SIGTERM, which doors take for the same: SIGINT is ignored by what a shell script started in the background.
+    It sends SIGTERM, which the scripts handle like SIGINT: a process that a shell script started in the background
+    ignores SIGINT.
     """
     for one in running:
         if one.poll() is None:

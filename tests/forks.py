@@ -1,4 +1,4 @@
-"""The doors as forks of one process that has imported TensorFlow: a tenth of a second each, in place of five.
+"""The scripts as forks of one process that has imported TensorFlow: a tenth of a second each, in place of five.
 
 For tests of what server and hospitals do with each other. How a door starts, and what it imports and when, is tested
 where it starts anew, with `federated_health.processes.process`.

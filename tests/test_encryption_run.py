@@ -638,7 +638,7 @@ def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospital
         hospitals.start(name)
     federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federation.gather()
-    question = federation._content(config={ROUND: 1, messages.BENEFIT: True})
+    question = federation._content(config={ROUND: 1, messages.ASKS_BENEFIT: True})
     if kind == messages.SUMS:
         question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
 

@@ -1,7 +1,7 @@
 """The kinds of columns: a measurement with a unit, a category with codes, and the label.
 
-Each kind states which numbers it allows, how messages describe them, what server and hospital must agree on, and how
-many features of the network it becomes (`ml.networks.build_encoder` makes them).
+Each kind states which numbers it allows, how messages describe them, what server and hospital must agree on, and its
+number of features, which `ml.keras_models.build_encoder` makes. `docs/extending.md` lists what a new kind needs.
 """
 
 from abc import ABC, abstractmethod

@@ -60,7 +60,7 @@ class Task:
 
     @cached_property
     def agreement(self) -> dict[str, str]:
-        """What server and hospital must agree on: name -> text; see `messages.task_agreement`."""
+        """What server and hospital must agree on: name -> text; compared by `find_difference`."""
         return {
             "task": self.name,
             "columns": ", ".join(self.column_names),

@@ -37,7 +37,7 @@ from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.names import PROXIMAL_MU
 from federated_health.privacy import message_checks
 
-OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS, BENEFIT = "own-rounds", "last-round", "last-weights", "benefit"
+OWN_ROUNDS, LAST_ROUND, LAST_WEIGHTS, OWN_BENEFIT = "own-rounds", "last-round", "last-weights", "benefit"
 """Records of a hospital's own state: figures of every round, last training, weights before it, benefit."""
 
 
@@ -174,10 +174,10 @@ def evaluate_final_weights(message: Message, context: Context) -> EncryptedReply
     decrypted = decrypt_message(message, context, is_final=True)
     evaluation = plain_handlers.evaluate_final(decrypted.plain, context)
     importance = np.zeros(len(decrypted.hospital.task.columns))
-    if decrypted.config.get(messages.BENEFIT) is True:
+    if decrypted.config.get(messages.ASKS_BENEFIT) is True:
         benefit = plain_handlers.report_benefit(decrypted.plain, context)
         importance = benefit.importance
-        context.state[BENEFIT] = benefit.to_content().metric_records[METRICS]
+        context.state[OWN_BENEFIT] = benefit.to_content().metric_records[METRICS]
     log_odds = plain_handlers.open_message(decrypted.plain, context).local.score(decrypted.weights)
     sums = vectors.FinalSums(
         counts=evaluation.counts,

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS, key_id
-from federated_health.encryption.handlers import BENEFIT, OWN_ROUNDS, DecryptedMessage, decrypt_message
+from federated_health.encryption.handlers import OWN_BENEFIT, OWN_ROUNDS, DecryptedMessage, decrypt_message
 from federated_health.encryption.messages import FIGURES, RUN_FACTS, KeyReply, name_of_block, read_chunks
 from federated_health.errors import SettingsError
 from federated_health.hospital.handlers import evaluate
@@ -118,7 +118,7 @@ def _store_last_weights(context: Context, decrypted: DecryptedMessage) -> None:
 
 def _benefit_figures(context: Context, decrypted: DecryptedMessage, sums: vectors.FinalSums) -> dict[str, Any]:
     """This hospital's benefit of joining and the importance of each column; empty if it was not measured."""
-    record = context.state.metric_records.get(BENEFIT)
+    record = context.state.metric_records.get(OWN_BENEFIT)
     if record is None:
         return {}
     hospital, content = decrypted.hospital, RecordDict({METRICS: record})

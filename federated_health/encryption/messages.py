@@ -44,7 +44,7 @@ VECTOR = "vector"
 # Keys of the record `config`, besides those of a `TrainConfig`.
 RUN, KEY_ID, MAKE = "run", "key", "make"
 SHARE, SCALE, PATIENTS, MAX_UPDATE_NORM = "share", "scale", "patients", "max-update-norm"
-IS_COUNTED, BENEFIT, RUN_FACTS = "counted", "appraisal", "account"
+IS_COUNTED, ASKS_BENEFIT, RUN_FACTS = "counted", "appraisal", "account"
 
 WEIGHTS, COLUMN_SUMS, SCORES, FIGURES = "weights", "sums", "scores", "figures"
 """Names of encrypted vectors that the server sends, besides the blocks of the history."""

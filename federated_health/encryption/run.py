@@ -111,7 +111,7 @@ class EncryptedRun(FederatedRun):
             scores = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
             self._scores = self._add_if_enough(scores)
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        content = self._content({messages.SCORES: self._scores}, {messages.BENEFIT: self.asks_benefit})
+        content = self._content({messages.SCORES: self._scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
         replies = self._ask_all(messages.FINAL, content, self._reader(length, of_test=True))
         self._figures = self._add_if_enough(replies)
         content = self._result_content({reply.hospital for reply in replies})

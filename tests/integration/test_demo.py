@@ -44,9 +44,9 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again_in_its_folde
 
 
 def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def door_with_a_wrong_task(name: str, *rest: object) -> list[str]:
+    def command_with_a_wrong_task(name: str, *rest: object) -> list[str]:
         return script_command(name, *rest, *(["--task", "none"] if name == "client.py" else []))
 
-    monkeypatch.setattr(demo, "script_command", door_with_a_wrong_task)
+    monkeypatch.setattr(demo, "script_command", command_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
         run_demo(tmp_path / "demo", extra=["--wait", "60"])

@@ -4,7 +4,8 @@ server      one hospital's weights before and after each round's local training,
 hospital    the averages that every hospital gets in each round
 anybody     the final model
 
-A model's head is dense layers with ReLU between them (see `networks.build_head`). Statistics are in double precision.
+A model's head is dense layers with ReLU between them (see `ml.keras_models.build_head`). Statistics are in double
+precision.
 """
 
 from collections import defaultdict
