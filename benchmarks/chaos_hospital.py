@@ -151,7 +151,7 @@ class PoisonedApp(ClientApp):
         self._before: Message | None = None
         self._left = poison.times
         if poison.kind in OVERSIZES:  # otherwise the client would respect the server's limit and not send them
-            patch("federated_health.transport.stream_client._largest_of", lambda _: 2**31).start()
+            patch("federated_health.transport.stream_client._read_limit", lambda _: 2**31).start()
 
     def __call__(self, message: Message, context: Context) -> Message:
         reply = self._app(message, context)
