@@ -1,7 +1,4 @@
-"""Charts with one small panel per hospital or training setup, two per line, and the heat map; as SVG.
-
-Beyond a limit, names are counted. Each function raises ValueError if there is nothing to draw.
-"""
+"""Charts with small panels, two per line, and the heat map, as SVG; see charts.py for what all charts share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from federated_health.data.tasks import get_task
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
-from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import HospitalRound
@@ -21,11 +21,11 @@ from federated_health.report.run_files import RunSummary
 
 Array = npt.NDArray[np.float64]
 
-FROM_CELLS = (
+_FROM_CELLS = (
     f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves spread these "
     "patients evenly within their cell, and lack a class that has fewer."
 )
-FROM_BINS = (
+_FROM_BINS = (
     "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
     "middle of their bin."
 )
@@ -77,8 +77,7 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
             panels[FEDERATION] = positive, negative
     if not panels:
         return
-    rocs: dict[str, Curve] = {}
-    calibrations: dict[str, CalibrationCurve] = {}
+    rocs, calibrations = {}, {}
     for name, (positive, negative) in panels.items():
         log_odds = np.concatenate([positive, negative])
         labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
@@ -86,7 +85,7 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     lacking = [name for name, both in has_both.items() if not both]
     without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
-    notes = [FROM_BINS if run.encrypted else FROM_CELLS, without, more]
+    notes = [_FROM_BINS if run.encrypted else _FROM_CELLS, without, more]
     caption = "Held-out patients, with 95 % bootstrap bands at each point."
     yield sections.roc_section(rocs, caption, Text(" ".join(filter(None, notes))))
     bins = list_some(
@@ -94,11 +93,9 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
         f"observed {', '.join(map(percent_of, curve.observed))}"
         for name, curve in calibrations.items()
     )
-    yield sections.calibration_section(
-        calibrations,
-        f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}.",
-        f"Mean predicted risk and observed share of each bin of patients. {bins}.",
-    )
+    caption = f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}."
+    alt = f"Mean predicted risk and observed share of each bin of patients. {bins}."
+    yield sections.calibration_section(calibrations, caption, alt)
 
 
 def _log_odds(evaluation: Evaluation) -> tuple[Array, Array]:

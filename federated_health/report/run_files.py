@@ -69,11 +69,9 @@ class RunSummary:
 def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
     """The entries of metrics.json that describe how a model was trained, and whether its run was stopped."""
     keys = ("task", "strategy", "strategy_args", "model", "rounds", "seed", "threshold")
-    return {
-        **{key: getattr(config, key) for key in keys},
-        **({"stopped": True} if stopped else {}),
-        **({"privacy": config.privacy.to_json()} if config.privacy else {}),
-    }
+    entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
+    entries |= {"stopped": True} if stopped else {}
+    return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
 
 
 def prepare_report() -> None:

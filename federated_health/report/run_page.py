@@ -81,9 +81,8 @@ def _participants(run: RunSummary) -> Iterator[Section]:
     if missing := [name for name in rows if name not in run.figures["hospitals"]]:
         blocks.append(Text(f"No figures of the final model: {list_some(missing, ', ')}."))
     if "joining" not in run.figures:
-        reason = "no hospital was asked, or none could answer"
-        if run.config.privacy is not None:
-            reason = "differential privacy leaves no budget for the comparison"
+        private = "differential privacy leaves no budget for the comparison"
+        reason = private if run.config.privacy else "no hospital was asked, or none could answer"
         blocks.append(Text(f"The benefit of joining is not known: {reason}."))
     if run.problems:
         more = len(run.problems) - MAX_ROWS
@@ -149,10 +148,8 @@ def _quality(run: RunSummary) -> Section:
         last["hospital mean"] = [figure(federation["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
-        notes.append(
-            f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret: "
-            f"{list_some(few, ', ')}."
-        )
+        noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
+        notes.append(f"{noisy}: {list_some(few, ', ')}.")
     chosen = "" if threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
     caption = f"Figures on held-out patients{', after the last finished round' if run.stopped else ''}"
@@ -244,9 +241,8 @@ def _limits(run: RunSummary) -> Section:
     if run.hospital:
         others = number_of(run.hospitals - 1, "other hospital") if run.hospitals else "others"
         hospitals = [f"{run.hospital} and {others}"]
-        why = "the server has the report of all hospitals"
-        if run.encrypted:
-            why = "no hospital's own figures were sent to another"
+        separate = "no hospital's own figures were sent to another"
+        why = separate if run.encrypted else "the server has the report of all hospitals"
         limits.append(f"This page shows what {run.hospital} may see: {why}.")
     if run.stopped:
         limits.append("The run was stopped before its last round.")

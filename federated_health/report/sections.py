@@ -102,18 +102,14 @@ def verdict_card(
     federated, own = aucs
     parts = []
     if difference.value is not None:
-        parts.append(
-            f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone; difference "
-            f"{with_interval(difference, signed=True)}."
-        )
+        both = f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone"
+        parts.append(f"{both}; difference {with_interval(difference, signed=True)}.")
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
     elif small:
-        parts.append(
-            f"Fewer than {SMALL_CLASS} of the tested patients are of one class: one patient more or less would change "
-            "these figures much."
-        )
+        few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
+        parts.append(f"{few}: one patient more or less would change these figures much.")
     return Card(name=name, verdict=verdict_text(verdict), tone=_TONES.get(verdict, "neutral"), words=" ".join(parts))
 
 

@@ -9,9 +9,7 @@ TEMPLATE = """\
 {% elif kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
 {% elif kind == "Bullets" %}
-<ul class="bullets">
-{% for item in block["items"] %}<li>{{ item }}</li>{% endfor %}
-</ul>
+<ul class="bullets">{% for item in block["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
 {% elif kind == "Facts" %}
 <dl class="facts">
 {% for name, value in block["items"] %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
@@ -19,12 +17,10 @@ TEMPLATE = """\
 {% elif kind == "Cards" %}
 <ul class="cards">
 {% for card in block["items"] %}
-<li class="card {{ card.tone }}">
-<h3>{{ card.name }}</h3>
+<li class="card {{ card.tone }}"><h3>{{ card.name }}</h3>
 <p class="verdict"><span aria-hidden="true">{{ {"good": "▲", "neutral": "●", "bad": "▼"}[card.tone] }}</span>
 {{ card.verdict }}</p>
-<p>{{ card.words }}</p>
-</li>
+<p>{{ card.words }}</p></li>
 {% endfor %}
 </ul>
 {% elif kind == "Table" %}
@@ -50,8 +46,7 @@ TEMPLATE = """\
 {% set numbers.figure = numbers.figure + 1 %}
 <figure>
 <div class="picture" role="img" aria-label="{{ block.alt }}">
-{{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}
-</div>
+{{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}</div>
 <figcaption><span>Figure {{ numbers.figure }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
@@ -192,10 +187,8 @@ thead .number { white-space: normal; }
 .neutral .verdict { color: var(--neutral); background: var(--neutral-back); }
 .bad .verdict { color: var(--bad); background: var(--bad-back); }
 .facts { max-width: none; border-top: 1px solid var(--grid); }
-.facts div {
-  display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; padding: .4rem 0;
-  border-bottom: 1px solid var(--grid); font-size: .9375rem; line-height: 1.45;
-}
+.facts div { display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; border-bottom: 1px solid var(--grid); }
+.facts div { padding: .4rem 0; font-size: .9375rem; line-height: 1.45; }
 dt { color: var(--muted); overflow-wrap: anywhere; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
