@@ -4,9 +4,10 @@ Names are shown in the order given; beyond a limit they are counted. Each functi
 to draw.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from federated_health.ml.metrics import Interval
 from federated_health.names import FEDERATION
@@ -29,29 +30,25 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
     Args:
         series: name -> one value per round; None or NaN leaves a gap.
         quantity: what the values are, with their unit.
-        rounds: round numbers in order.
-
-    Raises:
-        ValueError: nothing to draw, or a series that is not as long as `rounds`.
+        rounds: round numbers in order, as many as a series has values.
     """
     if any(len(values) != len(rounds) for values in series.values()):
         raise ValueError("a series does not have one value per round")
     hospitals = {name: values for name, values in series.items() if name != FEDERATION}
-    shown, more = svg.first_of(hospitals, svg.MAX_LINES) if hospitals else svg.first_of(series, 1)
-    lines = [(name, values, svg.look_of(place), False) for place, (name, values) in enumerate(shown.items())]
+    shown, more = svg.first_of(hospitals or series, svg.MAX_LINES)
+    looks = {name: svg.look_of(place) for place, name in enumerate(shown)}
     if FEDERATION in series:
-        lines = [line for line in lines if line[0] != FEDERATION]
-        lines.append((FEDERATION, series[FEDERATION], svg.Look(svg.INK, "o", (0.0, ())), True))
-
-    vertical = svg.limits_of(value for _, values, _, _ in lines for value in values)
+        shown[FEDERATION], looks[FEDERATION] = series[FEDERATION], svg.Look(svg.INK, "o", (0.0, ()))
+    every_value = [value for values in shown.values() for value in values]
+    vertical = svg.limits_of(every_value)
     ticks = svg.ticks_between(*vertical)
     left = max(svg.text_width(label) for label in ticks.values()) + 8
     top, height = 22, _PLOT_HEIGHT
-    names = [name for name, *_ in lines]
-    with svg.canvas(top + height + 38 + svg.legend_height(names), more, "hospitals") as paper:
+    with svg.canvas(top + height + 38 + svg.legend_height(shown), more, "hospitals") as paper:
         axes = paper.axes(left, top, svg.WIDTH - left - 8, height)
         handles = {}
-        for name, values, look, heavy in lines:
+        for name, values in shown.items():
+            look, heavy = looks[name], name == FEDERATION
             (handles[name],) = axes.plot(
                 list(rounds),
                 [value if value is not None and svg.is_shown(value) else float("nan") for value in values],
@@ -63,11 +60,11 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
                 markersize=4,
                 markevery=_marked(values, isolated_only=heavy),
             )
-        if not any(svg.is_shown(value) for _, values, _, _ in lines for value in values):
+        if not any(map(svg.is_shown, every_value)):
             axes.text(0.5, 0.5, "no value in any round", transform=axes.transAxes, ha="center", color=svg.MUTED)
         axes.set_ylim(*vertical)
         svg.set_ticks(axes, "y", ticks)
-        first, last = (min(rounds), max(rounds)) if rounds else (0, 1)
+        first, last = min(rounds), max(rounds)
         around = 0.03 * (last - first) or 0.5
         axes.set_xlim(first - around, last + around)
         across = svg.ticks_between(first, last, whole=True)
@@ -79,32 +76,24 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
 
 
 def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, negative: str) -> str:
-    """Class balance: one stacked bar per hospital.
-
-    Args:
-        hospitals: name -> patients with and without the label.
-        positive, negative: names of the two classes.
-    """
+    """Class balance: one stacked bar per hospital of its patients with and without the label."""
     shown, more = svg.first_of(hospitals, MAX_ROWS)
     with_label, without = ([counts[part] for counts in shown.values()] for part in (0, 1))
     totals = [sum(counts) for counts in shown.values()]
-    notes = [
-        f"{short_percent(count / total)} % of {short_number(total)}" if total else "none"
-        for count, total in zip(with_label, totals, strict=True)
-    ]
-    with _bars(shown, totals, notes, (0, max(totals) or 1), 8 + 2 * svg.ROW, more, "hospitals") as (paper, axes, left):
+    bars = {
+        name: (float(total), f"{short_percent(shown[name][0] / total)} % of {short_number(total)}" if total else "none")
+        for name, total in zip(shown, totals, strict=True)
+    }
+    with _bars(bars, (0, max(totals) or 1), 8 + 2 * svg.ROW, more, "hospitals") as (paper, axes, left):
         places = range(len(shown))
         axes.barh(places, with_label, height=_BAR, color=svg.SERIES[1])
-        shade = (svg.SHADE, 0.5)
-        axes.barh(
-            places, without, left=with_label, height=_BAR, facecolor=shade, edgecolor=svg.SERIES[0], linewidth=0.7
-        )
-        legend = [(f"{positive}, in per cent of all", svg.SERIES[1], 1.0), (negative, svg.SHADE, 0.5)]
-        for line, (text, color, alpha) in enumerate(legend):
+        pale: dict[str, Any] = {"facecolor": (svg.SHADE, 0.5), "edgecolor": svg.SERIES[0], "linewidth": 0.7}
+        axes.barh(places, without, left=with_label, height=_BAR, **pale)
+        full = {"facecolor": (svg.SERIES[1], 1.0), "edgecolor": "none", "linewidth": 0.7}
+        for line, (text, style) in enumerate([(f"{positive}, in per cent of all", full), (negative, pale)]):
             swatch = paper.axes(left, 4 + svg.ROW * line, 10, 8)
             swatch.set_axis_off()
-            edge = svg.SERIES[0] if alpha < 1 else "none"
-            swatch.bar([0], [1], width=1, facecolor=(color, alpha), edgecolor=edge, linewidth=0.7)
+            swatch.bar([0], [1], width=1, **style)
             swatch.set_xlim(-0.5, 0.5)
             swatch.set_ylim(0, 1)
             paper.write(left + 16, 8 + svg.ROW * line, svg.shorten(text, svg.WIDTH - left - 20), color=svg.INK)
@@ -112,22 +101,16 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
 
 
 def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
-    """Column importance: one bar per column, longest first, at most MAX_COLUMNS; undefined values come last.
-
-    Args:
-        columns: column -> importance; may be negative or NaN.
-        quantity: what the values are, with their unit.
-    """
-    ordered = sorted(
-        columns.items(), key=lambda item: (not svg.is_shown(item[1]), -item[1] if svg.is_shown(item[1]) else 0)
-    )
+    """Column importance: one bar per column, longest first, at most MAX_COLUMNS; undefined values come last."""
+    ordered = sorted(columns.items(), key=lambda item: -item[1] if svg.is_shown(item[1]) else math.inf)
     shown, more = svg.first_of(dict(ordered), MAX_COLUMNS)
     values = [value if svg.is_shown(value) else 0.0 for value in shown.values()]
-    notes = [short_number(value) if svg.is_shown(value) else "not defined" for value in shown.values()]
+    bars = {
+        name: (max(value, 0.0), short_number(value)) if svg.is_shown(value) else (0.0, "not defined")
+        for name, value in shown.items()
+    }
     low, high = min(0.0, *values), max(0.0, *values)
-    high = high if high > low else low + 1
-    ends = [max(value, 0) for value in values]
-    with _bars(shown, ends, notes, (low, high), 20.0, more, "columns") as (paper, axes, _):
+    with _bars(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
         axes.barh(range(len(shown)), values, height=_BAR, color=svg.SERIES[0])
         axes.axvline(0, color=svg.MUTED, linewidth=0.8, clip_on=False)
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
@@ -136,22 +119,12 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
 
 @contextmanager
 def _bars(
-    names: Mapping[str, object],
-    ends: Sequence[float],
-    notes: Sequence[str],
-    limits: tuple[float, float],
-    top: float,
-    more: int,
-    noun: str,
+    bars: Mapping[str, tuple[float, str]], limits: tuple[float, float], top: float, more: int, noun: str
 ) -> Iterator[tuple[svg.Canvas, "Axes", float]]:
-    """A canvas with axes for horizontal bars, each with its name on the left and its note behind its end.
-
-    Yields:
-        The canvas, the axes, and the left edge of the axes.
-    """
-    labels = [svg.shorten(name, _MAX_NAME_WIDTH) for name in names]
+    """A canvas, axes for bars, name -> end and the note behind it, and the left edge of the axes."""
+    labels = [svg.shorten(name, _MAX_NAME_WIDTH) for name in bars]
     left = max(map(svg.text_width, labels)) + 8
-    room = svg.WIDTH - left - max(map(svg.text_width, notes)) - 8
+    room = svg.WIDTH - left - max(svg.text_width(note) for _, note in bars.values()) - 8
     height = _BAR_ROW * len(labels)
     low, high = limits
     with svg.canvas(top + height + 8, more, noun) as paper:
@@ -159,7 +132,7 @@ def _bars(
         axes.set_axis_off()
         axes.set_xlim(low, high)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        for place, (label, end, note) in enumerate(zip(labels, ends, notes, strict=True)):
+        for place, (label, (end, note)) in enumerate(zip(labels, bars.values(), strict=True)):
             y = top + _BAR_ROW * (place + 0.5)
             paper.write(left - 8, y, label, ha="right", color=svg.INK)
             paper.write(left + room * (end - low) / (high - low) + 5, y, note)
@@ -167,13 +140,7 @@ def _bars(
 
 
 def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: str, reference: float | None) -> str:
-    """Dots with whiskers below each other: one group per hospital, one row per training setup.
-
-    Args:
-        groups: hospital -> training setup -> figure.
-        quantity: what the figures are, with their unit.
-        reference: where to draw a vertical line, such as 0 for differences.
-    """
+    """Dots with whiskers: one group per hospital, one row per training setup, and a vertical line at `reference`."""
     setups = list(dict.fromkeys(setup for figures in groups.values() for setup in figures))
     shown, more = svg.first_of(groups, MAX_ROWS)
     while len(shown) > 1 and sum(map(len, shown.values())) > MAX_ROWS:
@@ -195,9 +162,8 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
         axes.set_xticks(list(ticks), list(ticks.values()), size=svg.SMALL)
         y = 0.0
         for hospital, figures in shown.items():
-            paper.write(
-                0, top + y + svg.ROW / 2 + 2, svg.shorten(hospital, svg.WIDTH / svg.BOLD), color=svg.INK, weight="bold"
-            )
+            title = svg.shorten(hospital, svg.WIDTH / svg.BOLD)
+            paper.write(0, top + y + svg.ROW / 2 + 2, title, color=svg.INK, weight="bold")
             y += svg.ROW + 4
             # Vertical lines beside the rows only, where they do not cross a long name.
             axes.vlines(list(ticks), y, y + step * len(figures), color=svg.GRID, linewidth=0.8, zorder=1)
@@ -216,8 +182,7 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
 
 def _marked(values: Sequence[float | None], *, isolated_only: bool) -> list[int]:
     """Places of the values with a marker: those without a neighbour, which no line shows, and about 8 others."""
-    shown = [False, *map(svg.is_shown, values), False]
-    every = -(-len(values) // 8)
+    shown, every = [False, *map(svg.is_shown, values), False], -(-len(values) // 8)
     return [
         place
         for place in range(len(values))
@@ -227,9 +192,8 @@ def _marked(values: Sequence[float | None], *, isolated_only: bool) -> list[int]
 
 def _ends(interval: Interval) -> list[float]:
     """The parts of an interval that can be drawn; nothing without a value."""
-    if not svg.is_shown(interval.value):
-        return []
-    return [end for end in (interval.low, interval.value, interval.high) if end is not None and svg.is_shown(end)]
+    ends = (interval.low, interval.value, interval.high) if svg.is_shown(interval.value) else ()
+    return [end for end in ends if end is not None and svg.is_shown(end)]
 
 
 def _draw_interval(axes: "Axes", interval: Interval, y: float, look: svg.Look) -> None:

@@ -8,9 +8,7 @@ from federated_health.ml.metrics import Interval, Verdict
 
 NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
-MAX_ROWS = 40
-"""Rows of a table or a picture, and entries of a list, that are shown; the others are counted."""
-
+MAX_ROWS = 40  # rows of a table or a picture, and entries of a list, that are shown; the others are counted
 INTERVAL = f"{LEVEL * 100:g} % interval"
 _TITLES = {"roc_auc": "ROC-AUC", "f1": "F1", "brier": "Brier score"}
 
@@ -31,10 +29,8 @@ def short_number(value: float) -> str:
 
 def short_percent(share: float) -> str:
     """A share in whole per cent without the sign. Only an exact 0 is written 0, and only an exact 1 is written 100."""
-    if 0 < share < 0.005:
-        return "<1"
-    if 0.995 <= share < 1:
-        return ">99"
+    if 0 < share < 0.005 or 0.995 <= share < 1:
+        return "<1" if share < 0.5 else ">99"
     return f"{100 * share:.0f}"
 
 
@@ -49,16 +45,14 @@ def with_minus(number: str) -> str:
 
 
 def with_interval(interval: Interval, *, signed: bool = False) -> str:
-    """A figure with its interval, or a dash where it is not defined.
+    """A figure with its interval, or a dash where it is not defined. `signed` also shows plus signs.
 
-    Args:
-        signed: show plus signs, and the sign of a value that is rounded to zero, since it tells on which side of 0 an
-            interval ends.
+    The sign of a value that is rounded to zero tells on which side of 0 an interval ends.
     """
     if interval.value is None or interval.low is None or interval.high is None:
         return NOT_DEFINED
     sign, joint = ("+", " to ") if signed else ("", "\N{EN DASH}")
-    ends = (interval.value, interval.low, interval.high)
+    ends = interval.value, interval.low, interval.high
     value, low, high = (f"{end + 0.0:{sign}.3f}".replace("-", MINUS) for end in ends)
     return f"{value} ({low}{joint}{high})"
 

@@ -5,7 +5,7 @@ Knows nothing of medicine, of federated learning or of how pictures are drawn.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -67,11 +67,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture.
-
-    Attributes:
-        svg: an <svg> element made by this package; it is not escaped.
-        alt: description for readers who cannot see the picture.
+    """A picture: an <svg> element made by this package, which is not escaped, and a description as `alt`.
 
     Raises:
         ValueError: `svg` is not one well-formed <svg> element, or `alt` is empty.
@@ -140,7 +136,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML, with all text escaped. The same page gives the same characters."""
-    slugs = _slugs([section.title for section in page.sections])
+    slugs = _slugs(section.title for section in page.sections)
     return _template().render(page=page, sections=list(zip(slugs, page.sections, strict=True)), style=STYLE)
 
 
@@ -153,7 +149,7 @@ def _template() -> "Template":
     return environment.from_string(TEMPLATE)
 
 
-def _slugs(titles: Sequence[str]) -> Iterator[str]:
+def _slugs(titles: Iterable[str]) -> Iterator[str]:
     """A unique id for each title, different from the template's own ids and from those in pictures."""
     taken = {"top", "content", "contents"}
     for title in titles:

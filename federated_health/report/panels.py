@@ -1,7 +1,4 @@
-"""Charts with one small panel per hospital or training setup, two per line, and the heat map; as SVG.
-
-Beyond a limit, names are counted. Each function raises ValueError if there is nothing to draw.
-"""
+"""Charts with small panels, two per line, and the heat map, as SVG; see charts.py for what all charts share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +17,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating[Any]]
 
 _MAX_NAME_WIDTH = 104
-_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0
-"""Cells of a heat map; columns that do not fit beside each other at the smallest width go below."""
+_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat map
 
 
 def draw_roc(curves: Mapping[str, Curve]) -> str:
@@ -55,11 +51,10 @@ def _unit_panels(
 ) -> Iterator[tuple[svg.Canvas, "list[tuple[Axes, Any]]"]]:
     """Square panels with both axes from 0 to 1 and the diagonal: one large panel, or small ones, two per line."""
     shown, more = svg.first_of(curves, svg.MAX_LINES)
-    columns = min(2, len(shown))
     left, gap, right = 22.0, 26.0, 8.0
-    side = (svg.WIDTH - left - right - gap) / 2 if columns == 2 else 236.0
+    side = (svg.WIDTH - left - right - gap) / 2 if len(shown) > 1 else 236.0
     top, step = 22.0, side + svg.ROW + 26
-    bottom = top + step * -(-len(shown) // columns)
+    bottom = top + step * -(-len(shown) // 2)
     with svg.canvas(bottom + 14, more) as paper:
         panels = []
         for place, (name, curve) in enumerate(shown.items()):
@@ -79,17 +74,11 @@ def _unit_panels(
 
 
 def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
-    """Confusion matrices: counts, and shares of the actual class.
-
-    Args:
-        matrices: name -> true negatives, false positives, false negatives, true positives.
-    """
+    """Confusion matrices, name -> TN, FP, FN and TP: counts, and shares of the actual class."""
     shown, more = svg.first_of(matrices, svg.MAX_LINES)
-    columns = min(2, len(shown))
-    lines = -(-len(shown) // columns)
     left, gap, width, height = 50.0, 60.0, 54.0, 38.0
     top, step = 4.0, 2 * height + 56
-    with svg.canvas(top + step * lines, more) as paper:
+    with svg.canvas(top + step * -(-len(shown) // 2), more) as paper:
         for place, (name, counts) in enumerate(shown.items()):
             x = left + place % 2 * (2 * width + gap)
             y = top + place // 2 * step + svg.ROW
@@ -105,10 +94,9 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
                     share = f"{short_percent(shares[row, column])} %"
                     paper.write(across, down + 8, share, ha="center", color=svg.INK, size=svg.TINY)
             for number, label in enumerate(("negative", "positive")):
-                down = y + (number + 0.5) * height
+                across, down = x + (number + 0.5) * width, y + (number + 0.5) * height
                 paper.write(x - 5, down - 6, "actually", ha="right", size=svg.TINY)
                 paper.write(x - 5, down + 5, label, ha="right", size=svg.TINY)
-                across = x + (number + 0.5) * width
                 paper.write(across, y + 2 * height + 8, "predicted", ha="center", size=svg.TINY)
                 paper.write(across, y + 2 * height + 19, label, ha="center", size=svg.TINY)
         return paper.svg()
@@ -116,6 +104,8 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
 
 def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -> str:
     """A table of shares, in per cent and as shades; cells that were not released are hatched.
+
+    Columns that do not fit beside each other go below.
 
     Args:
         shares: [rows, columns], from 0 to 1; NaN where not released.
@@ -129,10 +119,8 @@ def draw_heat_map(rows: Sequence[str], columns: Sequence[str], shares: Floats) -
         raise ValueError("there is nothing to draw")
     if ((shares < 0) | (shares > 1)).any():
         raise ValueError("a share is not between 0 and 1")
-    more = max(0, len(rows) - MAX_ROWS)
-    shares = shares[:MAX_ROWS]
-    names = [svg.shorten(name, _MAX_NAME_WIDTH) for name in rows[:MAX_ROWS]]
-    titles = [svg.shorten(name, _MAX_NAME_WIDTH) for name in columns]
+    more, shares = max(0, len(rows) - MAX_ROWS), shares[:MAX_ROWS]
+    names, titles = ([svg.shorten(name, _MAX_NAME_WIDTH) for name in group] for group in (rows[:MAX_ROWS], columns))
     left = max(map(svg.text_width, names)) + 6
     lines = -(-len(columns) // int((svg.WIDTH - left) / _MIN_CELL_WIDTH))
     across = -(-len(columns) // lines)
@@ -171,9 +159,9 @@ def _draw_shades(axes: "Axes", shares: Floats) -> None:
     axes.set_axis_off()
     axes.set_xlim(0, shares.shape[1])
     axes.set_ylim(shares.shape[0], 0)
-    cells = [(row, column, share) for (row, column), share in np.ndenumerate(shares) if share > 0]
-    corners = [[(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)] for row, column, _ in cells]
-    shades = [(svg.SHADE, svg.DARKEST * share) for _, _, share in cells]
+    shaded = np.argwhere(shares > 0)
+    corners = [[(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)] for y, x in shaded]
+    shades = [(svg.SHADE, svg.DARKEST * shares[y, x]) for y, x in shaded]
     axes.add_collection(PolyCollection(corners, facecolors=shades, linewidths=0), autolim=False)
     for row, column in np.argwhere(np.isnan(shares)):
         axes.add_artist(Rectangle((column, row), 1, 1, facecolor="none", hatch="/////", linewidth=0))

@@ -8,33 +8,34 @@ import numpy.typing as npt
 from federated_health.data.tasks import get_task
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
-from federated_health.ml.curves import CURVE_DRAWS, CalibrationCurve, Curve, calibration_curve, roc_curve
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import HospitalRound
 from federated_health.names import FEDERATION
+from federated_health.report import sections
 from federated_health.report.charts import draw_learning_curves
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Picture, Section, Text
 from federated_health.report.run_files import RunSummary
-from federated_health.report.sections import (
-    calibration_section,
-    confusion_section,
-    first_panels,
-    holdings_section,
-    importance_section,
-    roc_section,
-)
 
 Array = npt.NDArray[np.float64]
 
-FROM_CELLS = (
+_FROM_CELLS = (
     f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves spread these "
     "patients evenly within their cell, and lack a class that has fewer."
 )
-FROM_BINS = (
+_FROM_BINS = (
     "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
     "middle of their bin."
+)
+_HELD_OUT_LOSS = (
+    "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % for every "
+    "patient gives 0.693. A gap: the hospital did not answer."
+)
+_TRAINING_LOSS = (
+    "The same on training patients, while each hospital trained and before the weights were averaged. If this falls "
+    "and the loss above rises, more rounds harm."
 )
 
 
@@ -48,23 +49,14 @@ def learning_curves(run: RunSummary) -> Iterator[Section]:
     def losses(loss_of: Callable[[HospitalRound], float | None]) -> dict[str, list[float | None]]:
         return {name: [loss_of(part[name]) if name in part else None for part in parts] for name in names}
 
-    charts = (
-        (
-            losses(lambda part: part.counts.loss if part.counts else None),
-            "loss on held-out patients",
-            "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % "
-            "for every patient gives 0.693. A gap: the hospital did not answer.",
-        ),
-        (
-            losses(lambda part: part.train_loss),
-            "loss on training patients",
-            "The same on training patients, while each hospital trained and before the weights were averaged. If this "
-            "falls and the loss above rises, more rounds harm.",
-        ),
-    )
+    held_out = losses(lambda part: part.counts.loss if part.counts else None)
+    training = losses(lambda part: part.train_loss)
     numbers = [record.number for record in run.rounds]
     pictures = []
-    for series, quantity, caption in charts:
+    for series, quantity, caption in (
+        (held_out, "loss on held-out patients", _HELD_OUT_LOSS),
+        (training, "loss on training patients", _TRAINING_LOSS),
+    ):
         if any(value is not None for values in series.values() for value in values):
             drawing = draw_learning_curves(series, quantity=f"{quantity}, nats", rounds=numbers)
             ends = list_some((f"{name} {figure(values[-1])}" for name, values in series.items()), ", ")
@@ -77,7 +69,7 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
     """ROC and calibration curves of released cells; nothing if no hospital released both classes."""
     scores = {name: _log_odds(evaluation) for name, evaluation in run.evaluations.items()}
     has_both = {name: bool(len(positive) and len(negative)) for name, (positive, negative) in scores.items()}
-    drawn, more = first_panels(name for name, both in has_both.items() if both)
+    drawn, more = sections.first_panels(name for name, both in has_both.items() if both)
     panels = {name: scores[name] for name in drawn}
     if scores and FEDERATION not in scores:
         positive, negative = (np.concatenate(parts) for parts in zip(*scores.values(), strict=True))
@@ -85,8 +77,7 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
             panels[FEDERATION] = positive, negative
     if not panels:
         return
-    rocs: dict[str, Curve] = {}
-    calibrations: dict[str, CalibrationCurve] = {}
+    rocs, calibrations = {}, {}
     for name, (positive, negative) in panels.items():
         log_odds = np.concatenate([positive, negative])
         labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
@@ -94,20 +85,17 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     lacking = [name for name, both in has_both.items() if not both]
     without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
-    notes = [FROM_BINS if run.encrypted else FROM_CELLS, without, more]
-    yield roc_section(
-        rocs, "Held-out patients, with 95 % bootstrap bands at each point.", Text(" ".join(filter(None, notes)))
-    )
+    notes = [_FROM_BINS if run.encrypted else _FROM_CELLS, without, more]
+    caption = "Held-out patients, with 95 % bootstrap bands at each point."
+    yield sections.roc_section(rocs, caption, Text(" ".join(filter(None, notes))))
     bins = list_some(
         f"{name}: predicted {', '.join(map(percent_of, curve.predicted))}, "
         f"observed {', '.join(map(percent_of, curve.observed))}"
         for name, curve in calibrations.items()
     )
-    yield calibration_section(
-        calibrations,
-        f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}.",
-        f"Mean predicted risk and observed share of each bin of patients. {bins}.",
-    )
+    caption = f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}."
+    alt = f"Mean predicted risk and observed share of each bin of patients. {bins}."
+    yield sections.calibration_section(calibrations, caption, alt)
 
 
 def _log_odds(evaluation: Evaluation) -> tuple[Array, Array]:
@@ -124,11 +112,11 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
         counts = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
     if not counts:
         return
-    drawn, more = first_panels(counts)
+    drawn, more = sections.first_panels(counts)
     matrices = {name: counts[name].matrix for name in drawn}
     matrices.setdefault(FEDERATION, merge_counts(counts.values()).matrix)
     caption = f"Held-out patients; predicted positive from a risk of {run.config.threshold} on. {more}"
-    yield confusion_section(matrices, caption.strip())
+    yield sections.confusion_section(matrices, caption.strip())
 
 
 def holdings_of_run(run: RunSummary) -> Iterator[Section]:
@@ -143,7 +131,7 @@ def holdings_of_run(run: RunSummary) -> Iterator[Section]:
         [1.0 - columns[column] / rows[name] if columns[column] else np.nan for column in task.column_names]
         for name, columns in observed.items()
     ]
-    yield holdings_section(
+    yield sections.holdings_section(
         task,
         {name: (count.positives, count.examples - count.positives) for name, count in counts.items()},
         np.array(shares),
@@ -156,4 +144,5 @@ def holdings_of_run(run: RunSummary) -> Iterator[Section]:
 def importance_of_run(run: RunSummary) -> Iterator[Section]:
     """Permutation importance of the columns; nothing if hospitals were not asked."""
     if importance := run.figures.get("importance"):
-        yield importance_section(importance, f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital.")
+        patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital."
+        yield sections.importance_section(importance, patients)

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,30 +56,22 @@ class RunSummary:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def trained(self) -> list[str]:
-        """The hospitals that trained in a known round."""
-        return sorted(
-            {name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples > 0}
-        )
+    def rounds_trained(self) -> Counter[str]:
+        """Number of known rounds in which each hospital trained; without those that did not."""
+        return Counter(name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples)
 
     @property
     def hospital_count(self) -> int:
         """Number of hospitals that trained; 0 if `hospital` does not know it."""
-        return self.hospitals or len(self.trained)
+        return self.hospitals or len(self.rounds_trained)
 
 
 def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
-    """The entries of metrics.json that describe how a model was trained.
-
-    Args:
-        stopped: whether the run ended before its last round.
-    """
+    """The entries of metrics.json that describe how a model was trained, and whether its run was stopped."""
     keys = ("task", "strategy", "strategy_args", "model", "rounds", "seed", "threshold")
-    return {
-        **{key: getattr(config, key) for key in keys},
-        **({"stopped": True} if stopped else {}),
-        **({"privacy": config.privacy.to_json()} if config.privacy else {}),
-    }
+    entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
+    entries |= {"stopped": True} if stopped else {}
+    return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
 
 
 def prepare_report() -> None:
@@ -103,8 +96,6 @@ def write_report(path: Path, make: Callable[[], "Page"]) -> None:
         # Only where it happened, since the exception's text may hold patients' values.
         frames = traceback.extract_tb(error.__traceback__)
         logger.debug("".join(traceback.format_list(frames)))
-        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        raise RunError(
-            f"{path}: could not be made ({type(error).__name__} in {where}); everything else is saved"
-        ) from error
+        what = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        raise RunError(f"{path}: could not be made ({what}); everything else is saved") from error
     write_text(path, text)

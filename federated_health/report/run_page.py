@@ -8,6 +8,7 @@ from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval, Verdict
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION
+from federated_health.report import run_charts, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
@@ -20,26 +21,7 @@ from federated_health.report.formatting import (
     with_interval,
 )
 from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
-from federated_health.report.run_charts import (
-    confusion_of_run,
-    curves_of_run,
-    holdings_of_run,
-    importance_of_run,
-    learning_curves,
-)
 from federated_health.report.run_files import RunSummary
-from federated_health.report.sections import (
-    AUC,
-    FIGURES_EXPLAINED,
-    FOOTER,
-    POOLED_AUC,
-    VERDICT_RULE,
-    figures_table,
-    model_card,
-    settings_section,
-    verdict_card,
-    verdict_cards,
-)
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 _ALIASES = "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."
@@ -48,9 +30,8 @@ _ALIASES = "Recall is also called sensitivity, and precision the positive predic
 def page_of_run(run: RunSummary) -> Page:
     """Everything that the writer of the page knows of a run."""
     task = get_task(run.config.task)
-    title = f"{run.hospital} in a federation"
-    if run.hospital_count:
-        title = f"a model of {number_of(run.hospital_count, 'hospital')}"
+    model = f"a model of {number_of(run.hospital_count, 'hospital')}"
+    title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
         title=f"{task.name}: {title}",
         lead=_lead(run),
@@ -58,17 +39,17 @@ def page_of_run(run: RunSummary) -> Page:
             *_participants(run),
             *_benefit(run),
             _quality(run),
-            *learning_curves(run),
-            *curves_of_run(run),
-            *confusion_of_run(run),
-            *holdings_of_run(run),
-            *importance_of_run(run),
+            *run_charts.learning_curves(run),
+            *run_charts.curves_of_run(run),
+            *run_charts.confusion_of_run(run),
+            *run_charts.holdings_of_run(run),
+            *run_charts.importance_of_run(run),
             *_privacy(run),
             _sent_by_hospitals(run),
             *_settings(run),
             _limits(run),
         ),
-        footer=FOOTER,
+        footer=sections.FOOTER,
     )
 
 
@@ -91,22 +72,17 @@ def _lead(run: RunSummary) -> str:
 def _participants(run: RunSummary) -> Iterator[Section]:
     if not run.registrations:
         return
-    rounds_trained = Counter(
-        name for record in run.rounds for name, part in record.hospitals.items() if part.train_examples > 0
-    )
+    columns = ["trained on", "held out", "rounds trained in"]
     rows = {
-        name: [str(registration.train_examples), str(registration.test_examples), str(rounds_trained[name])]
+        name: [str(registration.train_examples), str(registration.test_examples), str(run.rounds_trained[name])]
         for name, registration in sorted(run.registrations.items())
     }
-    blocks: list[Block] = [
-        figures_table("Patients of each hospital", rows, ["trained on", "held out", "rounds trained in"])
-    ]
+    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows, columns)]
     if missing := [name for name in rows if name not in run.figures["hospitals"]]:
         blocks.append(Text(f"No figures of the final model: {list_some(missing, ', ')}."))
     if "joining" not in run.figures:
-        reason = "no hospital was asked, or none could answer"
-        if run.config.privacy is not None:
-            reason = "differential privacy leaves no budget for the comparison"
+        private = "differential privacy leaves no budget for the comparison"
+        reason = private if run.config.privacy else "no hospital was asked, or none could answer"
         blocks.append(Text(f"The benefit of joining is not known: {reason}."))
     if run.problems:
         more = len(run.problems) - MAX_ROWS
@@ -121,24 +97,19 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
     if not benefits:
         return
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
-    cards = [
-        verdict_card(
-            name,
-            benefit["verdict"],
-            differences[name],
-            (benefit["roc_auc"]["value"], benefit["own_roc_auc"]),
-            small=benefit["small"],
-        )
-        for name, benefit in benefits.items()
-    ]
+    cards = []
+    for name, benefit in benefits.items():
+        aucs = benefit["roc_auc"]["value"], benefit["own_roc_auc"]
+        small = benefit["small"]
+        cards.append(sections.verdict_card(name, benefit["verdict"], differences[name], aucs, small=small))
     blocks = (
         Text(
             "Each hospital also trained a model of its own patients alone, with the same settings, and compared the "
-            f"two on its held-out patients. {AUC}"
+            f"two on its held-out patients. {sections.AUC}"
         ),
-        *verdict_cards(cards),
+        *sections.verdict_cards(cards),
         *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
-        Text(VERDICT_RULE),
+        Text(sections.VERDICT_RULE),
         Caution(
             "One split of few patients gives wide intervals. If rows may be in one place, the command "
             "python -m federated_health evidence tests every patient, several times."
@@ -153,9 +124,8 @@ def _intervals(
     """One row per hospital, for the first MAX_ROWS; nothing if the figure is not defined for any hospital."""
     if all(interval.value is None for interval in intervals.values()):
         return
-    caption = (
-        f"{quantity[0].upper()}{quantity[1:]}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
-    )
+    title = f"{quantity[0].upper()}{quantity[1:]}"
+    caption = f"{title}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
     signed = reference is not None
     figures = list_some(f"{name} {with_interval(interval, signed=signed)}" for name, interval in intervals.items())
     shown = {model: dict(list(intervals.items())[:MAX_ROWS])}
@@ -178,26 +148,18 @@ def _quality(run: RunSummary) -> Section:
         last["hospital mean"] = [figure(federation["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
-        notes.append(
-            f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret: "
-            f"{list_some(few, ', ')}."
-        )
+        noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
+        notes.append(f"{noisy}: {list_some(few, ', ')}.")
     chosen = "" if threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
-    notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", FIGURES_EXPLAINED, _ALIASES]
-    blocks: list[Block] = [
-        figures_table(
-            f"Figures on held-out patients{', after the last finished round' if run.stopped else ''}",
-            rows,
-            [title_of(key) for key in FIGURES],
-            last=last,
-            note=" ".join(notes),
-        )
-    ]
+    notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
+    caption = f"Figures on held-out patients{', after the last finished round' if run.stopped else ''}"
+    columns = [title_of(key) for key in FIGURES]
+    blocks: list[Block] = [sections.figures_table(caption, rows, columns, last=last, note=" ".join(notes))]
     if not run.hospital:
         aucs = {name: Interval(**benefit["roc_auc"]) for name, benefit in run.figures.get("joining", {}).items()}
         blocks += _intervals(aucs, "federated model", "ROC-AUC")
         if federation["roc_auc"] is not None:
-            blocks.append(Caution(POOLED_AUC))
+            blocks.append(Caution(sections.POOLED_AUC))
     return Section(title=title, blocks=tuple(blocks))
 
 
@@ -216,17 +178,12 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
         "comparisons with a hospital's own model were released, so the threshold is 0.5.",
         *([f"This hospital's own account: {run.privacy_spent}."] if run.privacy_spent else []),
     )
-    yield Section(
-        title="Differential privacy",
-        blocks=(
-            Text(
-                f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
-                f"patients, over the whole run: {load_privacy_plan().PROMISE}."
-            ),
-            Bullets(items),
-            Caution("Figures on held-out patients, above, are exact: differential privacy does not protect these."),
-        ),
+    promise = Text(
+        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
+        f"patients, over the whole run: {load_privacy_plan().PROMISE}."
     )
+    exact = Caution("Figures on held-out patients, above, are exact: differential privacy does not protect these.")
+    yield Section(title="Differential privacy", blocks=(promise, Bullets(items), exact))
 
 
 def _sent_by_hospitals(run: RunSummary) -> Section:
@@ -265,39 +222,30 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
                 "number of training patients who have each column."
             )
         source = "This page is drawn from what stayed here, too." if run.hospital else "This page uses nothing else."
-    return Section(
-        title="What each hospital sent",
-        blocks=(Bullets(tuple(items)), Text(f"No patient's record left a hospital. {source}")),
-    )
+    summary = Text(f"No patient's record left a hospital. {source}")
+    return Section(title="What each hospital sent", blocks=(Bullets(tuple(items)), summary))
 
 
 def _settings(run: RunSummary) -> Iterator[Section]:
     if run.settings is not None:
-        facts = {
-            "rounds that were finished": str(run.config.rounds),
-            "threshold": str(run.config.threshold),
-            "SHA-256 of the schema": run.config.schema,
-            **run.facts,
-        }
-        yield settings_section(run.settings, list(facts.items()))
+        config = run.config
+        facts = [("rounds that were finished", str(config.rounds)), ("threshold", str(config.threshold))]
+        facts += [("SHA-256 of the schema", config.schema), *run.facts.items()]
+        yield sections.settings_section(run.settings, facts)
 
 
 def _limits(run: RunSummary) -> Section:
-    limits = [
-        "One split of each hospital's patients into training and held-out patients: another split gives other figures."
-    ]
-    hospitals = run.trained
+    split = "One split of each hospital's patients into training and held-out patients"
+    limits = [f"{split}: another split gives other figures."]
+    hospitals = sorted(run.rounds_trained)
     if run.hospital:
         others = number_of(run.hospitals - 1, "other hospital") if run.hospitals else "others"
         hospitals = [f"{run.hospital} and {others}"]
-        why = (
-            "no hospital's own figures were sent to another"
-            if run.encrypted
-            else "the server has the report of all hospitals"
-        )
+        separate = "no hospital's own figures were sent to another"
+        why = separate if run.encrypted else "the server has the report of all hospitals"
         limits.append(f"This page shows what {run.hospital} may see: {why}.")
     if run.stopped:
         limits.append("The run was stopped before its last round.")
     if run.settings is None:
         limits += [f"{name}: {value}" for name, value in run.facts.items()]
-    return model_card(get_task(run.config.task), hospitals, limits)
+    return sections.model_card(get_task(run.config.task), hospitals, limits)

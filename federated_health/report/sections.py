@@ -11,6 +11,7 @@ from federated_health import __version__
 from federated_health.data.tasks import Task
 from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
+from federated_health.report import panels
 from federated_health.report.charts import draw_importance, draw_labels
 from federated_health.report.formatting import (
     INTERVAL,
@@ -36,7 +37,6 @@ from federated_health.report.page import (
     Text,
     Tone,
 )
-from federated_health.report.panels import draw_calibration, draw_confusion, draw_heat_map, draw_roc
 from federated_health.report.svg import MAX_LINES
 from federated_health.settings import OPERATIONAL, Settings
 
@@ -59,12 +59,8 @@ FIGURES_EXPLAINED = (
     "Accuracy: share of patients predicted correctly. Brier score: mean squared difference of risk and outcome; 0 is "
     "perfect, and 0.25 is what a risk of 50 % for every patient gives."
 )
-ALL = "all patients"
-"""Name of the row or curve of all hospitals' patients together."""
-
-MAX_PANELS = MAX_LINES - 1
-"""Hospitals with a curve of their own, so that there is room for that of all together."""
-
+ALL = "all patients"  # name of the row or curve of all hospitals' patients together
+MAX_PANELS = MAX_LINES - 1  # hospitals with a curve of their own, which leaves room for that of all together
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
 _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 _TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
@@ -79,17 +75,11 @@ def figures_table(
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table whose first column holds names. The first MAX_ROWS rows are shown, and the others counted.
-
-    Args:
-        last: rows below them that are always shown.
-        first: head of the column of names.
-    """
+    """A table with names in its `first` column: at most MAX_ROWS `rows`, the others counted, then the `last` rows."""
     shown = [*list(rows.items())[:MAX_ROWS], *(last or {}).items()]
-    more = len(rows) - MAX_ROWS
-    notes = [*([f"And {more:,} more, not shown."] if more > 0 else []), *([note] if note else [])]
+    more = f"And {len(rows) - MAX_ROWS:,} more, not shown. " if len(rows) > MAX_ROWS else ""
     cells = tuple((name, *values) for name, values in shown)
-    return Table(caption=caption, columns=(first, *columns), rows=cells, note=" ".join(notes))
+    return Table(caption=caption, columns=(first, *columns), rows=cells, note=f"{more}{note}".strip())
 
 
 def verdict_card(
@@ -112,18 +102,14 @@ def verdict_card(
     federated, own = aucs
     parts = []
     if difference.value is not None:
-        parts.append(
-            f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone; difference "
-            f"{with_interval(difference, signed=True)}."
-        )
+        both = f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone"
+        parts.append(f"{both}; difference {with_interval(difference, signed=True)}.")
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
     elif small:
-        parts.append(
-            f"Fewer than {SMALL_CLASS} of the tested patients are of one class: one patient more or less would change "
-            "these figures much."
-        )
+        few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
+        parts.append(f"{few}: one patient more or less would change these figures much.")
     return Card(name=name, verdict=verdict_text(verdict), tone=_TONES.get(verdict, "neutral"), words=" ".join(parts))
 
 
@@ -135,17 +121,11 @@ def verdict_cards(cards: Sequence[Card]) -> list[Block]:
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
-    """ROC curves.
-
-    Args:
-        caption: which patients and bands these are; how to read the curves is added.
-        rest: blocks below the picture.
-    """
-    found = list_some(
-        (f"{name} {percent_of(float(np.interp(0.1, curve.x, curve.y)))}" for name, curve in curves.items()), ", "
-    )
+    """ROC curves and how to read them; the caption says which patients these are. Then the `rest` of the section."""
+    shares = {name: percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
+    found = list_some((f"{name} {share}" for name, share in shares.items()), ", ")
     picture = Picture(
-        svg=draw_roc(curves),
+        svg=panels.draw_roc(curves),
         alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
         caption=f"{caption} The dashed diagonal is guessing.",
     )
@@ -153,13 +133,9 @@ def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Sect
 
 
 def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, alt: str) -> Section:
-    """Calibration curves.
-
-    Args:
-        caption: which patients these are; how to read the curves is added.
-    """
+    """Calibration curves and how to read them; the caption says which patients these are."""
     picture = Picture(
-        svg=draw_calibration(curves),
+        svg=panels.draw_calibration(curves),
         alt=alt,
         caption=f"{caption} Predicted risk against the share of patients who are positive, in bins of about equal "
         "size, with 95 % Wilson intervals. On the diagonal, predicted risks are right; above it they are too low, "
@@ -175,7 +151,7 @@ def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Se
         for name, (tn, fp, fn, tp) in matrices.items()
     )
     caption = f"{caption} Per cents are of the patients who are actually negative, or positive."
-    picture = Picture(svg=draw_confusion(matrices), alt=alt, caption=caption)
+    picture = Picture(svg=panels.draw_confusion(matrices), alt=alt, caption=caption)
     return Section(title="Decisions at the threshold", blocks=(picture,))
 
 
@@ -202,34 +178,30 @@ def holdings_section(
         missing: [names, columns], shares from 0 to 1, NaN where not released; may have no row.
         of_labels, of_missing: which patients these are of, and what was not released.
     """
-    blocks: list[Block] = [
-        Picture(
-            svg=draw_labels(labels, positive=f"{task.label.name} = 1", negative=f"{task.label.name} = 0"),
-            alt="Patients with and without it. "
-            + list_some(f"{name}: {count} with and {others} without" for name, (count, others) in labels.items()),
-            caption=f"{task.label.name} = 1: {task.label.meaning}. {of_labels}",
-        )
-    ]
+    label, counts = task.label, (f"{name}: {ill} with and {well} without" for name, (ill, well) in labels.items())
+    balance = Picture(
+        svg=draw_labels(labels, positive=f"{label.name} = 1", negative=f"{label.name} = 0"),
+        alt=f"Patients with and without it. {list_some(counts)}",
+        caption=f"{label.name} = 1: {label.meaning}. {of_labels}",
+    )
+    blocks: list[Block] = [balance]
     if len(missing):
-        most = [
-            f"{name}: {', '.join(_mostly_missing(task, row)) or 'no column mostly missing'}"
-            for name, row in zip(names, missing, strict=True)
-        ]
-        blocks.append(
-            Picture(
-                svg=draw_heat_map(names, task.column_names, missing),
-                alt=f"Missing values. Columns of which at least half is missing, by hospital: {list_some(most)}.",
-                caption=f"Missing values, in per cent. {of_missing}",
-            )
+        columns = [_mostly_missing(task, row) or "no column mostly missing" for row in missing]
+        most = list_some(f"{name}: {lacking}" for name, lacking in zip(names, columns, strict=True))
+        picture = Picture(
+            svg=panels.draw_heat_map(names, task.column_names, missing),
+            alt=f"Missing values. Columns of which at least half is missing, by hospital: {most}.",
+            caption=f"Missing values, in per cent. {of_missing}",
         )
+        blocks.append(picture)
     if meanings := tuple((column.name, column.meaning) for column in task.columns if column.meaning != column.name):
         blocks.append(Facts(meanings))
     return Section(title="Data of each hospital", blocks=tuple(blocks))
 
 
-def _mostly_missing(task: Task, shares: npt.NDArray[np.float64]) -> list[str]:
+def _mostly_missing(task: Task, shares: npt.NDArray[np.float64]) -> str:
     named = zip(task.column_names, shares, strict=True)
-    return [f"{name} (not released)" if np.isnan(share) else name for name, share in named if not share < 0.5]
+    return ", ".join(f"{name} (not released)" if np.isnan(share) else name for name, share in named if not share < 0.5)
 
 
 def importance_section(importance: Mapping[str, float], patients: str) -> Section:
@@ -240,49 +212,36 @@ def importance_section(importance: Mapping[str, float], patients: str) -> Sectio
         patients: sentence that says on which patients it was measured, and how often.
     """
     ordered = sorted(importance.items(), key=lambda item: -item[1])
-    return Section(
-        title="Which columns matter most",
-        blocks=(
-            Picture(
-                svg=draw_importance(dict(ordered), quantity="rise of the mean loss, nats per patient"),
-                alt="Rise of the loss, most first: " + ", ".join(f"{name} {figure(value)}" for name, value in ordered),
-                caption="Rise of the loss when a column's values are shuffled among the patients of a hospital "
-                f"(permutation importance). {patients}",
-            ),
-            Text(
-                "Below 0, a column misled the model on these patients. A column that most patients lack cannot matter "
-                "much, and of two columns with the same information each alone matters little. A column that matters "
-                "need not be a cause. A nat is the unit of the loss."
-            ),
-        ),
+    picture = Picture(
+        svg=draw_importance(importance, quantity="rise of the mean loss, nats per patient"),
+        alt="Rise of the loss, most first: " + ", ".join(f"{name} {figure(value)}" for name, value in ordered),
+        caption="Rise of the loss when a column's values are shuffled among the patients of a hospital "
+        f"(permutation importance). {patients}",
     )
+    reading = Text(
+        "Below 0, a column misled the model on these patients. A column that most patients lack cannot matter much, "
+        "and of two columns with the same information each alone matters little. A column that matters need not be a "
+        "cause. A nat is the unit of the loss."
+    )
+    return Section(title="Which columns matter most", blocks=(picture, reading))
 
 
 def settings_section(
     settings: Settings, others: Sequence[tuple[str, str]], *, leave_out: frozenset[str] = frozenset()
 ) -> Section:
-    """Everything that is needed to repeat the run or study.
-
-    Args:
-        others: further facts, such as hashes.
-        leave_out: settings that do not apply.
-    """
+    """Everything that is needed to repeat the run or study: settings that apply, other facts, and versions."""
     own = [
         (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
         for name, value in settings.to_config().items()
         if name not in OPERATIONAL | leave_out
     ]
-    versions = [("federated-health", __version__), ("Python", platform.python_version())]
-    versions += [(name, version(name)) for name in _PACKAGES]
-    return Section(title="Settings, versions and hashes", blocks=(Facts((*own, *others)), Facts(tuple(versions))))
+    packages = [(name, version(name)) for name in _PACKAGES]
+    versions = Facts((("federated-health", __version__), ("Python", platform.python_version()), *packages))
+    return Section(title="Settings, versions and hashes", blocks=(Facts((*own, *others)), versions))
 
 
 def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) -> Section:
-    """Intended use and limits (Mitchell et al. 2019).
-
-    Args:
-        extra: further limits.
-    """
+    """Intended use and limits (Mitchell et al. 2019); `extra` holds further limits."""
     shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
     limits = (
         "Patients of other hospitals, of another time or with other reasons to be examined may differ; the figures "
@@ -295,15 +254,9 @@ def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) 
         "patients they come from, the more the fewer these are.",
         *extra,
     )
-    return Section(
-        title="Intended use and limits",
-        blocks=(
-            Text(
-                f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about "
-                "federated learning and for comparing methods, on patients like those of the participating hospitals "
-                f"({shown})."
-            ),
-            Caution("Not a medical device. No decision about a patient may rest on it."),
-            Bullets(limits),
-        ),
+    use = Text(
+        f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about federated "
+        f"learning and for comparing methods, on patients like those of the participating hospitals ({shown})."
     )
+    caution = Caution("Not a medical device. No decision about a patient may rest on it.")
+    return Section(title="Intended use and limits", blocks=(use, caution, Bullets(limits)))

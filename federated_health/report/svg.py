@@ -8,7 +8,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -23,57 +24,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WIDTH = 330
-LARGE, SMALL, TINY = 11.0, 9.0, 8.0
-"""Font sizes."""
-BOLD = 1.15
-"""Upper bound of the width of bold text, relative to regular text."""
-ROW = 14.0
-"""Height of one line of text."""
-MAX_LINES = 12
-"""Hospitals with a line or a panel in one picture; the others are counted."""
+LARGE, SMALL, TINY = 11.0, 9.0, 8.0  # font sizes
+BOLD = 1.15  # upper bound of the width of bold text, relative to regular text
+ROW = 14.0  # height of one line of text
+MAX_LINES = 12  # hospitals with a line or a panel in one picture; the others are counted
 
 INK, MUTED, GRID, SHADE = "#010101", "#010102", "#010103", "#010104"
 SERIES = ("#010111", "#010112", "#010113", "#010114", "#010115", "#010116")
-VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    SHADE: "--shade",
-    **{color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)},
-}
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SHADE: "--shade"}
+VARIABLES |= {color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)}
 """Placeholder colours to draw with -> the CSS variable that replaces each in the SVG."""
-DARKEST = 0.85
-"""Opacity of SHADE for a share of 1; ink is readable on it in light and in dark mode."""
+DARKEST = 0.85  # opacity of SHADE for a share of 1; ink is readable on it in light and in dark mode
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "federated-health",
-    "text.parse_math": False,
-    "text.color": INK,
     "font.size": SMALL,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "text.color": INK,
     "axes.axisbelow": True,
-    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "hatch.color": MUTED,
     "hatch.linewidth": 0.6,
+    **dict.fromkeys(("text.parse_math", "legend.frameon", "axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor", "hatch.color"), MUTED),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
 }
-_MIN_LETTER_WIDTH = 0.27
-"""Width of the narrowest letter, relative to the font size."""
-_MAX_SHOWN = 1e100
-"""Beyond this absolute value the margin of an axis could overflow."""
+_MIN_LETTER_WIDTH = 0.27  # width of the narrowest letter, relative to the font size
+_MAX_SHOWN = 1e100  # beyond this absolute value the margin of an axis could overflow
 
 
 class Look(NamedTuple):
@@ -111,10 +90,9 @@ class Canvas:
 
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
         """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
-        names = [shorten(name, WIDTH / 2 - 50) for name in handles]
         self._figure.legend(
             handles.values(),
-            names,
+            [shorten(name, WIDTH / 2 - 50) for name in handles],
             loc="upper left",
             bbox_to_anchor=(0, 1 - top / self.height),
             ncols=2,
@@ -137,11 +115,7 @@ class Canvas:
 
 @contextmanager
 def canvas(height: float, more: int = 0, noun: str = "") -> Iterator[Canvas]:
-    """A canvas to draw on within this context, independent of the user's own matplotlibrc.
-
-    Args:
-        more: number of entries that are not shown, each a `noun`; it is written on a line of its own at the bottom.
-    """
+    """A canvas to draw on, whatever the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
     from matplotlib import style  # noqa: PLC0415  # slow to import, and used by drawings only
 
     with style.context(["default", _STYLE]):
@@ -160,16 +134,12 @@ def warm_up() -> None:
 
 
 def legend_height(names: Collection[str]) -> float:
-    """Height of a legend with two names per row."""
+    """Height of a legend, with two names per row."""
     return ROW * math.ceil(len(names) / 2) + 4
 
 
 def first_of(entries: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
-    """The first entries, and the number of the others.
-
-    Raises:
-        ValueError: there is nothing to draw.
-    """
+    """The first entries, and the number of the others. ValueError if there is nothing to draw."""
     if not entries:
         raise ValueError("there is nothing to draw")
     return dict(list(entries.items())[:most]), max(0, len(entries) - most)
@@ -180,11 +150,9 @@ def text_width(text: str, size: float = SMALL) -> float:
     from matplotlib.font_manager import FontProperties  # noqa: PLC0415  # slow to import, and used by drawings only
     from matplotlib.textpath import text_to_path  # noqa: PLC0415  # slow to import, and used by drawings only
 
+    font = FontProperties(family="DejaVu Sans", size=size)
     with _missing_glyphs_allowed():
-        width, _, _ = text_to_path.get_text_width_height_descent(
-            text, FontProperties(family="DejaVu Sans", size=size), ismath=False
-        )
-    return float(width)
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def shorten(text: str, room: float, size: float = SMALL) -> str:
@@ -193,16 +161,12 @@ def shorten(text: str, room: float, size: float = SMALL) -> str:
     most = int(room / (_MIN_LETTER_WIDTH * size)) + 1
     if len(line) <= most and text_width(line, size) <= room:
         return line
-    fits, too_many = 1, min(len(line), most)
-    while too_many - fits > 1:
-        letters = (fits + too_many) // 2
-        fits, too_many = (letters, too_many) if text_width(_cut(line, letters), size) <= room else (fits, letters)
-    return _cut(line, fits)
 
+    def cut(letters: int) -> str:
+        tail = letters // 3
+        return f"{line[: letters - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
 
-def _cut(line: str, letters: int) -> str:
-    tail = letters // 3
-    return f"{line[: letters - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
+    return cut(1 + bisect(range(2, min(len(line), most)), room, key=lambda letters: text_width(cut(letters), size)))
 
 
 def is_shown(value: float | None) -> bool:
@@ -225,19 +189,11 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
 
     found = MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
     ticks = [0.0 if abs(tick) < 1e-9 * (high - low) else float(tick) for tick in found if low <= tick <= high]
-    return dict(zip(ticks, _labels(ticks), strict=True))
-
-
-def _labels(ticks: Sequence[float]) -> list[str]:
-    for digits in range(7):
-        labels = [f"{tick:,.{digits}f}" for tick in ticks]
-        values = [float(label.replace(",", "")) for label in labels]
-        is_exact = all(math.isclose(value, tick, rel_tol=1e-9) for value, tick in zip(values, ticks, strict=True))
-        if is_exact:
-            break
-    if not is_exact or max(map(abs, ticks), default=0) >= 1e6:
-        labels = [f"{tick:.6g}" for tick in ticks]
-    return [with_minus(label) for label in labels]
+    style = ".6g"
+    if max(map(abs, ticks), default=0) < 1e6:
+        exact = (n for n in range(7) if all(math.isclose(round(tick, n), tick, rel_tol=1e-9) for tick in ticks))
+        style = next((f",.{digits}f" for digits in exact), style)
+    return {tick: with_minus(f"{tick:{style}}") for tick in ticks}
 
 
 def set_ticks(axes: "Axes", axis: Literal["x", "y"], ticks: Mapping[float, str]) -> None:
@@ -281,8 +237,6 @@ def _embed(drawing: str, height: float) -> str:
         return re.sub(r"\s+", " ", tag)
 
     body = re.sub(r">\s*\n\s*<", ">\n<", _in_tags(body, lighten)).strip()
-    head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {WIDTH} {height:g}" stroke-linejoin="round">\n'
-    )
-    return own_ids(f"{head}{body}\n</svg>", f"p{sha256(body.encode()).hexdigest()[:8]}-")
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = f'<svg {namespaces} viewBox="0 0 {WIDTH} {height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+    return own_ids(svg, f"p{sha256(body.encode()).hexdigest()[:8]}-")

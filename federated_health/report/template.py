@@ -9,34 +9,25 @@ TEMPLATE = """\
 {% elif kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
 {% elif kind == "Bullets" %}
-<ul class="bullets">
-{% for item in block["items"] %}
-<li>{{ item }}</li>
-{% endfor %}
-</ul>
+<ul class="bullets">{% for item in block["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
 {% elif kind == "Facts" %}
 <dl class="facts">
-{% for name, value in block["items"] %}
-<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
-{% endfor %}
+{% for name, value in block["items"] %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl>
 {% elif kind == "Cards" %}
 <ul class="cards">
 {% for card in block["items"] %}
-<li class="card {{ card.tone }}">
-<h3>{{ card.name }}</h3>
+<li class="card {{ card.tone }}"><h3>{{ card.name }}</h3>
 <p class="verdict"><span aria-hidden="true">{{ {"good": "▲", "neutral": "●", "bad": "▼"}[card.tone] }}</span>
 {{ card.verdict }}</p>
-<p>{{ card.words }}</p>
-</li>
+<p>{{ card.words }}</p></li>
 {% endfor %}
 </ul>
 {% elif kind == "Table" %}
 {% set numbers.table = numbers.table + 1 %}
 <div class="table">
 <div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbers.table }}: {{ block.caption }}">
-<table>
-<caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
+<table><caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
 <thead><tr>
 {% for column in block.columns %}
 <th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
@@ -44,29 +35,18 @@ TEMPLATE = """\
 </tr></thead>
 <tbody>
 {% for row in block.rows %}
-<tr>
-{% for cell in row %}
-{% if loop.first %}
-<th scope="row">{{ cell }}</th>
-{% else %}
-<td{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ cell }}</td>
-{% endif %}
-{% endfor %}
+<tr><th scope="row">{{ row[0] }}</th>
+{% for cell in row[1:] %}<td{% if block.numeric[loop.index] %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}
 </tr>
 {% endfor %}
-</tbody>
-</table>
-</div>
-{% if block.note %}
-<p class="aside">{{ block.note }}</p>
-{% endif %}
+</tbody></table></div>
+{% if block.note %}<p class="aside">{{ block.note }}</p>{% endif %}
 </div>
 {% elif kind == "Picture" %}
 {% set numbers.figure = numbers.figure + 1 %}
 <figure>
 <div class="picture" role="img" aria-label="{{ block.alt }}">
-{{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}
-</div>
+{{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}</div>
 <figcaption><span>Figure {{ numbers.figure }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
@@ -80,85 +60,57 @@ TEMPLATE = """\
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{{ page.title }}</title>
-<style>
-{{ style|safe }}</style>
+<style>{{ style|safe }}</style>
 </head>
 <body>
 <a class="skip" href="#content">Skip to the content</a>
-<header>
-<h1>{{ page.title }}</h1>
-<p class="lead">{{ page.lead }}</p>
-</header>
+<header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
 {% if sections %}
-<nav aria-labelledby="contents">
-<h2 id="contents">Contents</h2>
-<ol>
-{% for slug, section in sections %}
-<li><a href="#{{ slug }}">{{ section.title }}</a></li>
-{% endfor %}
-</ol>
-</nav>
+<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
+{% for slug, section in sections %}<li><a href="#{{ slug }}">{{ section.title }}</a></li>{% endfor %}
+</ol></nav>
 {% endif %}
 <main id="content" tabindex="-1">
 {% for slug, section in sections %}
 <section id="{{ slug }}">
-{% if section.folded %}
-<details>
-<summary><h2>{{ section.title }}</h2></summary>
-{% else %}
+{% if section.folded %}<details><summary>{% endif %}
 <h2>{{ section.title }}</h2>
-{% endif %}
-{% for block in section.blocks %}
-{{ show(block) }}
-{%- endfor %}
-{% if section.folded %}
-</details>
-{% endif %}
+{% if section.folded %}</summary>{% endif %}
+{% for block in section.blocks %}{{ show(block) }}{% endfor %}
+{% if section.folded %}</details>{% endif %}
 </section>
 {% endfor %}
 </main>
-{% if page.footer %}
-<footer><p>{{ page.footer }}</p></footer>
-{% endif %}
+{% if page.footer %}<footer><p>{{ page.footer }}</p></footer>{% endif %}
 </body>
 </html>
 """
 
-_LIGHT = """\
+STYLE = """\
+:root {
+color-scheme: light dark;
 --paper: #ffffff; --panel: #f6f7f9; --ink: #1c2127; --muted: #545d68; --line: #d5dae0; --grid: #e1e5ea;
 --link: #0a5a8f; --shade: #4fa3dc; --note: #fff6df; --note-edge: #b97a00;
 --good: #0b5f45; --good-back: #def3ea; --neutral: #444c56; --neutral-back: #e8ebef;
 --bad: #94300c; --bad-back: #fce7de;
 --series-1: #0072b2; --series-2: #c04a00; --series-3: #007d5c; --series-4: #a8497f; --series-5: #8a6a00;
 --series-6: #4d5fb8;
-"""
-_DARK = """\
+}
+@media screen and (prefers-color-scheme: dark) { :root {
 --paper: #13171b; --panel: #1b2026; --ink: #e8ebee; --muted: #a5afba; --line: #39424c; --grid: #2b333b;
 --link: #82c3f2; --shade: #1f6aa5; --note: #2a2415; --note-edge: #e0a83a;
 --good: #86dfbc; --good-back: #12352a; --neutral: #c6ced6; --neutral-back: #2b333b;
 --bad: #ffb08e; --bad-back: #44200f;
 --series-1: #5ab4ea; --series-2: #ff8c42; --series-3: #35c79d; --series-4: #e79ac4; --series-5: #e3c04a;
 --series-6: #a3b1ff;
-"""
-
-STYLE = f"""\
-:root {{
-color-scheme: light dark;
-{_LIGHT}}}
-@media screen and (prefers-color-scheme: dark) {{
-:root {{
-{_DARK}}}
-}}
-"""
-
-STYLE += """\
+} }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body {
   margin: 0 auto; padding: 3.5rem 1.5rem 4rem; max-width: 50rem;
   background: var(--paper); color: var(--ink);
   font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif;
-  font-variant-numeric: tabular-nums; overflow-wrap: break-word; hyphens: manual;
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word;
 }
 a { color: var(--link); text-underline-offset: .2em; text-decoration-thickness: .06em; }
 :focus-visible { outline: .15rem solid var(--link); outline-offset: .2rem; border-radius: .15rem; }
@@ -170,14 +122,12 @@ h1 { margin: 0 0 1rem; font-size: clamp(1.75rem, 1.3rem + 2.2vw, 2.5rem); font-w
 p, ul, ol, dl { margin: 0 0 1.1rem; max-width: 40rem; }
 li + li { margin-top: .3rem; }
 main:focus { outline: none; }
-
 nav { margin: 2.25rem 0 0; padding: 1rem 0 0; border-top: 1px solid var(--line); }
 nav h2 { margin: 0 0 .5rem; color: var(--muted); font-size: .9375rem; font-weight: 600; }
 nav ol { margin: 0; padding: 0; list-style: none; columns: 15rem 2; column-gap: 2rem; font-size: .9375rem; }
 nav li { margin: 0; padding: .2rem 0; break-inside: avoid; }
 nav a { text-decoration: none; }
 nav a:hover { text-decoration: underline; }
-
 section { margin-top: 3.5rem; scroll-margin-top: 1.5rem; }
 section > h2, summary h2 { margin: 0 0 1rem; font-size: 1.5rem; font-weight: 620; letter-spacing: -.01em; }
 summary { cursor: pointer; padding: .85rem 0; border-block: 1px solid var(--line); }
@@ -192,7 +142,6 @@ section:has(> details) + section:has(> details) summary { border-top: 0; }
 .caution strong { margin-right: .35rem; }
 .bullets { padding-left: 1.25rem; }
 .bullets li::marker { color: var(--muted); }
-
 .table, figure { margin: 1.75rem 0 2rem; }
 .scroll {
   overflow-x: auto;  /* and a shadow on the right for as long as there is more to scroll to */
@@ -219,9 +168,7 @@ tbody th {
 td { min-width: 4rem; max-width: 22rem; }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; }
-
 .picture svg { display: block; width: 100%; max-width: 33rem; height: auto; font-family: inherit; overflow: visible; }
-
 .cards {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
   margin: 1.5rem 0 2rem; padding: 0; max-width: none; list-style: none;
@@ -239,7 +186,6 @@ thead .number { white-space: normal; }
 .good .verdict { color: var(--good); background: var(--good-back); }
 .neutral .verdict { color: var(--neutral); background: var(--neutral-back); }
 .bad .verdict { color: var(--bad); background: var(--bad-back); }
-
 .facts { max-width: none; border-top: 1px solid var(--grid); }
 .facts div { display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; border-bottom: 1px solid var(--grid); }
 .facts div { padding: .4rem 0; font-size: .9375rem; line-height: 1.45; }
@@ -247,16 +193,13 @@ dt { color: var(--muted); overflow-wrap: anywhere; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
 footer p { margin: 0; font-size: .875rem; }
-
 @media (max-width: 34rem) {
   body { padding: 1.75rem 1rem 3rem; font-size: 1rem; }
   section { margin-top: 2.5rem; }
   tbody th { max-width: 9rem; }
   .facts div { grid-template-columns: 1fr; gap: 0; }
 }
-@media (prefers-reduced-motion: reduce) {
-  html { scroll-behavior: auto; }
-}
+@media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 @media print {
   @page { size: A4; margin: 18mm 18mm 20mm; }
   :root { color-scheme: light; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
