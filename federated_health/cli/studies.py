@@ -14,7 +14,7 @@ from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
 from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.setting_fields import flag_of
-from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
+from federated_health.settings import OPERATIONAL, Settings, read_defaults
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
@@ -24,6 +24,9 @@ Request = TypeVar("Request", bound=StudyRequest)
 
 EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
+
+OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
+"""Settings, with dashes, that a study of many runs sets itself or does not use."""
 
 NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
 NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}

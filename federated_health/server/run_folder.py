@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -215,17 +215,6 @@ def files_of_run(path: Path) -> list[str]:
     """Names of a run's files in a folder, and of its checkpoints' folder if it holds any."""
     files = [name for name in _FILES if _exists(path / name)]
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
-
-
-def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
-    """Refuse to replace the report in a run's folder, unless the folder holds one of these own files already.
-
-    Raises:
-        RunError: the folder is a run's.
-    """
-    present = files_of_run(path)
-    if present and not any((path / name).exists() for name in own_files) and not force:
-        raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
 
 
 def _exists(path: Path) -> bool:
