@@ -187,7 +187,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text("a model")
 
     monkeypatch.setattr(saved_model, "save_final_model", save)
-    monkeypatch.setattr(run_folder, "write_run_report", lambda path, _: path.write_text("a report"))
+    monkeypatch.setattr(run_files, "write_run_report", lambda path, _: path.write_text("a report"))
 
 
 light = pytest.mark.usefixtures("_no_keras")
