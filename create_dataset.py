@@ -13,6 +13,7 @@ from federated_health.data.dataset_folder import PICTURE, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
+from federated_health.files import path_exists
 from federated_health.settings import read_defaults
 
 GENERATED = "readmission"
@@ -83,11 +84,7 @@ def parse() -> argparse.Namespace:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out",
-        type=Path,
-        default=Path(str(defaults["data"])),
-        metavar="DIR",
-        help="folder of the CSVs (default: %(default)s)",
+        "--out", type=Path, default=defaults["data"], metavar="DIR", help="folder of the CSVs (default: %(default)s)"
     )
     output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}, patients per hospital (default: no)")
     output.add_argument(
@@ -102,14 +99,6 @@ def parse() -> argparse.Namespace:
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
     return flags
-
-
-def path_exists(path: Path) -> bool:
-    """Whether a file or folder exists; false if its name is too long for the system."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def read(flags: argparse.Namespace) -> Source:

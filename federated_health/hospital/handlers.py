@@ -328,8 +328,9 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     """What this hospital gains by joining, and how much the model depends on each column."""
     opened = open_message(message, context)
     _refuse_private(opened, "the benefit of joining")
-    benefit: Benefit = load_benefit().measure_benefit(opened.local, opened.weights, opened.config)
-    logger.info("%s", benefit.describe())
+    measuring = load_benefit()
+    benefit: Benefit = measuring.measure_benefit(opened.local, opened.weights, opened.config)
+    logger.info("%s", measuring.describe_benefit(benefit))
     return benefit
 
 
