@@ -8,22 +8,29 @@ from pathlib import Path
 
 import utils
 from federated_health.cli import parsing
-from federated_health.cli.parsing import EXAMPLES
 from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import PICTURE, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
+from federated_health.files import path_exists
 from federated_health.settings import read_defaults
 
 GENERATED = "readmission"
+
+EXAMPLES = (
+    "python create_dataset.py",
+    "python create_dataset.py --source heart.csv --by dirichlet --hospitals 5 --plot",
+    "python create_dataset.py --source readmission --patients 40000",
+    "python create_dataset.py --by size --ratios 8,4,2,1 --out data",
+)
 
 
 def parse() -> argparse.Namespace:
     """Parse the flags."""
     defaults = read_defaults()
     description = "Turns a data set into one CSV per hospital: client_1.csv, client_2.csv, ... and manifest.json."
-    parser = parsing.make_parser(description, examples=EXAMPLES["create_dataset.py"])
+    parser = parsing.make_parser(description, examples=EXAMPLES)
     source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",
@@ -76,7 +83,9 @@ def parse() -> argparse.Namespace:
         help="seed of the random draws: the same seed writes the same files (from 0; default: %(default)s)",
     )
     output = parser.add_argument_group("output")
-    parsing.add_folder(output, "--out", "folder of the CSVs", Path(str(defaults["data"])))
+    output.add_argument(
+        "--out", type=Path, default=defaults["data"], metavar="DIR", help="folder of the CSVs (default: %(default)s)"
+    )
     output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}, patients per hospital (default: no)")
     output.add_argument(
         "--force", action="store_true", help="overwrite files of another origin, or changed ones (default: refuse)"
@@ -90,14 +99,6 @@ def parse() -> argparse.Namespace:
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
     return flags
-
-
-def path_exists(path: Path) -> bool:
-    """Whether a file or folder exists; false if its name is too long for the system."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def read(flags: argparse.Namespace) -> Source:

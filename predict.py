@@ -10,7 +10,6 @@ import numpy as np
 
 import utils
 from federated_health.cli import parsing
-from federated_health.cli.parsing import EXAMPLES
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.tasks import get_task
 from federated_health.errors import DataError
@@ -21,13 +20,18 @@ from federated_health.ml.metrics import THRESHOLD
 RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6
 
+EXAMPLES = (
+    "python predict.py runs/first/model.keras data/example_patients.csv",
+    "python predict.py runs/first/model.keras patients.csv --out risk.csv",
+)
+
 
 def predict() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
     parser = parsing.make_parser(
         "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
         "risk reaches the model's threshold.",
-        examples=EXAMPLES["predict.py"],
+        examples=EXAMPLES,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.keras that server.py or client.py saved")
     patients = "CSV with the columns of the model's task, raw values; cells may be empty, other columns pass through"

@@ -180,7 +180,7 @@ def _garble_next_reply() -> None:
         patched.stop()
         return garbage
 
-    patched = patch("federated_health.transport.outbox.wrap", garble)
+    patched = patch("federated_health.transport.stream_client.wrap", garble)
     patched.start()
 
 

@@ -32,7 +32,8 @@ from federated_health.ml.normalisation import ColumnSums
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
-from federated_health.transport.interface import call_app, hospital_context
+from federated_health.transport.in_process import call_app
+from federated_health.transport.interface import hospital_context
 from federated_health.transport.listening import open_files
 from federated_health.transport.stream_client import JOIN_METHOD, join_run
 

@@ -183,3 +183,11 @@ def hash_file(path: Path) -> str:
     """SHA-256, in hex, of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_exists(path: Path) -> bool:
+    """Whether a path can be seen; using it reports why not."""
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder without permission
+        return False

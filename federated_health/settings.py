@@ -40,9 +40,6 @@ OPERATIONAL = frozenset(
 MIN_ENCRYPTED_HOSPITALS = 3
 """Smallest number of hospitals in a sum that each of them decrypts: of two, each could subtract its own part."""
 
-OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
-"""Settings, with dashes, that a study of many runs sets itself or does not use."""
-
 RUN, TRAINING, AVERAGING = "the run", "training at the hospitals", "averaging at the server"
 PRIVACY, CONNECTION, RESULTS = "privacy", "connection", "results"
 """Groups of settings, by which --help orders them."""

@@ -16,7 +16,7 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.hospital import handlers
-from federated_health.hospital.benefit import measure_benefit, score_alone, weigh_columns
+from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
@@ -149,7 +149,7 @@ def test_an_appraisal_with_another_record_is_refused() -> None:
     [(0.01, 0.2, "gains"), (-0.01, 0.2, "no clear difference"), (-0.2, -0.01, "loses")],
 )
 def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: str) -> None:
-    said = replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)).describe()
+    said = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)))
 
     assert f"joining: {words};" in said
     assert re.findall(r"[+-]?\d\.\d{3}", said) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
@@ -157,7 +157,7 @@ def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: st
 
 def test_what_cannot_be_said_is_said_to_be_so() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
-    assert re.search(r"joining: cannot be said.* fewer than 5 held-out patients", UNDEFINED.describe())
+    assert re.search(r"joining: cannot be said.* fewer than 5 held-out patients", describe_benefit(UNDEFINED))
 
 
 # At the hospital

@@ -422,7 +422,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update
         update = real(message, context)
         return spoil(update) if context.node_config["name"] == name else update
 
-    monkeypatch.setattr("federated_health.hospital.handlers.train_round", train)
+    monkeypatch.setattr(handlers, "train", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])

@@ -14,13 +14,13 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
+from federated_health.hospital.handlers import read_proximal_mu
 from federated_health.messages.content import (
     Evaluation,
     Registration,
     TrainConfig,
     TrainingScores,
     Update,
-    read_proximal_mu,
 )
 from federated_health.messages.records import MalformedMessageError, weights_from_record, weights_to_record
 from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate

@@ -140,11 +140,6 @@ def test_a_small_but_real_variance_is_kept() -> None:
     assert normalisation_from(column_sums(values)).variance[0] == pytest.approx(0.0025, rel=1e-6)
 
 
-def test_merging_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no sums to merge"):
-        merge_sums([])
-
-
 @pytest.mark.parametrize(
     ("impossible", "words"),
     [

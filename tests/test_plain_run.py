@@ -10,13 +10,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from federated_health.errors import RunError
+from federated_health.hospital.handlers import read_proximal_mu
 from federated_health.messages.content import (
     EVALUATE,
     Evaluation,
     Registration,
     TrainingScores,
     Update,
-    read_proximal_mu,
 )
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights

@@ -160,7 +160,7 @@ def test_the_table_of_figures_is_worked_out_by_hand() -> None:
         "hospital mean": ("", "", "", "", "0.817", ""),  # 2.45/3
     }
     assert "Fewer than 10 patients of one class, so that ROC-AUC is too noisy to interpret: a, b, c." in table.note
-    assert "at least 0.42, at which F1 over all training rows is greatest" in table.note
+    assert "at least 0.42, which gives the greatest F1" in table.note
     assert "too optimistic" in blocks(of, Caution)[0].words
 
 

@@ -186,8 +186,9 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(path: Path, *_: object) -> None:
         path.write_text("a model")
 
+    monkeypatch.setattr(run_folder.ModelSaver, "prepare", lambda _: None)
     monkeypatch.setattr(saved_model, "save_final_model", save)
-    monkeypatch.setattr(run_folder, "write_run_report", lambda path, _: path.write_text("a report"))
+    monkeypatch.setattr(run_files, "write_run_report", lambda path, _: path.write_text("a report"))
 
 
 light = pytest.mark.usefixtures("_no_keras")
@@ -511,7 +512,7 @@ def test_a_folder_that_a_server_works_on_is_no_other_server_s(tmp_path: Path) ->
     stop(chosen_for(tmp_path), 1)
     with RunFolder(resumed(tmp_path)) as folder:
         for settings in (resumed(tmp_path), chosen_for(tmp_path, force=True)):
-            with pytest.raises(RunError, match="another server is at work on it"), RunFolder(settings):
+            with pytest.raises(RunError, match="in use"), RunFolder(settings):
                 raise AssertionError
         assert folder.checkpoint is not None
     with RunFolder(resumed(tmp_path)):

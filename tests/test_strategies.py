@@ -26,7 +26,8 @@ from federated_health.server import strategies
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, NodeSample, RejectedReply, validate_replies
-from federated_health.server.strategies import KEPT, State, build_strategy, read_state, write_state
+from federated_health.server.strategies import KEPT, State, make_strategy, read_state, write_state
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
@@ -37,7 +38,13 @@ pytestmark = pytest.mark.usefixtures("server_identity")
 
 
 def built(strategy: str, text: str = "", learning_rate: float = 0.05) -> Strategy:
-    return build_strategy(strategy, read_arguments(strategy, text), learning_rate)
+    arguments: dict[str, Value] = {
+        "strategy": strategy,
+        "strategy-args": text,
+        "learning-rate": learning_rate,
+        "hospitals": 100,
+    }
+    return make_strategy(Settings.from_config({**read_defaults(), **arguments}))
 
 
 def average(strategy: str, replies: list[Message]) -> Weights:

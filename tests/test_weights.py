@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 from flwr.app import Array, ArrayRecord
 
+from federated_health.hospital.ledger import elements_of
 from federated_health.messages.records import (
     MalformedMessageError,
     distance_between,
-    elements_of,
     size_of,
     weights_from_record,
     weights_to_record,

@@ -10,7 +10,6 @@ from typing import Any
 from cryptography import x509
 
 from federated_health.cli import parsing
-from federated_health.cli.parsing import EXAMPLES
 from federated_health.errors import CertificateError, UserError
 from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import authority, certificates, identity, issuing
@@ -27,13 +26,35 @@ DESCRIPTION = (
     "from five minutes before it was made, for clocks that are slow."
 )
 
+EXAMPLES = {
+    "init": (
+        'python -m federated_health certificates init --authority authority --name "Heart federation"',
+        "python -m federated_health certificates init --authority authority --days 1825",
+    ),
+    "request": (
+        "python -m federated_health certificates request --tls server-tls --server --host fl.example.org",
+        "python -m federated_health certificates request --tls cleveland-tls --name cleveland",
+    ),
+    "sign": (
+        "python -m federated_health certificates sign cleveland-tls/request.pem --authority authority",
+        "python -m federated_health certificates sign request.pem --authority authority --out answer.pem --days 90",
+    ),
+    "revoke": ("python -m federated_health certificates revoke cleveland --authority authority",),
+    "renew": ("python -m federated_health certificates renew --tls cleveland-tls",),
+    "show": (
+        "python -m federated_health certificates show cleveland-tls",
+        "python -m federated_health certificates show cleveland-tls/request.pem",
+    ),
+}
+"""Examples by subcommand."""
+
 
 def add_subcommands(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `certificates`; each sets `sections`, a function from the flags to what is printed."""
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 
     def add(name: str, sections: Any, words: str) -> Any:
-        examples = EXAMPLES[f"certificates {name}"]
+        examples = EXAMPLES[name]
         command = subcommands.add_parser(
             name, help=words, description=f"{words[0].upper()}{words[1:]}.", examples=examples
         )

@@ -2,18 +2,17 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from federated_health import privacy
 from federated_health.cli import parsing
-from federated_health.cli.console import configure_logging, print_figures, print_lines, print_page
-from federated_health.cli.parsing import EXAMPLES
+from federated_health.cli.console import configure_logging, print_figures, print_lines
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
@@ -37,6 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EXAMPLES = (
+    "python client.py --hospital 1",
+    "python client.py --data /path/to/patients.csv --check",
+    "python client.py --data /path/to/patients.csv --name my-hospital --out my-results",
+    "python client.py --data /path/to/patients.csv --tls my-tls --server fl.example.org:8080",
+    "python client.py --show-egress data/egress-cleveland.jsonl",
+)
+
 NEEDED_DEFAULTS = "address", "data", "task", "wait"
 """Settings whose defaults are defaults of client.py, too."""
 
@@ -44,7 +51,7 @@ NEEDED_DEFAULTS = "address", "data", "task", "wait"
 def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
-    parser = parsing.make_parser(description, examples=EXAMPLES["client.py"])
+    parser = parsing.make_parser(description, examples=EXAMPLES)
     add_flags(parser, read_project_config(needed=NEEDED_DEFAULTS))
     return parser
 
@@ -55,10 +62,10 @@ def run_client(app: ClientApp) -> None:
     flags = parser.parse_args()
     if flags.show_egress is not None:
         ledger_page = load_ledger_page()
-        print_page(ledger_page.summarise(flags.show_egress))
+        _print_page(ledger_page.summarise(flags.show_egress))
         print_lines("What never leaves:", ledger_page.NEVER)
     elif flags.show_privacy is not None:
-        print_page(privacy.load_page().read_page(flags.show_privacy))
+        _print_page(privacy.load_page().read_page(flags.show_privacy))
     else:
         if flags.tls == "":  # which as a path is the current folder
             parser.error("argument --tls: expected a folder, got ''")
@@ -68,6 +75,22 @@ def run_client(app: ClientApp) -> None:
             _check(hospital)
         else:
             _join(app, flags, hospital, identity)
+
+
+class Page(Protocol):
+    """A title, lines below it, and tables."""
+
+    @property
+    def title(self) -> str: ...
+    def lines(self) -> Iterable[str]: ...
+    def tables(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]: ...
+
+
+def _print_page(page: Page) -> None:
+    """Print a page's lines, then its tables."""
+    print_lines(page.title, page.lines())
+    for title, table in page.tables().items():
+        print_figures(title, table)
 
 
 def _find_hospital(flags: argparse.Namespace, certified_name: str | None) -> OwnHospital:
@@ -152,7 +175,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) ->
     """
     _add_hospital(parser.add_argument_group("which hospital this is"), defaults)
     _add_connection(parser.add_argument_group("connection"), defaults)
-    parsing.add_privacy(parser)
+    add_privacy(parser)
     results = parser.add_argument_group("results")
     results.add_argument(
         "--out",
@@ -190,7 +213,7 @@ def _add_hospital(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value
         choices=tuple(TASKS),
         help=f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})",
     )
-    parsing.add_split_seed(group, DEFAULT_SPLIT_SEED)
+    add_split_seed(group)
 
 
 def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
@@ -230,4 +253,32 @@ def _add_inspection(group: "argparse._ArgumentGroup") -> None:
     )
     shown.add_argument(
         "--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds (default: none)"
+    )
+
+
+def add_privacy(parser: argparse.ArgumentParser) -> None:
+    """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument(
+        "--dp-budget",
+        type=parsing.epsilon,
+        metavar="EPSILON",
+        help="total epsilon that all runs together may ever spend; the hospital then joins no run without "
+        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
+    )
+    privacy.add_argument(
+        "--encrypted-only",
+        action="store_true",
+        help="join encrypted runs only, see server.py --encrypt (default: any run)",
+    )
+
+
+def add_split_seed(group: "argparse._ArgumentGroup") -> None:
+    """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
+    group.add_argument(
+        "--split-seed",
+        type=parsing.seed,
+        default=DEFAULT_SPLIT_SEED,
+        metavar="SEED",
+        help="seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)",
     )

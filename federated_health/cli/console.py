@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -67,53 +67,11 @@ def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
         yield update
 
 
-@contextmanager
-def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with the time left; about ten lines instead where there is no terminal.
-
-    Yields:
-        A function to call with the number of finished items and the number of all.
-    """
-    columns = (
-        TextColumn(noun),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120) as bars:
-        bar = bars.add_task(noun, total=None)
-
-        def update(done: int, total: int) -> None:
-            bars.update(bar, completed=done, total=total)
-            if not console.is_terminal and (done % max(1, total // 10) == 0 or done == total):
-                say(f"{noun} {done}/{total}")
-
-        yield update
-
-
 def print_lines(title: str, lines: Iterable[str]) -> None:
     """Print a line, and others indented below it."""
     console.print(escape(title), soft_wrap=True)
     for line in lines:
         console.print(escape(f"  {line}"), soft_wrap=True)
-
-
-class Page(Protocol):
-    """A title, lines below it, and tables."""
-
-    @property
-    def title(self) -> str: ...
-    def lines(self) -> Iterable[str]: ...
-    def tables(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]: ...
-
-
-def print_page(page: Page) -> None:
-    """Print a page's lines, then its tables."""
-    print_lines(page.title, page.lines())
-    for title, table in page.tables().items():
-        print_figures(title, table)
 
 
 def figure(value: float | None) -> str:

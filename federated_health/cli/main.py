@@ -9,7 +9,37 @@ from federated_health.cli import certificates, parsing, studies
 from federated_health.cli.console import print_lines
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.deployment import superlink, supernode
-from federated_health.cli.parsing import EXAMPLES
+
+EXAMPLES = {
+    "demo": (
+        "python -m federated_health demo",
+        "python -m federated_health demo --task readmission --rounds 10",
+        "python -m federated_health demo --encrypt --dp-epsilon 2",
+    ),
+    "evidence": (
+        "python -m federated_health evidence",
+        "python -m federated_health evidence --strategies fedavg,fedprox,fedyogi",
+        "python -m federated_health evidence --folds 3 --repeats 1 --no-tune --rounds 10 --out runs/quick",
+    ),
+    "audit": (
+        "python -m federated_health audit",
+        "python -m federated_health audit --shadows 8 --epsilons 2,8 --out runs/quick-audit",
+    ),
+    "superlink": (
+        "python -m federated_health superlink --tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
+        "python -m federated_health superlink --tls server-tls --hospitals cleveland.pem hungary.pem --name heart",
+    ),
+    "supernode": (
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
+        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --dp-budget 4",
+    ),
+    "certificates": (
+        'python -m federated_health certificates init --authority authority --name "Heart federation"',
+        "python -m federated_health certificates request --tls cleveland-tls --name cleveland",
+        "python -m federated_health certificates sign cleveland-tls/request.pem --authority authority",
+    ),
+}
+"""Examples by subcommand."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -17,7 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = parsing.make_parser(
         "Subcommands beside the four scripts. Each has its own --help.",
         prog="python -m federated_health",
-        examples=EXAMPLES["subcommands"],
+        examples=(
+            "python -m federated_health demo",
+            "python -m federated_health evidence --jobs 2",
+            "python -m federated_health certificates show server-tls",
+        ),
     )
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 

@@ -17,7 +17,6 @@ from federated_health.cli.console import (
     print_lines,
     say,
 )
-from federated_health.cli.parsing import EXAMPLES
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
 from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
@@ -30,6 +29,13 @@ from federated_health.transport.channels import check_address
 from federated_health.transport.interface import server_context
 from federated_health.transport.listening import check_room
 from federated_health.transport.stream_server import serve_streams
+
+EXAMPLES = (
+    "python server.py --hospitals 4 --rounds 30 --out runs/first",
+    'python server.py --strategy fedprox --strategy-args "proximal-mu=0.1"',
+    "python server.py --tls server-tls --address 10.0.0.5:8080",
+    "python server.py --resume runs/first",
+)
 
 AUC_NOTE = (
     "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the "
@@ -45,7 +51,7 @@ BENEFIT_NOTE = (
 def make_parser() -> argparse.ArgumentParser:
     """The parser of server.py."""
     description = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
-    parser = parsing.make_parser(description, examples=EXAMPLES["server.py"])
+    parser = parsing.make_parser(description, examples=EXAMPLES)
     parsing.add_settings(parser, Settings, read_defaults(), leave_out={"data"})
     return parser
 

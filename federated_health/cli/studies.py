@@ -2,15 +2,19 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from federated_health.cli import console, parsing
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from federated_health.cli import parsing
+from federated_health.cli.console import console, difference, print_figures, say
 from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.setting_fields import flag_of
-from federated_health.settings import OF_A_FEDERATION, Settings, read_defaults
+from federated_health.settings import OPERATIONAL, Settings, read_defaults
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
@@ -20,6 +24,9 @@ Request = TypeVar("Request", bound=StudyRequest)
 
 EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
+
+OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
+"""Settings, with dashes, that a study of many runs sets itself or does not use."""
 
 NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
 NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
@@ -43,9 +50,9 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
         jobs="processes at a time; no result depends on it",
     )
     words = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
-    parsing.add_count(study, "--folds", words, 5)
+    _add_count(study, "--folds", words, 5)
     words = "times that the folds are drawn anew (at least 1; default: %(default)s)"
-    parsing.add_count(study, "--repeats", words, 5)
+    _add_count(study, "--repeats", words, 5)
     study.add_argument(
         "--strategies",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
@@ -64,10 +71,10 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
 def run_evidence(flags: argparse.Namespace) -> None:
     """Run or resume a study of the benefit of joining, and print its results."""
     request = _request_from(flags, benefit_study.BenefitRequest, NOT_FOR_EVIDENCE)
-    with console.progress("model") as show:
+    with _progress("model") as show:
         figures = benefit_study.run(request, jobs=flags.jobs, show=show)
     _print_evidence(figures)
-    console.say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
+    say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
 
 
 def add_audit_flags(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +87,11 @@ def add_audit_flags(parser: argparse.ArgumentParser) -> None:
         jobs="processes at a time",
     )
     words = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
-    parsing.add_count(audit, "--shadows", words, 32)
+    _add_count(audit, "--shadows", words, 32)
     words = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
-    parsing.add_count(audit, "--wholes", words, 5)
+    _add_count(audit, "--wholes", words, 5)
     words = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
-    parsing.add_count(audit, "--draws", words, 3)
+    _add_count(audit, "--draws", words, 3)
     audit.add_argument(
         "--epsilons",
         type=parsing.numbers,
@@ -98,10 +105,36 @@ def add_audit_flags(parser: argparse.ArgumentParser) -> None:
 def run_audit(flags: argparse.Namespace) -> None:
     """Run an audit, and print its results."""
     request = _request_from(flags, audit_study.AuditRequest, NOT_FOR_AUDIT)
-    with console.progress("federation") as show:
+    with _progress("federation") as show:
         figures = audit_study.run(request, jobs=flags.jobs, show=show)
     _print_audit(figures["privacies"])
-    console.say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
+    say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
+
+
+@contextmanager
+def _progress(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the time left; about ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call with the number of finished items and the number of all.
+    """
+    columns = (
+        TextColumn(noun),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120) as bars:
+        bar = bars.add_task(noun, total=None)
+
+        def update(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+            if not console.is_terminal and (done % max(1, total // 10) == 0 or done == total):
+                say(f"{noun} {done}/{total}")
+
+        yield update
 
 
 def _add_study_flags(
@@ -109,11 +142,21 @@ def _add_study_flags(
 ) -> Any:
     """A group with the flags of both studies."""
     group = parser.add_argument_group(title)
-    parsing.add_folder(group, "--data", "folder that create_dataset.py wrote", Path(str(read_defaults()["data"])))
-    parsing.add_folder(group, "--out", *out)
+    _add_folder(group, "--data", "folder that create_dataset.py wrote", Path(str(read_defaults()["data"])))
+    _add_folder(group, "--out", *out)
     group.add_argument("--force", action="store_true", help=force)
-    parsing.add_count(group, "--jobs", f"{jobs} (at least 1; default: one per core, %(default)s here)", os.cpu_count())
+    _add_count(group, "--jobs", f"{jobs} (at least 1; default: one per core, %(default)s here)", os.cpu_count())
     return group
+
+
+def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
+    """Add a flag for a whole number of at least 1."""
+    group.add_argument(flag, type=parsing.count, default=default, metavar="N", help=help)
+
+
+def _add_folder(group: Any, flag: str, help: str, default: Path) -> None:
+    """Add a flag for a folder, with its default in the help text."""
+    group.add_argument(flag, type=Path, default=default, metavar="DIR", help=f"{help} (default: %(default)s)")
 
 
 def _request_from(flags: argparse.Namespace, kind: type[Request], not_settings: Set[str]) -> Request:
@@ -131,28 +174,28 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
         name: {model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()}
         for name, entry in rows.items()
     }
-    console.print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
     benefit = {
         name: {
             "patients": entry.get("patients", ""),
-            "federated - own": console.difference(entry["differences"]["federated_minus_own"]),
+            "federated - own": difference(entry["differences"]["federated_minus_own"]),
             "joining": entry.get("verdict", "") + (" *" if entry.get("small") else ""),
         }
         for name, entry in rows.items()
     }
-    console.print_figures("Benefit of joining: difference of ROC-AUC, 95 % interval", benefit, BENEFIT_NOTE)
+    print_figures("Benefit of joining: difference of ROC-AUC, 95 % interval", benefit, BENEFIT_NOTE)
     first, *further = figures["study"]["strategies"]
     if further:
         differences = {
-            name: {key: console.difference(entry["differences"][f"{key}_minus_federated"]) for key in further}
+            name: {key: difference(entry["differences"][f"{key}_minus_federated"]) for key in further}
             for name, entry in rows.items()
         }
-        console.print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", differences)
+        print_figures(f"Other strategies minus {first}: difference of ROC-AUC, 95 % interval", differences)
     others = {
         model: {key.removeprefix("calibration_"): value for key, value in metrics.items() if key != "roc_auc"}
         for model, metrics in figures["mean"]["models"].items()
     }
-    console.print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
+    print_figures("Other figures, as means over hospitals (slope and intercept: of calibration)", others)
 
 
 def _print_audit(figures: Mapping[str, Any]) -> None:
@@ -161,10 +204,10 @@ def _print_audit(figures: Mapping[str, Any]) -> None:
         name: {"all rows": entry["whole"]["roc_auc"], "half of them, attacked": entry["attacked"]["roc_auc"]}
         for name, entry in figures.items()
     }
-    console.print_figures("ROC-AUC of the models, over all held-out patients", aucs)
-    console.print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
-    console.print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
+    print_figures("ROC-AUC of the models, over all held-out patients", aucs)
+    print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
+    print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
     rates = strength_rows(figures, "true_positive_rate")
-    console.print_figures("Training patients found at 1 % false positives", rates)
+    print_figures("Training patients found at 1 % false positives", rates)
     if next(iter(figures.values()))["inversion"]:
-        console.print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))
+        print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))

@@ -121,7 +121,7 @@ class EncryptedRun(FederatedRun):
         """Have the hospitals that are present store the figures of the finished rounds."""
         self._scores, self._figures = [], []
         content, names = self._result_content(set()), self.participants.names()
-        questions = [Message(content, node, messages.RESULT) for node in self._present()]
+        questions = [Message(content, node, messages.RESULT) for node in self.participants.present()]
         return _result_of(self.collector.send_and_receive(questions, names, _read_confirmation))
 
     def _result_content(self, evaluated: set[str]) -> RecordDict:
@@ -201,7 +201,7 @@ class EncryptedRun(FederatedRun):
         names = self.participants.names()
         contents = {
             node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained})
-            for node in self._present()
+            for node in self.participants.present()
         }
         evaluated = self._ask(messages.EVALUATE, contents, self._reader(SLOTS, of_test=True))
         if contents and not evaluated:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import Resampled, can_judge
-from federated_health.ml.metrics import Interval, count_outcomes, probability
+from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 
@@ -43,6 +43,17 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
         difference=difference,
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= MIN_OBSERVED, observed, 0).astype(np.float64),
+    )
+
+
+def describe_benefit(benefit: Benefit) -> str:
+    """The verdict and its figures, in a line."""
+    value, low, high = benefit.difference.value, benefit.difference.low, benefit.difference.high
+    if value is None or low is None or high is None:
+        return f"benefit of joining: {benefit.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
+    return (
+        f"benefit of joining: {benefit.verdict}; ROC-AUC {benefit.roc_auc.value:.3f}, and {benefit.own_roc_auc:.3f} of "
+        f"a model of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     )
 
 

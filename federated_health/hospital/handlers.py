@@ -39,13 +39,12 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
     has_privacy_plan,
-    read_proximal_mu,
 )
-from federated_health.messages.records import weights_from_record, weights_to_record
+from federated_health.messages.records import MalformedMessageError, weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, PROXIMAL_MU
 from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
@@ -215,6 +214,14 @@ def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
     return budget
 
 
+def read_proximal_mu(record: Mapping[str, Any]) -> float:
+    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
+    value = record.get(PROXIMAL_MU, 0.0)
+    if not isinstance(value, float) or not 0 <= value < float("inf"):
+        raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
+    return value
+
+
 def open_message(message: Message, context: Context) -> OpenedMessage:
     """Validate a train or evaluate message.
 
@@ -321,8 +328,9 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     """What this hospital gains by joining, and how much the model depends on each column."""
     opened = open_message(message, context)
     _refuse_private(opened, "the benefit of joining")
-    benefit: Benefit = load_benefit().measure_benefit(opened.local, opened.weights, opened.config)
-    logger.info("%s", benefit.describe())
+    measuring = load_benefit()
+    benefit: Benefit = measuring.measure_benefit(opened.local, opened.weights, opened.config)
+    logger.info("%s", measuring.describe_benefit(benefit))
     return benefit
 
 

@@ -33,7 +33,7 @@ from flwr.app import Array, Message
 from federated_health.errors import LedgerError
 from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
-from federated_health.messages.records import elements_of
+from federated_health.messages.records import array_header
 
 ERROR = "error"
 """Record of an error reply."""
@@ -169,6 +169,12 @@ def _is_torn(file: FileIO) -> bool:
 
 def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: bytes | memoryview) -> Item:
     return Item(record, name, shape, dtype, len(content), hashlib.sha256(content).hexdigest())
+
+
+def elements_of(array: Array) -> memoryview | None:
+    """Bytes of a float32 array's elements, if it has exactly the format that `weights_to_record` writes."""
+    header = array_header(tuple(array.shape))
+    return memoryview(array.data)[len(header) :] if array.data.startswith(header) else None
 
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:

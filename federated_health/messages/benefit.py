@@ -8,7 +8,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
 from federated_health.messages.records import METRICS, MalformedMessageError, read_floats, read_metrics, read_number
-from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, Interval, Verdict, judge
+from federated_health.ml.metrics import MAX_LOSS, Interval, Verdict, judge
 from federated_health.ml.normalisation import MIN_OBSERVED
 
 ROUNDING = 1e-9
@@ -41,16 +41,6 @@ class Benefit:
     def verdict(self) -> Verdict:
         """What the hospital gains by joining."""
         return judge(self.difference)
-
-    def describe(self) -> str:
-        """The verdict and its figures, in a line."""
-        value, low, high = self.difference.value, self.difference.low, self.difference.high
-        if value is None or low is None or high is None:
-            return f"benefit of joining: {self.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
-        return (
-            f"benefit of joining: {self.verdict}; ROC-AUC {self.roc_auc.value:.3f}, and {self.own_roc_auc:.3f} of a "
-            f"model of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-        )
 
     def to_content(self) -> RecordDict:
         figures = {

@@ -52,7 +52,7 @@ from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
-from federated_health.names import PRIVACY_PREFIX, PROXIMAL_MU, is_hospital_name
+from federated_health.names import PRIVACY_PREFIX, is_hospital_name
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -157,14 +157,6 @@ def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
     except ValueError as error:
         raise MalformedMessageError(str(error)) from None
     return plan
-
-
-def read_proximal_mu(record: Mapping[str, Any]) -> float:
-    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
-    value = record.get(PROXIMAL_MU, 0.0)
-    if not isinstance(value, float) or not 0 <= value < float("inf"):
-        raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,11 @@ def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
 
 def weights_to_record(weights: Weights) -> ArrayRecord:
     """Float32 weights in the bytes of `flwr.app.Array(array)`, which are NumPy's own format."""
-    return ArrayRecord({name: _encode(array) for name, array in weights.items()}, keep_input=False)
+    arrays = {}
+    for name, array in weights.items():
+        content = array_header(array.shape) + array.astype("<f4", copy=False).tobytes()
+        arrays[name] = Array(dtype="float32", shape=array.shape, stype=NUMPY, data=content)
+    return ArrayRecord(arrays, keep_input=False)
 
 
 def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
@@ -140,12 +144,6 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
     return weights
 
 
-def elements_of(array: Array) -> memoryview | None:
-    """Bytes of a float32 array's elements, if it has exactly the format that `weights_to_record` writes."""
-    header = _header(tuple(array.shape))
-    return memoryview(array.data)[len(header) :] if array.data.startswith(header) else None
-
-
 def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Size of weights of these shapes, in bytes, without names and headers."""
     return sum(4 * math.prod(shape) for shape in shapes.values())
@@ -158,7 +156,7 @@ def distance_between(one: Weights, other: Weights) -> float:
 
 
 @lru_cache(maxsize=256)
-def _header(shape: tuple[int, ...]) -> bytes:
+def array_header(shape: tuple[int, ...]) -> bytes:
     """Header of NumPy's format for float32 elements in C order.
 
     Writing or parsing it takes longer than everything else about a small array.
@@ -168,16 +166,11 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def _encode(array: npt.NDArray[np.float32]) -> Array:
-    content = array.astype("<f4", copy=False).tobytes()
-    return Array(dtype="float32", shape=array.shape, stype=NUMPY, data=_header(array.shape) + content)
-
-
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The array in Flower's bytes, which are NumPy's own format; its header is validated first."""
     if array.stype != NUMPY:  # Flower would fail to read it, and the whole round with it
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
-    header = _header(shape)
+    header = array_header(shape)
     if not array.data.startswith(header):
         header = array.data[: _end_of_header(array, name, shape)]
     if len(array.data) - len(header) != 4 * math.prod(shape):

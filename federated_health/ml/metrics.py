@@ -164,12 +164,12 @@ def roc_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float3
     return float(np.mean(beaten) / len(negatives))
 
 
-def microaggregate(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MIN_CELL_SIZE) -> Scores:
+def microaggregate(log_odds: npt.NDArray[np.floating[Any]]) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
-    The sorted scores are cut into at most MAX_CELLS cells of equal size and at least `minimum` patients each. Of a cell
-    only the number, the mean and the standard deviation are kept, rounded to CELL_STEP. Fewer scores than `minimum`
-    give no cell.
+    The sorted scores are cut into at most MAX_CELLS cells of equal size and at least MIN_CELL_SIZE patients each. Of a
+    cell only the number, the mean and the standard deviation are kept, rounded to CELL_STEP. Fewer scores than
+    MIN_CELL_SIZE give no cell.
 
     Args:
         log_odds: [patients] of one class at one hospital.
@@ -177,7 +177,7 @@ def microaggregate(log_odds: npt.NDArray[np.floating[Any]], minimum: int = MIN_C
     Returns:
         [cells, 3]: patients, mean and standard deviation of the log-odds.
     """
-    number = min(len(log_odds) // minimum, MAX_CELLS)
+    number = min(len(log_odds) // MIN_CELL_SIZE, MAX_CELLS)
     cells = np.array_split(np.sort(log_odds.astype(np.float64)), number) if number else []
     rows = [(len(cell), _round(cell.mean()), _round(cell.std())) for cell in cells]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)

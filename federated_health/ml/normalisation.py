@@ -45,16 +45,15 @@ class Normalisation:
     variance: tuple[float, ...]
 
 
-def column_sums(values: Vector, minimum: int = MIN_OBSERVED) -> ColumnSums:
-    """Sums over one hospital's training rows.
+def column_sums(values: Vector) -> ColumnSums:
+    """Sums over one hospital's training rows; 0 in columns that are observed in fewer than MIN_OBSERVED of them.
 
     Args:
         values: [rows, measurements], NaN for missing.
-        minimum: columns that are observed in fewer rows get count and sums of 0.
     """
     observed = ~np.isnan(values)
     count = observed.sum(axis=0).astype(np.float64)
-    released = count >= minimum
+    released = count >= MIN_OBSERVED
     present = np.where(observed, values, 0.0)
     return ColumnSums(
         count=np.where(released, count, 0.0),
@@ -83,14 +82,8 @@ def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
 
 
 def merge_sums(parts: Iterable[ColumnSums]) -> ColumnSums:
-    """The sums of all rows together.
-
-    Raises:
-        ValueError: there is no part.
-    """
+    """The sums of all rows together, of at least one part."""
     parts = list(parts)
-    if not parts:
-        raise ValueError("no sums to merge")
     return ColumnSums(
         count=np.sum([part.count for part in parts], axis=0),
         total=np.sum([part.total for part in parts], axis=0),

@@ -97,12 +97,10 @@ def append_round(path: Path, completed: Round) -> None:
 
 def _csv_rows(completed: Round) -> list[list[int | str]]:
     """A row per hospital, then the federation's."""
-    figures = {**completed.hospitals, FEDERATION: completed.federation}
-    return [[completed.number, name, *_csv_cells(hospital)] for name, hospital in figures.items()]
-
-
-def _csv_cells(hospital: HospitalRound) -> list[int | str]:
-    counts = hospital.counts
-    figures = [hospital.train_loss, counts.loss if counts else None, counts.accuracy if counts else None]
-    train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
-    return [hospital.train_examples, train_loss, counts.examples if counts else 0, test_loss, accuracy]
+    rows: list[list[int | str]] = []
+    for name, hospital in {**completed.hospitals, FEDERATION: completed.federation}.items():
+        counts = hospital.counts or Counts()
+        figures = hospital.train_loss, counts.loss, counts.accuracy
+        train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
+        rows.append([completed.number, name, hospital.train_examples, train_loss, counts.examples, test_loss, accuracy])
+    return rows

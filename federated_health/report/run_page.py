@@ -150,7 +150,7 @@ def _quality(run: RunSummary) -> Section:
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
         noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
-    chosen = "" if threshold == THRESHOLD else ", at which F1 over all training rows is greatest"
+    chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
     caption = f"Figures on held-out patients{', after the last finished round' if run.stopped else ''}"
     columns = [title_of(key) for key in FIGURES]

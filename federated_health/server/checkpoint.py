@@ -8,9 +8,9 @@ are not in it: they stand in a file of their own (see `checkpoint_folder`), of w
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from io import BytesIO
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +44,6 @@ class Position:
     rounds: int
     size: int
     digest: str
-
-    def to_json(self) -> list[Any]:
-        return [self.rounds, self.size, self.digest]
-
-    @classmethod
-    def from_json(cls, content: Any) -> Self:
-        rounds, size, digest = content
-        return cls(int(rounds), int(size), str(digest))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +129,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
             for registration in registrations
         ],
         "tally": checkpoint.problems,
-        "history": position.to_json(),
+        "history": astuple(position),
         "arrays": list(arrays),
     }
     content = BytesIO()
@@ -201,7 +193,7 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
         problems=header["tally"],
         history=(),
     )
-    return checkpoint, Position.from_json(header["history"])
+    return checkpoint, Position(*header["history"])
 
 
 def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

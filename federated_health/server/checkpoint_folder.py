@@ -108,7 +108,9 @@ class CheckpointFolder:
         path = self.path / f"round-{checkpoint.round_number:06}{SUFFIX}"
         try:
             if self._history is None:
-                self._history = self._begin()
+                self.path.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.path.parent)
+                self._history = HistoryFile(self.path / HISTORY)
             content = write_checkpoint(checkpoint, self._history.append(checkpoint.history))
             replace_file(path, content, partial_name=PARTIAL)
         except OSError as error:
@@ -175,11 +177,6 @@ class CheckpointFolder:
         with suppress(OSError):  # it is not there, or holds other files
             self.path.rmdir()
         self._history, self._kept = None, []
-
-    def _begin(self) -> HistoryFile:
-        self.path.mkdir(parents=True, exist_ok=True)
-        sync_folder(self.path.parent)
-        return HistoryFile(self.path / HISTORY)
 
     def _files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""

@@ -137,7 +137,7 @@ class PlainRun(FederatedRun):
 
     def _evaluate(self, averaged: "_AveragedRound") -> dict[str, Counts]:
         """Held-out counts, by hospital, of those that answer; the average does not depend on them."""
-        if not (nodes := self._present()):  # Flower would wait forever for a node
+        if not (nodes := self.participants.present()):  # Flower would wait forever for a node
             return {}
         evaluate_messages = self.strategy.configure_evaluate(
             averaged.number,

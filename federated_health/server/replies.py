@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health.messages.content import EQUAL_WEIGHT, Update
-from federated_health.messages.records import METRICS, MalformedMessageError, distance_between
-from federated_health.ml.metrics import Counts
+from federated_health.messages.records import COUNTS, METRICS, MalformedMessageError, distance_between
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.history import ProblemLog
@@ -180,12 +179,9 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
     """Flower's hook for evaluation metrics: adds counts up, where Flower's default would average averages."""
     metrics = [content.metric_records[METRICS] for content in contents]
-    return MetricRecord({key: sum(cast(float, record[key]) for record in metrics) for key in COUNT_NAMES})
+    return MetricRecord({key: sum(cast(float, record[key]) for record in metrics) for key in COUNTS})
 
 
 def drop_metrics(_contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
     """Flower's hook for the metrics of updates: none, since the run reads them itself."""
     return MetricRecord()
-
-
-COUNT_NAMES = [field.name for field in fields(Counts)]

@@ -206,10 +206,6 @@ class FederatedRun(ABC):
         self.problems.resumed_after.append(checkpoint.round_number)
         self._has_begun = True
 
-    def _present(self) -> list[int]:
-        """Nodes of hospitals that can be sent messages, in the order of their ids."""
-        return self.participants.present()
-
     def _ask_all(
         self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]
     ) -> list[AcceptedReply[Content]]:
@@ -224,7 +220,7 @@ class FederatedRun(ABC):
         attempts: Counter[str] = Counter()
         backoff, next_log = Backoff(self.settings.wait), 0.0
         while True:
-            names = {node: self.participants.names()[node] for node in self._present()}
+            names = {node: self.participants.names()[node] for node in self.participants.present()}
             nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             messages = [Message(content, node, message_type) for node in nodes]
             replies = self.collector.send_and_receive(messages, names, read)

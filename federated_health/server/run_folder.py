@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import federated_health
 from federated_health import report
 from federated_health.errors import RunError, StorageError
-from federated_health.files import hash_file, locked_folder, make_folder, write_json
+from federated_health.files import hash_file, locked_folder, make_folder, path_exists, write_json
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, append_round, write_rounds
@@ -65,7 +65,7 @@ class RunFolder:
         elif present and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
-        self._is_new = not _exists(self.path)
+        self._is_new = not path_exists(self.path)
         make_folder(self.path)
 
     def __enter__(self) -> Self:
@@ -193,9 +193,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
     # An encrypted run leaves metrics.json and no model.
-    if checkpoints.is_empty() and (_exists(path / MODEL) or _exists(path / METRICS)):
+    if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
         raise RunError(f"{path}: the run is over; there is nothing to resume")
-    if not _exists(path):
+    if not path_exists(path):
         raise RunError(f"{path}: holds no checkpoint: the folder does not exist, or cannot be read")
     return checkpoints.load()
 
@@ -213,27 +213,8 @@ def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Valu
 
 def files_of_run(path: Path) -> list[str]:
     """Names of a run's files in a folder, and of its checkpoints' folder if it holds any."""
-    files = [name for name in _FILES if _exists(path / name)]
+    files = [name for name in _FILES if path_exists(path / name)]
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
-
-
-def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
-    """Refuse to replace the report in a run's folder, unless the folder holds one of these own files already.
-
-    Raises:
-        RunError: the folder is a run's.
-    """
-    present = files_of_run(path)
-    if present and not any((path / name).exists() for name in own_files) and not force:
-        raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
-
-
-def _exists(path: Path) -> bool:
-    """Whether a path can be seen; using it reports why not."""
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, or a folder without permission
-        return False
 
 
 PROJECT = Path(federated_health.__file__).parent.parent

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import (
 
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
-from federated_health.ml.strategies import STRATEGIES, Arguments
+from federated_health.ml.strategies import STRATEGIES
 from federated_health.server.replies import drop_metrics, merge_evaluations
 from federated_health.settings import Settings
 
@@ -147,21 +147,11 @@ equal the round's weights, or (fedadagrad's `m_t`, since its beta-1 is 0) nothin
 
 
 def make_strategy(settings: Settings) -> Strategy:
-    """The settings' strategy, FedAvg by default."""
-    return build_strategy(settings.strategy, settings.strategy_arguments, settings.learning_rate)
-
-
-def build_strategy(name: str, arguments: Arguments, learning_rate: float) -> Strategy:
-    """Make a strategy of Flower's.
-
-    Args:
-        name: one of `ml.strategies.STRATEGIES`.
-        arguments: the value of every parameter.
-        learning_rate: step size of local training, which q-FedAvg needs.
-    """
+    """The settings' strategy, one of Flower's; FedAvg by default."""
+    name, arguments = settings.strategy, settings.strategy_arguments
     keywords: dict[str, Any] = {parameter.replace("-", "_"): value for parameter, value in arguments.items()}
     if name == "qfedavg":
-        keywords["client_learning_rate"] = learning_rate
+        keywords["client_learning_rate"] = settings.learning_rate
     return FLOWER_STRATEGIES[name](
         # The run decides who takes part (see `replies.NodeSample`); Flower would wait forever for a larger minimum.
         min_train_nodes=1,

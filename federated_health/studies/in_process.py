@@ -10,8 +10,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import App
+from federated_health.transport.in_process import App, InProcessTransport
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel

@@ -1,12 +1,13 @@
 """What the studies share: the request, and the hospitals' files."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.data.manifest import read_manifest
 from federated_health.data.tasks import Task, get_task
-from federated_health.errors import DataError, SettingsError
+from federated_health.errors import DataError, RunError, SettingsError
+from federated_health.server.run_folder import files_of_run
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 
@@ -54,3 +55,14 @@ def refuse_duplicates(flag: str, values: Collection[str]) -> None:
     """Raise SettingsError if a list names a value twice."""
     if len(set(values)) < len(values):
         raise SettingsError(f"{flag}: expected different values, got {', '.join(values)}")
+
+
+def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
+    """Refuse to replace the report in a run's folder, unless the folder holds one of these own files already.
+
+    Raises:
+        RunError: the folder is a run's.
+    """
+    present = files_of_run(path)
+    if present and not any((path / name).exists() for name in own_files) and not force:
+        raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")

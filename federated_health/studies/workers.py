@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from federated_health.errors import RunError, UserError
-from federated_health.transport.interface import App
+from federated_health.transport.in_process import App
 
 HOSPITAL_APP = "federated_health.hospital.handlers:answer"
 """Reference of the function that answers the messages of every hospital of a study."""

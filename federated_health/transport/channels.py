@@ -2,9 +2,7 @@
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING
 
-import grpc
 from flwr.app import Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.common.serde_utils import metadata_to_proto
@@ -12,9 +10,6 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
-
-if TYPE_CHECKING:
-    from federated_health.security.identity import Identity
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -94,18 +89,6 @@ def split_address(address: str) -> tuple[str, int]:
     if parts is None or not 1 <= int(parts[2]) <= 65535:
         raise AddressError(f"address: expected HOST:PORT with a port from 1 to 65535, got {address[:80]!r}")
     return parts[1].strip("[]"), int(parts[2])
-
-
-def open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
-    """A hospital's channel to its server, which connects on first use. gRPC checks the server's certificate and name.
-
-    Raises:
-        CertificateError: the identity's key cannot be read.
-    """
-    if tls is None:
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
-    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def wrap(proto: ProtoMessage) -> Parameters:

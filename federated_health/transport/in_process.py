@@ -1,12 +1,21 @@
-"""Hospitals in the server's own process, called one after the other: for studies and tests."""
+"""A hospital's app as a plain call, and hospitals in the server's own process: for studies and tests."""
 
-from collections.abc import Mapping
+import logging
+import traceback
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from flwr.app import Context, Message
+from flwr.common.constant import ErrorCode
 
+from federated_health.errors import AnswerError, UserError
 from federated_health.names import node_id_of
-from federated_health.transport.interface import App, ReplyFutures, call_app, error_reply
+from federated_health.transport.interface import ReplyFutures, error_reply
+
+logger = logging.getLogger(__name__)
+
+App = Callable[[Message, Context], Message]
+"""A ClientApp, or a function that answers as one."""
 
 
 class InProcessTransport(ReplyFutures):
@@ -35,3 +44,25 @@ class InProcessTransport(ReplyFutures):
                 call_app(self._app, message, context) if context else error_reply(message, "it is not connected")
             )
         return futures
+
+
+def call_app(app: App, message: Message, context: Context) -> Message:
+    """The app's reply; an exception becomes an error reply.
+
+    The reply holds the reason of an AnswerError only, since the text of another exception may hold a patient's values.
+    """
+    try:
+        reply = app(message, context)
+        if not isinstance(reply, Message):
+            raise TypeError
+        return reply
+    except Exception as raised:
+        answer = raised if isinstance(raised, AnswerError) else AnswerError(raised)
+        error = answer.error
+        if isinstance(error, UserError):
+            logger.error("%s", error)
+        else:
+            # The place of the error without its text, which may hold values: a log is a file.
+            logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
+            logger.debug("".join(traceback.format_tb(error.__traceback__)))
+        return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)

@@ -8,10 +8,9 @@ before it sends it.
 import logging
 import math
 import time
-import traceback
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -23,7 +22,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated_health.errors import AnswerError, UserError
 from federated_health.names import node_id_of
 
 if TYPE_CHECKING:
@@ -36,10 +34,6 @@ SERVER_NODE_ID = 1
 
 LOG_INTERVAL = 15.0
 """Seconds between log lines that name the hospitals still awaited."""
-
-
-App = Callable[[Message, Context], Message]
-"""A ClientApp, or a function that answers as one."""
 
 
 @dataclass(frozen=True)
@@ -183,25 +177,3 @@ def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAI
 def is_unavailable(reply: Message) -> bool:
     """Whether there is no reply because the hospital was not connected, rather than because it refused."""
     return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
-
-
-def call_app(app: App, message: Message, context: Context) -> Message:
-    """The app's reply; an exception becomes an error reply.
-
-    The reply holds the reason of an AnswerError only, since the text of another exception may hold a patient's values.
-    """
-    try:
-        reply = app(message, context)
-        if not isinstance(reply, Message):
-            raise TypeError
-        return reply
-    except Exception as raised:
-        answer = raised if isinstance(raised, AnswerError) else AnswerError(raised)
-        error = answer.error
-        if isinstance(error, UserError):
-            logger.error("%s", error)
-        else:
-            # The place of the error without its text, which may hold values: a log is a file.
-            logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
-            logger.debug("".join(traceback.format_tb(error.__traceback__)))
-        return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)

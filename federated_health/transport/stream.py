@@ -207,7 +207,9 @@ def decode_reply(content: bytes) -> Message:
         # A byte of a list can become many in Python, so a limit of the size in bytes is not enough.
         holds_too_much = _holds_too_much(proto)
         if not holds_too_much:
-            _refuse_duplicates(proto)
+            # Flower would keep the last of two records of one name, and write the name to its log.
+            if len({record.key for record in proto.content.items}) < len(proto.content.items):
+                raise ValueError
             return message_from_proto(proto)
     except Exception:  # protobuf and Flower raise many types
         raise UndecodableError("sent bytes that are not a message") from None
@@ -230,9 +232,3 @@ def _holds_too_much(proto: ProtoMessage) -> bool:
             elif (field := item.value.WhichOneof("value") or "").endswith("_list"):
                 values += len(getattr(item.value, field).vals)
     return values > MAX_VALUES
-
-
-def _refuse_duplicates(proto: ProtoMessage) -> None:
-    """Refuse two records of one name: Flower would keep the last one, and write the name to its log."""
-    if len({record.key for record in proto.content.items}) < len(proto.content.items):
-        raise ValueError

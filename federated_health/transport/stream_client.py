@@ -20,15 +20,16 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError
+from federated_health.transport import channels
 from federated_health.transport.channels import (
     MAX_MESSAGE_KEY,
     MAX_REPLY_BYTES,
     PROTOCOL,
-    open_channel,
     unwrap,
     wrap,
 )
-from federated_health.transport.interface import call_app, error_reply
+from federated_health.transport.in_process import call_app
+from federated_health.transport.interface import error_reply
 from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
 
 if TYPE_CHECKING:
@@ -128,11 +129,23 @@ def report_unfit(
         LedgerError: it could not be recorded, and was not sent.
     """
     metadata = (*_registration_metadata(name, agreement), ("unfit", reason))
-    with open_channel(address, tls) as channel:
+    with _open_channel(address, tls) as channel:
         stream = _HospitalStream(channel, ledger)
         stream.close()
         call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
         call.code()  # waits until the server has refused, or for the time limit
+
+
+def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
+    """A hospital's channel to its server, which connects on first use. gRPC checks the server's certificate and name.
+
+    Raises:
+        CertificateError: the identity's key cannot be read.
+    """
+    if tls is None:
+        return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
+    return grpc.secure_channel(address, credentials, options=channels.CHANNEL_OPTIONS)
 
 
 def _run_stream(
@@ -146,7 +159,7 @@ def _run_stream(
     tls: "Identity | None",
 ) -> StreamEnd:
     """One stream, from the attempt to join to its end."""
-    with open_channel(address, tls) as channel:
+    with _open_channel(address, tls) as channel:
         stream = _HospitalStream(channel, ledger)
         call = stream.begin(JOIN, metadata)
         limit = None

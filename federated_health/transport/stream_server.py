@@ -42,6 +42,9 @@ MAX_REFUSAL_LENGTH = 500
 SETTLING_SECONDS = 0.05
 """Time to tell a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
+MAX_REFUSALS = 1000
+"""Different refusals that are announced until a hospital joins, so that a stranger cannot fill the log."""
+
 
 class _Servicer:
     """Accepts or refuses hospitals, and reads their streams."""
@@ -61,7 +64,7 @@ class _Servicer:
         self._max_message_bytes = max_message_bytes
         self._security = security.load() if tls is not None else None
         self._admission = self._security.admission.Admission(tls, on_change) if self._security else None
-        self._refusals = RefusalLog(on_change)
+        self._announced: set[str] = set()  # refusals since a hospital last joined
         self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
@@ -72,13 +75,13 @@ class _Servicer:
         # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
         if refusal := self._reject(certificate, name) or self._refuse(name, metadata):
             code, reason = refusal
-            self._refusals.add(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
+            self._announce_refusal(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
             await context.abort(code, reason)
         node = node_id_of(name)
         previous = self.streams.get(node)
         if previous is None and len(self.streams) >= self._room:
             reason = f"{self._room} hospitals are connected already"
-            self._refusals.add(f"refused {name}: {reason}", context)
+            self._announce_refusal(f"refused {name}: {reason}", context)
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
             name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes
@@ -89,7 +92,7 @@ class _Servicer:
         try:
             if previous is not None:
                 previous.replaced.set_result(None)
-            self._refusals.clear()
+            self._announced.clear()
             self._on_change(f"{name} {'came back' if previous else 'joined'}")
             await stream.accept()
             await self._read(stream)
@@ -106,10 +109,20 @@ class _Servicer:
                 if not self.ending.done() and not stream.expelled.done():
                     self._on_change(f"{name} left")
         if stream.expelled.done():
-            self._refusals.add(f"cut {name} off: {stream.expelled.result()}", context)
+            self._announce_refusal(f"cut {name} off: {stream.expelled.result()}", context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
+
+    def _announce_refusal(self, refusal: str, context: grpc.aio.ServicerContext) -> None:
+        """Announce a refusal of a call, unless it was announced before: a refused caller may retry every second."""
+        family, _, address = unquote(str(context.peer())).partition(":")
+        # Without the port, which differs in every call.
+        caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
+        line = f"{refusal} (from {caller})"
+        if line not in self._announced and len(self._announced) < MAX_REFUSALS:
+            self._on_change(line)
+            self._announced.add(line)
 
     def _reject(self, certificate: Any, name: str) -> tuple[grpc.StatusCode, str] | None:
         """How to answer a caller whose certificate is not that of the hospital; None where it is, or without TLS."""
@@ -259,36 +272,3 @@ def serve_streams(
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-MAX_REFUSALS = 1000
-"""Different refusals that are announced until a hospital joins, so that a stranger cannot fill the log."""
-
-
-class RefusalLog:
-    """Announces refusals.
-
-    Args:
-        announce: receives a line per refusal.
-    """
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce = announce
-        self._announced: set[str] = set()
-
-    def add(self, refusal: str, context: grpc.aio.ServicerContext) -> None:
-        """Announce a refusal of a call, unless it was announced before: a refused caller may retry every second."""
-        line = f"{refusal} (from {caller_address(context)})"
-        if line not in self._announced and len(self._announced) < MAX_REFUSALS:
-            self._announce(line)
-            self._announced.add(line)
-
-    def clear(self) -> None:
-        """Announce every refusal anew."""
-        self._announced.clear()
-
-
-def caller_address(context: grpc.aio.ServicerContext) -> str:
-    """Address that a call comes from, without the port, which differs in every call."""
-    family, _, address = unquote(str(context.peer())).partition(":")
-    return printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)

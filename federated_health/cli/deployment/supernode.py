@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federated_health.cli import parsing
+from federated_health.cli.client import add_privacy, add_split_seed
 from federated_health.cli.console import say
 from federated_health.cli.deployment.flower_commands import (
     DEFAULT_ADDRESS,
@@ -182,7 +183,7 @@ def add_flags(parser: Any) -> None:
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
     words = "what is predicted; the CSV is checked against it (default: %(default)s)"
     hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
-    parsing.add_split_seed(hospital, DEFAULT_SPLIT_SEED)
+    add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     words = "folder of this hospital's key and certificate, from which it takes its name"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
@@ -191,7 +192,7 @@ def add_flags(parser: Any) -> None:
     words = "seconds to wait for the SuperLink, and to be let in, anew each time"
     words += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
-    parsing.add_privacy(parser)
+    add_privacy(parser)
 
 
 def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:

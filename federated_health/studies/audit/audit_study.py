@@ -12,11 +12,10 @@ from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file, make_folder, write_json
 from federated_health.names import REPORT
 from federated_health.report.run_files import write_report
-from federated_health.server.run_folder import refuse_run_folder
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
-from federated_health.studies.study import StudyRequest, find_hospitals, refuse_duplicates
+from federated_health.studies.study import StudyRequest, find_hospitals, refuse_duplicates, refuse_run_folder
 from federated_health.studies.workers import HOSPITAL_APP, load_app, run_tasks
 
 AUDIT = "audit.json"

@@ -21,7 +21,7 @@ from federated_health.messages.content import ARRAYS
 from federated_health.ml.metrics import probability
 from federated_health.ml.networks import Weights
 from federated_health.studies.audit.membership import losses
-from federated_health.transport.interface import App
+from federated_health.transport.in_process import App
 
 TRAIN = "train"
 

@@ -22,7 +22,7 @@ from federated_health.studies.audit import inversion, observations
 from federated_health.studies.audit.membership import confidences
 from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
 from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
-from federated_health.transport.interface import App
+from federated_health.transport.in_process import App
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""

@@ -9,7 +9,6 @@ from federated_health.errors import SettingsError
 from federated_health.files import make_folder, write_json
 from federated_health.names import REPORT
 from federated_health.report.run_files import write_report
-from federated_health.server.run_folder import refuse_run_folder
 from federated_health.settings import read_defaults
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
@@ -17,7 +16,7 @@ from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult, TrainingSetup
-from federated_health.studies.study import StudyRequest, refuse_duplicates
+from federated_health.studies.study import StudyRequest, refuse_duplicates, refuse_run_folder
 from federated_health.studies.workers import HOSPITAL_APP, load_app, run_tasks
 
 EVIDENCE = "evidence.json"

@@ -18,7 +18,7 @@ from federated_health.hospital.benefit import weigh_columns
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
-from federated_health.transport.interface import App
+from federated_health.transport.in_process import App
 
 INNER_FOLDS = 3
 """Folds of a model's training rows, by which its number of rounds is chosen."""
