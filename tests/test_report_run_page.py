@@ -229,7 +229,7 @@ def test_a_run_without_benefits_has_no_verdict_and_says_so() -> None:
     assert "not known" in blocks(section(page, "Participants"), Text)[0].words
     assert len(alts(page, "Data of each hospital")) == 1  # no table of missing values
     (bullets,) = blocks(section(page, "What each hospital sent"), Bullets)
-    assert not any("joining gave" in item for item in bullets.items)
+    assert not any("benefit of joining" in item for item in bullets.items)
     assert "Was joining worth it" not in page.lead
 
 

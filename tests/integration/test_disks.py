@@ -159,7 +159,7 @@ def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_ho
         assert server.wait(180) == 0, logs[2].read_text()
     wait_until(lambda: all(one.ended for one in hospitals))
     assert all(any("again" in words for words in one.words) for one in hospitals)
-    assert f"going on after round {kept} with a, b, c" in logs[2].read_text()
+    assert f"resuming after round {kept} with a, b, c" in logs[2].read_text()
     rows = (out / "rounds.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [number for number in range(1, ROUNDS + 1) for _ in range(4)]
     assert read_description(out / "model.keras")["weights_sha256"] == weights_hash(undisturbed(settings).weights)

@@ -140,7 +140,7 @@ def test_the_console_has_the_table_and_no_chatter(finished: Path) -> None:
     said = (finished / "server.txt").read_text()
     assert all(f"{name} joined" in said for name in NAMES)
     assert "hospital mean" in said
-    assert "rounds a second after the first" in said
+    assert "rounds per second after the first" in said
     everything = said + "".join((finished / f"{name}.txt").read_text() for name in NAMES)
     for chatter in ("DEPRECATED", "Deprecat", "oneDNN", "cuInit", "INFO", "WARNING", "Traceback"):
         assert chatter not in everything
@@ -200,7 +200,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     assert metrics["federation"]["roc_auc"] is None
     report = (tmp_path / "run" / "report.html").read_text()
     assert "stopped before its last round" in report
-    assert "Gave no figures of the last model: hungary." in report
+    assert "No figures of the final model: hungary." in report
     last = (tmp_path / "run" / "rounds.csv").read_text().rstrip().rsplit("\n", 1)[1].split(",")
     assert last[:2] == [str(metrics["rounds"]), "federation"]
     assert read_description(tmp_path / "run" / "model.keras")["rounds"] == metrics["rounds"]
