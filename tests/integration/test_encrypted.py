@@ -171,7 +171,7 @@ def test_figures_and_report_are_at_the_hospitals_and_only_their_own(encrypted: S
 
 def test_the_servers_words_say_who_has_the_model(encrypted: Search) -> None:
     said = (encrypted.out / "server.txt").read_text()
-    assert f"model, figures and report (client.py --out) have: {', '.join(NAMES)}" in said
+    assert f"model, figures and report (client.py --out) are at: {', '.join(NAMES)}" in said
     assert "Traceback" not in said
 
 

@@ -107,4 +107,4 @@ def test_a_private_run_is_charged_to_each_hospital(checkout: Path, flower: dict[
 def test_a_wrong_number_is_told_at_once(checkout: Path, flower: dict[str, str]) -> None:
     said = run(f"flwr run . --stream --run-config \"data='{checkout / 'data'}'\"", checkout, flower)
 
-    assert "holds 4 hospitals; the simulation has 2 nodes, and hospitals is 4: say " in " ".join(said.split())
+    assert "holds 4 hospitals; the simulation has 2 nodes, and hospitals is 4: use " in " ".join(said.split())
