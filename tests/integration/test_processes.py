@@ -21,6 +21,7 @@ from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import PROJECT, free_port, process, script_command
+from federated_health.report.formatting import verdict_text
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -100,7 +101,7 @@ def test_the_report_is_of_the_saved_model_and_holds_the_figures_of_metrics(finis
     html = report.read_text()
     assert read_description(finished / "run" / "model.keras")["weights_sha256"] in html
     cards = re.findall(r'<h3>(.*?)</h3>\s*<p class="verdict"><span aria-hidden="true">.</span>\s*(.*?)</p>', html)
-    assert dict(cards) == {name: one["verdict"] for name, one in metrics["joining"].items()}
+    assert dict(cards) == {name: verdict_text(entry["verdict"]) for name, entry in metrics["joining"].items()}
     for name in NAMES:
         assert f'<td class="number">{metrics["hospitals"][name]["roc_auc"]:.3f}</td>' in html
 
