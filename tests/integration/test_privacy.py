@@ -87,7 +87,7 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         stack.enter_context(forked(second, log=tmp_path / "server2.txt"))
         for name in HOSPITALS:
             stack.enter_context(forked(join(name), log=tmp_path / f"{name}2.txt"))
-        refused = "cleveland is left out: what its patients' privacy may cost in all"
+        refused = "cleveland is left out: its privacy budget does not allow the run"
         wait_for(lambda: refused in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
     assert {name: path.read_bytes() for name, path in budget_files.items()} == before
     assert "--dp-budget allows more" in (tmp_path / "cleveland2.txt").read_text()
