@@ -27,6 +27,8 @@ import subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+from federated_health.errors import CheckpointError
+from federated_health.server.checkpoint_folder import CheckpointFolder
 from tests.checkpoints import checkpoint_of, parts_of
 
 def save_until_refused(given):
