@@ -572,6 +572,7 @@ def test_a_disk_that_fills_up_ends_the_hospital_before_its_next_reply_leaves(led
 
 LIGHT_HOSPITAL = """
 import sys
+from federated_health.hospital.ledger import Ledger
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.test_egress import Hospital

@@ -489,6 +489,9 @@ def test_a_disk_that_has_no_room_at_all(csv: Path) -> None:
 
 SPEND_LOOP = """
 import sys
+from federated_health.errors import BudgetError
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import PrivacyBudget
 from pathlib import Path
 
 plan = PrivacyPlan(
