@@ -16,6 +16,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.data.hospital import Hospital
 from federated_health.hospital import handlers
+from federated_health.hospital.node import hospital_of
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import (
     ARRAYS,
@@ -57,7 +58,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        hospital, number = handlers.hospital_of(message, context), round_of(message)
+        hospital, number = hospital_of(message, context), round_of(message)
         if silent is not None and number in silent.get(hospital.name, ()):
             raise OSError("no update in this round")
         time.sleep(pause)
@@ -72,7 +73,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
     @app.evaluate("threshold")
     def score_training(message: Message, context: Context) -> Message:
-        half = len(handlers.hospital_of(message, context).train) // 2
+        half = len(hospital_of(message, context).train) // 2
         scores = TrainingScores(positives=_cell(half, 1.0), negatives=_cell(half, -1.0))
         return Message(scores.to_content(), reply_to=message)
 
@@ -86,7 +87,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
     @app.evaluate("appraisal")
     def measure_benefit(message: Message, context: Context) -> Message:
         time.sleep(pause)
-        columns = len(handlers.hospital_of(message, context).task.columns)
+        columns = len(hospital_of(message, context).task.columns)
         appraisal = Benefit(
             roc_auc=Interval(),
             own_roc_auc=None,
@@ -114,7 +115,7 @@ def round_of(message: Message) -> int:
 
 def _counts(message: Message, context: Context) -> Counts:
     """Outcome counts if every held-out row were predicted correctly."""
-    labels = handlers.hospital_of(message, context).test.labels
+    labels = hospital_of(message, context).test.labels
     positives = int(labels.sum())
     return Counts(true_positives=positives, true_negatives=len(labels) - positives, loss_sum=0.5 * len(labels))
 

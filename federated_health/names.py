@@ -12,7 +12,6 @@ SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metri
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""
 
-
 PRIVACY_PREFIX = "dp-"
 """Prefix of a privacy plan's keys in a message's config."""
 

@@ -16,7 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.encryption import hospital_key, messages
+from federated_health.encryption import messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
 from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.results import summarise_result
@@ -256,7 +256,7 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
         messages.FINAL,
         messages.RESULT,
     }
-    keys = {bytes(one.state[hospital_key.STATE]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
+    keys = {bytes(one.state[handlers.ENCRYPTED_RUN]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
     assert len(keys) == 1
     (key,) = keys
     own = SecretKey.from_bytes(key)
@@ -310,7 +310,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     grid.dies_at["cleveland"] = messages.TRAIN  # who had made the key
     assert list(next(rounds).hospitals) == ["hungary", "switzerland", "va-long-beach"]
     hospitals.start("cleveland")
-    assert hospital_key.STATE not in hospitals.contexts["cleveland"].state
+    assert handlers.ENCRYPTED_RUN not in hospitals.contexts["cleveland"].state
     grid.present.add("cleveland")
     assert list(next(rounds).hospitals) == list(NAMES)
     assert "received the key of this run from hungary" in caplog.text
@@ -554,7 +554,7 @@ def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospita
     assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "cleveland does not trust its certificate with the run's key"
     assert reason in federation.problems.rejected["hungary"]
-    assert "key" not in hospitals.contexts["hungary"].state[hospital_key.STATE]
+    assert "key" not in hospitals.contexts["hungary"].state[handlers.ENCRYPTED_RUN]
 
 
 def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hospitals: Hospitals) -> None:
@@ -629,7 +629,7 @@ def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -
     EncryptedRun(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
     assert remembered_result(context) is None
     assert handlers.final_model(context) is None
-    assert set(context.state) == {hospital_key.STATE}
+    assert set(context.state) == {handlers.ENCRYPTED_RUN}
 
 
 @pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])

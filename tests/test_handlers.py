@@ -15,6 +15,7 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
+from federated_health.hospital.node import hospital_of
 from federated_health.messages.content import Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes
@@ -23,7 +24,7 @@ from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
-TOLD = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     task="heart-disease",
     schema=HEART_DISEASE.schema_hash,
     model="logistic",
@@ -68,14 +69,14 @@ def context(hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     return hospital_context("cleveland", {"data": str(hospitals_folder / "client_1.csv")})
 
 
-def message_of(told: TrainConfig = TOLD, kind: str = "evaluate") -> Message:
+def message_of(told: TrainConfig = TRAIN_CONFIG, kind: str = "evaluate") -> Message:
     InProcessTransport(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     content = RecordDict({"arrays": weights_to_record(WEIGHTS), "config": told.to_record()})
     return Message(content, node_id_of("cleveland"), kind)
 
 
 def known(context: Context) -> KnownScores:
-    return KnownScores(handlers.hospital_of(message_of(), context))
+    return KnownScores(hospital_of(message_of(), context))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7311, 1.0])
@@ -87,7 +88,7 @@ def test_held_out_patients_are_counted_at_the_threshold_of_the_train_config(
     risk, labels = 1 / (1 + np.exp(-local.score(None).astype(float))), local.hospital.test.labels
     answer = handlers.evaluate if kind == "round" else handlers.evaluate_final
 
-    counts = answer(message_of(replace(TOLD, threshold=threshold)), context).counts
+    counts = answer(message_of(replace(TRAIN_CONFIG, threshold=threshold)), context).counts
 
     assert [
         [counts.true_negatives, counts.false_positives],
@@ -132,7 +133,7 @@ def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures
         answer(message_of(), context)
         assert handlers.final_model(context) is None
 
-    told = replace(TOLD, threshold=0.4321)
+    told = replace(TRAIN_CONFIG, threshold=0.4321)
     counts = handlers.evaluate_final(message_of(told), context).counts
 
     kept = handlers.final_model(context)
@@ -147,7 +148,7 @@ def test_a_hospital_keeps_the_final_model_with_its_threshold_and_its_own_figures
 @pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1, math.inf])
 def test_a_threshold_that_is_no_probability_is_refused(context: Context, threshold: float) -> None:
     with pytest.raises(MalformedMessageError, match="threshold is not between 0 and 1"):
-        handlers.evaluate(message_of(replace(TOLD, threshold=threshold)), context)
+        handlers.evaluate(message_of(replace(TRAIN_CONFIG, threshold=threshold)), context)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.node import InMemoryHospital, budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
@@ -28,7 +28,7 @@ from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
-from tests.test_handlers import TOLD as PLAINLY_TOLD
+from tests.test_handlers import TRAIN_CONFIG as PLAIN_TRAIN_CONFIG
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
@@ -86,7 +86,7 @@ def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemor
 
 
 def spent_rounds(contexts: dict[str, InMemoryHospital]) -> dict[str, int]:
-    return {name: handlers.budget_of(context).summary().rounds for name, context in contexts.items()}
+    return {name: budget_of(context).summary().rounds for name, context in contexts.items()}
 
 
 def equal(one: Weights, other: Weights) -> bool:
@@ -206,7 +206,7 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
 
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federation.weights)
     report = (tmp_path / "report.html").read_text()
-    summary = handlers.budget_of(contexts["hungary"]).summary()
+    summary = budget_of(contexts["hungary"]).summary()
     assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in report
     assert "(4, 1e-05)-differential privacy" in report
     assert not any(name in report for name in NAMES if name != "hungary")
@@ -231,7 +231,7 @@ def test_a_hospital_with_a_spent_budget_is_left_out(hospitals: list[Hospital]) -
     federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
     federation.gather()
     assert federation.privacy is not None
-    handlers.budget_of(contexts["hungary"]).spend(federation.privacy)
+    budget_of(contexts["hungary"]).spend(federation.privacy)
 
     for _ in federation.rounds():
         pass
@@ -295,10 +295,10 @@ PLAN = PrivacyPlan(
     rounds=3,
     run="0123456789abcdef",
 )
-TOLD = replace(PLAINLY_TOLD, rounds=0, threshold=0.5, privacy=PLAN)
+TRAIN_CONFIG = replace(PLAIN_TRAIN_CONFIG, rounds=0, threshold=0.5, privacy=PLAN)
 
 
-def question(kind: str, train_config: TrainConfig = TOLD) -> Message:
+def question(kind: str, train_config: TrainConfig = TRAIN_CONFIG) -> Message:
     weights = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 1))
     return Message(RecordDict({"arrays": weights, "config": train_config.to_record()}), node_id_of("cleveland"), kind)
 
@@ -359,8 +359,8 @@ def test_a_server_that_changes_its_promise_is_refused(
 ) -> None:
     joined(present)
     with pytest.raises(BudgetError, match=words):
-        answer(question("train", replace(TOLD, privacy=plan)), present)
-    assert handlers.budget_of(present).summary().rounds == 0
+        answer(question("train", replace(TRAIN_CONFIG, privacy=plan)), present)
+    assert budget_of(present).summary().rounds == 0
 
 
 @pytest.mark.parametrize("answer", ALL)
@@ -385,7 +385,7 @@ def test_with_a_budget_of_its_own_a_hospital_joins_and_answers_no_run_without_pr
     with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
         joined(present, None)
     with pytest.raises(BudgetError, match="it takes part only in runs with differential privacy"):
-        answer(question("train", replace(TOLD, privacy=None)), present)
+        answer(question("train", replace(TRAIN_CONFIG, privacy=None)), present)
     joined(present)
 
 
@@ -416,7 +416,7 @@ def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -
 
 
 def test_a_train_config_carries_the_plan_only_if_there_is_one() -> None:
-    assert TrainConfig.from_record(TOLD.to_record()) == TOLD
-    plain = replace(TOLD, privacy=None)
+    assert TrainConfig.from_record(TRAIN_CONFIG.to_record()) == TRAIN_CONFIG
+    plain = replace(TRAIN_CONFIG, privacy=None)
     assert not any(name.startswith("dp-") for name in plain.to_record())
     assert TrainConfig.from_record(plain.to_record()) == plain

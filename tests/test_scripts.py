@@ -48,6 +48,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_server import serve_streams
+from tests.test_handlers import TRAIN_CONFIG
 
 SCRIPTS = {
     "server.py": lambda: cli_server.serve(server.app),
@@ -784,23 +785,6 @@ def test_a_check_needs_to_know_whose_data_it_is(flags: list[object], run: Run) -
     code, said = run("client.py", "--check", *flags)
     assert code == 2
     assert "expected either --hospital N, or --data PATH and --name NAME" in said
-
-
-TRAIN_CONFIG = TrainConfig(
-    task="heart-disease",
-    schema=HEART_DISEASE.schema_hash,
-    model="logistic",
-    strategy="fedavg",
-    strategy_args="",
-    rounds=3,
-    local_epochs=1,
-    batch_size=0,
-    learning_rate=0.1,
-    l2=0.0,
-    seed=42,
-    threshold=0.3,
-    normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
-)
 
 
 # Joining with data that may not join

@@ -22,6 +22,7 @@ from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers, load_ledger_page, load_results
 from federated_health.hospital.ledger import Ledger
+from federated_health.hospital.node import budget_of
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.names import ALLOWED_EPSILON
@@ -52,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
     parser = parsing.make_parser(description, examples=EXAMPLES)
-    add_flags(parser, read_project_config(needed=NEEDED_DEFAULTS))
+    _add_flags(parser, read_project_config(needed=NEEDED_DEFAULTS))
     return parser
 
 
@@ -164,15 +165,10 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if out is not None:
         logger.info("saved in %s: %s", out, load_results().save_results(out, context, config, weights))
     if config.privacy:
-        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())
+        logger.info("privacy: %s", budget_of(context).summary().describe())
 
 
-def add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:
-    """Add every flag of client.py.
-
-    Args:
-        defaults: default settings of the project, for the server's address, the wait and the data folder.
-    """
+def _add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:
     _add_hospital(parser.add_argument_group("which hospital this is"), defaults)
     _add_connection(parser.add_argument_group("connection"), defaults)
     add_privacy(parser)

@@ -14,6 +14,9 @@ from itertools import accumulate
 from federated_health.data.columns import Category, Column, Label, Measurement
 from federated_health.errors import SettingsError
 
+MAX_AGREEMENT_CHARACTERS = 65_536
+"""Largest size of a task agreement that another side sent, as text."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
@@ -252,14 +255,11 @@ def get_task(name: str) -> Task:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, got {name!r}") from None
 
 
-MAX_CHARACTERS = 65_536
-
-
 def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
-    """The first term that differs, in words that either side may show; None where all are equal.
+    """The first entry that differs between two task agreements, as a text for both sides; None where all are equal.
 
     Args:
-        whose: the other terms are.
+        whose: the side of the other agreement.
     """
     for name in dict.fromkeys([*server, *other]):
         if other.get(name) != server.get(name):
@@ -268,17 +268,17 @@ def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: 
 
 
 def write_agreement(agreement: Mapping[str, str]) -> str:
-    """Terms as ASCII text; the inverse of `read_agreement`."""
+    """A task agreement as ASCII text; the inverse of `read_agreement`."""
     return json.dumps(agreement)
 
 
 def read_agreement(text: str) -> dict[str, str]:
-    """Terms as another side wrote them.
+    """The task agreement that another side wrote.
 
     Raises:
-        ValueError: the text is too long, or not names and words in JSON.
+        ValueError: the text is too long, or not names and texts in JSON.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_AGREEMENT_CHARACTERS:
         raise ValueError("too long")
     try:
         agreement = json.loads(text)

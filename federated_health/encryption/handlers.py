@@ -22,6 +22,7 @@ from federated_health.encryption.hospital_key import RunSecrets
 from federated_health.encryption.messages import EncryptedReply, read_chunks
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
+from federated_health.hospital.node import hospital_of
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import (
     METRICS,
@@ -84,7 +85,7 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
     """
     secrets, config = RunSecrets(message, context), message.content.config_records[CONFIG]
     key = secrets.key_bytes  # raises before anything is trained that could not be encrypted
-    hospital, patients = plain_handlers.hospital_of(message, context), _read_patients(config)
+    hospital, patients = hospital_of(message, context), _read_patients(config)
     train_config = TrainConfig.from_record(config)
     normalisation = secrets.normalisation
     if train_config.privacy:
@@ -109,7 +110,7 @@ def decrypt_message(message: Message, context: Context, *, is_final: bool = Fals
 def share_sums(message: Message, context: Context) -> EncryptedReply:
     """Sums per measurement, for the normalisation."""
     message_checks.check_plan(context, None)  # no privacy budget accounts for sums of training rows
-    hospital = plain_handlers.hospital_of(message, context)
+    hospital = hospital_of(message, context)
     patients = _read_patients(message.content.config_records[CONFIG])
     values = hospital.train.values[:, list(hospital.task.measurement_positions)]
     sums = vectors.write_sums(values, hospital.task.measurements, patients)

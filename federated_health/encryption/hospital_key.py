@@ -13,7 +13,8 @@ from federated_health.encryption.envelopes import KeyOffer, make_offer, name_in_
 from federated_health.encryption.messages import KeyReply, read_chunks
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
-from federated_health.hospital.handlers import hospital_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN
+from federated_health.hospital.node import hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation
@@ -23,8 +24,6 @@ from federated_health.security.parties import Role
 
 logger = logging.getLogger(__name__)
 
-STATE = "encryption"
-"""Record of a hospital's own state that holds the key; the state does not leave the hospital."""
 
 _OFFER, _PRIVATE, _KEY, _NORMALISATION = "offer", "private", "key", "normalisation"
 
@@ -42,11 +41,11 @@ class RunSecrets:
         run = message.content.config_records[CONFIG].get(messages.RUN)
         if not isinstance(run, str) or len(run) != 16:
             raise MalformedMessageError("the server's message does not belong to an encrypted run")
-        state = context.state.config_records.get(STATE)
+        state = context.state.config_records.get(ENCRYPTED_RUN)
         if state is None or state[messages.RUN] != run:
             for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
                 del context.state[name]
-            state = context.state[STATE] = ConfigRecord({messages.RUN: run})
+            state = context.state[ENCRYPTED_RUN] = ConfigRecord({messages.RUN: run})
         self.run = run
         self.state: dict[str, Any] = state  # type: ignore[assignment]  # Flower's record is a mapping of this type
 
@@ -74,11 +73,6 @@ class RunSecrets:
     def reply(self, *envelopes: bytes) -> KeyReply:
         """A reply in the key exchange, with the public name of the key."""
         return KeyReply(key_id=key_id(self.key_bytes) if _KEY in self.state else "", envelopes=envelopes)
-
-
-def is_in_encrypted_run(context: Context) -> bool:
-    """Whether this hospital has received a message of an encrypted run."""
-    return STATE in context.state
 
 
 def offer_public_key(message: Message, context: Context) -> KeyReply:

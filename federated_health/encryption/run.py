@@ -179,9 +179,6 @@ class EncryptedRun(FederatedRun):
         """The config sent to hospitals; they know the normalisation and the threshold themselves."""
         return self._make_train_config(UNKNOWN)
 
-    def _present(self) -> list[int]:
-        return self._keys.share_key_and_sums(self.participants.present(), self._column_sums, self._patients)
-
     def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
         """One attempt at a round, among those of the nodes that have the key."""
         self._shares, names = self._weigh_hospitals(), self.participants.names()

@@ -118,7 +118,7 @@ class Summary:
 
     @property
     def title(self) -> str:
-        """Of the page."""
+        """The page's first line."""
         return f"What left {printable(', '.join(sorted(self.hospitals)))}, by {self.path}"
 
     def lines(self) -> list[str]:

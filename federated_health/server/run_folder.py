@@ -9,7 +9,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import federated_health
 from federated_health import report
 from federated_health.errors import RunError, StorageError
 from federated_health.files import hash_file, locked_folder, make_folder, path_exists, write_json
@@ -20,7 +19,7 @@ from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, check_settings
 from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.server.run import FederatedRun
-from federated_health.setting_fields import Value
+from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
@@ -217,9 +216,6 @@ def files_of_run(path: Path) -> list[str]:
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
 
 
-PROJECT = Path(federated_health.__file__).parent.parent
-
-
 class ModelSaver:
     """Saves one model, in another process if it was prepared."""
 
@@ -237,7 +233,7 @@ class ModelSaver:
             with suppress(OSError):  # `save` then does it in this process
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "federated_health.report.saved_model"],
-                    cwd=PROJECT,
+                    cwd=PROJECT_FILE.parent,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The server's end of one hospital's stream, and incidents: messages of hospitals that reach no round."""
+"""The server's end of one hospital's stream: exchanges, decoding, and incidents (messages that reach no round)."""
 
 import asyncio
 import logging
@@ -24,6 +24,18 @@ MAX_INCIDENTS = 100
 
 MAX_PAST_MESSAGES = 16
 """Number of past messages remembered per stream, to recognise a late or second reply."""
+
+MAX_RECORDS = 16
+"""Largest number of records in a message; this project's messages have at most three."""
+
+MAX_ITEMS = 1_000
+"""Largest number of named arrays and values in all records of a message."""
+
+MAX_VALUES = 100_000
+"""Largest number of values in all lists of a message, such as one per column. Arrays do not count."""
+
+MAX_DIMENSIONS = 64
+"""Largest number of dimensions of an array: NumPy's own limit."""
 
 ANSWERED, TOO_LATE = "sent a second reply to one question", "sent its reply too late"
 UNKNOWN_MESSAGE, OTHER_HOSPITAL = "sent a reply that nobody awaits", "sent a reply in the name of another hospital"
@@ -175,19 +187,6 @@ def _end_wait(waiter: "asyncio.Future[Message]", reason: str) -> None:
     if not waiter.done():
         waiter.set_exception(_NoReplyError(reason))
         waiter.exception()  # retrieved, else asyncio reports it where the message is still being written
-
-
-MAX_RECORDS = 16
-"""Largest number of records in a message; this project's messages have at most three."""
-
-MAX_ITEMS = 1_000
-"""Largest number of named arrays and values in all records of a message."""
-
-MAX_VALUES = 100_000
-"""Largest number of values in all lists of a message, such as one per column. Arrays do not count."""
-
-MAX_DIMENSIONS = 64
-"""Largest number of dimensions of an array: NumPy's own limit."""
 
 
 class UndecodableError(ValueError):

@@ -86,7 +86,7 @@ def join_run(
         CertificateError: the certificate has another name, or its key cannot be read.
     """
     # Only this process knows the token, so that no other can replace its stream after a broken connection.
-    metadata = (*_registration_metadata(name, agreement), ("process", uuid4().hex))
+    metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
@@ -128,7 +128,7 @@ def report_unfit(
     Raises:
         LedgerError: it could not be recorded, and was not sent.
     """
-    metadata = (*_registration_metadata(name, agreement), ("unfit", reason))
+    metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
         stream = _HospitalStream(channel, ledger)
         stream.close()
@@ -236,7 +236,7 @@ def _serialise(reply: Message) -> tuple[bytes, bytes]:
     return proto.metadata.SerializeToString(), content.SerializeToString()
 
 
-def _registration_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _join_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The metadata with which every stream begins."""
     return ("hospital", name), ("terms", write_agreement({"protocol": PROTOCOL, **agreement}))
 
