@@ -22,7 +22,7 @@ def script_command(name: str, *arguments: object) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -41,7 +41,7 @@ def process(
     """A process that does not outlive the block: asked to end, given some time, then killed.
 
     It has a process group of its own, so that Ctrl-C reaches it through `interrupt` and no other way; or else it
-    shares this one's, so that whoever kills the group kills both.
+    shares this one's, so that a signal to the group reaches both.
 
     Args:
         log: gets what it prints; otherwise it writes where this process does.

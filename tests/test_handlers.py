@@ -16,7 +16,7 @@ from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
 from federated_health.hospital.node import hospital_of
-from federated_health.messages.content import Registration, TrainConfig
+from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
@@ -246,3 +246,13 @@ def test_the_words_of_an_exception_stay_at_the_hospital_in_every_runtime(error: 
         handlers.reply(answer, Message(RecordDict(), 1, "query"), hospital_context("a", {}))
     assert str(caught.value) == words
     assert caught.value.error is error
+
+
+def test_a_hospital_for_encrypted_runs_only_gives_no_handler_a_plain_message() -> None:
+    """The guard does not depend on which function answers, so that a new handler cannot bypass it."""
+
+    def answer(_message: Message, _context: Context) -> Registration:
+        pytest.fail("was called")
+
+    with pytest.raises(AnswerError, match="encrypted runs only"):
+        handlers.reply(answer, Message(RecordDict(), 1, "query"), hospital_context("a", {ENCRYPTED_ONLY: True}))

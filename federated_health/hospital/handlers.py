@@ -93,14 +93,13 @@ class OpenedMessage:
 
 
 def reply(handler: Handler, message: Message, context: Context) -> Message:
-    """The reply of a handler to a message.
+    """The reply of a handler to a message of a plain run.
 
     Raises:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
     """
     try:
-        if handler in PLAIN_HANDLERS.values():
-            _refuse_unencrypted(message, context)
+        _refuse_unencrypted(message, context)
         return Message(handler(message, context).to_content(), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
@@ -124,9 +123,9 @@ def add_encrypted(app: ClientApp) -> None:
 def _answer_encrypted(message: Message, context: Context) -> Message:
     try:
         handler = encryption.load_handlers()[message.metadata.message_type]
+        return Message(handler(message, context).to_content(), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
-    return reply(handler, message, context)
 
 
 def _refuse_unencrypted(message: Message, context: Context) -> None:

@@ -16,7 +16,7 @@ from federated_health.report.formatting import number_of
 from federated_health.transport.stream_client import UNFIT
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Bytes. A line has some 150 a value, and no message of ours has nearly so many values."""
+"""Longest line that is read; a line has about 150 bytes per value, and messages have far fewer values."""
 
 MAX_FORMS = 3
 """Shapes, or types, of one value that a table names."""

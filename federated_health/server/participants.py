@@ -36,7 +36,7 @@ RETRY_INTERVAL = 1.0
 class Participants:
     """Hospitals of one run over a transport.
 
-    The server never waits for a registration, so that a hospital that is slow to register delays nobody.
+    The server never waits for a registration, so that a slow hospital does not delay the others.
 
     Attributes:
         registrations: registration of every hospital that has taken part since the run began, by name.

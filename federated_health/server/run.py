@@ -53,7 +53,7 @@ class FederatedRun(ABC):
         history: every completed round.
         threshold: decision threshold, a probability; 0.5 until one is chosen at the end.
         registrations: registration of every hospital that has taken part, by name.
-        problems: counts of what went wrong.
+        problems: problems of the run, counted by hospital.
         weights: of the last completed round; None where the server cannot read them.
         evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
         run_id: 16 random hex digits, which a resumed run keeps.

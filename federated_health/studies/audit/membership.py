@@ -42,8 +42,8 @@ class AttackStrength:
     Attributes:
         roc_auc: with the interval of the mean, which is narrower the more runs there are.
         one_model: the same with the interval of an attack on a single run (the mean of the runs' own limits).
-        undecided: share of the runs whose own interval contains 0.5, so that the attack cannot be told from guessing;
-            0.95 for an attack without signal, None where undefined.
+        undecided: share of the runs whose own interval contains 0.5, so that the attack cannot be distinguished
+            from guessing; 0.95 for an attack without signal, None where undefined.
         true_positive_rate: share of members found at a false-positive rate of at most FALSE_POSITIVE_RATE.
         patients: number of members and others together.
         false_positives: number of non-members that may be called members at that rate.
