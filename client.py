@@ -12,6 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import utils
+from federated_health import encryption
 from federated_health.cli.client import run_client
 from federated_health.hospital import handlers
 
@@ -54,7 +55,7 @@ def report_benefit(message: Message, context: Context) -> Message:
     return handlers.reply(handlers.report_benefit, message, context)
 
 
-handlers.add_encrypted(app)  # the messages of encrypted runs
+encryption.add_handlers(app)  # the messages of encrypted runs
 
 if __name__ == "__main__":
     utils.run_process(lambda: run_client(app))

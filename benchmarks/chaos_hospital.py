@@ -16,7 +16,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.data.hospital import Hospital
 from federated_health.hospital import handlers
-from federated_health.hospital.node import hospital_of
+from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import (
     ARRAYS,

@@ -17,7 +17,7 @@ from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, Task
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
-from federated_health.hospital.node import InMemoryHospital
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError

@@ -15,7 +15,7 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
-from federated_health.hospital.node import hospital_of
+from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes

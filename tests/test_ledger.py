@@ -575,7 +575,6 @@ import sys
 from federated_health.hospital.ledger import Ledger
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.test_egress import Hospital
 from tests.test_ledger import Hospital
 print(Hospital(sys.argv[2], Ledger(Path(sys.argv[3]), "a")).end())
 """

@@ -14,7 +14,6 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.hospital.handlers import read_proximal_mu
 from federated_health.messages.content import (
     Evaluation,
     Registration,
@@ -22,7 +21,12 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
-from federated_health.messages.records import MalformedMessageError, weights_from_record, weights_to_record
+from federated_health.messages.records import (
+    MalformedMessageError,
+    read_proximal_mu,
+    weights_from_record,
+    weights_to_record,
+)
 from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
 from federated_health.names import is_hospital_name

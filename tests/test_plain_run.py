@@ -10,7 +10,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from federated_health.errors import RunError
-from federated_health.hospital.handlers import read_proximal_mu
 from federated_health.messages.content import (
     EVALUATE,
     Evaluation,
@@ -18,6 +17,7 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
+from federated_health.messages.records import read_proximal_mu
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums

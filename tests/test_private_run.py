@@ -15,7 +15,7 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.tasks import HEART_DISEASE, write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.node import InMemoryHospital, budget_of
+from federated_health.hospital.handlers import InMemoryHospital, budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record

@@ -936,7 +936,7 @@ def test_a_prediction_is_of_the_risk_as_it_is_shown(show: Show, patients: pd.Dat
 def test_predict_does_not_overwrite_a_column(run: Run, patients: pd.DataFrame, column: str) -> None:
     save_some_model(Path("model.keras"), threshold=0.4)
     result = run("predict.py", "model.keras", write(patients.assign(**{column: "1"})), "--out", "risk.csv")
-    assert_one_line(result, f"mine.csv: has a column {column} already")
+    assert_one_line(result, f"mine.csv: already has a column {column}")
     assert not Path("risk.csv").exists()
 
 

@@ -21,8 +21,8 @@ from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers, load_ledger_page, load_results
+from federated_health.hospital.handlers import budget_of
 from federated_health.hospital.ledger import Ledger
-from federated_health.hospital.node import budget_of
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.names import ALLOWED_EPSILON

@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from flwr.app import Context, Message
+
+from federated_health.errors import AnswerError
+
 if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
     from federated_health.data.tasks import Task
 
 
@@ -57,3 +63,25 @@ def load_handlers() -> Mapping[str, Callable[..., Any]]:
         messages.FINAL: handlers.evaluate_final_weights,
         messages.RESULT: hospital_result.store_result,
     }
+
+
+def answer(message: Message, context: Context) -> Message:
+    """A hospital's reply to a message of an encrypted run.
+
+    Raises:
+        AnswerError: see `hospital.handlers.reply`.
+    """
+    try:
+        handler = load_handlers()[message.metadata.message_type]
+        return Message(handler(message, context).to_content(), reply_to=message)
+    except Exception as error:
+        raise AnswerError(error) from error
+
+
+def add_handlers(app: "ClientApp") -> None:
+    """Have an app answer the messages of encrypted runs; the folder's modules are loaded with the first of them."""
+    for action in ("offer", "key", "briefing", "sums", "closing"):
+        app.query(action)(answer)
+    app.train("encrypted")(answer)
+    for action in ("encrypted", "encrypted_threshold", "encrypted_final"):
+        app.evaluate(action)(answer)

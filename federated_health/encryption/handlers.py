@@ -22,7 +22,7 @@ from federated_health.encryption.hospital_key import RunSecrets
 from federated_health.encryption.messages import EncryptedReply, read_chunks
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
-from federated_health.hospital.node import hospital_of
+from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import (
     METRICS,

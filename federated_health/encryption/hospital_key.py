@@ -13,8 +13,7 @@ from federated_health.encryption.envelopes import KeyOffer, make_offer, name_in_
 from federated_health.encryption.messages import KeyReply, read_chunks
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
-from federated_health.hospital.handlers import ENCRYPTED_RUN
-from federated_health.hospital.node import hospital_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of
 from federated_health.messages.content import CONFIG
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.normalisation import Normalisation

@@ -8,7 +8,7 @@ from flwr.app import Context
 from federated_health.encryption.hospital_result import HospitalResult, remembered_result
 from federated_health.encryption.vectors import read_histogram
 from federated_health.files import hash_file, write_json
-from federated_health.hospital.node import budget_of
+from federated_health.hospital.handlers import budget_of
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weights_hash

@@ -7,19 +7,20 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 from federated_health import encryption, privacy
-from federated_health.data.hospital import Hospital
-from federated_health.data.tasks import get_task
-from federated_health.errors import AnswerError, EncryptionError
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.manifest import find_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
+from federated_health.data.tasks import find_difference, get_task, read_agreement
+from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.hospital import load_benefit
-from federated_health.hospital.node import budget_of, hospital_of
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -38,15 +39,21 @@ from federated_health.messages.content import (
     Update,
     has_privacy_plan,
 )
-from federated_health.messages.records import MalformedMessageError, weights_from_record, weights_to_record
+from federated_health.messages.records import (
+    read_proximal_mu,
+    weights_from_record,
+    weights_to_record,
+)
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, PROXIMAL_MU
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
+from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
     from federated_health.messages.benefit import Benefit
+    from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +99,15 @@ class OpenedMessage:
         return count_outcomes(scores, self.hospital.test.labels, self.config.threshold)
 
 
+class InMemoryHospital(Context):
+    """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold."""
+
+    def __init__(self, hospital: Hospital) -> None:
+        super().__init__(**vars(hospital_context(hospital.name, {})))
+        self.hospital = hospital
+        self.budget: PrivacyBudget | None = None
+
+
 def reply(handler: Handler, message: Message, context: Context) -> Message:
     """The reply of a handler to a message of a plain run.
 
@@ -108,24 +124,7 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
 def answer(message: Message, context: Context) -> Message:
     """The reply to any message, as the ClientApp in `client.py` gives it."""
     handler = PLAIN_HANDLERS.get(message.metadata.message_type)
-    return reply(handler, message, context) if handler else _answer_encrypted(message, context)
-
-
-def add_encrypted(app: ClientApp) -> None:
-    """Have an app answer the messages of encrypted runs; `encryption` is loaded with the first of them."""
-    for action in ("offer", "key", "briefing", "sums", "closing"):
-        app.query(action)(_answer_encrypted)
-    app.train("encrypted")(_answer_encrypted)
-    for action in ("encrypted", "encrypted_threshold", "encrypted_final"):
-        app.evaluate(action)(_answer_encrypted)
-
-
-def _answer_encrypted(message: Message, context: Context) -> Message:
-    try:
-        handler = encryption.load_handlers()[message.metadata.message_type]
-        return Message(handler(message, context).to_content(), reply_to=message)
-    except Exception as error:
-        raise AnswerError(error) from error
+    return reply(handler, message, context) if handler else encryption.answer(message, context)
 
 
 def _refuse_unencrypted(message: Message, context: Context) -> None:
@@ -151,6 +150,55 @@ def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | N
     return privacy.load() if is_private or has_privacy_plan(config) else None
 
 
+def hospital_of(message: Message, context: Context) -> Hospital:
+    """The hospital of this node: from its node config, or in a simulation from its number and the run config.
+
+    Raises:
+        DataError: its CSV cannot be used.
+        JoinError: the server's task is not this hospital's.
+    """
+    config = message.content.config_records[CONFIG]
+    task = get_task(str(config["task"]))
+    if task.schema_hash != config["schema"]:
+        server = read_agreement(str(config["terms"])) if "terms" in config else {}
+        raise JoinError(find_difference(task.agreement, server) or "the server's columns are not this hospital's")
+    if isinstance(context, InMemoryHospital):
+        return context.hospital
+    path, name = _own_csv(context)
+    try:
+        return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
+    except DataError as error:
+        if ALLOWED_EPSILON not in context.node_config:
+            raise
+        raise DataError(str(error)) from None  # the reason names a column, and no budget accounts for that
+
+
+def budget_of(context: Context) -> "PrivacyBudget":
+    """What all runs have spent of the privacy of this hospital's training rows.
+
+    Raises:
+        PrivacyError: it cannot be read.
+    """
+    if isinstance(context, InMemoryHospital):
+        context.budget = context.budget or privacy.load().budget.PrivacyBudget()
+        return context.budget
+    return _budget_beside(*_own_csv(context))
+
+
+def _own_csv(context: Context) -> tuple[Path, str]:
+    """Path of this hospital's CSV, and the hospital's name."""
+    node = context.node_config
+    if "data" in node:
+        return Path(str(node["data"])), str(node["name"])
+    return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
+
+
+@lru_cache(maxsize=1024)
+def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
+    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name)
+    return budget
+
+
 def open_message(message: Message, context: Context) -> OpenedMessage:
     """Validate a train or evaluate message.
 
@@ -173,14 +221,6 @@ def open_message(message: Message, context: Context) -> OpenedMessage:
         proximal_mu=read_proximal_mu(record),
         evaluates=record.get(EVALUATE) is True,
     )
-
-
-def read_proximal_mu(record: Mapping[str, Any]) -> float:
-    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
-    value = record.get(PROXIMAL_MU, 0.0)
-    if not isinstance(value, float) or not 0 <= value < float("inf"):
-        raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
-    return value
 
 
 def register(message: Message, context: Context) -> Registration:

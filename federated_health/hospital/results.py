@@ -5,8 +5,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from federated_health import encryption
-from federated_health.hospital.handlers import ENCRYPTED_RUN
-from federated_health.hospital.node import budget_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.names import MODEL, REPORT

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from io import BytesIO
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from federated_health.data.columns import Measurement
 from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, MIN_CELL_SIZE, Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
+from federated_health.names import PROXIMAL_MU
 
 METRICS = "metrics"
 
@@ -195,3 +196,11 @@ def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
     if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
         raise MalformedMessageError(f"its weights {name} have another type or shape")
     return buffer.tell()
+
+
+def read_proximal_mu(record: Mapping[str, Any]) -> float:
+    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
+    value = record.get(PROXIMAL_MU, 0.0)
+    if not isinstance(value, float) or not 0 <= value < float("inf"):
+        raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")
+    return value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from federated_health.data.hospital import Hospital
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.node import InMemoryHospital
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import App, InProcessTransport
