@@ -41,7 +41,7 @@ bench-accuracy: .venv/installed
 	$(BIN)/python benchmarks/readmission.py
 
 # Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
-STRANGERS := $(wildcard $(foreach what,intruders messages stream replies checkpoint egress security,tests/test_$(what)*.py))
+STRANGERS := $(foreach what,intruders messages stream replies checkpoint egress security strangers,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
 
 chaos: .venv/installed
 	$(BIN)/python benchmarks/chaos.py
