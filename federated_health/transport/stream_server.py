@@ -79,10 +79,6 @@ class _Servicer:
             await context.abort(code, reason)
         node = node_id_of(name)
         previous = self.streams.get(node)
-        if previous is None and len(self.streams) >= self._room:
-            reason = f"{self._room} hospitals are connected already"
-            self._announce_refusal(f"refused {name}: {reason}", context)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         stream = self.streams[node] = Stream(
             name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes
         )
@@ -148,10 +144,10 @@ class _Servicer:
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            return (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}",
-            )
+            words = f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            return grpc.StatusCode.FAILED_PRECONDITION, words
+        if connected is None and len(self.streams) >= self._room:
+            return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
 
     async def _read(self, stream: Stream) -> None:
