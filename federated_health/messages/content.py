@@ -23,7 +23,7 @@ Each side validates what the other sends; what is wrong raises MalformedMessageE
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,12 +37,12 @@ from federated_health.messages.records import (
     WRONG_COUNTS,
     MalformedMessageError,
     check_sums,
-    holds_one,
     read_cells,
     read_counts,
     read_floats,
     read_metrics,
     read_number,
+    read_only,
     read_whole,
     size_of,
     weights_from_record,
@@ -111,20 +111,17 @@ class TrainConfig:
     privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
-        plain = {name: getattr(self, name) for name in self._plain_names()}
+        plain = {name: value for name, value in vars(self).items() if name not in ("normalisation", "privacy")}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         return ConfigRecord({**plain, **normalisation, **(self.privacy.to_config() if self.privacy else {})})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
-        """Read the config of a server's message.
-
-        Raises:
-            MalformedMessageError: a key is missing, or a value is not valid.
-        """
+        """Read the config of a server's message."""
+        names = [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
-            plain = {name: record[name] for name in cls._plain_names()}
+            plain = {name: record[name] for name in names}
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
@@ -132,10 +129,6 @@ class TrainConfig:
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
-
-    @classmethod
-    def _plain_names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
 
 
 def max_reply_bytes(task: Task, model: str) -> int:
@@ -186,14 +179,7 @@ class Registration:
 
     @classmethod
     def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
-        """Read a registration.
-
-        Args:
-            measurements: of the task, whose ranges limit the sums.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
+        """Read a registration, whose sums are limited by the ranges of the task's measurements."""
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
@@ -201,17 +187,13 @@ class Registration:
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
         metrics = read_metrics(content, {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())})
         train_examples = read_whole(metrics, "train-examples", 1)
+        test_examples = read_whole(metrics, "test-examples", 0)
         if are_released:
             sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
             check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
-        return cls(
-            name=name,
-            train_examples=train_examples,
-            test_examples=read_whole(metrics, "test-examples", 0),
-            sums=sums,
-        )
+        return cls(name=name, train_examples=train_examples, test_examples=test_examples, sums=sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,12 +234,8 @@ class Update:
             declared: number of training rows with which the hospital registered.
             private: whether the run has differential privacy.
             evaluated: number of held-out rows with which it registered, if it was asked to evaluate first.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
         """
-        if not holds_one(content, ArrayRecord, ARRAYS):
-            raise MalformedMessageError("its reply does not hold exactly one set of weights")
+        arrays = read_only(content, ArrayRecord, ARRAYS, "weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
         metrics = read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
         if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
@@ -266,7 +244,7 @@ class Update:
         if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
-            weights=weights_from_record(cast(ArrayRecord, content[ARRAYS]), shapes),
+            weights=weights_from_record(arrays, shapes),
             examples=declared,
             loss=loss,
             counts=None if evaluated is None else read_counts(metrics, evaluated),
@@ -299,11 +277,7 @@ class Evaluation:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
-        """Read an evaluation by a hospital that registered with this number of held-out rows.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
+        """Read an evaluation by a hospital that registered with this number of held-out rows."""
         optional = {"roc_auc", "positives", "negatives"} if final else set()
         metrics = read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
         counts = read_counts(metrics, declared)
@@ -333,11 +307,7 @@ class TrainingScores:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
-        """Read the scores of a hospital that registered with this number of training rows.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
+        """Read the scores of a hospital that registered with this number of training rows."""
         metrics = read_metrics(content, {"positives", "negatives"})
         positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
