@@ -87,12 +87,10 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _refuse_unencrypted(message: Message, context: Context) -> None:
-    """Refuse a message of a plain run to a hospital that takes part in encrypted ones.
+    """Raise EncryptionError for a message of a plain run to a hospital that takes part in encrypted ones.
 
-    A server that sends one by mistake, or is curious, would otherwise see what encryption hides.
-
-    Raises:
-        EncryptionError: it is such a hospital; it registers only without sums.
+    A server that sends one by mistake, or is curious, would otherwise see what encryption hides. A registration without
+    sums is answered.
     """
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
@@ -133,11 +131,7 @@ def hospital_of(message: Message, context: Context) -> Hospital:
 
 
 def budget_of(context: Context) -> "PrivacyBudget":
-    """What all runs have spent of the privacy of this hospital's training rows.
-
-    Raises:
-        PrivacyError: it cannot be read.
-    """
+    """What all runs have spent of the privacy of this hospital's training rows."""
     if isinstance(context, InMemoryHospital):
         context.budget = context.budget or privacy.load().budget.PrivacyBudget()
         return context.budget

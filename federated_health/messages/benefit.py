@@ -71,7 +71,7 @@ class Benefit:
         columns = len(task.columns)
         observed = read_floats(metrics, "observed", columns)
         small = (observed != 0) & (observed < MIN_OBSERVED)
-        if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
+        if (observed % 1).any() or (observed > train_examples).any() or small.any():
             raise MalformedMessageError("its numbers of observed rows are impossible")
         importance = read_floats(metrics, "importance", columns)
         if (np.abs(importance) > test_examples * MAX_LOSS).any():

@@ -52,14 +52,11 @@ CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
 
 
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:
-    """Refuse a malformed address, and an unencrypted connection beyond this machine.
+    """Raise AddressError for a malformed address, and for one beyond this machine without TLS, unless that is allowed.
 
     Args:
         encrypted: whether TLS is used.
         insecure: whether the user allows a connection without TLS.
-
-    Raises:
-        AddressError: the address is not HOST:PORT, or not loopback and without TLS.
     """
     host, _ = split_address(address)
     try:
@@ -74,11 +71,7 @@ def check_address(address: str, *, encrypted: bool = False, insecure: bool = Fal
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host, without the brackets of IPv6, and port.
-
-    Raises:
-        AddressError: it is not HOST:PORT.
-    """
+    """Host, without the brackets of IPv6, and port; raises AddressError for an address that is not HOST:PORT."""
     parts = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", address, re.ASCII)
     if parts is None or not 1 <= int(parts[2]) <= 65535:
         raise AddressError(f"address: expected HOST:PORT with a port from 1 to 65535, got {address[:80]!r}")

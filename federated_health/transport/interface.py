@@ -78,11 +78,7 @@ class Transport(Grid):
         return []
 
     def check(self, settings: "Settings") -> None:  # most transports suit every run
-        """Refuse settings that no run over this transport can work with.
-
-        Raises:
-            UserError: they are such settings.
-        """
+        """Raise a UserError for settings that no run over this transport can work with."""
 
 
 class ReplyFutures(Transport):

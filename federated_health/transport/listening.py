@@ -25,6 +25,13 @@ IDLE_SECONDS = 60.0
 
 PORT_TAKEN = "another server may be using the port"
 
+OBSTACLES = {
+    errno.EADDRINUSE: PORT_TAKEN,
+    errno.EADDRNOTAVAIL: "its host is not this machine's",
+    errno.EACCES: "this user may not open that port",
+}
+"""Why a port cannot be opened, by the number of the system's error."""
+
 MAX_STREAMS = 2_000
 """Largest number of connected hospitals."""
 
@@ -107,6 +114,7 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
     host = "127.0.0.1" if host.lower() == "localhost" else host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    reason = PORT_TAKEN
     try:
         # gRPC reports why it cannot listen only in a line of its own on stderr.
         socket.create_server((host, port), family=family).close()
@@ -116,20 +124,12 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
             own = [(tls.read_key(), tls.certificate_bytes)]
             credentials = grpc.ssl_server_credentials(own, tls.authority_bytes, require_client_auth=True)
             opened = server.add_secure_port(where, credentials)
-    except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: a host that no DNS can hold
-        raise AddressError(f"address {address}: cannot be listened on; {_reason_of(error)}") from None
-    if not opened:
-        raise AddressError(f"address {address}: cannot be listened on; {PORT_TAKEN}")
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return "its host is not known"
-    reasons = {
-        errno.EADDRINUSE: PORT_TAKEN,
-        errno.EADDRNOTAVAIL: "its host is not this machine's",
-        errno.EACCES: "this user may not open that port",
-    }
-    if not isinstance(error, OSError):
-        return PORT_TAKEN
-    return reasons.get(error.errno or 0) or error.strerror or PORT_TAKEN
+        if opened:
+            return
+    except (socket.gaierror, UnicodeError):  # UnicodeError: a host that no DNS can hold
+        reason = "its host is not known"
+    except OSError as error:
+        reason = OBSTACLES.get(error.errno or 0) or error.strerror or PORT_TAKEN
+    except RuntimeError:  # gRPC's own, where another server was faster
+        pass
+    raise AddressError(f"address {address}: cannot be listened on; {reason}")

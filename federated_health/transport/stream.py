@@ -127,13 +127,13 @@ class Stream:
         """Deliver a reply to the message that awaits it; anything else that the hospital sends is an incident."""
         if not self.is_admitted():
             return
-        if len(content) > self.max_message_bytes:
-            self._reject(f"sent a message of more than {self.max_message_bytes} bytes")
-            return
         try:
+            if len(content) > self.max_message_bytes:
+                raise UndecodableError(f"sent a message of more than {self.max_message_bytes} bytes")
             reply = decode_reply(content)
         except UndecodableError as error:
-            self._reject(str(error))
+            self.report(str(error))
+            self.fail(f"it {error}")  # all waits, since the message that was answered is not known
             return
         key = reply.metadata.reply_to_message_id
         waiter = self.awaited.get(key)
@@ -164,11 +164,6 @@ class Stream:
         logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
         self._logged.add(reason)
 
-    def _reject(self, reason: str) -> None:
-        """Count an incident, and end all waits, since the message that was answered is not known."""
-        self.report(reason)
-        self.fail(f"it {reason}")
-
     async def _write_and_release(self, wrapped: ServerMessage) -> bool:
         try:
             await self.context.write(wrapped)
@@ -181,7 +176,7 @@ class Stream:
 
 
 class UndecodableError(ValueError):
-    """Bytes are not a message, or a message that holds too much; the text says which, without values."""
+    """Bytes are not a message, or hold too much; the text says which, without values."""
 
 
 def decode_reply(content: bytes) -> Message:

@@ -128,7 +128,6 @@ def report_unfit(
 
     Args:
         reason: words without values.
-        ledger: records it first.
 
     Raises:
         LedgerError: it could not be recorded, and was not sent.
@@ -142,11 +141,7 @@ def report_unfit(
 
 
 def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
-    """A hospital's channel to its server, which connects on first use. gRPC checks the server's certificate and name.
-
-    Raises:
-        CertificateError: the identity's key cannot be read.
-    """
+    """A hospital's channel, which connects on first use; gRPC checks the server's certificate and name."""
     if tls is None:
         return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
@@ -156,7 +151,8 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
 class _HospitalStream:
     """The hospital's end of one stream.
 
-    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave.
+    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave. What the
+    ledger cannot record raises LedgerError and is not sent.
     """
 
     def __init__(self, channel: grpc.Channel, ledger: Ledger) -> None:
@@ -165,23 +161,12 @@ class _HospitalStream:
         self._replies: SimpleQueue[bytes | None] = SimpleQueue()
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
-        """Begin the stream with metadata; iterating over the call gives the server's messages.
-
-        Raises:
-            LedgerError: the metadata cannot be recorded.
-        """
+        """Begin the stream with metadata; iterating over the call gives the server's messages."""
         self._ledger.record_metadata(kind, metadata)
         return self._begin(iter(self._replies.get, None), metadata=tuple(metadata), timeout=timeout)
 
     def send(self, message: Message, reply: Message, limit: int) -> None:
-        """Send the reply to a message, or an error in its place where it cannot be sent.
-
-        Args:
-            limit: size, in bytes, that the server accepts.
-
-        Raises:
-            LedgerError: the reply cannot be recorded.
-        """
+        """Send the reply to a message, or an error where it cannot be serialised or exceeds the limit in bytes."""
         reason = ""
         try:
             envelope, content = _serialise(reply)
