@@ -70,7 +70,7 @@ def max_connections() -> int:
 
 def max_streams() -> int:
     """Number of hospitals that this process has room for; the other connections are a reserve."""
-    return max(1, min(MAX_STREAMS, max_connections() * MAX_STREAMS // MAX_CONNECTIONS))
+    return max(1, max_connections() * MAX_STREAMS // MAX_CONNECTIONS)
 
 
 def check_room(hospitals: int) -> None:

@@ -37,9 +37,6 @@ ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same w
 message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 """
 
-NAME_TAKEN_MARGIN = 10.0
-"""Seconds added to the time that a server needs to notice a lost hospital."""
-
 PREFLIGHT_SECONDS = 2.0
 """Time limit of each step of finding out why there is no connection."""
 
@@ -52,7 +49,7 @@ def name_taken_seconds() -> float:
 
     After a power cut, a new process may come back before the server has noticed that the old one is gone.
     """
-    return 2 * channels.KEEPALIVE_SECONDS + NAME_TAKEN_MARGIN
+    return 2 * channels.KEEPALIVE_SECONDS + 10.0  # the server needs twice the keepalive; the rest is a margin
 
 
 class Reconnector:
