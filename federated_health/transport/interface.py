@@ -111,18 +111,18 @@ class ReplyFutures(Transport):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         futures = [self._replies.pop(key) for key in self.push_messages(messages)]
         expected = dict(zip(futures, messages, strict=True))
-        outstanding = {future for future in futures if not future.done()}
+        outstanding = set(futures)
         while outstanding and (left := deadline - time.monotonic()) > 0:
             _, outstanding = wait(outstanding, timeout=min(left, LOG_INTERVAL))
             if outstanding and left > LOG_INTERVAL:
                 self._log_late([expected[future] for future in outstanding], deadline)
         replies = []
         for future, message in expected.items():
-            if future in outstanding:
+            if future.done():
+                replies.append(future.result())
+            else:
                 future.cancel()
                 replies.append(error_reply(message, f"it did not answer within {timeout:g} s"))
-            else:
-                replies.append(future.result())
         return replies
 
     def _log_late(self, messages: list[Message], deadline: float) -> None:

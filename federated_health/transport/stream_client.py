@@ -87,7 +87,7 @@ def join_run(
         if remark := tls.expiry_warning():
             announce(remark)
         find_obstacle(address, tls, wait)
-    loading = "; loading Keras"
+    note = "; loading Keras"
     while True:
         began, limit = time.monotonic(), None
         with _open_channel(address, tls) as channel:
@@ -98,8 +98,8 @@ def join_run(
                     # Waits until the server accepts; if it refuses or cannot be reached, there is no metadata.
                     limit = _read_limit(call.initial_metadata())
                 if limit is not None:
-                    announce(f"joined {address} as {name}{loading}")
-                    loading = " again"
+                    announce(f"joined {address} as {name}{note}")
+                    note = " again"
                     prepare()
                 for wrapped in call:
                     message = _read_message(wrapped, address)
