@@ -127,7 +127,7 @@ async def run_stream(app: ClientApp, address: str, name: str, identities: Path |
         call = join(metadata=metadata, wait_for_ready=True)
         async for message in call:
             reply = call_app(app, message_from_proto(unwrap(message.fit_ins.parameters)), context)
-            wrapped = wrap(message_to_proto(reply))
+            wrapped = wrap(message_to_proto(reply).SerializeToString())
             await call.write(ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrapped)))
 
 

@@ -115,8 +115,14 @@ def test_a_line_of_metadata_to_the_letter(ledger: Ledger) -> None:
 )
 def test_a_config_value_by_its_type(value: Any, shape: tuple[int, ...], dtype: str, content: bytes) -> None:
     (item,) = describe(answer_to(question(), given=ConfigRecord({"one": value})))
-    assert (item.record, item.name, item.shape, item.dtype) == ("given", "one", shape, dtype)
-    assert (item.bytes, item.sha256) == (len(content), digest(content))
+    assert item == {
+        "record": "given",
+        "name": "one",
+        "shape": shape,
+        "dtype": dtype,
+        "bytes": len(content),
+        "sha256": digest(content),
+    }
 
 
 def test_arrays_are_hashed_as_numpys_own_bytes() -> None:
@@ -125,12 +131,12 @@ def test_arrays_are_hashed_as_numpys_own_bytes() -> None:
     scalar = np.array(3.0)
     arrays = ArrayRecord({name: Array(one) for name, one in (("k", kernel), ("b", bias), ("s", scalar))})
     items = describe(answer_to(question(), arrays=arrays))
-    assert [(item.record, item.name, item.shape, item.dtype) for item in items] == [
+    assert [(item["record"], item["name"], item["shape"], item["dtype"]) for item in items] == [
         ("arrays", "k", (2, 3), "float32"),
         ("arrays", "b", (2,), "int16"),
         ("arrays", "s", (), "float64"),
     ]
-    assert [(item.bytes, item.sha256) for item in items] == [
+    assert [(item["bytes"], item["sha256"]) for item in items] == [
         (array.nbytes, digest(array.tobytes())) for array in (kernel, bias, scalar)
     ]
 
@@ -139,14 +145,14 @@ def test_bytes_behind_an_array_are_counted_with_it() -> None:
     array = Array(np.zeros(2, dtype=np.float32))
     hidden = Array(dtype="float32", shape=(2,), stype=array.stype, data=array.data + SECRET.encode())
     (item,) = describe(answer_to(question(), arrays=ArrayRecord({"k": hidden})))
-    assert (item.bytes, item.sha256) == (12, digest(bytes(8) + SECRET.encode()))
+    assert (item["bytes"], item["sha256"]) == (12, digest(bytes(8) + SECRET.encode()))
 
 
 @pytest.mark.parametrize("data", [b"", b"tensor", b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x03\x00\x01\x00\x00\x00 "])
 def test_an_array_that_is_not_numpys_is_hashed_whole(data: bytes) -> None:
     array = Array(dtype="float16", shape=(3,), stype="other", data=data)
     (item,) = describe(answer_to(question(), arrays=ArrayRecord({"k": array})))
-    assert (item.shape, item.dtype, item.bytes, item.sha256) == ((3,), "float16", len(data), digest(data))
+    assert (item["shape"], item["dtype"], item["bytes"], item["sha256"]) == ((3,), "float16", len(data), digest(data))
 
 
 def test_an_error_reply_keeps_its_kind_and_has_its_reason(ledger: Ledger) -> None:

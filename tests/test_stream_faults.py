@@ -149,14 +149,14 @@ def test_a_host_that_is_not_known_is_said_without_tls(monkeypatch: pytest.Monkey
 def test_a_name_that_is_taken_after_another_absence_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "name_taken_seconds", lambda: 0.05)
     monkeypatch.setattr(reconnect, "Backoff", Recorded)
-    taken = reconnect.StreamEnd(StatusCode.ALREADY_EXISTS, "it is taken", was_accepted=False)
+    taken = StatusCode.ALREADY_EXISTS, "it is taken"
     reconnector = reconnect.Reconnector("here", None, 60.0, lambda _: None)
-    reconnector.wait_after(taken)
+    reconnector.wait_after(*taken)
     time.sleep(0.06)
     with pytest.raises(JoinError, match=r"^here: it is taken$"):
-        reconnector.wait_after(taken)
+        reconnector.wait_after(*taken)
     reconnector.restart()
-    reconnector.wait_after(taken)
+    reconnector.wait_after(*taken)
 
 
 def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

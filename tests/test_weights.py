@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from federated_health.hospital.ledger import elements_of
 from federated_health.messages.records import (
     MalformedMessageError,
     distance_between,
@@ -72,15 +71,6 @@ def test_bytes_that_do_not_hold_the_weights_are_refused(data: Callable[[bytes], 
     record = ArrayRecord({"w": Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=spoilt)})
     with pytest.raises(MalformedMessageError, match=words):
         weights_from_record(record, {"w": (2, 3)})
-
-
-def test_elements_are_found_in_bytes_of_our_own_format_alone() -> None:
-    array = some((2, 3))
-    elements = elements_of(Array(array))
-    assert elements is not None
-    assert elements.tobytes() == array.tobytes()
-    assert elements_of(Array(array.astype(np.float64))) is None
-    assert elements_of(Array(dtype="float32", shape=(2, 3), stype="bytes", data=array.tobytes())) is None
 
 
 def test_sizes_and_distances() -> None:

@@ -20,7 +20,7 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
-from federated_health.hospital import handlers, load_ledger_page, load_results
+from federated_health.hospital import handlers
 from federated_health.hospital.handlers import budget_of
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
@@ -62,7 +62,8 @@ def run_client(app: ClientApp) -> None:
     parser = make_parser()
     flags = parser.parse_args()
     if flags.show_egress is not None:
-        ledger_page = load_ledger_page()
+        from federated_health.hospital import ledger_page  # noqa: PLC0415  # a run does not need it
+
         _print_page(ledger_page.summarise(flags.show_egress))
         print_lines("What never leaves:", ledger_page.NEVER)
     elif flags.show_privacy is not None:
@@ -163,7 +164,9 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
     print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
-        logger.info("saved in %s: %s", out, load_results().save_results(out, context, config, weights))
+        from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
+
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
     if config.privacy:
         logger.info("privacy: %s", budget_of(context).summary().describe())
 

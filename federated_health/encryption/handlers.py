@@ -162,7 +162,8 @@ def score_training_rows(message: Message, context: Context) -> EncryptedReply:
     """Number of training rows in each score bin, for the threshold."""
     decrypted = decrypt_message(message, context)
     message_checks.refuse_unaccounted(decrypted.train_config.privacy, "the threshold")
-    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score_training(decrypted.weights)
+    _, local, weights = plain_handlers.open_message(decrypted.plain, context)
+    log_odds = local.score_training(weights)
     bins = vectors.histogram(log_odds, decrypted.hospital.train.labels)
     return decrypted.encrypt_reply(bins / decrypted.patients, len(decrypted.hospital.train))
 
@@ -179,13 +180,13 @@ def evaluate_final_weights(message: Message, context: Context) -> EncryptedReply
         benefit = plain_handlers.report_benefit(decrypted.plain, context)
         importance = benefit.importance
         context.state[OWN_BENEFIT] = benefit.to_content().metric_records[METRICS]
-    log_odds = plain_handlers.open_message(decrypted.plain, context).local.score(decrypted.weights)
+    _, local, weights = plain_handlers.open_message(decrypted.plain, context)
     sums = vectors.FinalSums(
         counts=evaluation.counts,
         roc_auc=evaluation.roc_auc or 0.0,
         with_roc_auc=int(evaluation.roc_auc is not None),
         importance=importance,
-        scores=vectors.histogram(log_odds, decrypted.hospital.test.labels),
+        scores=vectors.histogram(local.score(weights), decrypted.hospital.test.labels),
     )
     return decrypted.encrypt_reply(sums.to_vector(decrypted.patients), len(decrypted.hospital.test))
 

@@ -12,16 +12,13 @@ import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import Resampled, can_judge
+from federated_health.ml.bootstrap import PERMUTATIONS, Resampled, can_judge
 from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, count_outcomes, probability
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
-
-PERMUTATIONS = 10
-"""Number of shuffles per column."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -48,12 +45,13 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
 
 def describe_benefit(benefit: Benefit) -> str:
     """The verdict and its figures, in a line."""
-    value, low, high = benefit.difference.value, benefit.difference.low, benefit.difference.high
-    if value is None or low is None or high is None:
+    difference = benefit.difference
+    if difference.value is None:
         return f"benefit of joining: {benefit.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
     return (
         f"benefit of joining: {benefit.verdict}; ROC-AUC {benefit.roc_auc.value:.3f}, and {benefit.own_roc_auc:.3f} of "
-        f"a model of its own rows alone: difference {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+        f"a model of its own rows alone: difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
+        f"{difference.high:+.3f})"
     )
 
 

@@ -5,14 +5,13 @@ A hospital's rows and its compiled training stay in its process from message to 
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord
 
 from federated_health import encryption, privacy
 from federated_health.data.hospital import Hospital, load_hospital
@@ -20,7 +19,6 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import find_difference, get_task, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
-from federated_health.hospital import load_benefit
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -39,11 +37,7 @@ from federated_health.messages.content import (
     Update,
     has_privacy_plan,
 )
-from federated_health.messages.records import (
-    read_proximal_mu,
-    weights_from_record,
-    weights_to_record,
-)
+from federated_health.messages.records import read_proximal_mu, weights_from_record, weights_to_record
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
@@ -57,46 +51,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Handler = Callable[[Message, Context], Any]
+"""Answers a message with one of the contents in `messages`."""
+
 ENCRYPTED_RUN = "encryption"
 """Record of a hospital's own state during an encrypted run."""
-
-
-class Answer(Protocol):
-    """The content of a reply (see `messages`)."""
-
-    def to_content(self) -> RecordDict: ...
-
-
-Handler = Callable[[Message, Context], Answer]
-
-
-@dataclass(frozen=True)
-class OpenedMessage:
-    """A train or evaluate message, validated.
-
-    Attributes:
-        round_number: from 1.
-        local: this hospital's rows and compiled training.
-        weights: of the message.
-        proximal_mu: weight of FedProx's term (see `LocalTrainer.train`).
-        evaluates: whether the weights are to be evaluated before they are trained.
-    """
-
-    config: TrainConfig
-    round_number: int
-    local: "LocalModel"
-    weights: Weights
-    proximal_mu: float
-    evaluates: bool
-
-    @property
-    def hospital(self) -> Hospital:
-        return self.local.hospital
-
-    def count(self) -> Counts:
-        """Outcome counts of the held-out rows under the message's weights."""
-        scores = probability(self.local.score(self.weights))
-        return count_outcomes(scores, self.hospital.test.labels, self.config.threshold)
 
 
 class InMemoryHospital(Context):
@@ -128,12 +87,10 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _refuse_unencrypted(message: Message, context: Context) -> None:
-    """Refuse a message of a plain run to a hospital that takes part in encrypted ones.
+    """Raise EncryptionError for a message of a plain run to a hospital that takes part in encrypted ones.
 
-    A server that sends one by mistake, or is curious, would otherwise see what encryption hides.
-
-    Raises:
-        EncryptionError: it is such a hospital; it registers only without sums.
+    A server that sends one by mistake, or is curious, would otherwise see what encryption hides. A registration without
+    sums is answered.
     """
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
@@ -174,11 +131,7 @@ def hospital_of(message: Message, context: Context) -> Hospital:
 
 
 def budget_of(context: Context) -> "PrivacyBudget":
-    """What all runs have spent of the privacy of this hospital's training rows.
-
-    Raises:
-        PrivacyError: it cannot be read.
-    """
+    """What all runs have spent of the privacy of this hospital's training rows."""
     if isinstance(context, InMemoryHospital):
         context.budget = context.budget or privacy.load().budget.PrivacyBudget()
         return context.budget
@@ -199,8 +152,8 @@ def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
     return budget
 
 
-def open_message(message: Message, context: Context) -> OpenedMessage:
-    """Validate a train or evaluate message.
+def open_message(message: Message, context: Context) -> "tuple[TrainConfig, LocalModel, Weights]":
+    """Validate a train or evaluate message: its config, this hospital's rows and compiled training, its weights.
 
     Raises:
         MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
@@ -211,16 +164,8 @@ def open_message(message: Message, context: Context) -> OpenedMessage:
     config = TrainConfig.from_record(record)
     if private := _load_privacy(record, context):
         private.message_checks.check_plan(context, config.privacy)
-    hospital = hospital_of(message, context)
-    local = local_model(hospital, config.model, config.normalisation)
-    return OpenedMessage(
-        config=config,
-        round_number=int(str(record.get(ROUND, config.rounds))),
-        local=local,
-        weights=weights_from_record(message.content.array_records[ARRAYS], local.shapes),
-        proximal_mu=read_proximal_mu(record),
-        evaluates=record.get(EVALUATE) is True,
-    )
+    local = local_model(hospital_of(message, context), config.model, config.normalisation)
+    return config, local, weights_from_record(message.content.array_records[ARRAYS], local.shapes)
 
 
 def register(message: Message, context: Context) -> Registration:
@@ -247,39 +192,38 @@ def train(message: Message, context: Context) -> Update:
 
     The weights in the message are the average of the round before; where the server asks, they are evaluated first.
     """
-    opened = open_message(message, context)
-    counts = opened.count() if opened.evaluates else None
-    local, plan = opened.local, opened.config.privacy
-    if plan is None:
-        weights, loss = local.train(opened.weights, opened.config, opened.round_number, proximal_mu=opened.proximal_mu)
-        logger.debug("round %d: trained on %d rows, loss %.4f", opened.round_number, local.train_rows, loss)
-        return Update(weights=weights, examples=local.train_rows, loss=loss, counts=counts)
-    budget_of(context).spend(plan, privacy.load().message_checks.allowed_epsilon(context))
-    weights = privacy.load_training().train_privately(
-        opened.hospital.task,
-        opened.config.model,
-        opened.weights,
+    config, local, weights = open_message(message, context)
+    record = message.content.config_records[CONFIG]
+    round_number, proximal_mu = int(str(record.get(ROUND, config.rounds))), read_proximal_mu(record)
+    counts = _count(config, local, weights) if record.get(EVALUATE) is True else None
+    if config.privacy is None:
+        trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
+        logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
+        return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
+    budget_of(context).spend(config.privacy, privacy.load().message_checks.allowed_epsilon(context))
+    trained = privacy.load_training().train_privately(
+        local.hospital.task,
+        config.model,
+        weights,
         local.train_features,
-        opened.hospital.train.labels,
-        plan,
-        l2=opened.config.l2,
-        proximal_mu=opened.proximal_mu,
+        local.hospital.train.labels,
+        config.privacy,
+        l2=config.l2,
+        proximal_mu=proximal_mu,
     )
-    return Update(weights=weights, examples=local.train_rows, loss=None, counts=counts)
+    return Update(weights=trained, examples=local.train_rows, loss=None, counts=counts)
 
 
 def evaluate(message: Message, context: Context) -> Evaluation:
     """Outcome counts of the held-out rows under the round's new weights."""
-    return Evaluation(counts=open_message(message, context).count())
+    return Evaluation(counts=_count(*open_message(message, context)))
 
 
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
-    opened = open_message(message, context)
-    _refuse_private(opened, "the threshold")
-    return TrainingScores(
-        **_microaggregate_classes(opened.local.score_training(opened.weights), opened.hospital.train.labels)
-    )
+    config, local, weights = open_message(message, context)
+    _refuse_private(config, "the threshold")
+    return TrainingScores(**_microaggregate_classes(local.score_training(weights), local.hospital.train.labels))
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
@@ -287,33 +231,38 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
 
     The final weights and this hospital's own figures are kept in its context, which stays at the hospital.
     """
-    opened = open_message(message, context)
-    labels, log_odds = opened.hospital.test.labels, opened.local.score(opened.weights)
+    config, local, weights = open_message(message, context)
+    labels, log_odds = local.hospital.test.labels, local.score(weights)
     evaluation = Evaluation(
-        counts=count_outcomes(probability(log_odds), labels, opened.config.threshold),
+        counts=count_outcomes(probability(log_odds), labels, config.threshold),
         roc_auc=roc_auc(log_odds, labels),
         **_microaggregate_classes(log_odds, labels),
     )
-    figures = figures_of(evaluation.counts, opened.local.train_rows, evaluation.roc_auc)
+    figures = figures_of(evaluation.counts, local.train_rows, evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
-    context.state[ARRAYS] = weights_to_record(opened.weights)
-    context.state[CONFIG] = opened.config.to_record()
+    context.state[ARRAYS] = weights_to_record(weights)
+    context.state[CONFIG] = config.to_record()
     return evaluation
 
 
 def report_benefit(message: Message, context: Context) -> "Benefit":
     """What this hospital gains by joining, and how much the model depends on each column."""
-    opened = open_message(message, context)
-    _refuse_private(opened, "the benefit of joining")
-    measuring = load_benefit()
-    benefit: Benefit = measuring.measure_benefit(opened.local, opened.weights, opened.config)
-    logger.info("%s", measuring.describe_benefit(benefit))
+    from federated_health.hospital.benefit import describe_benefit, measure_benefit  # noqa: PLC0415  # once per run
+
+    config, local, weights = open_message(message, context)
+    _refuse_private(config, "the benefit of joining")
+    benefit = measure_benefit(local, weights, config)
+    logger.info("%s", describe_benefit(benefit))
     return benefit
 
 
-def _refuse_private(opened: OpenedMessage, purpose: str) -> None:
-    if opened.config.privacy is not None:
-        privacy.load().message_checks.refuse_unaccounted(opened.config.privacy, purpose)
+def _count(config: TrainConfig, local: "LocalModel", weights: Weights) -> Counts:
+    return count_outcomes(probability(local.score(weights)), local.hospital.test.labels, config.threshold)
+
+
+def _refuse_private(config: TrainConfig, purpose: str) -> None:
+    if config.privacy is not None:
+        privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
 
 
 def _microaggregate_classes(log_odds: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Scores]:

@@ -19,9 +19,7 @@ version and the system.
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -33,7 +31,6 @@ from flwr.app import Array, Message
 from federated_health.errors import LedgerError
 from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
-from federated_health.messages.records import array_header
 
 ERROR = "error"
 """Record of an error reply."""
@@ -44,24 +41,8 @@ OPENING = b'{"time":'
 PAGE = 4096
 """Number of bytes read to tell whether a file is a ledger."""
 
-
-@dataclass(frozen=True)
-class Item:
-    """Description of one value that is sent, without the value.
-
-    Attributes:
-        record: what holds it, such as arrays or metrics.
-        dtype: NumPy's name; text, bytes or protobuf where there is none.
-        bytes: of its content.
-        sha256: of its content, in hex.
-    """
-
-    record: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    sha256: str
+Item = dict[str, Any]
+"""Description of one value that is sent: an entry of `records`."""
 
 
 class Ledger:
@@ -70,16 +51,11 @@ class Ledger:
     A line is one write, so that two processes may share a file (with a blank line where one saw half of the other's).
     It is synchronised with the disk (0.2 to 3 ms of a round's 30): it outlasts kill -9 and, if the disk is honest,
     a power cut. A new file can be read by its owner only.
-
-    Args:
-        path: made with the first line.
-        hospital: whose ledger it is.
     """
 
     def __init__(self, path: Path, hospital: str) -> None:
         self.path = path
         self._hospital = hospital
-        self._is_checked = False
 
     @classmethod
     def beside(cls, data: Path, hospital: str) -> "Ledger":
@@ -87,23 +63,16 @@ class Ledger:
         return cls(data.parent / f"egress-{hospital}.jsonl", hospital)
 
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """Record the metadata that begins a stream.
-
-        Raises:
-            LedgerError: the line cannot be written, so nothing may leave.
-        """
+        """Record the metadata that begins a stream; raises LedgerError if it cannot, so that nothing may leave."""
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()
         self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata])
 
     def record_reply(self, question: Message, reply: Message, envelope: bytes, content: bytes) -> None:
-        """Record a reply.
+        """Record a reply; raises LedgerError if it cannot, so that nothing may leave.
 
         Args:
             envelope: Flower's metadata of the reply, as it stands in the content.
             content: the whole, as gRPC gets it.
-
-        Raises:
-            LedgerError: the line cannot be written, so nothing may leave.
         """
         items = [*describe(reply), _item("envelope", "metadata", (), "protobuf", envelope)]
         self._append(reply.metadata.message_type, _round_of(question), content, items)
@@ -116,27 +85,19 @@ class Ledger:
             "round": round_number,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "records": [vars(item) for item in items],
+            "records": items,
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:
             with open_to_append(self.path) as file:
-                self._check(file)
+                file.seek(0)
+                first, *_ = file.read(PAGE).lstrip(b"\0\n").splitlines() or [b""]
+                if not begins_line(first):
+                    raise LedgerError(f"{self.path}: is not an egress ledger, and is not added to: move it elsewhere")
                 append(file, b"\n" * _is_torn(file) + line)
         except OSError as error:
-            raise self._refusal(error.strerror) from None
-
-    def _check(self, file: FileIO) -> None:
-        """Refuse, once, to add to a file that is something else; raises LedgerError."""
-        if not self._is_checked:
-            file.seek(0)
-            first, *_ = file.read(PAGE).lstrip(b"\0\n").splitlines() or [b""]
-            if not begins_line(first):
-                raise LedgerError(f"{self.path}: is not an egress ledger, and is not added to: move it elsewhere")
-            self._is_checked = True
-
-    def _refusal(self, reason: str | None) -> LedgerError:
-        return LedgerError(f"{self.path}: cannot be written to ({reason}); what cannot be recorded does not leave")
+            reason = f"cannot be written to ({error.strerror}); what cannot be recorded does not leave"
+            raise LedgerError(f"{self.path}: {reason}") from None
 
 
 def begins_line(content: bytes) -> bool:
@@ -168,19 +129,13 @@ def _is_torn(file: FileIO) -> bool:
 
 
 def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: bytes | memoryview) -> Item:
-    return Item(record, name, shape, dtype, len(content), hashlib.sha256(content).hexdigest())
-
-
-def elements_of(array: Array) -> memoryview | None:
-    """Bytes of a float32 array's elements, if it has exactly the format that `weights_to_record` writes."""
-    header = array_header(tuple(array.shape))
-    return memoryview(array.data)[len(header) :] if array.data.startswith(header) else None
+    """An entry of `records`; `dtype` is text, bytes or protobuf where NumPy has no name for it."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"record": record, "name": name, "shape": shape, "dtype": dtype, "bytes": len(content), "sha256": sha256}
 
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:
     """Shape and dtype as NumPy's own header in the bytes says them; as Flower says them where there is none."""
-    if (elements := elements_of(array)) is not None:
-        return _item(record, name, tuple(array.shape), "float32", elements)
     buffer = BytesIO(array.data)
     try:
         np.lib.format.read_magic(buffer)
@@ -194,15 +149,10 @@ def _item_of(record: str, name: str, value: Any) -> Item:
     """An array, a number, text, bytes, or a list of one of the latter; several texts stand on lines of their own."""
     if isinstance(value, Array):
         return _item_of_array(record, name, value)
-    if type(value) is float:
-        return _item(record, name, (), "float64", struct.pack("<d", value))
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return _item(record, name, (), "int64", struct.pack("<q", value))
-    values = value if isinstance(value, list) else [value]
-    shape = (len(value),) if isinstance(value, list) else ()
-    if values and all(isinstance(one, str) for one in values):
+    values, shape = (value, (len(value),)) if isinstance(value, list) else ([value], ())
+    if values and all(isinstance(text, str) for text in values):
         return _item(record, name, shape, "text", "\n".join(values).encode())
-    if values and all(isinstance(one, bytes) for one in values):
+    if values and all(isinstance(content, bytes) for content in values):
         return _item(record, name, shape, "bytes", b"\n".join(values))
     array = np.array(values)
     return _item(record, name, shape, array.dtype.name, array.astype(array.dtype.newbyteorder("<")).tobytes())

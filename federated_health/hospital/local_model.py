@@ -1,7 +1,7 @@
 """One hospital's rows as features, and the compiled work on them. Knows no Flower."""
 
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +13,9 @@ from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 
-
-class LocalTraining(Protocol):
-    """Settings of local training; a TrainConfig has them."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def local_epochs(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def l2(self) -> float: ...
+if TYPE_CHECKING:
+    from federated_health.messages.content import TrainConfig
+    from federated_health.settings import Settings
 
 
 class LocalModel:
@@ -34,7 +23,6 @@ class LocalModel:
 
     Args:
         model: one of `networks.MODELS`.
-        normalisation: the run's.
 
     Attributes:
         shapes: shapes of the weights by name, in their order.
@@ -52,7 +40,7 @@ class LocalModel:
         self.train_features, self._test_features = np.split(features, [self.train_rows])
 
     def train(
-        self, weights: Weights, config: LocalTraining, round_number: int, proximal_mu: float = 0.0
+        self, weights: Weights, config: "TrainConfig | Settings", round_number: int, proximal_mu: float = 0.0
     ) -> tuple[Weights, float]:
         """Train the round's local epochs on the training rows (see `LocalTrainer.train`).
 

@@ -55,11 +55,7 @@ class Benefit:
 
     @classmethod
     def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Benefit":
-        """Read the report of a hospital that registered with these numbers of rows.
-
-        Raises:
-            MalformedMessageError: a figure is missing, unknown or impossible.
-        """
+        """Read the report of a hospital that registered with these numbers of rows."""
         bounds = (f"{figure}-{field.name}" for figure in ("roc-auc", "difference") for field in fields(Interval))
         aucs = {"own-roc-auc", *bounds}
         metrics = read_metrics(content, {"importance", "observed"}, aucs)
@@ -75,18 +71,12 @@ class Benefit:
         columns = len(task.columns)
         observed = read_floats(metrics, "observed", columns)
         small = (observed != 0) & (observed < MIN_OBSERVED)
-        if (observed % 1).any() or (observed > train_examples).any() or small.any() or (observed < 0).any():
+        if (observed % 1).any() or (observed > train_examples).any() or small.any():
             raise MalformedMessageError("its numbers of observed rows are impossible")
         importance = read_floats(metrics, "importance", columns)
         if (np.abs(importance) > test_examples * MAX_LOSS).any():
             raise MalformedMessageError("its importance of columns is out of range")
-        return cls(
-            roc_auc=roc_auc,
-            own_roc_auc=own,
-            difference=difference,
-            importance=importance,
-            observed=observed,
-        )
+        return cls(roc_auc=roc_auc, own_roc_auc=own, difference=difference, importance=importance, observed=observed)
 
 
 def _read_interval(metrics: MetricRecord, figure: str, minimum: float) -> Interval:

@@ -23,7 +23,7 @@ Each side validates what the other sends; what is wrong raises MalformedMessageE
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,23 +31,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
-from federated_health.messages.records import (
-    COUNTS,
-    METRICS,
-    WRONG_COUNTS,
-    MalformedMessageError,
-    check_sums,
-    holds_one,
-    read_cells,
-    read_counts,
-    read_floats,
-    read_metrics,
-    read_number,
-    read_whole,
-    size_of,
-    weights_from_record,
-    weights_to_record,
-)
+from federated_health.messages import records
+from federated_health.messages.records import COUNTS, METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
@@ -111,20 +96,17 @@ class TrainConfig:
     privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
-        plain = {name: getattr(self, name) for name in self._plain_names()}
+        plain = {name: value for name, value in vars(self).items() if name not in ("normalisation", "privacy")}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         return ConfigRecord({**plain, **normalisation, **(self.privacy.to_config() if self.privacy else {})})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
-        """Read the config of a server's message.
-
-        Raises:
-            MalformedMessageError: a key is missing, or a value is not valid.
-        """
+        """Read the config of a server's message."""
+        names = [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
-            plain = {name: record[name] for name in cls._plain_names()}
+            plain = {name: record[name] for name in names}
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
@@ -133,14 +115,10 @@ class TrainConfig:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
 
-    @classmethod
-    def _plain_names(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
-
 
 def max_reply_bytes(task: Task, model: str) -> int:
     """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
-    return 2 * size_of(weight_shapes(task, model)) + 2**20
+    return 2 * records.size_of(weight_shapes(task, model)) + 2**20
 
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:
@@ -186,32 +164,22 @@ class Registration:
 
     @classmethod
     def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
-        """Read a registration.
-
-        Args:
-            measurements: of the task, whose ranges limit the sums.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
+        """Read a registration, whose sums are limited by the ranges of the task's measurements."""
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
-        metrics = read_metrics(content, {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())})
-        train_examples = read_whole(metrics, "train-examples", 1)
+        keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
+        metrics = records.read_metrics(content, keys)
+        train_examples = records.read_whole(metrics, "train-examples", 1)
+        test_examples = records.read_whole(metrics, "test-examples", 0)
         if are_released:
-            sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
-            check_sums(sums, train_examples, measurements)
+            sums = ColumnSums(**{key: records.read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
+            records.check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
-        return cls(
-            name=name,
-            train_examples=train_examples,
-            test_examples=read_whole(metrics, "test-examples", 0),
-            sums=sums,
-        )
+        return cls(name=name, train_examples=train_examples, test_examples=test_examples, sums=sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +201,7 @@ class Update:
         loss = {} if self.loss is None else {TRAIN_LOSS: self.loss}
         counts = {} if self.counts is None else asdict(self.counts)
         metrics = MetricRecord({NUM_EXAMPLES: self.examples, **loss, **counts})
-        return RecordDict({ARRAYS: weights_to_record(self.weights), METRICS: metrics})
+        return RecordDict({ARRAYS: records.weights_to_record(self.weights), METRICS: metrics})
 
     @classmethod
     def from_content(
@@ -252,24 +220,20 @@ class Update:
             declared: number of training rows with which the hospital registered.
             private: whether the run has differential privacy.
             evaluated: number of held-out rows with which it registered, if it was asked to evaluate first.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
         """
-        if not holds_one(content, ArrayRecord, ARRAYS):
-            raise MalformedMessageError("its reply does not hold exactly one set of weights")
+        arrays = records.read_only(content, ArrayRecord, ARRAYS, "weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
-        metrics = read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
-        if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
+        metrics = records.read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
+        if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
-        loss = None if private else read_number(metrics, TRAIN_LOSS)
+        loss = None if private else records.read_number(metrics, TRAIN_LOSS)
         if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
-            weights=weights_from_record(cast(ArrayRecord, content[ARRAYS]), shapes),
+            weights=records.weights_from_record(arrays, shapes),
             examples=declared,
             loss=loss,
-            counts=None if evaluated is None else read_counts(metrics, evaluated),
+            counts=None if evaluated is None else records.read_counts(metrics, evaluated),
         )
 
 
@@ -299,21 +263,17 @@ class Evaluation:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
-        """Read an evaluation by a hospital that registered with this number of held-out rows.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
+        """Read an evaluation by a hospital that registered with this number of held-out rows."""
         optional = {"roc_auc", "positives", "negatives"} if final else set()
-        metrics = read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
-        counts = read_counts(metrics, declared)
-        if read_whole(metrics, NUM_EXAMPLES, 0) != declared:
-            raise MalformedMessageError(WRONG_COUNTS)
-        auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
+        metrics = records.read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
+        counts = records.read_counts(metrics, declared)
+        if records.read_whole(metrics, NUM_EXAMPLES, 0) != declared:
+            raise MalformedMessageError(records.WRONG_COUNTS)
+        auc = records.read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
         patients = {"positives": counts.positives, "negatives": counts.examples - counts.positives}
-        cells = {key: read_cells(metrics, key) for key in patients if key in metrics}
+        cells = {key: records.read_cells(metrics, key) for key in patients if key in metrics}
         for key, cells_of_class in cells.items():
             if cells_of_class.size and cells_of_class[:, 0].sum() != patients[key]:
                 raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
@@ -333,13 +293,9 @@ class TrainingScores:
 
     @classmethod
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
-        """Read the scores of a hospital that registered with this number of training rows.
-
-        Raises:
-            MalformedMessageError: a part is missing, unknown or impossible.
-        """
-        metrics = read_metrics(content, {"positives", "negatives"})
-        positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
+        """Read the scores of a hospital that registered with this number of training rows."""
+        metrics = records.read_metrics(content, {"positives", "negatives"})
+        positives, negatives = records.read_cells(metrics, "positives"), records.read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its cells hold more than the training rows that it registered")
         return cls(positives=positives, negatives=negatives)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +31,24 @@ MAX_LOG_ODDS = 1e39
 NUMPY = "numpy.ndarray"
 """Flower's name for arrays in NumPy's format."""
 
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
 
 class MalformedMessageError(ValueError):
     """A message is not valid; the text says why, without values."""
 
 
-def holds_one(content: RecordDict, kind: type, name: str) -> bool:
-    """Whether there is exactly one record of a kind, of this name. Flower's own views would copy all records."""
-    return [key for key, record in content.items() if isinstance(record, kind)] == [name]
+def read_only(content: RecordDict, kind: type[Record], name: str, meaning: str) -> Record:
+    """The only record of a kind, which must have this name. Flower's own views would copy all records."""
+    records = {key: record for key, record in content.items() if isinstance(record, kind)}
+    if list(records) != [name]:
+        raise MalformedMessageError(f"its reply does not hold exactly one set of {meaning}")
+    return records[name]
 
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
     """The one set of metrics, of exactly these keys: Flower aggregates by key, so that another key would break it."""
-    if not holds_one(content, MetricRecord, METRICS):
-        raise MalformedMessageError("its reply does not hold exactly one set of metrics")
-    metrics = cast(MetricRecord, content[METRICS])
+    metrics = read_only(content, MetricRecord, METRICS, METRICS)
     if not keys <= set(metrics) <= keys | (optional or set()):
         raise MalformedMessageError(f"its metrics are not: {', '.join(sorted(keys))}")
     return metrics
@@ -129,19 +132,14 @@ def weights_to_record(weights: Weights) -> ArrayRecord:
 
 
 def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
-    """Weights of exactly these names and shapes, finite float32.
-
-    Raises:
-        MalformedMessageError: they are not.
-    """
+    """Weights, which must have exactly these names and shapes and be finite float32."""
     if list(record) != list(shapes):
         raise MalformedMessageError("its weights have other names")
     weights: Weights = {}
     for name, shape in shapes.items():
-        array = _decode(record[name], name, shape)
-        if not np.isfinite(array).all():
+        weights[name] = _decode(record[name], name, shape)
+        if not np.isfinite(weights[name]).all():
             raise MalformedMessageError(f"its weights {name} are not all finite")
-        weights[name] = array
     return weights
 
 
@@ -172,19 +170,14 @@ def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
     if array.stype != NUMPY:  # Flower would fail to read it, and the whole round with it
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
     header = array_header(shape)
-    if not array.data.startswith(header):
-        header = array.data[: _end_of_header(array, name, shape)]
-    if len(array.data) - len(header) != 4 * math.prod(shape):
+    start = len(header) if array.data.startswith(header) else _end_of_header(array, name, shape)
+    if len(array.data) - start != 4 * math.prod(shape):
         raise MalformedMessageError(f"its weights {name} are cut off or too long")
-    return np.frombuffer(array.data, dtype=np.float32, offset=len(header)).reshape(shape)
+    return np.frombuffer(array.data, dtype=np.float32, offset=start).reshape(shape)
 
 
 def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
-    """Length of a header that is equivalent to ours in other bytes.
-
-    Raises:
-        MalformedMessageError: it is not equivalent.
-    """
+    """Length of a header that is equivalent to ours in other bytes; others are refused."""
     buffer = BytesIO(array.data)
     try:
         with warnings.catch_warnings():

@@ -18,8 +18,6 @@ MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's o
 KEEPALIVE_SECONDS = 20.0
 """Silence after which either end sends a ping; after as many seconds without an answer it closes the connection."""
 
-TENSOR_TYPE = "flwr.proto.Message"
-
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
 
@@ -28,11 +26,7 @@ MAX_REPLY_BYTES = MAX_MESSAGE_BYTES // 2
 
 
 def channel_options(keepalive: float) -> list[tuple[str, int]]:
-    """gRPC options of both ends of a connection.
-
-    Args:
-        keepalive: seconds of silence before a ping (see KEEPALIVE_SECONDS).
-    """
+    """gRPC options of both ends of a connection, with the seconds of silence before a ping."""
     milliseconds = round(keepalive * 1000)
     return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -58,14 +52,11 @@ CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
 
 
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:
-    """Refuse a malformed address, and an unencrypted connection beyond this machine.
+    """Raise AddressError for a malformed address, and for one beyond this machine without TLS, unless that is allowed.
 
     Args:
         encrypted: whether TLS is used.
         insecure: whether the user allows a connection without TLS.
-
-    Raises:
-        AddressError: the address is not HOST:PORT, or not loopback and without TLS.
     """
     host, _ = split_address(address)
     try:
@@ -80,32 +71,24 @@ def check_address(address: str, *, encrypted: bool = False, insecure: bool = Fal
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host, without the brackets of IPv6, and port.
-
-    Raises:
-        AddressError: it is not HOST:PORT.
-    """
+    """Host, without the brackets of IPv6, and port; raises AddressError for an address that is not HOST:PORT."""
     parts = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", address, re.ASCII)
     if parts is None or not 1 <= int(parts[2]) <= 65535:
         raise AddressError(f"address: expected HOST:PORT with a port from 1 to 65535, got {address[:80]!r}")
     return parts[1].strip("[]"), int(parts[2])
 
 
-def wrap(proto: ProtoMessage) -> Parameters:
-    """A Flower message as the one tensor of Flower's `Parameters`."""
-    return Parameters(tensors=[proto.SerializeToString()], tensor_type=TENSOR_TYPE)
+def wrap(message: bytes) -> Parameters:
+    """A serialised Flower message as the one tensor of Flower's `Parameters`."""
+    return Parameters(tensors=[message], tensor_type="flwr.proto.Message")
 
 
-def wrap_message(message: Message, message_id: str, content: bytes) -> Parameters:
-    """Wrap a message whose content is already serialised, since messages to several hospitals share it.
-
-    Args:
-        content: from `serialise_content`.
-    """
+def serialise(message: Message, message_id: str, content: bytes) -> bytes:
+    """Serialise a message whose content is serialised already, since messages to several hospitals share it."""
     envelope = ProtoMessage(metadata=metadata_to_proto(message.metadata))
     envelope.metadata.message_id = message_id
     # In protobuf, concatenated fields are the serialised message that has them all.
-    return Parameters(tensors=[envelope.SerializeToString() + content], tensor_type=TENSOR_TYPE)
+    return envelope.SerializeToString() + content
 
 
 def serialise_content(content: RecordDict) -> bytes:

@@ -4,11 +4,9 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.manifest import read_manifest
@@ -35,23 +33,8 @@ class EngineTransport(Transport):
     def names(self) -> dict[int, str]:
         return {node.node_id: node.name for node in self._grid.get_nodes() if node.name}
 
-    def set_run(self, run: Run) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
     def get_node_ids(self) -> Iterable[int]:
         return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[Any]:
-        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         return self._grid.push_messages(messages)
@@ -89,8 +72,7 @@ class SimulationTransport(EngineTransport):
 
         Raises:
             DataError: the folder `data` holds no hospitals.
-            SettingsError: the number of virtual nodes is not that of the CSVs, more hospitals are awaited than can
-                join, or the task differs.
+            SettingsError: the CSVs are not as many as the virtual nodes, too few to join, or of another task.
         """
         folder = Path(settings.data).absolute()
         try:

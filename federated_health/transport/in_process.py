@@ -19,12 +19,7 @@ App = Callable[[Message, Context], Message]
 
 
 class InProcessTransport(ReplyFutures):
-    """Hospitals as plain calls.
-
-    Args:
-        app: every hospital's ClientApp.
-        contexts: context that the app is called with, by hospital name.
-    """
+    """Hospitals as plain calls of one app, each with the context under its name."""
 
     def __init__(self, app: App, contexts: Mapping[str, Context]) -> None:
         super().__init__()

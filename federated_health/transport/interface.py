@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -45,7 +45,7 @@ class Incident:
 
 
 class Transport(Grid):
-    """A Flower grid that also knows hospitals by name.
+    """A Flower grid of one run that also knows hospitals by name.
 
     Attributes:
         keeps_processes: whether a hospital's process, and what it remembers, lasts from message to message.
@@ -53,10 +53,17 @@ class Transport(Grid):
 
     keeps_processes = True
 
+    def set_run(self, run: Run) -> None:
+        """Nothing: there is one run from the start."""
+
     @property
-    def transport(self) -> "Transport":
-        """This transport; Flower's own grids have no such attribute (see `transport_of`)."""
-        return self
+    def run(self) -> Run:
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     @abstractmethod
     def names(self) -> dict[int, str]:
@@ -71,11 +78,7 @@ class Transport(Grid):
         return []
 
     def check(self, settings: "Settings") -> None:  # most transports suit every run
-        """Refuse settings that no run over this transport can work with.
-
-        Raises:
-            UserError: they are such settings.
-        """
+        """Raise a UserError for settings that no run over this transport can work with."""
 
 
 class ReplyFutures(Transport):
@@ -89,18 +92,6 @@ class ReplyFutures(Transport):
     @abstractmethod
     def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         """Send messages by id; each future ends in a reply or an error reply, never in an exception."""
-
-    def set_run(self, run: Run) -> None:
-        """A transport has one run from the start."""
-
-    @property
-    def run(self) -> Run:
-        return Run.create_empty(RUN_ID)
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
         return list(self.names())
@@ -117,43 +108,34 @@ class ReplyFutures(Transport):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """A reply for every message; an error reply for a hospital that is gone or misses the timeout, in seconds."""
         messages = list(messages)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        keys = self.push_messages(messages)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        futures = [self._replies.pop(key) for key in self.push_messages(messages)]
+        expected = dict(zip(futures, messages, strict=True))
+        outstanding = set(futures)
+        while outstanding and (left := deadline - time.monotonic()) > 0:
+            _, outstanding = wait(outstanding, timeout=min(left, LOG_INTERVAL))
+            if outstanding and left > LOG_INTERVAL:
+                self._log_late([expected[future] for future in outstanding], deadline)
         replies = []
-        self._wait(messages, [self._replies[key] for key in keys], deadline)
-        for key, message in zip(keys, messages, strict=True):
-            future = self._replies.pop(key)
-            try:
-                replies.append(future.result(0.0))
-            except TimeoutError:
+        for future, message in expected.items():
+            if future.done():
+                replies.append(future.result())
+            else:
                 future.cancel()
                 replies.append(error_reply(message, f"it did not answer within {timeout:g} s"))
         return replies
 
-    def _wait(self, messages: list[Message], futures: "list[Future[Message]]", deadline: float | None) -> None:
-        """Wait for all futures or the deadline, and log now and then which hospitals are late."""
-        outstanding = set(futures)
-        while outstanding:
-            left = math.inf if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return
-            _, outstanding = wait(outstanding, timeout=min(left, LOG_INTERVAL))
-            if not outstanding or left <= LOG_INTERVAL:
-                return
-            names = self.names()
-            late = sorted(
-                names.get(message.metadata.dst_node_id, "a hospital that left")
-                for message, future in zip(messages, futures, strict=True)
-                if future in outstanding
-            )
-            limit = "" if deadline is None else f", for {deadline - time.monotonic():.0f} s at most"
-            logger.info("waiting for %s to answer %s%s", ", ".join(late), messages[0].metadata.message_type, limit)
+    def _log_late(self, messages: list[Message], deadline: float) -> None:
+        names = self.names()
+        late = sorted(names.get(message.metadata.dst_node_id, "a hospital that left") for message in messages)
+        limit = "" if deadline == math.inf else f", for {deadline - time.monotonic():.0f} s at most"
+        logger.info("waiting for %s to answer %s%s", ", ".join(late), messages[0].metadata.message_type, limit)
 
 
 def transport_of(grid: Grid) -> Transport:
     """The transport behind a ServerApp's grid: one of ours, or a wrapper of one of Flower's engines."""
-    if hasattr(grid, "transport"):
-        return cast(Transport, grid.transport)
+    if isinstance(grid, Transport):
+        return grid
     from federated_health.transport.flower_engines import wrap_engine  # noqa: PLC0415  # under `flwr run` only
 
     return wrap_engine(grid)

@@ -25,6 +25,13 @@ IDLE_SECONDS = 60.0
 
 PORT_TAKEN = "another server may be using the port"
 
+OBSTACLES = {
+    errno.EADDRINUSE: PORT_TAKEN,
+    errno.EADDRNOTAVAIL: "its host is not this machine's",
+    errno.EACCES: "this user may not open that port",
+}
+"""Why a port cannot be opened, by the number of the system's error."""
+
 MAX_STREAMS = 2_000
 """Largest number of connected hospitals."""
 
@@ -40,22 +47,20 @@ OTHER_FILES = 100
 
 
 def open_files(wanted: int) -> int:
-    """Raise this process's limit of open files towards the wanted number.
-
-    Returns:
-        The number of files that this process may open.
-    """
-    with suppress(ImportError):  # Windows has no such limit on connections
-        import resource  # noqa: PLC0415  # does not exist on Windows
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft != resource.RLIM_INFINITY and soft < enough:
-            with suppress(OSError, ValueError):  # some systems allow less than they say
-                resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-                return enough
-        return wanted if soft == resource.RLIM_INFINITY else soft
-    return wanted
+    """Raise this process's limit of open files towards the wanted number, and return the number that it may open."""
+    try:
+        import resource  # noqa: PLC0415  # Windows has neither the module nor such a limit
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < enough:
+        with suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+            return enough
+    return soft
 
 
 def max_connections() -> int:
@@ -65,15 +70,11 @@ def max_connections() -> int:
 
 def max_streams() -> int:
     """Number of hospitals that this process has room for; the other connections are a reserve."""
-    return max(1, min(MAX_STREAMS, max_connections() * MAX_STREAMS // MAX_CONNECTIONS))
+    return max(1, max_connections() * MAX_STREAMS // MAX_CONNECTIONS)
 
 
 def check_room(hospitals: int) -> None:
-    """Refuse to wait for more hospitals than could ever be connected.
-
-    Raises:
-        SettingsError: there are more; names the limit and its cause.
-    """
+    """Raise SettingsError, with the limit and its cause, for more hospitals than could ever be connected."""
     room = max_streams()
     if hospitals <= room:
         return
@@ -113,31 +114,22 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
     host = "127.0.0.1" if host.lower() == "localhost" else host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    key = tls.read_key() if tls else b""
+    reason = PORT_TAKEN
     try:
         # gRPC reports why it cannot listen only in a line of its own on stderr.
         socket.create_server((host, port), family=family).close()
         if tls is None:
             opened = server.add_insecure_port(where)
         else:
-            pair = (key, tls.certificate_bytes)
-            opened = server.add_secure_port(
-                where, grpc.ssl_server_credentials([pair], tls.authority_bytes, require_client_auth=True)
-            )
-    except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: a host that no DNS can hold
-        raise AddressError(f"address {address}: cannot be listened on; {_reason_of(error)}") from None
-    if not opened:
-        raise AddressError(f"address {address}: cannot be listened on; {PORT_TAKEN}")
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return "its host is not known"
-    reasons = {
-        errno.EADDRINUSE: PORT_TAKEN,
-        errno.EADDRNOTAVAIL: "its host is not this machine's",
-        errno.EACCES: "this user may not open that port",
-    }
-    if not isinstance(error, OSError):
-        return PORT_TAKEN
-    return reasons.get(error.errno or 0) or error.strerror or PORT_TAKEN
+            own = [(tls.read_key(), tls.certificate_bytes)]
+            credentials = grpc.ssl_server_credentials(own, tls.authority_bytes, require_client_auth=True)
+            opened = server.add_secure_port(where, credentials)
+        if opened:
+            return
+    except (socket.gaierror, UnicodeError):  # UnicodeError: a host that no DNS can hold
+        reason = "its host is not known"
+    except OSError as error:
+        reason = OBSTACLES.get(error.errno or 0) or error.strerror or PORT_TAKEN
+    except RuntimeError:  # gRPC's own, where another server was faster
+        pass
+    raise AddressError(f"address {address}: cannot be listened on; {reason}")

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -38,9 +37,6 @@ ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same w
 message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 """
 
-NAME_TAKEN_MARGIN = 10.0
-"""Seconds added to the time that a server needs to notice a lost hospital."""
-
 PREFLIGHT_SECONDS = 2.0
 """Time limit of each step of finding out why there is no connection."""
 
@@ -53,16 +49,7 @@ def name_taken_seconds() -> float:
 
     After a power cut, a new process may come back before the server has noticed that the old one is gone.
     """
-    return 2 * channels.KEEPALIVE_SECONDS + NAME_TAKEN_MARGIN
-
-
-@dataclass(frozen=True)
-class StreamEnd:
-    """How a stream ended: its status, the server's reason, and whether the hospital was accepted before."""
-
-    code: grpc.StatusCode
-    reason: str
-    was_accepted: bool
+    return 2 * channels.KEEPALIVE_SECONDS + 10.0  # the server needs twice the keepalive; the rest is a margin
 
 
 class Reconnector:
@@ -101,25 +88,25 @@ class Reconnector:
             for timer in timers:
                 timer.cancel()
 
-    def wait_after(self, ending: StreamEnd) -> None:
-        """Wait before the next attempt.
+    def wait_after(self, code: grpc.StatusCode, reason: str) -> None:
+        """Wait before the next attempt after a stream that ended with this status and reason.
 
         Raises:
-            JoinError: there will be none: the status is final, or the wait is over.
+            JoinError: there will be no other attempt: the status is final, or the wait is over.
         """
         deadline = self._deadline
-        if ending.code is grpc.StatusCode.ALREADY_EXISTS:
+        if code is grpc.StatusCode.ALREADY_EXISTS:
             if self._name_taken_deadline is None:
                 self._name_taken_deadline = min(self._deadline, time.monotonic() + name_taken_seconds())
-            deadline, self._refusal = self._name_taken_deadline, ending.reason
+            deadline, self._refusal = self._name_taken_deadline, reason
             left = max(0.0, deadline - time.monotonic())
             why = "in case the server has not noticed yet that this hospital lost its connection"
-            self._say("taken", f"{ending.reason}; trying again for {left:.0f} s, {why}")
-        elif ending.code not in RETRYABLE:
-            raise JoinError(f"{self._address}: {ending.reason}")
-        elif ending.code is not grpc.StatusCode.CANCELLED:  # which may be our own time limit
+            self._say("taken", f"{reason}; trying again for {left:.0f} s, {why}")
+        elif code not in RETRYABLE:
+            raise JoinError(f"{self._address}: {reason}")
+        elif code is not grpc.StatusCode.CANCELLED:  # which may be our own time limit
             self._refusal = ""
-        logger.debug("the stream ended: %s %s", ending.code.name, ending.reason)
+        logger.debug("the stream ended: %s %s", code.name, reason)
         why = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
@@ -154,8 +141,10 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
         if problem and problem.is_final:
             raise JoinError(f"{address}: {problem.reason}")
         return f": {problem.reason}" if problem else ""
-    if reason := _find_unresolved(host, port):
-        return f": it cannot be reached ({reason})"
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        return f": it cannot be reached ({getattr(error, 'strerror', None) or 'no such name'})"
     if speaks_tls(host, port, timeout):
         raise JoinError(
             f"{address}: the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
@@ -170,12 +159,3 @@ def speaks_tls(host: str, port: int, timeout: float = PREFLIGHT_SECONDS) -> bool
     except (OSError, ValueError):  # ValueError: a host name that no DNS can hold
         return False
     return True
-
-
-def _find_unresolved(host: str, port: int) -> str:
-    """Why a host name leads to no address; empty where it does."""
-    try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        return getattr(error, "strerror", None) or "no such name"
-    return ""

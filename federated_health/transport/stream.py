@@ -14,7 +14,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.names import node_id_of
-from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, unwrap, wrap_message
+from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, serialise, unwrap, wrap
 from federated_health.transport.interface import Incident, error_reply
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Stream:
         process: token of the hospital's process.
         max_message_bytes: size limit of a message.
         replaced: done when the same process has reconnected on another stream.
-        awaited: reply to each message by the message's id.
+        awaited: by a message's id, its reply or the reason why there is none.
         find_obstacle: returns why the hospital is no longer admitted; None while it is.
         expelled: done, with the reason, when the hospital is no longer admitted.
     """
@@ -81,7 +81,7 @@ class Stream:
     incidents: Incidents = field(default_factory=Incidents)
     max_message_bytes: int = MAX_REPLY_BYTES
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    awaited: dict[str, "asyncio.Future[Message]"] = field(default_factory=dict)
+    awaited: dict[str, "asyncio.Future[Message | str]"] = field(default_factory=dict)
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
@@ -101,10 +101,10 @@ class Stream:
         Args:
             content: content of the message (see `serialise_content`).
         """
-        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap_message(message, key, content)))
+        wrapped = ServerMessage(fit_ins=ServerMessage.FitIns(parameters=wrap(serialise(message, key, content))))
         if not self.is_admitted():
             return error_reply(message, self.expelled.result())
-        waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Message | str] = asyncio.get_running_loop().create_future()
         self.awaited[key] = waiter
         past = TOO_LATE
         try:
@@ -113,10 +113,10 @@ class Stream:
             if not await asyncio.shield(asyncio.ensure_future(self._write_and_release(wrapped))):
                 return error_reply(message, "its connection was lost")
             reply = await waiter
+            if isinstance(reply, str):
+                return error_reply(message, reply)
             past = ANSWERED
             return reply
-        except _NoReplyError as error:
-            return error_reply(message, str(error))
         finally:
             self.awaited.pop(key, None)
             self._past[key] = past
@@ -127,13 +127,13 @@ class Stream:
         """Deliver a reply to the message that awaits it; anything else that the hospital sends is an incident."""
         if not self.is_admitted():
             return
-        if len(content) > self.max_message_bytes:
-            self._reject(f"sent a message of more than {self.max_message_bytes} bytes")
-            return
         try:
+            if len(content) > self.max_message_bytes:
+                raise UndecodableError(f"sent a message of more than {self.max_message_bytes} bytes")
             reply = decode_reply(content)
         except UndecodableError as error:
-            self._reject(str(error))
+            self.report(str(error))
+            self.fail(f"it {error}")  # all waits, since the message that was answered is not known
             return
         key = reply.metadata.reply_to_message_id
         waiter = self.awaited.get(key)
@@ -141,7 +141,7 @@ class Stream:
             self.report(ANSWERED if waiter is not None else self._past.get(key, UNKNOWN_MESSAGE))
         elif reply.metadata.src_node_id != node_id_of(self.name):
             self.report(OTHER_HOSPITAL)
-            _end_wait(waiter, f"it {OTHER_HOSPITAL}")
+            waiter.set_result(f"it {OTHER_HOSPITAL}")
         else:
             waiter.set_result(reply)
 
@@ -155,18 +155,14 @@ class Stream:
     def fail(self, reason: str) -> None:
         """End the wait for every reply of this stream."""
         for waiter in self.awaited.values():
-            _end_wait(waiter, reason)
+            if not waiter.done():
+                waiter.set_result(reason)
 
     def report(self, reason: str) -> None:
         """Count an incident. Each kind is logged once per stream, so that no hospital can fill the log."""
         self.incidents.add(self.name, reason)
         logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
         self._logged.add(reason)
-
-    def _reject(self, reason: str) -> None:
-        """Count an incident, and end all waits, since the message that was answered is not known."""
-        self.report(reason)
-        self.fail(f"it {reason}")
 
     async def _write_and_release(self, wrapped: ServerMessage) -> bool:
         try:
@@ -179,18 +175,8 @@ class Stream:
         return True
 
 
-class _NoReplyError(Exception):
-    """There will be no reply; the text is the reason."""
-
-
-def _end_wait(waiter: "asyncio.Future[Message]", reason: str) -> None:
-    if not waiter.done():
-        waiter.set_exception(_NoReplyError(reason))
-        waiter.exception()  # retrieved, else asyncio reports it where the message is still being written
-
-
 class UndecodableError(ValueError):
-    """Bytes are not a message, or a message that holds too much; the text says which, without values."""
+    """Bytes are not a message, or hold too much; the text says which, without values."""
 
 
 def decode_reply(content: bytes) -> Message:

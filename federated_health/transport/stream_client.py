@@ -21,16 +21,10 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError
 from federated_health.transport import channels
-from federated_health.transport.channels import (
-    MAX_MESSAGE_KEY,
-    MAX_REPLY_BYTES,
-    PROTOCOL,
-    unwrap,
-    wrap,
-)
+from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL, unwrap, wrap
 from federated_health.transport.in_process import call_app
 from federated_health.transport.interface import error_reply
-from federated_health.transport.reconnect import Reconnector, StreamEnd, find_obstacle
+from federated_health.transport.reconnect import Reconnector, find_obstacle
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -93,22 +87,33 @@ def join_run(
         if remark := tls.expiry_warning():
             announce(remark)
         find_obstacle(address, tls, wait)
-    has_joined = False
-
-    def enter() -> None:
-        nonlocal has_joined
-        announce(f"joined {address} as {name}{' again' if has_joined else '; loading Keras'}")
-        has_joined = True
-        prepare()
-
+    note = "; loading Keras"
     while True:
-        began = time.monotonic()
-        end = _run_stream(app, context, address, metadata, reconnector, enter, ledger, tls)
-        if end.code is grpc.StatusCode.OK:
+        began, limit = time.monotonic(), None
+        with _open_channel(address, tls) as channel:
+            stream = _HospitalStream(channel, ledger)
+            call = stream.begin(JOIN, metadata)
+            try:
+                with reconnector.limited(call):
+                    # Waits until the server accepts; if it refuses or cannot be reached, there is no metadata.
+                    limit = _read_limit(call.initial_metadata())
+                if limit is not None:
+                    announce(f"joined {address} as {name}{note}")
+                    note = " again"
+                    prepare()
+                for wrapped in call:
+                    message = _read_message(wrapped, address)
+                    stream.send(message, call_app(app, message, context), limit or MAX_REPLY_BYTES)
+            except grpc.RpcError:
+                pass
+            finally:
+                stream.close()
+            code, reason = call.code(), call.details() or ""
+        if code is grpc.StatusCode.OK:
             return
-        if end.was_accepted:
+        if limit is not None:
             reconnector.restart(lasted=time.monotonic() - began)
-        reconnector.wait_after(end)
+        reconnector.wait_after(code, reason)
 
 
 def report_unfit(
@@ -123,7 +128,6 @@ def report_unfit(
 
     Args:
         reason: words without values.
-        ledger: records it first.
 
     Raises:
         LedgerError: it could not be recorded, and was not sent.
@@ -137,54 +141,18 @@ def report_unfit(
 
 
 def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
-    """A hospital's channel to its server, which connects on first use. gRPC checks the server's certificate and name.
-
-    Raises:
-        CertificateError: the identity's key cannot be read.
-    """
+    """A hospital's channel, which connects on first use; gRPC checks the server's certificate and name."""
     if tls is None:
         return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
     return grpc.secure_channel(address, credentials, options=channels.CHANNEL_OPTIONS)
 
 
-def _run_stream(
-    app: ClientApp,
-    context: Context,
-    address: str,
-    metadata: Sequence[tuple[str, str]],
-    reconnector: Reconnector,
-    enter: Callable[[], None],
-    ledger: Ledger,
-    tls: "Identity | None",
-) -> StreamEnd:
-    """One stream, from the attempt to join to its end."""
-    with _open_channel(address, tls) as channel:
-        stream = _HospitalStream(channel, ledger)
-        call = stream.begin(JOIN, metadata)
-        limit = None
-        try:
-            with reconnector.limited(call):
-                # Waits until the server accepts; if it refuses or cannot be reached, there is no metadata.
-                limit = _read_limit(call.initial_metadata())
-            if limit is not None:
-                enter()
-            for wrapped in call:
-                message = _read_message(wrapped)
-                stream.send(message, call_app(app, message, context), limit or MAX_REPLY_BYTES)
-        except grpc.RpcError:
-            pass
-        except _InvalidBytesError:
-            raise JoinError(f"{address}: the server sent bytes that are not a message") from None
-        finally:
-            stream.close()
-        return StreamEnd(call.code(), call.details() or "", was_accepted=limit is not None)
-
-
 class _HospitalStream:
     """The hospital's end of one stream.
 
-    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave.
+    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave. What the
+    ledger cannot record raises LedgerError and is not sent.
     """
 
     def __init__(self, channel: grpc.Channel, ledger: Ledger) -> None:
@@ -193,32 +161,21 @@ class _HospitalStream:
         self._replies: SimpleQueue[bytes | None] = SimpleQueue()
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
-        """Begin the stream with metadata; iterating over the call gives the server's messages.
-
-        Raises:
-            LedgerError: the metadata cannot be recorded.
-        """
+        """Begin the stream with metadata; iterating over the call gives the server's messages."""
         self._ledger.record_metadata(kind, metadata)
         return self._begin(iter(self._replies.get, None), metadata=tuple(metadata), timeout=timeout)
 
     def send(self, message: Message, reply: Message, limit: int) -> None:
-        """Send the reply to a message, or an error in its place where it cannot be sent.
-
-        Args:
-            limit: size, in bytes, that the server accepts.
-
-        Raises:
-            LedgerError: the reply cannot be recorded.
-        """
-        kind = message.metadata.message_type
+        """Send the reply to a message, or an error where it cannot be serialised or exceeds the limit in bytes."""
+        reason = ""
         try:
             envelope, content = _serialise(reply)
-            reason = f"its reply of {len(content)} bytes is larger than the {limit} bytes that the server accepts"
+            if len(content) > limit:
+                reason = f"its reply of {len(content)} bytes is larger than the {limit} bytes that the server accepts"
         except Exception as error:  # such as whole numbers of more than 64 bits
-            envelope, content = b"", b""
             reason = f"{type(error).__name__} at the hospital"
-        if not 0 < len(content) <= limit:
-            logger.error("the reply to %s cannot be sent: %s", kind, reason)
+        if reason:
+            logger.error("the reply to %s cannot be sent: %s", message.metadata.message_type, reason)
             reply = error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
             envelope, content = _serialise(reply)
         self._ledger.record_reply(message, reply, envelope, content)
@@ -232,7 +189,7 @@ class _HospitalStream:
 def _serialise(reply: Message) -> tuple[bytes, bytes]:
     """Bytes of a reply's metadata alone, and of the whole reply as it is sent."""
     proto = message_to_proto(reply)
-    content = ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(proto)))
+    content = ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(proto.SerializeToString())))
     return proto.metadata.SerializeToString(), content.SerializeToString()
 
 
@@ -247,12 +204,8 @@ def _read_limit(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> i
     return int(value) if re.fullmatch("[0-9]{1,12}", value) else None
 
 
-class _InvalidBytesError(Exception):
-    """The server sent bytes that are not a message."""
-
-
-def _read_message(wrapped: ServerMessage) -> Message:
+def _read_message(wrapped: ServerMessage, address: str) -> Message:
     try:
         return message_from_proto(unwrap(wrapped.fit_ins.parameters))
     except Exception:  # protobuf and Flower raise many types
-        raise _InvalidBytesError from None
+        raise JoinError(f"{address}: the server sent bytes that are not a message") from None

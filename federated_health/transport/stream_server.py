@@ -71,24 +71,21 @@ class _Servicer:
         """One hospital's stream, from joining to its end."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = metadata.get("hospital", "")
-        certificate = self._security.certificates.peer_certificate(context.auth_context()) if self._security else None
-        # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
-        if refusal := self._reject(certificate, name) or self._refuse(name, metadata):
+        stream = Stream(name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes)
+        refusal = None
+        if self._security and self._admission:
+            # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
+            certificate = self._security.certificates.peer_certificate(context.auth_context())
+            role = self._security.parties.Role.HOSPITAL
+            if rejection := self._admission.rejection_reason(certificate, role, name):
+                refusal = grpc.StatusCode.PERMISSION_DENIED, rejection
+            stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
+        if refusal := refusal or self._refuse(name, metadata):
             code, reason = refusal
-            self._announce_refusal(f"refused {printable(name, 63) or 'a stranger'}: {reason}", context)
-            await context.abort(code, reason)
+            await self._abort(context, code, reason, f"refused {printable(name, 63) or 'a stranger'}: {reason}")
         node = node_id_of(name)
         previous = self.streams.get(node)
-        if previous is None and len(self.streams) >= self._room:
-            reason = f"{self._room} hospitals are connected already"
-            self._announce_refusal(f"refused {name}: {reason}", context)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
-        stream = self.streams[node] = Stream(
-            name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes
-        )
-        if self._security and self._admission and certificate:
-            role = self._security.parties.Role.HOSPITAL
-            stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
+        self.streams[node] = stream
         try:
             if previous is not None:
                 previous.replaced.set_result(None)
@@ -109,29 +106,26 @@ class _Servicer:
                 if not self.ending.done() and not stream.expelled.done():
                     self._on_change(f"{name} left")
         if stream.expelled.done():
-            self._announce_refusal(f"cut {name} off: {stream.expelled.result()}", context)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, stream.expelled.result())
+            reason = stream.expelled.result()
+            await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"cut {name} off: {reason}")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
 
-    def _announce_refusal(self, refusal: str, context: grpc.aio.ServicerContext) -> None:
-        """Announce a refusal of a call, unless it was announced before: a refused caller may retry every second."""
+    async def _abort(
+        self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
+    ) -> None:
+        """End a call, and announce it unless that was announced before: a refused caller may retry every second."""
         family, _, address = unquote(str(context.peer())).partition(":")
         # Without the port, which differs in every call.
         caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
-        line = f"{refusal} (from {caller})"
+        line = f"{announcement} (from {caller})"
         if line not in self._announced and len(self._announced) < MAX_REFUSALS:
             self._on_change(line)
             self._announced.add(line)
-
-    def _reject(self, certificate: Any, name: str) -> tuple[grpc.StatusCode, str] | None:
-        """How to answer a caller whose certificate is not that of the hospital; None where it is, or without TLS."""
-        if not self._security or not self._admission:
-            return None
-        reason = self._admission.rejection_reason(certificate, self._security.parties.Role.HOSPITAL, name)
-        return (grpc.StatusCode.PERMISSION_DENIED, reason) if reason else None
+        await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
+        """Status and reason with which a hospital is refused; None where it may join."""
         if not is_hospital_name(name):
             return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
         connected = self.streams.get(node_id_of(name))
@@ -148,10 +142,10 @@ class _Servicer:
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            return (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}",
-            )
+            words = f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            return grpc.StatusCode.FAILED_PRECONDITION, words
+        if connected is None and len(self.streams) >= self._room:
+            return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
 
     async def _read(self, stream: Stream) -> None:
@@ -260,14 +254,15 @@ def serve_streams(
 
     try:
         server, servicer = run(start())
+        status = None
         try:
             yield StreamTransport(loop, servicer)
         except BaseException as error:
-            is_over = not isinstance(error, StorageError)
-            code = grpc.StatusCode.ABORTED if is_over else grpc.StatusCode.UNAVAILABLE
-            run(stop(server, servicer, (code, "the server stopped before the end of the run")))
+            code = grpc.StatusCode.UNAVAILABLE if isinstance(error, StorageError) else grpc.StatusCode.ABORTED
+            status = code, "the server stopped before the end of the run"
             raise
-        run(stop(server, servicer, None))
+        finally:
+            run(stop(server, servicer, status))
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
