@@ -46,6 +46,9 @@ class IssuedCertificate:
 class Authority:
     """The authority of a folder that `create` made.
 
+    Its methods raise CertificateError with the reason where they refuse, and StorageError where the folder cannot be
+    written to.
+
     Raises:
         CertificateError: the folder is not an authority's, or its files do not match.
     """
@@ -63,14 +66,10 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, name: str, days: int = issuing.AUTHORITY_DAYS) -> Self:
-        """Make a new authority with an empty list of revoked certificates.
+        """Make a new authority with an empty list of revoked certificates, in a folder that holds none yet.
 
         Args:
             name: shown to people; 1 to 64 printable characters.
-
-        Raises:
-            CertificateError: the folder already holds an authority, or the name or the days are not allowed.
-            StorageError: the folder cannot be written to.
         """
         if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
             raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
@@ -90,12 +89,8 @@ class Authority:
     def sign(self, request: Path, days: int = issuing.CERTIFICATE_DAYS) -> IssuedCertificate:
         """Issue the certificate that a signing request asks for, valid at most as long as the authority's own.
 
-        Only the party and the key of the request are used.
-
-        Raises:
-            CertificateError: the request is not one; the authority has expired; the party has a valid certificate for
-                another key; or the key is another party's or was revoked.
-            StorageError: the certificate cannot be written.
+        Only the party and the key of the request are used. It is refused if the authority has expired, the party has a
+        valid certificate for another key, or the key is another party's or was revoked.
         """
         signing_request = certificates.read_request(request)
         try:
@@ -136,12 +131,7 @@ class Authority:
                 )
 
     def revoke(self, name: str) -> list[IssuedCertificate]:
-        """Revoke every certificate of a name that has not expired, and sign the new list.
-
-        Raises:
-            CertificateError: the name has no valid certificate, or the authority has expired.
-            StorageError: the list cannot be written.
-        """
+        """Revoke every certificate of a name that has not expired, at least one, and sign the new list."""
         self._check_validity()
         with locked_folder(self.folder, wait=True):
             issued = [issued for issued in self.issued() if issued.party.name == name]
@@ -158,19 +148,11 @@ class Authority:
         return valid
 
     def revocations(self) -> x509.CertificateRevocationList:
-        """The list of revoked certificates.
-
-        Raises:
-            CertificateError: the list is missing, or another authority signed it.
-        """
+        """The list of revoked certificates, signed by this authority."""
         return certificates.read_revocations(self.folder / REVOKED, self.certificate)
 
     def issued(self) -> list[IssuedCertificate]:
-        """All certificates that were signed, by name and then from the oldest to the newest.
-
-        Raises:
-            CertificateError: a file in `issued/` was not written by this authority.
-        """
+        """All certificates that were signed, by name and then from the oldest to the newest."""
         revocations, issued = self.revocations(), []
         for path in (self.folder / ISSUED).glob("*.pem"):
             certificate = certificates.read_certificates(path)[0]
@@ -178,7 +160,7 @@ class Authority:
                 raise CertificateError(f"{path}: was not issued by this authority")
             revoked = certificates.revocation_date(certificate, revocations)
             issued.append(IssuedCertificate(path, certificates.party_of(certificate), certificate, revoked))
-        return sorted(issued, key=lambda one: (one.party.name, one.certificate.not_valid_before_utc, one.path))
+        return sorted(issued, key=lambda item: (item.party.name, item.certificate.not_valid_before_utc, item.path))
 
 
 def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
@@ -191,14 +173,12 @@ def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict
 
     Raises:
         CertificateError: the folder holds something else, or cannot be replaced.
-        StorageError: the folder cannot be written to.
     """
     try:
         if folder.exists():
             if others := {path.name for path in folder.iterdir()} - {"authority", "server", "hospitals"}:
-                raise CertificateError(
-                    f"{folder}: holds {min(others)}, which is not part of a demo; it is not replaced"
-                )
+                reason = f"holds {min(others)}, which is not part of a demo; it is not replaced"
+                raise CertificateError(f"{folder}: {reason}")
             shutil.rmtree(folder)
     except OSError as error:
         raise CertificateError(f"{folder}: cannot be replaced ({error.strerror})") from None

@@ -26,6 +26,8 @@ RENEWAL_PERIOD = timedelta(days=30)
 class Identity:
     """A party with its key and certificate, checked; made by `load_identity`.
 
+    Methods raise CertificateError on what they refuse.
+
     Attributes:
         folder: the TLS folder.
         certificate: the party's own.
@@ -52,28 +54,16 @@ class Identity:
         return issuing.pem(self.authority)
 
     def read_key(self) -> bytes:
-        """The private key as PEM.
-
-        Raises:
-            CertificateError: the key is missing, or other users may read it.
-        """
+        """The private key as PEM."""
         return issuing.key_bytes(certificates.read_key(self.folder / KEY))
 
     def check_name(self, name: str) -> None:
-        """Refuse a name that is not the certificate's.
-
-        Raises:
-            CertificateError: the name differs.
-        """
+        """Refuse a name that is not the certificate's."""
         if name != self.name:
             raise CertificateError(f"{self.folder / CERTIFICATE}: is for {self.party}, so its name is not {name}")
 
     def check_validity(self) -> None:
-        """Refuse a certificate that is not valid now.
-
-        Raises:
-            CertificateError: the party's or the authority's certificate has expired, or is not valid yet.
-        """
+        """Refuse a certificate that has expired or is not valid yet, the party's own or the authority's."""
         for certificate, title in ((self.certificate, "certificate"), (self.authority, "authority's certificate")):
             if problem := certificates.validity_problem(certificate):
                 advice = "; renew it" if "expired" in problem and certificate is self.certificate else ""
@@ -88,13 +78,10 @@ class Identity:
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:
-    """Make a private key and a signing request for it.
+    """Make a private key and a signing request for it; returns the request's file, which is not secret.
 
     Args:
         force: replace an existing key, which makes its certificate useless.
-
-    Returns:
-        The request's file, which is not secret.
 
     Raises:
         CertificateError: there is a key already.
@@ -109,10 +96,7 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
 
 
 def renew_request(folder: Path) -> Path:
-    """Make a new signing request for the key and the party of a certificate, expired or not.
-
-    Returns:
-        The request's file.
+    """Make a new signing request for the key and the party of a certificate, expired or not; returns its file.
 
     Raises:
         CertificateError: the folder holds no certificate for its key.
