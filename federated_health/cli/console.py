@@ -113,17 +113,12 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
         console.print(escape(note), "")
 
 
-PACKAGE = "federated_health"
-LIBRARIES = ("flwr", "grpc", "tensorflow")
-"""Loggers that are kept to warnings unless the user asks for more."""
-
-
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`, and end with one line and an exit code where the user can fix what is wrong.
 
     An exception with an `exit_code` is the user's to fix; Ctrl-C and SIGTERM end with 130; a closed pipe is no error.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         main()
     except KeyboardInterrupt:
@@ -182,7 +177,7 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     Args:
         file: a log that gets every message of the package, too.
     """
-    logger = logging.getLogger(PACKAGE)
+    logger = logging.getLogger("federated_health")
     logger.setLevel(logging.DEBUG if verbose or file else logging.INFO)
     logger.propagate = False
     screen = logging.StreamHandler(_ConsoleStream())
@@ -193,7 +188,7 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
         handler = logging.FileHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
-    for name in LIBRARIES:
+    for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
@@ -203,10 +198,3 @@ class _ConsoleStream:
     def write(self, text: str) -> None:
         if line := text.rstrip("\n"):
             console.print(escape(line), soft_wrap=True)
-
-    def flush(self) -> None:
-        """The console flushes by itself."""
-
-
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
