@@ -207,7 +207,7 @@ def test_a_name_that_flower_reserves_is_refused(tls: Path, name: str) -> None:
 def refused(what: str, *words: object) -> str:
     """Message of a command that fails."""
     with pytest.raises(UserError) as refusal:
-        SUBCOMMANDS[what].run(flags_of(what, *words), lambda _: None)
+        SUBCOMMANDS[what].run(flags_of(what, *words))
     return str(refusal.value)
 
 

@@ -25,12 +25,7 @@ MAX_NAME_LENGTH = 64
 
 @dataclass(frozen=True)
 class IssuedCertificate:
-    """A certificate that an authority signed.
-
-    Attributes:
-        path: file with the certificate and the authority's own, to be sent to the party.
-        revoked: when it was revoked; None if it was not.
-    """
+    """A certificate that an authority signed, the file to be sent to its party, and when it was revoked, if it was."""
 
     path: Path
     party: Party
@@ -46,11 +41,9 @@ class IssuedCertificate:
 class Authority:
     """The authority of a folder that `create` made.
 
-    Its methods raise CertificateError with the reason where they refuse, and StorageError where the folder cannot be
-    written to.
-
     Raises:
-        CertificateError: the folder is not an authority's, or its files do not match.
+        CertificateError: the folder is not an authority's, its files do not match, or what is asked for is refused.
+        StorageError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -141,7 +134,7 @@ class Authority:
                 raise CertificateError(f"{self.folder}: {name} has no valid certificate; see show")
             revocations = self.revocations()
             dates = {entry.serial_number: entry.revocation_date_utc for entry in revocations}
-            dates |= {issued.certificate.serial_number: issuing.utc_now() for issued in valid}
+            dates |= {issued.certificate.serial_number: datetime.now(UTC) for issued in valid}
             number = revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             content = issuing.make_revocations(self.certificate, self._key, dates, number + 1)
             write_bytes(self.folder / REVOKED, content, PUBLIC)

@@ -50,10 +50,8 @@ def read_file(path: Path, *, private: bool = False) -> bytes:
         if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
             raise CertificateError(f"{path}: is not a regular file")
         if private and os.name == "posix" and mode & 0o077:
-            mode = stat.S_IMODE(mode)
-            raise CertificateError(
-                f"{path}: others on this machine may read this key (mode {mode:o}); chmod 600 {path}"
-            )
+            shown = f"{stat.S_IMODE(mode):o}"
+            raise CertificateError(f"{path}: others on this machine may read this key (mode {shown}); chmod 600 {path}")
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -118,9 +116,8 @@ def read_revocations(path: Path, authority: x509.Certificate | None = None) -> x
     Args:
         authority: certificate of the authority that must have signed the list; None to accept any.
     """
-    revocations = _parse(
-        read_file(path), x509.load_pem_x509_crl, f"{path}: is not a list of revoked certificates (PEM)"
-    )
+    message = f"{path}: is not a list of revoked certificates (PEM)"
+    revocations = _parse(read_file(path), x509.load_pem_x509_crl, message)
     if authority is not None and not _is_signed_by(revocations, authority):
         raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
     return revocations
@@ -146,15 +143,17 @@ def party_of(signed: Signed) -> Party:
         extensions = signed.extensions
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        roles = [role for role, purpose in PURPOSES.items() if purposes == [purpose]]
         hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
     except x509.UnsupportedGeneralNameType:
         raise CertificateError("it holds names of an unknown kind") from None
     except MALFORMED:
         raise CertificateError("it does not say whether it is for a hospital or a server") from None
-    if not roles:
+    if purposes == [PURPOSES[Role.SERVER]]:
+        party = server(hosts)
+    elif purposes == [PURPOSES[Role.HOSPITAL]]:
+        party = hospital(name_of(signed.subject))
+    else:
         raise CertificateError("its purpose is neither hospital alone nor server alone")
-    party = server(hosts) if roles[0] is Role.SERVER else hospital(name_of(signed.subject))
     if party.name[:64] != name_of(signed.subject):
         raise CertificateError("its subject is not the first of its hosts")
     return party

@@ -2,6 +2,9 @@
 
 `key.pem` is made in the folder and stays there. `request.pem` goes to the authority; its answer is saved as
 `certificate.pem`. With an optional `revoked.pem` a server rejects revoked hospitals, and a hospital a revoked server.
+
+Functions raise CertificateError where a file is missing, does not match the others or would be replaced, and
+StorageError where one cannot be written.
 """
 
 from dataclasses import dataclass
@@ -25,8 +28,6 @@ RENEWAL_PERIOD = timedelta(days=30)
 @dataclass(frozen=True)
 class Identity:
     """A party with its key and certificate, checked; made by `load_identity`.
-
-    Methods raise CertificateError on what they refuse.
 
     Attributes:
         folder: the TLS folder.
@@ -82,10 +83,6 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
 
     Args:
         force: replace an existing key, which makes its certificate useless.
-
-    Raises:
-        CertificateError: there is a key already.
-        StorageError: the folder cannot be written to.
     """
     make_folder(folder, PRIVATE_FOLDER)
     if (folder / KEY).exists() and not force:
@@ -96,12 +93,7 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
 
 
 def renew_request(folder: Path) -> Path:
-    """Make a new signing request for the key and the party of a certificate, expired or not; returns its file.
-
-    Raises:
-        CertificateError: the folder holds no certificate for its key.
-        StorageError: the folder cannot be written to.
-    """
+    """Make a new signing request for the key and the party of a certificate, expired or not; returns its file."""
     return _write_request(folder, read_identity(folder).party, certificates.read_key(folder / KEY))
 
 
@@ -112,12 +104,7 @@ def _write_request(folder: Path, party: Party, key: certificates.Key) -> Path:
 
 
 def load_identity(folder: Path, role: Role) -> Identity:
-    """Identity in a TLS folder.
-
-    Raises:
-        CertificateError: a file is missing, the files do not match, or the certificate is for another role or not
-            valid now.
-    """
+    """Identity of a party with this role, valid now, in its TLS folder."""
     identity = read_identity(folder)
     if identity.party.role is not role:
         raise CertificateError(f"{folder / CERTIFICATE}: is for {identity.party}; expected a {role.value}'s")
@@ -126,11 +113,7 @@ def load_identity(folder: Path, role: Role) -> Identity:
 
 
 def read_identity(folder: Path) -> Identity:
-    """Identity in a TLS folder, of either role, valid now or not.
-
-    Raises:
-        CertificateError: a file is missing, or the files do not match.
-    """
+    """Identity in a TLS folder, of either role, valid now or not."""
     if not folder.is_dir():
         raise CertificateError(f"{folder}: is not a folder; `certificates request --tls {folder}` makes one")
     key, path = certificates.read_key(folder / KEY), folder / CERTIFICATE

@@ -47,16 +47,11 @@ def pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def utc_now() -> datetime:
-    """Current time in whole seconds of UTC, as X.509 holds it."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 def validity_of(days: int) -> Validity:
     """First and last moment of a certificate that is valid for 1 to MAX_DAYS days from now; else CertificateError."""
     if not 1 <= days <= MAX_DAYS:
         raise CertificateError(f"days: expected 1 to {MAX_DAYS}, got {days}")
-    now = utc_now()
+    now = datetime.now(UTC)
     return now - BACKDATED, now + timedelta(days=days)
 
 
@@ -108,7 +103,7 @@ def make_revocations(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.subject)
-        .last_update(max(authority.not_valid_before_utc, utc_now()))
+        .last_update(max(authority.not_valid_before_utc, datetime.now(UTC)))
         .next_update(authority.not_valid_after_utc)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(_authority_identifier(authority_key), critical=False)

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from http.client import HTTPException
 from itertools import chain
@@ -36,8 +36,6 @@ DESCRIPTION = (
 
 START_SECONDS = 60.0
 """Time for a SuperLink to start."""
-
-POLL_SECONDS = 0.2
 
 PUBLIC_KEYS = "supernodes"
 """In the server's TLS folder: hospitals' public keys as `flwr supernode register` reads them."""
@@ -91,11 +89,11 @@ def wait_until_up(running: "subprocess.Popen[bytes]", identity: Identity, contro
             raise RunError(f"flower-superlink ended with code {running.returncode}; its output is above")
         with suppress(OSError, HTTPException), opener.open(f"https://127.0.0.1:{control_port}/health", timeout=2):
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.2)
     raise RunError(f"flower-superlink did not answer within {START_SECONDS:g} s")
 
 
-def register(name: str, certificate: x509.Certificate, folder: Path, link: str, env: Mapping[str, str]) -> None:
+def register(name: str, certificate: x509.Certificate, folder: Path, link: str) -> None:
     """Admit a hospital's node, by the key of its certificate; RunError if the SuperLink rejects it.
 
     Args:
@@ -105,7 +103,7 @@ def register(name: str, certificate: x509.Certificate, folder: Path, link: str, 
     path = folder / f"{name}.pub"
     write_bytes(path, public_key_line(certificate), PUBLIC)
     command = [flower_commands.executable("flwr"), "supernode", "register", str(path), link, "--name", name]
-    done = subprocess.run(command, env=dict(env), check=False, capture_output=True, text=True)
+    done = subprocess.run(command, env=flower_commands.environment(), check=False, capture_output=True, text=True)
     if done.returncode:
         output = " ".join((done.stdout + done.stderr).split())
         raise RunError(f"{name}: its node cannot be registered: {output[-300:]}")
@@ -197,7 +195,7 @@ def add_flags(parser: Any) -> None:
     connection.add_argument("--name", default="hospitals", metavar="NAME", help=words)
 
 
-def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
+def run(flags: argparse.Namespace) -> None:
     """Start a SuperLink, admit the hospitals, and wait until it ends.
 
     Raises:
@@ -206,16 +204,16 @@ def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
     identity = load_identity(flags.tls, Role.SERVER)
     hospitals = accepted_hospitals(identity, flags.hospitals)
     check_flags(flags)
-    command, env = link_command(flags, identity), flower_commands.environment()
+    command = link_command(flags, identity)
     say(flower_commands.shell_line(command))
-    with process(command, env=env) as running:
+    with process(command, env=flower_commands.environment()) as running:
         wait_until_up(running, identity, flags.control_port)
         authority = flower_commands.authority_file(identity)
         config = write_connection(flags.name, f"127.0.0.1:{flags.control_port}", authority)
         say(f"wrote superlink.{flags.name} in {config}")
         make_folder(identity.folder / PUBLIC_KEYS, PRIVATE_FOLDER)
         for name, certificate in sorted(hospitals.items()):
-            register(name, certificate, identity.folder / PUBLIC_KEYS, flags.name, env)
+            register(name, certificate, identity.folder / PUBLIC_KEYS, flags.name)
             say(f"registered {name}")
         say(f"ready: flwr run . {flags.name} --stream --run-config hospitals={len(hospitals)}")
         if running.wait() not in (0, -15):

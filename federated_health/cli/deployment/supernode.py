@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,9 +39,6 @@ MIN_DELAY, MAX_DELAY = 2.0, 30.0
 ADMITTED_SECONDS = 30.0
 """A node that ran longer had been admitted."""
 
-USAGE_ERROR = 2
-"""Exit code of a command that rejects its flags."""
-
 
 def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
     """Flower's command for one hospital; also writes the hospital's key in the form that Flower reads.
@@ -68,14 +65,7 @@ def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
     ]
 
 
-def keep_running(
-    make_command: Callable[[], Sequence[str]],
-    env: Mapping[str, str],
-    address: str,
-    identity: Identity,
-    wait: float,
-    say: Callable[[str], None],
-) -> NoReturn:
+def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:
     """Run a SuperNode until this process is stopped, and start it again whenever it ends.
 
     Flower's own ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
@@ -93,11 +83,11 @@ def keep_running(
     """
     deadline, delay = time.monotonic() + wait, MIN_DELAY
     while True:
-        _wait_for_superlink(address, identity, deadline, wait, say)
+        _wait_for_superlink(address, identity, deadline, wait)
         start = time.monotonic()
-        with process(make_command(), env=env, own_group=False) as running:
+        with process(make_command(), env=flower_commands.environment(), own_group=False) as running:
             code = running.wait()
-        if code == USAGE_ERROR:
+        if code == 2:  # of a command that rejects its flags
             raise RunError("flower-supernode does not take its flags; its output is above")
         now = time.monotonic()
         if now - start > ADMITTED_SECONDS:
@@ -113,9 +103,7 @@ def keep_running(
         delay = min(2 * delay, MAX_DELAY)
 
 
-def _wait_for_superlink(
-    address: str, identity: Identity, deadline: float, wait: float, say: Callable[[str], None]
-) -> None:
+def _wait_for_superlink(address: str, identity: Identity, deadline: float, wait: float) -> None:
     """Wait until a server there shows the certificate of the federation's server; JoinError if none does in time."""
     is_announced = False
     while reason := find_obstacle(address, identity, max(0.0, deadline - time.monotonic())):
@@ -146,7 +134,7 @@ def add_flags(parser: Any) -> None:
     add_privacy(parser)
 
 
-def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
+def run(flags: argparse.Namespace) -> None:
     """Check the CSV, and keep Flower's SuperNode running with it.
 
     Raises:
@@ -160,4 +148,4 @@ def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
     say(flower_commands.shell_line(make_command()))
     if warning := identity.expiry_warning():
         say(warning)
-    keep_running(make_command, flower_commands.environment(), flags.superlink, identity, flags.wait, say)
+    keep_running(make_command, flags.superlink, identity, flags.wait)
