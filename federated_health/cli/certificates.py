@@ -35,7 +35,7 @@ EXAMPLES = {
     "renew": ("--tls cleveland-tls",),
     "show": ("cleveland-tls", "cleveland-tls/request.pem"),
 }
-"""Examples by subcommand."""
+"""Flags of the examples in each subcommand's --help."""
 
 
 def add_subcommands(parser: argparse.ArgumentParser) -> None:
@@ -100,16 +100,12 @@ def _request(flags: argparse.Namespace) -> None:
         raise CertificateError("--host: goes with --server; a hospital accepts no connections")
     party = server(flags.host) if flags.server else hospital(flags.name)
     path = identity.request_identity(flags.tls, party, force=flags.force)
-    _print_request(f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", path, _how_to_send(path))
+    _print_request(f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", path, is_new=True)
 
 
 def _renew(flags: argparse.Namespace) -> None:
     path = identity.renew_request(flags.tls)
-    _print_request(f"wrote {path}, for the same key and name", path, _how_to_send(path))
-
-
-def _how_to_send(request: Path) -> str:
-    return f"Send {request} to the authority, and save its answer as {request.with_name(identity.CERTIFICATE)}."
+    _print_request(f"wrote {path}, for the same key and name", path, is_new=True)
 
 
 def _sign(flags: argparse.Namespace) -> None:
@@ -193,11 +189,13 @@ def _show_file(path: Path) -> None:
             _print_certificate(certificate)
 
 
-def _print_request(title: str, path: Path, *more: str) -> None:
+def _print_request(title: str, path: Path, *, is_new: bool = False) -> None:
     request = certificates.read_request(path)
     party, fingerprint = certificates.party_of(request), certificates.fingerprint(certificates.public_key_of(request))
     lines = [f"for          {party}", f"fingerprint  {fingerprint}", *_describe_hosts(party)]
-    print_lines(title, [*lines, *more])
+    if is_new:
+        lines.append(f"Send {path} to the authority, and save its answer as {path.with_name(identity.CERTIFICATE)}.")
+    print_lines(title, lines)
 
 
 def _print_certificate(certificate: x509.Certificate, *more: str) -> None:

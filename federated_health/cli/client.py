@@ -20,7 +20,6 @@ from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers, load_ledger_page, load_results
-from federated_health.hospital.handlers import budget_of
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
@@ -212,4 +211,4 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if out is not None:
         logger.info("saved in %s: %s", out, load_results().save_results(out, context, config, weights))
     if config.privacy:
-        logger.info("privacy: %s", budget_of(context).summary().describe())
+        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -46,23 +46,21 @@ def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
     columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("round", total=total, text="")
-        started = first_done = time.monotonic()
-        first = 0
+        started = time.monotonic()
+        ends: list[float] = []
 
         def update(completed: "Round") -> None:
-            nonlocal first, first_done
+            ends.append(time.monotonic())
             number, counts = completed.number, completed.federation.counts
-            if not first:
-                first, first_done = number, time.monotonic()
             # The server of an encrypted run cannot read the counts.
             text = f"loss {figure(counts.loss)}  accuracy {figure(counts.accuracy)}" if counts else ""
             progress.update(bar, completed=number, text=text)
-            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (first, total)):
+            if not console.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
                 say(f"round {number}/{total}{text and f': {text}'}")
             if number == total:
-                after_first = (total - first) / max(time.monotonic() - first_done, 1e-9)
-                line = f"{total - first + 1} rounds in {time.monotonic() - started:.1f} s"
-                say(line + (f"; {after_first:.1f} rounds per second after the first" if total > first else ""))
+                rate = (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)
+                after_first = f"; {rate:.1f} rounds per second after the first" if rate else ""
+                say(f"{len(ends)} rounds in {ends[-1] - started:.1f} s{after_first}")
 
         yield update
 

@@ -32,7 +32,7 @@ EXAMPLES = {
         "sign cleveland-tls/request.pem --authority authority",
     ),
 }
-"""Examples by subcommand."""
+"""Flags of the examples in each subcommand's --help."""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -71,11 +71,7 @@ def serve(app: ServerApp) -> None:
 
 
 def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
-    """The figures of the last completed round of a run that an error or Ctrl-C ended.
-
-    Raises:
-        BaseException: the error, where no round is completed.
-    """
+    """The figures of the last completed round of a run that an error or Ctrl-C ended; without one, raises the error."""
     if run.last_round is None:
         raise error
     reason = f" ({error})" if isinstance(error, RunError) else ""

@@ -5,6 +5,7 @@ handshake does not check (role, name, revocation) is checked here, when a party 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from cryptography import x509
 
@@ -88,7 +89,6 @@ class Admission:
 
 
 def _number(revocations: x509.CertificateRevocationList) -> int:
-    try:
+    with suppress(*certificates.MALFORMED):
         return revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except certificates.MALFORMED:
-        return 0
+    return 0

@@ -159,13 +159,10 @@ class Authority:
 def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
     """Make a new authority, a server on loopback and hospitals in one folder, for demos, benchmarks and tests only.
 
-    Replaces what an earlier call made.
+    Replaces what an earlier call made, and refuses a folder that holds something else.
 
     Returns:
         The server's TLS folder, and hospital's name -> its TLS folder.
-
-    Raises:
-        CertificateError: the folder holds something else, or cannot be replaced.
     """
     try:
         if folder.exists():

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -86,15 +87,10 @@ def parse_certificate(content: bytes) -> x509.Certificate:
 
 
 def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> x509.Certificate | None:
-    """Certificate of the other end of a gRPC call, which has proved that it holds the key; None if there is none.
-
-    Args:
-        auth_context: as gRPC's `ServicerContext.auth_context()` returns it.
-    """
-    try:
+    """Certificate of the other end of a gRPC call, by its `auth_context()`, which proves that it holds the key."""
+    with suppress(KeyError, IndexError, CertificateError):
         return parse_certificate(auth_context["x509_pem_cert"][0])
-    except (KeyError, IndexError, CertificateError):
-        return None
+    return None
 
 
 def read_request(path: Path) -> x509.CertificateSigningRequest:
@@ -118,16 +114,12 @@ def read_revocations(path: Path, authority: x509.Certificate | None = None) -> x
     """
     message = f"{path}: is not a list of revoked certificates (PEM)"
     revocations = _parse(read_file(path), x509.load_pem_x509_crl, message)
-    if authority is not None and not _is_signed_by(revocations, authority):
-        raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
-    return revocations
-
-
-def _is_signed_by(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    try:
-        return revocations.issuer == authority.subject and revocations.is_signature_valid(public_key_of(authority))
-    except MALFORMED:
-        return False
+    if authority is None:
+        return revocations
+    with suppress(*MALFORMED):
+        if revocations.issuer == authority.subject and revocations.is_signature_valid(public_key_of(authority)):
+            return revocations
+    raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
 
 
 def _parse(content: bytes, parse: Callable[[bytes], Parsed], message: str) -> Parsed:
@@ -161,22 +153,19 @@ def party_of(signed: Signed) -> Party:
 
 def name_of(subject: x509.Name) -> str:
     """Printable common name; empty unless there is exactly one."""
-    try:
+    with suppress(*MALFORMED):
         names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except MALFORMED:
-        return ""
-    return printable(str(names[0].value), 64) if len(names) == 1 else ""
+        return printable(str(names[0].value), 64) if len(names) == 1 else ""
+    return ""
 
 
 def public_key_of(signed: Signed) -> PublicKey:
     """Public key of a certificate or a request: ECDSA on P-256."""
-    try:
+    with suppress(*MALFORMED):
         key = signed.public_key()
-    except MALFORMED:
-        key = None
-    if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError("its key is not ECDSA on P-256")
-    return key
+        if isinstance(key, PublicKey) and isinstance(key.curve, ec.SECP256R1):
+            return key
+    raise CertificateError("its key is not ECDSA on P-256")
 
 
 def fingerprint(key: PublicKey) -> str:
@@ -187,21 +176,19 @@ def fingerprint(key: PublicKey) -> str:
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Whether an authority's name and key signed a certificate."""
-    try:
+    with suppress(*MALFORMED):
         certificate.verify_directly_issued_by(authority)
-    except MALFORMED:
-        return False
-    return True
+        return True
+    return False
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
     """Whether a certificate is self-signed and may sign others."""
-    try:
+    with suppress(*MALFORMED):
         basics = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except MALFORMED:
-        return False
-    return basics.ca and usage.key_cert_sign and is_issued_by(certificate, certificate)
+        return basics.ca and usage.key_cert_sign and is_issued_by(certificate, certificate)
+    return False
 
 
 def validity_problem(

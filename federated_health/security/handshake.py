@@ -46,7 +46,7 @@ class ConnectionProblem:
 
 
 def find_connection_problem(host: str, port: int, identity: Identity, timeout: float) -> ConnectionProblem | None:
-    """Try a handshake as a hospital's gRPC channel would make it.
+    """Try a handshake as a hospital's gRPC channel would make it; None if the server accepts the certificate.
 
     The result is advice, since a later connection may reach another server. The channel itself checks authority, host
     name and purpose, but not whether the server's certificate was revoked.
@@ -54,10 +54,11 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
     Args:
         identity: the hospital's.
         timeout: seconds for each of connecting, the handshake, and the server's first bytes.
-
-    Returns:
-        The problem; None if the server accepted the certificate.
     """
+    reason = (
+        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
+        f"this hospital's (see certificates show {identity.folder})"
+    )
     try:
         identity.check_validity()
         admission, context = Admission(identity), _make_context(identity)
@@ -66,8 +67,8 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
             context.wrap_socket(connection, server_hostname=host) as encrypted,
         ):
             certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
-            if reason := admission.rejection_reason(certificate, Role.SERVER):
-                raise CertificateError(reason)
+            if rejection := admission.rejection_reason(certificate, Role.SERVER):
+                raise CertificateError(rejection)
             if encrypted.selected_alpn_protocol() != ALPN:
                 raise CertificateError("the server there speaks TLS but not HTTP/2, so it is not a federation's server")
             if encrypted.recv(1):
@@ -81,18 +82,12 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
     except ssl.SSLError as error:
         if error.reason in FINAL_REASONS:
             return ConnectionProblem(FINAL_REASONS[error.reason], is_final=True)
-        reason = printable(error.reason or "no reason given")
-        return ConnectionProblem(f"the handshake failed ({reason})", is_final=False)
+        reason = f"the handshake failed ({printable(error.reason or 'no reason given')})"
     except TimeoutError:
-        return ConnectionProblem("the server there does not answer", is_final=False)
+        reason = "the server there does not answer"
     except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
-        reason = getattr(error, "strerror", None) or str(error)
-        return ConnectionProblem(f"it cannot be reached ({reason})", is_final=False)
-    return ConnectionProblem(
-        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
-        f"this hospital's (see certificates show {identity.folder})",
-        is_final=False,
-    )
+        reason = f"it cannot be reached ({getattr(error, 'strerror', None) or error})"
+    return ConnectionProblem(reason, is_final=False)
 
 
 def _make_context(identity: Identity) -> ssl.SSLContext:

@@ -55,11 +55,7 @@ def authority_file(identity: Identity) -> Path:
 
 
 def format_config(config: Mapping[str, Value]) -> str:
-    """Settings as `--node-config` and `--run-config` take them: NAME=VALUE in TOML, separated by spaces.
-
-    Raises:
-        RunError: a text holds a quote, which Flower's parser cannot read.
-    """
+    """Settings as `--node-config` and `--run-config` take them: NAME=VALUE in TOML, separated by spaces."""
     entries = []
     for name, value in config.items():
         if isinstance(value, str) and any(character in value for character in "'\"\n"):

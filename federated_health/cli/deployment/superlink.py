@@ -59,10 +59,6 @@ def link_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
 
     The port for starting runs is on loopback: Flower asks for no key there, and a caller can send any code to every
     hospital.
-
-    Raises:
-        StorageError: the authority's certificate cannot be written.
-        RunError: Flower is not installed.
     """
     folder = identity.folder.absolute()
     return [
@@ -158,10 +154,7 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         paths: certificates as the authority sent them, or folders of them, such as its `issued`.
 
     Returns:
-        Name -> certificate.
-
-    Raises:
-        CertificateError: a file is not such a certificate, or no hospital is left.
+        Name -> certificate, at least one.
     """
     admission = Admission(identity)
     hospitals: dict[str, x509.Certificate] = {}
@@ -196,11 +189,7 @@ def add_flags(parser: Any) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Start a SuperLink, admit the hospitals, and wait until it ends.
-
-    Raises:
-        UserError: a flag cannot be used, or Flower does not start.
-    """
+    """Start a SuperLink, admit the hospitals, and wait until it ends."""
     identity = load_identity(flags.tls, Role.SERVER)
     hospitals = accepted_hospitals(identity, flags.hospitals)
     check_flags(flags)

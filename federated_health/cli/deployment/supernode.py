@@ -44,11 +44,6 @@ def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
     """Flower's command for one hospital; also writes the hospital's key in the form that Flower reads.
 
     The node listens on loopback only, for the processes that it starts per message.
-
-    Raises:
-        CertificateError: the key cannot be read.
-        StorageError: the key cannot be written.
-        RunError: Flower is not installed, or a path holds a quote.
     """
     folder = identity.folder.absolute()  # a ClientApp runs in another folder
     program = flower_commands.executable("flower-supernode")
@@ -135,11 +130,7 @@ def add_flags(parser: Any) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Check the CSV, and keep Flower's SuperNode running with it.
-
-    Raises:
-        UserError: a flag cannot be used, Flower is not installed, or the SuperLink does not admit the hospital.
-    """
+    """Check the CSV, and keep Flower's SuperNode running with it."""
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
     for line in load_hospital(flags.data, get_task(flags.task), identity.name, flags.split_seed).remarks():
