@@ -2,6 +2,7 @@
 
 import argparse
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -24,34 +25,22 @@ DESCRIPTION = (
     "from five minutes before it was made, for clocks that are slow."
 )
 
-EXAMPLES = {
-    "init": ('--authority authority --name "Heart federation"', "--authority authority --days 1825"),
-    "request": ("--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"),
-    "sign": (
-        "cleveland-tls/request.pem --authority authority",
-        "request.pem --authority authority --out answer.pem --days 90",
-    ),
-    "revoke": ("cleveland --authority authority",),
-    "renew": ("--tls cleveland-tls",),
-    "show": ("cleveland-tls", "cleveland-tls/request.pem"),
-}
-"""Flags of the examples in each subcommand's --help."""
-
 
 def add_subcommands(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `certificates`."""
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    add = partial(parsing.add_subcommand, subcommands)
 
-    def add(name: str, run: parsing.Command, help: str) -> Any:
-        return parsing.add_subcommand(subcommands, name, run, help, EXAMPLES[name])
-
-    init = add("init", _init, "create a federation's authority")
+    examples = '--authority authority --name "Heart federation"', "--authority authority --days 1825"
+    init = add("init", _init, "create a federation's authority", examples)
     _add_authority(init, "the authority's folder, a new one")
     words = "name of the authority (default: %(default)s)"
     init.add_argument("--name", default="Federated Health", metavar="NAME", help=words)
     _add_days(init, issuing.AUTHORITY_DAYS)
 
-    request = add("request", _request, "at a hospital or the server: make a key, and a request to be signed")
+    examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
+    words = "at a hospital or the server: make a key, and a request to be signed"
+    request = add("request", _request, words, examples)
     request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the key; it stays here")
     party = request.add_mutually_exclusive_group(required=True)
     words = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
@@ -61,21 +50,28 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--host", action="append", default=[], metavar="HOST", help=words)
     request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
 
-    sign = add("sign", _sign, "at the authority: answer a request with a certificate")
+    examples = (
+        "cleveland-tls/request.pem --authority authority",
+        "request.pem --authority authority --out answer.pem --days 90",
+    )
+    sign = add("sign", _sign, "at the authority: answer a request with a certificate", examples)
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
     _add_authority(sign, "the authority's folder")
     words = "also write the answer here (default: in the authority's folder alone)"
     sign.add_argument("--out", type=Path, metavar="FILE", help=words)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
-    revoke = add("revoke", _revoke, "at the authority: revoke the certificates of a name")
+    words = "at the authority: revoke the certificates of a name"
+    revoke = add("revoke", _revoke, words, ["cleveland --authority authority"])
     revoke.add_argument("name", metavar="NAME", help="the name of a hospital or of the server, as show prints it")
     _add_authority(revoke, "the authority's folder")
 
-    renew = add("renew", _renew, "a new request for the same key and name; for a new key: revoke, request --force")
+    words = "a new request for the same key and name; for a new key: revoke, request --force"
+    renew = add("renew", _renew, words, ["--tls cleveland-tls"])
     renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
 
-    show = add("show", _show, "show a certificate's party, validity and key")
+    examples = "cleveland-tls", "cleveland-tls/request.pem"
+    show = add("show", _show, "show a certificate's party, validity and key", examples)
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
 
 

@@ -90,12 +90,7 @@ def wait_until_up(running: "subprocess.Popen[bytes]", identity: Identity, contro
 
 
 def register(name: str, certificate: x509.Certificate, folder: Path, link: str) -> None:
-    """Admit a hospital's node, by the key of its certificate; RunError if the SuperLink rejects it.
-
-    Args:
-        folder: gets the key in the form that Flower reads.
-        link: connection name of the SuperLink.
-    """
+    """Admit a hospital's node by the key of its certificate, which goes into a folder in the form that Flower reads."""
     path = folder / f"{name}.pub"
     write_bytes(path, public_key_line(certificate), PUBLIC)
     command = [flower_commands.executable("flwr"), "supernode", "register", str(path), link, "--name", name]

@@ -69,7 +69,6 @@ def keep_running(make_command: Callable[[], Sequence[str]], address: str, identi
 
     Args:
         make_command: makes Flower's command, anew for every start.
-        address: HOST:PORT of the SuperLink.
         wait: seconds for which the SuperLink may be away or not admit the hospital, anew after each admission.
 
     Raises:
