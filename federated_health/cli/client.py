@@ -202,8 +202,7 @@ def _join(app: ClientApp, flags: argparse.Namespace, own: OwnHospital, identity:
 
 def _show_and_save(context: Context, out: Path | None) -> None:
     """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
-    model = handlers.final_model(context)
-    if model is None:
+    if (model := handlers.final_model(context)) is None:
         return
     config, weights = model
     name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
