@@ -16,7 +16,6 @@ from federated_health.errors import CertificateError
 from federated_health.files import PRIVATE, PRIVATE_FOLDER, PUBLIC, locked_folder, make_folder, write_bytes
 from federated_health.names import printable
 from federated_health.security import certificates, identity, issuing
-from federated_health.security.certificates import format_time
 from federated_health.security.parties import Party, hospital, server
 
 CERTIFICATE, KEY, REVOKED, ISSUED = "authority.pem", "key.pem", "revoked.pem", "issued"
@@ -111,13 +110,13 @@ class Authority:
             same_key = issued.certificate.public_key() == key
             if same_key and issued.revoked:
                 raise CertificateError(
-                    f"{party}: the certificate of this key was revoked on {format_time(issued.revoked)}; "
+                    f"{party}: the certificate of this key was revoked on {certificates.format_time(issued.revoked)}; "
                     "make a new key: request --force"
                 )
             if same_key and (issued.party.name, issued.party.role) != (party.name, party.role):
                 raise CertificateError(f"{party}: this key belongs to {issued.party}; every party makes its own")
             if issued.is_valid and issued.party.name == party.name and not same_key:
-                end = format_time(issued.certificate.not_valid_after_utc)
+                end = certificates.format_time(issued.certificate.not_valid_after_utc)
                 raise CertificateError(
                     f"{party}: {issued.party} has a certificate for another key, valid to {end}; "
                     f"if that key is out of use: revoke {issued.party.name}, then sign again"
