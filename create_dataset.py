@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     """Parse the flags."""
     defaults = read_defaults()
     description = "Turns a data set into one CSV per hospital: client_1.csv, client_2.csv, ... and manifest.json."
-    parser = parsing.make_parser(description, examples=EXAMPLES)
+    parser = parsing.CommandParser(description, examples=EXAMPLES)
     source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",

@@ -28,7 +28,7 @@ EXAMPLES = (
 
 def predict() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
-    parser = parsing.make_parser(
+    parser = parsing.CommandParser(
         "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
         "risk reaches the model's threshold.",
         examples=EXAMPLES,

@@ -1,5 +1,6 @@
 """`superlink` and `supernode`: the commands that they start, which hospitals are accepted, and one line per mistake."""
 
+import argparse
 import shlex
 import shutil
 import socket
@@ -15,13 +16,14 @@ from federated_health.cli import parsing
 from federated_health.cli.deployment import superlink, supernode
 from federated_health.cli.deployment.flower_commands import environment, format_config, shell_line
 from federated_health.cli.deployment.superlink import (
-    SuperLink,
     accepted_hospitals,
+    check_flags,
     check_free,
+    link_command,
     public_key_line,
     write_connection,
 )
-from federated_health.cli.deployment.supernode import SuperNode
+from federated_health.cli.deployment.supernode import node_command
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
 from federated_health.processes import free_port
 from federated_health.security.authority import Authority, make_demo_identities
@@ -39,15 +41,28 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def node_of(tls: Path, data: Path, **more: object) -> SuperNode:
-    identity = load_identity(tls / "hospitals" / "cleveland", Role.HOSPITAL)
-    return SuperNode(data=data, identity=identity, superlink="127.0.0.1:9092", **more)  # type: ignore[arg-type]
+def flags_of(what: str, *words: object) -> argparse.Namespace:
+    """Parsed flags of `superlink` or `supernode`."""
+    parser = parsing.CommandParser("")
+    SUBCOMMANDS[what].add_flags(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def node_of(folder: Path, data: Path, *words: object) -> list[str]:
+    """The command of the hospital whose TLS folder it is."""
+    flags = flags_of("supernode", "--tls", folder, "--data", data, *words)
+    return node_command(flags, load_identity(folder, Role.HOSPITAL))
+
+
+def link_of(tls: Path, *words: object) -> argparse.Namespace:
+    return flags_of("superlink", "--tls", tls / "server", "--hospitals", tls / "authority" / "issued", *words)
 
 
 def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certificate(tls: Path, in_folder: Path) -> None:
     (in_folder / "own data.csv").touch()
 
-    command = node_of(tls, Path("own data.csv"), budget=2.5, split_seed=7, encrypted_only=True).command()
+    words = "--dp-budget", 2.5, "--split-seed", 7, "--encrypted-only"
+    command = node_of(tls / "hospitals" / "cleveland", Path("own data.csv"), *words)
 
     config = parse_config_args([command[command.index("--node-config") + 1]])
     path = str(in_folder / "own data.csv")
@@ -56,7 +71,7 @@ def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certifica
 
 
 def test_a_node_authenticates_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
-    command = node_of(tls, tmp_path / "any.csv").command()
+    command = node_of(tls / "hospitals" / "cleveland", tmp_path / "any.csv")
 
     path = Path(command[command.index("--auth-supernode-private-key") + 1])
     key = load_ssh_private_key(path.read_bytes(), None)
@@ -68,14 +83,14 @@ def test_a_node_authenticates_with_the_key_of_its_certificate(tls: Path, tmp_pat
 
 
 def test_local_ports_listen_on_loopback_only(tls: Path, tmp_path: Path) -> None:
-    identity = load_identity(tls / "server", Role.SERVER)
-    link = SuperLink(identity=identity, address=f"0.0.0.0:{free_port()}", control=free_port(), name="hospitals")
+    flags = link_of(tls, "--address", f"0.0.0.0:{free_port()}")
 
-    command, node = link.command(), node_of(tls, tmp_path / "any.csv").command()
+    command = link_command(flags, load_identity(tls / "server", Role.SERVER))
+    node = node_of(tls / "hospitals" / "cleveland", tmp_path / "any.csv")
 
     assert command[command.index("--host") + 1] == node[node.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--control-api-address") + 1].startswith("127.0.0.1:")
-    assert command[command.index("--fleet-api-address") + 1] == link.address
+    assert command[command.index("--fleet-api-address") + 1] == flags.address
     assert "--enable-supernode-auth" in command
 
 
@@ -163,25 +178,17 @@ def test_a_refused_path_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
     own = tmp_path / "it's"
     shutil.copytree(tls / "hospitals" / "hungary", own)
     (own / "supernode.key").unlink(missing_ok=True)
-    node = SuperNode(data=tmp_path / "any.csv", identity=load_identity(own, Role.HOSPITAL), superlink="127.0.0.1:9092")
 
     with pytest.raises(RunError, match="holds a quote"):
-        node.command()
+        node_of(own, tmp_path / "any.csv")
 
     assert not (own / "supernode.key").exists()
 
 
-@pytest.mark.parametrize("control", [0, 65536, 99999])
-def test_a_control_port_out_of_range_is_refused(tls: Path, control: int) -> None:
-    identity = load_identity(tls / "server", Role.SERVER)
-    with pytest.raises(AddressError, match="expected HOST:PORT with a port from 1 to 65535"):
-        SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=control, name="hospitals")
-
-
 def test_one_port_for_both_is_refused(tls: Path) -> None:
-    identity, port = load_identity(tls / "server", Role.SERVER), free_port()
+    port = free_port()
     with pytest.raises(AddressError, match="has the port of --control-port, too"):
-        SuperLink(identity=identity, address=f"127.0.0.1:{port}", control=port, name="hospitals")
+        check_flags(link_of(tls, "--address", f"127.0.0.1:{port}", "--control-port", port))
 
 
 def test_a_taken_port_is_refused() -> None:
@@ -193,21 +200,18 @@ def test_a_taken_port_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["local", "default", "supergrid", "a.b", ""])
 def test_a_name_that_flower_reserves_is_refused(tls: Path, name: str) -> None:
-    identity = load_identity(tls / "server", Role.SERVER)
     with pytest.raises(RunError, match="expected letters"):
-        SuperLink(identity=identity, address=f"127.0.0.1:{free_port()}", control=free_port(), name=name)
+        check_flags(link_of(tls, "--name", name))
 
 
 def refused(what: str, *words: object) -> str:
     """Message of a command that fails."""
-    parser = parsing.make_parser("")
-    SUBCOMMANDS[what].add_flags(parser)
     with pytest.raises(UserError) as refusal:
-        SUBCOMMANDS[what].run(parser.parse_args([str(word) for word in words]), lambda _: None)
+        SUBCOMMANDS[what].run(flags_of(what, *words))
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("number", ["0", "65536", "70000", "http"])
+@pytest.mark.parametrize("number", ["0", "65536", "70000", "99999", "http"])
 def test_a_malformed_port_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The system would take 70000 for 4464."""
     with pytest.raises(SystemExit):

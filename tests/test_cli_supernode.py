@@ -4,6 +4,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from unittest import mock
 
 import pytest
 
@@ -44,8 +45,8 @@ def ending_with(*codes: int) -> Callable[[], list[str]]:
 def keep(make_command: Callable[[], list[str]], identity: Identity, wait: float, address: str = ADDRESS) -> list[str]:
     """Lines announced until it ends."""
     said: list[str] = []
-    with suppress(KeyboardInterrupt):
-        supernode.keep_running(make_command, {}, address, identity, wait, said.append)
+    with suppress(KeyboardInterrupt), mock.patch.object(supernode, "say", said.append):
+        supernode.keep_running(make_command, address, identity, wait)
     return said
 
 

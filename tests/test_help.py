@@ -106,6 +106,6 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
 def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     command = "python server.py " + "--rounds 3 " * 6
-    text = parsing.make_parser("word " * 20, prog="it", examples=[command]).format_help()
+    text = parsing.CommandParser("word " * 20, prog="it", examples=[command]).format_help()
     assert f"  {command}" in text
     assert max(len(line) for line in text.splitlines() if "python" not in line) < 40

@@ -1,8 +1,8 @@
-"""The subcommands of `certificates`; each yields sections to print: a title, and lines below it."""
+"""The subcommands of `certificates`."""
 
 import argparse
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 from cryptography import x509
 
 from federated_health.cli import parsing
+from federated_health.cli.console import print_lines
 from federated_health.errors import CertificateError, UserError
 from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import authority, certificates, identity, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.authority import Authority
-from federated_health.security.parties import hospital, server
-
-Sections = Iterator[tuple[str, list[str]]]
+from federated_health.security.parties import Party, hospital, server
 
 DESCRIPTION = (
     "Makes the certificates of a federation: an authority signs the server and every hospital, whose keys are made on "
@@ -26,48 +25,22 @@ DESCRIPTION = (
     "from five minutes before it was made, for clocks that are slow."
 )
 
-EXAMPLES = {
-    "init": (
-        'python -m federated_health certificates init --authority authority --name "Heart federation"',
-        "python -m federated_health certificates init --authority authority --days 1825",
-    ),
-    "request": (
-        "python -m federated_health certificates request --tls server-tls --server --host fl.example.org",
-        "python -m federated_health certificates request --tls cleveland-tls --name cleveland",
-    ),
-    "sign": (
-        "python -m federated_health certificates sign cleveland-tls/request.pem --authority authority",
-        "python -m federated_health certificates sign request.pem --authority authority --out answer.pem --days 90",
-    ),
-    "revoke": ("python -m federated_health certificates revoke cleveland --authority authority",),
-    "renew": ("python -m federated_health certificates renew --tls cleveland-tls",),
-    "show": (
-        "python -m federated_health certificates show cleveland-tls",
-        "python -m federated_health certificates show cleveland-tls/request.pem",
-    ),
-}
-"""Examples by subcommand."""
-
 
 def add_subcommands(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands of `certificates`; each sets `sections`, a function from the flags to what is printed."""
+    """Add the subcommands of `certificates`."""
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    add = partial(parsing.add_subcommand, subcommands)
 
-    def add(name: str, sections: Any, words: str) -> Any:
-        examples = EXAMPLES[name]
-        command = subcommands.add_parser(
-            name, help=words, description=f"{words[0].upper()}{words[1:]}.", examples=examples
-        )
-        command.set_defaults(sections=sections)
-        return command
-
-    init = add("init", _init, "create a federation's authority")
+    examples = '--authority authority --name "Heart federation"', "--authority authority --days 1825"
+    init = add("init", _init, "create a federation's authority", examples)
     _add_authority(init, "the authority's folder, a new one")
     words = "name of the authority (default: %(default)s)"
     init.add_argument("--name", default="Federated Health", metavar="NAME", help=words)
     _add_days(init, issuing.AUTHORITY_DAYS)
 
-    request = add("request", _request, "at a hospital or the server: make a key, and a request to be signed")
+    examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
+    words = "at a hospital or the server: make a key, and a request to be signed"
+    request = add("request", _request, words, examples)
     request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the key; it stays here")
     party = request.add_mutually_exclusive_group(required=True)
     words = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
@@ -77,21 +50,28 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--host", action="append", default=[], metavar="HOST", help=words)
     request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
 
-    sign = add("sign", _sign, "at the authority: answer a request with a certificate")
+    examples = (
+        "cleveland-tls/request.pem --authority authority",
+        "request.pem --authority authority --out answer.pem --days 90",
+    )
+    sign = add("sign", _sign, "at the authority: answer a request with a certificate", examples)
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
     _add_authority(sign, "the authority's folder")
     words = "also write the answer here (default: in the authority's folder alone)"
     sign.add_argument("--out", type=Path, metavar="FILE", help=words)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
-    revoke = add("revoke", _revoke, "at the authority: revoke the certificates of a name")
+    words = "at the authority: revoke the certificates of a name"
+    revoke = add("revoke", _revoke, words, ["cleveland --authority authority"])
     revoke.add_argument("name", metavar="NAME", help="the name of a hospital or of the server, as show prints it")
     _add_authority(revoke, "the authority's folder")
 
-    renew = add("renew", _renew, "a new request for the same key and name; for a new key: revoke, request --force")
+    words = "a new request for the same key and name; for a new key: revoke, request --force"
+    renew = add("renew", _renew, words, ["--tls cleveland-tls"])
     renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
 
-    show = add("show", _show, "show a certificate's party, validity and key")
+    examples = "cleveland-tls", "cleveland-tls/request.pem"
+    show = add("show", _show, "show a certificate's party, validity and key", examples)
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
 
 
@@ -104,27 +84,27 @@ def _add_days(parser: Any, default: int) -> None:
     parser.add_argument("--days", type=parsing.whole, default=default, metavar="N", help=words)
 
 
-def _init(flags: argparse.Namespace) -> Sections:
+def _init(flags: argparse.Namespace) -> None:
     certificate = Authority.create(flags.authority, flags.name, flags.days).certificate
     advice = f"{authority.KEY} can sign any party: keep this folder on a machine of its own, and a copy in a safe"
     title = f"created {certificates.name_of(certificate.subject)} in {flags.authority}"
-    yield title, [*_describe_certificate(certificate), advice]
+    print_lines(title, [*_describe_certificate(certificate), advice])
 
 
-def _request(flags: argparse.Namespace) -> Sections:
+def _request(flags: argparse.Namespace) -> None:
     if flags.host and not flags.server:
         raise CertificateError("--host: goes with --server; a hospital accepts no connections")
     party = server(flags.host) if flags.server else hospital(flags.name)
     path = identity.request_identity(flags.tls, party, force=flags.force)
-    yield f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", _describe_request(path, flags.tls)
+    _print_request(f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", path, is_new=True)
 
 
-def _renew(flags: argparse.Namespace) -> Sections:
+def _renew(flags: argparse.Namespace) -> None:
     path = identity.renew_request(flags.tls)
-    yield f"wrote {path}, for the same key and name", _describe_request(path, flags.tls)
+    _print_request(f"wrote {path}, for the same key and name", path, is_new=True)
 
 
-def _sign(flags: argparse.Namespace) -> Sections:
+def _sign(flags: argparse.Namespace) -> None:
     signer = Authority(flags.authority)
     issued = signer.sign(flags.request, flags.days)
     if flags.out is not None:
@@ -132,75 +112,66 @@ def _sign(flags: argparse.Namespace) -> Sections:
             write_bytes(flags.out, certificates.read_file(issued.path), PUBLIC)
         except UserError as error:
             raise CertificateError(f"{error}; {issued.party} was signed: see {issued.path}") from None
-    yield (
-        f"signed {issued.party}",
-        [
-            *_describe_certificate(issued.certificate),
-            f"authority    {certificates.fingerprint(certificates.public_key_of(signer.certificate))}",
-            "Compare both fingerprints with the other side, by phone, before you send.",
-            f"Send {flags.out or issued.path}, which is no secret: it is saved there as {identity.CERTIFICATE}, "
-            f"beside {identity.KEY}.",
-        ],
-    )
+    lines = [
+        *_describe_certificate(issued.certificate),
+        f"authority    {certificates.fingerprint(certificates.public_key_of(signer.certificate))}",
+        "Compare both fingerprints with the other side, by phone, before you send.",
+        f"Send {flags.out or issued.path}, which is no secret: it is saved there as {identity.CERTIFICATE}, "
+        f"beside {identity.KEY}.",
+    ]
+    print_lines(f"signed {issued.party}", lines)
     if signer.certificate.not_valid_after_utc <= issued.certificate.not_valid_after_utc:
-        yield "it ends together with its authority, which ends soon", []
+        print_lines("it ends together with its authority, which ends soon", [])
 
 
-def _revoke(flags: argparse.Namespace) -> Sections:
+def _revoke(flags: argparse.Namespace) -> None:
     revoked = Authority(flags.authority).revoke(flags.name)
-    yield (
-        f"revoked {revoked[0].party}: {len(revoked)} certificate{'s' if len(revoked) > 1 else ''}",
-        [
-            f"Copy {flags.authority / authority.REVOKED} into the server's TLS folder, as {identity.REVOKED}.",
-            "A running server reads it at once, and disconnects the revoked party.",
-        ],
-    )
+    title = f"revoked {revoked[0].party}: {len(revoked)} certificate{'s' if len(revoked) > 1 else ''}"
+    advice = f"Copy {flags.authority / authority.REVOKED} into the server's TLS folder, as {identity.REVOKED}."
+    print_lines(title, [advice, "A running server reads it at once, and disconnects the revoked party."])
 
 
-def _show(flags: argparse.Namespace) -> Sections:
+def _show(flags: argparse.Namespace) -> None:
     path: Path = flags.path
     if (path / authority.CERTIFICATE).exists() and not (path / identity.CERTIFICATE).exists():
         signer = Authority(path)
-        yield _title(signer.certificate), _describe_certificate(signer.certificate)
+        _print_certificate(signer.certificate)
         for issued in signer.issued():
             state = [f"revoked      on {certificates.format_time(issued.revoked)}"] if issued.revoked else []
-            yield str(issued.party), [*_describe_certificate(issued.certificate), *state]
+            _print_certificate(issued.certificate, *state)
     elif path.is_dir():
-        yield from _show_identity(path)
+        _show_identity(path)
     else:
-        yield from _show_file(path)
+        _show_file(path)
 
 
-def _show_identity(folder: Path) -> Sections:
-    """What is in a TLS folder; then, as an error, what is wrong with it."""
+def _show_identity(folder: Path) -> None:
+    """Print what is in a TLS folder; then, as an error, what is wrong with it."""
     if not (folder / identity.CERTIFICATE).exists() and (folder / identity.REQUEST).exists():
-        yield from _show_file(folder / identity.REQUEST)
+        _show_file(folder / identity.REQUEST)
         raise CertificateError(f"{folder / identity.CERTIFICATE}: does not exist yet: the request was not answered")
     own = identity.read_identity(folder)
     lines = [
-        *_describe_certificate(own.certificate),
-        *_describe_hosts(own.party.hosts),
+        *_describe_hosts(own.party),
         f"authority    {certificates.name_of(own.authority.subject)}",
         f"             {certificates.fingerprint(certificates.public_key_of(own.authority))}",
     ]
     try:
         own.check_validity()
         Admission(own)
-    except CertificateError:
-        yield str(own.party), lines
-        raise
-    state = "no" if (folder / identity.REVOKED).exists() else f"not known here, without {identity.REVOKED}"
-    yield str(own.party), [*lines, f"revoked      {state}"]
+        state = "no" if (folder / identity.REVOKED).exists() else f"not known here, without {identity.REVOKED}"
+        lines.append(f"revoked      {state}")
+    finally:
+        _print_certificate(own.certificate, *lines)
 
 
-def _show_file(path: Path) -> Sections:
+def _show_file(path: Path) -> None:
     content = certificates.read_file(path)
     if b"CERTIFICATE REQUEST-" in content:
-        party = certificates.party_of(certificates.read_request(path))
-        yield f"request of {party}", _describe_request(path)
+        _print_request(f"request of {certificates.party_of(certificates.read_request(path))}", path)
     elif b"PRIVATE KEY-" in content:
         key = certificates.read_key(path).public_key()
-        yield "private key", [f"fingerprint  {certificates.fingerprint(key)}"]
+        print_lines("private key", [f"fingerprint  {certificates.fingerprint(key)}"])
     elif b"X509 CRL-" in content:
         revocations = certificates.read_revocations(path)
         made = certificates.format_time(revocations.last_update_utc)
@@ -208,33 +179,27 @@ def _show_file(path: Path) -> Sections:
             f"serial {entry.serial_number:040x} on {certificates.format_time(entry.revocation_date_utc)}"
             for entry in revocations
         ]
-        yield f"revoked by {certificates.name_of(revocations.issuer)}, {made}", lines or ["no certificate"]
+        print_lines(f"revoked by {certificates.name_of(revocations.issuer)}, {made}", lines or ["no certificate"])
     else:
         for certificate in certificates.read_certificates(path):
-            yield _title(certificate), _describe_certificate(certificate)
+            _print_certificate(certificate)
 
 
-def _title(certificate: x509.Certificate) -> str:
-    if certificates.is_authority(certificate):
-        return f"authority {certificates.name_of(certificate.subject)}"
-    return str(certificates.party_of(certificate))
-
-
-def _describe_request(path: Path, folder: Path | None = None) -> list[str]:
+def _print_request(title: str, path: Path, *, is_new: bool = False) -> None:
     request = certificates.read_request(path)
-    party = certificates.party_of(request)
-    lines = [
-        f"for          {party}",
-        f"fingerprint  {certificates.fingerprint(certificates.public_key_of(request))}",
-        *_describe_hosts(party.hosts),
-    ]
-    if folder is not None:
-        lines.append(f"Send {path} to the authority, and save its answer as {folder / identity.CERTIFICATE}.")
-    return lines
+    party, fingerprint = certificates.party_of(request), certificates.fingerprint(certificates.public_key_of(request))
+    lines = [f"for          {party}", f"fingerprint  {fingerprint}", *_describe_hosts(party)]
+    if is_new:
+        lines.append(f"Send {path} to the authority, and save its answer as {path.with_name(identity.CERTIFICATE)}.")
+    print_lines(title, lines)
 
 
-def _describe_hosts(hosts: tuple[str, ...]) -> list[str]:
-    return [f"hosts        {', '.join(hosts)}"] if hosts else []
+def _print_certificate(certificate: x509.Certificate, *more: str) -> None:
+    is_authority = certificates.is_authority(certificate)
+    party = (
+        f"authority {certificates.name_of(certificate.subject)}" if is_authority else certificates.party_of(certificate)
+    )
+    print_lines(str(party), [*_describe_certificate(certificate), *more])
 
 
 def _describe_certificate(certificate: x509.Certificate) -> list[str]:
@@ -245,3 +210,7 @@ def _describe_certificate(certificate: x509.Certificate) -> list[str]:
         f"fingerprint  {certificates.fingerprint(certificates.public_key_of(certificate))}",
         f"valid        {certificates.format_time(start)} to {certificates.format_time(end)}: {state}",
     ]
+
+
+def _describe_hosts(party: Party) -> list[str]:
+    return [f"hosts        {', '.join(party.hosts)}"] if party.hosts else []

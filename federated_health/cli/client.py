@@ -2,10 +2,9 @@
 
 import argparse
 import logging
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -52,9 +51,76 @@ NEEDED_DEFAULTS = "address", "data", "task", "wait"
 def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
-    parser = parsing.make_parser(description, examples=EXAMPLES)
-    _add_flags(parser, read_project_config(needed=NEEDED_DEFAULTS))
+    parser = parsing.CommandParser(description, examples=EXAMPLES)
+    defaults = read_project_config(needed=NEEDED_DEFAULTS)
+
+    own = parser.add_argument_group("which hospital this is")
+    words = f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv"
+    words += " (from 1; default: none, which takes --data)"
+    own.add_argument("--hospital", type=parsing.whole, metavar="N", help=words)
+    words = "this hospital's own CSV, with --name or --tls (default: none)"
+    own.add_argument("--data", type=Path, metavar="FILE", help=words)
+    words = "this hospital's name: lower-case letters, digits and hyphens"
+    words += " (default: of --hospital the data's; with --tls the certificate's)"
+    own.add_argument("--name", metavar="NAME", help=words)
+    words = f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})"
+    own.add_argument("--task", choices=tuple(TASKS), help=words)
+    add_split_seed(own)
+
+    connection = parser.add_argument_group("connection")
+    words = "where the server listens (default: %(default)s)"
+    connection.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help=words)
+    words = "how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)"
+    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
+    words = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
+    words += "without it messages are not encrypted and peers are not authenticated (default: none)"
+    connection.add_argument("--tls", metavar="DIR", help=words)
+    words = "allow a --server beyond this machine without --tls (default: no)"
+    connection.add_argument("--insecure", action="store_true", help=words)
+
+    add_privacy(parser)
+
+    results = parser.add_argument_group("results")
+    words = "keep a log here, and at the end the final model and this hospital's report (default: keep none)"
+    results.add_argument("--out", type=Path, metavar="DIR", help=words)
+    words = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
+    results.add_argument("--verbose", action="store_true", help=words)
+
+    inspection = parser.add_argument_group("inspect and exit")
+    words = "show the content of the CSV and whether the hospital may join; nothing is sent (default: no)"
+    inspection.add_argument("--check", action="store_true", help=words)
+    shown = inspection.add_mutually_exclusive_group()
+    words = "show what a ledger says has left a hospital (default: none)"
+    shown.add_argument("--show-egress", type=Path, metavar="FILE", help=words)
+    words = "show what a privacy account holds (default: none)"
+    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help=words)
     return parser
+
+
+def add_split_seed(group: Any) -> None:
+    """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
+    words = "seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)"
+    group.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=words)
+
+
+def add_privacy(parser: Any) -> None:
+    """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
+    group = parser.add_argument_group("privacy")
+    words = "total epsilon that all runs together may ever spend; the hospital then joins no run without differential "
+    words += "privacy (above 0, at most 1000; default: the epsilon of the first such run)"
+    group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=words)
+    words = "join encrypted runs only, see server.py --encrypt (default: any run)"
+    group.add_argument("--encrypted-only", action="store_true", help=words)
+
+
+def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:
+    """A hospital's node config, from its name, its files and the flags that a Flower SuperNode takes, too."""
+    config: dict[str, Value] = {"data": str(data), "name": name, "tls": str(tls or ""), "split-seed": flags.split_seed}
+    if flags.dp_budget is not None:
+        config[ALLOWED_EPSILON] = flags.dp_budget
+    if flags.encrypted_only:
+        config[ENCRYPTED_ONLY] = True
+    return config
 
 
 def run_client(app: ClientApp) -> None:
@@ -66,51 +132,33 @@ def run_client(app: ClientApp) -> None:
 
         _print_page(ledger_page.summarise(flags.show_egress))
         print_lines("What never leaves:", ledger_page.NEVER)
-    elif flags.show_privacy is not None:
+        return
+    if flags.show_privacy is not None:
         _print_page(privacy.load_page().read_page(flags.show_privacy))
+        return
+    if flags.tls == "":  # which as a path is the current folder
+        parser.error("argument --tls: expected a folder, got ''")
+    identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
+    if flags.data and not flags.name:
+        flags.name = identity.name if identity else "unnamed" if flags.check else None
+    defaults = read_project_config(needed=NEEDED_DEFAULTS)
+    folder, task = str(defaults["data"]), str(defaults["task"])
+    hospital = find_own_hospital(Path(folder), flags.hospital, flags.data, flags.name, flags.task, task)
+    if flags.check:
+        _check(hospital)
     else:
-        if flags.tls == "":  # which as a path is the current folder
-            parser.error("argument --tls: expected a folder, got ''")
-        identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
-        hospital = _find_hospital(flags, identity.name if identity else None)
-        if flags.check:
-            _check(hospital)
-        else:
-            _join(app, flags, hospital, identity)
+        _join(app, flags, hospital, identity)
 
 
-class Page(Protocol):
-    """A title, lines below it, and tables."""
-
-    @property
-    def title(self) -> str: ...
-    def lines(self) -> Iterable[str]: ...
-    def tables(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]: ...
-
-
-def _print_page(page: Page) -> None:
+def _print_page(page: Any) -> None:
     """Print a page's lines, then its tables."""
     print_lines(page.title, page.lines())
     for title, table in page.tables().items():
         print_figures(title, table)
 
 
-def _find_hospital(flags: argparse.Namespace, certified_name: str | None) -> OwnHospital:
-    """The hospital that the flags name."""
-    name, defaults = flags.name, read_project_config(needed=NEEDED_DEFAULTS)
-    if flags.data and not name:
-        name = certified_name or ("unnamed" if flags.check else None)
-    return find_own_hospital(
-        Path(str(defaults["data"])), flags.hospital, flags.data, name, flags.task, str(defaults["task"])
-    )
-
-
 def _check(hospital: OwnHospital) -> None:
-    """Show what is in a hospital's CSV.
-
-    Raises:
-        DataError: the hospital may not join.
-    """
+    """Show what is in a hospital's CSV; DataError if the hospital may not join."""
     check = check_data(hospital.data, hospital.task)
     print_figures(check.title, check.table())
     print_lines(check.verdict, check.findings())
@@ -129,9 +177,8 @@ def _join(app: ClientApp, flags: argparse.Namespace, own: OwnHospital, identity:
             if flags.dp_budget is None:
                 report_unfit(own.name, flags.server, own.task.agreement, error.reason, ledger, identity)
         raise
-    node = {"data": str(own.data), "split-seed": flags.split_seed, "tls": str(identity.folder) if identity else ""}
-    budget = {} if flags.dp_budget is None else {ALLOWED_EPSILON: flags.dp_budget}
-    context = hospital_context(own.name, {**node, **budget, ENCRYPTED_ONLY: flags.encrypted_only})
+    config = node_config(flags, own.name, own.data, identity.folder if identity else None)
+    context = hospital_context(own.name, config)
     if flags.out is not None:
         make_folder(flags.out)
     configure_logging(verbose=flags.verbose, file=flags.out / f"{own.name}.log" if flags.out else None)
@@ -157,8 +204,7 @@ def _join(app: ClientApp, flags: argparse.Namespace, own: OwnHospital, identity:
 
 def _show_and_save(context: Context, out: Path | None) -> None:
     """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
-    model = handlers.final_model(context)
-    if model is None:
+    if (model := handlers.final_model(context)) is None:
         return
     config, weights = model
     name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
@@ -168,116 +214,4 @@ def _show_and_save(context: Context, out: Path | None) -> None:
 
         logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
     if config.privacy:
-        logger.info("privacy: %s", budget_of(context).summary().describe())
-
-
-def _add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Value]) -> None:
-    _add_hospital(parser.add_argument_group("which hospital this is"), defaults)
-    _add_connection(parser.add_argument_group("connection"), defaults)
-    add_privacy(parser)
-    results = parser.add_argument_group("results")
-    results.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="keep a log here, and at the end the final model and this hospital's report (default: keep none)",
-    )
-    results.add_argument(
-        "--verbose",
-        action="store_true",
-        help="show debug messages, and the logs of Flower and TensorFlow (default: no)",
-    )
-    _add_inspection(parser.add_argument_group("inspect and exit"))
-
-
-def _add_hospital(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
-    group.add_argument(
-        "--hospital",
-        type=parsing.whole,
-        metavar="N",
-        help=f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv (from 1; default: none, "
-        "which takes --data)",
-    )
-    group.add_argument(
-        "--data", type=Path, metavar="FILE", help="this hospital's own CSV, with --name or --tls (default: none)"
-    )
-    group.add_argument(
-        "--name",
-        metavar="NAME",
-        help="this hospital's name: lower-case letters, digits and hyphens (default: of --hospital the data's; with "
-        "--tls the certificate's)",
-    )
-    group.add_argument(
-        "--task",
-        choices=tuple(TASKS),
-        help=f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})",
-    )
-    add_split_seed(group)
-
-
-def _add_connection(group: "argparse._ArgumentGroup", defaults: Mapping[str, Value]) -> None:
-    group.add_argument(
-        "--server",
-        default=defaults["address"],
-        metavar="HOST:PORT",
-        help="where the server listens (default: %(default)s)",
-    )
-    group.add_argument(
-        "--wait",
-        type=parsing.seconds,
-        default=defaults["wait"],
-        metavar="SECONDS",
-        help="how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)",
-    )
-    group.add_argument(
-        "--tls",
-        metavar="DIR",
-        help="folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
-        "without it messages are not encrypted and peers are not authenticated (default: none)",
-    )
-    group.add_argument(
-        "--insecure", action="store_true", help="allow a --server beyond this machine without --tls (default: no)"
-    )
-
-
-def _add_inspection(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--check",
-        action="store_true",
-        help="show the content of the CSV and whether the hospital may join; nothing is sent (default: no)",
-    )
-    shown = group.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--show-egress", type=Path, metavar="FILE", help="show what a ledger says has left a hospital (default: none)"
-    )
-    shown.add_argument(
-        "--show-privacy", type=Path, metavar="FILE", help="show what a privacy account holds (default: none)"
-    )
-
-
-def add_privacy(parser: argparse.ArgumentParser) -> None:
-    """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
-    privacy = parser.add_argument_group("privacy")
-    privacy.add_argument(
-        "--dp-budget",
-        type=parsing.epsilon,
-        metavar="EPSILON",
-        help="total epsilon that all runs together may ever spend; the hospital then joins no run without "
-        "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)",
-    )
-    privacy.add_argument(
-        "--encrypted-only",
-        action="store_true",
-        help="join encrypted runs only, see server.py --encrypt (default: any run)",
-    )
-
-
-def add_split_seed(group: "argparse._ArgumentGroup") -> None:
-    """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
-    group.add_argument(
-        "--split-seed",
-        type=parsing.seed,
-        default=DEFAULT_SPLIT_SEED,
-        metavar="SEED",
-        help="seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)",
-    )
+        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -46,23 +46,21 @@ def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
     columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("round", total=total, text="")
-        started = first_done = time.monotonic()
-        first = 0
+        started = time.monotonic()
+        ends: list[float] = []
 
         def update(completed: "Round") -> None:
-            nonlocal first, first_done
+            ends.append(time.monotonic())
             number, counts = completed.number, completed.federation.counts
-            if not first:
-                first, first_done = number, time.monotonic()
             # The server of an encrypted run cannot read the counts.
             text = f"loss {figure(counts.loss)}  accuracy {figure(counts.accuracy)}" if counts else ""
             progress.update(bar, completed=number, text=text)
-            if not console.is_terminal and (number % max(1, total // 10) == 0 or number in (first, total)):
+            if not console.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
                 say(f"round {number}/{total}{text and f': {text}'}")
             if number == total:
-                after_first = (total - first) / max(time.monotonic() - first_done, 1e-9)
-                line = f"{total - first + 1} rounds in {time.monotonic() - started:.1f} s"
-                say(line + (f"; {after_first:.1f} rounds per second after the first" if total > first else ""))
+                rate = (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)
+                after_first = f"; {rate:.1f} rounds per second after the first" if rate else ""
+                say(f"{len(ends)} rounds in {ends[-1] - started:.1f} s{after_first}")
 
         yield update
 
@@ -113,17 +111,12 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
         console.print(escape(note), "")
 
 
-PACKAGE = "federated_health"
-LIBRARIES = ("flwr", "grpc", "tensorflow")
-"""Loggers that are kept to warnings unless the user asks for more."""
-
-
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`, and end with one line and an exit code where the user can fix what is wrong.
 
     An exception with an `exit_code` is the user's to fix; Ctrl-C and SIGTERM end with 130; a closed pipe is no error.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         main()
     except KeyboardInterrupt:
@@ -182,7 +175,7 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     Args:
         file: a log that gets every message of the package, too.
     """
-    logger = logging.getLogger(PACKAGE)
+    logger = logging.getLogger("federated_health")
     logger.setLevel(logging.DEBUG if verbose or file else logging.INFO)
     logger.propagate = False
     screen = logging.StreamHandler(_ConsoleStream())
@@ -193,7 +186,7 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
         handler = logging.FileHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
-    for name in LIBRARIES:
+    for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
@@ -203,10 +196,3 @@ class _ConsoleStream:
     def write(self, text: str) -> None:
         if line := text.rstrip("\n"):
             console.print(escape(line), soft_wrap=True)
-
-    def flush(self) -> None:
-        """The console flushes by itself."""
-
-
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -1,77 +1,63 @@
 """The command `python -m federated_health`: one parser with a subcommand for each task beside the four scripts."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from federated_health.cli import certificates, parsing, studies
-from federated_health.cli.console import print_lines
 from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
 from federated_health.cli.deployment import superlink, supernode
 
+DEFAULT_TASK = next(iter(SCENARIOS))
+
 EXAMPLES = {
-    "demo": (
-        "python -m federated_health demo",
-        "python -m federated_health demo --task readmission --rounds 10",
-        "python -m federated_health demo --encrypt --dp-epsilon 2",
-    ),
+    "demo": ("", "--task readmission --rounds 10", "--encrypt --dp-epsilon 2"),
     "evidence": (
-        "python -m federated_health evidence",
-        "python -m federated_health evidence --strategies fedavg,fedprox,fedyogi",
-        "python -m federated_health evidence --folds 3 --repeats 1 --no-tune --rounds 10 --out runs/quick",
+        "",
+        "--strategies fedavg,fedprox,fedyogi",
+        "--folds 3 --repeats 1 --no-tune --rounds 10 --out runs/quick",
     ),
-    "audit": (
-        "python -m federated_health audit",
-        "python -m federated_health audit --shadows 8 --epsilons 2,8 --out runs/quick-audit",
-    ),
+    "audit": ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit"),
     "superlink": (
-        "python -m federated_health superlink --tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
-        "python -m federated_health superlink --tls server-tls --hospitals cleveland.pem hungary.pem --name heart",
+        "--tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
+        "--tls server-tls --hospitals cleveland.pem hungary.pem --name heart",
     ),
     "supernode": (
-        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
-        "python -m federated_health supernode --tls cleveland-tls --data patients.csv --dp-budget 4",
+        "--tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
+        "--tls cleveland-tls --data patients.csv --dp-budget 4",
     ),
     "certificates": (
-        'python -m federated_health certificates init --authority authority --name "Heart federation"',
-        "python -m federated_health certificates request --tls cleveland-tls --name cleveland",
-        "python -m federated_health certificates sign cleveland-tls/request.pem --authority authority",
+        'init --authority authority --name "Heart federation"',
+        "request --tls cleveland-tls --name cleveland",
+        "sign cleveland-tls/request.pem --authority authority",
     ),
 }
-"""Examples by subcommand."""
+"""Flags of the examples in each subcommand's --help."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `python -m federated_health`; a subcommand's function is its `run`."""
-    parser = parsing.make_parser(
-        "Subcommands beside the four scripts. Each has its own --help.",
-        prog="python -m federated_health",
-        examples=(
-            "python -m federated_health demo",
-            "python -m federated_health evidence --jobs 2",
-            "python -m federated_health certificates show server-tls",
-        ),
+    examples = (
+        "python -m federated_health demo",
+        "python -m federated_health evidence --jobs 2",
+        "python -m federated_health certificates show server-tls",
     )
+    description = "Subcommands beside the four scripts. Each has its own --help."
+    parser = parsing.CommandParser(description, prog="python -m federated_health", examples=examples)
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 
-    def add(name: str, help: str, description: str, run: Callable[[argparse.Namespace], None]) -> Any:
-        subcommand = subcommands.add_parser(name, help=help, description=description, examples=EXAMPLES[name])
-        subcommand.set_defaults(run=run)
-        return subcommand
+    def add(name: str, run: parsing.Command | None, help: str, description: str = "") -> Any:
+        return parsing.add_subcommand(subcommands, name, run, help, EXAMPLES[name], description)
 
     description = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
-    _add_demo_flags(add("demo", "a server and its hospitals as processes on this machine", description, _run_demo))
-    description = _sentence(studies.EVIDENCE_HELP)
-    studies.add_evidence_flags(add("evidence", studies.EVIDENCE_HELP, description, studies.run_evidence))
-    description = _sentence(studies.AUDIT_HELP)
-    studies.add_audit_flags(add("audit", studies.AUDIT_HELP, description, studies.run_audit))
+    _add_demo_flags(add("demo", _run_demo, "a server and its hospitals as processes on this machine", description))
+    studies.add_evidence_flags(add("evidence", studies.run_evidence, studies.EVIDENCE_HELP))
+    studies.add_audit_flags(add("audit", studies.run_audit, studies.AUDIT_HELP))
     help = "mutual TLS: create an authority, make keys, sign, revoke, renew and show"
-    certificates.add_subcommands(add("certificates", help, certificates.DESCRIPTION, _run_certificates))
+    certificates.add_subcommands(add("certificates", None, help, certificates.DESCRIPTION))
     help = "Flower's server for long-lived nodes, with this project's certificates"
-    superlink.add_flags(add("superlink", help, superlink.DESCRIPTION, superlink.run))
-    help = "a hospital as a node of Flower's own"
-    supernode.add_flags(add("supernode", help, supernode.DESCRIPTION, supernode.run))
+    superlink.add_flags(add("superlink", superlink.run, help, superlink.DESCRIPTION))
+    supernode.add_flags(add("supernode", supernode.run, "a hospital as a node of Flower's own", supernode.DESCRIPTION))
     return parser
 
 
@@ -82,47 +68,24 @@ def main() -> None:
 
 
 def _add_demo_flags(demo: argparse.ArgumentParser) -> None:
-    default = next(iter(SCENARIOS))
-    demo.add_argument(
-        "--task", choices=tuple(SCENARIOS), default=default, help="what is predicted (default: %(default)s)"
+    words = "what is predicted (default: %(default)s)"
+    demo.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=words)
+    words = (
+        "folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where the "
     )
-    demo.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where "
-        f"the task is not {default})",
-    )
-    demo.add_argument(
-        "--rounds",
-        type=parsing.whole,
-        metavar="N",
-        help="rounds of training and averaging (at least 1; default: server.py's)",
-    )
-    demo.add_argument(
-        "--dp-epsilon",
-        type=parsing.epsilon,
-        metavar="EPSILON",
-        help="with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)",
-    )
-    demo.add_argument(
-        "--encrypt", action="store_true", help="the server averages ciphertexts that it cannot decrypt (default: no)"
-    )
+    demo.add_argument("--out", type=Path, metavar="DIR", help=f"{words}task is not {DEFAULT_TASK})")
+    words = "rounds of training and averaging (at least 1; default: server.py's)"
+    demo.add_argument("--rounds", type=parsing.whole, metavar="N", help=words)
+    words = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
+    demo.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=words)
+    words = "the server averages ciphertexts that it cannot decrypt (default: no)"
+    demo.add_argument("--encrypt", action="store_true", help=words)
 
 
 def _run_demo(flags: argparse.Namespace) -> None:
-    default = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
+    out = flags.out or Path("runs/demo" if flags.task == DEFAULT_TASK else f"runs/demo-{flags.task}")
     settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
     given = {name: value for name, value in settings.items() if value is not None}
     check_demo(flags.task, encrypt=flags.encrypt, given=given)
     more = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_demo(flags.out or default, flags.task, more, encrypt=flags.encrypt)
-
-
-def _run_certificates(flags: argparse.Namespace) -> None:
-    for title, lines in flags.sections(flags):
-        print_lines(title, lines)
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
+    run_demo(out, flags.task, more, encrypt=flags.encrypt)

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from federated_health.cli.console import print_error
@@ -10,12 +12,11 @@ from federated_health.setting_fields import MAX_WAIT, flag_of, plain
 
 Number = TypeVar("Number", int, float)
 
+Command = Callable[[argparse.Namespace], None]
+
 
 class _Formatter(argparse.HelpFormatter):
     """Fills paragraphs to the terminal's width, and leaves indented lines, which are commands, as they are."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines = text.splitlines()
@@ -24,8 +25,8 @@ class _Formatter(argparse.HelpFormatter):
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, without the usage of every flag above it.
+class CommandParser(argparse.ArgumentParser):
+    """A parser that reports an error in one line, without the usage of every flag above it.
 
     Flags cannot be abbreviated, since an abbreviation changes its meaning when a flag is added.
 
@@ -33,69 +34,61 @@ class _Parser(argparse.ArgumentParser):
         examples: commands that --help shows below the flags.
     """
 
-    def __init__(self, *, examples: Iterable[str] = (), **keywords: Any) -> None:
-        shown = "\n".join(["Examples:", *(f"  {command}" for command in examples)])
-        keywords = {"allow_abbrev": False, "formatter_class": _Formatter, **keywords}
-        super().__init__(epilog=shown if examples else None, **keywords)
+    def __init__(self, description: str, *, examples: Iterable[str] = (), **keywords: Any) -> None:
+        keywords |= {"allow_abbrev": False, "formatter_class": partial(_Formatter, max_help_position=28)}
+        super().__init__(description=description, **keywords)
+        self.show_examples(examples)
+
+    def show_examples(self, commands: Iterable[str]) -> None:
+        self.epilog = "\n".join(["Examples:", *(f"  {command}" for command in commands)])
 
     def error(self, message: str) -> NoReturn:
         print_error(f"error: {message}; see {self.prog} --help", 2)
 
 
-def make_parser(description: str, prog: str | None = None, examples: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """A parser that ends in one line where a flag is wrong, and shows examples in its --help."""
-    return _Parser(prog=prog, description=description, examples=examples)
+def add_subcommand(
+    subcommands: Any, name: str, run: Command | None, help: str, examples: Iterable[str], description: str = ""
+) -> Any:
+    """Add a subcommand; without a description, its help text is one.
+
+    Args:
+        run: what it does with its flags, as which it is among them; None where it has subcommands of its own.
+        examples: flags that its --help shows behind its name.
+    """
+    description = description or f"{help[0].upper()}{help[1:]}."
+    subcommand = subcommands.add_parser(name, help=help, description=description)
+    subcommand.show_examples(f"{subcommand.prog} {flags}".rstrip() for flags in examples)
+    subcommand.set_defaults(run=run)
+    return subcommand
 
 
-def whole(text: str) -> int:
-    """A whole number whose range is checked elsewhere, for argparse."""
-    return _within(text, int, lambda _: True, "a whole number")
+def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:
+    """A type of a flag for argparse: a number that is allowed, whose rule an error message gives."""
+
+    def read(text: str) -> Number:
+        with suppress(ValueError):
+            if allowed(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
+
+    return read
 
 
-def number(text: str) -> float:
-    """A number whose range is checked elsewhere, for argparse."""
-    return _within(text, float, lambda _: True, "a number")
+whole = _number(int, "a whole number", lambda _: True)
+number = _number(float, "a number", lambda _: True)
+"""Numbers whose range is checked elsewhere."""
 
-
-def seconds(text: str) -> float:
-    """A positive number of seconds, for argparse."""
-    return _within(text, float, lambda value: 0 < value <= MAX_WAIT, f"a number above 0 and at most {plain(MAX_WAIT)}")
-
-
-def epsilon(text: str) -> float:
-    """A privacy budget, for argparse."""
-    return _within(text, float, lambda value: 0 < value <= 1000, "a number above 0 and at most 1000")
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 to 2**31 - 1, for argparse."""
-    return _within(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
-
-
-def count(text: str) -> int:
-    """A whole number from 1 to 2**31 - 1, for argparse."""
-    return _within(text, int, lambda value: 1 <= value < 2**31, "a whole number from 1")
-
-
-def port(text: str) -> int:
-    """A TCP port, for argparse."""
-    return _within(text, int, lambda value: 1 <= value < 2**16, "a whole number from 1 to 65535")
+seconds = _number(float, f"a number above 0 and at most {plain(MAX_WAIT)}", lambda value: 0 < value <= MAX_WAIT)
+epsilon = _number(float, "a number above 0 and at most 1000", lambda value: 0 < value <= 1000)
+seed = _number(int, "a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31)
+count = _number(int, "a whole number from 1", lambda value: 1 <= value < 2**31)
+port = _number(int, "a whole number from 1 to 65535", lambda value: 1 <= value < 2**16)
+_ratio = _number(float, "numbers above 0 between commas, such as 8,4,2,1", lambda value: 0 < value < float("inf"))
 
 
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers above 0 between commas, for argparse."""
-    rule = "numbers above 0 between commas, such as 8,4,2,1"
-    return tuple(_within(part, float, lambda value: 0 < value < float("inf"), rule) for part in text.split(","))
-
-
-def _within(text: str, kind: Callable[[str], Number], allowed: Callable[[Number], bool], rule: str) -> Number:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
-    return value
+    return tuple(_ratio(part) for part in text.split(","))
 
 
 _readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
@@ -127,9 +120,6 @@ def add_settings(
         text = f"{rules['help']} ({'; '.join(part for part in (listed, f'default: {shown}') if part)})"
         keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         if setting.type is not bool:
-            keywords = {
-                "type": _readers[setting.type],
-                "choices": rules["choices"] or None,
-                "metavar": rules["unit"] or None,
-            }
+            choices, unit = rules["choices"] or None, rules["unit"] or None
+            keywords = {"type": _readers[setting.type], "choices": choices, "metavar": unit}
         group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)

@@ -8,15 +8,7 @@ from typing import Any
 from flwr.serverapp import ServerApp
 
 from federated_health import encryption
-from federated_health.cli import parsing
-from federated_health.cli.console import (
-    configure_logging,
-    difference,
-    interrupts_deferred,
-    print_figures,
-    print_lines,
-    say,
-)
+from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
 from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
@@ -51,7 +43,7 @@ BENEFIT_NOTE = (
 def make_parser() -> argparse.ArgumentParser:
     """The parser of server.py."""
     description = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
-    parser = parsing.make_parser(description, examples=EXAMPLES)
+    parser = parsing.CommandParser(description, examples=EXAMPLES)
     parsing.add_settings(parser, Settings, read_defaults(), leave_out={"data"})
     return parser
 
@@ -63,7 +55,7 @@ def serve(app: ServerApp) -> None:
     config = settings_to_resume(Path(resumed), flags) if resumed else {**read_defaults(), **flags}
     settings = Settings.from_config(config)
     settings.check_given(flags)
-    configure_logging(verbose=settings.verbose)
+    console.configure_logging(verbose=settings.verbose)
     identity = load_tls(Path(settings.tls), "server") if settings.tls else None
     check_address(settings.address, encrypted=identity is not None, insecure=settings.insecure)
     limit = max_reply_bytes(settings.task_declaration, settings.model)
@@ -73,21 +65,17 @@ def serve(app: ServerApp) -> None:
         limit = encryption.max_reply_bytes(settings.task_declaration, settings.model)
     check_room(settings.hospitals)
     agreement = settings.task_declaration.agreement
-    with serve_streams(settings.address, agreement, say, max_message_bytes=limit, tls=identity) as transport:
-        say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
+    with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:
+        console.say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
         app(transport, server_context(settings.to_config()))
 
 
 def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
-    """The figures of the last completed round of a run that an error or Ctrl-C ended.
-
-    Raises:
-        BaseException: the error, where no round is completed.
-    """
+    """The figures of the last completed round of a run that an error or Ctrl-C ended; without one, raises the error."""
     if run.last_round is None:
         raise error
     reason = f" ({error})" if isinstance(error, RunError) else ""
-    say(f"stopped after round {run.last_round.number}{reason}; saving the results of the completed rounds")
+    console.say(f"stopped after round {run.last_round.number}{reason}; saving the results of the completed rounds")
     return run.figures_of_last_round()
 
 
@@ -100,13 +88,13 @@ def save_results(
         stopped_by: what ended the run before its last round; raised again once the results are saved.
     """
     try:
-        with interrupts_deferred():
+        with console.interrupts_deferred():
             _print_and_save(folder, run, figures, stopped=stopped_by is not None)
     except RunError as error:
         raise stopped_by or error from None
     if stopped_by is not None:
         if run.weights is not None:
-            say(f"--resume {folder.path} resumes the run")
+            console.say(f"--resume {folder.path} resumes the run")
         raise stopped_by
 
 
@@ -116,15 +104,16 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
             _print_figures(figures, run.threshold)
             _print_benefit(figures.get("joining", {}))
         if problems := run.problems.describe():
-            print_lines("Problems in this run:", problems)
-        say("saving the results, which takes some seconds")
+            console.print_lines("Problems in this run:", problems)
+        console.say("saving the results, which takes some seconds")
     finally:
         folder.finish(run, figures, stopped=stopped)
     if run.weights is not None:
-        say(f"saved {folder.path}/model.keras, report.html, metrics.json, rounds.csv and settings.json")
+        files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
     else:
         hospitals = ", ".join(figures["has_result"]) or "no hospital"
-        say(f"saved {folder.path}/metrics.json; model, figures and report (client.py --out) are at: {hospitals}")
+        files = f"metrics.json; model, figures and report (client.py --out) are at: {hospitals}"
+    console.say(f"saved {folder.path}/{files}")
 
 
 def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
@@ -135,7 +124,7 @@ def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
     chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
     note = f"Predicted positive: a risk of at least {threshold}{chosen}."
     note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
-    print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
+    console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 
 def _print_benefit(joining: Mapping[str, Any]) -> None:
@@ -144,10 +133,10 @@ def _print_benefit(joining: Mapping[str, Any]) -> None:
         name: {
             "own": benefit["own_roc_auc"],
             "federated": benefit["roc_auc"]["value"],
-            "difference": difference(benefit["difference"]),
+            "difference": console.difference(benefit["difference"]),
             "joining": benefit["verdict"] + (" *" if benefit["small"] else ""),
         }
         for name, benefit in joining.items()
     }
     if rows:
-        print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE)
+        console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE)

@@ -17,25 +17,14 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """This package with `admission`, `certificates` and `parties`."""
-    from federated_health.security import (  # noqa: F401, PLC0415  # the loader of this folder
-        admission,
-        certificates,
-        parties,
-    )
+    """This package with `handshake` and what that imports: `admission`, `certificates`, `identity` and `parties`."""
+    from federated_health.security import handshake  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
 
 
-def load_handshake() -> ModuleType:
-    """The module `handshake`, which finds out why a connection over TLS failed."""
-    from federated_health.security import handshake  # noqa: PLC0415  # the loader of this folder
-
-    return handshake
-
-
 def load_tls(folder: Path, role: Literal["server", "hospital"]) -> "Identity":
     """The identity in a TLS folder (see `identity.load_identity`)."""
-    from federated_health.security import identity, parties  # noqa: PLC0415  # the loader of this folder
-
-    return identity.load_identity(folder, parties.Role(role))
+    security = load()
+    identity: Identity = security.identity.load_identity(folder, security.parties.Role(role))
+    return identity

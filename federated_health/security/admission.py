@@ -5,6 +5,7 @@ handshake does not check (role, name, revocation) is checked here, when a party 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from cryptography import x509
 
@@ -34,8 +35,7 @@ class Admission:
         self._path = identity.folder / REVOKED
         self._stamp: tuple[int, ...] | None = None
         self._revocations: x509.CertificateRevocationList | None = None
-        if problem := self._refresh():
-            raise CertificateError(problem)
+        self._refresh()
         if reason := self.rejection_reason(identity.certificate, identity.party.role):
             raise CertificateError(f"{identity.folder}: {reason}")
 
@@ -64,34 +64,31 @@ class Admission:
 
     def expiry_reason(self, certificate: x509.Certificate, role: Role) -> str | None:
         """Why a party that was accepted is now rejected (expired or revoked); None if it is not. Cheap per message."""
-        if problem := self._refresh():
-            self._announce(problem)
+        try:
+            self._refresh()
+        except CertificateError as error:
+            note = "" if self._revocations is None else "; revoked certificates stay revoked"
+            self._announce(f"{error}{note}")
         problem = certificates.validity_problem(certificate, self._revocations)
         return f"the {role.value}'s certificate {problem}" if problem else None
 
-    def _refresh(self) -> str | None:
-        """Read `revoked.pem` if it was changed or removed; returns why it cannot be used, once per change."""
+    def _refresh(self) -> None:
+        """Read `revoked.pem` if it was changed or removed; CertificateError, once per change, if it cannot be used."""
         try:
             status = self._path.stat()
             stamp = status.st_mtime_ns, status.st_size, status.st_ino
         except OSError:
             stamp = None
         if stamp == self._stamp:
-            return None
+            return
         self._stamp = stamp  # taken before reading: a change in the meantime is read at the next check
-        note = "" if self._revocations is None else "; revoked certificates stay revoked"
-        try:
-            revocations = certificates.read_revocations(self._path, self._identity.authority)
-        except CertificateError as error:
-            return f"{error}{note}"
+        revocations = certificates.read_revocations(self._path, self._identity.authority)
         if self._revocations is not None and _number(revocations) < _number(self._revocations):
-            return f"{self._path}: is older than the list in use{note}"
+            raise CertificateError(f"{self._path}: is older than the list in use")
         self._revocations = revocations
-        return None
 
 
 def _number(revocations: x509.CertificateRevocationList) -> int:
-    try:
+    with suppress(*certificates.MALFORMED):
         return revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
-        return 0
+    return 0

@@ -16,7 +16,6 @@ from federated_health.errors import CertificateError
 from federated_health.files import PRIVATE, PRIVATE_FOLDER, PUBLIC, locked_folder, make_folder, write_bytes
 from federated_health.names import printable
 from federated_health.security import certificates, identity, issuing
-from federated_health.security.certificates import format_time
 from federated_health.security.parties import Party, hospital, server
 
 CERTIFICATE, KEY, REVOKED, ISSUED = "authority.pem", "key.pem", "revoked.pem", "issued"
@@ -25,12 +24,7 @@ MAX_NAME_LENGTH = 64
 
 @dataclass(frozen=True)
 class IssuedCertificate:
-    """A certificate that an authority signed.
-
-    Attributes:
-        path: file with the certificate and the authority's own, to be sent to the party.
-        revoked: when it was revoked; None if it was not.
-    """
+    """A certificate that an authority signed, the file to be sent to its party, and when it was revoked, if it was."""
 
     path: Path
     party: Party
@@ -47,7 +41,8 @@ class Authority:
     """The authority of a folder that `create` made.
 
     Raises:
-        CertificateError: the folder is not an authority's, or its files do not match.
+        CertificateError: the folder is not an authority's, its files do not match, or what is asked for is refused.
+        StorageError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,14 +58,10 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, name: str, days: int = issuing.AUTHORITY_DAYS) -> Self:
-        """Make a new authority with an empty list of revoked certificates.
+        """Make a new authority with an empty list of revoked certificates, in a folder that holds none yet.
 
         Args:
             name: shown to people; 1 to 64 printable characters.
-
-        Raises:
-            CertificateError: the folder already holds an authority, or the name or the days are not allowed.
-            StorageError: the folder cannot be written to.
         """
         if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
             raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
@@ -90,12 +81,8 @@ class Authority:
     def sign(self, request: Path, days: int = issuing.CERTIFICATE_DAYS) -> IssuedCertificate:
         """Issue the certificate that a signing request asks for, valid at most as long as the authority's own.
 
-        Only the party and the key of the request are used.
-
-        Raises:
-            CertificateError: the request is not one; the authority has expired; the party has a valid certificate for
-                another key; or the key is another party's or was revoked.
-            StorageError: the certificate cannot be written.
+        Only the party and the key of the request are used. It is refused if the authority has expired, the party has a
+        valid certificate for another key, or the key is another party's or was revoked.
         """
         signing_request = certificates.read_request(request)
         try:
@@ -123,25 +110,20 @@ class Authority:
             same_key = issued.certificate.public_key() == key
             if same_key and issued.revoked:
                 raise CertificateError(
-                    f"{party}: the certificate of this key was revoked on {format_time(issued.revoked)}; "
+                    f"{party}: the certificate of this key was revoked on {certificates.format_time(issued.revoked)}; "
                     "make a new key: request --force"
                 )
             if same_key and (issued.party.name, issued.party.role) != (party.name, party.role):
                 raise CertificateError(f"{party}: this key belongs to {issued.party}; every party makes its own")
             if issued.is_valid and issued.party.name == party.name and not same_key:
-                end = format_time(issued.certificate.not_valid_after_utc)
+                end = certificates.format_time(issued.certificate.not_valid_after_utc)
                 raise CertificateError(
                     f"{party}: {issued.party} has a certificate for another key, valid to {end}; "
                     f"if that key is out of use: revoke {issued.party.name}, then sign again"
                 )
 
     def revoke(self, name: str) -> list[IssuedCertificate]:
-        """Revoke every certificate of a name that has not expired, and sign the new list.
-
-        Raises:
-            CertificateError: the name has no valid certificate, or the authority has expired.
-            StorageError: the list cannot be written.
-        """
+        """Revoke every certificate of a name that has not expired, at least one, and sign the new list."""
         self._check_validity()
         with locked_folder(self.folder, wait=True):
             issued = [issued for issued in self.issued() if issued.party.name == name]
@@ -151,26 +133,18 @@ class Authority:
                 raise CertificateError(f"{self.folder}: {name} has no valid certificate; see show")
             revocations = self.revocations()
             dates = {entry.serial_number: entry.revocation_date_utc for entry in revocations}
-            dates |= {issued.certificate.serial_number: issuing.utc_now() for issued in valid}
+            dates |= {issued.certificate.serial_number: datetime.now(UTC) for issued in valid}
             number = revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             content = issuing.make_revocations(self.certificate, self._key, dates, number + 1)
             write_bytes(self.folder / REVOKED, content, PUBLIC)
         return valid
 
     def revocations(self) -> x509.CertificateRevocationList:
-        """The list of revoked certificates.
-
-        Raises:
-            CertificateError: the list is missing, or another authority signed it.
-        """
+        """The list of revoked certificates, signed by this authority."""
         return certificates.read_revocations(self.folder / REVOKED, self.certificate)
 
     def issued(self) -> list[IssuedCertificate]:
-        """All certificates that were signed, by name and then from the oldest to the newest.
-
-        Raises:
-            CertificateError: a file in `issued/` was not written by this authority.
-        """
+        """All certificates that were signed, by name and then from the oldest to the newest."""
         revocations, issued = self.revocations(), []
         for path in (self.folder / ISSUED).glob("*.pem"):
             certificate = certificates.read_certificates(path)[0]
@@ -178,27 +152,22 @@ class Authority:
                 raise CertificateError(f"{path}: was not issued by this authority")
             revoked = certificates.revocation_date(certificate, revocations)
             issued.append(IssuedCertificate(path, certificates.party_of(certificate), certificate, revoked))
-        return sorted(issued, key=lambda one: (one.party.name, one.certificate.not_valid_before_utc, one.path))
+        return sorted(issued, key=lambda item: (item.party.name, item.certificate.not_valid_before_utc, item.path))
 
 
 def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
     """Make a new authority, a server on loopback and hospitals in one folder, for demos, benchmarks and tests only.
 
-    Replaces what an earlier call made.
+    Replaces what an earlier call made, and refuses a folder that holds something else.
 
     Returns:
         The server's TLS folder, and hospital's name -> its TLS folder.
-
-    Raises:
-        CertificateError: the folder holds something else, or cannot be replaced.
-        StorageError: the folder cannot be written to.
     """
     try:
         if folder.exists():
             if others := {path.name for path in folder.iterdir()} - {"authority", "server", "hospitals"}:
-                raise CertificateError(
-                    f"{folder}: holds {min(others)}, which is not part of a demo; it is not replaced"
-                )
+                reason = f"holds {min(others)}, which is not part of a demo; it is not replaced"
+                raise CertificateError(f"{folder}: {reason}")
             shutil.rmtree(folder)
     except OSError as error:
         raise CertificateError(f"{folder}: cannot be replaced ({error.strerror})") from None

@@ -1,9 +1,13 @@
-"""Reads X.509 files: keys, certificates, signing requests, revocation lists, and the party that each is for."""
+"""Reads X.509 files: keys, certificates, signing requests, revocation lists, and the party that each is for.
+
+All functions that read raise CertificateError on content that cannot be used; those of files name the file.
+"""
 
 import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -26,28 +30,29 @@ Parsed = TypeVar("Parsed")
 
 PURPOSES = {Role.HOSPITAL: ExtendedKeyUsageOID.CLIENT_AUTH, Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH}
 
+MALFORMED = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
+    *(x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+"""Errors of `cryptography` on content of another form, or with another signature."""
+
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """Largest file that is read: a list of about 300,000 revoked certificates."""
 
 
 def read_file(path: Path, *, private: bool = False) -> bytes:
-    """Content of a file.
+    """Content of a regular file of at most MAX_FILE_BYTES.
 
     Args:
         private: refuse a file that other users of this machine may read, as ssh does.
-
-    Raises:
-        CertificateError: the file is missing, not a regular file, too large, not private, or cannot be read.
     """
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
             raise CertificateError(f"{path}: is not a regular file")
         if private and os.name == "posix" and mode & 0o077:
-            mode = stat.S_IMODE(mode)
-            raise CertificateError(
-                f"{path}: others on this machine may read this key (mode {mode:o}); chmod 600 {path}"
-            )
+            shown = f"{stat.S_IMODE(mode):o}"
+            raise CertificateError(f"{path}: others on this machine may read this key (mode {shown}); chmod 600 {path}")
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -58,17 +63,13 @@ def read_file(path: Path, *, private: bool = False) -> bytes:
 
 
 def read_key(path: Path) -> Key:
-    """Private key of a file.
-
-    Raises:
-        CertificateError: other users may read it, or it is not an unencrypted ECDSA key on P-256.
-    """
+    """Private key of a file that only its owner can read: ECDSA on P-256, not encrypted."""
     content = read_file(path, private=True)
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
         raise CertificateError(f"{path}: is protected by a password, which is not supported") from None
-    except (ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise CertificateError(f"{path}: is not a private key (PEM)") from None
     if not isinstance(key, Key) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError(f"{path}: is not an ECDSA key on P-256")
@@ -76,46 +77,29 @@ def read_key(path: Path) -> Key:
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
-    """Certificates of a file, in its order.
-
-    Raises:
-        CertificateError: the file cannot be read, or holds none.
-    """
+    """Certificates of a file, at least one, in its order."""
     return _parse(read_file(path), x509.load_pem_x509_certificates, f"{path}: is not a certificate (PEM)")
 
 
 def parse_certificate(content: bytes) -> x509.Certificate:
-    """First certificate of a PEM text.
-
-    Raises:
-        CertificateError: there is none.
-    """
+    """First certificate of a PEM text."""
     return _parse(content, x509.load_pem_x509_certificate, "not a certificate (PEM)")
 
 
 def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> x509.Certificate | None:
-    """Certificate of the other end of a gRPC call, which has proved that it holds the key; None if there is none.
-
-    Args:
-        auth_context: as gRPC's `ServicerContext.auth_context()` returns it.
-    """
-    try:
+    """Certificate of the other end of a gRPC call, by its `auth_context()`, which proves that it holds the key."""
+    with suppress(KeyError, IndexError, CertificateError):
         return parse_certificate(auth_context["x509_pem_cert"][0])
-    except (KeyError, IndexError, CertificateError):
-        return None
+    return None
 
 
 def read_request(path: Path) -> x509.CertificateSigningRequest:
-    """Signing request of a file, signed by the key that it holds.
-
-    Raises:
-        CertificateError: it is not a request, its key is not ECDSA on P-256, or its signature is wrong.
-    """
+    """Signing request of a file, signed by the key that it holds, which is ECDSA on P-256."""
     request = _parse(read_file(path), x509.load_pem_x509_csr, f"{path}: is not a signing request (PEM)")
     try:
         is_signed = request.is_signature_valid
         public_key_of(request)
-    except (ValueError, UnsupportedAlgorithm, CertificateError):
+    except (*MALFORMED, CertificateError):
         raise CertificateError(f"{path}: is not a request of an ECDSA key on P-256") from None
     if not is_signed:
         raise CertificateError(f"{path}: was changed after it was made: its signature does not match its key")
@@ -127,50 +111,41 @@ def read_revocations(path: Path, authority: x509.Certificate | None = None) -> x
 
     Args:
         authority: certificate of the authority that must have signed the list; None to accept any.
-
-    Raises:
-        CertificateError: it is not a list, or another authority signed it.
     """
     message = f"{path}: is not a list of revoked certificates (PEM)"
     revocations = _parse(read_file(path), x509.load_pem_x509_crl, message)
     if authority is None:
         return revocations
-    is_ours = revocations.issuer == authority.subject
-    try:
-        is_ours = is_ours and revocations.is_signature_valid(public_key_of(authority))
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        is_ours = False
-    if not is_ours:
-        raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
-    return revocations
+    with suppress(*MALFORMED):
+        if revocations.issuer == authority.subject and revocations.is_signature_valid(public_key_of(authority)):
+            return revocations
+    raise CertificateError(f"{path}: was not signed by this authority, {name_of(authority.subject)}")
 
 
 def _parse(content: bytes, parse: Callable[[bytes], Parsed], message: str) -> Parsed:
     try:
         return parse(content)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise CertificateError(message) from None
 
 
 def party_of(signed: Signed) -> Party:
-    """Party that a certificate or a request is for; its other content is ignored.
-
-    Raises:
-        CertificateError: it is for no party, or not in the form that this package makes.
-    """
+    """Party that a certificate or a request is for, in the form that this package makes; other content is ignored."""
     try:
         extensions = signed.extensions
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        roles = [role for role, purpose in PURPOSES.items() if purposes == [purpose]]
         hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
-    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension):
-        raise CertificateError("it does not say whether it is for a hospital or a server") from None
     except x509.UnsupportedGeneralNameType:
         raise CertificateError("it holds names of an unknown kind") from None
-    if not roles:
+    except MALFORMED:
+        raise CertificateError("it does not say whether it is for a hospital or a server") from None
+    if purposes == [PURPOSES[Role.SERVER]]:
+        party = server(hosts)
+    elif purposes == [PURPOSES[Role.HOSPITAL]]:
+        party = hospital(name_of(signed.subject))
+    else:
         raise CertificateError("its purpose is neither hospital alone nor server alone")
-    party = server(hosts) if roles[0] is Role.SERVER else hospital(name_of(signed.subject))
     if party.name[:64] != name_of(signed.subject):
         raise CertificateError("its subject is not the first of its hosts")
     return party
@@ -178,26 +153,19 @@ def party_of(signed: Signed) -> Party:
 
 def name_of(subject: x509.Name) -> str:
     """Printable common name; empty unless there is exactly one."""
-    try:
+    with suppress(*MALFORMED):
         names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
-        return ""
-    return printable(str(names[0].value), 64) if len(names) == 1 else ""
+        return printable(str(names[0].value), 64) if len(names) == 1 else ""
+    return ""
 
 
 def public_key_of(signed: Signed) -> PublicKey:
-    """Public key of a certificate or a request.
-
-    Raises:
-        CertificateError: it is not ECDSA on P-256.
-    """
-    try:
+    """Public key of a certificate or a request: ECDSA on P-256."""
+    with suppress(*MALFORMED):
         key = signed.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError("its key is not ECDSA on P-256")
-    return key
+        if isinstance(key, PublicKey) and isinstance(key.curve, ec.SECP256R1):
+            return key
+    raise CertificateError("its key is not ECDSA on P-256")
 
 
 def fingerprint(key: PublicKey) -> str:
@@ -208,21 +176,19 @@ def fingerprint(key: PublicKey) -> str:
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Whether an authority's name and key signed a certificate."""
-    try:
+    with suppress(*MALFORMED):
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
+        return True
+    return False
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
     """Whether a certificate is self-signed and may sign others."""
-    try:
+    with suppress(*MALFORMED):
         basics = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        return False
-    return basics.ca and usage.key_cert_sign and is_issued_by(certificate, certificate)
+        return basics.ca and usage.key_cert_sign and is_issued_by(certificate, certificate)
+    return False
 
 
 def validity_problem(

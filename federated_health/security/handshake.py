@@ -8,6 +8,7 @@ HTTP/2 settings, or the end of the connection) shows whether it accepted it.
 
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -17,14 +18,18 @@ from federated_health.names import printable
 from federated_health.security import certificates
 from federated_health.security.admission import Admission
 from federated_health.security.identity import CERTIFICATE, KEY, Identity
-from federated_health.security.parties import Role
+from federated_health.security.parties import Party, Role
 
 ALPN = "h2"
 """Protocol that a gRPC server requires in the handshake."""
 
-# Reasons of `ssl.SSLError`, as OpenSSL names them.
-_TOO_OLD = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"})
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+_TOO_OLD = "the server's TLS is too old: expected 1.2 or newer"
+_NOT_TLS = "the server there does not encrypt: it runs without --tls, or is not a federation's server"
+FINAL_REASONS = {
+    **dict.fromkeys(("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"), _TOO_OLD),
+    **dict.fromkeys(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"), _NOT_TLS),
+}
+"""Reasons of `ssl.SSLError`, as OpenSSL names them, after which waiting does not help."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class ConnectionProblem:
 
 
 def find_connection_problem(host: str, port: int, identity: Identity, timeout: float) -> ConnectionProblem | None:
-    """Try a handshake as a hospital's gRPC channel would make it.
+    """Try a handshake as a hospital's gRPC channel would make it; None if the server accepts the certificate.
 
     The result is advice, since a later connection may reach another server. The channel itself checks authority, host
     name and purpose, but not whether the server's certificate was revoked.
@@ -49,58 +54,44 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
     Args:
         identity: the hospital's.
         timeout: seconds for each of connecting, the handshake, and the server's first bytes.
-
-    Returns:
-        The problem; None if the server accepted the certificate.
     """
+    reason = (
+        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
+        f"this hospital's (see certificates show {identity.folder})"
+    )
     try:
         identity.check_validity()
         admission, context = Admission(identity), _make_context(identity)
-    except CertificateError as error:
-        return ConnectionProblem(str(error), is_final=True)
-    try:
         with (
             socket.create_connection((host, port), timeout=timeout) as connection,
             context.wrap_socket(connection, server_hostname=host) as encrypted,
         ):
             certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
-            if reason := admission.rejection_reason(certificate, Role.SERVER):
-                return ConnectionProblem(reason, is_final=True)
+            if rejection := admission.rejection_reason(certificate, Role.SERVER):
+                raise CertificateError(rejection)
             if encrypted.selected_alpn_protocol() != ALPN:
-                reason = "the server there speaks TLS but not HTTP/2, so it is not a federation's server"
-                return ConnectionProblem(reason, is_final=True)
+                raise CertificateError("the server there speaks TLS but not HTTP/2, so it is not a federation's server")
             if encrypted.recv(1):
                 return None
+    except CertificateError as error:
+        return ConnectionProblem(str(error), is_final=True)
     except ssl.SSLCertVerificationError as error:
-        return ConnectionProblem(_explain(error, host, identity, _peek(host, port, timeout)), is_final=True)
+        return ConnectionProblem(_explain(error, host, port, identity, timeout), is_final=True)
     except (ssl.SSLEOFError, ConnectionResetError):
         pass
     except ssl.SSLError as error:
-        if error.reason in _TOO_OLD:
-            return ConnectionProblem("the server's TLS is too old: expected 1.2 or newer", is_final=True)
-        if error.reason in _NOT_TLS:
-            reason = "the server there does not encrypt: it runs without --tls, or is not a federation's server"
-            return ConnectionProblem(reason, is_final=True)
-        reason = printable(error.reason or "no reason given")
-        return ConnectionProblem(f"the handshake failed ({reason})", is_final=False)
+        if error.reason in FINAL_REASONS:
+            return ConnectionProblem(FINAL_REASONS[error.reason], is_final=True)
+        reason = f"the handshake failed ({printable(error.reason or 'no reason given')})"
     except TimeoutError:
-        return ConnectionProblem("the server there does not answer", is_final=False)
+        reason = "the server there does not answer"
     except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
-        reason = getattr(error, "strerror", None) or str(error)
-        return ConnectionProblem(f"it cannot be reached ({reason})", is_final=False)
-    return ConnectionProblem(
-        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
-        f"this hospital's (see certificates show {identity.folder})",
-        is_final=False,
-    )
+        reason = f"it cannot be reached ({getattr(error, 'strerror', None) or error})"
+    return ConnectionProblem(reason, is_final=False)
 
 
 def _make_context(identity: Identity) -> ssl.SSLContext:
-    """A hospital's side of mutual TLS.
-
-    Raises:
-        CertificateError: the identity's files can no longer be used.
-    """
+    """A hospital's side of mutual TLS; CertificateError if the identity's files can no longer be used."""
     certificates.read_file(identity.folder / KEY, private=True)
     certificates.read_file(identity.folder / CERTIFICATE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -114,20 +105,13 @@ def _make_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def _peek(host: str, port: int, timeout: float) -> x509.Certificate | None:
-    """Certificate that a server shows to any client, not verified; None if it shows none."""
-    try:
-        return certificates.parse_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
-    except (OSError, ValueError, CertificateError):
-        return None
-
-
-def _explain(error: ssl.SSLCertVerificationError, host: str, identity: Identity, shown: x509.Certificate | None) -> str:
-    """What is wrong with the server's certificate, given the one that it shows to any client."""
-    try:
-        party = certificates.party_of(shown) if shown else None
-    except CertificateError:
-        party = None
+def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity: Identity, timeout: float) -> str:
+    """What is wrong with the server's certificate, by the one that it shows to any client, not verified."""
+    shown: x509.Certificate | None = None
+    party: Party | None = None
+    with suppress(OSError, ValueError, CertificateError):
+        shown = certificates.parse_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
+        party = certificates.party_of(shown)
     match error.verify_code:
         case 9 | 10:  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
             problem = certificates.validity_problem(shown) if shown else None

@@ -2,6 +2,9 @@
 
 `key.pem` is made in the folder and stays there. `request.pem` goes to the authority; its answer is saved as
 `certificate.pem`. With an optional `revoked.pem` a server rejects revoked hospitals, and a hospital a revoked server.
+
+Functions raise CertificateError where a file is missing, does not match the others or would be replaced, and
+StorageError where one cannot be written.
 """
 
 from dataclasses import dataclass
@@ -52,28 +55,16 @@ class Identity:
         return issuing.pem(self.authority)
 
     def read_key(self) -> bytes:
-        """The private key as PEM.
-
-        Raises:
-            CertificateError: the key is missing, or other users may read it.
-        """
+        """The private key as PEM."""
         return issuing.key_bytes(certificates.read_key(self.folder / KEY))
 
     def check_name(self, name: str) -> None:
-        """Refuse a name that is not the certificate's.
-
-        Raises:
-            CertificateError: the name differs.
-        """
+        """Refuse a name that is not the certificate's."""
         if name != self.name:
             raise CertificateError(f"{self.folder / CERTIFICATE}: is for {self.party}, so its name is not {name}")
 
     def check_validity(self) -> None:
-        """Refuse a certificate that is not valid now.
-
-        Raises:
-            CertificateError: the party's or the authority's certificate has expired, or is not valid yet.
-        """
+        """Refuse a certificate that has expired or is not valid yet, the party's own or the authority's."""
         for certificate, title in ((self.certificate, "certificate"), (self.authority, "authority's certificate")):
             if problem := certificates.validity_problem(certificate):
                 advice = "; renew it" if "expired" in problem and certificate is self.certificate else ""
@@ -88,17 +79,10 @@ class Identity:
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:
-    """Make a private key and a signing request for it.
+    """Make a private key and a signing request for it; returns the request's file, which is not secret.
 
     Args:
         force: replace an existing key, which makes its certificate useless.
-
-    Returns:
-        The request's file, which is not secret.
-
-    Raises:
-        CertificateError: there is a key already.
-        StorageError: the folder cannot be written to.
     """
     make_folder(folder, PRIVATE_FOLDER)
     if (folder / KEY).exists() and not force:
@@ -109,15 +93,7 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
 
 
 def renew_request(folder: Path) -> Path:
-    """Make a new signing request for the key and the party of a certificate, expired or not.
-
-    Returns:
-        The request's file.
-
-    Raises:
-        CertificateError: the folder holds no certificate for its key.
-        StorageError: the folder cannot be written to.
-    """
+    """Make a new signing request for the key and the party of a certificate, expired or not; returns its file."""
     return _write_request(folder, read_identity(folder).party, certificates.read_key(folder / KEY))
 
 
@@ -128,12 +104,7 @@ def _write_request(folder: Path, party: Party, key: certificates.Key) -> Path:
 
 
 def load_identity(folder: Path, role: Role) -> Identity:
-    """Identity in a TLS folder.
-
-    Raises:
-        CertificateError: a file is missing, the files do not match, or the certificate is for another role or not
-            valid now.
-    """
+    """Identity of a party with this role, valid now, in its TLS folder."""
     identity = read_identity(folder)
     if identity.party.role is not role:
         raise CertificateError(f"{folder / CERTIFICATE}: is for {identity.party}; expected a {role.value}'s")
@@ -142,11 +113,7 @@ def load_identity(folder: Path, role: Role) -> Identity:
 
 
 def read_identity(folder: Path) -> Identity:
-    """Identity in a TLS folder, of either role, valid now or not.
-
-    Raises:
-        CertificateError: a file is missing, or the files do not match.
-    """
+    """Identity in a TLS folder, of either role, valid now or not."""
     if not folder.is_dir():
         raise CertificateError(f"{folder}: is not a folder; `certificates request --tls {folder}` makes one")
     key, path = certificates.read_key(folder / KEY), folder / CERTIFICATE

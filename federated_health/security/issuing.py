@@ -18,10 +18,8 @@ from federated_health.errors import CertificateError
 from federated_health.security.certificates import PURPOSES, Key, PublicKey
 from federated_health.security.parties import Party
 
-AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
-"""Default lifetimes of an authority and of a party's certificate."""
-
-MAX_DAYS = 36500
+AUTHORITY_DAYS, CERTIFICATE_DAYS, MAX_DAYS = 3650, 365, 36500
+"""Default lifetimes of an authority and of a party's certificate, and the longest of either."""
 
 BACKDATED = timedelta(minutes=5)
 """How long before it is made a certificate becomes valid, for machines whose clock is slow."""
@@ -49,27 +47,19 @@ def pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def utc_now() -> datetime:
-    """Current time in whole seconds of UTC, as X.509 holds it."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 def validity_of(days: int) -> Validity:
-    """First and last moment of a certificate that is valid for some days from now.
-
-    Raises:
-        CertificateError: not 1 to MAX_DAYS.
-    """
+    """First and last moment of a certificate that is valid for 1 to MAX_DAYS days from now; else CertificateError."""
     if not 1 <= days <= MAX_DAYS:
         raise CertificateError(f"days: expected 1 to {MAX_DAYS}, got {days}")
-    now = utc_now()
+    now = datetime.now(UTC)
     return now - BACKDATED, now + timedelta(days=days)
 
 
 def make_authority_certificate(key: Key, name: str, validity: Validity) -> x509.Certificate:
     """A self-signed certificate that may sign other certificates and revocation lists."""
     subject, constraints = _subject(name), x509.BasicConstraints(ca=True, path_length=0)
-    return _sign(subject, subject, key.public_key(), key, validity, constraints, key_usage("key_cert_sign", "crl_sign"))
+    usage = key_usage("key_cert_sign", "crl_sign")
+    return _builder(subject, subject, key.public_key(), validity, constraints, usage).sign(key, SHA256())
 
 
 def make_certificate(
@@ -77,26 +67,20 @@ def make_certificate(
 ) -> x509.Certificate:
     """A party's certificate, signed by an authority."""
     constraints, usage = x509.BasicConstraints(ca=False, path_length=None), key_usage("digital_signature")
-    others = _authority_identifier(authority_key), *_party_extensions(party)
-    return _sign(authority.subject, _subject(party.name), key, authority_key, validity, constraints, usage, *others)
+    builder = _builder(authority.subject, _subject(party.name), key, validity, constraints, usage)
+    for extension in (_authority_identifier(authority_key), *_party_extensions(party)):
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(authority_key, SHA256())
 
 
-def _sign(
-    issuer: x509.Name,
-    subject: x509.Name,
-    key: PublicKey,
-    issuer_key: Key,
-    validity: Validity,
-    constraints: x509.BasicConstraints,
-    usage: x509.KeyUsage,
-    *others: x509.ExtensionType,
-) -> x509.Certificate:
+def _builder(
+    issuer: x509.Name, subject: x509.Name, key: PublicKey, validity: Validity, *critical: x509.ExtensionType
+) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
     builder = builder.not_valid_before(validity[0]).not_valid_after(validity[1])
-    builder = builder.add_extension(constraints, critical=True).add_extension(usage, critical=True)
-    for extension in (x509.SubjectKeyIdentifier.from_public_key(key), *others):
-        builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer_key, SHA256())
+    for extension in critical:
+        builder = builder.add_extension(extension, critical=True)
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
 def make_request(party: Party, key: Key) -> x509.CertificateSigningRequest:
@@ -119,7 +103,7 @@ def make_revocations(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.subject)
-        .last_update(max(authority.not_valid_before_utc, utc_now()))
+        .last_update(max(authority.not_valid_before_utc, datetime.now(UTC)))
         .next_update(authority.not_valid_after_utc)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(_authority_identifier(authority_key), critical=False)

@@ -43,11 +43,7 @@ class Party:
 
 
 def hospital(name: str) -> Party:
-    """A hospital.
-
-    Raises:
-        CertificateError: the name is not allowed.
-    """
+    """A hospital; CertificateError if its name is not allowed."""
     if name == FEDERATION:
         raise CertificateError(f"the name {FEDERATION} is reserved: it stands for all hospitals together")
     if not is_hospital_name(name):
@@ -57,11 +53,7 @@ def hospital(name: str) -> Party:
 
 
 def server(hosts: Sequence[str]) -> Party:
-    """A server with these DNS names and addresses, and LOOPBACK.
-
-    Raises:
-        CertificateError: a host is neither a DNS name nor an address, or there are too many.
-    """
+    """A server with these DNS names and addresses, at most MAX_HOSTS, and LOOPBACK; else CertificateError."""
     hosts = [_normalise(host) for host in hosts]
     if (count := len(set(hosts) - set(LOOPBACK))) > MAX_HOSTS:
         raise CertificateError(f"a server has at most {MAX_HOSTS} names, got {count}")

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -52,6 +52,11 @@ class Transport(Grid):
     """
 
     keeps_processes = True
+
+    @property
+    def transport(self) -> "Transport":
+        """This transport; Flower's own grids have no such attribute (see `transport_of`)."""
+        return self
 
     def set_run(self, run: Run) -> None:
         """Nothing: there is one run from the start."""
@@ -134,8 +139,8 @@ class ReplyFutures(Transport):
 
 def transport_of(grid: Grid) -> Transport:
     """The transport behind a ServerApp's grid: one of ours, or a wrapper of one of Flower's engines."""
-    if isinstance(grid, Transport):
-        return grid
+    if hasattr(grid, "transport"):
+        return cast(Transport, grid.transport)
     from federated_health.transport.flower_engines import wrap_engine  # noqa: PLC0415  # under `flwr run` only
 
     return wrap_engine(grid)

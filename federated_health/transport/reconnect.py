@@ -137,7 +137,7 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
     host, port = split_address(address)
     timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for
     if tls is not None:
-        problem = security.load_handshake().find_connection_problem(host, port, tls, timeout)
+        problem = security.load().handshake.find_connection_problem(host, port, tls, timeout)
         if problem and problem.is_final:
             raise JoinError(f"{address}: {problem.reason}")
         return f": {problem.reason}" if problem else ""

@@ -34,11 +34,7 @@ def environment() -> dict[str, str]:
 
 
 def executable(name: str) -> str:
-    """Path of one of Flower's commands, of the same installation as this Python.
-
-    Raises:
-        RunError: it is not installed.
-    """
+    """Path of one of Flower's commands, of the same installation as this Python; RunError if it is not installed."""
     for path in (SCRIPTS / name, SCRIPTS / f"{name}.exe"):
         if path.exists():
             return str(path)
@@ -51,12 +47,7 @@ def shell_line(command: Sequence[str]) -> str:
 
 
 def authority_file(identity: Identity) -> Path:
-    """File with the authority's certificate alone, in the TLS folder, for Flower's commands to trust.
-
-    Raises:
-        CertificateError: an existing file cannot be read.
-        StorageError: the file cannot be written.
-    """
+    """File with the authority's certificate alone, in the TLS folder, for Flower's commands to trust; written once."""
     path = identity.folder / "authority.pem"
     if not path.exists() or read_file(path) != identity.authority_bytes:
         write_bytes(path, identity.authority_bytes, PUBLIC)
@@ -64,11 +55,7 @@ def authority_file(identity: Identity) -> Path:
 
 
 def format_config(config: Mapping[str, Value]) -> str:
-    """Settings as `--node-config` and `--run-config` take them: NAME=VALUE in TOML, separated by spaces.
-
-    Raises:
-        RunError: a text holds a quote, which Flower's parser cannot read.
-    """
+    """Settings as `--node-config` and `--run-config` take them: NAME=VALUE in TOML, separated by spaces."""
     entries = []
     for name, value in config.items():
         if isinstance(value, str) and any(character in value for character in "'\"\n"):

@@ -6,9 +6,8 @@ import ssl
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
@@ -20,18 +19,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federated_health.cli import parsing
 from federated_health.cli.console import say
-from federated_health.cli.deployment.flower_commands import (
-    DEFAULT_ADDRESS,
-    authority_file,
-    environment,
-    executable,
-    shell_line,
-)
+from federated_health.cli.deployment import flower_commands
 from federated_health.errors import AddressError, CertificateError, RunError
 from federated_health.files import PRIVATE_FOLDER, PUBLIC, make_folder, write_bytes
 from federated_health.processes import free_port, process
 from federated_health.security import certificates
-from federated_health.security.identity import CERTIFICATE, KEY, REVOKED, Identity, load_identity
+from federated_health.security.admission import Admission
+from federated_health.security.identity import CERTIFICATE, KEY, Identity, load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.channels import split_address
 
@@ -43,106 +37,67 @@ DESCRIPTION = (
 START_SECONDS = 60.0
 """Time for a SuperLink to start."""
 
-POLL_SECONDS = 0.2
-
 PUBLIC_KEYS = "supernodes"
 """In the server's TLS folder: hospitals' public keys as `flwr supernode register` reads them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SuperLink:
-    """A SuperLink that hospitals reach over TLS and that only keys of registered hospitals may use.
+def check_flags(flags: argparse.Namespace) -> None:
+    """Refuse a name that Flower reserves (RunError), and an address that is malformed or taken (AddressError)."""
+    if flags.name in ("default", "local", "supergrid") or not flags.name.replace("-", "").isalnum():  # Flower's own
+        raise RunError(
+            f"--name {flags.name!r}: expected letters, digits and hyphens, and none of default, local, supergrid"
+        )
+    host, port = split_address(flags.address)
+    if port == flags.control_port:
+        raise AddressError(f"{flags.address}: has the port of --control-port, too; each needs its own")
+    check_free(host, port)
+    check_free("127.0.0.1", flags.control_port)
+
+
+def link_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
+    """Flower's command for a SuperLink that hospitals reach over TLS and only keys of registered hospitals may use.
 
     The port for starting runs is on loopback: Flower asks for no key there, and a caller can send any code to every
     hospital.
-
-    Attributes:
-        identity: the server's.
-        address: HOST:PORT that hospitals' nodes call.
-        control: port of loopback for `flwr run`.
-        name: connection name for `flwr run . NAME`.
-
-    Raises:
-        AddressError: an address is malformed or taken.
-        RunError: the name is not allowed.
     """
+    folder = identity.folder.absolute()
+    return [
+        flower_commands.executable("flower-superlink"),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",  # requirements.txt was installed; nothing is fetched for a run
+        *("--ssl-certfile", str(folder / CERTIFICATE)),
+        *("--ssl-keyfile", str(folder / KEY)),
+        *("--ssl-ca-certfile", str(flower_commands.authority_file(identity))),
+        *("--fleet-api-address", flags.address),
+        *("--host", "127.0.0.1", "--port", str(flags.control_port)),
+        # For older versions of Flower; by default it would listen on every interface.
+        *("--control-api-address", f"127.0.0.1:{free_port()}"),
+    ]
 
-    identity: Identity
-    address: str
-    control: int
-    name: str
-    legacy: int = field(default_factory=free_port)
 
-    def __post_init__(self) -> None:
-        if self.name in ("default", "local", "supergrid") or not self.name.replace("-", "").isalnum():  # Flower's own
-            raise RunError(
-                f"--name {self.name!r}: expected letters, digits and hyphens, and none of default, local, supergrid"
-            )
-        host, port = split_address(self.address)
-        split_address(f"127.0.0.1:{self.control}")
-        if port == self.control:
-            raise AddressError(f"{self.address}: has the port of --control-port, too; each needs its own")
-        check_free(host, port)
-        check_free("127.0.0.1", self.control)
+def wait_until_up(running: "subprocess.Popen[bytes]", identity: Identity, control_port: int) -> None:
+    """Wait until the SuperLink answers; RunError if it ends, or does not answer in time."""
+    context = ssl.create_default_context(cadata=identity.authority_bytes.decode())
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))  # a proxy would not reach loopback
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if running.poll() is not None:
+            raise RunError(f"flower-superlink ended with code {running.returncode}; its output is above")
+        with suppress(OSError, HTTPException), opener.open(f"https://127.0.0.1:{control_port}/health", timeout=2):
+            return
+        time.sleep(0.2)
+    raise RunError(f"flower-superlink did not answer within {START_SECONDS:g} s")
 
-    def command(self) -> list[str]:
-        """Flower's command.
 
-        Raises:
-            StorageError: the authority's certificate cannot be written.
-            RunError: Flower is not installed.
-        """
-        folder = self.identity.folder.absolute()
-        return [
-            executable("flower-superlink"),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",  # requirements.txt was installed; nothing is fetched for a run
-            *("--ssl-certfile", str(folder / CERTIFICATE)),
-            *("--ssl-keyfile", str(folder / KEY)),
-            *("--ssl-ca-certfile", str(authority_file(self.identity))),
-            *("--fleet-api-address", self.address),
-            *("--host", "127.0.0.1", "--port", str(self.control)),
-            # For older versions of Flower; by default it would listen on every interface.
-            *("--control-api-address", f"127.0.0.1:{self.legacy}"),
-        ]
-
-    def wait_until_up(self, running: "subprocess.Popen[bytes]") -> None:
-        """Wait until the SuperLink answers.
-
-        Raises:
-            RunError: it ended, or did not answer in time.
-        """
-        context = ssl.create_default_context(cadata=self.identity.authority_bytes.decode())
-        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))  # a proxy would not reach loopback
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if running.poll() is not None:
-                raise RunError(f"flower-superlink ended with code {running.returncode}; its output is above")
-            with suppress(OSError, HTTPException), opener.open(f"https://127.0.0.1:{self.control}/health", timeout=2):
-                return
-            time.sleep(POLL_SECONDS)
-        raise RunError(f"flower-superlink did not answer within {START_SECONDS:g} s")
-
-    def register(
-        self, hospitals: Mapping[str, x509.Certificate], env: Mapping[str, str], say: Callable[[str], None]
-    ) -> None:
-        """Admit these hospitals' nodes, by the keys of their certificates.
-
-        Raises:
-            RunError: the SuperLink rejects one.
-        """
-        folder = self.identity.folder / PUBLIC_KEYS
-        make_folder(folder, PRIVATE_FOLDER)
-        for name, certificate in sorted(hospitals.items()):
-            write_bytes(folder / f"{name}.pub", public_key_line(certificate), PUBLIC)
-            command = [executable("flwr"), *("supernode", "register", str(folder / f"{name}.pub"), self.name)]
-            done = subprocess.run(
-                [*command, "--name", name], env=dict(env), check=False, capture_output=True, text=True
-            )
-            if done.returncode:
-                output = " ".join((done.stdout + done.stderr).split())
-                raise RunError(f"{name}: its node cannot be registered: {output[-300:]}")
-            say(f"registered {name}")
+def register(name: str, certificate: x509.Certificate, folder: Path, link: str) -> None:
+    """Admit a hospital's node by the key of its certificate, which goes into a folder in the form that Flower reads."""
+    path = folder / f"{name}.pub"
+    write_bytes(path, public_key_line(certificate), PUBLIC)
+    command = [flower_commands.executable("flwr"), "supernode", "register", str(path), link, "--name", name]
+    done = subprocess.run(command, env=flower_commands.environment(), check=False, capture_output=True, text=True)
+    if done.returncode:
+        output = " ".join((done.stdout + done.stderr).split())
+        raise RunError(f"{name}: its node cannot be registered: {output[-300:]}")
 
 
 def public_key_line(certificate: x509.Certificate) -> bytes:
@@ -154,11 +109,7 @@ def public_key_line(certificate: x509.Certificate) -> bytes:
 def write_connection(name: str, address: str, authority: Path) -> Path:
     """Add a SuperLink to Flower's configuration, so that `flwr run . NAME` finds it; replaces one of that name.
 
-    Returns:
-        The configuration's file.
-
-    Raises:
-        RunError: the file cannot be read or written.
+    Returns the configuration's file, or raises RunError if it cannot be read or written.
     """
     # Internals of Flower: imported here, so that another version of it can break this subcommand only.
     from flwr.cli.flower_config import init_flwr_config, write_superlink_connection  # noqa: PLC0415  # slow, and needed by one command
@@ -182,11 +133,7 @@ def write_connection(name: str, address: str, authority: Path) -> Path:
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse a port in use: gRPC would share it, and hospitals would reach one of the two servers at random.
-
-    Raises:
-        AddressError: the port is taken, or the host is not this machine's.
-    """
+    """Refuse a port in use: gRPC would share it, and hospitals would reach one of the two servers at random."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -202,24 +149,19 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         paths: certificates as the authority sent them, or folders of them, such as its `issued`.
 
     Returns:
-        Name -> certificate.
-
-    Raises:
-        CertificateError: a file is not such a certificate, or no hospital is left.
+        Name -> certificate, at least one.
     """
-    revoked = identity.folder / REVOKED
-    revocations = certificates.read_revocations(revoked, identity.authority) if revoked.exists() else None
+    admission = Admission(identity)
     hospitals: dict[str, x509.Certificate] = {}
     for path in chain.from_iterable(sorted(path.glob("*.pem")) if path.is_dir() else [path] for path in paths):
         certificate = certificates.read_certificates(path)[0]
         if not certificates.is_issued_by(certificate, identity.authority):
             raise CertificateError(f"{path}: was not signed by the authority of {identity.folder}")
-        party = certificates.party_of(certificate)
-        if party.role is not Role.HOSPITAL or certificates.validity_problem(certificate, revocations):
+        if admission.rejection_reason(certificate, Role.HOSPITAL):
             continue
-        earlier = hospitals.get(party.name)
-        if earlier is None or earlier.not_valid_before_utc <= certificate.not_valid_before_utc:
-            hospitals[party.name] = certificate
+        name = certificates.party_of(certificate).name
+        if name not in hospitals or hospitals[name].not_valid_before_utc <= certificate.not_valid_before_utc:
+            hospitals[name] = certificate
     if not hospitals:
         raise CertificateError("--hospitals: holds no hospital's certificate that is valid now")
     return hospitals
@@ -234,29 +176,29 @@ def add_flags(parser: Any) -> None:
     participants.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=words)
     connection = parser.add_argument_group("connection")
     words = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
-    connection.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
+    connection.add_argument("--address", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
     words = "port of this machine alone, where `flwr run` calls (1 to 65535; default: %(default)s)"
     connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=words)
     words = "connection name for `flwr run . NAME` (default: %(default)s)"
     connection.add_argument("--name", default="hospitals", metavar="NAME", help=words)
 
 
-def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
-    """Start a SuperLink, admit the hospitals, and wait until it ends.
-
-    Raises:
-        UserError: a flag cannot be used, or Flower does not start.
-    """
+def run(flags: argparse.Namespace) -> None:
+    """Start a SuperLink, admit the hospitals, and wait until it ends."""
     identity = load_identity(flags.tls, Role.SERVER)
     hospitals = accepted_hospitals(identity, flags.hospitals)
-    link = SuperLink(identity=identity, address=flags.address, control=flags.control_port, name=flags.name)
-    command, env = link.command(), environment()
-    say(shell_line(command))
-    with process(command, env=env) as running:
-        link.wait_until_up(running)
-        config = write_connection(link.name, f"127.0.0.1:{link.control}", authority_file(identity))
-        say(f"wrote superlink.{link.name} in {config}")
-        link.register(hospitals, env, say)
-        say(f"ready: flwr run . {link.name} --stream --run-config hospitals={len(hospitals)}")
+    check_flags(flags)
+    command = link_command(flags, identity)
+    say(flower_commands.shell_line(command))
+    with process(command, env=flower_commands.environment()) as running:
+        wait_until_up(running, identity, flags.control_port)
+        authority = flower_commands.authority_file(identity)
+        config = write_connection(flags.name, f"127.0.0.1:{flags.control_port}", authority)
+        say(f"wrote superlink.{flags.name} in {config}")
+        make_folder(identity.folder / PUBLIC_KEYS, PRIVATE_FOLDER)
+        for name, certificate in sorted(hospitals.items()):
+            register(name, certificate, identity.folder / PUBLIC_KEYS, flags.name)
+            say(f"registered {name}")
+        say(f"ready: flwr run . {flags.name} --stream --run-config hospitals={len(hospitals)}")
         if running.wait() not in (0, -15):
             raise RunError(f"flower-superlink ended with code {running.returncode}; its output is above")

@@ -2,36 +2,25 @@
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federated_health.cli import parsing
-from federated_health.cli.client import add_privacy, add_split_seed
+from federated_health.cli.client import add_privacy, add_split_seed, node_config
 from federated_health.cli.console import say
-from federated_health.cli.deployment.flower_commands import (
-    DEFAULT_ADDRESS,
-    authority_file,
-    environment,
-    executable,
-    format_config,
-    shell_line,
-)
+from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
-from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
-from federated_health.messages.content import ENCRYPTED_ONLY
-from federated_health.names import ALLOWED_EPSILON
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.setting_fields import Value
 from federated_health.settings import read_defaults
 from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
@@ -50,77 +39,28 @@ MIN_DELAY, MAX_DELAY = 2.0, 30.0
 ADMITTED_SECONDS = 30.0
 """A node that ran longer had been admitted."""
 
-USAGE_ERROR = 2
-"""Exit code of a command that rejects its flags."""
 
+def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
+    """Flower's command for one hospital; also writes the hospital's key in the form that Flower reads.
 
-@dataclass(frozen=True, kw_only=True)
-class SuperNode:
-    """One hospital as a SuperNode, which listens on loopback only, for the processes that it starts per message.
-
-    Attributes:
-        data: the hospital's CSV.
-        identity: the hospital's name and key.
-        superlink: HOST:PORT of the SuperLink.
-        split_seed: decides which patients are held out, in all runs.
-        budget: epsilon that may be spent over all runs; None without differential privacy.
-        encrypted_only: whether the hospital takes part in encrypted runs only.
-
-    Raises:
-        AddressError: `superlink` is not HOST:PORT.
+    The node listens on loopback only, for the processes that it starts per message.
     """
-
-    data: Path
-    identity: Identity
-    superlink: str
-    split_seed: int = DEFAULT_SPLIT_SEED
-    budget: float | None = None
-    encrypted_only: bool = False
-
-    def __post_init__(self) -> None:
-        split_address(self.superlink)
-
-    def command(self) -> list[str]:
-        """Flower's command, with a free port; also writes the node's key in the form that Flower reads.
-
-        Raises:
-            CertificateError: the key cannot be read.
-            StorageError: the key cannot be written.
-            RunError: Flower is not installed, or a path holds a quote.
-        """
-        # A ClientApp runs in another folder, so paths are absolute.
-        config: dict[str, Value] = {
-            "data": str(self.data.absolute()),
-            "name": self.identity.name,
-            "tls": str(self.identity.folder.absolute()),
-            "split-seed": self.split_seed,
-        }
-        if self.budget is not None:
-            config[ALLOWED_EPSILON] = self.budget
-        if self.encrypted_only:
-            config[ENCRYPTED_ONLY] = True
-        program, node_config = executable("flower-supernode"), format_config(config)  # may fail before a key is written
-        path = self.identity.folder / NODE_KEY  # the same key as key.pem, so not a second secret
-        key = read_key(self.identity.folder / KEY)
-        write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), PRIVATE)
-        return [
-            program,
-            *("--superlink", self.superlink),
-            *("--root-certificates", str(authority_file(self.identity))),
-            *("--auth-supernode-private-key", str(path.absolute())),
-            *("--node-config", node_config),
-            *("--host", "127.0.0.1", "--port", str(free_port())),
-        ]
+    folder = identity.folder.absolute()  # a ClientApp runs in another folder
+    program = flower_commands.executable("flower-supernode")
+    config = flower_commands.format_config(node_config(flags, identity.name, flags.data.absolute(), folder))
+    key = read_key(folder / KEY).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_bytes(folder / NODE_KEY, key, PRIVATE)  # the same key as key.pem, so not a second secret
+    return [
+        program,
+        *("--superlink", flags.superlink),
+        *("--root-certificates", str(flower_commands.authority_file(identity))),
+        *("--auth-supernode-private-key", str(folder / NODE_KEY)),
+        *("--node-config", config),
+        *("--host", "127.0.0.1", "--port", str(free_port())),
+    ]
 
 
-def keep_running(
-    make_command: Callable[[], Sequence[str]],
-    env: Mapping[str, str],
-    address: str,
-    identity: Identity,
-    wait: float,
-    say: Callable[[str], None],
-) -> NoReturn:
+def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:
     """Run a SuperNode until this process is stopped, and start it again whenever it ends.
 
     Flower's own ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
@@ -129,7 +69,6 @@ def keep_running(
 
     Args:
         make_command: makes Flower's command, anew for every start.
-        address: HOST:PORT of the SuperLink.
         wait: seconds for which the SuperLink may be away or not admit the hospital, anew after each admission.
 
     Raises:
@@ -138,11 +77,11 @@ def keep_running(
     """
     deadline, delay = time.monotonic() + wait, MIN_DELAY
     while True:
-        _wait_for_superlink(address, identity, deadline, wait, say)
+        _wait_for_superlink(address, identity, deadline, wait)
         start = time.monotonic()
-        with process(make_command(), env=env, own_group=False) as running:
+        with process(make_command(), env=flower_commands.environment(), own_group=False) as running:
             code = running.wait()
-        if code == USAGE_ERROR:
+        if code == 2:  # of a command that rejects its flags
             raise RunError("flower-supernode does not take its flags; its output is above")
         now = time.monotonic()
         if now - start > ADMITTED_SECONDS:
@@ -158,14 +97,8 @@ def keep_running(
         delay = min(2 * delay, MAX_DELAY)
 
 
-def _wait_for_superlink(
-    address: str, identity: Identity, deadline: float, wait: float, say: Callable[[str], None]
-) -> None:
-    """Wait until a server there shows the certificate of the federation's server.
-
-    Raises:
-        JoinError: none does in time, or waiting does not help.
-    """
+def _wait_for_superlink(address: str, identity: Identity, deadline: float, wait: float) -> None:
+    """Wait until a server there shows the certificate of the federation's server; JoinError if none does in time."""
     is_announced = False
     while reason := find_obstacle(address, identity, max(0.0, deadline - time.monotonic())):
         if (left := deadline - time.monotonic()) <= 0:
@@ -188,31 +121,21 @@ def add_flags(parser: Any) -> None:
     words = "folder of this hospital's key and certificate, from which it takes its name"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
     words = "where the SuperLink listens for nodes (default: %(default)s)"
-    connection.add_argument("--superlink", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
+    connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
     words = "seconds to wait for the SuperLink, and to be let in, anew each time"
     words += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
     add_privacy(parser)
 
 
-def run(flags: argparse.Namespace, say: Callable[[str], None] = say) -> None:
-    """Check the CSV, and keep Flower's SuperNode running with it.
-
-    Raises:
-        UserError: a flag cannot be used, Flower is not installed, or the SuperLink does not admit the hospital.
-    """
-    node = SuperNode(
-        data=flags.data,
-        identity=load_identity(flags.tls, Role.HOSPITAL),
-        superlink=flags.superlink,
-        split_seed=flags.split_seed,
-        budget=flags.dp_budget,
-        encrypted_only=flags.encrypted_only,
-    )
-    hospital = load_hospital(node.data, get_task(flags.task), node.identity.name, node.split_seed)
-    for line in hospital.remarks():
+def run(flags: argparse.Namespace) -> None:
+    """Check the CSV, and keep Flower's SuperNode running with it."""
+    identity = load_identity(flags.tls, Role.HOSPITAL)
+    split_address(flags.superlink)
+    for line in load_hospital(flags.data, get_task(flags.task), identity.name, flags.split_seed).remarks():
         say(line)
-    say(shell_line(node.command()))
-    if warning := node.identity.expiry_warning():
+    make_command = partial(node_command, flags, identity)
+    say(flower_commands.shell_line(make_command()))
+    if warning := identity.expiry_warning():
         say(warning)
-    keep_running(node.command, environment(), node.superlink, node.identity, flags.wait, say)
+    keep_running(make_command, flags.superlink, identity, flags.wait)
