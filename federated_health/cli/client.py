@@ -20,7 +20,6 @@ from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
-from federated_health.hospital.handlers import budget_of
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
