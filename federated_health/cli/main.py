@@ -7,7 +7,7 @@ from typing import Any
 
 from federated_health.cli import certificates, parsing, studies
 from federated_health.cli.console import print_lines
-from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
+from federated_health.cli.demo import SCENARIOS, run_demo
 from federated_health.cli.deployment import superlink, supernode
 
 EXAMPLES = {
@@ -114,9 +114,7 @@ def _run_demo(flags: argparse.Namespace) -> None:
     default = Path("runs/demo" if flags.task == next(iter(SCENARIOS)) else f"runs/demo-{flags.task}")
     settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
     given = {name: value for name, value in settings.items() if value is not None}
-    check_demo(flags.task, encrypt=flags.encrypt, given=given)
-    more = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_demo(flags.out or default, flags.task, more, encrypt=flags.encrypt)
+    run_demo(flags.out or default, flags.task, given, encrypt=flags.encrypt)
 
 
 def _run_certificates(flags: argparse.Namespace) -> None:

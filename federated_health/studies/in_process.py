@@ -1,5 +1,6 @@
 """Federated runs in this process, over hospitals whose rows are in memory. Every model of a study is trained here."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,17 +25,16 @@ def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App) ->
 
     The norm of updates is not limited: hospitals in process are honest, and the smaller of two may well move further.
     """
+    # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     contexts = {name: InMemoryHospital(hospital) for name, hospital in hospitals.items()}
     settings = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
     return PlainRun(InProcessTransport(app, contexts), settings)
 
 
 def require_all_updates(run: PlainRun, hospitals: Mapping[str, Hospital]) -> None:
-    """Refuse a run that lost a hospital, since a study must not compare models of different hospitals.
-
-    Raises:
-        RunError: the server did not accept a hospital's update in some round.
-    """
+    """Raise RunError if a hospital's update is missing in a round: a study compares models of the same hospitals."""
     for record in run.history:
         updated = {name for name, figures in record.hospitals.items() if figures.train_examples}
         if missing := sorted(hospitals.keys() - updated):

@@ -1,41 +1,13 @@
-"""What the studies share: the request, and the hospitals' files."""
+"""What the studies share: the hospitals' files, and the folder of the results."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from federated_health.data.manifest import read_manifest
 from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError, RunError, SettingsError
+from federated_health.files import make_folder
 from federated_health.server.run_folder import files_of_run
-from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRequest:
-    """What every study is asked for.
-
-    Attributes:
-        data: folder that create_dataset.py wrote.
-        out: folder of the results.
-        force: whether `out` may hold a run, whose report is replaced.
-        settings: training settings by flag; the others keep their defaults.
-    """
-
-    data: Path
-    out: Path
-    force: bool
-    settings: Mapping[str, Value]
-
-    def make_settings(self, task: Task, hospitals: int, changes: Mapping[str, Value]) -> Settings:
-        """The settings of the study's runs.
-
-        Raises:
-            SettingsError: one of them is not valid.
-        """
-        config = {**read_defaults(), **self.settings, "task": task.name, "hospitals": hospitals, **changes}
-        return Settings.from_config(config)
 
 
 def find_hospitals(folder: Path) -> tuple[Task, dict[str, Path]]:
@@ -57,12 +29,14 @@ def refuse_duplicates(flag: str, values: Collection[str]) -> None:
         raise SettingsError(f"{flag}: expected different values, got {', '.join(values)}")
 
 
-def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
-    """Refuse to replace the report in a run's folder, unless the folder holds one of these own files already.
+def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
+    """Make the folder of a study's results, unless it exists.
 
     Raises:
-        RunError: the folder is a run's.
+        RunError: it cannot be written to; or it holds a run, whose report would be replaced, and none of the study's
+            own files, and `force` is false.
     """
     present = files_of_run(path)
     if present and not any((path / name).exists() for name in own_files) and not force:
         raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
+    make_folder(path)

@@ -9,7 +9,7 @@ Own and pooled models are runs of one hospital, so that the same code trains eve
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -54,11 +54,6 @@ class Fit:
 
     def __str__(self) -> str:
         return f"repeat {self.repeat + 1}, fold {self.fold + 1}, {self.setup} {self.subject}".rstrip()
-
-    def test_hospitals(self, hospitals: Iterable[str]) -> list[str]:
-        """The hospitals whose test rows the model is scored on."""
-        single = self.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT)
-        return [self.subject] if single else list(hospitals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,20 +124,15 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) ->
     run = open_run(hospitals, settings, app)
     run.run()
     require_all_updates(run, hospitals)
-    tested = {name: hospitals.get(name) or cohort.hospital(name, split[name]) for name in fit.test_hospitals(split)}
-    models = {name: local_model(run, hospital) for name, hospital in tested.items()}
-    result = FitResult(
-        scores={name: model.score(run.weights).tolist() for name, model in models.items()},
-        importance={
-            name: weigh_columns(model, run.weights, [seed, *name.encode()]).tolist()
-            for name, model in models.items()
-            if fit.setup is TrainingSetup.FEDERATED
-        },
-        threshold=run.threshold,
-        rounds=settings.rounds,
-    )
+    is_about_one = fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT)
+    scores, importance = {}, {}
+    for name in [fit.subject] if is_about_one else split:
+        model = local_model(run, hospitals.get(name) or cohort.hospital(name, split[name]))
+        scores[name] = model.score(run.weights).tolist()
+        if fit.setup is TrainingSetup.FEDERATED:
+            importance[name] = weigh_columns(model, run.weights, [seed, *name.encode()]).tolist()
     forget_local_models()  # no other fit has these rows
-    return result
+    return FitResult(scores=scores, threshold=run.threshold, rounds=settings.rounds, importance=importance)
 
 
 def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Settings:
@@ -154,22 +144,23 @@ def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Sett
     Raises:
         SettingsError: the strategy needs more hospitals.
     """
-    number = {TrainingSetup.FEDERATED: hospitals, TrainingSetup.LEAVE_ONE_OUT: hospitals - 1}.get(fit.setup, 1)
-    strategy = protocol.strategies[0] if number > 1 else SINGLE_HOSPITAL_STRATEGY
+    number, strategy = 1, SINGLE_HOSPITAL_STRATEGY
     if fit.setup is TrainingSetup.FEDERATED:
-        strategy = fit.subject
+        number, strategy = hospitals, fit.subject
+    elif fit.setup is TrainingSetup.LEAVE_ONE_OUT and hospitals > 2:
+        number, strategy = hospitals - 1, protocol.strategies[0]
     arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
     return replace(protocol.settings, hospitals=number, strategy=strategy, strategy_args=arguments)
 
 
 def training_hospitals(fit: Fit, split: Split, cohort: Cohort) -> dict[str, Hospital]:
     """The hospitals that take part in the run that trains a model; no other rows are seen."""
-    hospitals = {
-        name: cohort.hospital(name, rows)
-        for name, rows in split.items()
-        if fit.setup is not TrainingSetup.OWN or name == fit.subject
-        if fit.setup is not TrainingSetup.LEAVE_ONE_OUT or name != fit.subject
-    }
+    names = list(split)
+    if fit.setup is TrainingSetup.OWN:
+        names = [fit.subject]
+    elif fit.setup is TrainingSetup.LEAVE_ONE_OUT:
+        names.remove(fit.subject)
+    hospitals = {name: cohort.hospital(name, split[name]) for name in names}
     if fit.setup is not TrainingSetup.POOLED:
         return hospitals
     pooled = Hospital(
@@ -188,7 +179,7 @@ def choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, ap
     """
     runs = []
     for fold in range(INNER_FOLDS):
-        inner = cohort.inner_split(split, folds=INNER_FOLDS, fold=fold, seed=settings.seed)
+        inner = cohort.split(folds=INNER_FOLDS, fold=fold, seed=settings.seed, within=split)
         run = open_run(training_hospitals(fit, inner, cohort), settings, app)
         run.gather()
         runs.append(run)
