@@ -18,7 +18,6 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
 from federated_health.studies.audit import audit_study
-from federated_health.studies.audit.audit_study import AuditRequest, privacy_name
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.audits import LEAKS, Audit
@@ -167,7 +166,7 @@ def test_a_federation_that_fails_leaves_nothing(
 def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> None:
     """Logistic regression for three rounds, one epsilon; over two processes."""
     shown: list[tuple[int, int]] = []
-    request = AuditRequest(
+    figures = audit_study.run(
         data=hospitals_folder,
         out=tmp_path,
         force=False,
@@ -176,13 +175,14 @@ def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> Non
         draws=0,
         epsilons=(1.0,),
         settings={"model": "logistic", "rounds": 3},
+        jobs=2,
+        show=lambda done, total: shown.append((done, total)),
     )
-    figures = audit_study.run(request, app="client:app", jobs=2, show=lambda done, total: shown.append((done, total)))
     assert shown == [(done, 14) for done in range(15)]
     found = figures["privacies"]
-    assert list(found) == ["plain", "encrypted", privacy_name(1.0)]
+    assert list(found) == ["plain", "encrypted", "epsilon 1"]
     updates = found["plain"]["attacks"]["updates"]["LiRA on gradient shares"]
-    private = found[privacy_name(1.0)]["attacks"]["updates"]["LiRA on gradient shares"]
+    private = found["epsilon 1"]["attacks"]["updates"]["LiRA on gradient shares"]
     assert updates["patients"] == 689
     assert updates["roc_auc"]["low"] > private["roc_auc"]["high"]
     assert (tmp_path / "report.html").stat().st_size > 20_000

@@ -99,11 +99,8 @@ class Dealt(Cohort):
 
     original: Cohort
 
-    def split(self, *, folds: int, fold: int, seed: int) -> Split:
-        return self.original.split(folds=folds, fold=fold, seed=seed)
-
-    def inner_split(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
-        return self.original.inner_split(split, folds=folds, fold=fold, seed=seed)
+    def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
+        return self.original.split(folds=folds, fold=fold, seed=seed, within=within)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def run(
     cohort = read_cohort(data)
     defaults = read_defaults()
     strategies = strategies or (str(settings.get("strategy", defaults["strategy"])),)
-    own = {"task": cohort.task.name, "hospitals": len(cohort.tables), "strategy": strategies[0]}
+    own: dict[str, Value] = {"task": cohort.task.name, "hospitals": len(cohort.tables), "strategy": strategies[0]}
     protocol = EvaluationProtocol(
         settings=Settings.from_config({**defaults, **settings, **own}),
         folds=folds,
