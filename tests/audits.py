@@ -14,9 +14,9 @@ from federated_health.studies.audit.attacks import audit_figures
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
+    HALF,
     UPDATES,
     AuditPlan,
-    Kind,
     ShadowRun,
     ShadowRunResult,
 )
@@ -70,7 +70,7 @@ class Audit:
 
     def _outcome(self, shadow: ShadowRun, number: int) -> ShadowRunResult:
         aucs: dict[str, Any] = {"roc_auc": 0.9 - 0.01 * (shadow.privacy != "plain"), "mean_roc_auc": 0.8}
-        if shadow.kind is not Kind.HALF:
+        if shadow.kind != HALF:
             return ShadowRunResult(**aucs, inversion={"update": 1.0, "average": 0.5, "typical": 0.25, "random": 0.375})
         generator = np.random.default_rng(number)
         members = self.plan.members()[shadow.number]

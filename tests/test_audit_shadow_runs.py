@@ -17,9 +17,11 @@ from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
+    FULL,
+    HALF,
+    SMALL,
     UPDATES,
     AuditPlan,
-    Kind,
     ShadowRun,
     ShadowRunResult,
     train_shadow_run,
@@ -52,12 +54,12 @@ def test_every_setting_has_the_same_federations() -> None:
     assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2)
     for privacy in plan.privacies:
         mine = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
-        assert mine[:8] == [ShadowRun(privacy="", kind=Kind.HALF, number=number) for number in range(8)]
-        assert mine[8:10] == [ShadowRun(privacy="", kind=Kind.FULL, number=number) for number in range(2)]
-        assert mine[10] == ShadowRun(privacy="", kind=Kind.SMALL, number=0, rows=1)
+        assert mine[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
+        assert mine[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
+        assert mine[10] == ShadowRun(privacy="", kind=SMALL, number=0, rows=1)
 
 
-def trained(plan: AuditPlan, privacy: str, kind: Kind, number: int = 0, rows: int = 0) -> ShadowRunResult:
+def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int = 0) -> ShadowRunResult:
     return train_shadow_run(ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows), plan, app)
 
 
@@ -79,7 +81,7 @@ def small_plan(**changes: object) -> AuditPlan:
 @pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
 def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
     plan = small_plan()
-    halved = trained(plan, privacy, Kind.HALF, 1)
+    halved = trained(plan, privacy, HALF, 1)
     assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
         FINAL: {"confidence"},
         UPDATES: {"drop", "share"},
@@ -93,7 +95,7 @@ def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
             assert values.std() > 0
     assert halved.roc_auc is not None
     assert 0 <= halved.roc_auc <= 1
-    whole = trained(plan, privacy, Kind.FULL)
+    whole = trained(plan, privacy, FULL)
     assert whole.roc_auc is not None
     assert not whole.statistics
 
@@ -107,7 +109,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
     settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
-    outcome = trained(plan, "plain", Kind.HALF)
+    outcome = trained(plan, "plain", HALF)
     for place in plan.slices().values():
         members = plan.members()[:1, place]
         share, confidence = (
@@ -123,7 +125,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
 @pytest.mark.slow
 def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
-    plain, noisy = (trained(plan, privacy, Kind.SMALL, rows=1).inversion for privacy in plan.privacies)
+    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in plan.privacies)
     assert plain["update"] == 1.0
     assert noisy["update"] < 0.8
     assert plain["average"] < 1.0
@@ -136,4 +138,4 @@ def test_a_federation_that_loses_a_hospital_is_refused() -> None:
     """It may not join: too few training rows for this delta."""
     plan = small_plan(**{"dp-delta": 0.1})
     with pytest.raises(RunError):
-        trained(plan, "epsilon 1", Kind.HALF)
+        trained(plan, "epsilon 1", HALF)

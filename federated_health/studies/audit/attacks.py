@@ -6,16 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from federated_health.studies.audit import shadow_runs
 from federated_health.studies.audit.membership import lira_scores, measure_attack
-from federated_health.studies.audit.shadow_runs import (
-    AVERAGES,
-    FINAL,
-    UPDATES,
-    AuditPlan,
-    Kind,
-    ShadowRun,
-    ShadowRunResult,
-)
+from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, AuditPlan, ShadowRunResult
 
 PLAIN, ENCRYPTED = "plain", "encrypted"
 
@@ -29,7 +22,7 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 """Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). The last attack on a
 target is the one for figures by hospital. Confidences order patients as losses do, in reverse."""
 
-Results = Mapping[ShadowRun, ShadowRunResult]
+Results = Mapping[shadow_runs.ShadowRun, ShadowRunResult]
 
 
 def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
@@ -54,7 +47,7 @@ def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
 
 
 def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, Any]:
-    half = [results[run] for run in plan.runs(privacy, Kind.HALF)]
+    half = [results[run] for run in plan.runs(privacy, shadow_runs.HALF)]
     members = plan.members()
     attacks: dict[str, Any] = {target: {} for target in ATTACKS}
     hospitals: dict[str, Any] = {name: {} for name in plan.hospitals}
@@ -69,11 +62,11 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
             hospitals[name][target] = asdict(strength)
     inversion = {}
     for rows in plan.sizes:
-        draws = [results[run].inversion for run in plan.runs(privacy, Kind.SMALL, rows)]
+        draws = [results[run].inversion for run in plan.runs(privacy, shadow_runs.SMALL, rows)]
         inversion[str(rows)] = {key: _mean([shares[key] for shares in draws]) for key in draws[0]}
     return {
         "attacked": _auc_figures(half),
-        "whole": _auc_figures([results[run] for run in plan.runs(privacy, Kind.FULL)]),
+        "whole": _auc_figures([results[run] for run in plan.runs(privacy, shadow_runs.FULL)]),
         "attacks": attacks,
         "hospitals": hospitals,
         "inversion": inversion,

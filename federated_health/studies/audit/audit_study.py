@@ -49,16 +49,14 @@ def run(
     """Train and attack the shadow runs, and write the results.
 
     Args:
-        data: folder that create_dataset.py wrote.
-        out: folder of the results.
+        data, out: folder that create_dataset.py wrote, and folder of the results.
         force: whether `out` may hold a run, whose report is replaced.
         shadows: half runs per privacy setting, each of which is attacked with the others as shadow models.
         wholes: full runs per privacy setting.
         draws: updates of each size that are inverted; 0 for no inversion.
         epsilons: privacy budgets to attack, besides plain and encrypted runs.
         settings: training settings by flag; the others keep their defaults.
-        jobs: worker processes. Without differential privacy, the results do not depend on their number.
-        show: called with the number of finished shadow runs and the total.
+        jobs, show: see `run_tasks`. Without differential privacy, the results do not depend on the number of jobs.
 
     Returns:
         The content of audit.json.

@@ -7,7 +7,6 @@ small    all rows, but only a few of the smallest hospital, one update of which 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import islice, pairwise
 
 import numpy as np
@@ -22,8 +21,11 @@ from federated_health.settings import Settings
 from federated_health.studies.audit import inversion, observations
 from federated_health.studies.audit.membership import confidences
 from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
-from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
+from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.in_process import App
+
+HALF, FULL, SMALL = "half", "full", "small"
+"""Kinds of shadow runs: which rows they are trained on (see this module)."""
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""
@@ -33,14 +35,6 @@ GUESSES = 20
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-
-
-class Kind(StrEnum):
-    """Which rows a shadow run is trained on; see this module."""
-
-    HALF = "half"
-    FULL = "full"
-    SMALL = "small"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +48,7 @@ class ShadowRun:
     """
 
     privacy: str
-    kind: Kind
+    kind: str
     number: int
     rows: int = 0
 
@@ -86,8 +80,7 @@ class AuditPlan:
     Attributes:
         hospitals: hospitals whose training rows are attacked.
         privacies: name of a privacy setting -> settings of its runs.
-        half_runs: half runs per privacy setting; even.
-        full_runs: full runs per privacy setting.
+        half_runs, full_runs: number per privacy setting; that of half runs is even.
         sizes: numbers of rows of the smallest hospital in small runs.
         draws: small runs per size and privacy setting.
     """
@@ -109,14 +102,14 @@ class AuditPlan:
         """The hospital with the fewest training rows."""
         return min(self.hospitals, key=lambda name: len(self.hospitals[name].train))
 
-    def runs(self, privacy: str, kind: Kind, rows: int = 0) -> list[ShadowRun]:
+    def runs(self, privacy: str, kind: str, rows: int = 0) -> list[ShadowRun]:
         """The shadow runs of one kind under one privacy setting."""
-        numbers = {Kind.HALF: self.half_runs, Kind.FULL: self.full_runs, Kind.SMALL: self.draws}
-        return [ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows) for number in range(numbers[kind])]
+        runs = {HALF: self.half_runs, FULL: self.full_runs, SMALL: self.draws}[kind]
+        return [ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows) for number in range(runs)]
 
     def shadow_runs(self) -> list[ShadowRun]:
         """All shadow runs, one privacy setting after the other."""
-        kinds = [(Kind.HALF, 0), (Kind.FULL, 0), *((Kind.SMALL, rows) for rows in self.sizes)]
+        kinds = [(HALF, 0), (FULL, 0), *((SMALL, rows) for rows in self.sizes)]
         return [run for privacy in self.privacies for kind, rows in kinds for run in self.runs(privacy, kind, rows)]
 
     def slices(self) -> dict[str, slice]:
@@ -130,33 +123,26 @@ class AuditPlan:
         Every second run has the complement of the one before, so every patient is in half of the runs.
         """
         generator = np.random.default_rng([self.seed, 0])
+        sizes = [len(hospital.train) for hospital in self.hospitals.values()]
         runs = []
         for _ in range(self.half_runs // 2):
-            parts = []
-            for hospital in self.hospitals.values():
-                chosen = np.zeros(len(hospital.train), dtype=bool)
-                chosen[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
-                parts.append(chosen)
-            half = np.concatenate(parts)
+            # Those whose position in a random order is in its first half.
+            half = np.concatenate([np.argsort(generator.permutation(size)) < size // 2 for size in sizes])
             runs += [half, ~half]
         return np.array(runs)
 
 
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:
-    """Train a shadow run, and keep what the attacks need of it.
-
-    Raises:
-        RunError: it could not be trained.
-    """
+    """Train a shadow run, and keep what the attacks need of it; raises RunError if it could not be trained."""
     settings = plan.privacies[shadow.privacy]
     try:
-        if shadow.kind is Kind.SMALL:
+        if shadow.kind == SMALL:
             return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
         settings = replace(settings, seed=plan.seed + shadow.number)
-        if shadow.kind is Kind.HALF:
+        if shadow.kind == HALF:
             return _observe(plan.members()[shadow.number], plan, settings, app)
         run, _ = _train(plan.hospitals, settings, app)
-        return _held_out(run, plan.hospitals)
+        return _evaluate(run, plan.hospitals)
     finally:
         forget_local_models()  # no other run has these rows
 
@@ -174,7 +160,7 @@ def _train(
     return run, recorder.steps
 
 
-def _held_out(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResult:
+def _evaluate(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResult:
     """ROC-AUC of a final model on held-out rows."""
     scores = [local_model(run, hospital).score(run.weights) for hospital in hospitals.values()]
     labels = [hospital.test.labels for hospital in hospitals.values()]
@@ -198,7 +184,7 @@ def _observe(members: Flags, plan: AuditPlan, settings: Settings, app: App) -> S
     features, labels = encode(encoder, plan.task, patients.values), patients.labels
     updates = [patient_statistics(steps[name], features[rows], labels[rows]) for name, rows in slices.items()]
     return replace(
-        _held_out(run, hospitals),
+        _evaluate(run, hospitals),
         statistics={
             FINAL: {"confidence": confidences(observations.log_odds_of(layers_of(run.weights), features), labels)},
             UPDATES: {name: np.concatenate([update[name] for update in updates]) for name in updates[0]},

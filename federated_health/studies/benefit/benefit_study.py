@@ -42,13 +42,11 @@ def run(
     """Run or resume a study, and write its results.
 
     Args:
-        data: folder that create_dataset.py wrote.
-        out: folder of the results.
+        data, out: folder that create_dataset.py wrote, and folder of the results.
         force: whether `out` may hold another study, which is replaced, or a run, whose report is.
         folds, repeats, strategies, tune: see `EvaluationProtocol`; without strategies, the settings' one is used.
         settings: training settings by flag; the others keep their defaults.
-        jobs: worker processes; the results do not depend on their number.
-        show: called with the number of finished models and the total.
+        jobs, show: see `run_tasks`. The results do not depend on the number of jobs.
 
     Returns:
         The content of evidence.json.

@@ -69,13 +69,9 @@ class Journal:
         for line in lines:
             try:
                 content = json.loads(line)
-                fit = Fit(
-                    repeat=content.pop("repeat"),
-                    fold=content.pop("fold"),
-                    setup=TrainingSetup(content.pop("regime")),
-                    subject=content.pop("subject"),
-                )
-                self.results[fit] = FitResult(**content)
+                setup = TrainingSetup(content.pop("regime"))
+                place = {name: content.pop(name) for name in ("repeat", "fold", "subject")}
+                self.results[Fit(setup=setup, **place)] = FitResult(**content)
             except (ValueError, KeyError, TypeError, AttributeError):  # AttributeError: JSON, but not an object
                 return
             yield line

@@ -17,7 +17,7 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.benefit import weigh_columns
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
-from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
+from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.in_process import App
 
 INNER_FOLDS = 3
@@ -110,11 +110,7 @@ def plan_fits(hospitals: list[str], protocol: EvaluationProtocol) -> list[Fit]:
 
 
 def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) -> FitResult:
-    """Train one model and score the test rows of its fold.
-
-    Raises:
-        RunError: it could not be trained.
-    """
+    """Train one model and score the test rows of its fold; raises RunError if it could not be trained."""
     seed = protocol.settings.seed + fit.repeat
     split = cohort.split(folds=protocol.folds, fold=fit.fold, seed=seed)
     settings = replace(settings_for(fit, protocol, len(split)), seed=seed)
@@ -124,9 +120,8 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) ->
     run = open_run(hospitals, settings, app)
     run.run()
     require_all_updates(run, hospitals)
-    is_about_one = fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT)
     scores, importance = {}, {}
-    for name in [fit.subject] if is_about_one else split:
+    for name in [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else split:
         model = local_model(run, hospitals.get(name) or cohort.hospital(name, split[name]))
         scores[name] = model.score(run.weights).tolist()
         if fit.setup is TrainingSetup.FEDERATED:
@@ -136,10 +131,7 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) ->
 
 
 def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Settings:
-    """The settings of the run that trains a model.
-
-    Args:
-        hospitals: number of hospitals in the study.
+    """The settings of the run that trains a model, in a study of this many hospitals.
 
     Raises:
         SettingsError: the strategy needs more hospitals.
@@ -163,13 +155,10 @@ def training_hospitals(fit: Fit, split: Split, cohort: Cohort) -> dict[str, Hosp
     hospitals = {name: cohort.hospital(name, split[name]) for name in names}
     if fit.setup is not TrainingSetup.POOLED:
         return hospitals
-    pooled = Hospital(
-        name=TrainingSetup.POOLED,
-        task=cohort.task,
-        train=Patients.concatenate(hospital.train for hospital in hospitals.values()),
-        test=Patients.concatenate(hospital.test for hospital in hospitals.values()),
-    )
-    return {pooled.name: pooled}
+    train = Patients.concatenate(hospital.train for hospital in hospitals.values())
+    test = Patients.concatenate(hospital.test for hospital in hospitals.values())
+    name = TrainingSetup.POOLED
+    return {name: Hospital(name=name, task=cohort.task, train=train, test=test)}
 
 
 def choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: App) -> int:
