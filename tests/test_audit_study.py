@@ -46,11 +46,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[AuditPlan]:
     """What would be trained; what is seen of it is made up, and intervals are of few draws."""
     plans: list[AuditPlan] = []
 
-    def train_shadow_runs(plan: AuditPlan, **_: Any) -> dict[ShadowRun, ShadowRunResult]:
+    def run_tasks(_: Any, train: Any, *, save: Callable[[ShadowRun, ShadowRunResult], None], **__: Any) -> None:
+        plan: AuditPlan = train.keywords["plan"]
         plans.append(plan)
-        return Audit(plan).results
+        for shadow, result in Audit(plan).results.items():
+            save(shadow, result)
 
-    monkeypatch.setattr(audit_study, "train_shadow_runs", train_shadow_runs)
+    monkeypatch.setattr(audit_study, "run_tasks", run_tasks)
     monkeypatch.setattr("federated_health.studies.audit.attacks.measure_attack", partial(measure_attack, draws=100))
     return plans
 
@@ -156,7 +158,7 @@ def test_a_federation_that_fails_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise RunError("epsilon 1: the weights came apart")
 
-    monkeypatch.setattr(audit_study, "train_shadow_runs", fail)
+    monkeypatch.setattr(audit_study, "run_tasks", fail)
     result = audit("--data", hospitals_folder, "--out", "out")
     assert_refused(result, 1, "epsilon 1: the weights came apart")
     assert list(Path("out").iterdir()) == []

@@ -84,7 +84,16 @@ def run(
         seed=privacies[PLAIN].seed,
     )
     prepare_folder(out, (AUDIT,), force=force)
-    by_privacy = audit_figures(plan, train_shadow_runs(plan, jobs=jobs, show=show))
+    results: dict[ShadowRun, ShadowRunResult] = {}
+    run_tasks(
+        plan.shadow_runs(),
+        partial(train_shadow_run, plan=plan, app=answer),
+        jobs=jobs,
+        save=results.__setitem__,
+        show=show,
+        crashed="a worker process of the audit died",
+    )
+    by_privacy = audit_figures(plan, results)
     figures = {
         "audit": {
             "version": __version__,
@@ -102,22 +111,6 @@ def run(
     write_json(out / AUDIT, figures)
     write_report(out / REPORT, lambda: audit_page(plan, by_privacy))
     return figures
-
-
-def train_shadow_runs(
-    plan: AuditPlan, *, jobs: int, show: Callable[[int, int], None]
-) -> dict[ShadowRun, ShadowRunResult]:
-    """Train all shadow runs of a plan; see `run`."""
-    results: dict[ShadowRun, ShadowRunResult] = {}
-    run_tasks(
-        plan.shadow_runs(),
-        partial(train_shadow_run, plan=plan, app=answer),
-        jobs=jobs,
-        save=results.__setitem__,
-        show=show,
-        crashed="a worker process of the audit died",
-    )
-    return results
 
 
 def _privacy_settings(

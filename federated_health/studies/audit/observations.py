@@ -23,8 +23,6 @@ from federated_health.ml.networks import Weights
 from federated_health.studies.audit.membership import losses
 from federated_health.transport.in_process import App
 
-TRAIN = "train"
-
 REGRESSED_ROUNDS = 5
 """Rounds whose steps are regressed. On heart disease all 30 rounds reveal less: few patients drive the late steps."""
 
@@ -58,7 +56,7 @@ class RecordingApp:
 
     def __call__(self, message: Message, context: Context) -> Message:
         reply = self._app(message, context)
-        if message.metadata.message_type == TRAIN and reply.has_content():
+        if message.metadata.message_type == "train" and reply.has_content():
             self.steps[str(context.node_config["name"])].append(Step(_weights_in(message), _weights_in(reply)))
         return reply
 
@@ -69,11 +67,10 @@ def _weights_in(message: Message) -> Weights:
 
 
 def average_steps(steps: Mapping[str, Sequence[Step]], final: Weights) -> list[Step]:
-    """The averaged weights from round to round, as every hospital gets them.
+    """The averaged weights from round to round, as every hospital gets them, to the final ones.
 
     Args:
-        steps: hospital -> its local training, of a run in which every hospital took part in every round.
-        final: the weights after the last round.
+        steps: hospital -> its local training; every hospital took part in every round.
     """
     starts = [step.before for step in next(iter(steps.values()))]
     return [Step(before, after) for before, after in zip(starts, [*starts[1:], final], strict=True)]

@@ -50,8 +50,8 @@ class Scores:
 
     Attributes:
         labels: hospital -> [patients], 0 or 1.
-        models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if it is a
-            federated model of a further strategy.
+        models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if that is
+            a further one.
     """
 
     labels: Mapping[str, Labels]
@@ -124,15 +124,10 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
             "verdict": judge(difference) if bootstrap.can_judge(labels) else Verdict.UNDEFINED,
             **summary,
         }
-    # Means over hospitals, draw by draw.
-    mean_aucs = {
-        model: (
-            float(np.mean([aucs[model][0] for aucs in all_aucs])),
-            np.mean([aucs[model][1] for aucs in all_aucs], axis=0),
-        )
-        for model in scores.models
-        if all_aucs
-    }
+    mean_aucs = {}
+    for model in scores.models if all_aucs else ():
+        values, drawn = zip(*(aucs[model] for aucs in all_aucs), strict=True)
+        mean_aucs[model] = float(np.mean(values)), np.mean(drawn, axis=0)
     everyone = Resampled(scores.all_labels, np.concatenate(times))
     _, summary = _compare(everyone, {model: scores.all_patients(model) for model in scores.models})
     return {
@@ -144,8 +139,7 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
 
 def _compare(patients: Resampled, models: Mapping[str, OutOfFold]) -> tuple[dict[str, Drawn], dict[str, Any]]:
     """ROC-AUC and its draws by model, empty where it is undefined; and all figures of these patients."""
-    is_defined = patients.is_defined
-    aucs = {model: patients.roc_auc(scores.log_odds) for model, scores in models.items() if is_defined}
+    aucs = {model: patients.roc_auc(scores.log_odds) for model, scores in models.items() if patients.is_defined}
     return aucs, _summary(aucs, {model: _point_estimates(scores, patients.labels) for model, scores in models.items()})
 
 
