@@ -78,9 +78,9 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     own_tls, tls = make_demo_identities(out / "tls", list(files))
     address = f"127.0.0.1:{free_port()}"
     logs = {name: out / "hospitals" / name / "console.log" for name in files}
-    print(f"\nA server and {len(files)} hospitals start as processes of their own; each hospital's words are in")
+    print(f"\nA server and {len(files)} hospitals start as separate processes. The output of each hospital is in")
     print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.")
-    print(f"They speak mutual TLS. All keys are in {out / 'tls'}, in one place, only because this is a demo: else each")
+    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: otherwise each")
     print("is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         words = _words({**shared, **settings, "address": address, "tls": own_tls, "out": out})
@@ -123,7 +123,7 @@ def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _watch(
     server: "subprocess.Popen[bytes]", clients: dict[str, "subprocess.Popen[bytes]"], logs: dict[str, Path]
 ) -> None:
-    """Return when all have ended well."""
+    """Wait until all have ended; raise RunError as soon as one has failed."""
     while server.poll() is None or any(client.poll() is None for client in clients.values()):
         time.sleep(POLL_INTERVAL)
         if server.poll():
@@ -131,5 +131,5 @@ def _watch(
         for name, client in clients.items():
             if client.poll():
                 lines = [line for line in logs[name].read_text(errors="replace").splitlines() if line.strip()]
-                reason = lines[-1] if lines else "it said nothing"
+                reason = lines[-1] if lines else "its log is empty"
                 raise RunError(f"{name} ended with code {client.returncode}: {reason}")

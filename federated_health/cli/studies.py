@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -23,8 +23,6 @@ EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models
 AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
-"""Settings, with dashes, that a study of many runs sets itself or does not use."""
-
 NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
 NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
 """Settings without a flag: the study itself sets them, or does not use them."""
@@ -66,7 +64,7 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_evidence(flags: argparse.Namespace) -> None:
     """Run or resume a study of the benefit of joining, and print its results."""
-    _print_evidence(_run(benefit_study.run, flags, NOT_FOR_EVIDENCE, "model"))
+    _print_evidence(_run(benefit_study.run, flags, "model"))
     say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
 
 
@@ -95,7 +93,7 @@ def add_audit_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_audit(flags: argparse.Namespace) -> None:
     """Run an audit, and print its results."""
-    _print_audit(_run(audit_study.run, flags, NOT_FOR_AUDIT, "federation")["privacies"])
+    _print_audit(_run(audit_study.run, flags, "federation")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
 
 
@@ -110,16 +108,11 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
     group.add_argument(flag, type=parsing.count, default=default, metavar="N", help=help)
 
 
-def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, left_out: Set[str], noun: str) -> Any:
-    """Run a study, whose arguments have the names of its own flags, with a progress bar; returns its figures.
-
-    Args:
-        left_out: settings without a flag.
-        noun: what the progress counts.
-    """
+def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
+    """Run a study, whose arguments have the names of its own flags, and show how many of what it counts are done."""
     given = parsing.by_flag(flags)
     del given["run"], given["subcommand"]
-    settings = {name: given.pop(name) for name in read_defaults().keys() - left_out if name in given}
+    settings = {name: given.pop(name) for name in read_defaults().keys() - OPERATIONAL if name in given}
     with _progress(noun) as show:
         return study(**given, settings=settings, show=show)
 

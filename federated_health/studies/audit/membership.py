@@ -86,7 +86,7 @@ def lira_scores(statistics: Array, members: Flags) -> Array:
 
 
 def _log_density(values: Array, statistics: Array, chosen: Flags) -> Array:
-    """Log-density, up to a constant, of the normal distribution of each patient over the chosen shadow models.
+    """Log-density, up to a constant, of values under the normal distribution of each patient's chosen statistics.
 
     Args:
         values: [patients].
@@ -143,8 +143,7 @@ def true_positive_rates(
     Patients of equal score are above a threshold together or not at all.
 
     Args:
-        scores: [patients].
-        members: [patients], 0 or 1, both of them present.
+        scores, members: of one run, [patients], with both members and others.
         times: [patients, draws], how often each patient counts; a column of ones gives the plain rate.
     """
     order = np.argsort(-scores, kind="stable")

@@ -39,11 +39,10 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowRun:
-    """A run of an audit.
+    """A run of an audit, numbered from 0 among those of its kind.
 
     Attributes:
         privacy: name of its privacy setting.
-        number: from 0, among the runs of one kind, privacy setting and number of rows.
         rows: of small runs, number of rows of the smallest hospital.
     """
 

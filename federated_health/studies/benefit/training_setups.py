@@ -81,8 +81,7 @@ class EvaluationProtocol:
         folds, repeats: of stratified cross-validation. Repeat r splits the rows and trains with the settings' seed + r.
         strategies: strategies of federated models; the first one decides whether joining is worth it.
         tune: whether each model's number of rounds, at most the settings', is chosen by cross-validation within its
-            training rows; otherwise every model is trained for the settings' rounds, which were chosen for runs of
-            several hospitals.
+            training rows. The settings' rounds were chosen for runs of several hospitals.
     """
 
     settings: Settings
