@@ -178,7 +178,6 @@ def _print_audit(figures: Mapping[str, Any]) -> None:
     print_figures("ROC-AUC of the models, over all held-out patients", aucs)
     print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
     print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
-    rates = strength_rows(figures, "true_positive_rate")
-    print_figures("Training patients found at 1 % false positives", rates)
+    print_figures("Training patients found at 1 % false positives", strength_rows(figures, "true_positive_rate"))
     if next(iter(figures.values()))["inversion"]:
         print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))

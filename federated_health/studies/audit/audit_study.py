@@ -67,19 +67,19 @@ def run(
     """
     task, files = find_hospitals(data)
     hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
-    for name, hospital in hospitals.items():
-        if (rows := len(hospital.train)) < MIN_ROWS:
-            raise DataError(f"{files[name]}: expected at least {MIN_ROWS} training patients for an audit, got {rows}")
+    fewest, smallest = min((len(hospital.train), name) for name, hospital in hospitals.items())
+    if fewest < MIN_ROWS:
+        words = f"expected at least {MIN_ROWS} training patients for an audit, got {fewest}"
+        raise DataError(f"{files[smallest]}: {words}")
     if shadows < MIN_HALF_RUNS or shadows % 2:
         raise SettingsError(f"shadows: expected an even number from {MIN_HALF_RUNS}, got {shadows}")
     privacies = _privacy_settings(hospitals, epsilons, {**settings, "task": task.name})
-    smallest = min(len(hospital.train) for hospital in hospitals.values())
     plan = AuditPlan(
         hospitals=hospitals,
         privacies=privacies,
         half_runs=shadows,
         full_runs=wholes,
-        sizes=(*(size for size in SIZES if size < smallest), smallest) if draws else (),
+        sizes=(*(size for size in SIZES if size < fewest), fewest) if draws else (),
         draws=draws,
         seed=privacies[PLAIN].seed,
     )

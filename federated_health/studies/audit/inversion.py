@@ -88,7 +88,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
         tf.constant(training.learning_rate, tf.float32),
         tf.constant(training.l2, tf.float32),
     )
-    search = _compiled_search(task, training.order.tobytes(), training.order.shape)
+    search = _compiled_search(task, tuple(map(tuple, training.order.tolist())))
     found = [
         search(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
         for _ in range(max(MIN_STARTS, min(MAX_STARTS, DUMMIES // patients)))
@@ -159,7 +159,7 @@ def _is_measurement(task: Task) -> list[bool]:
 
 
 @cache
-def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
+def _compiled_search(task: Task, order: tuple[tuple[int, ...], ...]) -> Any:
     """A search for patients whose local training gives an update; compiled once per order of batches.
 
     Returns:
@@ -167,7 +167,6 @@ def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
         returns features [patients, width] and 1 minus the cosine.
     """
     tf = load_tensorflow()
-    batches = np.frombuffer(order, dtype=np.int32).reshape(shape)
 
     def features_of(parameters: Any) -> Any:
         parts = []
@@ -183,8 +182,8 @@ def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
     def distance(parameters: Any, start: list[Any], target: Any, learning_rate: Any, l2: Any) -> Any:
         features, labels = features_of(parameters), tf.sigmoid(parameters[:, -1:])
         weights = list(start)
-        for batch in batches:
-            rows = batch[batch >= 0]
+        for batch in order:
+            rows = [row for row in batch if row >= 0]
             gradients = _mean_gradient(weights, tf.gather(features, rows), tf.gather(labels, rows), l2)
             weights = [array - learning_rate * gradient for array, gradient in zip(weights, gradients, strict=True)]
         moved = tf.concat([tf.reshape(new - old, [-1]) for new, old in zip(weights, start, strict=True)], axis=0)

@@ -197,6 +197,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def count_verdicts(figures: Mapping[str, Any]) -> dict[Verdict, int]:
-    """Number of hospitals with each verdict, from the figures of `compare_models`."""
+    """Number of hospitals with each verdict.
+
+    Args:
+        figures: see `compare_models`.
+    """
     verdicts = [hospital["verdict"] for hospital in figures["hospitals"].values()]
     return {verdict: verdicts.count(verdict) for verdict in Verdict}
