@@ -14,11 +14,9 @@ from federated_health.studies.audit.attacks import audit_figures
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
+    HALF,
     UPDATES,
     AuditPlan,
-    HalfShadowRun,
-    HeldOutAuc,
-    RecoveredShares,
     ShadowRun,
     ShadowRunResult,
 )
@@ -71,19 +69,18 @@ class Audit:
         return audit_figures(self.plan, self.results)
 
     def _outcome(self, shadow: ShadowRun, number: int) -> ShadowRunResult:
-        auc = HeldOutAuc(all_patients=0.9 - 0.01 * (shadow.privacy != "plain"), hospital_mean=0.8)
-        if not isinstance(shadow, HalfShadowRun):
-            shares = RecoveredShares(update=1.0, average=0.5, typical=0.25, random=0.375)
-            return ShadowRunResult(auc=auc, inversion=shares)
+        aucs: dict[str, Any] = {"roc_auc": 0.9 - 0.01 * (shadow.privacy != "plain"), "mean_roc_auc": 0.8}
+        if shadow.kind != HALF:
+            return ShadowRunResult(**aucs, inversion={"update": 1.0, "average": 0.5, "typical": 0.25, "random": 0.375})
         generator = np.random.default_rng(number)
-        members = self.plan.members()[shadow.run]
+        members = self.plan.members()[shadow.number]
         leak = LEAKS[shadow.privacy] * members
 
         def seen(strength: float) -> Any:
             return strength * leak + generator.normal(size=len(members))
 
         return ShadowRunResult(
-            auc=auc,
+            **aucs,
             statistics={
                 FINAL: {"confidence": seen(0.25)},
                 UPDATES: {"drop": seen(0.5), "share": seen(1.0)},

@@ -7,7 +7,7 @@ import pytest
 
 from federated_health.studies.audit.attacks import ATTACKS, DROP, LIRA, LOSS, SHARE
 from federated_health.studies.audit.membership import lira_scores, measure_attack
-from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, UPDATES, HalfShadowRun
+from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, HALF, UPDATES
 from tests.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())
@@ -45,7 +45,7 @@ def test_encrypted_is_plain_but_for_updates_which_nobody_has() -> None:
 def test_an_attack_s_figures_are_those_of_its_scores() -> None:
     plan = AUDIT.plan
     members, place = plan.members(), plan.slices()["middle"]
-    seen = [AUDIT.results[HalfShadowRun(privacy="plain", run=run)].statistics for run in range(plan.half_runs)]
+    seen = [AUDIT.results[run].statistics for run in plan.runs("plain", HALF)]
     for target, ways in ATTACKS.items():
         for way, (kind, calibrated) in ways.items():
             values = np.array([one[target][kind] for one in seen])

@@ -17,11 +17,13 @@ from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
     FINAL,
+    FULL,
+    HALF,
+    SMALL,
     UPDATES,
     AuditPlan,
-    FullShadowRun,
-    HalfShadowRun,
-    SmallShadowRun,
+    ShadowRun,
+    ShadowRunResult,
     train_shadow_run,
 )
 from tests.audits import hospitals_of, plan_of
@@ -52,9 +54,13 @@ def test_every_setting_has_the_same_federations() -> None:
     assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2)
     for privacy in plan.privacies:
         mine = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
-        assert mine[:8] == [HalfShadowRun(privacy="", run=run) for run in range(8)]
-        assert mine[8:10] == [FullShadowRun(privacy="", run=run) for run in range(2)]
-        assert mine[10] == SmallShadowRun(privacy="", rows=1, draw=0)
+        assert mine[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
+        assert mine[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
+        assert mine[10] == ShadowRun(privacy="", kind=SMALL, number=0, rows=1)
+
+
+def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int = 0) -> ShadowRunResult:
+    return train_shadow_run(ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows), plan, app)
 
 
 def small_plan(**changes: object) -> AuditPlan:
@@ -75,7 +81,7 @@ def small_plan(**changes: object) -> AuditPlan:
 @pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
 def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
     plan = small_plan()
-    halved = train_shadow_run(HalfShadowRun(privacy=privacy, run=1), plan, app)
+    halved = trained(plan, privacy, HALF, 1)
     assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
         FINAL: {"confidence"},
         UPDATES: {"drop", "share"},
@@ -87,11 +93,10 @@ def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
             assert values.shape == (36,)
             assert np.isfinite(values).all()
             assert values.std() > 0
-    assert halved.auc is not None
-    assert halved.auc.all_patients is not None
-    assert 0 <= halved.auc.all_patients <= 1
-    whole = train_shadow_run(FullShadowRun(privacy=privacy, run=0), plan, app)
-    assert whole.auc is not None
+    assert halved.roc_auc is not None
+    assert 0 <= halved.roc_auc <= 1
+    whole = trained(plan, privacy, FULL)
+    assert whole.roc_auc is not None
     assert not whole.statistics
 
 
@@ -104,7 +109,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
     settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
-    outcome = train_shadow_run(HalfShadowRun(privacy="plain", run=0), plan, app)
+    outcome = trained(plan, "plain", HALF)
     for place in plan.slices().values():
         members = plan.members()[:1, place]
         share, confidence = (
@@ -120,17 +125,12 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
 @pytest.mark.slow
 def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
-    plain, noisy = (
-        train_shadow_run(SmallShadowRun(privacy=privacy, rows=1, draw=0), plan, app).inversion
-        for privacy in plan.privacies
-    )
-    assert plain is not None
-    assert noisy is not None
-    assert plain.update == 1.0
-    assert noisy.update < 0.8
-    assert plain.average < 1.0
-    assert (plain.typical, plain.random) == (noisy.typical, noisy.random)  # of the same patients
-    assert 0 < plain.random <= 1
+    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in plan.privacies)
+    assert plain["update"] == 1.0
+    assert noisy["update"] < 0.8
+    assert plain["average"] < 1.0
+    assert (plain["typical"], plain["random"]) == (noisy["typical"], noisy["random"])  # of the same patients
+    assert 0 < plain["random"] <= 1
 
 
 @pytest.mark.slow
@@ -138,4 +138,4 @@ def test_a_federation_that_loses_a_hospital_is_refused() -> None:
     """It may not join: too few training rows for this delta."""
     plan = small_plan(**{"dp-delta": 0.1})
     with pytest.raises(RunError):
-        train_shadow_run(HalfShadowRun(privacy="epsilon 1", run=0), plan, app)
+        trained(plan, "epsilon 1", HALF)

@@ -18,7 +18,6 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
 from federated_health.studies.audit import audit_study
-from federated_health.studies.audit.audit_study import AuditRequest, privacy_name
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.audits import LEAKS, Audit
@@ -47,11 +46,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[AuditPlan]:
     """What would be trained; what is seen of it is made up, and intervals are of few draws."""
     plans: list[AuditPlan] = []
 
-    def train_shadow_runs(plan: AuditPlan, **_: Any) -> dict[ShadowRun, ShadowRunResult]:
+    def run_tasks(_: Any, train: Any, *, save: Callable[[ShadowRun, ShadowRunResult], None], **__: Any) -> None:
+        plan: AuditPlan = train.keywords["plan"]
         plans.append(plan)
-        return Audit(plan).results
+        for shadow, result in Audit(plan).results.items():
+            save(shadow, result)
 
-    monkeypatch.setattr(audit_study, "train_shadow_runs", train_shadow_runs)
+    monkeypatch.setattr(audit_study, "run_tasks", run_tasks)
     monkeypatch.setattr("federated_health.studies.audit.attacks.measure_attack", partial(measure_attack, draws=100))
     return plans
 
@@ -157,7 +158,7 @@ def test_a_federation_that_fails_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise RunError("epsilon 1: the weights came apart")
 
-    monkeypatch.setattr(audit_study, "train_shadow_runs", fail)
+    monkeypatch.setattr(audit_study, "run_tasks", fail)
     result = audit("--data", hospitals_folder, "--out", "out")
     assert_refused(result, 1, "epsilon 1: the weights came apart")
     assert list(Path("out").iterdir()) == []
@@ -167,7 +168,7 @@ def test_a_federation_that_fails_leaves_nothing(
 def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> None:
     """Logistic regression for three rounds, one epsilon; over two processes."""
     shown: list[tuple[int, int]] = []
-    request = AuditRequest(
+    figures = audit_study.run(
         data=hospitals_folder,
         out=tmp_path,
         force=False,
@@ -176,13 +177,14 @@ def test_a_short_audit_end_to_end(hospitals_folder: Path, tmp_path: Path) -> Non
         draws=0,
         epsilons=(1.0,),
         settings={"model": "logistic", "rounds": 3},
+        jobs=2,
+        show=lambda done, total: shown.append((done, total)),
     )
-    figures = audit_study.run(request, app="client:app", jobs=2, show=lambda done, total: shown.append((done, total)))
     assert shown == [(done, 14) for done in range(15)]
     found = figures["privacies"]
-    assert list(found) == ["plain", "encrypted", privacy_name(1.0)]
+    assert list(found) == ["plain", "encrypted", "epsilon 1"]
     updates = found["plain"]["attacks"]["updates"]["LiRA on gradient shares"]
-    private = found[privacy_name(1.0)]["attacks"]["updates"]["LiRA on gradient shares"]
+    private = found["epsilon 1"]["attacks"]["updates"]["LiRA on gradient shares"]
     assert updates["patients"] == 689
     assert updates["roc_auc"]["low"] > private["roc_auc"]["high"]
     assert (tmp_path / "report.html").stat().st_size > 20_000

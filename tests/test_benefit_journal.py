@@ -50,24 +50,24 @@ def lines_of(folder: Path) -> list[str]:
 
 
 def keep(folder: Path, number: int) -> None:
-    with journal_in(folder) as journal:
-        for place, fit in enumerate(FITS[:number]):
-            journal.add(fit, scored_of(place))
+    journal = journal_in(folder)
+    for place, fit in enumerate(FITS[:number]):
+        journal.add(fit, scored_of(place))
 
 
 def test_a_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
     keep(tmp_path, 3)
 
-    with journal_in(tmp_path) as journal:
-        assert journal.results == {fit: scored_of(place) for place, fit in enumerate(FITS[:3])}
-        assert all(isinstance(fit.setup, TrainingSetup) for fit in journal.results)
+    journal = journal_in(tmp_path)
+    assert journal.results == {fit: scored_of(place) for place, fit in enumerate(FITS[:3])}
+    assert all(isinstance(fit.setup, TrainingSetup) for fit in journal.results)
 
 
 def test_a_result_is_on_disk_before_anything_else_happens(tmp_path: Path) -> None:
-    with journal_in(tmp_path) as journal:
-        journal.add(FITS[0], scored_of(7))
+    journal = journal_in(tmp_path)
+    journal.add(FITS[0], scored_of(7))
 
-        assert json.loads(lines_of(tmp_path)[-1])["rounds"] == 7
+    assert json.loads(lines_of(tmp_path)[-1])["rounds"] == 7
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -76,13 +76,13 @@ def test_a_torn_last_line_costs_its_own_fit_alone(tmp_path: Path, cut: int) -> N
     path = tmp_path / JOURNAL
     path.write_bytes(path.read_bytes()[: -cut - 1])
 
-    with journal_in(tmp_path) as journal:
-        assert list(journal.results) == FITS[:2]
-        journal.add(FITS[2], scored_of(9))
+    journal = journal_in(tmp_path)
+    assert list(journal.results) == FITS[:2]
+    journal.add(FITS[2], scored_of(9))
 
-    with journal_in(tmp_path) as again:
-        assert list(again.results) == FITS[:3]
-        assert again.results[FITS[2]] == scored_of(9)
+    again = journal_in(tmp_path)
+    assert list(again.results) == FITS[:3]
+    assert again.results[FITS[2]] == scored_of(9)
 
 
 def test_a_last_line_that_lacks_its_end_of_line_alone_is_whole(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_a_last_line_that_lacks_its_end_of_line_alone_is_whole(tmp_path: Path) -
     path = tmp_path / JOURNAL
     path.write_bytes(path.read_bytes()[:-1])
 
-    with journal_in(tmp_path) as journal:
-        journal.add(FITS[2], scored_of(2))
+    journal = journal_in(tmp_path)
+    journal.add(FITS[2], scored_of(2))
 
-    with journal_in(tmp_path) as again:
-        assert list(again.results) == FITS[:3]
+    again = journal_in(tmp_path)
+    assert list(again.results) == FITS[:3]
 
 
 def test_opening_a_journal_never_leaves_less_than_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +136,8 @@ def test_another_study_s_journal_is_refused_and_left_alone(tmp_path: Path, what:
 def test_a_further_strategy_adds_to_a_study(tmp_path: Path) -> None:
     keep(tmp_path, 3)
 
-    with journal_in(tmp_path, replace(PROTOCOL, strategies=(*PROTOCOL.strategies, "average"))) as journal:
-        assert len(journal.results) == 3
+    journal = journal_in(tmp_path, replace(PROTOCOL, strategies=(*PROTOCOL.strategies, "average")))
+    assert len(journal.results) == 3
 
 
 def test_a_strategy_s_default_may_be_given_by_name() -> None:
@@ -163,17 +163,17 @@ def test_other_rows_are_another_study(tmp_path: Path) -> None:
 def test_what_no_result_depends_on_makes_no_other_study(tmp_path: Path, change: dict[str, Any]) -> None:
     keep(tmp_path, 3)
 
-    with journal_in(tmp_path, replace(PROTOCOL, settings=replace(PROTOCOL.settings, **change))) as journal:
-        assert len(journal.results) == 3
+    journal = journal_in(tmp_path, replace(PROTOCOL, settings=replace(PROTOCOL.settings, **change)))
+    assert len(journal.results) == 3
 
 
 def test_force_starts_anew_where_another_study_is_and_goes_on_where_the_same_is(tmp_path: Path) -> None:
     keep(tmp_path, 3)
 
-    with journal_in(tmp_path, force=True) as journal:
-        assert len(journal.results) == 3
-    with journal_in(tmp_path, OTHERS["seed"], force=True) as journal:
-        assert journal.results == {}
+    journal = journal_in(tmp_path, force=True)
+    assert len(journal.results) == 3
+    journal = journal_in(tmp_path, OTHERS["seed"], force=True)
+    assert journal.results == {}
     assert len(lines_of(tmp_path)) == 1
 
 
@@ -195,10 +195,10 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with journal_in(tmp_path) as journal:
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(RunError, match="No space left on device"):
-            journal.add(FITS[0], scored_of(0))
+    journal = journal_in(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        journal.add(FITS[0], scored_of(0))
 
 
 # Running, in this process
@@ -209,7 +209,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
     """Every fit is as quick as nothing; which ones were run, in order."""
     done: list[Fit] = []
 
-    def run(fit: Fit, *_: Any) -> FitResult:
+    def run(fit: Fit, **_: Any) -> FitResult:
         done.append(fit)
         return scored_of(FITS.index(fit))
 
@@ -218,17 +218,16 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
 
 
 def run_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, **options: Any) -> dict[Fit, FitResult]:
-    with journal_in(folder, protocol) as journal:
-        told: dict[str, Any] = {"app": "client:app", "jobs": 1}
-        return run_fits(COHORT, protocol, journal, **(told | options))
+    journal = journal_in(folder, protocol)
+    return run_fits(COHORT, protocol, journal, **({"jobs": 1} | options))
 
 
 def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
     """Of 16 models one is left, and the journal holds four of another strategy besides."""
     others = [Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
-    with journal_in(tmp_path) as journal:
-        for place, fit in enumerate([*FITS[:15], *others]):
-            journal.add(fit, scored_of(place))
+    journal = journal_in(tmp_path)
+    for place, fit in enumerate([*FITS[:15], *others]):
+        journal.add(fit, scored_of(place))
     shown: list[tuple[int, int]] = []
 
     run_in(tmp_path, show=lambda done, total: shown.append((done, total)))
@@ -254,10 +253,10 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
 ) -> None:
     run = vars(training_setups)["run_fit"]
 
-    def stop(fit: Fit, *rest: Any) -> FitResult:
+    def stop(fit: Fit, **rest: Any) -> FitResult:
         if len(fitted) == after:
             raise KeyboardInterrupt
-        result: FitResult = run(fit, *rest)
+        result: FitResult = run(fit, **rest)
         return result
 
     monkeypatch.setattr(training_setups, "run_fit", stop)
@@ -288,10 +287,10 @@ def test_a_fit_that_fails_is_named_and_the_finished_ones_are_kept(
 ) -> None:
     run = vars(training_setups)["run_fit"]
 
-    def fail(fit: Fit, *rest: Any) -> FitResult:
+    def fail(fit: Fit, **rest: Any) -> FitResult:
         if fit == FITS[8 + 1]:
             raise RunError("no hospital sent an update that can be used")
-        result: FitResult = run(fit, *rest)
+        result: FitResult = run(fit, **rest)
         return result
 
     monkeypatch.setattr(training_setups, "run_fit", fail)
@@ -351,7 +350,7 @@ def test_a_process_that_dies_is_one_line_and_the_journal_stays(tmp_path: Path, s
     before = lines_of(tmp_path)
 
     with pytest.raises(RunError, match="the same command resumes it"):
-        run_in(tmp_path, app="tests.awkward_apps:dies", jobs=2)
+        run_in(tmp_path, app=awkward_apps.dies, jobs=2)
 
     assert lines_of(tmp_path) == before
     assert not any(map(is_alive, processes_in(started)))
@@ -360,7 +359,7 @@ def test_a_process_that_dies_is_one_line_and_the_journal_stays(tmp_path: Path, s
 def run_sleeping_study() -> None:
     """In the folder that the first argument names."""
     try:
-        run_in(Path(sys.argv[1]), app="tests.awkward_apps:sleeps", jobs=2)
+        run_in(Path(sys.argv[1]), app=awkward_apps.sleeps, jobs=2)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -4,7 +4,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError, UserError
 from federated_health.studies.benefit import benefit_study
-from federated_health.studies.benefit.benefit_study import BenefitRequest
 from federated_health.studies.benefit.journal import JOURNAL
 from tests.studies import Study, study_of
 from tests.test_benefit_page import LABELS, score
@@ -166,19 +164,6 @@ def test_a_run_keeps_its_report(evidence: Evidence, hospitals_folder: Path) -> N
 # What is written
 
 
-def request_of(study: Study, out: Path, **other: Any) -> BenefitRequest:
-    return BenefitRequest(
-        data=out,
-        out=out,
-        force=False,
-        folds=2,
-        repeats=1,
-        strategies=study.protocol.strategies,
-        tune=False,
-        settings={"seed": study.protocol.settings.seed, **other},
-    )
-
-
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose rows are read from nowhere and whose models are fitted by nobody."""
@@ -188,12 +173,23 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     return study
 
 
-def run(request: BenefitRequest) -> dict[str, Any]:
-    return benefit_study.run(request, app="client:app", jobs=1, show=lambda *_: None)
+def run(study: Study, out: Path, *, force: bool = False) -> dict[str, Any]:
+    return benefit_study.run(
+        data=out,
+        out=out,
+        force=force,
+        folds=2,
+        repeats=1,
+        strategies=study.protocol.strategies,
+        tune=False,
+        settings={"seed": study.protocol.settings.seed},
+        jobs=1,
+        show=lambda *_: None,
+    )
 
 
 def test_a_study_leaves_its_figures_as_strict_json_and_a_page(made_up: Study, tmp_path: Path) -> None:
-    figures = run(request_of(made_up, tmp_path))
+    figures = run(made_up, tmp_path)
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -214,17 +210,17 @@ def test_a_study_leaves_its_figures_as_strict_json_and_a_page(made_up: Study, tm
 def test_a_study_may_be_done_again_and_a_run_give_way_if_it_must(made_up: Study, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("a run's")
     with pytest.raises(RunError, match="holds a run"):
-        run(request_of(made_up, tmp_path))
-    run(replace(request_of(made_up, tmp_path), force=True))
-    run(request_of(made_up, tmp_path))
+        run(made_up, tmp_path)
+    run(made_up, tmp_path, force=True)
+    run(made_up, tmp_path)
     (tmp_path / JOURNAL).unlink()
-    run(request_of(made_up, tmp_path))
+    run(made_up, tmp_path)
     assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
 
 
 def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        run(request_of(made_up, tmp_path / name))
+        run(made_up, tmp_path / name)
     for file in ("evidence.json", "report.html", JOURNAL):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
@@ -240,7 +236,7 @@ def test_a_fit_that_fails_keeps_what_was_fitted(
 
     monkeypatch.setattr(benefit_study, "run_fits", fail)
     with pytest.raises(UserError, match="came apart"):
-        run(request_of(made_up, tmp_path))
+        run(made_up, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
     assert len((tmp_path / JOURNAL).read_text().splitlines()) == 2
 
@@ -253,7 +249,7 @@ def test_a_report_that_cannot_be_made_costs_no_figure_and_is_told_without_values
 
     monkeypatch.setattr(benefit_study, "benefit_page", fail)
     with pytest.raises(RunError) as refused:
-        run(request_of(made_up, tmp_path))
+        run(made_up, tmp_path)
     assert "report.html: could not be made (ValueError in test_benefit_study.py, line " in str(refused.value)
     assert str(refused.value).endswith("); everything else is saved")
     assert "271" not in str(refused.value)

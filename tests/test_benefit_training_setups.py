@@ -16,7 +16,7 @@ from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
 from federated_health.server.plain_run import PlainRun
-from federated_health.studies import in_process
+from federated_health.studies import study
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.benefit.training_setups import (
@@ -29,7 +29,7 @@ from federated_health.studies.benefit.training_setups import (
     run_fit,
     settings_for,
 )
-from federated_health.studies.in_process import open_run
+from federated_health.studies.study import open_run
 from tests.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]
@@ -99,11 +99,8 @@ class Dealt(Cohort):
 
     original: Cohort
 
-    def split(self, *, folds: int, fold: int, seed: int) -> Split:
-        return self.original.split(folds=folds, fold=fold, seed=seed)
-
-    def inner_split(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
-        return self.original.inner_split(split, folds=folds, fold=fold, seed=seed)
+    def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
+        return self.original.split(folds=folds, fold=fold, seed=seed, within=within)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +146,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(in_process, "PlainRun", Watched)
+    monkeypatch.setattr(study, "PlainRun", Watched)
 
     def run(cohort: Cohort, setup: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
         scored = run_fit(Fit(repeat=0, fold=0, setup=setup, subject=subject), cohort, protocol_of(**protocol), app)

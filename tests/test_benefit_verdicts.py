@@ -56,8 +56,8 @@ def hospitals(seed: int) -> Cohort:
 def figures_of(seed: int, folder: Path) -> dict[str, Any]:
     cohort = hospitals(seed)
     protocol = protocol_of(folds=2, rounds=8, local_epochs=3, learning_rate=0.1, l2=0.01)
-    with Journal(folder, fingerprint_of(cohort, protocol), force=False) as journal:
-        results = run_fits(cohort, protocol, journal, app="client:app", jobs=1)
+    journal = Journal(folder, fingerprint_of(cohort, protocol), force=False)
+    results = run_fits(cohort, protocol, journal, jobs=1)
     return compare_models(collect_scores(cohort, protocol, results), seed=1, draws=500)
 
 

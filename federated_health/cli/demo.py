@@ -1,6 +1,6 @@
-"""The whole thing on one machine: hospitals' CSVs, a server and a client a hospital as processes on loopback.
+"""A whole run on one machine: hospitals' CSVs, a server, and one client per hospital, as processes on loopback.
 
-They speak mutual TLS, with an authority of the demo's own. That all keys are made in one place is a demo's way only.
+They use mutual TLS with the demo's own authority. All keys are made in one place only because it is a demo.
 """
 
 import json
@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Scenario:
     Attributes:
         source: as create_dataset.py knows it.
         strategy: as server.py knows it.
-        hospitals: that the source has.
+        hospitals: number of hospitals in the source.
         patients: example patients to score.
     """
 
@@ -51,44 +51,45 @@ SCENARIOS = {
 }
 
 
-def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (), *, encrypt: bool = False) -> None:
-    """Create the hospitals, run the federation, and leave everything in `out`; what an earlier run left there goes.
+def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bool = False) -> None:
+    """Create the hospitals, run the federation, and leave everything in `out`; an earlier demo in it is overwritten.
 
     The server writes to this terminal, each hospital to a log of its own.
 
     Args:
         task: one of SCENARIOS.
-        extra: further flags of server.py.
-        encrypt: whether the server averages what it cannot read; the results are a hospital's then.
+        settings: further settings of server.py, by flag.
+        encrypt: whether the server averages ciphertexts that it cannot decrypt; a hospital then has the results.
 
     Raises:
-        RunError: a process failed; a hospital's last words are in the message.
+        SettingsError: the server would not start with these settings; nothing is written.
+        RunError: a process failed; a hospital's last line is in the message.
     """
     data, scenario = out / "data", SCENARIOS[task]
+    shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
+    Settings.from_config({**read_defaults(), **shared, "encrypt": encrypt, **settings})
     command = script_command("create_dataset.py", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(command, check=False).returncode:
         raise RunError(f"create_dataset.py failed with code {code}")
     for account in data.glob("privacy-*.jsonl"):  # of what an earlier demo spent; a hospital's own is never removed
         account.unlink()
     manifest = read_manifest(data)
-    hospitals = manifest["hospitals"]
-    own_tls, tls = make_demo_identities(out / "tls", [entry["name"] for entry in hospitals])
+    files = {entry["name"]: data / entry["file"] for entry in manifest["hospitals"]}
+    own_tls, tls = make_demo_identities(out / "tls", list(files))
     address = f"127.0.0.1:{free_port()}"
-    logs = {entry["name"]: out / "hospitals" / entry["name"] / "console.log" for entry in hospitals}
-    print(f"\nA server and {len(hospitals)} hospitals start as processes of their own; each hospital's words are in")
+    logs = {name: out / "hospitals" / name / "console.log" for name in files}
+    print(f"\nA server and {len(files)} hospitals start as separate processes. The output of each hospital is in")
     print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.")
-    print(f"They speak mutual TLS. All keys are in {out / 'tls'}, in one place, only because this is a demo: else each")
+    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: otherwise each")
     print("is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
-        count = len(hospitals)
-        serve = ("--task", task, "--hospitals", count, "--strategy", scenario.strategy, "--address", address)
-        own = ("--tls", own_tls, "--out", out, "--force", *(["--encrypt"] if encrypt else []))
-        server = stack.enter_context(process(script_command("server.py", *serve, *own, *extra)))
+        words = _words({**shared, **settings, "address": address, "tls": own_tls, "out": out})
+        serve = script_command("server.py", *words, "--force", *(["--encrypt"] if encrypt else []))
+        server = stack.enter_context(process(serve))
         clients = {}
-        for entry in hospitals:
-            name = entry["name"]
-            whose = ("--data", data / entry["file"], "--name", name, "--task", task, "--tls", tls[name])
-            join = script_command("client.py", *whose, "--server", address, "--out", logs[name].parent)
+        for name, path in files.items():
+            words = _words({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
+            join = script_command("client.py", *words, "--out", logs[name].parent)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)
@@ -103,18 +104,8 @@ def run_demo(out: Path, task: str = HEART_DISEASE.name, extra: Sequence[str] = (
     print(f"Everything is in {out}/{report}. Score new patients:\n  {predict}")
 
 
-def check_demo(task: str, *, encrypt: bool, given: Mapping[str, Value]) -> None:
-    """Refuse what the server would, before there is anything in the demo's folder.
-
-    Args:
-        given: further settings, by flag.
-
-    Raises:
-        SettingsError: the server would not start with them.
-    """
-    scenario = SCENARIOS[task]
-    own: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
-    Settings.from_config({**read_defaults(), **own, "encrypt": encrypt, **given})
+def _words(flags: Mapping[str, object]) -> list[object]:
+    return [word for flag, value in flags.items() for word in (f"--{flag}", value)]
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -132,16 +123,13 @@ def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _watch(
     server: "subprocess.Popen[bytes]", clients: dict[str, "subprocess.Popen[bytes]"], logs: dict[str, Path]
 ) -> None:
-    """Return when all have ended well."""
+    """Wait until all have ended; raise RunError as soon as one has failed."""
     while server.poll() is None or any(client.poll() is None for client in clients.values()):
         time.sleep(POLL_INTERVAL)
         if server.poll():
             raise RunError(f"server.py ended with code {server.returncode}")
         for name, client in clients.items():
             if client.poll():
-                raise RunError(f"{name} ended with code {client.returncode}: {_last_line(logs[name])}")
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+                lines = [line for line in logs[name].read_text(errors="replace").splitlines() if line.strip()]
+                reason = lines[-1] if lines else "its log is empty"
+                raise RunError(f"{name} ended with code {client.returncode}: {reason}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.cli import certificates, parsing, studies
-from federated_health.cli.demo import SCENARIOS, check_demo, run_demo
+from federated_health.cli.demo import SCENARIOS, run_demo
 from federated_health.cli.deployment import superlink, supernode
 
 DEFAULT_TASK = next(iter(SCENARIOS))
@@ -86,6 +86,4 @@ def _run_demo(flags: argparse.Namespace) -> None:
     out = flags.out or Path("runs/demo" if flags.task == DEFAULT_TASK else f"runs/demo-{flags.task}")
     settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
     given = {name: value for name, value in settings.items() if value is not None}
-    check_demo(flags.task, encrypt=flags.encrypt, given=given)
-    more = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_demo(out, flags.task, more, encrypt=flags.encrypt)
+    run_demo(out, flags.task, given, encrypt=flags.encrypt)

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -18,16 +18,11 @@ from federated_health.settings import OPERATIONAL, Settings, read_defaults
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
-from federated_health.studies.study import StudyRequest
-
-Request = TypeVar("Request", bound=StudyRequest)
 
 EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
 AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
-"""Settings, with dashes, that a study of many runs sets itself or does not use."""
-
 NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
 NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
 """Settings without a flag: the study itself sets them, or does not use them."""
@@ -37,22 +32,21 @@ BENEFIT_NOTE = (
     "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
     f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures are too noisy to interpret."
 )
+PER_CORE = "(at least 1; default: one per core, %(default)s here)"
 ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself holds its update, so there is nothing to attack."
 
 
 def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `evidence`."""
-    study = _add_study_flags(
-        parser,
-        "the study",
-        out=("folder of the results; a study that was interrupted is resumed", Path("runs/evidence")),
-        force="start anew if --out holds another study, or a run (default: refuse)",
-        jobs="processes at a time; no result depends on it",
-    )
+    study = parser.add_argument_group("the study")
+    words = "folder of the results; a study that was interrupted is resumed"
+    _add_folders(study, out=Path("runs/evidence"), out_help=words)
+    words = "start anew if --out holds another study, or a run (default: refuse)"
+    study.add_argument("--force", action="store_true", help=words)
+    _add_count(study, "--jobs", f"processes at a time; no result depends on it {PER_CORE}", os.cpu_count())
     words = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
     _add_count(study, "--folds", words, 5)
-    words = "times that the folds are drawn anew (at least 1; default: %(default)s)"
-    _add_count(study, "--repeats", words, 5)
+    _add_count(study, "--repeats", "times that the folds are drawn anew (at least 1; default: %(default)s)", 5)
     study.add_argument(
         "--strategies",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
@@ -70,22 +64,17 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_evidence(flags: argparse.Namespace) -> None:
     """Run or resume a study of the benefit of joining, and print its results."""
-    request = _request_from(flags, benefit_study.BenefitRequest, NOT_FOR_EVIDENCE)
-    with _progress("model") as show:
-        figures = benefit_study.run(request, jobs=flags.jobs, show=show)
-    _print_evidence(figures)
+    _print_evidence(_run(benefit_study.run, flags, "model"))
     say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
 
 
 def add_audit_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `audit`."""
-    audit = _add_study_flags(
-        parser,
-        "the audit",
-        out=("folder of the results", Path("runs/audit")),
-        force="replace the report if --out holds a run (default: refuse)",
-        jobs="processes at a time",
-    )
+    audit = parser.add_argument_group("the audit")
+    _add_folders(audit, out=Path("runs/audit"), out_help="folder of the results")
+    words = "replace the report if --out holds a run (default: refuse)"
+    audit.add_argument("--force", action="store_true", help=words)
+    _add_count(audit, "--jobs", f"processes at a time {PER_CORE}", os.cpu_count())
     words = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
     _add_count(audit, "--shadows", words, 32)
     words = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
@@ -104,11 +93,28 @@ def add_audit_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_audit(flags: argparse.Namespace) -> None:
     """Run an audit, and print its results."""
-    request = _request_from(flags, audit_study.AuditRequest, NOT_FOR_AUDIT)
-    with _progress("federation") as show:
-        figures = audit_study.run(request, jobs=flags.jobs, show=show)
-    _print_audit(figures["privacies"])
+    _print_audit(_run(audit_study.run, flags, "federation")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
+
+
+def _add_folders(group: Any, *, out: Path, out_help: str) -> None:
+    data = Path(str(read_defaults()["data"]))
+    for flag, folder, help in (("--data", data, "folder that create_dataset.py wrote"), ("--out", out, out_help)):
+        group.add_argument(flag, type=Path, default=folder, metavar="DIR", help=f"{help} (default: %(default)s)")
+
+
+def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
+    """Add a flag for a whole number of at least 1."""
+    group.add_argument(flag, type=parsing.count, default=default, metavar="N", help=help)
+
+
+def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
+    """Run a study, whose arguments have the names of its own flags, and show how many of what it counts are done."""
+    given = parsing.by_flag(flags)
+    del given["run"], given["subcommand"]
+    settings = {name: given.pop(name) for name in read_defaults().keys() - OPERATIONAL if name in given}
+    with _progress(noun) as show:
+        return study(**given, settings=settings, show=show)
 
 
 @contextmanager
@@ -118,53 +124,18 @@ def _progress(noun: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function to call with the number of finished items and the number of all.
     """
-    columns = (
-        TextColumn(noun),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120) as bars:
+    counts = TextColumn(noun), MofNCompleteColumn(), BarColumn()
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    shown = console.is_terminal
+    with Progress(*counts, *times, console=console, disable=not shown, speed_estimate_period=120) as bars:
         bar = bars.add_task(noun, total=None)
 
         def update(done: int, total: int) -> None:
             bars.update(bar, completed=done, total=total)
-            if not console.is_terminal and (done % max(1, total // 10) == 0 or done == total):
+            if not shown and (done % max(1, total // 10) == 0 or done == total):
                 say(f"{noun} {done}/{total}")
 
         yield update
-
-
-def _add_study_flags(
-    parser: argparse.ArgumentParser, title: str, *, out: tuple[str, Path], force: str, jobs: str
-) -> Any:
-    """A group with the flags of both studies."""
-    group = parser.add_argument_group(title)
-    _add_folder(group, "--data", "folder that create_dataset.py wrote", Path(str(read_defaults()["data"])))
-    _add_folder(group, "--out", *out)
-    group.add_argument("--force", action="store_true", help=force)
-    _add_count(group, "--jobs", f"{jobs} (at least 1; default: one per core, %(default)s here)", os.cpu_count())
-    return group
-
-
-def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
-    """Add a flag for a whole number of at least 1."""
-    group.add_argument(flag, type=parsing.count, default=default, metavar="N", help=help)
-
-
-def _add_folder(group: Any, flag: str, help: str, default: Path) -> None:
-    """Add a flag for a folder, with its default in the help text."""
-    group.add_argument(flag, type=Path, default=default, metavar="DIR", help=f"{help} (default: %(default)s)")
-
-
-def _request_from(flags: argparse.Namespace, kind: type[Request], not_settings: Set[str]) -> Request:
-    """The request that the flags make; each of its fields has a flag of the same name, or is a setting."""
-    names = read_defaults().keys() - not_settings
-    settings = {name: value for name, value in parsing.by_flag(flags).items() if name in names}
-    values = {field.name: vars(flags)[field.name] for field in fields(kind) if field.name != "settings"}
-    return kind(**values, settings=settings)
 
 
 def _print_evidence(figures: Mapping[str, Any]) -> None:
@@ -207,7 +178,6 @@ def _print_audit(figures: Mapping[str, Any]) -> None:
     print_figures("ROC-AUC of the models, over all held-out patients", aucs)
     print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
     print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
-    rates = strength_rows(figures, "true_positive_rate")
-    print_figures("Training patients found at 1 % false positives", rates)
+    print_figures("Training patients found at 1 % false positives", strength_rows(figures, "true_positive_rate"))
     if next(iter(figures.values()))["inversion"]:
         print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))

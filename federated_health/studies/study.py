@@ -1,41 +1,27 @@
-"""What the studies share: the request, and the hospitals' files."""
+"""What the studies share: the hospitals' files, the folder of the results, and federated runs over rows in memory."""
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from federated_health.data.hospital import Hospital
 from federated_health.data.manifest import read_manifest
 from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError, RunError, SettingsError
+from federated_health.files import make_folder
+from federated_health.hospital import handlers
+from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import files_of_run
-from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
+from federated_health.transport.in_process import App, InProcessTransport
 
+if TYPE_CHECKING:
+    from federated_health.hospital.local_model import LocalModel
 
-@dataclass(frozen=True, kw_only=True)
-class StudyRequest:
-    """What every study is asked for.
-
-    Attributes:
-        data: folder that create_dataset.py wrote.
-        out: folder of the results.
-        force: whether `out` may hold a run, whose report is replaced.
-        settings: training settings by flag; the others keep their defaults.
-    """
-
-    data: Path
-    out: Path
-    force: bool
-    settings: Mapping[str, Value]
-
-    def make_settings(self, task: Task, hospitals: int, changes: Mapping[str, Value]) -> Settings:
-        """The settings of the study's runs.
-
-        Raises:
-            SettingsError: one of them is not valid.
-        """
-        config = {**read_defaults(), **self.settings, "task": task.name, "hospitals": hospitals, **changes}
-        return Settings.from_config(config)
+NO_WAIT = 0.1
+"""Seconds. In process, a hospital that cannot take part at once never will."""
 
 
 def find_hospitals(folder: Path) -> tuple[Task, dict[str, Path]]:
@@ -57,12 +43,45 @@ def refuse_duplicates(flag: str, values: Collection[str]) -> None:
         raise SettingsError(f"{flag}: expected different values, got {', '.join(values)}")
 
 
-def refuse_run_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
-    """Refuse to replace the report in a run's folder, unless the folder holds one of these own files already.
+def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None:
+    """Make the folder of a study's results, unless it exists.
 
     Raises:
-        RunError: the folder is a run's.
+        RunError: it cannot be written to; or it holds a run, whose report would be replaced, and none of the study's
+            own files, and `force` is false.
     """
     present = files_of_run(path)
     if present and not any((path / name).exists() for name in own_files) and not force:
         raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
+    make_folder(path)
+
+
+def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App) -> PlainRun:
+    """A run in this process that has not begun, over all of these hospitals.
+
+    The norm of updates is not limited: hospitals in process are honest, and the smaller of two may well move further.
+    """
+    # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    contexts = {name: handlers.InMemoryHospital(hospital) for name, hospital in hospitals.items()}
+    settings = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
+    return PlainRun(InProcessTransport(app, contexts), settings)
+
+
+def require_all_updates(run: PlainRun, hospitals: Mapping[str, Hospital]) -> None:
+    """Raise RunError if a hospital's update is missing in a round: a study compares models of the same hospitals."""
+    for record in run.history:
+        updated = {name for name, figures in record.hospitals.items() if figures.train_examples}
+        if missing := sorted(hospitals.keys() - updated):
+            raise RunError(f"{', '.join(missing)} sent no usable update in round {record.number}")
+
+
+def local_model(run: PlainRun, hospital: Hospital) -> "LocalModel":
+    """A hospital's rows under the run's network and normalisation; the hospital need not be part of the run."""
+    config = run.train_config()
+    return handlers.local_model(hospital, config.model, config.normalisation)
+
+
+forget_local_models = handlers.local_model.cache_clear
+"""Frees the rows that `local_model` and the hospitals' handlers keep."""

@@ -1,6 +1,5 @@
 """Independent tasks, run in this process or in worker processes that never outlive it."""
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -9,16 +8,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import cache
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from federated_health.errors import RunError, UserError
-from federated_health.transport.in_process import App
-
-HOSPITAL_APP = "federated_health.hospital.handlers:answer"
-"""Reference of the function that answers the messages of every hospital of a study."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -94,14 +87,3 @@ def _exit_with_parent(connection: Connection) -> None:
     """End this process, even during a task, when the parent closes its end of the pipe or dies."""
     connection.poll(None)
     os._exit(1)
-
-
-@cache
-def load_app(reference: str) -> App:
-    """The function that answers the hospitals' messages, by its reference, for many runs in one process."""
-    module, name = reference.split(":")
-    app: App = getattr(import_module(module), name)
-    # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    return app

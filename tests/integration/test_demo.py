@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again_in_its_folder(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run_demo(tmp_path / "demo", extra=["--rounds", "1"])
+    run_demo(tmp_path / "demo", "heart-disease", {"rounds": 1})
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["rounds"] == 1
     model = (tmp_path / "demo" / "model.keras").read_bytes()
@@ -30,7 +30,7 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again_in_its_folde
         assert "the run is over" in (tmp_path / "demo" / "hospitals" / name / "console.log").read_text()
 
     # The second scenario over what the first one left; it shows the gap to the best figure.
-    run_demo(tmp_path / "demo", "readmission", extra=["--rounds", "2"])
+    run_demo(tmp_path / "demo", "readmission", {"rounds": 2})
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert (metrics["task"], metrics["strategy"], metrics["rounds"]) == ("readmission", "average", 2)
     assert (tmp_path / "demo" / "model.keras").read_bytes() != model
@@ -49,4 +49,4 @@ def test_a_demo_whose_hospital_fails_ends_with_its_last_words(tmp_path: Path, mo
 
     monkeypatch.setattr(demo, "script_command", command_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
-        run_demo(tmp_path / "demo", extra=["--wait", "60"])
+        run_demo(tmp_path / "demo", "heart-disease", {"wait": 60})

@@ -74,7 +74,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
 
     Args:
         step: the hospital's weights before and after its local training.
-        seed: seed of the dummy patients that the searches start from.
+        seed: of the dummy patients that the searches start from.
     """
     if patients == 1:
         return invert_single(step, training)
@@ -88,7 +88,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
         tf.constant(training.learning_rate, tf.float32),
         tf.constant(training.l2, tf.float32),
     )
-    search = _compiled_search(task, training.order.tobytes(), training.order.shape)
+    search = _compiled_search(task, tuple(map(tuple, training.order.tolist())))
     found = [
         search(tf.constant(generator.normal(size=(patients, task.feature_width + 1)), tf.float32), *known)
         for _ in range(max(MIN_STARTS, min(MAX_STARTS, DUMMIES // patients)))
@@ -126,27 +126,18 @@ def to_columns(task: Task, features: Floats, normalisation: Normalisation) -> Ar
 
 
 def tolerances(task: Task, patients: Array) -> Array:
-    """The distance within which a value counts as recovered, [columns]; 0 for categories.
-
-    Args:
-        patients: [patients, columns], whose standard deviations are the scale.
-    """
-    result = np.zeros(patients.shape[1])
-    for place, column in enumerate(task.columns):
-        measured = patients[~np.isnan(patients[:, place]), place]
-        if isinstance(column, Measurement) and len(measured):
-            result[place] = TOLERANCE * measured.std()
-    return result
+    """Distance within which a value counts as recovered, [columns], from [patients, columns]; 0 for categories."""
+    deviations = pd.DataFrame(patients).std(ddof=0).fillna(0.0)  # of a column that nobody was measured in
+    return np.where(_is_measurement(task), TOLERANCE * deviations, 0.0)
 
 
 def recovered_share(guesses: Array, patients: Array, tolerance: Array) -> float:
     """Share of columns recovered, with every guess assigned to one patient as well as possible.
 
-    A column is recovered if it is within its tolerance, or missing in both.
+    A column is recovered if it is within its tolerance (see `tolerances`), or missing in both.
 
     Args:
-        guesses, patients: [the same number, columns], see `to_columns`.
-        tolerance: [columns], see `tolerances`.
+        guesses, patients: [the same number, columns].
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  # slow to import
 
@@ -160,12 +151,15 @@ def typical_patient(task: Task, patients: Array) -> Array:
     """The best single guess, [columns]: medians of measurements (missing if most are), most frequent categories."""
     table = pd.DataFrame(patients)
     medians = table.median().where(2 * table.count() >= len(table))
-    is_measurement = [isinstance(column, Measurement) for column in task.columns]
-    return np.where(is_measurement, medians, table.mode().iloc[0])
+    return np.where(_is_measurement(task), medians, table.mode().iloc[0])
+
+
+def _is_measurement(task: Task) -> list[bool]:
+    return [isinstance(column, Measurement) for column in task.columns]
 
 
 @cache
-def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
+def _compiled_search(task: Task, order: tuple[tuple[int, ...], ...]) -> Any:
     """A search for patients whose local training gives an update; compiled once per order of batches.
 
     Returns:
@@ -173,7 +167,6 @@ def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
         returns features [patients, width] and 1 minus the cosine.
     """
     tf = load_tensorflow()
-    batches = np.frombuffer(order, dtype=np.int32).reshape(shape)
 
     def features_of(parameters: Any) -> Any:
         parts = []
@@ -189,8 +182,8 @@ def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
     def distance(parameters: Any, start: list[Any], target: Any, learning_rate: Any, l2: Any) -> Any:
         features, labels = features_of(parameters), tf.sigmoid(parameters[:, -1:])
         weights = list(start)
-        for batch in batches:
-            rows = batch[batch >= 0]
+        for batch in order:
+            rows = [row for row in batch if row >= 0]
             gradients = _mean_gradient(weights, tf.gather(features, rows), tf.gather(labels, rows), l2)
             weights = [array - learning_rate * gradient for array, gradient in zip(weights, gradients, strict=True)]
         moved = tf.concat([tf.reshape(new - old, [-1]) for new, old in zip(weights, start, strict=True)], axis=0)
@@ -210,10 +203,8 @@ def _compiled_search(task: Task, order: bytes, shape: tuple[int, int]) -> Any:
             unbiased = tf.sqrt(square / (1.0 - 0.999 ** (time + 1.0))) + 1e-12
             return number + 1, parameters - size * mean / (1.0 - 0.9 ** (time + 1.0)) / unbiased, mean, square
 
-        zeros = tf.zeros_like(parameters)
-        _, parameters, *_ = tf.while_loop(
-            lambda number, *_: number < ITERATIONS, move, (tf.constant(0), parameters, zeros, zeros)
-        )
+        start_values = tf.constant(0), parameters, tf.zeros_like(parameters), tf.zeros_like(parameters)
+        _, parameters, *_ = tf.while_loop(lambda number, *_: number < ITERATIONS, move, start_values)
         return features_of(parameters), distance(parameters, start, target, learning_rate, l2)
 
     return tf.function(search, jit_compile=True)

@@ -5,7 +5,7 @@ risk in machine learning"). LiRA, the likelihood-ratio attack with shadow models
 inference attacks from first principles"). The ROC-AUC of an attack is the probability that it scores a member higher
 than a patient who was not one; 0.5 is guessing.
 
-Arrays of [runs, patients] have one row per run, which was trained on a random half of the patients.
+Statistics, scores and members are arrays of [runs, patients]: each run was trained on a random half of the patients.
 """
 
 from dataclasses import dataclass
@@ -73,13 +73,6 @@ def lira_scores(statistics: Array, members: Flags) -> Array:
     Every run is attacked with the others as shadow models, except its own complement, so that each patient is a member
     in half of the shadow models.
 
-    Args:
-        statistics: [runs, patients], such as `confidences`.
-        members: [runs, patients].
-
-    Returns:
-        [runs, patients].
-
     Raises:
         ValueError: fewer than two shadow models have, or lack, some patient.
     """
@@ -88,16 +81,15 @@ def lira_scores(statistics: Array, members: Flags) -> Array:
         is_shadow = (members != ~half).any(axis=1)
         is_shadow[run] = False
         shadows, inside = statistics[is_shadow], members[is_shadow]
-        scores[run] = _log_density(statistics[run], *_fit(shadows, inside)) - _log_density(
-            statistics[run], *_fit(shadows, ~inside)
-        )
+        scores[run] = _log_density(statistics[run], shadows, inside) - _log_density(statistics[run], shadows, ~inside)
     return scores
 
 
-def _fit(statistics: Array, chosen: Flags) -> tuple[Array, Array]:
-    """Mean and variance of each patient over the chosen shadow models, each [patients].
+def _log_density(values: Array, statistics: Array, chosen: Flags) -> Array:
+    """Log-density, up to a constant, of values under the normal distribution of each patient's chosen statistics.
 
     Args:
+        values: [patients].
         statistics, chosen: [shadow models, patients].
     """
     number = chosen.sum(axis=0)
@@ -107,11 +99,7 @@ def _fit(statistics: Array, chosen: Flags) -> tuple[Array, Array]:
     variance = np.where(chosen, (statistics - mean) ** 2, 0.0).sum(axis=0) / (number - 1)
     if 2 * number.min() < MIN_RUNS_FOR_OWN_VARIANCE:
         variance = np.full_like(variance, variance.mean())
-    return mean, np.maximum(variance, MIN_VARIANCE)
-
-
-def _log_density(values: Array, mean: Array, variance: Array) -> Array:
-    """Log-density of the normal distribution, up to a constant."""
+    variance = np.maximum(variance, MIN_VARIANCE)
     density: Array = -0.5 * ((values - mean) ** 2 / variance + np.log(variance))
     return density
 
@@ -121,10 +109,6 @@ def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: 
 
     A patient is drawn together with the scores of all runs: runs share their patients, so more runs are not more
     patients. The intervals treat the trained models as fixed.
-
-    Args:
-        scores, members: [runs, patients].
-        seed: seed of the bootstrap.
     """
     patients = scores.shape[1]
     min_others = int((~members).sum(axis=1).min())
@@ -134,9 +118,9 @@ def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: 
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(patients, np.full(patients, 1.0 / patients), size=draws).T
     times = np.column_stack([np.ones(patients), drawn])  # the first column gives the plain figure
-    is_defined = np.all([(times[half].sum(axis=0) > 0) & (times[~half].sum(axis=0) > 0) for half in members], axis=0)
-    times = times[:, is_defined]  # with very few patients, a draw may hold members only
-    runs = [(of_run, half.astype(np.float64)) for of_run, half in zip(scores, members, strict=True)]
+    has_both = (members @ times > 0) & (~members @ times > 0)  # with very few patients, a draw may hold members only
+    times = times[:, has_both.all(axis=0)]
+    runs = list(zip(scores, members.astype(np.float64), strict=True))
     aucs = np.array([roc_auc_draws(of_run, half, times) for of_run, half in runs])  # [runs, draws]
     lows, highs = np.quantile(aucs[:, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     mean_auc = aucs.mean(axis=0)
@@ -159,8 +143,7 @@ def true_positive_rates(
     Patients of equal score are above a threshold together or not at all.
 
     Args:
-        scores: [patients].
-        members: [patients], 0 or 1, both of them present.
+        scores, members: of one run, [patients], with both members and others.
         times: [patients, draws], how often each patient counts; a column of ones gives the plain rate.
     """
     order = np.argsort(-scores, kind="stable")

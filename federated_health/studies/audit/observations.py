@@ -5,7 +5,7 @@ hospital    the averages that every hospital gets in each round
 anybody     the final model
 
 A model's head is dense layers with ReLU between them (see `ml.keras_models.build_head`). Statistics are in double
-precision.
+precision, from features [patients, width] and labels [patients], 0 or 1.
 """
 
 from collections import defaultdict
@@ -22,8 +22,6 @@ from federated_health.ml.metrics import probability
 from federated_health.ml.networks import Weights
 from federated_health.studies.audit.membership import losses
 from federated_health.transport.in_process import App
-
-TRAIN = "train"
 
 REGRESSED_ROUNDS = 5
 """Rounds whose steps are regressed. On heart disease all 30 rounds reveal less: few patients drive the late steps."""
@@ -58,7 +56,7 @@ class RecordingApp:
 
     def __call__(self, message: Message, context: Context) -> Message:
         reply = self._app(message, context)
-        if message.metadata.message_type == TRAIN and reply.has_content():
+        if message.metadata.message_type == "train" and reply.has_content():
             self.steps[str(context.node_config["name"])].append(Step(_weights_in(message), _weights_in(reply)))
         return reply
 
@@ -69,11 +67,10 @@ def _weights_in(message: Message) -> Weights:
 
 
 def average_steps(steps: Mapping[str, Sequence[Step]], final: Weights) -> list[Step]:
-    """The averaged weights from round to round, as every hospital gets them.
+    """The averaged weights from round to round, as every hospital gets them, to the final ones.
 
     Args:
-        steps: hospital -> its local training, of a run in which every hospital took part in every round.
-        final: the weights after the last round.
+        steps: hospital -> its local training; every hospital took part in every round.
     """
     starts = [step.before for step in next(iter(steps.values()))]
     return [Step(before, after) for before, after in zip(starts, [*starts[1:], final], strict=True)]
@@ -86,26 +83,18 @@ def layers_of(weights: Weights) -> Layers:
 
 
 def difference(after: Layers, before: Layers) -> Layers:
-    """Movement of each kernel and bias."""
+    """How far each kernel and bias moved."""
     return [(kernel - old[0], bias - old[1]) for (kernel, bias), old in zip(after, before, strict=True)]
 
 
 def log_odds_of(layers: Layers, features: Floats) -> Array:
-    """Log-odds of each patient, [patients].
-
-    Args:
-        features: [patients, width].
-    """
+    """Log-odds, [patients], of features [patients, width]."""
     *_, log_odds = _forward(layers, features)
     return log_odds[:, 0]
 
 
 def patient_gradients(layers: Layers, features: Floats, labels: Floats) -> Layers:
     """Factors of the gradient of each patient's own cross-entropy, by backpropagation.
-
-    Args:
-        features: [patients, width].
-        labels: [patients], 0 or 1.
 
     Returns:
         Inputs [patients, inputs] and errors [patients, outputs] of each layer. A patient's gradient of the kernel is
@@ -147,10 +136,6 @@ def patient_statistics(steps: Sequence[Step], features: Floats, labels: Floats) 
     drop     decrease of the patient's loss in each step, summed
     share    share of the patient's gradient in the first steps, by ridge regression. Local training moves the weights
              against the sum of its patients' gradients, so shares are about equal for them and 0 for all others.
-
-    Args:
-        features: [patients, width].
-        labels: [patients], 0 or 1.
     """
     size = len(labels) + 1
     drop, normal, target = np.zeros(len(labels)), np.zeros((size, size)), np.zeros(size)

@@ -12,7 +12,7 @@ from itertools import islice, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.hospital import Hospital
+from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.metrics import roc_auc
@@ -21,8 +21,11 @@ from federated_health.settings import Settings
 from federated_health.studies.audit import inversion, observations
 from federated_health.studies.audit.membership import confidences
 from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
-from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
+from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.in_process import App
+
+HALF, FULL, SMALL = "half", "full", "small"
+"""Kinds of shadow runs: which rows they are trained on (see this module)."""
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""
@@ -31,68 +34,25 @@ GUESSES = 20
 """Draws of random patients, with which rebuilt patients are compared."""
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowRun:
-    """A run of an audit, under one privacy setting."""
+    """A run of an audit, numbered from 0 among those of its kind.
+
+    Attributes:
+        privacy: name of its privacy setting.
+        rows: of small runs, number of rows of the smallest hospital.
+    """
 
     privacy: str
+    kind: str
+    number: int
+    rows: int = 0
 
     def __str__(self) -> str:
         return self.privacy
-
-
-@dataclass(frozen=True, kw_only=True)
-class HalfShadowRun(ShadowRun):
-    """A run on half of the rows, by its number from 0."""
-
-    run: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullShadowRun(ShadowRun):
-    """A run on all rows, by its number from 0."""
-
-    run: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmallShadowRun(ShadowRun):
-    """A run with this many rows of the smallest hospital; `draw` numbers the random choices of rows."""
-
-    rows: int
-    draw: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutAuc:
-    """ROC-AUC of a final model on held-out rows; None where undefined.
-
-    Attributes:
-        all_patients: over all hospitals' patients together.
-        hospital_mean: mean over the hospitals in which it is defined.
-    """
-
-    all_patients: float | None
-    hospital_mean: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecoveredShares:
-    """Share of patients' columns that are recovered, by what they are rebuilt from.
-
-    Attributes:
-        update: their hospital's update.
-        average: the average that all hospitals get.
-        typical: guessing the same typical patient for all.
-        random: guessing other patients of the hospital, mean over GUESSES draws.
-    """
-
-    update: float
-    average: float
-    typical: float
-    random: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +60,16 @@ class ShadowRunResult:
     """What an audit keeps of a shadow run.
 
     Attributes:
-        auc: of half and full runs.
+        roc_auc: of half and full runs, on the held-out rows of all hospitals together; None where undefined.
+        mean_roc_auc: the same as a mean over the hospitals in which it is defined.
         statistics: of half runs; target -> statistic -> [all hospitals' training patients].
-        inversion: of small runs.
+        inversion: of small runs; see `_invert`.
     """
 
-    auc: HeldOutAuc | None = None
+    roc_auc: float | None = None
+    mean_roc_auc: float | None = None
     statistics: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
-    inversion: RecoveredShares | None = None
+    inversion: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +79,7 @@ class AuditPlan:
     Attributes:
         hospitals: hospitals whose training rows are attacked.
         privacies: name of a privacy setting -> settings of its runs.
-        half_runs: half runs per privacy setting; even.
-        full_runs: full runs per privacy setting.
+        half_runs, full_runs: number per privacy setting; that of half runs is even.
         sizes: numbers of rows of the smallest hospital in small runs.
         draws: small runs per size and privacy setting.
     """
@@ -140,54 +101,47 @@ class AuditPlan:
         """The hospital with the fewest training rows."""
         return min(self.hospitals, key=lambda name: len(self.hospitals[name].train))
 
+    def runs(self, privacy: str, kind: str, rows: int = 0) -> list[ShadowRun]:
+        """The shadow runs of one kind under one privacy setting."""
+        runs = {HALF: self.half_runs, FULL: self.full_runs, SMALL: self.draws}[kind]
+        return [ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows) for number in range(runs)]
+
     def shadow_runs(self) -> list[ShadowRun]:
         """All shadow runs, one privacy setting after the other."""
-        runs: list[ShadowRun] = []
-        for privacy in self.privacies:
-            runs += [HalfShadowRun(privacy=privacy, run=run) for run in range(self.half_runs)]
-            runs += [FullShadowRun(privacy=privacy, run=run) for run in range(self.full_runs)]
-            for rows in self.sizes:
-                runs += [SmallShadowRun(privacy=privacy, rows=rows, draw=draw) for draw in range(self.draws)]
-        return runs
+        kinds = [(HALF, 0), (FULL, 0), *((SMALL, rows) for rows in self.sizes)]
+        return [run for privacy in self.privacies for kind, rows in kinds for run in self.runs(privacy, kind, rows)]
 
     def slices(self) -> dict[str, slice]:
         """Positions of each hospital's training patients among those of all hospitals."""
         ends = np.cumsum([0, *(len(hospital.train) for hospital in self.hospitals.values())]).tolist()
         return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
 
-    def members(self) -> npt.NDArray[np.bool_]:
+    def members(self) -> Flags:
         """Who is trained on in each half run, [runs, patients]: a random half of every hospital's patients.
 
         Every second run has the complement of the one before, so every patient is in half of the runs.
         """
         generator = np.random.default_rng([self.seed, 0])
+        sizes = [len(hospital.train) for hospital in self.hospitals.values()]
         runs = []
         for _ in range(self.half_runs // 2):
-            parts = []
-            for hospital in self.hospitals.values():
-                chosen = np.zeros(len(hospital.train), dtype=bool)
-                chosen[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
-                parts.append(chosen)
-            half = np.concatenate(parts)
+            # Those whose position in a random order is in its first half.
+            half = np.concatenate([np.argsort(generator.permutation(size)) < size // 2 for size in sizes])
             runs += [half, ~half]
         return np.array(runs)
 
 
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:
-    """Train a shadow run, and keep what the attacks need of it.
-
-    Raises:
-        RunError: it could not be trained.
-    """
+    """Train a shadow run, and keep what the attacks need of it; raises RunError if it could not be trained."""
     settings = plan.privacies[shadow.privacy]
     try:
-        if isinstance(shadow, SmallShadowRun):
+        if shadow.kind == SMALL:
             return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
-        if isinstance(shadow, HalfShadowRun):
-            return _observe(shadow, plan, replace(settings, seed=plan.seed + shadow.run), app)
-        assert isinstance(shadow, FullShadowRun)
-        run, _ = _train(plan.hospitals, replace(settings, seed=plan.seed + shadow.run), app)
-        return ShadowRunResult(auc=_held_out_auc(run, plan.hospitals))
+        settings = replace(settings, seed=plan.seed + shadow.number)
+        if shadow.kind == HALF:
+            return _observe(plan.members()[shadow.number], plan, settings, app)
+        run, _ = _train(plan.hospitals, settings, app)
+        return _evaluate(run, plan.hospitals)
     finally:
         forget_local_models()  # no other run has these rows
 
@@ -205,30 +159,31 @@ def _train(
     return run, recorder.steps
 
 
-def _held_out_auc(run: PlainRun, hospitals: Mapping[str, Hospital]) -> HeldOutAuc:
+def _evaluate(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResult:
+    """ROC-AUC of a final model on held-out rows."""
     scores = [local_model(run, hospital).score(run.weights) for hospital in hospitals.values()]
     labels = [hospital.test.labels for hospital in hospitals.values()]
     aucs = [auc for pair in zip(scores, labels, strict=True) if (auc := roc_auc(*pair)) is not None]
-    return HeldOutAuc(
-        all_patients=roc_auc(np.concatenate(scores), np.concatenate(labels)),
-        hospital_mean=float(np.mean(aucs)) if aucs else None,
+    return ShadowRunResult(
+        roc_auc=roc_auc(np.concatenate(scores), np.concatenate(labels)),
+        mean_roc_auc=float(np.mean(aucs)) if aucs else None,
     )
 
 
-def _observe(shadow: HalfShadowRun, plan: AuditPlan, settings: Settings, app: App) -> ShadowRunResult:
-    members, slices = plan.members()[shadow.run], plan.slices()
+def _observe(members: Flags, plan: AuditPlan, settings: Settings, app: App) -> ShadowRunResult:
+    """Train on the members, [patients], and compute the statistics of all patients."""
+    slices = plan.slices()
     hospitals = {
         name: replace(hospital, train=hospital.train.take(members[slices[name]]))
         for name, hospital in plan.hospitals.items()
     }
     run, steps = _train(hospitals, settings, app)
     encoder = build_encoder(plan.task, run.train_config().normalisation)
-    patients = [hospital.train for hospital in plan.hospitals.values()]
-    features = np.concatenate([encode(encoder, plan.task, of_hospital.values) for of_hospital in patients])
-    labels = np.concatenate([of_hospital.labels for of_hospital in patients])
+    patients = Patients.concatenate(hospital.train for hospital in plan.hospitals.values())
+    features, labels = encode(encoder, plan.task, patients.values), patients.labels
     updates = [patient_statistics(steps[name], features[rows], labels[rows]) for name, rows in slices.items()]
-    return ShadowRunResult(
-        auc=_held_out_auc(run, hospitals),
+    return replace(
+        _evaluate(run, hospitals),
         statistics={
             FINAL: {"confidence": confidences(observations.log_odds_of(layers_of(run.weights), features), labels)},
             UPDATES: {name: np.concatenate([update[name] for update in updates]) for name in updates[0]},
@@ -237,12 +192,18 @@ def _observe(shadow: HalfShadowRun, plan: AuditPlan, settings: Settings, app: Ap
     )
 
 
-def _invert(shadow: SmallShadowRun, plan: AuditPlan, settings: Settings, app: App) -> RecoveredShares:
-    """Invert the first update of the smallest hospital, with this many of its rows."""
-    task, smallest = plan.task, plan.hospitals[plan.smallest]
+def _invert(shadow: ShadowRun, plan: AuditPlan, settings: Settings, app: App) -> dict[str, float]:
+    """Invert the first update of the smallest hospital, with this many of its rows.
+
+    Returns:
+        The share of patients' columns that is recovered, by what they are rebuilt from: `update`, their hospital's
+        update; `average`, the average that all hospitals get; `typical`, guessing the same typical patient for all;
+        `random`, guessing other patients of the hospital, mean over GUESSES draws.
+    """
+    task, smallest, rows = plan.task, plan.hospitals[plan.smallest], shadow.rows
     # The same patients under every privacy setting.
-    generator = np.random.default_rng([plan.seed, 1, shadow.rows, shadow.draw])
-    chosen = generator.permutation(len(smallest.train))[: shadow.rows]
+    generator = np.random.default_rng([plan.seed, 1, rows, shadow.number])
+    chosen = generator.permutation(len(smallest.train))[:rows]
     victim = replace(smallest, train=smallest.train.take(chosen))
     run, steps = _train({**plan.hospitals, victim.name: victim}, settings, app, rounds=1)
     normalisation = run.train_config().normalisation
@@ -253,17 +214,19 @@ def _invert(shadow: SmallShadowRun, plan: AuditPlan, settings: Settings, app: Ap
         for values in (victim.train.values, victim.test.values, everyone)
     )
     tolerance = inversion.tolerances(task, all_columns)
-    training = inversion.known_training(settings, victim.name, shadow.rows)
+    training = inversion.known_training(settings, victim.name, rows)
+
+    def share(guesses: Array) -> float:
+        return inversion.recovered_share(guesses, truth, tolerance)
+
+    def share_from(step: Step) -> float:
+        features = inversion.invert(task, step, training, rows, seed=shadow.number)
+        return share(inversion.to_columns(task, features, normalisation))
+
     update = steps[victim.name][0]
-    from_update, from_average = (
-        inversion.to_columns(task, inversion.invert(task, step, training, shadow.rows, shadow.draw), normalisation)
-        for step in (update, Step(update.before, run.weights))
-    )
-    typical = np.tile(inversion.typical_patient(task, others), (shadow.rows, 1))
-    guesses = [others[generator.integers(len(others), size=shadow.rows)] for _ in range(GUESSES)]
-    return RecoveredShares(
-        update=inversion.recovered_share(from_update, truth, tolerance),
-        average=inversion.recovered_share(from_average, truth, tolerance),
-        typical=inversion.recovered_share(typical, truth, tolerance),
-        random=float(np.mean([inversion.recovered_share(guess, truth, tolerance) for guess in guesses])),
-    )
+    return {
+        "update": share_from(update),
+        "average": share_from(Step(update.before, run.weights)),
+        "typical": share(np.tile(inversion.typical_patient(task, others), (rows, 1))),
+        "random": float(np.mean([share(others[generator.integers(len(others), size=rows)]) for _ in range(GUESSES)])),
+    }

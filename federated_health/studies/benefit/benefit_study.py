@@ -1,51 +1,52 @@
 """The study of the benefit of joining, from the request to its files: evidence.json and report.html."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from federated_health.errors import SettingsError
-from federated_health.files import make_folder, write_json
+from federated_health.files import write_json
+from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
 from federated_health.report.run_files import write_report
-from federated_health.settings import read_defaults
+from federated_health.setting_fields import Value
+from federated_health.settings import Settings, read_defaults
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
-from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult, TrainingSetup
-from federated_health.studies.study import StudyRequest, refuse_duplicates, refuse_run_folder
-from federated_health.studies.workers import HOSPITAL_APP, load_app, run_tasks
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
+from federated_health.studies.study import prepare_folder, refuse_duplicates
+from federated_health.studies.workers import run_tasks
+from federated_health.transport.in_process import App
 
 EVIDENCE = "evidence.json"
 MIN_FOLDS = 2
-CRASHED = "a worker process of the study died; the same command resumes it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenefitRequest(StudyRequest):
-    """What a study of the benefit is asked for; see `EvaluationProtocol`.
-
-    `force` also replaces another study. Without `strategies`, the one of the settings is used.
-    """
-
-    folds: int
-    repeats: int
-    strategies: tuple[str, ...] | None
-    tune: bool
 
 
 def run(
-    request: BenefitRequest, *, app: str = HOSPITAL_APP, jobs: int, show: Callable[[int, int], None]
+    *,
+    data: Path,
+    out: Path,
+    force: bool,
+    folds: int,
+    repeats: int,
+    strategies: tuple[str, ...] | None,
+    tune: bool,
+    settings: Mapping[str, Value],
+    jobs: int,
+    show: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """Run or resume a study, and write its results.
 
     Args:
-        app: reference of the function that answers the hospitals' messages, such as module:name.
-        jobs: worker processes; the results do not depend on their number.
-        show: called with the number of finished models and the total.
+        data, out: folder that create_dataset.py wrote, and folder of the results.
+        force: whether `out` may hold another study, which is replaced, or a run, whose report is.
+        folds, repeats, strategies, tune: see `EvaluationProtocol`; without strategies, the settings' one is used.
+        settings: training settings by flag; the others keep their defaults.
+        jobs, show: see `run_tasks`. The results do not depend on the number of jobs.
 
     Returns:
         The content of evidence.json.
@@ -54,20 +55,28 @@ def run(
         DataError, SettingsError: the request is not valid; nothing is written.
         RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
-    cohort = read_cohort(request.data)
-    protocol = _make_protocol(request, cohort)
+    cohort = read_cohort(data)
+    defaults = read_defaults()
+    strategies = strategies or (str(settings.get("strategy", defaults["strategy"])),)
+    own: dict[str, Value] = {"task": cohort.task.name, "hospitals": len(cohort.tables), "strategy": strategies[0]}
+    protocol = EvaluationProtocol(
+        settings=Settings.from_config({**defaults, **settings, **own}),
+        folds=folds,
+        repeats=repeats,
+        strategies=strategies,
+        tune=tune,
+    )
+    _check_protocol(protocol, cohort)
     fingerprint = fingerprint_of(cohort, protocol)
-    refuse_run_folder(request.out, (JOURNAL, EVIDENCE), force=request.force)
-    make_folder(request.out)
-    with Journal(request.out, fingerprint, force=request.force) as journal:
-        results = run_fits(cohort, protocol, journal, app=app, jobs=jobs, show=show)
+    prepare_folder(out, (JOURNAL, EVIDENCE), force=force)
+    results = run_fits(cohort, protocol, Journal(out, fingerprint, force=force), jobs=jobs, show=show)
     scores = collect_scores(cohort, protocol, results)
     figures = {
-        "study": {**fingerprint, "strategies": list(protocol.strategies)},
+        "study": {**fingerprint, "strategies": list(strategies)},
         **compare_models(scores, protocol.settings.seed),
     }
-    write_json(request.out / EVIDENCE, figures)
-    write_report(request.out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
+    write_json(out / EVIDENCE, figures)
+    write_report(out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 
 
@@ -76,60 +85,43 @@ def run_fits(
     protocol: EvaluationProtocol,
     journal: Journal,
     *,
-    app: str,
     jobs: int,
     show: Callable[[int, int], None] = lambda *_: None,
+    app: App = answer,
 ) -> Results:
-    """Train the models that the journal does not hold yet; see `run`."""
+    """Train the models that the journal does not hold yet; see `run`.
+
+    Args:
+        app: answers the hospitals' messages.
+    """
     fits = training_setups.plan_fits(list(cohort.tables), protocol)
     remaining = [fit for fit in fits if fit not in journal.results]
     run_tasks(
         remaining,
-        partial(_run_fit, cohort=cohort, protocol=protocol, app=app),
+        partial(training_setups.run_fit, cohort=cohort, protocol=protocol, app=app),
         jobs=jobs,
         save=journal.add,
         show=show,
-        crashed=CRASHED,
+        crashed="a worker process of the study died; the same command resumes it",
         finished=len(fits) - len(remaining),
     )
     return {fit: journal.results[fit] for fit in fits}  # the journal may also hold fits of other strategies
 
 
-def _run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: str) -> FitResult:
-    return training_setups.run_fit(fit, cohort, protocol, load_app(app))
-
-
-def _make_protocol(request: BenefitRequest, cohort: Cohort) -> EvaluationProtocol:
-    if request.folds < MIN_FOLDS:
-        raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {request.folds}")
-    strategies = request.strategies or (str(request.settings.get("strategy", read_defaults()["strategy"])),)
-    refuse_duplicates("strategies", strategies)
+def _check_protocol(protocol: EvaluationProtocol, cohort: Cohort) -> None:
+    """Refuse folds, or a strategy, that need more patients or hospitals than there are."""
+    if protocol.folds < MIN_FOLDS:
+        raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {protocol.folds}")
+    refuse_duplicates("strategies", protocol.strategies)
     columns = list(cohort.task.column_names)
     # Equal rows count once, since they share a fold.
     smallest = min(len(table[columns].drop_duplicates()) for table in cohort.tables.values())
-    if smallest < request.folds:
-        words = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {request.folds}"
+    if smallest < protocol.folds:
+        words = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"
         raise SettingsError(f"folds: {words}")
-    protocol = EvaluationProtocol(
-        settings=request.make_settings(cohort.task, len(cohort.tables), {"strategy": strategies[0]}),
-        folds=request.folds,
-        repeats=request.repeats,
-        strategies=strategies,
-        tune=request.tune,
-    )
-    check_strategies(protocol, list(cohort.tables))
-    return protocol
-
-
-def check_strategies(protocol: EvaluationProtocol, hospitals: list[str]) -> None:
-    """Refuse a strategy that needs more hospitals than one of the study's runs has.
-
-    Raises:
-        SettingsError: there is one.
-    """
-    for fit in training_setups.plan_fits(hospitals, protocol):
+    for fit in training_setups.plan_fits(list(cohort.tables), protocol):
         try:
-            training_setups.settings_for(fit, protocol, len(hospitals))
+            training_setups.settings_for(fit, protocol, len(cohort.tables))
         except SettingsError as error:
             run_name = f" (the run without {fit.subject})" if fit.setup is TrainingSetup.LEAVE_ONE_OUT else ""
             raise SettingsError(f"{error}{run_name}") from None

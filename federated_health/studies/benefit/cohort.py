@@ -49,19 +49,17 @@ class Cohort:
         patients = Patients.from_table(self.tables[name], self.task)
         return Hospital(name=name, task=self.task, train=patients.take(split.train), test=patients.take(split.test))
 
-    def split(self, *, folds: int, fold: int, seed: int) -> Split:
-        """One fold of every hospital. The folds of one seed partition the rows."""
-        return {
-            name: self._split(name, np.arange(len(table)), folds, fold, seed) for name, table in self.tables.items()
-        }
+    def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
+        """One fold of every hospital's rows, or of its training rows in `within`.
 
-    def inner_split(self, split: Split, *, folds: int, fold: int, seed: int) -> Split:
-        """One inner fold of every hospital: only its training rows, split again."""
-        return {name: self._split(name, outer.train, folds, fold, seed) for name, outer in split.items()}
-
-    def _split(self, name: str, rows: Positions, folds: int, fold: int, seed: int) -> HospitalSplit:
-        fold_of = assign_folds(self.tables[name].iloc[rows], self.task.label.name, folds, seed)
-        return HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
+        The folds of one seed partition the rows.
+        """
+        splits = {}
+        for name, table in self.tables.items():
+            rows = within[name].train if within else np.arange(len(table))
+            fold_of = assign_folds(table.iloc[rows], self.task.label.name, folds, seed)
+            splits[name] = HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
+        return splits
 
 
 def read_cohort(folder: Path) -> Cohort:

@@ -8,7 +8,7 @@ folds' own: by 0.01 or less at the three larger heart hospitals, by about the sa
 trained models and their folds as fixed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from federated_health.ml.curves import calibration
 from federated_health.ml.metrics import Interval, Verdict, judge, probability
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import Results
-from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, TrainingSetup
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
 
 POINT_ESTIMATES = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
 """Metrics without an interval."""
@@ -50,8 +50,8 @@ class Scores:
 
     Attributes:
         labels: hospital -> [patients], 0 or 1.
-        models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if it is a
-            federated model of a further strategy.
+        models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if that is
+            a further one.
     """
 
     labels: Mapping[str, Labels]
@@ -81,19 +81,15 @@ def collect_scores(cohort: Cohort, protocol: EvaluationProtocol, results: Result
     }
     models: dict[str, dict[str, OutOfFold]] = {}
     for fit, result in results.items():
-        model = models.setdefault(_model_name(fit, protocol), {})
+        is_further = fit.setup is TrainingSetup.FEDERATED and fit.subject != protocol.strategies[0]
+        model = models.setdefault(fit.subject if is_further else fit.setup, {})
         for name, scores in result.scores.items():
             shape = (protocol.repeats, len(labels[name]))
             out_of_fold = model.setdefault(name, OutOfFold(np.full(shape, np.nan), np.full(shape, np.nan)))
             rows = splits[fit.repeat, fit.fold][name].test
             out_of_fold.log_odds[fit.repeat, rows] = scores
             out_of_fold.thresholds[fit.repeat, rows] = result.threshold
-    return Scores(labels, {model: {name: hospitals[name] for name in labels} for model, hospitals in models.items()})
-
-
-def _model_name(fit: Fit, protocol: EvaluationProtocol) -> str:
-    is_further = fit.setup is TrainingSetup.FEDERATED and fit.subject != protocol.strategies[0]
-    return fit.subject if is_further else fit.setup
+    return Scores(labels, models)
 
 
 def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, Any]:
@@ -112,16 +108,14 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
     """
     # The same number for every hospital, since their draws are concatenated.
     draws = bootstrap.affordable_draws(len(scores.all_labels), draws)
-    resampled = {
-        name: Resampled.of(labels, [seed, place], draws) for place, (name, labels) in enumerate(scores.labels.items())
-    }
     hospitals: dict[str, Any] = {}
-    hospital_aucs = []
-    for name, labels in scores.labels.items():
+    times, all_aucs = [], []
+    for place, (name, labels) in enumerate(scores.labels.items()):
+        resampled = Resampled.of(labels, [seed, place], draws)
+        times.append(resampled.times)
         models = {model: by_hospital[name] for model, by_hospital in scores.models.items()}
-        aucs = _roc_aucs(resampled[name], models)
-        hospital_aucs += [aucs] if aucs else []
-        summary = _summary(aucs, {model: _point_estimates(of, labels) for model, of in models.items()})
+        aucs, summary = _compare(resampled, models)
+        all_aucs += [aucs] if aucs else []
         difference = Interval(**summary["differences"]["federated_minus_own"])
         hospitals[name] = {
             "patients": len(labels),
@@ -130,42 +124,31 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
             "verdict": judge(difference) if bootstrap.can_judge(labels) else Verdict.UNDEFINED,
             **summary,
         }
-    everyone = Resampled(scores.all_labels, np.concatenate([sample.times for sample in resampled.values()]))
-    models = {model: scores.all_patients(model) for model in scores.models}
+    mean_aucs = {}
+    for model in scores.models if all_aucs else ():
+        values, drawn = zip(*(aucs[model] for aucs in all_aucs), strict=True)
+        mean_aucs[model] = float(np.mean(values)), np.mean(drawn, axis=0)
+    everyone = Resampled(scores.all_labels, np.concatenate(times))
+    _, summary = _compare(everyone, {model: scores.all_patients(model) for model in scores.models})
     return {
         "hospitals": hospitals,
-        "mean": _summary(_mean_aucs(hospital_aucs), _mean_point_estimates(hospitals)),
-        "all": {
-            "patients": len(scores.all_labels),
-            "positives": int(scores.all_labels.sum()),
-            **_summary(
-                _roc_aucs(everyone, models),
-                {model: _point_estimates(of, scores.all_labels) for model, of in models.items()},
-            ),
-        },
+        "mean": _summary(mean_aucs, _mean_point_estimates(hospitals)),
+        "all": {"patients": len(scores.all_labels), "positives": int(scores.all_labels.sum()), **summary},
     }
 
 
-def _roc_aucs(resampled: Resampled, models: Mapping[str, OutOfFold]) -> dict[str, Drawn]:
-    """ROC-AUC and its draws by model; empty where it is undefined."""
-    if not resampled.is_defined:
-        return {}
-    return {model: resampled.roc_auc(scores.log_odds) for model, scores in models.items()}
-
-
-def _mean_aucs(hospitals: Sequence[Mapping[str, Drawn]]) -> dict[str, Drawn]:
-    """The same as means over hospitals, draw by draw."""
-    return {
-        model: (
-            float(np.mean([aucs[model][0] for aucs in hospitals])),
-            np.mean([aucs[model][1] for aucs in hospitals], axis=0),
-        )
-        for model in (hospitals[0] if hospitals else ())
-    }
+def _compare(patients: Resampled, models: Mapping[str, OutOfFold]) -> tuple[dict[str, Drawn], dict[str, Any]]:
+    """ROC-AUC and its draws by model, empty where it is undefined; and all figures of these patients."""
+    aucs = {model: patients.roc_auc(scores.log_odds) for model, scores in models.items() if patients.is_defined}
+    return aucs, _summary(aucs, {model: _point_estimates(scores, patients.labels) for model, scores in models.items()})
 
 
 def _summary(aucs: Mapping[str, Drawn], point_estimates: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     """`models` and `differences` of one set of patients."""
+    federated = TrainingSetup.FEDERATED
+    others = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
+    strategies = [model for model in point_estimates if model not in [*TrainingSetup]]
+    pairs = [*((federated, other) for other in others), *((strategy, federated) for strategy in strategies)]
     return {
         "models": {
             model: {"roc_auc": asdict(bootstrap.interval_of(*aucs[model]) if aucs else Interval()), **estimates}
@@ -173,17 +156,9 @@ def _summary(aucs: Mapping[str, Drawn], point_estimates: Mapping[str, Mapping[st
         },
         "differences": {
             f"{model}_minus_{other}": asdict(bootstrap.difference_of(aucs[model], aucs[other]) if aucs else Interval())
-            for model, other in _pairs(point_estimates)
+            for model, other in pairs
         },
     }
-
-
-def _pairs(models: Iterable[str]) -> list[tuple[str, str]]:
-    """The models that are compared: one minus the other."""
-    federated = TrainingSetup.FEDERATED
-    others = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
-    strategies = [model for model in models if model not in [*TrainingSetup]]
-    return [*((federated, other) for other in others), *((strategy, federated) for strategy in strategies)]
 
 
 def _point_estimates(scores: OutOfFold, labels: Labels) -> dict[str, float | None]:

@@ -1,15 +1,14 @@
 """The journal of a study: each result on disk as soon as it is there, so that an interrupted study resumes."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from federated_health import __version__
 from federated_health.errors import RunError
-from federated_health.files import write_text
+from federated_health.files import append, open_to_append, write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
@@ -44,50 +43,35 @@ class Journal:
         first = json.dumps(fingerprint, sort_keys=True)
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-            is_same = lines[:1] == [first]
-            if lines and not is_same and not force:
-                raise RunError(f"{self._path}: belongs to another study (other data or settings); --force starts anew")
-            whole = [first, *(self._read(lines[1:]) if is_same else [])]
-            # Replaced atomically, without a last line that was only partly written when the power failed.
-            write_text(self._path, "".join(f"{line}\n" for line in whole))
-            self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
-            raise self._write_error(error) from None
+            raise RunError(f"{self._path}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError:
             raise RunError(f"{self._path}: expected a study's journal; --force does not overwrite it") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        is_same = lines[:1] == [first]
+        if lines and not is_same and not force:
+            raise RunError(f"{self._path}: belongs to another study (other data or settings); --force starts anew")
+        whole = [first, *(self._read(lines[1:]) if is_same else [])]
+        # Replaced atomically, without a last line that was only partly written when the power failed.
+        write_text(self._path, "".join(f"{line}\n" for line in whole))
 
     def add(self, fit: Fit, result: FitResult) -> None:
         """Save a result; it is on disk when this returns."""
         self.results[fit] = result
         key = {"repeat": fit.repeat, "fold": fit.fold, "regime": fit.setup, "subject": fit.subject}
         try:
-            self._file.write(json.dumps({**key, **asdict(result)}) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with open_to_append(self._path) as file:
+                append(file, f"{json.dumps({**key, **asdict(result)})}\n".encode())
         except OSError as error:
-            raise self._write_error(error) from None
-
-    def _write_error(self, error: OSError) -> RunError:
-        return RunError(f"{self._path}: cannot be written ({error.strerror})")
+            raise RunError(f"{self._path}: cannot be written ({error.strerror})") from None
 
     def _read(self, lines: Sequence[str]) -> Iterator[str]:
         """The lines up to the first damaged one, each of which becomes a result."""
         for line in lines:
             try:
                 content = json.loads(line)
-                fit = Fit(
-                    repeat=content.pop("repeat"),
-                    fold=content.pop("fold"),
-                    setup=TrainingSetup(content.pop("regime")),
-                    subject=content.pop("subject"),
-                )
-                self.results[fit] = FitResult(**content)
+                setup = TrainingSetup(content.pop("regime"))
+                place = {name: content.pop(name) for name in ("repeat", "fold", "subject")}
+                self.results[Fit(setup=setup, **place)] = FitResult(**content)
             except (ValueError, KeyError, TypeError, AttributeError):  # AttributeError: JSON, but not an object
                 return
             yield line

@@ -9,7 +9,7 @@ Own and pooled models are runs of one hospital, so that the same code trains eve
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.benefit import weigh_columns
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
-from federated_health.studies.in_process import forget_local_models, local_model, open_run, require_all_updates
+from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.in_process import App
 
 INNER_FOLDS = 3
@@ -55,11 +55,6 @@ class Fit:
     def __str__(self) -> str:
         return f"repeat {self.repeat + 1}, fold {self.fold + 1}, {self.setup} {self.subject}".rstrip()
 
-    def test_hospitals(self, hospitals: Iterable[str]) -> list[str]:
-        """The hospitals whose test rows the model is scored on."""
-        single = self.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT)
-        return [self.subject] if single else list(hospitals)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
@@ -86,8 +81,7 @@ class EvaluationProtocol:
         folds, repeats: of stratified cross-validation. Repeat r splits the rows and trains with the settings' seed + r.
         strategies: strategies of federated models; the first one decides whether joining is worth it.
         tune: whether each model's number of rounds, at most the settings', is chosen by cross-validation within its
-            training rows; otherwise every model is trained for the settings' rounds, which were chosen for runs of
-            several hospitals.
+            training rows. The settings' rounds were chosen for runs of several hospitals.
     """
 
     settings: Settings
@@ -115,11 +109,7 @@ def plan_fits(hospitals: list[str], protocol: EvaluationProtocol) -> list[Fit]:
 
 
 def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) -> FitResult:
-    """Train one model and score the test rows of its fold.
-
-    Raises:
-        RunError: it could not be trained.
-    """
+    """Train one model and score the test rows of its fold; raises RunError if it could not be trained."""
     seed = protocol.settings.seed + fit.repeat
     split = cohort.split(folds=protocol.folds, fold=fit.fold, seed=seed)
     settings = replace(settings_for(fit, protocol, len(split)), seed=seed)
@@ -129,56 +119,45 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) ->
     run = open_run(hospitals, settings, app)
     run.run()
     require_all_updates(run, hospitals)
-    tested = {name: hospitals.get(name) or cohort.hospital(name, split[name]) for name in fit.test_hospitals(split)}
-    models = {name: local_model(run, hospital) for name, hospital in tested.items()}
-    result = FitResult(
-        scores={name: model.score(run.weights).tolist() for name, model in models.items()},
-        importance={
-            name: weigh_columns(model, run.weights, [seed, *name.encode()]).tolist()
-            for name, model in models.items()
-            if fit.setup is TrainingSetup.FEDERATED
-        },
-        threshold=run.threshold,
-        rounds=settings.rounds,
-    )
+    scores, importance = {}, {}
+    for name in [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else split:
+        model = local_model(run, hospitals.get(name) or cohort.hospital(name, split[name]))
+        scores[name] = model.score(run.weights).tolist()
+        if fit.setup is TrainingSetup.FEDERATED:
+            importance[name] = weigh_columns(model, run.weights, [seed, *name.encode()]).tolist()
     forget_local_models()  # no other fit has these rows
-    return result
+    return FitResult(scores=scores, threshold=run.threshold, rounds=settings.rounds, importance=importance)
 
 
 def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Settings:
-    """The settings of the run that trains a model.
-
-    Args:
-        hospitals: number of hospitals in the study.
+    """The settings of the run that trains a model, in a study of this many hospitals.
 
     Raises:
         SettingsError: the strategy needs more hospitals.
     """
-    number = {TrainingSetup.FEDERATED: hospitals, TrainingSetup.LEAVE_ONE_OUT: hospitals - 1}.get(fit.setup, 1)
-    strategy = protocol.strategies[0] if number > 1 else SINGLE_HOSPITAL_STRATEGY
+    number, strategy = 1, SINGLE_HOSPITAL_STRATEGY
     if fit.setup is TrainingSetup.FEDERATED:
-        strategy = fit.subject
+        number, strategy = hospitals, fit.subject
+    elif fit.setup is TrainingSetup.LEAVE_ONE_OUT and hospitals > 2:
+        number, strategy = hospitals - 1, protocol.strategies[0]
     arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
     return replace(protocol.settings, hospitals=number, strategy=strategy, strategy_args=arguments)
 
 
 def training_hospitals(fit: Fit, split: Split, cohort: Cohort) -> dict[str, Hospital]:
     """The hospitals that take part in the run that trains a model; no other rows are seen."""
-    hospitals = {
-        name: cohort.hospital(name, rows)
-        for name, rows in split.items()
-        if fit.setup is not TrainingSetup.OWN or name == fit.subject
-        if fit.setup is not TrainingSetup.LEAVE_ONE_OUT or name != fit.subject
-    }
+    names = list(split)
+    if fit.setup is TrainingSetup.OWN:
+        names = [fit.subject]
+    elif fit.setup is TrainingSetup.LEAVE_ONE_OUT:
+        names.remove(fit.subject)
+    hospitals = {name: cohort.hospital(name, split[name]) for name in names}
     if fit.setup is not TrainingSetup.POOLED:
         return hospitals
-    pooled = Hospital(
-        name=TrainingSetup.POOLED,
-        task=cohort.task,
-        train=Patients.concatenate(hospital.train for hospital in hospitals.values()),
-        test=Patients.concatenate(hospital.test for hospital in hospitals.values()),
-    )
-    return {pooled.name: pooled}
+    train = Patients.concatenate(hospital.train for hospital in hospitals.values())
+    test = Patients.concatenate(hospital.test for hospital in hospitals.values())
+    name = TrainingSetup.POOLED
+    return {name: Hospital(name=name, task=cohort.task, train=train, test=test)}
 
 
 def choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: App) -> int:
@@ -188,7 +167,7 @@ def choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, ap
     """
     runs = []
     for fold in range(INNER_FOLDS):
-        inner = cohort.inner_split(split, folds=INNER_FOLDS, fold=fold, seed=settings.seed)
+        inner = cohort.split(folds=INNER_FOLDS, fold=fold, seed=settings.seed, within=split)
         run = open_run(training_hospitals(fit, inner, cohort), settings, app)
         run.gather()
         runs.append(run)

@@ -3,7 +3,7 @@
 import pytest
 
 from federated_health.settings import Settings, read_defaults
-from federated_health.studies.in_process import open_run
+from federated_health.studies.study import open_run
 from tests.audits import hospitals_of
 
 
