@@ -180,7 +180,7 @@ def train_privately(
         features,
         labels,
         poisson_sample(rows, plan.sampling_rate, plan.steps),
-        [gaussian_noise(deviation, (plan.steps, *array.shape), np.float64) for array in weights.values()],
+        [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()],
         clip=plan.clip,
         expected_rows=plan.sampling_rate * rows,
         learning_rate=plan.learning_rate,
