@@ -65,7 +65,7 @@ def descend(
     features: Array,
     labels: Array,
     sampled: npt.NDArray[np.bool_],
-    noise: list[Array],
+    noise: list[Exact],
     *,
     clip: float,
     expected_rows: float,
@@ -97,8 +97,8 @@ def case(model: str, rows: int, steps: int, seed: int = 1) -> tuple[list[Array],
     return weights, features, labels, generator.random((steps, rows)) < 0.5
 
 
-def silence(weights: list[Array], steps: int) -> list[Array]:
-    return [np.zeros((steps, *array.shape), np.float32) for array in weights]
+def silence(weights: list[Array], steps: int) -> list[Exact]:
+    return [np.zeros((steps, *array.shape)) for array in weights]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -109,7 +109,7 @@ def test_a_step_is_as_by_hand(
 ) -> None:
     weights, features, labels, sampled = case(model, rows, steps)
     generator = np.random.default_rng(2)
-    noise = [generator.normal(0, 0.2, (steps, *array.shape)).astype(np.float32) for array in weights]
+    noise = [generator.normal(0, 0.2, (steps, *array.shape)) for array in weights]
     recipe = {"clip": 0.4, "expected_rows": rows / 2, "learning_rate": 0.5, "l2": l2, "proximal_mu": proximal_mu}
 
     got = trainer_of(model).train(weights, features, labels, sampled, noise, **recipe)  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_none(trainer_of: Calla
 
 def test_a_step_that_samples_nobody_is_noise_alone(trainer_of: Callable[[str], object]) -> None:
     weights, features, labels, _ = case("logistic", 4, 1)
-    noise = [np.full((1, *array.shape), 0.6, np.float32) for array in weights]
+    noise = [np.full((1, *array.shape), 0.6) for array in weights]
     nobody = np.zeros((1, 4), dtype=np.bool_)
 
     got = trainer_of("logistic").train(  # type: ignore[attr-defined]

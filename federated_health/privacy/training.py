@@ -1,7 +1,7 @@
 """Differentially private local training: sums of clipped per-patient gradients plus noise, compiled (DP-SGD).
 
 Algorithm 1 of Abadi et al. 2016, "Deep Learning with Differential Privacy", with the true Poisson sampling that its
-accounting assumes. The caller draws the samples and the noise: nothing is random here.
+accounting assumes.
 
 Norms, sums and noise are float64; only the noisy result is rounded to the weights' float32. In float32 a norm whose
 squares underflow would be 0 and its gradient would stay unclipped, large sums would round by more than one patient may
@@ -31,11 +31,7 @@ BLOCK = 512
 
 
 class PrivateTrainer:
-    """Compiled noisy steps of one architecture, for the rows of any hospital.
-
-    Args:
-        head: Keras model from features to log-odds, without state other than its trainable weights.
-    """
+    """Compiled noisy steps of one head (see `LocalTrainer`), for the rows of any hospital; nothing is random here."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -47,7 +43,7 @@ class PrivateTrainer:
         features: Array,
         labels: Array,
         sampled: npt.NDArray[np.bool_],
-        noise: Sequence[Array],
+        noise: Sequence[npt.NDArray[np.float64]],
         *,
         clip: float,
         expected_rows: float,
@@ -73,30 +69,23 @@ class PrivateTrainer:
             The new weights. No loss: it would depend on training rows, and no budget accounts for it.
         """
         padding = -len(features) % (ROW_BUCKET if len(features) <= BLOCK else BLOCK)
+        scalars = [tf.constant(value, tf.float64) for value in (clip, expected_rows)]
+        scalars += [tf.constant(value, tf.float32) for value in (learning_rate, l2, proximal_mu)]
         trained = self._train(
             [tf.constant(array) for array in weights],
             tf.constant(np.pad(features, ((0, padding), (0, 0)))),
             tf.constant(np.pad(labels, (0, padding))),
             tf.constant(np.pad(sampled, ((0, 0), (0, padding)))),
-            [tf.constant(array, tf.float64) for array in noise],
-            *(tf.constant(value, tf.float64) for value in (clip, expected_rows)),
-            *(tf.constant(value, tf.float32) for value in (learning_rate, l2, proximal_mu)),
+            [tf.constant(array) for array in noise],
+            scalars,
         )
         return [array.numpy() for array in trained]
 
     def _train_steps(
-        self,
-        start: list[Any],
-        features: Any,
-        labels: Any,
-        sampled: Any,
-        noise: list[Any],
-        clip: Any,
-        expected_rows: Any,
-        learning_rate: Any,
-        l2: Any,
-        proximal_mu: Any,
+        self, start: list[Any], features: Any, labels: Any, sampled: Any, noise: list[Any], scalars: list[Any]
     ) -> list[Any]:
+        clip, expected_rows, learning_rate, l2, proximal_mu = scalars
+
         def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
             sums = self._sum_clipped(list(weights), features, labels, sampled[step], clip)
             trained = []
@@ -118,16 +107,13 @@ class PrivateTrainer:
         features, labels, sampled = (
             tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, sampled)
         )
-        one, zero = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
+        zero = tf.constant(0.0, tf.float64)
 
         def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
-            gradients = [
-                tf.cast(array, tf.float64)
-                for array in self._patient_gradients(weights, features[number], labels[number])
-            ]
+            gradients = self._patient_gradients(weights, features[number], labels[number])
             squares = [tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]
             norms = tf.sqrt(tf.add_n(squares))
-            factors = tf.where(sampled[number], tf.minimum(one, clip / norms), zero)
+            factors = tf.where(sampled[number], tf.minimum(tf.ones_like(norms), clip / norms), zero)
             totals = []
             for total, array in zip(sums, gradients, strict=True):
                 factor = tf.reshape(factors, (block, *[1] * (array.shape.rank - 1)))
@@ -140,7 +126,7 @@ class PrivateTrainer:
         return list(sums)
 
     def _patient_gradients(self, weights: list[Any], features: Any, labels: Any) -> list[Any]:
-        """Each patient's own gradient: per weight array [rows, *shape]."""
+        """Each patient's own gradient: per weight array, float64 [rows, *shape]."""
 
         def gradient_of(patient: tuple[Any, Any]) -> Any:
             inputs, label = patient
@@ -150,7 +136,7 @@ class PrivateTrainer:
                 loss = tf.nn.sigmoid_cross_entropy_with_logits(label, logits[0, 0])
             return tape.gradient(loss, weights)
 
-        return list(tf.vectorized_map(gradient_of, (features, labels)))
+        return [tf.cast(array, tf.float64) for array in tf.vectorized_map(gradient_of, (features, labels))]
 
 
 def train_privately(
@@ -167,14 +153,8 @@ def train_privately(
     """A round's noisy steps on one hospital's training rows (see `PrivateTrainer.train`); spend them first.
 
     Samples and noise come from the operating system's entropy, so that no two calls give the same weights.
-
-    Args:
-        model: one of `networks.MODELS`.
-        features: float32 [rows, features].
-        labels: float32 [rows], 0 or 1.
     """
-    rows = len(labels)
-    deviation = plan.noise_multiplier * plan.clip
+    rows, deviation = len(labels), plan.noise_multiplier * plan.clip
     arrays = _trainer_of(task, model).train(
         list(weights.values()),
         features,
@@ -192,5 +172,4 @@ def train_privately(
 
 @cache
 def _trainer_of(task: Task, model: str) -> PrivateTrainer:
-    """One compilation per process and architecture."""
     return PrivateTrainer(build_head(task, model))
