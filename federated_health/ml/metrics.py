@@ -79,14 +79,6 @@ class Counts:
         return _ratio(self.true_positives + self.true_negatives, self.examples)
 
     @property
-    def precision(self) -> float | None:
-        return _ratio(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def recall(self) -> float | None:
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
-
-    @property
     def f1(self) -> float | None:
         doubled = 2 * self.true_positives
         return _ratio(doubled, doubled + self.false_positives + self.false_negatives)
@@ -95,11 +87,6 @@ class Counts:
     def loss(self) -> float | None:
         """Mean binary cross-entropy per patient, in nats."""
         return _ratio(self.loss_sum, self.examples)
-
-    @property
-    def brier(self) -> float | None:
-        """Brier score: mean squared difference of probability and outcome (Brier 1950)."""
-        return _ratio(self.squared_error_sum, self.examples)
 
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
@@ -137,11 +124,11 @@ def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> di
         "train_examples": train_examples,
         "test_examples": counts.examples,
         "accuracy": counts.accuracy,
-        "precision": counts.precision,
-        "recall": counts.recall,
+        "precision": _ratio(counts.true_positives, counts.true_positives + counts.false_positives),
+        "recall": _ratio(counts.true_positives, counts.positives),
         "f1": counts.f1,
         "roc_auc": roc_auc,
-        "brier": counts.brier,
+        "brier": _ratio(counts.squared_error_sum, counts.examples),  # Brier 1950
     }
 
 

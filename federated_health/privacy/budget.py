@@ -22,14 +22,7 @@ from federated_health.privacy.spending import RoundSpend, Spending, is_incomplet
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Privacy spent by one run.
-
-    Attributes:
-        last_round: what its last round spent.
-        rounds: number of rounds so far.
-        epsilon: of this run alone, at the delta of its plan.
-        first, last: when it first and last spent.
-    """
+    """Privacy spent by one run so far: its last round, and its epsilon alone, at the delta of its plan."""
 
     last_round: RoundSpend
     rounds: int
@@ -43,9 +36,7 @@ class BudgetSummary:
     """Privacy spent by all runs together.
 
     Attributes:
-        epsilon: at `delta`.
         delta: the smallest of all runs' plans; None if nothing was spent.
-        rounds: of all runs.
         runs: token of a run -> its part, in the order in which they began.
     """
 
@@ -119,11 +110,7 @@ class PrivacyBudget:
             self._rounds_left -= 1
 
     def summary(self) -> BudgetSummary:
-        """What all runs have spent so far.
-
-        Raises:
-            PrivacyError: the file cannot be read.
-        """
+        """What all runs have spent so far; PrivacyError if the file cannot be read."""
         self._read()
         spending = self._spending
         return BudgetSummary(

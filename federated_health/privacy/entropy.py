@@ -12,7 +12,7 @@ import numpy.typing as npt
 DRAWS = 4
 """Draws per Gaussian. Half the sum of four is a Gaussian too, but its last bits no longer reveal which sums are
 possible (attack: Mironov 2012, "On significance of the least significant bits for differential privacy"; remedy, also
-in Opacus' secure mode: Holohan & Braghin 2021, "Secure random sampling in differential privacy")."""
+in Opacus: Holohan & Braghin 2021, "Secure random sampling in differential privacy")."""
 
 MAX_AT_ONCE = 1 << 18
 """Largest number of Gaussians computed at once, to bound the memory."""
