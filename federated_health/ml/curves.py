@@ -152,19 +152,17 @@ def _fit_slope(x: Array, labels: Floats) -> float:
 
     design = np.column_stack([np.ones_like(x), (x - x.mean()) / x.std()])
 
-    def loss(coefficients: Array) -> float:
+    def loss_and_gradient(coefficients: Array) -> tuple[float, Array]:
         log_odds = design @ coefficients
-        return float((np.logaddexp(0.0, log_odds) - labels * log_odds).mean())
-
-    def gradient(coefficients: Array) -> Array:
-        return design.T @ (probability(design @ coefficients) - labels) / len(x)
+        loss = (np.logaddexp(0.0, log_odds) - labels * log_odds).mean()
+        return float(loss), design.T @ (probability(log_odds) - labels) / len(x)
 
     def hessian(coefficients: Array) -> Array:
         risk = probability(design @ coefficients)
         return design.T @ (design * (risk * (1.0 - risk))[:, None]) / len(x)
 
     options = {"gtol": MAX_GRADIENT}
-    fitted = minimize(loss, np.zeros(2), jac=gradient, hess=hessian, method="trust-exact", options=options)
+    fitted = minimize(loss_and_gradient, np.zeros(2), jac=True, hess=hessian, method="trust-exact", options=options)
     return float(fitted.x[1] / x.std())
 
 

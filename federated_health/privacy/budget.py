@@ -7,9 +7,10 @@ round is spent again.
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -17,33 +18,69 @@ from pathlib import Path
 from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.spending import RoundSpend, Spending, is_incomplete, read_line, write_line
+from federated_health.privacy.accounting import Steps, epsilon_of
+from federated_health.privacy.spending import RoundSpend, is_incomplete, read_line, write_line
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class RunSummary:
-    """Privacy spent by one run so far: its last round, and its epsilon alone, at the delta of its plan."""
-
-    last_round: RoundSpend
-    rounds: int
-    epsilon: float
-    first: datetime
-    last: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetSummary:
-    """Privacy spent by all runs together.
+    """Privacy spent by one run.
 
     Attributes:
-        delta: the smallest of all runs' plans; None if nothing was spent.
-        runs: token of a run -> its part, in the order in which they began.
+        first, last: when it first and last spent.
+        kinds: number of rounds by what each spent; there are several kinds if the noise multiplier changed.
     """
 
-    epsilon: float
-    delta: float | None
-    rounds: int
-    runs: dict[str, RunSummary]
+    first: datetime
+    last: datetime
+    kinds: Counter[RoundSpend]
+
+    @property
+    def rounds(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def last_round(self) -> RoundSpend:
+        return next(reversed(self.kinds))
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of this run alone, at the delta of its plan."""
+        return epsilon_of([spend.times(rounds) for spend, rounds in self.kinds.items()], self.last_round.delta)
+
+
+@dataclass
+class BudgetSummary:
+    """Privacy spent by all runs together, which are in the order in which they began."""
+
+    runs: dict[str, RunSummary] = field(default_factory=dict)
+
+    def add(self, spend: RoundSpend, time: datetime) -> None:
+        run = self.runs.setdefault(spend.run, RunSummary(time, time, Counter()))
+        run.kinds[spend] += 1
+        run.last = time
+
+    @property
+    def kinds(self) -> dict[RoundSpend, int]:
+        return {spend: rounds for run in self.runs.values() for spend, rounds in run.kinds.items()}
+
+    @property
+    def rounds(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def delta(self) -> float | None:
+        """Smallest delta of all runs' plans; None if nothing was spent."""
+        return min((spend.delta for spend in self.kinds), default=None)
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon at `delta`."""
+        return 0.0 if self.delta is None else self.epsilon_at(self.delta)
+
+    def epsilon_at(self, delta: float, *more: Steps) -> float:
+        """Epsilon of everything spent, and of more steps, together."""
+        return epsilon_of([*more, *(spend.times(rounds) for spend, rounds in self.kinds.items())], delta)
 
     def describe(self) -> str:
         """One line for the log and the report."""
@@ -67,7 +104,7 @@ class PrivacyBudget:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self._spending = Spending()
+        self._spent = BudgetSummary()
         self._bytes_read = 0
         self._rounds_left = 0
         self._counted_for: tuple[PrivacyPlan, float] | None = None
@@ -92,7 +129,7 @@ class PrivacyBudget:
         if plan.delta * rows >= 1:
             raise BudgetError(f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the training rows")
         self._read()
-        self._check_rounds_left(1 if self._spending.of(plan.run) else plan.rounds, plan, allowed_epsilon)
+        self._check_rounds_left(1 if plan.run in self._spent.runs else plan.rounds, plan, allowed_epsilon)
 
     def spend(self, plan: PrivacyPlan, allowed_epsilon: float | None = None) -> None:
         """Record one round. Only after this returns may its noise be drawn: the line is then on the disk.
@@ -106,64 +143,48 @@ class PrivacyBudget:
             spend, time = RoundSpend.of(plan), datetime.now(UTC)
             if file is not None:
                 self._append(file, write_line(spend, time))
-            self._spending.add(spend, time)
+            self._spent.add(spend, time)
             self._rounds_left -= 1
 
     def summary(self) -> BudgetSummary:
         """What all runs have spent so far; PrivacyError if the file cannot be read."""
         self._read()
-        spending = self._spending
-        return BudgetSummary(
-            epsilon=0.0 if spending.delta is None else spending.epsilon(spending.delta),
-            delta=spending.delta,
-            rounds=spending.rounds.total(),
-            runs={run: self._summarise_run(run) for run in spending.first},
-        )
-
-    def _summarise_run(self, run: str) -> RunSummary:
-        rounds = self._spending.of(run)
-        last_round = next(reversed(rounds))
-        return RunSummary(
-            last_round=last_round,
-            rounds=rounds.total(),
-            epsilon=Spending(rounds).epsilon(last_round.delta),
-            first=self._spending.first[run],
-            last=self._spending.last[run],
-        )
+        return self._spent
 
     def _check_rounds_left(self, needed: int, plan: PrivacyPlan, allowed_epsilon: float | None) -> None:
         """Check that a run may spend this number of rounds."""
         limit = allowed_epsilon
         if limit is None:  # then no run can raise it above the first one's
-            limit = next((spend.epsilon for spend in self._spending.rounds), plan.epsilon)
-        delta = min(plan.delta, self._spending.delta or plan.delta)
+            limit = next((spend.epsilon for spend in self._spent.kinds), plan.epsilon)
+        delta = min(plan.delta, self._spent.delta or plan.delta)
+        run = self._spent.runs.get(plan.run)
+        planned = plan.rounds - (run.rounds if run else 0)
         if self._counted_for != (plan, limit):
-            self._rounds_left = self._count_rounds_left(plan, limit, delta)
+            self._rounds_left = self._count_rounds_left(plan, planned, limit, delta)
             self._counted_for = plan, limit
         if self._rounds_left >= needed:
             return
-        planned = plan.rounds - self._spending.of(plan.run).total()
         if planned <= 0:
             raise BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
-        spent, total = (self._spending.epsilon(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, planned))
+        spent, total = (self._spent.epsilon_at(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, planned))
         raise BudgetError(
             f"{self.path or 'this budget'}: epsilon {spent:.4g} of {limit:.4g} is spent (at delta {delta:g}), and the "
             f"run could raise it to {total:.4g}; --dp-budget allows more",
             reason="its privacy budget does not allow the run, or the rest of it",
         )
 
-    def _count_rounds_left(self, plan: PrivacyPlan, limit: float, delta: float) -> int:
-        spend, earlier = RoundSpend.of(plan), self._spending.of(plan.run)
+    def _count_rounds_left(self, plan: PrivacyPlan, planned: int, limit: float, delta: float) -> int:
+        spend, spent = RoundSpend.of(plan), self._spent.kinds
         # The noise multiplier follows from the plan, but may differ between releases of dp-accounting.
-        if any(replace(known, noise_multiplier=spend.noise_multiplier) != spend for known in earlier):
+        earlier = {replace(kind, noise_multiplier=spend.noise_multiplier) for kind in spent if kind.run == plan.run}
+        if not earlier <= {spend}:
             raise BudgetError(f"run {plan.run} was begun with another privacy plan")
-        planned = max(plan.rounds - earlier.total(), 0)
-        is_alone = set(self._spending.rounds) <= {spend}
-        if not planned or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
+        is_alone = spent.keys() <= {spend}
+        if planned <= 0 or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
             return planned
 
         def epsilon_with(rounds: int) -> float:
-            return self._spending.epsilon(delta, spend.times(rounds))
+            return self._spent.epsilon_at(delta, spend.times(rounds))
 
         if epsilon_with(planned) <= limit:
             return planned
@@ -223,7 +244,7 @@ class PrivacyBudget:
         for number, line in enumerate(lines, start=1):
             try:
                 if line != b"\n":  # written before the next line where the last one had no line break
-                    self._spending.add(*read_line(line))
+                    self._spent.add(*read_line(line))
                     self._counted_for = None
             except ValueError:
                 if number == len(lines) and is_incomplete(line):

@@ -1,13 +1,12 @@
-"""Privacy spent on a hospital's training rows, per round, and the lines of its file `privacy-NAME.jsonl`."""
+"""Privacy spent by a round, and its line in a hospital's file `privacy-NAME.jsonl`."""
 
 import json
 import math
-from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.accounting import Steps, epsilon_of
+from federated_health.privacy.accounting import Steps
 
 LINE_START = b'{"time":'
 """First bytes of every line."""
@@ -33,39 +32,6 @@ class RoundSpend:
     def times(self, rounds: int) -> Steps:
         """The noisy steps of this number of rounds."""
         return Steps(self.sampling_rate, self.noise_multiplier, rounds * self.steps)
-
-
-@dataclass
-class Spending:
-    """Everything spent on a hospital's training rows.
-
-    Attributes:
-        rounds: how often each kind of round was spent, in the order of their first occurrence.
-        first, last: run -> when it first and last spent.
-    """
-
-    rounds: Counter[RoundSpend] = field(default_factory=Counter)
-    first: dict[str, datetime] = field(default_factory=dict)
-    last: dict[str, datetime] = field(default_factory=dict)
-
-    def add(self, spend: RoundSpend, time: datetime) -> None:
-        self.rounds[spend] += 1
-        self.first.setdefault(spend.run, time)
-        self.last[spend.run] = time
-
-    @property
-    def delta(self) -> float | None:
-        """Smallest delta of all runs so far."""
-        return min((spend.delta for spend in self.rounds), default=None)
-
-    def of(self, run: str) -> Counter[RoundSpend]:
-        """Rounds of one run; several kinds if its noise multiplier changed."""
-        return Counter({spend: rounds for spend, rounds in self.rounds.items() if spend.run == run})
-
-    def epsilon(self, delta: float, more: Steps | None = None) -> float:
-        """Epsilon of everything spent, and of more steps, together."""
-        steps = [spend.times(rounds) for spend, rounds in self.rounds.items()]
-        return epsilon_of([*steps, more] if more else steps, delta)
 
 
 def write_line(spend: RoundSpend, time: datetime) -> bytes:
