@@ -71,7 +71,7 @@ def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
 
 
 def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
-    """ROC-AUC of each draw: share of the pairs of a positive and a negative in which the positive scores higher.
+    """ROC-AUC of each draw, [draws]: the share of pairs of a positive and a negative whose positive scores higher.
 
     Ties count one half (Hanley and McNeil 1982).
 
@@ -79,9 +79,6 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
         scores: [patients], or [repeats, patients] for the mean over repeats.
         labels: [patients], 0 or 1, with both classes present.
         times: as from `resample`; a column of ones gives the plain AUC.
-
-    Returns:
-        [draws].
     """
     positive, negative = labels == 1, labels == 0
     chunk = max(1, MAX_CELLS_PER_STEP // len(labels))
@@ -141,12 +138,12 @@ def _wins(positives: Floats, negatives: Floats, high: Array, low: Array) -> Arra
     """Number of pairs in which the positive scores higher, plus half of the ties, [draws].
 
     Args:
-        positives, negatives: scores of each class.
-        high, low: draws of each class, as from `resample`.
+        positives, negatives: scores of each class; `high` and `low` are its draws.
     """
     order = np.argsort(negatives)
     below = np.zeros((len(negatives) + 1, low.shape[1]))
     np.cumsum(low[order], axis=0, out=below[1:])  # [i]: drawn negatives among the i lowest
-    beaten: Array = below[np.searchsorted(negatives[order], positives, side="left")]
+    beaten = below[np.searchsorted(negatives[order], positives, side="left")]
     beaten += below[np.searchsorted(negatives[order], positives, side="right")]
-    return 0.5 * np.einsum("pd,pd->d", high, beaten)
+    wins: Array = 0.5 * np.einsum("pd,pd->d", high, beaten)
+    return wins

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import ENDS, Resampled, can_judge
+from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, can_judge
 from federated_health.ml.metrics import probability
 
 GRID_POINTS = 101
@@ -24,16 +23,9 @@ MAX_SLOPE = 100.0
 MAX_GRADIENT = 1e-9
 """Gradient, in nats per patient, below which the fit of a calibration slope has converged."""
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
-
 
 class _Points:
-    """One-dimensional arrays of one shape.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """One-dimensional arrays of one shape; ValueError if their shapes differ."""
 
     def __post_init__(self) -> None:
         shapes = {array.shape for array in vars(self).values() if array is not None}
@@ -73,9 +65,8 @@ class Calibration:
     """Agreement of predicted with observed risk (Cox 1958, Van Calster et al. 2016); ideal are slope 1, intercept 0.
 
     Attributes:
-        slope: slope of a logistic regression of the outcome on the log-odds; below 1 if risks are too extreme.
-        intercept: shift of all log-odds at which the mean risk is the share of positives (slope held at 1); above 0 if
-            risks are too low.
+        slope: of a logistic regression of the outcome on the log-odds; below 1 if risks are too extreme.
+        intercept: of the same with the slope held at 1; above 0 if risks are too low.
     """
 
     slope: float | None = None
@@ -113,7 +104,7 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
     of_level = np.bincount(level, weights)
     middle = (np.cumsum(of_level) - of_level / 2) / weights.sum()
     place = np.minimum(middle * bins, bins - 1).astype(np.intp)[level]
-    patients = np.bincount(place, weights)
+    patients = np.bincount(place, weights).astype(np.float64)
     filled = patients > 0
     patients = patients[filled]
     predicted = np.bincount(place, weights * risks[level])[filled] / patients
@@ -123,12 +114,9 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
 
 
 def calibration(log_odds: Floats, labels: Floats) -> Calibration:
-    """Calibration slope and intercept.
+    """Calibration slope and intercept, of log-odds and labels, each [patients].
 
     Both are None with fewer than MIN_CLASS_SIZE of a class; the slope also if the scores separate the classes.
-
-    Args:
-        log_odds, labels: [patients].
     """
     from scipy.optimize import brentq  # noqa: PLC0415  # slow to import, and needed by studies only
 

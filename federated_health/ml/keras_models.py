@@ -62,9 +62,9 @@ def build_head(task: Task, model: str) -> Any:
 
 def build_model(task: Task, model: str, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
     """The whole Keras model: raw columns in (see `build_encoder`), probability out, float32 [rows, 1]."""
-    keras = load_keras()
     encoder, head = build_encoder(task, normalisation), build_head(task, model)
     head.set_weights([weights[name] for name in weight_shapes(task, model)])
+    keras = load_keras()
     risk = keras.ops.sigmoid(head(encoder.output))
     return keras.Model(encoder.input, risk, name=task.name.replace("-", "_"))
 

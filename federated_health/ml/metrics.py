@@ -145,15 +145,14 @@ def roc_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float3
 def microaggregate(log_odds: npt.NDArray[np.floating[Any]]) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
-    The sorted scores are cut into at most MAX_CELLS cells of equal size and at least MIN_CELL_SIZE patients each. Of a
-    cell only the number, the mean and the standard deviation are kept, rounded to CELL_STEP. Fewer scores than
-    MIN_CELL_SIZE give no cell.
+    The sorted scores are cut into at most MAX_CELLS cells of equal size and at least MIN_CELL_SIZE patients each; fewer
+    scores give no cell.
 
     Args:
         log_odds: [patients] of one class at one hospital.
 
     Returns:
-        [cells, 3]: patients, mean and standard deviation of the log-odds.
+        [cells, 3]: patients, mean and standard deviation of the log-odds, both rounded to CELL_STEP.
     """
     number = min(len(log_odds) // MIN_CELL_SIZE, MAX_CELLS)
     cells = np.array_split(np.sort(log_odds.astype(np.float64)), number) if number else []
@@ -182,16 +181,12 @@ def roc_auc_from_microaggregates(positives: Scores, negatives: Scores) -> float 
 
 
 def choose_threshold(positives: Scores, negatives: Scores) -> float | None:
-    """The decision threshold with the greatest F1.
+    """The decision threshold with the greatest F1 of all rows together, with four decimals.
 
-    F1 is that of all rows together. Between two scores the threshold is their middle; of equally good thresholds it is
-    the lowest.
+    Between two scores it is their middle; of equally good thresholds it is the lowest. None where a class has no cell.
 
     Args:
         positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals' training rows together.
-
-    Returns:
-        Between 0 and 1, with four decimals; None where a class has no cell.
     """
     if not len(positives) or not len(negatives):
         return None

@@ -85,9 +85,7 @@ def normalisation_from(sums: ColumnSums) -> Normalisation:
     is_finite = np.isfinite([sums.count, sums.total, sums.squares]).all()
     if not is_finite or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
         raise RunError("the hospitals' merged statistics are impossible: counts must be whole and sums finite")
-    count = np.maximum(sums.count, 1.0)
-    mean = sums.total / count
-    mean_square = sums.squares / count
+    mean, mean_square = np.array([sums.total, sums.squares]) / np.maximum(sums.count, 1.0)
     variance = mean_square - mean**2
     if (variance < -1e-9 * np.maximum(mean_square, 1.0)).any():
         raise RunError("the hospitals' merged statistics are impossible: a variance is negative")

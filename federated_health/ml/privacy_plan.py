@@ -94,11 +94,7 @@ class PrivacyPlan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PrivacyPlan | None":
-        """The plan in a message's config; None if no key has the prefix of a plan's keys.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is invalid.
-        """
+        """The plan in a message's config; None without any of its keys, ValueError if one is missing or invalid."""
         keys = {name for name in config if name.startswith(PRIVACY_PREFIX)}
         if not keys:
             return None

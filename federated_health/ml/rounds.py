@@ -13,7 +13,7 @@ from federated_health.files import write_text
 from federated_health.ml.metrics import Counts
 from federated_health.names import FEDERATION
 
-_CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
+CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,8 @@ def write_round(completed: Round) -> bytes:
 def read_round(line: bytes) -> Round:
     """The inverse of `write_round`."""
     number, hospitals, federation = json.loads(line)
-    return Round(
-        number, {name: _read_figures(*figures) for name, figures in hospitals.items()}, _read_figures(*federation)
-    )
+    by_name = {name: _read_figures(*figures) for name, figures in hospitals.items()}
+    return Round(number, by_name, _read_figures(*federation))
 
 
 def _read_figures(train_examples: int, train_loss: float | None, counts: list[Any] | None) -> HospitalRound:
@@ -57,22 +56,14 @@ def _read_figures(train_examples: int, train_loss: float | None, counts: list[An
 
 
 def write_rounds(path: Path, history: Sequence[Round]) -> None:
-    """Write rounds.csv, whole or not at all.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Write rounds.csv, whole or not at all; StorageError if it cannot be written."""
     text = StringIO(newline="")
-    csv.writer(text).writerows([_CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
+    csv.writer(text).writerows([CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
     write_text(path, text.getvalue())
 
 
 def append_round(path: Path, completed: Round) -> None:
-    """Add a round to rounds.csv.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Add a round to rounds.csv; StorageError if it cannot be written."""
     try:
         with path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(_csv_rows(completed))

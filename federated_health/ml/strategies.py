@@ -23,8 +23,7 @@ class Parameter:
 
     Attributes:
         name: as `--strategy-args` spells it; Flower's keyword is the same with underscores.
-        minimum: smallest value allowed, where no `above` is given.
-        above, below: bounds that the value must not reach.
+        above, below: bounds that the value must not reach; `above` replaces `minimum`.
     """
 
     name: str
@@ -34,23 +33,23 @@ class Parameter:
     above: float | None = None
     below: float = math.inf
 
-    def read(self, text: str) -> int | float:
-        """Parse a value.
+    @property
+    def rule(self) -> str:
+        """The values that are allowed."""
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        low = f"of at least {self.minimum:g}" if self.above is None else f"above {self.above:g}"
+        return f"{kind} {low}" + (f" and below {self.below:g}" if self.below < WHOLE_NUMBER_LIMIT else "")
 
-        Raises:
-            SettingsError: the text is not a number, or out of range.
-        """
+    def read(self, text: str) -> int | float:
+        """Parse a value; SettingsError if it is not a number, or out of range."""
         try:
             value = type(self.default)(text)
         except ValueError:
             value = math.nan
         is_enough = value >= self.minimum if self.above is None else value > self.above
-        if is_enough and value < self.below:
-            return value
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
-        low = f"of at least {self.minimum:g}" if self.above is None else f"above {self.above:g}"
-        high = f" and below {self.below:g}" if self.below < WHOLE_NUMBER_LIMIT else ""
-        raise SettingsError(f"strategy-args: {self.name}: expected {kind} {low}{high}, got {text!r}")
+        if not (is_enough and value < self.below):
+            raise SettingsError(f"strategy-args: {self.name}: expected {self.rule}, got {text!r}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -188,11 +187,7 @@ def write_arguments(arguments: Arguments) -> str:
 
 
 def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning_rate: float) -> None:
-    """Refuse a strategy that cannot work with these settings.
-
-    Raises:
-        SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
-    """
+    """Raise SettingsError if a strategy needs more hospitals, or steps of this size overshoot its proximal term."""
     declared = STRATEGIES[strategy]
     if hospitals < (least := declared.min_hospitals(arguments)):
         which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy

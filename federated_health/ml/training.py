@@ -1,4 +1,4 @@
-"""Local training and scoring of one hospital's rows, compiled; arrays in, arrays out. Knows no Flower.
+"""Local training and scoring of one hospital's rows, compiled.
 
 All local epochs of a round are one XLA-compiled function, so that a step takes microseconds where Keras's `fit` takes
 milliseconds. Batches are rows of an index table with a fixed batch shape: a short last batch is exact, and results are
@@ -141,9 +141,8 @@ class LocalTrainer:
             moved = [array - learning_rate * slope for array, slope in zip(weights, gradients, strict=True)]
             return step + 1, loss_sum + tf.reduce_sum(losses), *moved
 
-        _, loss_sum, *moved = tf.while_loop(
-            lambda step, *_: step < steps, take_step, (tf.constant(0), tf.constant(0.0), *start)
-        )
+        begin = tf.constant(0), tf.constant(0.0), *start
+        _, loss_sum, *moved = tf.while_loop(lambda step, *_: step < steps, take_step, begin)
         return moved, loss_sum
 
 

@@ -18,8 +18,8 @@ INTERVALS = (1e-2, 1e-3, 1e-4, 1e-5)
 """Intervals of the grid of privacy losses, from coarse to fine."""
 
 CONVERGED = 5e-3
-"""A finer grid is fine enough if it lowers epsilon by at most this fraction: a hundredth of the error is left, which is
-proportional to the square of the interval."""
+"""A ten times finer grid is fine enough if it lowers epsilon by at most this fraction: the error is proportional to the
+square of the interval, so a hundredth of it is left."""
 
 TOLERANCE = 2e-4
 """Largest relative excess of a calibrated noise multiplier over the smallest one that the accountant allows."""
@@ -28,8 +28,7 @@ MIN_NOISE = 0.1
 """Smallest noise multiplier, even if epsilon would allow less."""
 
 MAX_STRIDE = 0.7
-"""Largest step of the search, in the logarithm of the noise multiplier: the accountant needs much memory far below the
-right one."""
+"""Largest step of the search, in the noise multiplier's logarithm: far below the root the accountant needs memory."""
 
 
 class Steps(NamedTuple):

@@ -95,9 +95,6 @@ class BudgetSummary:
 class PrivacyBudget:
     """Records what each round spends; processes that share a file wait for each other.
 
-    The accountant is slow, so the number of rounds left is computed once per run and again after another process wrote;
-    then it is counted down.
-
     Args:
         path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
     """
@@ -106,6 +103,7 @@ class PrivacyBudget:
         self.path = path
         self._spent = BudgetSummary()
         self._bytes_read = 0
+        # The accountant is slow: rounds left are computed per run and after another process wrote, then counted down.
         self._rounds_left = 0
         self._counted_for: tuple[PrivacyPlan, float] | None = None
 
@@ -152,7 +150,6 @@ class PrivacyBudget:
         return self._spent
 
     def _check_rounds_left(self, needed: int, plan: PrivacyPlan, allowed_epsilon: float | None) -> None:
-        """Check that a run may spend this number of rounds."""
         limit = allowed_epsilon
         if limit is None:  # then no run can raise it above the first one's
             limit = next((spend.epsilon for spend in self._spent.kinds), plan.epsilon)
@@ -228,13 +225,10 @@ class PrivacyBudget:
         self._bytes_read += len(line)
 
     def _read_new_lines(self, file: FileIO) -> None:
-        """Read what other processes wrote.
+        """Read what other processes wrote; PrivacyError if a line is invalid, or lines that were there are missing.
 
         An incomplete last line, as after a power failure or on a full disk, is left out: its round had not drawn any
         noise. A last line that lacks only its line break counts.
-
-        Raises:
-            PrivacyError: a line is invalid, or lines are missing that were there before.
         """
         size = os.fstat(file.fileno()).st_size
         if size < self._bytes_read:

@@ -26,11 +26,10 @@ def agree_on_plan(context: Context, config: Mapping[str, Any], budget: PrivacyBu
         BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
     """
     plan = read_privacy_plan(config)
-    if plan is None:
-        check_plan(context, plan)
-    else:
+    if plan is not None:
         budget.check_run(plan, rows, allowed_epsilon(context))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
+    check_plan(context, plan)
     return plan
 
 
