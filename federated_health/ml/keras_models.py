@@ -51,7 +51,10 @@ def build_encoder(task: Task, normalisation: Normalisation) -> Any:
 
 
 def build_head(task: Task, model: str) -> Any:
-    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1]."""
+    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1].
+
+    It has no state other than its trainable weights, which compiled training relies on.
+    """
     keras = load_keras()
     layers = [keras.Input((task.feature_width,), name="features")]
     if model == "mlp":

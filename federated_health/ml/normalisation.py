@@ -52,7 +52,7 @@ def column_sums(values: Vector) -> ColumnSums:
 
 
 def withheld_sums(measurements: int) -> ColumnSums:
-    """Sums of 0, in place of those that a hospital does not send."""
+    """Zeros in place of sums that a hospital does not send."""
     return ColumnSums(*np.zeros((3, measurements)))
 
 

@@ -60,11 +60,7 @@ class Compiled:
 
 
 class LocalTrainer:
-    """Compiled training and scoring of one architecture, for the rows of any hospital.
-
-    Args:
-        head: Keras model from features to log-odds, without state other than its trainable weights.
-    """
+    """Compiled training and scoring of a head (see `build_head`), for the rows of any hospital."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -94,7 +90,8 @@ class LocalTrainer:
             order: see `batch_order`.
 
         Returns:
-            The new weights, and the mean loss per row over all steps, in nats and without the penalties.
+            The new weights, and the mean loss per row over all steps, in nats and without the penalties; each row's
+            loss is that of its step.
         """
         padded_features, padded_order = _pad_rows(features), _pad_rows(order, -1)
         new_weights, loss = self._train(
