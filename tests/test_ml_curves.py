@@ -10,13 +10,12 @@ from sklearn import metrics as reference
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import (
     GRID_POINTS,
-    MIN_PATIENTS_PER_CLASS,
     Calibration,
     calibration,
     calibration_curve,
     roc_curve,
 )
-from federated_health.ml.metrics import probability
+from federated_health.ml.metrics import MIN_CLASS_SIZE, probability
 
 Array = npt.NDArray[np.float64]
 
@@ -186,7 +185,7 @@ def test_scores_that_separate_the_classes_have_no_slope(sign: float, gap: float)
     assert found.intercept is not None
 
 
-@pytest.mark.parametrize("fewer", [0, 1, MIN_PATIENTS_PER_CLASS - 1, MIN_PATIENTS_PER_CLASS])
+@pytest.mark.parametrize("fewer", [0, 1, MIN_CLASS_SIZE - 1, MIN_CLASS_SIZE])
 @pytest.mark.parametrize("rare", [0.0, 1.0])
 def test_calibration_needs_five_patients_of_each_class(fewer: int, rare: float) -> None:
     labels = np.concatenate([np.full(fewer, rare), np.full(30, 1 - rare)])

@@ -21,8 +21,8 @@ from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
-from federated_health.privacy.budget import PrivacyBudget
-from federated_health.privacy.spending import RoundSpend, Spending, write_line
+from federated_health.privacy.budget import BudgetSummary, PrivacyBudget
+from federated_health.privacy.spending import RoundSpend, write_line
 from tests.conftest import PROJECT
 
 PLAN = PrivacyPlan(
@@ -566,13 +566,13 @@ def test_a_process_waits_while_another_writes(csv: Path) -> None:
 def test_the_accountant_is_asked_once_per_run(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget, asked = budget_of(csv), list[float]()
     spend_rounds(budget, 8)
-    real = Spending.epsilon
+    real = BudgetSummary.epsilon_at
 
-    def counted(self: Spending, delta: float, more: Steps | None = None) -> float:
+    def counted(self: BudgetSummary, delta: float, *more: Steps) -> float:
         asked.append(delta)
-        return real(self, delta, more)
+        return real(self, delta, *more)
 
-    monkeypatch.setattr(Spending, "epsilon", counted)
+    monkeypatch.setattr(BudgetSummary, "epsilon_at", counted)
     budget.spend(OTHER, 1.46)
     assert len(asked) == 1  # all of them fit
     spend_rounds(budget, 7, OTHER, 1.46)

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterable
-from types import ModuleType
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,8 @@ from scipy.special import expit
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.keras_models import build_head
-from federated_health.ml.networks import MODELS, initial_weights
+from federated_health.ml.networks import MODELS, initial_weights, weight_shapes
+from federated_health.ml.privacy_plan import PrivacyPlan
 
 Exact = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]
@@ -27,18 +28,46 @@ TINY = Task(
 pytestmark = pytest.mark.slow  # compiles
 
 
-@pytest.fixture(scope="module")
-def private() -> ModuleType:
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of private steps; a plan has them, within its limits."""
+
+    clip: float
+    sampling_rate: float
+    learning_rate: float
+    steps: int = 1
+    noise_multiplier: float = 1.0
+
+
+Train = Callable[..., list[Array]]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Private training with known samples and noise."""
     load_tensorflow()
     from federated_health.privacy import training
 
-    return training
+    def with_draws(
+        model: str,
+        weights: list[Array],
+        features: Array,
+        labels: Array,
+        sampled: npt.NDArray[np.bool_],
+        noise: list[Exact],
+        recipe: Recipe,
+        **penalties: float,
+    ) -> list[Array]:
+        drawn = iter(noise)
+        monkeypatch.setattr(training, "poisson_sample", lambda *_: sampled)
+        monkeypatch.setattr(training, "gaussian_noise", lambda *_: next(drawn))
+        named = dict(zip(weight_shapes(TINY, model), weights, strict=True))
+        plan = cast(PrivacyPlan, recipe)
+        return list(
+            training.train_privately(TINY, model, named, features, labels, plan, **{"l2": 0.0, **penalties}).values()
+        )
 
-
-@pytest.fixture(scope="module")
-def trainer_of(private: ModuleType) -> Callable[[str], object]:
-    trainers = {model: private.PrivateTrainer(build_head(TINY, model)) for model in MODELS}
-    return trainers.__getitem__
+    return with_draws
 
 
 # An independent implementation: patient by patient, in float64
@@ -65,13 +94,10 @@ def descend(
     features: Array,
     labels: Array,
     sampled: npt.NDArray[np.bool_],
-    noise: list[Array],
-    *,
-    clip: float,
-    expected_rows: float,
-    learning_rate: float,
-    l2: float = 0.0,
-    proximal_mu: float = 0.0,
+    noise: list[Exact],
+    recipe: Recipe,
+    l2: float,
+    proximal_mu: float,
 ) -> list[Exact]:
     start = [array.astype(np.float64) for array in weights]
     now = list(start)
@@ -79,12 +105,12 @@ def descend(
         sums = [np.zeros_like(array) for array in now]
         for patient in np.flatnonzero(chosen):
             gradient = gradient_of(now, features[patient].astype(np.float64), float(labels[patient]))
-            factor = min(1.0, clip / length(gradient))
+            factor = min(1.0, recipe.clip / length(gradient))
             sums = [total + factor * part for total, part in zip(sums, gradient, strict=True)]
         moved = []
         for array, old, total, drawn in zip(now, start, sums, noise, strict=True):
-            slope = (total + drawn[step]) / expected_rows + proximal_mu * (array - old)
-            moved.append(array - learning_rate * (slope + (l2 * array if array.ndim > 1 else 0)))
+            slope = (total + drawn[step]) / (recipe.sampling_rate * len(labels)) + proximal_mu * (array - old)
+            moved.append(array - recipe.learning_rate * (slope + (l2 * array if array.ndim > 1 else 0)))
         now = moved
     return now
 
@@ -97,43 +123,40 @@ def case(model: str, rows: int, steps: int, seed: int = 1) -> tuple[list[Array],
     return weights, features, labels, generator.random((steps, rows)) < 0.5
 
 
-def silence(weights: list[Array], steps: int) -> list[Array]:
-    return [np.zeros((steps, *array.shape), np.float32) for array in weights]
+def silence(weights: list[Array], steps: int) -> list[Exact]:
+    return [np.zeros((steps, *array.shape)) for array in weights]
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (7, 3), (64, 1), (65, 2), (700, 2)])  # 700 rows are two blocks
 @pytest.mark.parametrize(("l2", "proximal_mu"), [(0.0, 0.0), (0.1, 0.3)])
-def test_a_step_is_as_by_hand(
-    trainer_of: Callable[[str], object], model: str, rows: int, steps: int, l2: float, proximal_mu: float
-) -> None:
+def test_a_step_is_as_by_hand(train: Train, model: str, rows: int, steps: int, l2: float, proximal_mu: float) -> None:
     weights, features, labels, sampled = case(model, rows, steps)
     generator = np.random.default_rng(2)
-    noise = [generator.normal(0, 0.2, (steps, *array.shape)).astype(np.float32) for array in weights]
-    recipe = {"clip": 0.4, "expected_rows": rows / 2, "learning_rate": 0.5, "l2": l2, "proximal_mu": proximal_mu}
+    noise = [generator.normal(0, 0.2, (steps, *array.shape)) for array in weights]
+    recipe = Recipe(clip=0.4, sampling_rate=0.5, learning_rate=0.5, steps=steps)
 
-    got = trainer_of(model).train(weights, features, labels, sampled, noise, **recipe)  # type: ignore[attr-defined]
+    got = train(model, weights, features, labels, sampled, noise, recipe, l2=l2, proximal_mu=proximal_mu)
 
-    for array, wanted in zip(got, descend(weights, features, labels, sampled, noise, **recipe), strict=True):
+    for array, wanted in zip(
+        got, descend(weights, features, labels, sampled, noise, recipe, l2, proximal_mu), strict=True
+    ):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("patient", range(3))
-def test_no_patient_moves_a_sum_by_more_than_the_clipping_norm(
-    trainer_of: Callable[[str], object], model: str, patient: int
-) -> None:
+def test_no_patient_moves_a_sum_by_more_than_the_clipping_norm(train: Train, model: str, patient: int) -> None:
     weights, features, labels, _ = case(model, 3, 1)
     features[0] *= 1e4  # far beyond what is plausible
     features[2] *= 1e-3
     everybody = np.ones((1, 3), dtype=np.bool_)
     others = everybody.copy()
     others[0, patient] = False
-    recipe = {"clip": 0.25, "expected_rows": 1.0, "learning_rate": 1.0, "l2": 0.0}
+    recipe = Recipe(clip=0.25, sampling_rate=1 / 3, learning_rate=1.0)
 
     with_them, without = (
-        trainer_of(model).train(weights, features, labels, sample, silence(weights, 1), **recipe)  # type: ignore[attr-defined]
-        for sample in (everybody, others)
+        train(model, weights, features, labels, sample, silence(weights, 1), recipe) for sample in (everybody, others)
     )
 
     parts = gradient_of([array.astype(np.float64) for array in weights], features[patient], labels[patient])
@@ -142,69 +165,58 @@ def test_no_patient_moves_a_sum_by_more_than_the_clipping_norm(
     assert moved == pytest.approx(min(0.25, whole), rel=1e-3)
 
 
-def test_a_patient_whose_gradient_is_not_finite_counts_as_none(trainer_of: Callable[[str], object]) -> None:
+def test_a_patient_whose_gradient_is_not_finite_counts_as_none(train: Train) -> None:
     weights, features, labels, _ = case("mlp", 5, 1)
     features[2] = np.inf
     everybody, others = np.ones((1, 5), dtype=np.bool_), np.array([[True, True, False, True, True]])
-    recipe = {"clip": 0.25, "expected_rows": 2.5, "learning_rate": 1.0, "l2": 0.0}
+    recipe = Recipe(clip=0.25, sampling_rate=0.5, learning_rate=1.0)
 
     got, wanted = (
-        trainer_of("mlp").train(weights, features, labels, sample, silence(weights, 1), **recipe)  # type: ignore[attr-defined]
-        for sample in (everybody, others)
+        train("mlp", weights, features, labels, sample, silence(weights, 1), recipe) for sample in (everybody, others)
     )
 
     assert [array.tobytes() for array in got] == [array.tobytes() for array in wanted]
 
 
-def test_a_step_that_samples_nobody_is_noise_alone(trainer_of: Callable[[str], object]) -> None:
+def test_a_step_that_samples_nobody_is_noise_alone(train: Train) -> None:
     weights, features, labels, _ = case("logistic", 4, 1)
-    noise = [np.full((1, *array.shape), 0.6, np.float32) for array in weights]
+    noise = [np.full((1, *array.shape), 0.6) for array in weights]
     nobody = np.zeros((1, 4), dtype=np.bool_)
 
-    got = trainer_of("logistic").train(  # type: ignore[attr-defined]
-        weights, features, labels, nobody, noise, clip=1.0, expected_rows=2.0, learning_rate=0.5, l2=0.0
-    )
+    recipe = Recipe(clip=1.0, sampling_rate=0.5, learning_rate=0.5)
+
+    got = train("logistic", weights, features, labels, nobody, noise, recipe)
 
     for array, before in zip(got, weights, strict=True):
         np.testing.assert_allclose(array, before - 0.15, atol=1e-6)  # 0.5 * 0.6 / 2
 
 
-def test_the_divisor_does_not_tell_how_many_were_sampled(trainer_of: Callable[[str], object]) -> None:
+def test_the_divisor_does_not_tell_how_many_were_sampled(train: Train) -> None:
     weights, features, labels, _ = case("logistic", 2, 1)
     features[1], labels[1] = features[0], labels[0]
     moves = []
     for sample in ([[True, False]], [[True, True]]):
-        got = trainer_of("logistic").train(  # type: ignore[attr-defined]
-            weights,
-            features,
-            labels,
-            np.array(sample),
-            silence(weights, 1),
-            clip=0.1,
-            expected_rows=1.0,
-            learning_rate=1.0,
-            l2=0.0,
-        )
+        recipe = Recipe(clip=0.1, sampling_rate=0.5, learning_rate=1.0)
+        got = train("logistic", weights, features, labels, np.array(sample), silence(weights, 1), recipe)
         moves.append(got[0] - weights[0])
 
     np.testing.assert_allclose(moves[1], 2 * moves[0], atol=1e-6)
 
 
-def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(trainer_of: Callable[[str], object]) -> None:
+def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(train: Train) -> None:
     """Else a server that asks for a tiny clip, and so for tiny noise, of patients surely well, sees sums."""
     _, features, _, _ = case("logistic", 4, 1)
     weights = [np.zeros((features.shape[1], 1), np.float32), np.array([-50.0], np.float32)]
     everybody = np.ones((1, 4), dtype=np.bool_)
-    recipe = {"clip": 1e-30, "expected_rows": 1.0, "learning_rate": 1e22, "l2": 0.0}
+    recipe = Recipe(clip=1e-30, sampling_rate=0.25, learning_rate=1e22)
 
-    kernel, _ = trainer_of("logistic").train(  # type: ignore[attr-defined]
-        weights, features, np.zeros(4, np.float32), everybody, silence(weights, 1), **recipe
-    )
+    labels = np.zeros(4, np.float32)
+    kernel, _ = train("logistic", weights, features, labels, everybody, silence(weights, 1), recipe)
 
     assert 0 < np.abs(kernel).max() < 4 * 1e-30 * 1e22 * (1 + 1e-5)
 
 
-def test_noise_is_added_before_anything_is_rounded(trainer_of: Callable[[str], object]) -> None:
+def test_noise_is_added_before_anything_is_rounded(train: Train) -> None:
     """Else the last bits of what nearly cancels tell how large it was without noise."""
     weights = [np.zeros((TINY.feature_width, 1), np.float32), np.zeros(1, np.float32)]
     features, labels = np.zeros((1, TINY.feature_width), np.float32), np.zeros(1, np.float32)
@@ -213,16 +225,7 @@ def test_noise_is_added_before_anything_is_rounded(trainer_of: Callable[[str], o
     noise = [np.zeros((1, *array.shape)) for array in weights]
     noise[0][0, 0, 0] = left - clipped
 
-    kernel, _ = trainer_of("logistic").train(  # type: ignore[attr-defined]
-        weights,
-        features,
-        labels,
-        np.array([[True]]),
-        noise,
-        clip=1.0,
-        expected_rows=1.0,
-        learning_rate=1.0,
-        l2=0.0,
-    )
+    recipe = Recipe(clip=1.0, sampling_rate=1.0, learning_rate=1.0)
+    kernel, _ = train("logistic", weights, features, labels, np.array([[True]]), noise, recipe)
 
     assert kernel[0, 0] == pytest.approx(-left, rel=1e-7)

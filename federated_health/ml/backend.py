@@ -14,7 +14,7 @@ from functools import cache
 from types import ModuleType
 
 UNUSED = ("sklearn", "matplotlib")
-"""Modules that Keras imports if they are installed, and that take a third of its import time."""
+"""Modules that Keras imports if they are installed, which takes a third of its import time."""
 
 _NOISE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*failed call to cuInit)")
 
@@ -27,7 +27,7 @@ def load_tensorflow() -> ModuleType:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
-    with nullcontext() if verbose else _without_noise(), hidden(*UNUSED):
+    with nullcontext() if verbose else _without_noise(), _unused_hidden():
         import tensorflow  # noqa: PLC0415  # TensorFlow takes seconds to import
 
         tensorflow.config.list_physical_devices()  # finds graphics cards, and logs an error where there is none
@@ -43,12 +43,9 @@ def load_keras() -> ModuleType:
 
 
 @contextmanager
-def hidden(*modules: str) -> Iterator[None]:
-    """Make modules that are not imported yet appear not to be installed, until the block ends.
-
-    None in `sys.modules` is Python's own way to do so (Python Language Reference, 5.3.1).
-    """
-    absent = [name for name in modules if name not in sys.modules]
+def _unused_hidden() -> Iterator[None]:
+    """Make modules in `UNUSED` appear not to be installed (Python Language Reference, 5.3.1) until the block ends."""
+    absent = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # typeshed allows modules only
     try:
         yield

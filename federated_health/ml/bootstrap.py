@@ -1,8 +1,8 @@
 """Bootstrap intervals of ROC-AUC.
 
 All intervals are percentile intervals of a bootstrap over patients, stratified by class (Efron and Tibshirani 1993):
-every draw holds as many patients of each class as the sample. They are conditional on the fitted models: they show how
-much a figure depends on which patients were tested, not on which patients were used for training.
+every draw holds as many patients of each class as the sample. They show how much a figure depends on which patients
+were tested, not on which patients were used for training.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval
 
 LEVEL = 0.95
+ENDS = (1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2
+"""Quantiles of the draws at the ends of an interval."""
+
 DRAWS = 2000
 PERMUTATIONS = 10
 """Shuffles per column of which a permutation importance is the mean."""
@@ -25,25 +28,21 @@ MAX_CELLS_PER_STEP = 4_000_000
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
-Labels = Floats
-Draws = npt.NDArray[np.float64]
-"""Number of times that each patient is in each bootstrap draw, [patients, draws]."""
-
 Drawn = tuple[float, Array]
 """A ROC-AUC and its bootstrap draws, [draws]."""
 
 
-def can_judge(labels: Labels) -> bool:
+def can_judge(labels: Floats) -> bool:
     """Whether both classes have at least MIN_CLASS_SIZE patients."""
     return rarer_class(labels) >= MIN_CLASS_SIZE
 
 
-def is_small(labels: Labels) -> bool:
+def is_small(labels: Floats) -> bool:
     """Whether either class has fewer than SMALL_CLASS patients."""
     return rarer_class(labels) < SMALL_CLASS
 
 
-def rarer_class(labels: Labels) -> int:
+def rarer_class(labels: Floats) -> int:
     """Number of patients of the smaller class."""
     positives = int((labels == 1).sum())
     return min(positives, len(labels) - positives)
@@ -54,12 +53,12 @@ def affordable_draws(patients: int, draws: int = DRAWS) -> int:
     return min(draws, max(MIN_DRAWS, MAX_CELLS // max(1, patients)))
 
 
-def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
-    """Draw patients with replacement, as many of each class as in `labels`.
+def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
+    """How often each patient is in each draw with replacement, [patients, draws], as many of each class as in `labels`.
 
     Args:
         labels: [patients], 0 or 1.
-        seed: seed of `numpy.random.default_rng`.
+        seed: of `numpy.random.default_rng`.
     """
     generator = np.random.default_rng(seed)
     times = np.zeros((len(labels), draws))
@@ -71,18 +70,15 @@ def resample(labels: Labels, draws: int, seed: int | list[int]) -> Draws:
     return times
 
 
-def roc_auc_draws(scores: Floats, labels: Labels, times: Draws) -> Array:
-    """ROC-AUC of each draw: share of the pairs of a positive and a negative in which the positive scores higher.
+def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
+    """ROC-AUC of each draw, [draws]: the share of pairs of a positive and a negative whose positive scores higher.
 
     Ties count one half (Hanley and McNeil 1982).
 
     Args:
         scores: [patients], or [repeats, patients] for the mean over repeats.
         labels: [patients], 0 or 1, with both classes present.
-        times: see `Draws`; a column of ones gives the plain AUC.
-
-    Returns:
-        [draws].
+        times: as from `resample`; a column of ones gives the plain AUC.
     """
     positive, negative = labels == 1, labels == 0
     chunk = max(1, MAX_CELLS_PER_STEP // len(labels))
@@ -97,8 +93,7 @@ def roc_auc_draws(scores: Floats, labels: Labels, times: Draws) -> Array:
 
 def interval_of(value: float, draws: Array) -> Interval:
     """A figure with the percentile interval of its draws, [draws]."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(draws, ENDS)
     return Interval(value=value, low=float(low), high=float(high))
 
 
@@ -109,18 +104,13 @@ def difference_of(first: Drawn, second: Drawn) -> Interval:
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Bootstrap draws of one set of patients, the same for every model that is compared on them.
+    """Bootstrap draws of one set of patients (see `resample`), the same for every model that is compared on them."""
 
-    Attributes:
-        labels: [patients], 0 or 1.
-        times: result of `resample`.
-    """
-
-    labels: Labels
-    times: Draws
+    labels: Floats
+    times: Array
 
     @classmethod
-    def of(cls, labels: Labels, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
+    def of(cls, labels: Floats, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
         return cls(labels, resample(labels, affordable_draws(len(labels), draws), seed))
 
     @property
@@ -129,11 +119,7 @@ class Resampled:
         return rarer_class(self.labels) > 0
 
     def roc_auc(self, scores: Floats) -> Drawn:
-        """ROC-AUC of the patients and of each draw; see `roc_auc_draws`.
-
-        Raises:
-            ValueError: a class has no patient.
-        """
+        """ROC-AUC of the patients and of each draw (see `roc_auc_draws`); ValueError if a class has no patient."""
         if not self.is_defined:
             raise ValueError("ROC-AUC is not defined for one class")
         once = np.ones((len(self.labels), 1))
@@ -148,12 +134,11 @@ class Resampled:
         return difference_of(self.roc_auc(scores), self.roc_auc(others)) if self.is_defined else Interval()
 
 
-def _wins(positives: npt.NDArray[Any], negatives: npt.NDArray[Any], high: Draws, low: Draws) -> Array:
+def _wins(positives: Floats, negatives: Floats, high: Array, low: Array) -> Array:
     """Number of pairs in which the positive scores higher, plus half of the ties, [draws].
 
     Args:
-        positives, negatives: scores of each class, [patients of that class].
-        high, low: draws of each class, [patients of that class, draws].
+        positives, negatives: scores of each class; `high` and `low` are its draws.
     """
     order = np.argsort(negatives)
     below = np.zeros((len(negatives) + 1, low.shape[1]))

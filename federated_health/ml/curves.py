@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, Draws, Resampled, rarer_class
+from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, can_judge
 from federated_health.ml.metrics import probability
 
 GRID_POINTS = 101
@@ -18,47 +17,40 @@ MAX_BINS = 10
 MIN_BIN_SIZE = 20
 """Smallest number of patients in a bin of a calibration curve."""
 
-MIN_PATIENTS_PER_CLASS = 5
-"""Smallest class for which calibration slope and intercept are computed."""
-
 MAX_SLOPE = 100.0
 """A steeper calibration slope means that the scores separate the classes entirely: it is not defined."""
 
 MAX_GRADIENT = 1e-9
 """Gradient, in nats per patient, below which the fit of a calibration slope has converged."""
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
+
+class _Points:
+    """One-dimensional arrays of one shape; ValueError if their shapes differ."""
+
+    def __post_init__(self) -> None:
+        shapes = {array.shape for array in vars(self).values() if array is not None}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(f"expected one-dimensional arrays of one shape, got {sorted(shapes)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Curve:
-    """A curve with a pointwise band, each [points]; `low` and `high` are None without a band.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+class Curve(_Points):
+    """A curve with a pointwise band, each [points]; `low` and `high` are None without a band."""
 
     x: Array
     y: Array
     low: Array | None = None
     high: Array | None = None
 
-    def __post_init__(self) -> None:
-        _check_shapes(self.x, self.y, *(end for end in (self.low, self.high) if end is not None))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CalibrationCurve:
+class CalibrationCurve(_Points):
     """Bins of patients by rising risk, each [bins].
 
     Attributes:
         predicted: mean predicted risk.
         observed: share of positives; `low` and `high` are its Wilson interval (Wilson 1927).
         patients: number of patients; not whole if a patient has several weighted scores.
-
-    Raises:
-        ValueError: the shapes differ.
     """
 
     predicted: Array
@@ -67,18 +59,14 @@ class CalibrationCurve:
     high: Array
     patients: Array
 
-    def __post_init__(self) -> None:
-        _check_shapes(self.predicted, self.observed, self.low, self.high, self.patients)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Calibration:
     """Agreement of predicted with observed risk (Cox 1958, Van Calster et al. 2016); ideal are slope 1, intercept 0.
 
     Attributes:
-        slope: slope of a logistic regression of the outcome on the log-odds; below 1 if risks are too extreme.
-        intercept: shift of all log-odds at which the mean risk is the share of positives (slope held at 1); above 0 if
-            risks are too low.
+        slope: of a logistic regression of the outcome on the log-odds; below 1 if risks are too extreme.
+        intercept: of the same with the slope held at 1; above 0 if risks are too low.
     """
 
     slope: float | None = None
@@ -97,8 +85,7 @@ def roc_curve(log_odds: Floats, resampled: Resampled) -> Curve:
     times = np.column_stack([np.ones(len(resampled.labels)), resampled.times[:, :CURVE_DRAWS]])
     rates = [_true_positive_rates(scores, resampled.labels, times, grid) for scores in np.atleast_2d(log_odds)]
     mean, *draws = np.mean(rates, axis=0)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(draws, ENDS, axis=0)
     return Curve(x=grid, y=mean, low=low, high=high)
 
 
@@ -117,34 +104,31 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
     of_level = np.bincount(level, weights)
     middle = (np.cumsum(of_level) - of_level / 2) / weights.sum()
     place = np.minimum(middle * bins, bins - 1).astype(np.intp)[level]
-    patients = np.bincount(place, weights, minlength=bins).astype(np.float64)
+    patients = np.bincount(place, weights).astype(np.float64)
     filled = patients > 0
     patients = patients[filled]
-    predicted = np.bincount(place, weights * risks[level], minlength=bins)[filled] / patients
-    observed = np.bincount(place, weights * positive, minlength=bins)[filled] / patients
+    predicted = np.bincount(place, weights * risks[level])[filled] / patients
+    observed = np.bincount(place, weights * positive)[filled] / patients
     low, high = _wilson(observed, patients)
     return CalibrationCurve(predicted=predicted, observed=observed, low=low, high=high, patients=patients)
 
 
 def calibration(log_odds: Floats, labels: Floats) -> Calibration:
-    """Calibration slope and intercept.
+    """Calibration slope and intercept, of log-odds and labels, each [patients].
 
-    Both are None with fewer than MIN_PATIENTS_PER_CLASS of a class; the slope also if the scores separate the classes.
-
-    Args:
-        log_odds, labels: [patients].
+    Both are None with fewer than MIN_CLASS_SIZE of a class; the slope also if the scores separate the classes.
     """
     from scipy.optimize import brentq  # noqa: PLC0415  # slow to import, and needed by studies only
 
-    if rarer_class(labels) < MIN_PATIENTS_PER_CLASS:
+    if not can_judge(labels):
         return Calibration()
     x = np.asarray(log_odds, dtype=np.float64)
     bound = float(np.abs(x).max()) + 50.0
     intercept = float(brentq(lambda shift: float((probability(x + shift) - labels).mean()), -bound, bound))
-    if _separates(x, labels):
-        return Calibration(intercept=intercept)
-    slope = _fit_slope(x, labels)
-    return Calibration(slope=slope if abs(slope) < MAX_SLOPE else None, intercept=intercept)
+    high, low = x[labels == 1], x[labels == 0]
+    is_separated = high.min() >= low.max() or high.max() <= low.min()
+    slope = np.inf if is_separated else _fit_slope(x, labels)
+    return Calibration(slope if abs(slope) < MAX_SLOPE else None, intercept)
 
 
 def _fit_slope(x: Array, labels: Floats) -> float:
@@ -156,35 +140,21 @@ def _fit_slope(x: Array, labels: Floats) -> float:
 
     design = np.column_stack([np.ones_like(x), (x - x.mean()) / x.std()])
 
-    def loss(coefficients: Array) -> float:
+    def loss_and_gradient(coefficients: Array) -> tuple[float, Array]:
         log_odds = design @ coefficients
-        return float((np.logaddexp(0.0, log_odds) - labels * log_odds).mean())
-
-    def gradient(coefficients: Array) -> Array:
-        return design.T @ (probability(design @ coefficients) - labels) / len(x)
+        loss = (np.logaddexp(0.0, log_odds) - labels * log_odds).mean()
+        return float(loss), design.T @ (probability(log_odds) - labels) / len(x)
 
     def hessian(coefficients: Array) -> Array:
         risk = probability(design @ coefficients)
         return design.T @ (design * (risk * (1.0 - risk))[:, None]) / len(x)
 
     options = {"gtol": MAX_GRADIENT}
-    fitted = minimize(loss, np.zeros(2), jac=gradient, hess=hessian, method="trust-exact", options=options)
+    fitted = minimize(loss_and_gradient, np.zeros(2), jac=True, hess=hessian, method="trust-exact", options=options)
     return float(fitted.x[1] / x.std())
 
 
-def _check_shapes(*arrays: Array) -> None:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-        raise ValueError(f"expected one-dimensional arrays of one shape, got {sorted(shapes)}")
-
-
-def _separates(x: Array, labels: Floats) -> bool:
-    """Whether a threshold separates the classes, or all scores are equal."""
-    high, low = x[labels == 1], x[labels == 0]
-    return bool(high.min() >= low.max() or high.max() <= low.min())
-
-
-def _true_positive_rates(scores: Floats, labels: Floats, times: Draws, grid: Array) -> Array:
+def _true_positive_rates(scores: Floats, labels: Floats, times: Array, grid: Array) -> Array:
     """True-positive rates at the false-positive rates of `grid`, [draws, grid]; linear between the curve's corners."""
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], labels[order] == 1
@@ -202,7 +172,7 @@ def _true_positive_rates(scores: Floats, labels: Floats, times: Draws, grid: Arr
 
 def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
     """Ends of the Wilson intervals of shares of `number` patients (Wilson 1927)."""
-    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    z = NormalDist().inv_cdf(ENDS[1])
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
     # By rounding, an end may miss the share itself if that is 0 or 1.

@@ -51,7 +51,10 @@ def build_encoder(task: Task, normalisation: Normalisation) -> Any:
 
 
 def build_head(task: Task, model: str) -> Any:
-    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1]."""
+    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1].
+
+    It has no state other than its trainable weights, which compiled training relies on.
+    """
     keras = load_keras()
     layers = [keras.Input((task.feature_width,), name="features")]
     if model == "mlp":
@@ -62,41 +65,30 @@ def build_head(task: Task, model: str) -> Any:
 
 def build_model(task: Task, model: str, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
     """The whole Keras model: raw columns in (see `build_encoder`), probability out, float32 [rows, 1]."""
-    keras = load_keras()
     encoder, head = build_encoder(task, normalisation), build_head(task, model)
     head.set_weights([weights[name] for name in weight_shapes(task, model)])
+    keras = load_keras()
     risk = keras.ops.sigmoid(head(encoder.output))
     return keras.Model(encoder.input, risk, name=task.name.replace("-", "_"))
 
 
 def encode(encoder: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Features of patients.
-
-    Args:
-        values: [rows, columns of the task], NaN for missing.
-
-    Returns:
-        [rows, task.feature_width].
-    """
-    return np.asarray(encoder(named_columns(task, values), training=False))
+    """Features, [rows, task.feature_width], of patients given as [rows, columns of the task], NaN for missing."""
+    return np.asarray(encoder(_named_columns(task, values), training=False))
 
 
 def predict_risk(model: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Probabilities in [0, 1], [rows], of patients given as [rows, columns of the task], NaN for missing."""
-    return np.asarray(model(named_columns(task, values), training=False))[:, 0]
+    return np.asarray(model(_named_columns(task, values), training=False))[:, 0]
 
 
-def named_columns(task: Task, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:
+def _named_columns(task: Task, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:
     """Columns as the Keras models take them: float32 [rows, 1] by name."""
     return {name: values[:, [i]].astype(np.float32) for i, name in enumerate(task.column_names)}
 
 
 def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
-    """Write a `.keras` file with a description of itself inside; whole, or not at all.
-
-    Args:
-        description: how the model was made, as JSON; `task` names its task.
-    """
+    """Write a `.keras` file, whole or not at all, with a description inside of how it was made; `task` is its task."""
     partial = path.with_name(f".{path.stem}.partial.keras")
     try:
         model.save(partial)
@@ -108,11 +100,7 @@ def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The description in a file that `save_model` wrote; needs no Keras.
-
-    Raises:
-        DataError: the file is not there or is not such a model.
-    """
+    """The description in a file that `save_model` wrote; needs no Keras. DataError if it is not such a file."""
     try:
         with zipfile.ZipFile(path) as archive:
             description = json.loads(archive.read(DESCRIPTION_MEMBER))
@@ -126,11 +114,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def load_model(path: Path) -> Any:
-    """The Keras model in a file that `save_model` wrote.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """The Keras model in a file that `save_model` wrote; DataError if it is damaged."""
     try:
         return load_keras().saving.load_model(path)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):

@@ -13,7 +13,7 @@ MODELS = ("mlp", "logistic")
 HIDDEN_UNITS = 16
 
 Weights = dict[str, npt.NDArray[np.float32]]
-"""Weights of the head by name, in the order in which Keras lists them."""
+"""Weights of the head by name, in the order of `weight_shapes`."""
 
 
 def weight_shapes(task: Task, model: str) -> dict[str, tuple[int, ...]]:

@@ -19,13 +19,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ColumnSums:
-    """Sums over the training rows in which each measurement was observed; each float64 [measurements].
-
-    Attributes:
-        count: number of observed rows.
-        total: sum of the values.
-        squares: sum of their squares.
-    """
+    """Number, sum and sum of squares of each measurement's observed values, each float64 [measurements]."""
 
     count: Vector
     total: Vector
@@ -39,7 +33,7 @@ class ColumnSums:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and variance of each measurement, in its unit (squared), for every hospital and the saved model."""
+    """Mean and variance of each measurement, for every hospital and the saved model."""
 
     mean: tuple[float, ...]
     variance: tuple[float, ...]
@@ -52,23 +46,18 @@ def column_sums(values: Vector) -> ColumnSums:
         values: [rows, measurements], NaN for missing.
     """
     observed = ~np.isnan(values)
-    count = observed.sum(axis=0).astype(np.float64)
-    released = count >= MIN_OBSERVED
     present = np.where(observed, values, 0.0)
-    return ColumnSums(
-        count=np.where(released, count, 0.0),
-        total=np.where(released, present.sum(axis=0), 0.0),
-        squares=np.where(released, (present**2).sum(axis=0), 0.0),
-    )
+    sums = np.array([observed.sum(axis=0), present.sum(axis=0), (present**2).sum(axis=0)])
+    return ColumnSums(*np.where(sums[0] >= MIN_OBSERVED, sums, 0.0))
 
 
 def withheld_sums(measurements: int) -> ColumnSums:
-    """Sums of 0, in place of those that a hospital does not send."""
-    return ColumnSums(count=np.zeros(measurements), total=np.zeros(measurements), squares=np.zeros(measurements))
+    """Zeros in place of sums that a hospital does not send."""
+    return ColumnSums(*np.zeros((3, measurements)))
 
 
 def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
-    """A normalisation that depends on no patient but on the task's declarations.
+    """A normalisation from the task's declarations, which depends on no patient.
 
     The mean is the middle of the range in which hospitals' medians typically lie, and the standard deviation half of
     its width; without such a range, the middle and a sixth of the plausible range.
@@ -84,11 +73,7 @@ def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
 def merge_sums(parts: Iterable[ColumnSums]) -> ColumnSums:
     """The sums of all rows together, of at least one part."""
     parts = list(parts)
-    return ColumnSums(
-        count=np.sum([part.count for part in parts], axis=0),
-        total=np.sum([part.total for part in parts], axis=0),
-        squares=np.sum([part.squares for part in parts], axis=0),
-    )
+    return ColumnSums(*(np.sum([getattr(part, name) for part in parts], axis=0) for name in SUM_NAMES))
 
 
 def normalisation_from(sums: ColumnSums) -> Normalisation:
@@ -97,12 +82,10 @@ def normalisation_from(sums: ColumnSums) -> Normalisation:
     Raises:
         RunError: the sums are impossible: negative or fractional counts, values not finite, or a negative variance.
     """
-    values = np.stack([sums.count, sums.total, sums.squares])
-    if not np.isfinite(values).all() or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
+    is_finite = np.isfinite([sums.count, sums.total, sums.squares]).all()
+    if not is_finite or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
         raise RunError("the hospitals' merged statistics are impossible: counts must be whole and sums finite")
-    count = np.maximum(sums.count, 1.0)
-    mean = sums.total / count
-    mean_square = sums.squares / count
+    mean, mean_square = np.array([sums.total, sums.squares]) / np.maximum(sums.count, 1.0)
     variance = mean_square - mean**2
     if (variance < -1e-9 * np.maximum(mean_square, 1.0)).any():
         raise RunError("the hospitals' merged statistics are impossible: a variance is negative")

@@ -1,7 +1,6 @@
-"""What a run with differential privacy promises its training patients.
+"""What a run with differential privacy promises its training patients; other runs do not load this module.
 
-The server sends the plan with its first message; each hospital validates and remembers it. Other runs do not load this
-module.
+The server sends the plan with its first message; each hospital validates and remembers it.
 """
 
 import math
@@ -26,7 +25,6 @@ PROMISE = (
     "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
     "is public; held-out patients are not protected by it"
 )
-NEIGHBOURS = "add or remove one training row"
 ACCOUNTANT = "privacy loss distributions (dp-accounting), Poisson-sampled Gaussian"
 
 
@@ -45,7 +43,7 @@ class PrivacyPlan:
         run: a random token of 16 hex digits that identifies the run.
 
     Raises:
-        ValueError: a value is out of range; the message names its key, not the value.
+        ValueError: a value is of the wrong type or out of range; the message names its key, not the value.
     """
 
     epsilon: float
@@ -58,6 +56,9 @@ class PrivacyPlan:
     run: str
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if type(getattr(self, field.name)) is not field.type:  # isinstance would accept a bool as a number
+                raise ValueError(f"its {_key(field.name)} has the wrong type")
         is_valid = {
             "epsilon": MIN_EPSILON <= self.epsilon <= MAX_EPSILON,
             "delta": MIN_DELTA <= self.delta < 1,
@@ -68,15 +69,14 @@ class PrivacyPlan:
             "rounds": self.rounds >= 1 and self.rounds * self.steps <= MAX_STEPS,
             "run": re.fullmatch(r"[0-9a-f]{16}", self.run) is not None,
         }
-        if invalid := [name for name, valid in is_valid.items() if not valid]:
-            raise ValueError(f"its {_key(invalid[0])} is out of range")
+        for name, valid in is_valid.items():
+            if not valid:
+                raise ValueError(f"its {_key(name)} is out of range")
 
     @cached_property
     def noise_multiplier(self) -> float:
         """Standard deviation of a step's noise divided by `clip`. Takes about 1 s; each side computes it for itself."""
-        # A plan is a declaration below `messages`, and most runs have none: the accountant, with dp-accounting and
-        # SciPy (2 s to import), is loaded only where its result is needed.
-        from federated_health.privacy.accounting import calibrate  # noqa: PLC0415  # optional feature
+        from federated_health.privacy.accounting import calibrate  # noqa: PLC0415  # a plan is below the accountant
 
         return calibrate(self.epsilon, self.delta, self.sampling_rate, self.rounds * self.steps)
 
@@ -89,32 +89,24 @@ class PrivacyPlan:
         )
 
     def to_config(self) -> dict[str, str | int | float]:
-        """Keys and values for a message's config."""
+        """The plan as keys and values of a message's config."""
         return {_key(field.name): getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PrivacyPlan | None":
-        """The plan in a message's config; None if no key has the prefix of a plan's keys.
-
-        Raises:
-            ValueError: a key is missing or unknown, or its value is of the wrong type or out of range.
-        """
+        """The plan in a message's config; None without any of its keys, ValueError if one is missing or invalid."""
         keys = {name for name in config if name.startswith(PRIVACY_PREFIX)}
         if not keys:
             return None
         if keys != {_key(field.name) for field in fields(cls)}:
             raise ValueError("its privacy plan has missing or unknown keys")
-        values = {field.name: config[_key(field.name)] for field in fields(cls)}
-        for field in fields(cls):
-            if type(values[field.name]) is not field.type:  # isinstance would accept a bool as a number
-                raise ValueError(f"its {_key(field.name)} has the wrong type")
-        return cls(**values)
+        return cls(**{field.name: config[_key(field.name)] for field in fields(cls)})
 
     def to_json(self) -> dict[str, str | int | float]:
         """The entry `privacy` of metrics.json."""
         names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "noise_multiplier", "rounds")
         figures = {name: getattr(self, name) for name in names}
-        return {**figures, "promise": PROMISE, "accountant": ACCOUNTANT, "neighbours": NEIGHBOURS}
+        return {**figures, "promise": PROMISE, "accountant": ACCOUNTANT, "neighbours": "add or remove one training row"}
 
 
 def _key(name: str) -> str:

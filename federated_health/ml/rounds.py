@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from federated_health.files import write_text
 from federated_health.ml.metrics import Counts
 from federated_health.names import FEDERATION
 
-_CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
-_COUNT_NAMES = tuple(field.name for field in fields(Counts))
+CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class HospitalRound:
     """Figures of one hospital, or of all together, in one round.
 
@@ -31,7 +30,7 @@ class HospitalRound:
     counts: Counts | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Round:
     """Figures of one round: of each hospital, ordered by name, and of the federation, merged from the same counts."""
 
@@ -42,52 +41,29 @@ class Round:
 
 def write_round(completed: Round) -> bytes:
     """A line of JSON: the number, then rows, loss and counts of each hospital and of the federation."""
-    hospitals = {name: _write_figures(figures) for name, figures in completed.hospitals.items()}
-    line = [completed.number, hospitals, _write_figures(completed.federation)]
-    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(astuple(completed), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def read_round(line: bytes) -> Round:
     """The inverse of `write_round`."""
     number, hospitals, federation = json.loads(line)
-    return Round(
-        number=number,
-        hospitals={name: _read_figures(content) for name, content in hospitals.items()},
-        federation=_read_figures(federation),
-    )
+    by_name = {name: _read_figures(*figures) for name, figures in hospitals.items()}
+    return Round(number, by_name, _read_figures(*federation))
 
 
-def _write_figures(figures: HospitalRound) -> list[Any]:
-    counts = None if figures.counts is None else [getattr(figures.counts, name) for name in _COUNT_NAMES]
-    return [figures.train_examples, figures.train_loss, counts]
-
-
-def _read_figures(content: list[Any]) -> HospitalRound:
-    train_examples, train_loss, counts = content
-    return HospitalRound(
-        train_examples=train_examples,
-        train_loss=train_loss,
-        counts=None if counts is None else Counts(**dict(zip(_COUNT_NAMES, counts, strict=True))),
-    )
+def _read_figures(train_examples: int, train_loss: float | None, counts: list[Any] | None) -> HospitalRound:
+    return HospitalRound(train_examples, train_loss, None if counts is None else Counts(*counts))
 
 
 def write_rounds(path: Path, history: Sequence[Round]) -> None:
-    """Write rounds.csv, whole or not at all.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Write rounds.csv, whole or not at all; StorageError if it cannot be written."""
     text = StringIO(newline="")
-    csv.writer(text).writerows([_CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
+    csv.writer(text).writerows([CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
     write_text(path, text.getvalue())
 
 
 def append_round(path: Path, completed: Round) -> None:
-    """Add a round to rounds.csv.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Add a round to rounds.csv; StorageError if it cannot be written."""
     try:
         with path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(_csv_rows(completed))

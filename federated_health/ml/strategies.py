@@ -6,6 +6,7 @@ Declarations only, which settings and `--help` read; `server.strategies` makes F
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from federated_health.errors import SettingsError
 from federated_health.names import PROXIMAL_MU
@@ -16,47 +17,42 @@ Arguments = Mapping[str, int | float]
 WHOLE_NUMBER_LIMIT = 2**31
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Parameter:
     """A numeric parameter of a strategy; a whole number where its default is one.
 
     Attributes:
         name: as `--strategy-args` spells it; Flower's keyword is the same with underscores.
-        minimum: smallest value allowed.
-        above, below: bounds that the value must not reach.
+        above, below: bounds that the value must not reach; `above` replaces `minimum`.
     """
 
     name: str
     default: int | float
     meaning: str
-    minimum: float | None = None
+    minimum: float = 0
     above: float | None = None
     below: float = math.inf
 
     @property
     def rule(self) -> str:
-        """The values that are allowed, for an error message."""
+        """The values that are allowed."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        low = f"above {self.above:g}" if self.above is not None else f"of at least {self.minimum:g}"
+        low = f"of at least {self.minimum:g}" if self.above is None else f"above {self.above:g}"
         return f"{kind} {low}" + (f" and below {self.below:g}" if self.below < WHOLE_NUMBER_LIMIT else "")
 
     def read(self, text: str) -> int | float:
-        """Parse a value.
-
-        Raises:
-            SettingsError: the text is not a number, or out of range.
-        """
+        """Parse a value; SettingsError if it is not a number, or out of range."""
         try:
             value = type(self.default)(text)
         except ValueError:
             value = math.nan
-        is_enough = value > self.above if self.above is not None else value >= (self.minimum or 0)
+        is_enough = value >= self.minimum if self.above is None else value > self.above
         if not (is_enough and value < self.below):
             raise SettingsError(f"strategy-args: {self.name}: expected {self.rule}, got {text!r}")
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StrategyDeclaration:
     """A strategy as a user chooses it.
 
@@ -84,100 +80,80 @@ def _min_to_trim(arguments: Arguments) -> int:
     return hospitals if int(arguments["beta"] * hospitals) else hospitals + 1
 
 
+def _min_to_outvote(factor: int, arguments: Arguments) -> int:
+    return factor * int(arguments["num-malicious-nodes"]) + 3
+
+
 def _eta(default: float) -> Parameter:
-    return Parameter(name="eta", default=default, meaning="the server's step size", above=0)
+    return Parameter("eta", default, "the server's step size", above=0)
 
 
-TAU = Parameter(name="tau", default=0.001, meaning="added to the divisor; large is less adaptive", above=0)
-BETA_1 = Parameter(name="beta-1", default=0.9, meaning="memory of the mean change", minimum=0, below=1)
-BETA_2 = Parameter(name="beta-2", default=0.99, meaning="memory of the squared change", minimum=0, below=1)
-MALICIOUS = Parameter(
-    name="num-malicious-nodes", default=0, meaning="hospitals that may lie", minimum=0, below=WHOLE_NUMBER_LIMIT
-)
+TAU = Parameter("tau", 0.001, "added to the divisor; large is less adaptive", above=0)
+BETA_1 = Parameter("beta-1", 0.9, "memory of the mean change", below=1)
+BETA_2 = Parameter("beta-2", 0.99, "memory of the squared change", below=1)
+MALICIOUS = Parameter("num-malicious-nodes", 0, "hospitals that may lie", below=WHOLE_NUMBER_LIMIT)
 
 STRATEGIES: Mapping[str, StrategyDeclaration] = {
-    "fedavg": StrategyDeclaration(meaning="mean weighted by training rows (McMahan et al. 2017)", is_mean=True),
-    "average": StrategyDeclaration(
-        meaning="plain mean: every hospital counts the same", equal_weights=True, is_mean=True
-    ),
+    "fedavg": StrategyDeclaration("mean weighted by training rows (McMahan et al. 2017)", is_mean=True),
+    "average": StrategyDeclaration("plain mean: every hospital counts the same", equal_weights=True, is_mean=True),
     "fedprox": StrategyDeclaration(
-        meaning="fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
+        "fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
+        (Parameter(PROXIMAL_MU, 0.1, "weight of half the squared distance; at most 1 / learning-rate"),),
         is_mean=True,
-        parameters=(
-            Parameter(
-                name=PROXIMAL_MU,
-                default=0.1,
-                meaning="weight of half the squared distance; at most 1 / learning-rate",
-                minimum=0,
-            ),
-        ),
     ),
     "fedavgm": StrategyDeclaration(
-        meaning="fedavg with momentum at the server (Hsu et al. 2019)",
-        parameters=(
-            Parameter(name="server-learning-rate", default=1.0, meaning="the server's step size", above=0),
-            Parameter(name="server-momentum", default=0.3, meaning="memory of earlier changes", minimum=0, below=1),
+        "fedavg with momentum at the server (Hsu et al. 2019)",
+        (
+            Parameter("server-learning-rate", 1.0, "the server's step size", above=0),
+            Parameter("server-momentum", 0.3, "memory of earlier changes", below=1),
         ),
     ),
     "fedadam": StrategyDeclaration(
-        meaning="the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
-        parameters=(_eta(0.02), BETA_1, BETA_2, TAU),
+        "the mean change as the gradient of Adam at the server (Reddi et al. 2021)", (_eta(0.02), BETA_1, BETA_2, TAU)
     ),
-    "fedyogi": StrategyDeclaration(
-        meaning="the same of Yogi (Reddi et al. 2021)",
-        parameters=(_eta(0.01), BETA_1, BETA_2, TAU),
-    ),
-    "fedadagrad": StrategyDeclaration(
-        meaning="the same of Adagrad (Reddi et al. 2021)",
-        parameters=(_eta(0.03), TAU),
-    ),
+    "fedyogi": StrategyDeclaration("the same of Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU)),
+    "fedadagrad": StrategyDeclaration("the same of Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU)),
     "fedmedian": StrategyDeclaration(
-        meaning="median of each weight (Yin et al. 2018)",
+        "median of each weight (Yin et al. 2018)",
         equal_weights=True,
         min_hospitals=lambda _: 3,
         min_reason="the median of fewer is their mean",
     ),
     "trimmed": StrategyDeclaration(
-        meaning="mean of each weight without its extremes (Yin et al. 2018)",
+        "mean of each weight without its extremes (Yin et al. 2018)",
+        (Parameter("beta", 0.34, "share cut at either end", minimum=0.001, below=0.5),),
         equal_weights=True,
-        parameters=(Parameter(name="beta", default=0.34, meaning="share cut at either end", minimum=0.001, below=0.5),),
         min_hospitals=_min_to_trim,
         min_reason="1 / beta, since of fewer none would be cut",
     ),
     "krum": StrategyDeclaration(
-        meaning="the update that is nearest to its neighbours (Blanchard et al. 2017)",
+        "the update that is nearest to its neighbours (Blanchard et al. 2017)",
+        (MALICIOUS,),
         equal_weights=True,
-        parameters=(MALICIOUS,),
-        min_hospitals=lambda arguments: 2 * int(arguments[MALICIOUS.name]) + 3,
+        min_hospitals=partial(_min_to_outvote, 2),
         min_reason="2 * num-malicious-nodes + 3, as its proof requires",
     ),
     "multikrum": StrategyDeclaration(
-        meaning="plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
+        "plain mean of the updates that are nearest to their neighbours (Blanchard et al. 2017)",
+        (MALICIOUS, Parameter("num-nodes-to-select", 3, "updates to average", minimum=1, below=WHOLE_NUMBER_LIMIT)),
         equal_weights=True,
-        parameters=(
-            MALICIOUS,
-            Parameter(
-                name="num-nodes-to-select", default=3, meaning="updates to average", minimum=1, below=WHOLE_NUMBER_LIMIT
-            ),
-        ),
         min_hospitals=lambda arguments: max(
-            2 * int(arguments[MALICIOUS.name]) + 3,
-            int(arguments[MALICIOUS.name]) + int(arguments["num-nodes-to-select"]),
+            _min_to_outvote(2, arguments), int(arguments[MALICIOUS.name] + arguments["num-nodes-to-select"])
         ),
         min_reason="2 * num-malicious-nodes + 3, as its proof requires, and num-nodes-to-select that do not lie",
     ),
     "bulyan": StrategyDeclaration(
-        meaning="krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); "
-        "the plain mean where none may lie",
+        "krum's selection, then of each weight the mean of those nearest the median (El Mhamdi et al. 2018); the plain "
+        "mean where none may lie",
+        (MALICIOUS,),
         equal_weights=True,
-        parameters=(MALICIOUS,),
-        min_hospitals=lambda arguments: 4 * int(arguments[MALICIOUS.name]) + 3,
+        min_hospitals=partial(_min_to_outvote, 4),
         min_reason="4 * num-malicious-nodes + 3, as its proof requires",
     ),
     "qfedavg": StrategyDeclaration(
-        meaning="hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
+        "hospitals with a greater training loss weigh more (Li et al. 2020, ICLR)",
+        (Parameter("q", 0.1, "how much more; 0 is the plain mean"),),
         equal_weights=True,
-        parameters=(Parameter(name="q", default=0.1, meaning="how much more; 0 is the plain mean", minimum=0),),
         needs_loss=True,
     ),
 }
@@ -187,8 +163,7 @@ def read_arguments(strategy: str, text: str) -> Arguments:
     """Value of every parameter of a strategy: as given in `NAME=VALUE,NAME=VALUE`, or its default.
 
     Raises:
-        SettingsError: the text is not of this form, or names a parameter twice or an unknown one, or a
-            value is not allowed.
+        SettingsError: the text is not of this form, a parameter is unknown or given twice, or a value is not allowed.
     """
     known = {parameter.name: parameter for parameter in STRATEGIES[strategy].parameters}
     given: dict[str, int | float] = {}
@@ -212,11 +187,7 @@ def write_arguments(arguments: Arguments) -> str:
 
 
 def check_strategy(strategy: str, arguments: Arguments, hospitals: int, learning_rate: float) -> None:
-    """Refuse a strategy that cannot work with these settings.
-
-    Raises:
-        SettingsError: the strategy needs more hospitals, or local steps of this size overshoot its proximal term.
-    """
+    """Raise SettingsError if a strategy needs more hospitals, or steps of this size overshoot its proximal term."""
     declared = STRATEGIES[strategy]
     if hospitals < (least := declared.min_hospitals(arguments)):
         which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy

@@ -1,4 +1,4 @@
-"""Local training and scoring of one hospital's rows, compiled; arrays in, arrays out. Knows no Flower.
+"""Local training and scoring of one hospital's rows, compiled.
 
 All local epochs of a round are one XLA-compiled function, so that a step takes microseconds where Keras's `fit` takes
 milliseconds. Batches are rows of an index table with a fixed batch shape: a short last batch is exact, and results are
@@ -47,9 +47,6 @@ class Compiled:
     """A function that XLA compiles once for each combination of its arguments' shapes.
 
     The caller names the combination, since TensorFlow's own look-up takes longer than an epoch of training.
-
-    Attributes:
-        variants: compiled functions by name of the combination.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -57,18 +54,13 @@ class Compiled:
         self.variants: dict[Hashable, Any] = {}
 
     def __call__(self, shapes: Hashable, *arguments: Any) -> Any:
-        variant = self.variants.get(shapes)
-        if variant is None:
-            variant = self.variants[shapes] = self._function.get_concrete_function(*arguments)
-        return variant(*arguments)
+        if shapes not in self.variants:
+            self.variants[shapes] = self._function.get_concrete_function(*arguments)
+        return self.variants[shapes](*arguments)
 
 
 class LocalTrainer:
-    """Compiled training and scoring of one architecture, for the rows of any hospital.
-
-    Args:
-        head: Keras model from features to log-odds, without state other than its trainable weights.
-    """
+    """Compiled training and scoring of a head (see `build_head`), for the rows of any hospital."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -101,20 +93,15 @@ class LocalTrainer:
             The new weights, and the mean loss per row over all steps, in nats and without the penalties; each row's
             loss is that of its step.
         """
-        steps, batch = order.shape
-        padded = np.full((_bucket(steps), batch), -1, dtype=np.int32)
-        padded[:steps] = order
-        padded_features = _pad_rows(features)
+        padded_features, padded_order = _pad_rows(features), _pad_rows(order, -1)
         new_weights, loss = self._train(
-            (padded_features.shape, padded.shape, bool(proximal_mu)),
+            (padded_features.shape, padded_order.shape, bool(proximal_mu)),
             [tf.constant(array) for array in weights],
             tf.constant(padded_features),
             tf.constant(_pad_rows(labels)),
-            tf.constant(padded),
-            tf.constant(steps),
-            _float(learning_rate),
-            _float(l2),
-            _float(proximal_mu) if proximal_mu else None,
+            tf.constant(padded_order),
+            tf.constant(len(order)),
+            [_float(learning_rate), _float(l2), _float(proximal_mu) if proximal_mu else None],
         )
         return [array.numpy() for array in new_weights], float(loss) / int((order >= 0).sum())
 
@@ -122,25 +109,16 @@ class LocalTrainer:
         """Log-odds, [rows], of features [rows, width]."""
         padded = _pad_rows(features)
         logits = self._score(padded.shape, [tf.constant(array) for array in weights], tf.constant(padded))
-        scores: Array = logits.numpy()[: len(features)]
-        return scores
+        return logits.numpy()[: len(features)]  # type: ignore[no-any-return]  # TensorFlow ships no types
 
     def _forward(self, weights: list[Any], features: Any) -> Any:
         logits, _ = self._head.stateless_call(weights, [], features)
         return logits[:, 0]
 
     def _train_steps(
-        self,
-        weights: list[Any],
-        features: Any,
-        labels: Any,
-        order: Any,
-        steps: Any,
-        learning_rate: Any,
-        l2: Any,
-        proximal_mu: Any,
+        self, start: list[Any], features: Any, labels: Any, order: Any, steps: Any, scalars: list[Any]
     ) -> tuple[list[Any], Any]:
-        start = weights
+        learning_rate, l2, proximal_mu = scalars
 
         def take_step(step: Any, loss_sum: Any, *weights: Any) -> tuple[Any, ...]:
             rows = order[step]
@@ -160,23 +138,20 @@ class LocalTrainer:
             moved = [array - learning_rate * slope for array, slope in zip(weights, gradients, strict=True)]
             return step + 1, loss_sum + tf.reduce_sum(losses), *moved
 
-        _, loss_sum, *moved = tf.while_loop(
-            lambda step, *_: step < steps, take_step, (tf.constant(0), tf.constant(0.0), *weights)
-        )
+        begin = tf.constant(0), tf.constant(0.0), *start
+        _, loss_sum, *moved = tf.while_loop(lambda step, *_: step < steps, take_step, begin)
         return moved, loss_sum
 
 
 @lru_cache(maxsize=64)
 def _float(value: float) -> Any:
-    """A setting as a float32 constant, made once since it is the same in every round."""
+    """A setting as a constant, made once since it is the same in every round."""
     return tf.constant(value, tf.float32)
 
 
-def _bucket(rows: int) -> int:
-    return -(-rows // ROW_BUCKET) * ROW_BUCKET
-
-
-def _pad_rows(array: Array) -> Array:
-    padded = np.zeros((_bucket(len(array)), *array.shape[1:]), dtype=np.float32)
+def _pad_rows(array: npt.NDArray[Any], value: float = 0) -> npt.NDArray[Any]:
+    """The array with rows of this value below, up to a multiple of `ROW_BUCKET` rows."""
+    rows = -(-len(array) // ROW_BUCKET) * ROW_BUCKET
+    padded = np.full((rows, *array.shape[1:]), value, dtype=array.dtype)
     padded[: len(array)] = array
     return padded

@@ -28,17 +28,11 @@ MIN_NOISE = 0.1
 """Smallest noise multiplier, even if epsilon would allow less."""
 
 MAX_STRIDE = 0.7
-"""Largest step of the search, in the logarithm of the noise multiplier: the accountant needs much memory far below the
-right one."""
+"""Largest step of the search, in the noise multiplier's logarithm: far below the root the accountant needs memory."""
 
 
 class Steps(NamedTuple):
-    """Noisy steps of one kind.
-
-    Attributes:
-        sampling_rate: each patient's probability to be in a step, in (0, 1].
-        noise_multiplier: standard deviation of the noise divided by the clipping norm.
-    """
+    """Noisy steps of one kind (see `PrivacyPlan`)."""
 
     sampling_rate: float
     noise_multiplier: float
@@ -60,14 +54,13 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
 
     It is rounded up to 5 digits, so that all machines agree on it.
     """
-    noise = _guess(epsilon, delta, sampling_rate, steps)
     interval = INTERVALS[0]
 
     def excess(log_noise: float) -> float:
         spent = _epsilon_on_grid((Steps(sampling_rate, math.exp(log_noise), steps),), delta, interval)
         return math.log(min(max(spent, 1e-9), 1e9) / epsilon)
 
-    noise = _find_root(excess, noise)
+    noise = _find_root(excess, _guess(epsilon, delta, sampling_rate, steps))
     _, interval = _refine((Steps(sampling_rate, noise, steps),), delta)
     noise = _round_up(_find_root(excess, noise))
     while epsilon_of([Steps(sampling_rate, noise, steps)], delta) > epsilon:
@@ -87,13 +80,11 @@ def _refine(steps: tuple[Steps, ...], delta: float) -> tuple[float, float]:
 
 
 def _epsilon_on_grid(steps: tuple[Steps, ...], delta: float, interval: float) -> float:
-    from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent  # noqa: PLC0415  # 2 s to import
-    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415  # 2 s to import
+    import dp_accounting as dp  # noqa: PLC0415  # 2 s to import
 
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, interval)
-    for kind in steps:
-        step = PoissonSampledDpEvent(kind.sampling_rate, GaussianDpEvent(kind.noise_multiplier))
-        accountant.compose(step, kind.number)
+    accountant = dp.pld.PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE, interval)
+    for rate, noise, number in steps:
+        accountant.compose(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), number)
     return float(accountant.get_epsilon(delta))
 
 
@@ -102,21 +93,20 @@ def _guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> fl
 
     Source: the central limit theorem of Bu et al. 2020, "Deep learning with Gaussian differential privacy".
     """
-    from scipy.optimize import brentq  # noqa: PLC0415  # as dp-accounting, slow to import
-    from scipy.special import log_ndtr, ndtr  # noqa: PLC0415  # slow to import
+    from scipy import optimize, special  # noqa: PLC0415  # slow to import
 
     def excess(log_mu: float) -> float:  # over the target delta (Balle & Wang 2018, theorem 8)
         mu = math.exp(log_mu)
-        half = mu / 2
-        return float(ndtr(half - epsilon / mu) - math.exp(epsilon + log_ndtr(-half - epsilon / mu)) - delta)
+        lost = math.exp(epsilon + special.log_ndtr(-mu / 2 - epsilon / mu))
+        return float(special.ndtr(mu / 2 - epsilon / mu) - lost - delta)
 
-    mu = math.exp(brentq(excess, math.log(1e-9), math.log(1e3)))
+    mu = math.exp(optimize.brentq(excess, math.log(1e-9), math.log(1e3)))
     return 1 / math.sqrt(math.log1p((mu / sampling_rate) ** 2 / steps))
 
 
 def _find_root(excess: Callable[[float], float], guess: float) -> float:
     """Root of a decreasing function of the noise multiplier's logarithm, but at least `MIN_NOISE`."""
-    from scipy.optimize import brentq  # noqa: PLC0415  # as dp-accounting, slow to import
+    from scipy.optimize import brentq  # noqa: PLC0415  # slow to import
 
     excess, lowest = cache(excess), math.log(MIN_NOISE)
     near = far = max(math.log(guess), lowest)

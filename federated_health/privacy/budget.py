@@ -7,9 +7,10 @@ round is spent again.
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -17,42 +18,69 @@ from pathlib import Path
 from federated_health import files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.spending import RoundSpend, Spending, read_lines, write_line
+from federated_health.privacy.accounting import Steps, epsilon_of
+from federated_health.privacy.spending import RoundSpend, is_incomplete, read_line, write_line
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class RunSummary:
     """Privacy spent by one run.
 
     Attributes:
-        last_round: what its last round spent.
-        rounds: number of rounds so far.
-        epsilon: of this run alone, at the delta of its plan.
         first, last: when it first and last spent.
+        kinds: number of rounds by what each spent; there are several kinds if the noise multiplier changed.
     """
 
-    last_round: RoundSpend
-    rounds: int
-    epsilon: float
     first: datetime
     last: datetime
+    kinds: Counter[RoundSpend]
+
+    @property
+    def rounds(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def last_round(self) -> RoundSpend:
+        return next(reversed(self.kinds))
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of this run alone, at the delta of its plan."""
+        return epsilon_of([spend.times(rounds) for spend, rounds in self.kinds.items()], self.last_round.delta)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class BudgetSummary:
-    """Privacy spent by all runs together.
+    """Privacy spent by all runs together, which are in the order in which they began."""
 
-    Attributes:
-        epsilon: at `delta`.
-        delta: the smallest of all runs' plans; None if nothing was spent.
-        rounds: of all runs.
-        runs: token of a run -> its part, in the order in which they began.
-    """
+    runs: dict[str, RunSummary] = field(default_factory=dict)
 
-    epsilon: float
-    delta: float | None
-    rounds: int
-    runs: dict[str, RunSummary]
+    def add(self, spend: RoundSpend, time: datetime) -> None:
+        run = self.runs.setdefault(spend.run, RunSummary(time, time, Counter()))
+        run.kinds[spend] += 1
+        run.last = time
+
+    @property
+    def kinds(self) -> dict[RoundSpend, int]:
+        return {spend: rounds for run in self.runs.values() for spend, rounds in run.kinds.items()}
+
+    @property
+    def rounds(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def delta(self) -> float | None:
+        """Smallest delta of all runs' plans; None if nothing was spent."""
+        return min((spend.delta for spend in self.kinds), default=None)
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon at `delta`."""
+        return 0.0 if self.delta is None else self.epsilon_at(self.delta)
+
+    def epsilon_at(self, delta: float, *more: Steps) -> float:
+        """Epsilon of everything spent, and of more steps, together."""
+        return epsilon_of([*more, *(spend.times(rounds) for spend, rounds in self.kinds.items())], delta)
 
     def describe(self) -> str:
         """One line for the log and the report."""
@@ -67,18 +95,17 @@ class BudgetSummary:
 class PrivacyBudget:
     """Records what each round spends; processes that share a file wait for each other.
 
-    The accountant is slow, so the number of rounds left is computed once per run and again after another process wrote;
-    then it is counted down.
-
     Args:
         path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self._spending = Spending()
-        self._bytes_read = self._lines_read = 0
-        self._known_left: tuple[PrivacyPlan, float, int] | None = None
+        self._spent = BudgetSummary()
+        self._bytes_read = 0
+        # The accountant is slow: rounds left are computed per run and after another process wrote, then counted down.
+        self._rounds_left = 0
+        self._counted_for: tuple[PrivacyPlan, float] | None = None
 
     @classmethod
     def beside(cls, data: Path, hospital: str) -> "PrivacyBudget":
@@ -100,9 +127,7 @@ class PrivacyBudget:
         if plan.delta * rows >= 1:
             raise BudgetError(f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the training rows")
         self._read()
-        is_new = not self._spending.of(plan.run)
-        if self._rounds_left(plan, allowed_epsilon) < (plan.rounds if is_new else 1):
-            raise self._refusal(plan, allowed_epsilon)
+        self._check_rounds_left(1 if plan.run in self._spent.runs else plan.rounds, plan, allowed_epsilon)
 
     def spend(self, plan: PrivacyPlan, allowed_epsilon: float | None = None) -> None:
         """Record one round. Only after this returns may its noise be drawn: the line is then on the disk.
@@ -112,84 +137,55 @@ class PrivacyBudget:
             PrivacyError: the file cannot be read or written; the round may have been recorded and must not be trained.
         """
         with self._locked_file() as file:
-            left = self._rounds_left(plan, allowed_epsilon)
-            if left < 1:
-                raise self._refusal(plan, allowed_epsilon)
+            self._check_rounds_left(1, plan, allowed_epsilon)
             spend, time = RoundSpend.of(plan), datetime.now(UTC)
             if file is not None:
                 self._append(file, write_line(spend, time))
-            self._spending.add(spend, time)
-            self._known_left = (plan, self._limit(plan, allowed_epsilon), left - 1)
+            self._spent.add(spend, time)
+            self._rounds_left -= 1
 
     def summary(self) -> BudgetSummary:
-        """What all runs have spent so far.
-
-        Raises:
-            PrivacyError: the file cannot be read.
-        """
+        """What all runs have spent so far; PrivacyError if the file cannot be read."""
         self._read()
-        spending = self._spending
-        return BudgetSummary(
-            epsilon=0.0 if spending.delta is None else spending.epsilon(spending.delta),
-            delta=spending.delta,
-            rounds=spending.rounds.total(),
-            runs={run: self._summarise_run(run) for run in spending.first},
+        return self._spent
+
+    def _check_rounds_left(self, needed: int, plan: PrivacyPlan, allowed_epsilon: float | None) -> None:
+        limit = allowed_epsilon
+        if limit is None:  # then no run can raise it above the first one's
+            limit = next((spend.epsilon for spend in self._spent.kinds), plan.epsilon)
+        delta = min(plan.delta, self._spent.delta or plan.delta)
+        run = self._spent.runs.get(plan.run)
+        planned = plan.rounds - (run.rounds if run else 0)
+        if self._counted_for != (plan, limit):
+            self._rounds_left = self._count_rounds_left(plan, planned, limit, delta)
+            self._counted_for = plan, limit
+        if self._rounds_left >= needed:
+            return
+        if planned <= 0:
+            raise BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
+        spent, total = (self._spent.epsilon_at(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, planned))
+        raise BudgetError(
+            f"{self.path or 'this budget'}: epsilon {spent:.4g} of {limit:.4g} is spent (at delta {delta:g}), and the "
+            f"run could raise it to {total:.4g}; --dp-budget allows more",
+            reason="its privacy budget does not allow the run, or the rest of it",
         )
 
-    def _summarise_run(self, run: str) -> RunSummary:
-        rounds = self._spending.of(run)
-        last_round = next(reversed(rounds))
-        return RunSummary(
-            last_round=last_round,
-            rounds=rounds.total(),
-            epsilon=Spending(rounds).epsilon(last_round.delta),
-            first=self._spending.first[run],
-            last=self._spending.last[run],
-        )
-
-    def _limit(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> float:
-        """Epsilon that all runs may spend; if the hospital sets none, no run can raise it above the first one's."""
-        if allowed_epsilon is not None:
-            return allowed_epsilon
-        return next((spend.epsilon for spend in self._spending.rounds), plan.epsilon)
-
-    def _rounds_left(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> int:
-        """Number of rounds that a run may still spend."""
-        limit = self._limit(plan, allowed_epsilon)
-        if self._known_left is None or self._known_left[:2] != (plan, limit):
-            self._known_left = (plan, limit, self._count_rounds_left(plan, limit))
-        return self._known_left[2]
-
-    def _count_rounds_left(self, plan: PrivacyPlan, limit: float) -> int:
-        spend, earlier = RoundSpend.of(plan), self._spending.of(plan.run)
-        if not all(known.has_plan_of(spend) for known in earlier):
+    def _count_rounds_left(self, plan: PrivacyPlan, planned: int, limit: float, delta: float) -> int:
+        spend, spent = RoundSpend.of(plan), self._spent.kinds
+        # The noise multiplier follows from the plan, but may differ between releases of dp-accounting.
+        earlier = {replace(kind, noise_multiplier=spend.noise_multiplier) for kind in spent if kind.run == plan.run}
+        if not earlier <= {spend}:
             raise BudgetError(f"run {plan.run} was begun with another privacy plan")
-        planned = max(plan.rounds - earlier.total(), 0)
-        is_alone = set(self._spending.rounds) <= {spend}
-        if not planned or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
+        is_alone = spent.keys() <= {spend}
+        if planned <= 0 or (is_alone and plan.epsilon <= limit):  # the noise was calibrated so that all rounds fit
             return planned
 
         def epsilon_with(rounds: int) -> float:
-            return self._spending.epsilon(self._delta_with(plan), spend.times(rounds))
+            return self._spent.epsilon_at(delta, spend.times(rounds))
 
         if epsilon_with(planned) <= limit:
             return planned
         return bisect_right(range(1, planned), limit, key=epsilon_with)
-
-    def _delta_with(self, plan: PrivacyPlan) -> float:
-        return min(plan.delta, self._spending.delta or plan.delta)
-
-    def _refusal(self, plan: PrivacyPlan, allowed_epsilon: float | None) -> BudgetError:
-        left = plan.rounds - self._spending.of(plan.run).total()
-        if left <= 0:
-            return BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
-        delta = self._delta_with(plan)
-        spent, total = (self._spending.epsilon(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, left))
-        return BudgetError(
-            f"{self.path or 'this budget'}: epsilon {spent:.4g} of {self._limit(plan, allowed_epsilon):.4g} is spent "
-            f"(at delta {delta:g}), and the run could raise it to {total:.4g}; --dp-budget allows more",
-            reason="its privacy budget does not allow the run, or the rest of it",
-        )
 
     def _read(self) -> None:
         if self.path is None:
@@ -227,31 +223,30 @@ class PrivacyBudget:
             line = b"\n" + line
         files.append(file, line)
         self._bytes_read += len(line)
-        self._lines_read += line.count(b"\n")
 
     def _read_new_lines(self, file: FileIO) -> None:
-        """Read what other processes wrote.
+        """Read what other processes wrote; PrivacyError if a line is invalid, or lines that were there are missing.
 
-        Raises:
-            PrivacyError: a line is invalid, or lines are missing that were there before.
+        An incomplete last line, as after a power failure or on a full disk, is left out: its round had not drawn any
+        noise. A last line that lacks only its line break counts.
         """
         size = os.fstat(file.fileno()).st_size
         if size < self._bytes_read:
             raise PrivacyError(f"{self.path}: has lost lines that it held; put back the earlier file")
-        if size == self._bytes_read:
-            return
         file.seek(self._bytes_read)
-        content = file.read(size - self._bytes_read)
-        try:
-            rounds, length = read_lines(content)
-        except ValueError as error:
-            raise PrivacyError(
-                f"{self.path}, line {self._lines_read + int(str(error))}: is not a line of a privacy budget; put back "
-                "the file as it was, since without it the privacy spent is not known"
-            ) from None
-        for spend, time in rounds:
-            self._spending.add(spend, time)
-        self._bytes_read += length
-        self._lines_read += content[:length].count(b"\n")
-        if rounds:
-            self._known_left = None
+        lines = file.read(size - self._bytes_read).splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line != b"\n":  # written before the next line where the last one had no line break
+                    self._spent.add(*read_line(line))
+                    self._counted_for = None
+            except ValueError:
+                if number == len(lines) and is_incomplete(line):
+                    return
+                file.seek(0)
+                line_number = file.read(self._bytes_read).count(b"\n") + 1
+                raise PrivacyError(
+                    f"{self.path}, line {line_number}: is not a line of a privacy budget; put back the file as it was, "
+                    "since without it the privacy spent is not known"
+                ) from None
+            self._bytes_read += len(line)

@@ -3,6 +3,7 @@
 Anyone who could repeat the noise could subtract it, and anyone who could repeat a sample would know who was in a step.
 """
 
+import math
 import os
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 DRAWS = 4
 """Draws per Gaussian. Half the sum of four is a Gaussian too, but its last bits no longer reveal which sums are
 possible (attack: Mironov 2012, "On significance of the least significant bits for differential privacy"; remedy, also
-in Opacus' secure mode: Holohan & Braghin 2021, "Secure random sampling in differential privacy")."""
+in Opacus: Holohan & Braghin 2021, "Secure random sampling in differential privacy")."""
 
 MAX_AT_ONCE = 1 << 18
 """Largest number of Gaussians computed at once, to bound the memory."""
@@ -28,15 +29,13 @@ def poisson_sample(rows: int, rate: float, steps: int) -> npt.NDArray[np.bool_]:
     return np.ones_like(words, dtype=bool) if threshold >= 2**64 else words < np.uint64(threshold)
 
 
-def gaussian_noise(
-    scale: float, size: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32
-) -> npt.NDArray[np.floating]:
-    """Independent Gaussians of mean 0 and standard deviation `scale`, of this shape and floating type."""
-    noise = np.empty(int(np.prod(size)), dtype=np.float64)
+def gaussian_noise(scale: float, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Independent Gaussians of mean 0 and standard deviation `scale`, in float64: see `privacy.training`."""
+    noise = np.empty(math.prod(shape))
     for start in range(0, len(noise), MAX_AT_ONCE):
         part = noise[start : start + MAX_AT_ONCE]
         part[:] = _gaussians(DRAWS * len(part)).reshape(DRAWS, -1).sum(axis=0) * (scale / 2)
-    return noise.astype(dtype).reshape(size)
+    return noise.reshape(shape)
 
 
 def _gaussians(count: int) -> npt.NDArray[np.float64]:

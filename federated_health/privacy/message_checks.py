@@ -16,10 +16,9 @@ from federated_health.privacy.budget import PrivacyBudget
 
 
 def agree_on_plan(context: Context, config: Mapping[str, Any], budget: PrivacyBudget, rows: int) -> PrivacyPlan | None:
-    """Accept and remember the plan in a run's first message; None for a run without differential privacy.
+    """Accept and remember the plan in the config of a run's first message; None without differential privacy.
 
     Args:
-        config: the message's config.
         rows: the hospital's number of training rows.
 
     Raises:
@@ -27,11 +26,10 @@ def agree_on_plan(context: Context, config: Mapping[str, Any], budget: PrivacyBu
         BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
     """
     plan = read_privacy_plan(config)
-    if plan is None:
-        check_plan(context, plan)
-    else:
+    if plan is not None:
         budget.check_run(plan, rows, allowed_epsilon(context))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
+    check_plan(context, plan)
     return plan
 
 
@@ -51,11 +49,7 @@ def check_plan(context: Context, plan: PrivacyPlan | None) -> None:
 
 
 def refuse_unaccounted(plan: PrivacyPlan | None, purpose: str) -> None:
-    """Refuse a message whose answer depends on training rows and that no budget accounts for.
-
-    Raises:
-        BudgetError: the run has differential privacy.
-    """
+    """Refuse, with a BudgetError, a message in a private run whose answer depends on training rows."""
     if plan is not None:
         raise BudgetError(f"{purpose}: it reads training rows, and no privacy budget accounts for it")
 

@@ -1,13 +1,12 @@
-"""Privacy spent on a hospital's training rows, per round, and the lines of its file `privacy-NAME.jsonl`."""
+"""Privacy spent by a round, and its line in a hospital's file `privacy-NAME.jsonl`."""
 
 import json
 import math
-from collections import Counter
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.privacy.accounting import Steps, epsilon_of
+from federated_health.privacy.accounting import Steps
 
 LINE_START = b'{"time":'
 """First bytes of every line."""
@@ -30,46 +29,9 @@ class RoundSpend:
     def of(cls, plan: PrivacyPlan) -> "RoundSpend":
         return cls(**{field.name: getattr(plan, field.name) for field in fields(cls)})
 
-    def has_plan_of(self, other: "RoundSpend") -> bool:
-        """Whether both are of one plan; the noise multiplier, which follows from it, may differ between releases."""
-        return replace(self, noise_multiplier=other.noise_multiplier) == other
-
     def times(self, rounds: int) -> Steps:
         """The noisy steps of this number of rounds."""
         return Steps(self.sampling_rate, self.noise_multiplier, rounds * self.steps)
-
-
-@dataclass
-class Spending:
-    """Everything spent on a hospital's training rows.
-
-    Attributes:
-        rounds: how often each kind of round was spent, in the order of their first occurrence.
-        first, last: run -> when it first and last spent.
-    """
-
-    rounds: Counter[RoundSpend] = field(default_factory=Counter)
-    first: dict[str, datetime] = field(default_factory=dict)
-    last: dict[str, datetime] = field(default_factory=dict)
-
-    def add(self, spend: RoundSpend, time: datetime) -> None:
-        self.rounds[spend] += 1
-        self.first.setdefault(spend.run, time)
-        self.last[spend.run] = time
-
-    @property
-    def delta(self) -> float | None:
-        """Smallest delta of all runs so far."""
-        return min((spend.delta for spend in self.rounds), default=None)
-
-    def of(self, run: str) -> Counter[RoundSpend]:
-        """Rounds of one run; several kinds if its noise multiplier changed."""
-        return Counter({spend: rounds for spend, rounds in self.rounds.items() if spend.run == run})
-
-    def epsilon(self, delta: float, more: Steps | None = None) -> float:
-        """Epsilon of everything spent, and of more steps, together."""
-        steps = [spend.times(rounds) for spend, rounds in self.rounds.items()]
-        return epsilon_of([*steps, more] if more else steps, delta)
 
 
 def write_line(spend: RoundSpend, time: datetime) -> bytes:
@@ -79,50 +41,21 @@ def write_line(spend: RoundSpend, time: datetime) -> bytes:
 
 
 def read_line(line: bytes) -> tuple[RoundSpend, datetime]:
-    """The inverse of `write_line`.
-
-    Raises:
-        ValueError: it is no such line, or its figures are not those of a valid plan.
-    """
+    """The inverse of `write_line`; ValueError if it is no such line, or its figures are not those of a valid plan."""
     try:
         entry = json.loads(line)
         time = datetime.fromisoformat(entry.pop("time")).astimezone(UTC)
         spend = RoundSpend(**entry)
+        noise_multiplier = entry.pop("noise_multiplier")
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise ValueError("not a line of a privacy budget") from None
-    if any(type(getattr(spend, field.name)) is not field.type for field in fields(spend)):
-        raise ValueError("a figure has the wrong type")
-    noise_multiplier = entry.pop("noise_multiplier")
-    PrivacyPlan(**entry, learning_rate=1.0)  # checks the ranges
-    if not 0 < noise_multiplier < math.inf:
+    PrivacyPlan(**entry, learning_rate=1.0)  # checks types and ranges
+    if type(noise_multiplier) is not float or not 0 < noise_multiplier < math.inf:
         raise ValueError("the noise multiplier is out of range")
     return spend, time
 
 
-def read_lines(content: bytes) -> tuple[list[tuple[RoundSpend, datetime]], int]:
-    """Rounds in a file's bytes, and how many of the bytes hold them.
-
-    An incomplete last line, as after a power failure or on a full disk, is left out: its round had not drawn any noise.
-    A last line that lacks only its line break counts.
-
-    Raises:
-        ValueError: another line is invalid; the message is its number, from 1.
-    """
-    rounds, length = [], 0
-    lines = content.splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line != b"\n":  # written before the next line where the last one had no line break
-                rounds.append(read_line(line))
-        except ValueError:
-            if number == len(lines) and _is_incomplete(line):
-                break
-            raise ValueError(str(number)) from None
-        length += len(line)
-    return rounds, length
-
-
-def _is_incomplete(line: bytes) -> bool:
+def is_incomplete(line: bytes) -> bool:
     """Whether it is the beginning of a line, possibly with the zero bytes that a power failure can leave."""
     start = line.rstrip(b"\0")[: len(LINE_START)]
     return (LINE_START.startswith(start) and not line.endswith(b"\n")) or line.startswith(b"\0")

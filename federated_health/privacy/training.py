@@ -1,7 +1,7 @@
 """Differentially private local training: sums of clipped per-patient gradients plus noise, compiled (DP-SGD).
 
 Algorithm 1 of Abadi et al. 2016, "Deep Learning with Differential Privacy", with the true Poisson sampling that its
-accounting assumes. The caller draws the samples and the noise: nothing is random here.
+accounting assumes.
 
 Norms, sums and noise are float64; only the noisy result is rounded to the weights' float32. In float32 a norm whose
 squares underflow would be 0 and its gradient would stay unclipped, large sums would round by more than one patient may
@@ -9,12 +9,10 @@ add, and the last bits of a small noisy sum would reveal its size without the no
 `privacy.entropy`).
 """
 
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
@@ -30,129 +28,6 @@ BLOCK = 512
 """Number of patients whose gradients, each as large as the weights, are in memory at once."""
 
 
-class PrivateTrainer:
-    """Compiled noisy steps of one architecture, for the rows of any hospital.
-
-    Args:
-        head: Keras model from features to log-odds, without state other than its trainable weights.
-    """
-
-    def __init__(self, head: Any) -> None:
-        self._head = head
-        self._train = tf.function(self._train_steps, jit_compile=True)
-
-    def train(
-        self,
-        weights: Sequence[Array],
-        features: Array,
-        labels: Array,
-        sampled: npt.NDArray[np.bool_],
-        noise: Sequence[Array],
-        *,
-        clip: float,
-        expected_rows: float,
-        learning_rate: float,
-        l2: float,
-        proximal_mu: float = 0.0,
-    ) -> list[Array]:
-        """Gradient descent in which no patient changes a step's sum of gradients by more than `clip`.
-
-        Each patient's gradient of the binary cross-entropy, over all weights together, is scaled down to the L2 norm
-        `clip` if it is longer; a gradient that is not finite is dropped. The sum over a step's sample, plus noise, is
-        divided by the expected sample size, which reveals nothing about the sample. The gradients of the penalties (see
-        `LocalTrainer.train`) do not depend on patients and are added unclipped.
-
-        Args:
-            weights: in the head's order.
-            features: [rows, width].
-            labels: [rows], 0 or 1.
-            sampled: [steps, rows], whose gradients a step uses.
-            noise: per weight array, float64 [steps, *shape], added to the step's sum.
-
-        Returns:
-            The new weights. No loss: it would depend on training rows, and no budget accounts for it.
-        """
-        padding = -len(features) % (ROW_BUCKET if len(features) <= BLOCK else BLOCK)
-        trained = self._train(
-            [tf.constant(array) for array in weights],
-            tf.constant(np.pad(features, ((0, padding), (0, 0)))),
-            tf.constant(np.pad(labels, (0, padding))),
-            tf.constant(np.pad(sampled, ((0, 0), (0, padding)))),
-            [tf.constant(array, tf.float64) for array in noise],
-            *(tf.constant(value, tf.float64) for value in (clip, expected_rows)),
-            *(tf.constant(value, tf.float32) for value in (learning_rate, l2, proximal_mu)),
-        )
-        return [array.numpy() for array in trained]
-
-    def _train_steps(
-        self,
-        start: list[Any],
-        features: Any,
-        labels: Any,
-        sampled: Any,
-        noise: list[Any],
-        clip: Any,
-        expected_rows: Any,
-        learning_rate: Any,
-        l2: Any,
-        proximal_mu: Any,
-    ) -> list[Any]:
-        def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
-            sums = self._sum_clipped(list(weights), features, labels, sampled[step], clip)
-            trained = []
-            for array, old, total, added in zip(weights, start, sums, noise, strict=True):
-                gradient = tf.cast((total + added[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
-                if array.shape.rank > 1:
-                    gradient += l2 * array
-                trained.append(array - learning_rate * gradient)
-            return step + 1, *trained
-
-        steps = sampled.shape[0]
-        _, *trained = tf.while_loop(lambda step, *_: step < steps, take_step, (tf.constant(0), *start))
-        return list(trained)
-
-    def _sum_clipped(self, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any) -> list[Any]:
-        """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
-        block = min(features.shape[0], BLOCK)
-        blocks = features.shape[0] // block
-        features, labels, sampled = (
-            tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, sampled)
-        )
-        one, zero = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
-
-        def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
-            gradients = [
-                tf.cast(array, tf.float64)
-                for array in self._patient_gradients(weights, features[number], labels[number])
-            ]
-            squares = [tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]
-            norms = tf.sqrt(tf.add_n(squares))
-            factors = tf.where(sampled[number], tf.minimum(one, clip / norms), zero)
-            totals = []
-            for total, array in zip(sums, gradients, strict=True):
-                factor = tf.reshape(factors, (block, *[1] * (array.shape.rank - 1)))
-                is_finite = tf.reshape(tf.math.is_finite(norms), factor.shape)
-                totals.append(total + tf.reduce_sum(tf.where(is_finite, factor * array, zero), axis=0))
-            return number + 1, *totals
-
-        zeros = [tf.zeros_like(array, tf.float64) for array in weights]
-        _, *sums = tf.while_loop(lambda number, *_: number < blocks, add_block, (tf.constant(0), *zeros))
-        return list(sums)
-
-    def _patient_gradients(self, weights: list[Any], features: Any, labels: Any) -> list[Any]:
-        """Each patient's own gradient: per weight array [rows, *shape]."""
-
-        def gradient_of(patient: tuple[Any, Any]) -> Any:
-            inputs, label = patient
-            with tf.GradientTape() as tape:
-                tape.watch(weights)
-                logits, _ = self._head.stateless_call(weights, [], inputs[None])
-                loss = tf.nn.sigmoid_cross_entropy_with_logits(label, logits[0, 0])
-            return tape.gradient(loss, weights)
-
-        return list(tf.vectorized_map(gradient_of, (features, labels)))
-
-
 def train_privately(
     task: Task,
     model: str,
@@ -164,33 +39,107 @@ def train_privately(
     l2: float,
     proximal_mu: float = 0.0,
 ) -> Weights:
-    """A round's noisy steps on one hospital's training rows (see `PrivateTrainer.train`); spend them first.
+    """A round's noisy steps, in which no patient changes a step's sum of gradients by more than `plan.clip`.
 
-    Samples and noise come from the operating system's entropy, so that no two calls give the same weights.
+    Spend the round first. Samples and noise come from the operating system's entropy, so that no two calls give the
+    same weights.
+
+    Each patient's gradient of the binary cross-entropy, over all weights together, is scaled down to the L2 norm
+    `plan.clip` if it is longer; a gradient that is not finite is dropped. The sum over a step's sample, plus noise, is
+    divided by the expected sample size, which reveals nothing about the sample. The gradients of the penalties (see
+    `LocalTrainer.train`) do not depend on patients and are added unclipped.
 
     Args:
-        model: one of `networks.MODELS`.
-        features: float32 [rows, features].
-        labels: float32 [rows], 0 or 1.
+        features: [rows, width].
+        labels: [rows], 0 or 1.
+
+    Returns:
+        The new weights. No loss: it would depend on training rows, and no budget accounts for it.
     """
-    rows = len(labels)
-    deviation = plan.noise_multiplier * plan.clip
-    arrays = _trainer_of(task, model).train(
-        list(weights.values()),
-        features,
-        labels,
-        poisson_sample(rows, plan.sampling_rate, plan.steps),
-        [gaussian_noise(deviation, (plan.steps, *array.shape), np.float64) for array in weights.values()],
-        clip=plan.clip,
-        expected_rows=plan.sampling_rate * rows,
-        learning_rate=plan.learning_rate,
-        l2=l2,
-        proximal_mu=proximal_mu,
+    rows, deviation = len(labels), plan.noise_multiplier * plan.clip
+    padding = -rows % (ROW_BUCKET if rows <= BLOCK else BLOCK)
+    sampled = poisson_sample(rows, plan.sampling_rate, plan.steps)
+    noise = [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()]
+    trained = _compile_steps(task, model)(
+        [tf.constant(array) for array in weights.values()],
+        tf.constant(np.pad(features, ((0, padding), (0, 0)))),
+        tf.constant(np.pad(labels, (0, padding))),
+        tf.constant(np.pad(sampled, ((0, 0), (0, padding)))),
+        [tf.constant(array) for array in noise],
+        *(tf.constant(value, tf.float64) for value in (plan.clip, plan.sampling_rate * rows)),
+        *(tf.constant(value, tf.float32) for value in (plan.learning_rate, l2, proximal_mu)),
     )
-    return dict(zip(weights, arrays, strict=True))
+    return {name: array.numpy() for name, array in zip(weights, trained, strict=True)}
 
 
 @cache
-def _trainer_of(task: Task, model: str) -> PrivateTrainer:
+def _compile_steps(task: Task, model: str) -> Any:
     """One compilation per process and architecture."""
-    return PrivateTrainer(build_head(task, model))
+    return tf.function(partial(_train_steps, build_head(task, model)), jit_compile=True)
+
+
+def _train_steps(
+    head: Any,
+    start: list[Any],
+    features: Any,
+    labels: Any,
+    sampled: Any,
+    noise: list[Any],
+    clip: Any,
+    expected_rows: Any,
+    learning_rate: Any,
+    l2: Any,
+    proximal_mu: Any,
+) -> list[Any]:
+    def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
+        sums = _sum_clipped(head, list(weights), features, labels, sampled[step], clip)
+        trained = []
+        for array, old, total, added in zip(weights, start, sums, noise, strict=True):
+            gradient = tf.cast((total + added[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
+            if array.shape.rank > 1:
+                gradient += l2 * array
+            trained.append(array - learning_rate * gradient)
+        return step + 1, *trained
+
+    steps = sampled.shape[0]
+    _, *trained = tf.while_loop(lambda step, *_: step < steps, take_step, (tf.constant(0), *start))
+    return list(trained)
+
+
+def _sum_clipped(head: Any, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any) -> list[Any]:
+    """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
+    block = min(features.shape[0], BLOCK)
+    blocks = features.shape[0] // block
+    features, labels, sampled = (
+        tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, sampled)
+    )
+    zero = tf.constant(0.0, tf.float64)
+
+    def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
+        gradients = _patient_gradients(head, weights, features[number], labels[number])
+        norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]))
+        factors = tf.where(sampled[number], tf.minimum(tf.ones_like(norms), clip / norms), zero)
+        totals = []
+        for total, array in zip(sums, gradients, strict=True):
+            factor = tf.reshape(factors, (block, *[1] * (array.shape.rank - 1)))
+            is_finite = tf.reshape(tf.math.is_finite(norms), factor.shape)
+            totals.append(total + tf.reduce_sum(tf.where(is_finite, factor * array, zero), axis=0))
+        return number + 1, *totals
+
+    zeros = [tf.zeros_like(array, tf.float64) for array in weights]
+    _, *sums = tf.while_loop(lambda number, *_: number < blocks, add_block, (tf.constant(0), *zeros))
+    return list(sums)
+
+
+def _patient_gradients(head: Any, weights: list[Any], features: Any, labels: Any) -> list[Any]:
+    """Each patient's own gradient: per weight array, float64 [rows, *shape]."""
+
+    def gradient_of(patient: tuple[Any, Any]) -> Any:
+        inputs, label = patient
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits, _ = head.stateless_call(weights, [], inputs[None])
+            loss = tf.nn.sigmoid_cross_entropy_with_logits(label, logits[0, 0])
+        return tape.gradient(loss, weights)
+
+    return [tf.cast(array, tf.float64) for array in tf.vectorized_map(gradient_of, (features, labels))]
