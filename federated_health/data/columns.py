@@ -16,11 +16,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Column(ABC):
-    """A column of a task.
-
-    Attributes:
-        meaning: what the column holds, for people.
-    """
+    """A column of a task; `meaning` says what it holds, for people."""
 
     name: str
     meaning: str
@@ -31,9 +27,9 @@ class Column(ABC):
         """What a cell may hold, for messages."""
 
     @property
-    @abstractmethod
     def summary(self) -> str:
         """What server and hospital must agree on, as text."""
+        return f"{self.meaning}: {self.rule}"
 
     @abstractmethod
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
@@ -75,13 +71,10 @@ class Measurement(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Category(Column):
-    """A code from a fixed list.
-
-    Attributes:
-        codes: code -> its meaning.
-    """
+    """A code from a fixed list."""
 
     codes: Mapping[int, str]
+    """Code -> its meaning."""
 
     @property
     def feature_width(self) -> int:
@@ -107,10 +100,6 @@ class Label(Column):
     @property
     def rule(self) -> str:
         return "0 or 1"
-
-    @property
-    def summary(self) -> str:
-        return f"{self.meaning}: 0 or 1"
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         return np.isin(numbers, (0, 1))

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,40 +27,18 @@ class CheckedCells:
     """Cells of a table as numbers, with what breaks the rules of their columns.
 
     Attributes:
-        columns: the columns that were read.
         text: the whole table as text.
         numbers: float64, one column each; NaN where a cell is missing or not a number.
         is_text: where a cell is neither a number nor a mark for missing.
         invalid: where a cell breaks the rule of its column; includes `is_text`.
-        zeros: measurement -> rows with the number 0, also where 0 means missing.
+        zeros: column -> rows with a 0 that means missing.
     """
 
-    columns: tuple[Column, ...]
     text: pd.DataFrame
     numbers: pd.DataFrame
     is_text: pd.DataFrame
+    invalid: pd.DataFrame
     zeros: Mapping[str, int]
-
-    @cached_property
-    def invalid(self) -> pd.DataFrame:
-        allowed = {column.name: column.allows(self.numbers[column.name].to_numpy()) for column in self.columns}
-        return self.is_text | ~pd.DataFrame(allowed, index=self.numbers.index)
-
-    def raise_first_invalid(self, path: Path) -> None:
-        """Refuse a file with an invalid cell.
-
-        Raises:
-            DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
-        """
-        for column in self.columns:
-            rows = np.flatnonzero(self.invalid[column.name])
-            if len(rows):
-                first = describe_cell(column.name, rows[0], column.rule, self.text[column.name].iloc[rows[0]])
-                others = int(self.invalid.to_numpy().sum()) - 1
-                more = f" (and {others} more cells that break a rule)" if others else ""
-                raise DataError(
-                    f"{path}: {first}{more}", reason=f"its column {column.name} holds what is not {column.rule}"
-                )
 
 
 def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -75,13 +52,27 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
         The table as text, and float64 columns of the task (then the label) with the same index, NaN for missing.
 
     Raises:
-        DataError: names the file and, where possible, the column, the row (1 is the first below the header) and the
-            rule; never a value.
+        DataError: names the file and, where possible, the column, the row and the rule; never a value.
     """
     columns = task.labelled_columns if labelled else task.columns
     cells = check_cells(read_columns(path, columns), columns)
-    cells.raise_first_invalid(path)
+    if error := find_invalid_cell(path, columns, cells):
+        raise error
     return cells.text, cells.numbers
+
+
+def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
+    """Error that names column, row (1 is the first below the header) and rule of the first invalid cell, if any."""
+    for column in columns:
+        rows = np.flatnonzero(cells.invalid[column.name])
+        if len(rows):
+            first = describe_cell(column.name, rows[0], column.rule, cells.text[column.name].iloc[rows[0]])
+            others = int(cells.invalid.to_numpy().sum()) - 1
+            more = f" (and {others} more cells that break a rule)" if others else ""
+            return DataError(
+                f"{path}: {first}{more}", reason=f"its column {column.name} holds what is not {column.rule}"
+            )
+    return None
 
 
 def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
@@ -154,22 +145,24 @@ def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Co
         missing_marks: marks for missing besides MISSING_MARKS, in lower case.
     """
     marks = MISSING_MARKS | set(missing_marks)
-    numbers, is_text, zeros = {}, {}, {}
+    numbers, is_text, invalid, zeros = {}, {}, {}, {}
     for column in columns:
         positions, distinct = distinct_cells(text[column.name])
         is_missing = distinct.isin(marks)
-        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
-        is_text[column.name] = (parsed.isna() & ~is_missing).to_numpy()[positions]
-        if isinstance(column, Measurement):
-            zeros[column.name] = int((parsed == 0).to_numpy()[positions].sum())
-            if column.zero_is_missing:
-                parsed = parsed.mask(parsed == 0)
-        numbers[column.name] = parsed.to_numpy()[positions]
+        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
+        not_number = np.isnan(parsed) & ~is_missing.to_numpy()
+        zeros[column.name] = 0
+        if isinstance(column, Measurement) and column.zero_is_missing:
+            zeros[column.name] = int((parsed == 0)[positions].sum())
+            parsed = np.where(parsed == 0, np.nan, parsed)
+        numbers[column.name] = parsed[positions]
+        is_text[column.name] = not_number[positions]
+        invalid[column.name] = (not_number | ~column.allows(parsed))[positions]
     return CheckedCells(
-        columns=tuple(columns),
         text=text,
         numbers=pd.DataFrame(numbers, index=text.index),
         is_text=pd.DataFrame(is_text, index=text.index),
+        invalid=pd.DataFrame(invalid, index=text.index),
         zeros=zeros,
     )
 

@@ -34,11 +34,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
-    """CSV and name of a hospital by its number, from 1.
-
-    Raises:
-        DataError: the folder has no manifest, or no hospital with that number.
-    """
+    """CSV and name of a hospital by its number, from 1; a DataError if the folder has no such hospital."""
     hospitals = read_manifest(folder)["hospitals"]
     if not 1 <= number <= len(hospitals):
         raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")

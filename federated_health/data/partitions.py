@@ -5,7 +5,7 @@ hospitals, one of them could be a training row and the other a test row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,11 @@ class Partition:
         low, high = ALPHA_RANGE
         if self.alpha is not None and not low <= self.alpha <= high:
             raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
-        if self.ratios is not None and not all(0 < ratio < float("inf") for ratio in self.ratios):
-            raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
-        if self.ratios is not None and self.hospitals not in (None, len(self.ratios)):
-            raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
+        if self.ratios is not None:
+            if not all(0 < ratio < float("inf") for ratio in self.ratios):
+                raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
+            if self.hospitals not in (None, len(self.ratios)):
+                raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: --by {self.by} needs their number")
         if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
@@ -78,8 +79,7 @@ class Partition:
 
     def describe(self) -> dict[str, Any]:
         """The partition's entry in the manifest."""
-        options = {"hospitals": self.hospitals, "alpha": self.alpha, "ratios": self.ratios}
-        return {"by": self.by, "seed": self.seed, **{k: option for k, option in options.items() if option is not None}}
+        return {option: value for option, value in asdict(self).items() if value is not None}
 
 
 def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:

@@ -20,13 +20,7 @@ MAX_AGREEMENT_CHARACTERS = 65_536
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """A prediction task.
-
-    Attributes:
-        name: name in settings and saved models.
-        columns: inputs of the model, in the order of every array and CSV.
-        label: the column that is predicted.
-    """
+    """A prediction task. Its columns are the model's inputs, in the order of every array and CSV."""
 
     name: str
     columns: tuple[Measurement | Category, ...]
@@ -34,7 +28,6 @@ class Task:
 
     @property
     def labelled_columns(self) -> tuple[Column, ...]:
-        """The columns, then the label."""
         return (*self.columns, self.label)
 
     @cached_property
@@ -47,7 +40,6 @@ class Task:
 
     @cached_property
     def measurement_positions(self) -> tuple[int, ...]:
-        """Positions of the measurements among the columns."""
         return tuple(i for i, column in enumerate(self.columns) if isinstance(column, Measurement))
 
     @cached_property
@@ -58,7 +50,6 @@ class Task:
 
     @cached_property
     def feature_width(self) -> int:
-        """Number of features of a patient."""
         return sum(column.feature_width for column in self.columns)
 
     @cached_property
@@ -244,15 +235,10 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 
 
 def get_task(name: str) -> Task:
-    """The task with a name.
-
-    Raises:
-        SettingsError: no task has that name.
-    """
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise SettingsError(f"task: expected one of {', '.join(TASKS)}, got {name!r}") from None
+    """The task with a name; a SettingsError if there is none."""
+    if name not in TASKS:
+        raise SettingsError(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]
 
 
 def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
@@ -263,7 +249,8 @@ def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: 
     """
     for name in dict.fromkeys([*server, *other]):
         if other.get(name) != server.get(name):
-            return f"the {whose}'s {name} is {_quote(other.get(name))}; the server's is {_quote(server.get(name))}"
+            theirs, servers = other.get(name, "not declared"), server.get(name, "not declared")
+            return f"the {whose}'s {name} is {theirs}; the server's is {servers}"
     return None
 
 
@@ -287,7 +274,3 @@ def read_agreement(text: str) -> dict[str, str]:
     if not isinstance(agreement, dict) or not all(isinstance(words, str) for words in agreement.values()):
         raise ValueError("not names and words")
     return agreement
-
-
-def _quote(words: str | None) -> str:
-    return "not declared" if words is None else words

@@ -28,7 +28,6 @@ from federated_health.data.sources.layouts import (
     LAYOUTS,
     UCI,
     UCI_FILES,
-    UCI_HEADER,
     Layout,
 )
 from federated_health.errors import DataError
@@ -42,11 +41,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, 
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFile:
-    """A file as text, and its layout.
-
-    Attributes:
-        name: name of the file in messages.
-    """
+    """A file, under its name in messages, as text."""
 
     name: str
     text: pd.DataFrame
@@ -75,7 +70,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             if "xl/workbook.xml" in archive.namelist():
                 raise DataError(f"{path}: is an Excel file; save it as CSV UTF-8 (comma separated)")
             members = [(Path(member.filename).name, member) for member in archive.infolist() if not member.is_dir()]
-            uci = [(name, member) for name, member in members if name in UCI_FILES]
+            uci = [(name, member) for name in UCI_FILES for found, member in members if found == name]
             csvs = [(name, member) for name, member in members if name.lower().endswith(".csv") and name[0] not in "._"]
             if (not uci and len(csvs) != 1) or len(dict(uci)) != len(uci):
                 raise DataError(
@@ -84,8 +79,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 )
             if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
                 raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
-            contents = {name: archive.read(member) for name, member in uci or csvs}
-            return {name: contents[name] for name in (*UCI_FILES, *contents) if name in contents}
+            return {name: archive.read(member) for name, member in uci or csvs}
     except _ZIP_ERRORS:
         raise DataError(f"{path}: is not a zip that can be read") from None
 
@@ -101,7 +95,7 @@ def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
     """
     label = str(source if source.name == name else source / name)
     if name in UCI_FILES:
-        text = parse_csv(content, label, UCI_HEADER)
+        text = parse_csv(content, label, UCI.header)
         return RecognisedFile(label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
     text = parse_csv(content, label)
     layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)

@@ -33,8 +33,6 @@ MAX_DROPPED = 0.2
 MIN_AGREEMENT = 0.95
 """Smallest share of patients in UCI's table, too, who must have UCI's diagnosis."""
 
-_INVALID_CODE = "not allowed"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
@@ -89,11 +87,7 @@ def read_uci() -> Source:
 
 
 def generate_readmission(patients: int, seed: int) -> Source:
-    """Generated diabetes patients of two virtual hospitals; see `generated_patients`.
-
-    Raises:
-        SettingsError: there are too few patients for an AUC, or too many for the memory.
-    """
+    """Generated diabetes patients of two virtual hospitals; at least 2, for an AUC, and not more than memory holds."""
     low, high = PATIENTS_RANGE
     if not low <= patients <= high:
         raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
@@ -132,8 +126,8 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
     mapped = layout.describe_mappings()
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
-    for column in layout.task.measurements:
-        if column.zero_is_missing and (zeros := sum(counts[column.name] for counts in zero_counts)):
+    for column in layout.task.columns:
+        if zeros := sum(counts[column.name] for counts in zero_counts):
             mapped.append(f"{layout.name_in_file(column)}: 0 -> missing, in {zeros} of {rows_read} rows")
     if layout.label_is_inverted:
         mapped.append(_confirm_label(path, table, layout))
@@ -153,13 +147,12 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
 
 
 def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFrame, Mapping[str, int]]:
-    """Canonical rows of a file, and the number of zeros in each measurement of all its rows."""
+    """Canonical rows of a file, and for each column the rows with a 0 that means missing, of all its rows."""
     layout, task = file.layout, file.layout.task
     canonical = pd.DataFrame({column.name: file.text[layout.name_in_file(column)] for column in task.labelled_columns})
+    missing = dict.fromkeys(MISSING_MARKS | layout.missing_marks, "")
     for name, codes in layout.codes.items():
-        written = shorten(canonical[name])
-        is_missing = written.isin(MISSING_MARKS | layout.missing_marks)
-        canonical[name] = written.map(codes).where(~is_missing, "").fillna(_INVALID_CODE)
+        canonical[name] = shorten(canonical[name]).map({**codes, **missing}).fillna("not allowed")
     cells = check_cells(canonical, task.labelled_columns, layout.missing_marks)
     table, invalid = cells.numbers, cells.invalid
     if layout.hospital in file.text.columns:
@@ -194,11 +187,7 @@ def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> Data
 
 
 def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
-    """Compare the label with UCI's for the patients who are in UCI's table, too.
-
-    Raises:
-        DataError: the labels disagree, so the file's label is not inverted, or was inverted twice.
-    """
+    """Compare the label with UCI's for the patients who are in UCI's table, too; refuse one that is not inverted."""
     columns, label = list(layout.task.column_names), layout.task.label.name
     known = read_uci().table[[*columns, label]].drop_duplicates(columns)
     both = table.merge(known, on=columns, suffixes=("", " of UCI"))
