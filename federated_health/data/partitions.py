@@ -29,20 +29,15 @@ DEFAULT_ALPHA = 0.5
 ALPHA_RANGE = (1e-3, 1e6)
 
 Vector = npt.NDArray[np.int64]
-"""One whole number per row, unit or hospital."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How rows are divided. Options that do not belong to `by` are None.
+    """How rows are divided: `by` one of KINDS, with the options that belong to it; else a SettingsError.
 
     Attributes:
-        by: one of KINDS.
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
-
-    Raises:
-        SettingsError: an option is missing, does not belong to `by`, or is out of range.
     """
 
     by: str
@@ -88,10 +83,7 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed.
-
-    Raises:
-        DataError: the rows cannot be divided so.
+    so that both label balance and size are skewed. A DataError if the rows cannot be divided so.
     """
     table = source.table
     if partition.by == "hospital":

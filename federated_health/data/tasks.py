@@ -260,11 +260,7 @@ def write_agreement(agreement: Mapping[str, str]) -> str:
 
 
 def read_agreement(text: str) -> dict[str, str]:
-    """The task agreement that another side wrote.
-
-    Raises:
-        ValueError: the text is too long, or not names and texts in JSON.
-    """
+    """The task agreement that another side wrote; a ValueError if it is too long, or not names and texts in JSON."""
     if len(text) > MAX_AGREEMENT_CHARACTERS:
         raise ValueError("too long")
     try:

@@ -35,12 +35,7 @@ MAX_ROWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class GeneratedPatients:
-    """Generated patients.
-
-    Attributes:
-        table: `hospital`, the task's columns in order (float64, NaN for missing), then the label, int64 0 or 1.
-        probability: float64 [rows], probability of the label given the recorded row and its hospital.
-    """
+    """A table as in a `Source`, and the probability of each row's label given the row and its hospital."""
 
     table: pd.DataFrame
     probability: Vector
@@ -81,10 +76,8 @@ def expected_roc_auc(probability: Vector) -> float:
     """Expected ROC-AUC of scores, [patients], that are the true probabilities of their labels.
 
     It is the share of pairs of a positive and a negative patient in which the positive one has the higher score, equal
-    scores counting half; both sums over pairs are expectations over the labels.
-
-    Raises:
-        ValueError: no two patients can be of different classes.
+    scores counting half; both sums over pairs are expectations over the labels. A ValueError if no two patients can be
+    of different classes.
     """
     _, score = np.unique(probability, return_inverse=True)
     positive = np.bincount(score, probability)

@@ -49,11 +49,7 @@ class RecognisedFile:
 
 
 def read_contents(path: Path) -> dict[str, bytes]:
-    """File name -> bytes of one CSV, or of UCI's files in UCI's order.
-
-    Raises:
-        DataError: the source holds neither, or cannot be read.
-    """
+    """File name -> bytes of one CSV, or of UCI's files in UCI's order; a DataError if there is neither."""
     if path.is_dir():
         files = [path / name for name in UCI_FILES if (path / name).is_file()]
         if not files:
@@ -85,14 +81,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 
 
 def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
-    """Recognise a file by its name or header.
-
-    Args:
-        source: path of the source, which may be a folder or an archive.
-
-    Raises:
-        DataError: no layout fits, or header and codes belong to different layouts. The message never quotes a patient.
-    """
+    """Recognise a file of a source by its name or header; a DataError, which quotes no patient, if no layout fits."""
     label = str(source if source.name == name else source / name)
     if name in UCI_FILES:
         text = parse_csv(content, label, UCI.header)

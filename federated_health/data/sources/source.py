@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_cell
+from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_first_invalid
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
@@ -41,7 +41,7 @@ class Source:
     Attributes:
         name: `uci`, `readmission` or `file`.
         title: kind of file, for people.
-        path: file or folder that was read; None for generated patients.
+        path: file or folder that was read.
         files: name -> SHA-256, in hex, of each file that was read; includes an archive itself.
         mapped: what was read as something else, and the evidence for it, one line each.
         dropped: reason -> rows that are not in the table.
@@ -178,12 +178,12 @@ def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> Data
     layout = file.layout
     rules = {column.name: (layout.name_in_file(column), layout.rule(column)) for column in layout.task.labelled_columns}
     rules[HOSPITAL_COLUMN] = (layout.hospital, "a hospital's name, with letters or digits")
-    first = next(str(name) for name in invalid if invalid[name].any())
-    column, rule = rules[first]
-    row, rows = int(invalid[first].to_numpy().argmax()), int(invalid.any(axis=1).sum())
+    name = next(str(name) for name in invalid if invalid[name].any())
+    column, rule = rules[name]
+    rows = int(invalid.any(axis=1).sum())
     more = f"; {rows} of {len(invalid)} rows break a rule" if rows > 1 else ""
     hint = " (--drop-invalid leaves such rows out)" if rows <= max(1, MAX_DROPPED * len(invalid)) else ""
-    return DataError(f"{file.name}: {describe_cell(column, row, rule, file.text[column].iloc[row])}{more}{hint}")
+    return DataError(f"{file.name}: {describe_first_invalid(file.text[column], invalid[name], rule)}{more}{hint}")
 
 
 def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
