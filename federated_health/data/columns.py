@@ -6,7 +6,7 @@ number of features, which `ml.keras_models.build_encoder` makes. `docs/extending
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column(ABC):
     """A column of a task; `meaning` says what it holds, for people."""
 
@@ -36,7 +36,7 @@ class Column(ABC):
         """Where the rule allows a number, [rows]; NaN is a missing cell."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Measurement(Column):
     """A quantity with a unit, scaled by the normalisation that all hospitals share.
 
@@ -48,6 +48,7 @@ class Measurement(Column):
     """
 
     unit: str
+    _: KW_ONLY
     low: float
     high: float
     zero_is_missing: bool = False
@@ -69,7 +70,7 @@ class Measurement(Column):
         return np.isnan(numbers) | (self.low <= numbers) & (numbers <= self.high)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Category(Column):
     """A code from a fixed list."""
 
@@ -93,7 +94,7 @@ class Category(Column):
         return np.isnan(numbers) | np.isin(numbers, list(self.codes))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Label(Column):
     """The column that is predicted: 0 or 1, never missing."""
 

@@ -11,14 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from federated_health.data import csv_reading
 from federated_health.data.columns import Measurement
-from federated_health.data.csv_reading import (
-    CheckedCells,
-    check_cells,
-    find_invalid_cell,
-    looks_like_name,
-    read_columns,
-)
+from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
@@ -85,10 +80,10 @@ class DataCheck:
             name: {
                 "missing": int(missing[name]),
                 "missing %": _percent(int(missing[name]), len(self.numbers)),
-                "of them 0": self.cells.zeros[name] or "",
+                "of them 0": zeros or "",
                 "not allowed": int(invalid[name]) or "",
             }
-            for name in self.numbers
+            for name, zeros in self.cells.zeros.items()
         }
 
     def findings(self) -> list[str]:
@@ -98,7 +93,9 @@ class DataCheck:
             for column in self.task.labelled_columns
             if self.cells.invalid[column.name].any()
         ]
-        names = [name for name in self.cells.text if looks_like_name(name) and name not in self.numbers]
+        names = [
+            name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
+        ]
         unread = [f"not read: {', '.join(names)}"] if names else []
         return [*invalid, *(f"look at this: {warning}" for warning in self.warnings), *unread]
 
@@ -109,12 +106,12 @@ def check_data(path: Path, task: Task) -> DataCheck:
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = check_cells(read_columns(path, task.labelled_columns), task.labelled_columns)
+    cells = csv_reading.check_cells(csv_reading.read_columns(path, task.labelled_columns), task.labelled_columns)
     return DataCheck(
         path=path,
         task=task,
         cells=cells,
-        obstacle=find_invalid_cell(path, task.labelled_columns, cells) or _find_too_few(path, task, cells),
+        obstacle=csv_reading.find_invalid_cell(path, task.labelled_columns, cells) or _find_too_few(path, task, cells),
         warnings=(*_warn_about_rows(task, cells), *_warn_about_columns(task, cells)),
     )
 

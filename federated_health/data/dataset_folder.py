@@ -88,18 +88,14 @@ def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: str) -> di
 def _replace_files(folder: Path, old: list[Path], new: list[Path], backup: Path) -> None:
     """Replace old files by new ones; if that fails, the old files are restored."""
     backup.mkdir()
-    placed: list[Path] = []
+    moves = [*((file, backup / file.name) for file in old), *((file, folder / file.name) for file in new)]
     try:
-        for file in old:
-            file.replace(backup / file.name)
-        for file in new:
-            placed.append(folder / file.name)  # before the file is moved, in case Ctrl-C comes in between
-            file.replace(folder / file.name)
+        for origin, target in moves:
+            origin.replace(target)
     except BaseException:  # Ctrl-C, too
-        for file in placed:
-            file.unlink(missing_ok=True)
-        for file in backup.iterdir():
-            file.replace(folder / file.name)
+        for origin, target in reversed(moves):
+            if target.exists() and not origin.exists():
+                target.replace(origin)
         raise
 
 

@@ -118,13 +118,6 @@ KAGGLE_HEART = Layout(
 
 LAYOUTS = (*CANONICAL, UCI, KAGGLE_UCI, KAGGLE_HEART)
 
-CONFUSABLE_LAYOUTS = (
-    (KAGGLE_HEART, UCI),
-    (UCI, KAGGLE_HEART),
-    *((layout, KAGGLE_HEART) for layout in CANONICAL if layout.task is HEART_DISEASE),
-)
-"""A layout, and another one whose codes a file with its header may hold, so that the label may be inverted."""
-
 UCI_FILES: Mapping[str, str] = {
     "processed.cleveland.data": "cleveland",
     "processed.hungarian.data": "hungary",

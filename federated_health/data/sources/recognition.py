@@ -13,23 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from federated_health.data import csv_reading
 from federated_health.data.columns import Category
-from federated_health.data.csv_reading import (
-    case_hint,
-    describe_header,
-    distinct_cells,
-    parse_csv,
-    read_bytes,
-    refuse_repeated_or_empty,
-)
-from federated_health.data.sources.layouts import (
-    CONFUSABLE_LAYOUTS,
-    HOSPITAL_COLUMN,
-    LAYOUTS,
-    UCI,
-    UCI_FILES,
-    Layout,
-)
+from federated_health.data.sources import layouts
+from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, Layout
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
@@ -55,8 +43,8 @@ def read_contents(path: Path) -> dict[str, bytes]:
         if not files:
             hint = "; name one of its CSVs itself" if any(path.glob("*.csv")) else ""
             raise DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got none of them{hint}")
-        return {file.name: read_bytes(file) for file in files}
-    content = read_bytes(path)
+        return {file.name: csv_reading.read_bytes(file) for file in files}
+    content = csv_reading.read_bytes(path)
     return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name: content}
 
 
@@ -84,13 +72,13 @@ def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
     """Recognise a file of a source by its name or header; a DataError, which quotes no patient, if no layout fits."""
     label = str(source if source.name == name else source / name)
     if name in UCI_FILES:
-        text = parse_csv(content, label, UCI.header)
-        return RecognisedFile(label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
-    text = parse_csv(content, label)
+        text = csv_reading.parse_csv(content, label, UCI.header)
+        return RecognisedFile(label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
+    text = csv_reading.parse_csv(content, label)
     layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)
     if layout is None:
         raise DataError(f"{label}: has no known layout. {_describe_closest_layout(text)}")
-    refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
+    csv_reading.refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
     _refuse_other_codes(label, text, layout)
     return RecognisedFile(label, text, layout)
 
@@ -100,20 +88,22 @@ def _describe_closest_layout(text: pd.DataFrame) -> str:
     closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
     missing = [name for name in closest.header if name not in header]
     named = f"; missing: {', '.join(missing)}" if len(missing) < len(closest.header) else ""
-    got = describe_header(text, closest.header)
-    hint = case_hint(header, missing)
+    got = csv_reading.describe_header(text, closest.header)
+    hint = csv_reading.case_hint(header, missing)
     return f"The closest is {closest.title}: expected {', '.join(closest.header)}; got {got}{named}{hint}"
 
 
 def _refuse_other_codes(label: str, text: pd.DataFrame, layout: Layout) -> None:
     """Refuse a file with one layout's header and another one's codes: its label may be inverted."""
-    for own, other in CONFUSABLE_LAYOUTS:
-        if layout is own and _count_codes(text, own, other) > _count_codes(text, own, own) + len(text) // 10:
-            name = own.name_in_file(own.task.label)
-            raise DataError(
-                f"{label}: has the header of {own.title}, but the codes of {other.title}, so the meaning of its {name} "
-                "is unknown: with Kaggle's codes it must be called target, and with UCI's codes disease or num"
-            )
+    if layout.task is not HEART_DISEASE or layout is layouts.KAGGLE_UCI:  # whose codes are words
+        return
+    other = UCI if layout is layouts.KAGGLE_HEART else layouts.KAGGLE_HEART
+    if _count_codes(text, layout, other) > _count_codes(text, layout, layout) + len(text) // 10:
+        raise DataError(
+            f"{label}: has the header of {layout.title}, but the codes of {other.title}, so the meaning of its "
+            f"{layout.name_in_file(layout.task.label)} is unknown: with Kaggle's codes it must be called target, and "
+            "with UCI's codes disease or num"
+        )
 
 
 def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
@@ -128,7 +118,7 @@ def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
 
 def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
     """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
-    positions, distinct = distinct_cells(cells)
+    positions, distinct = csv_reading.distinct_cells(cells)
     return pd.Series(distinct.map(_shorten_number).to_numpy()[positions], index=cells.index, dtype=str)
 
 
