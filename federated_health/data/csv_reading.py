@@ -52,14 +52,14 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
         DataError: names the file and, where possible, the column, the row and the rule; never a value.
     """
     columns = task.labelled_columns if labelled else task.columns
-    cells = check_cells(read_columns(path, columns), columns)
+    cells = read_cells(path, columns)
     if error := find_invalid_cell(path, columns, cells):
         raise error
     return cells.text, cells.numbers
 
 
-def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
-    """Read a CSV that has at least one patient and each of the columns once, else a DataError; cells stay text."""
+def read_cells(path: Path, columns: Sequence[Column]) -> CheckedCells:
+    """Cells of a CSV that has at least one patient and each of the columns once; else a DataError."""
     text = parse_csv(read_bytes(path), str(path))
     header, names = list(text.columns), [column.name for column in columns]
     if missing := [name for name in names if name not in header]:
@@ -69,7 +69,7 @@ def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
         problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
         raise _file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
     refuse_repeated_or_empty(str(path), text, names)
-    return text
+    return check_cells(text, columns)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -106,14 +106,16 @@ def check_data(path: Path, task: Task) -> DataCheck:
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.check_cells(csv_reading.read_columns(path, task.labelled_columns), task.labelled_columns)
-    return DataCheck(
-        path=path,
-        task=task,
-        cells=cells,
-        obstacle=csv_reading.find_invalid_cell(path, task.labelled_columns, cells) or _find_too_few(path, task, cells),
-        warnings=(*_warn_about_rows(task, cells), *_warn_about_columns(task, cells)),
-    )
+    cells = csv_reading.read_cells(path, task.labelled_columns)
+    obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
+    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    if obstacle is None and different < MIN_PATIENTS:
+        obstacle = DataError(
+            f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
+            reason=f"it has fewer than {MIN_PATIENTS} different patients",
+        )
+    warnings = (*_warn_about_rows(task, cells), *_warn_about_columns(task, cells))
+    return DataCheck(path=path, task=task, cells=cells, obstacle=obstacle, warnings=warnings)
 
 
 def _percent(part: int, whole: int) -> str:
@@ -128,16 +130,6 @@ def _list_rows(invalid: "pd.Series[bool]") -> str:
     listed = ", ".join(str(row) for row in rows[:MAX_LISTED_ROWS])
     more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
     return f"row{'s' if len(rows) > 1 else ''} {listed}{more} (1 is the first below the header)"
-
-
-def _find_too_few(path: Path, task: Task, cells: CheckedCells) -> DataError | None:
-    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
-    if different >= MIN_PATIENTS:
-        return None
-    return DataError(
-        f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
-        reason=f"it has fewer than {MIN_PATIENTS} different patients",
-    )
 
 
 def _warn_about_rows(task: Task, cells: CheckedCells) -> Iterator[str]:

@@ -58,17 +58,17 @@ def generate_patients(patients: int, seed: int) -> GeneratedPatients:
     return GeneratedPatients(table=table, probability=expected_risk(hospital, record))
 
 
-def held_out_probability(
-    patients: GeneratedPatients, split_seed: int = DEFAULT_SPLIT_SEED
-) -> tuple[Vector, npt.NDArray[np.float32]]:
-    """Best predictions and labels of the test rows of all hospitals, [rows] each.
+def held_out_probability(patients: GeneratedPatients) -> tuple[Vector, npt.NDArray[np.float32]]:
+    """Best predictions and labels of all hospitals' test rows under the default split seed, [rows] each.
 
     Hospitals are in the order of the table, rows in the order of each hospital's test rows.
     """
     label = READMISSION.label.name
-    rows_of_hospitals = [rows for _, rows in patients.table.groupby(HOSPITAL_COLUMN, sort=False)]
-    tests = [split_rows(rows.drop(columns=HOSPITAL_COLUMN), label, split_seed)[1] for rows in rows_of_hospitals]
-    held_out = pd.concat([rows.iloc[test] for rows, test in zip(rows_of_hospitals, tests, strict=True)])
+    tests = []
+    for _, rows in patients.table.groupby(HOSPITAL_COLUMN, sort=False):
+        _, test = split_rows(rows.drop(columns=HOSPITAL_COLUMN), label, DEFAULT_SPLIT_SEED)
+        tests.append(rows.iloc[test])
+    held_out = pd.concat(tests)
     return patients.probability[held_out.index], held_out[label].to_numpy(dtype=np.float32)
 
 
@@ -110,21 +110,21 @@ def expected_risk(hospital: Codes, record: Columns) -> Vector:
 
 def _mean_risk(hospital: Codes, cells: Columns, lacks_hba1c: bool, lacks_glucose: bool) -> Vector:
     """Mean of the true risk, [rows], over the values of HbA1c and bands of glucose that empty cells may stand for."""
+    hba1c_chances, glucose_chances, band_chances = _tabulate_chances()
     weights = np.ones((len(hospital), 1))  # [rows, values of HbA1c or 1]
     hba1c = HBA1C[None] if lacks_hba1c else cells["hba1c"][:, None]
     if lacks_hba1c:
         visits = np.minimum(_integers(cells["emergency_visits"]), model.MAX_VISITS)
-        weights = _hba1c_chances()[visits, _integers(cells["age"]) - model.AGES[0]] * _treatment_chances(cells)
+        weights = hba1c_chances[visits, _integers(cells["age"]) - model.AGES[0]] * _treatment_chances(cells)
         weights *= 1.0 - model.hba1c_recorded(hospital[:, None], hba1c, cells["days_in_hospital"][:, None])
     if lacks_glucose:
-        bands = _band_chances()
         if not lacks_hba1c:
-            bands = bands[_integers(cells["hba1c"] * 10)[:, None] - model.HBA1C_TENTHS[0]]
-        joint = weights[:, :, None] * bands * model.GLUCOSE_MISSING[hospital][:, None, :]
+            band_chances = band_chances[_integers(cells["hba1c"] * 10)[:, None] - model.HBA1C_TENTHS[0]]
+        joint = weights[:, :, None] * band_chances * model.GLUCOSE_MISSING[hospital][:, None, :]
         band_log_odds = model.GLUCOSE_LOG_ODDS[None]
     else:
         if lacks_hba1c:
-            weights *= _glucose_chances()[:, _integers(cells["glucose"]) - model.GLUCOSES[0]].T
+            weights *= glucose_chances[:, _integers(cells["glucose"]) - model.GLUCOSES[0]].T
         joint = weights[:, :, None]
         band_log_odds = model.GLUCOSE_LOG_ODDS[model.glucose_band(cells["glucose"])[:, None]]
     other = model.other_log_odds({**cells, "diagnoses": cells["diagnoses"] - model.EXTRA_CODES[hospital]})
@@ -143,22 +143,13 @@ def _treatment_chances(cells: Columns) -> Vector:
 
 
 @cache
-def _hba1c_chances() -> Vector:
-    """Chance of each value of HbA1c, [visits, ages, values]."""
+def _tabulate_chances() -> tuple[Vector, Vector, Vector]:
+    """Chances of each HbA1c, [visits, ages, values]; of each glucose, and of each band of it, [values, ...]."""
     level = model.hba1c_level(model.AGES.astype(np.float64), np.arange(model.MAX_VISITS + 1.0)[:, None])
-    return _cell_chances(np.log((model.HBA1C_TENTHS[:-1] + 0.5) / 10 - 4), level, model.HBA1C_SPREAD)
-
-
-@cache
-def _glucose_chances() -> Vector:
-    """Chance of each glucose for each value of HbA1c, [values, glucoses]."""
-    return _cell_chances(np.log(model.GLUCOSES[:-1] + 0.5), model.glucose_level(HBA1C), model.GLUCOSE_SPREAD)
-
-
-def _band_chances() -> Vector:
-    """Chance of each band of glucose for each value of HbA1c, [values, bands]."""
+    hba1c = _cell_chances(np.log((model.HBA1C_TENTHS[:-1] + 0.5) / 10 - 4), level, model.HBA1C_SPREAD)
+    glucose = _cell_chances(np.log(model.GLUCOSES[:-1] + 0.5), model.glucose_level(HBA1C), model.GLUCOSE_SPREAD)
     starts = np.searchsorted(model.GLUCOSES, model.GLUCOSE_BANDS)
-    return np.add.reduceat(_glucose_chances(), [0, *starts], axis=1)
+    return hba1c, glucose, np.add.reduceat(glucose, [0, *starts], axis=1)
 
 
 def _cell_chances(edges: Vector, mean: Vector, deviation: float) -> Vector:

@@ -5,7 +5,6 @@ confirm it where two layouts are easily confused.
 """
 
 import lzma
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -119,13 +118,6 @@ def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
 def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
     """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
     positions, distinct = csv_reading.distinct_cells(cells)
-    return pd.Series(distinct.map(_shorten_number).to_numpy()[positions], index=cells.index, dtype=str)
-
-
-def _shorten_number(cell: str) -> str:
-    if re.fullmatch(r"[-+.\de]+", cell, re.ASCII) is None:  # float() also accepts other digits, and 1_0
-        return cell
-    try:
-        return f"{float(cell) + 0.0:.15g}"
-    except ValueError:
-        return cell
+    numbers = pd.to_numeric(distinct, errors="coerce") + 0.0  # -0.0 becomes 0.0
+    shortest = distinct.where(numbers.isna(), numbers.map("{:.15g}".format))
+    return pd.Series(shortest.to_numpy()[positions], index=cells.index, dtype=str)
