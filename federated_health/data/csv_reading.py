@@ -44,12 +44,11 @@ class CheckedCells:
 def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of a CSV as text, and float64 columns of the task, NaN for missing, with the same index.
 
-    Args:
-        path: UTF-8 CSV with a header. Columns that the task does not know are ignored.
-        labelled: whether the label is required; if so, it is the last of the columns.
+    A DataError names the file and, where possible, the column, the row and the rule; never a value. Columns that the
+    task does not know are ignored.
 
-    Raises:
-        DataError: names the file and, where possible, the column, the row and the rule; never a value.
+    Args:
+        labelled: whether the label is required; if so, it is the last of the columns.
     """
     columns = task.labelled_columns if labelled else task.columns
     cells = read_cells(path, columns)

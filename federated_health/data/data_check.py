@@ -103,8 +103,7 @@ class DataCheck:
 def check_data(path: Path, task: Task) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
-    Raises:
-        DataError: the file is not a table with the task's columns, so that there is nothing to check.
+    A DataError if the file is not a table with the task's columns, so that there is nothing to check.
     """
     cells = csv_reading.read_cells(path, task.labelled_columns)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)

@@ -31,19 +31,15 @@ def write_hospitals(
     plot: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write client_1.csv, client_2.csv, ... and manifest.json, and remove the files of an earlier partition.
+    """Write client_1.csv, client_2.csv, ... and manifest.json, remove an earlier partition, and return the manifest.
+
+    A DataError if a file of another origin would be overwritten, or the folder cannot be written to.
 
     Args:
         hospitals: hospital name -> its rows, in the order of the hospitals' numbers.
         partition: how the rows were divided, for the manifest.
         plot: also draw partition.png.
         force: overwrite files that this function did not write, or that were changed since.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: a file of another origin would be overwritten, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

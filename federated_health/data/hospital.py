@@ -49,11 +49,7 @@ class Patients:
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
-    """A hospital's patients. This object never leaves the hospital's process.
-
-    Attributes:
-        warnings: what the hospital's data team should look at; see `data_check`.
-    """
+    """A hospital's patients, and what its data team should look at. This never leaves the hospital's process."""
 
     name: str
     task: Task

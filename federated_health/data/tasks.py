@@ -200,11 +200,7 @@ def get_task(name: str) -> Task:
 
 
 def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
-    """The first entry that differs between two task agreements, as a text for both sides; None where all are equal.
-
-    Args:
-        whose: the side of the other agreement.
-    """
+    """The first entry that differs between the server's task agreement and the other side's, as a text for both."""
     for name in dict.fromkeys([*server, *other]):
         if other.get(name) != server.get(name):
             theirs, servers = other.get(name, "not declared"), server.get(name, "not declared")

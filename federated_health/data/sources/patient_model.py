@@ -56,11 +56,7 @@ MAX_VISITS = 3
 
 
 def draw_truth(hospital: Codes, generator: np.random.Generator) -> Columns:
-    """True values of patients.
-
-    Args:
-        hospital: [patients], positions in HOSPITALS.
-    """
+    """True values of patients, given their hospitals' positions in HOSPITALS, [patients]."""
 
     def normal(mean: Vector, deviation: Vector | float) -> Vector:
         return mean + deviation * generator.standard_normal(rows)

@@ -106,11 +106,8 @@ def generate_readmission(patients: int, seed: int) -> Source:
 def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
-    Args:
-        drop_invalid: drop and count rows with an invalid cell instead of refusing the file.
-
-    Raises:
-        DataError: no layout is known, or a cell is invalid; names file, column, row and rule, never a value.
+    A DataError, which never quotes a value, if no layout is known or a cell is invalid. With `drop_invalid`, rows with
+    an invalid cell are dropped and counted instead.
     """
     contents = read_contents(path)
     files = [recognise_file(file, content, path) for file, content in contents.items()]
