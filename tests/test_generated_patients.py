@@ -1,4 +1,4 @@
-"""The generator against its statement: hand-worked log-odds, simulation of single records, calibration of many."""
+"""The generator: hand-worked log-odds, simulation of single records, calibration of many."""
 
 import math
 from itertools import pairwise
@@ -153,7 +153,7 @@ def test_values_go_together(many: GeneratedPatients) -> None:
 
 
 def test_values_are_drawn_as_stated(truth: tuple[Codes, Columns]) -> None:
-    """Figures from the module's statement, not from its functions; standard errors are below a third of `abs`."""
+    """Figures written out here, not from the module's functions; standard errors are below a third of `abs`."""
     _, values = truth
     hba1c, age, visits = values["hba1c"], values["age"], values["emergency_visits"]
 

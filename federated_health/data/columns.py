@@ -6,7 +6,7 @@ number of features, which `ml.keras_models.build_encoder` makes. `docs/extending
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,9 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column(ABC):
-    """A column of a task.
-
-    Attributes:
-        meaning: what the column holds, for people.
-    """
+    """A column of a task; `meaning` says what it holds, for people."""
 
     name: str
     meaning: str
@@ -31,16 +27,16 @@ class Column(ABC):
         """What a cell may hold, for messages."""
 
     @property
-    @abstractmethod
     def summary(self) -> str:
         """What server and hospital must agree on, as text."""
+        return f"{self.meaning}: {self.rule}"
 
     @abstractmethod
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         """Where the rule allows a number, [rows]; NaN is a missing cell."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Measurement(Column):
     """A quantity with a unit, scaled by the normalisation that all hospitals share.
 
@@ -52,6 +48,7 @@ class Measurement(Column):
     """
 
     unit: str
+    _: KW_ONLY
     low: float
     high: float
     zero_is_missing: bool = False
@@ -73,15 +70,12 @@ class Measurement(Column):
         return np.isnan(numbers) | (self.low <= numbers) & (numbers <= self.high)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Category(Column):
-    """A code from a fixed list.
-
-    Attributes:
-        codes: code -> its meaning.
-    """
+    """A code from a fixed list."""
 
     codes: Mapping[int, str]
+    """Code -> its meaning."""
 
     @property
     def feature_width(self) -> int:
@@ -100,17 +94,13 @@ class Category(Column):
         return np.isnan(numbers) | np.isin(numbers, list(self.codes))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Label(Column):
     """The column that is predicted: 0 or 1, never missing."""
 
     @property
     def rule(self) -> str:
         return "0 or 1"
-
-    @property
-    def summary(self) -> str:
-        return f"{self.meaning}: 0 or 1"
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         return np.isin(numbers, (0, 1))

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,68 +27,38 @@ class CheckedCells:
     """Cells of a table as numbers, with what breaks the rules of their columns.
 
     Attributes:
-        columns: the columns that were read.
-        text: the whole table as text.
+        text: the whole table.
         numbers: float64, one column each; NaN where a cell is missing or not a number.
         is_text: where a cell is neither a number nor a mark for missing.
         invalid: where a cell breaks the rule of its column; includes `is_text`.
-        zeros: measurement -> rows with the number 0, also where 0 means missing.
+        zeros: column -> rows with a 0 that means missing.
     """
 
-    columns: tuple[Column, ...]
     text: pd.DataFrame
     numbers: pd.DataFrame
     is_text: pd.DataFrame
+    invalid: pd.DataFrame
     zeros: Mapping[str, int]
-
-    @cached_property
-    def invalid(self) -> pd.DataFrame:
-        allowed = {column.name: column.allows(self.numbers[column.name].to_numpy()) for column in self.columns}
-        return self.is_text | ~pd.DataFrame(allowed, index=self.numbers.index)
-
-    def raise_first_invalid(self, path: Path) -> None:
-        """Refuse a file with an invalid cell.
-
-        Raises:
-            DataError: names column, row (1 is the first below the header) and rule of the first invalid cell.
-        """
-        for column in self.columns:
-            rows = np.flatnonzero(self.invalid[column.name])
-            if len(rows):
-                first = describe_cell(column.name, rows[0], column.rule, self.text[column.name].iloc[rows[0]])
-                others = int(self.invalid.to_numpy().sum()) - 1
-                more = f" (and {others} more cells that break a rule)" if others else ""
-                raise DataError(
-                    f"{path}: {first}{more}", reason=f"its column {column.name} holds what is not {column.rule}"
-                )
 
 
 def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a CSV of patients.
+    """The table of a CSV as text, and float64 columns of the task, NaN for missing, with the same index.
+
+    A DataError names the file and, where possible, the column, the row and the rule; never a value. Columns that the
+    task does not know are ignored.
 
     Args:
-        path: UTF-8 CSV with a header. Columns that the task does not know are ignored.
-        labelled: whether the label column is required.
-
-    Returns:
-        The table as text, and float64 columns of the task (then the label) with the same index, NaN for missing.
-
-    Raises:
-        DataError: names the file and, where possible, the column, the row (1 is the first below the header) and the
-            rule; never a value.
+        labelled: whether the label is required; if so, it is the last of the columns.
     """
     columns = task.labelled_columns if labelled else task.columns
-    cells = check_cells(read_columns(path, columns), columns)
-    cells.raise_first_invalid(path)
+    cells = read_cells(path, columns)
+    if error := find_invalid_cell(path, columns, cells):
+        raise error
     return cells.text, cells.numbers
 
 
-def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
-    """Read a CSV with at least one patient and each of the columns once; every cell stays text.
-
-    Raises:
-        DataError: the file cannot be read, is not well-formed, or its header does not fit.
-    """
+def read_cells(path: Path, columns: Sequence[Column]) -> CheckedCells:
+    """Cells of a CSV that has at least one patient and each of the columns once; else a DataError."""
     text = parse_csv(read_bytes(path), str(path))
     header, names = list(text.columns), [column.name for column in columns]
     if missing := [name for name in names if name not in header]:
@@ -99,15 +68,11 @@ def read_columns(path: Path, columns: Sequence[Column]) -> pd.DataFrame:
         problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
         raise _file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
     refuse_repeated_or_empty(str(path), text, names)
-    return text
+    return check_cells(text, columns)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Bytes of a file.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """Bytes of a file; a DataError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -118,11 +83,8 @@ def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) ->
     """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
 
     Args:
-        name: name of the file in messages.
+        name: name of the file in a DataError, which never quotes a row.
         header: column names, for a file without a header.
-
-    Raises:
-        DataError: the CSV is not well-formed. The message never quotes a row.
     """
     try:
         lines = io.StringIO(content.decode("utf-8-sig"), newline="")
@@ -154,22 +116,24 @@ def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Co
         missing_marks: marks for missing besides MISSING_MARKS, in lower case.
     """
     marks = MISSING_MARKS | set(missing_marks)
-    numbers, is_text, zeros = {}, {}, {}
+    numbers, is_text, invalid, zeros = {}, {}, {}, {}
     for column in columns:
         positions, distinct = distinct_cells(text[column.name])
         is_missing = distinct.isin(marks)
-        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").astype(np.float64)
-        is_text[column.name] = (parsed.isna() & ~is_missing).to_numpy()[positions]
-        if isinstance(column, Measurement):
-            zeros[column.name] = int((parsed == 0).to_numpy()[positions].sum())
-            if column.zero_is_missing:
-                parsed = parsed.mask(parsed == 0)
-        numbers[column.name] = parsed.to_numpy()[positions]
+        parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
+        not_number = np.isnan(parsed) & ~is_missing.to_numpy()
+        zeros[column.name] = 0
+        if isinstance(column, Measurement) and column.zero_is_missing:
+            zeros[column.name] = int((parsed == 0)[positions].sum())
+            parsed = np.where(parsed == 0, np.nan, parsed)
+        numbers[column.name] = parsed[positions]
+        is_text[column.name] = not_number[positions]
+        invalid[column.name] = (not_number | ~column.allows(parsed))[positions]
     return CheckedCells(
-        columns=tuple(columns),
         text=text,
         numbers=pd.DataFrame(numbers, index=text.index),
         is_text=pd.DataFrame(is_text, index=text.index),
+        invalid=pd.DataFrame(invalid, index=text.index),
         zeros=zeros,
     )
 
@@ -177,31 +141,37 @@ def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Co
 def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:
     """Position of each row's cell among the distinct cells, and these, trimmed and in lower case.
 
-    A column has few distinct cells, so that parsing them once is much faster.
+    A column has few distinct cells: parsing each once is much faster.
     """
     positions, distinct = pd.factorize(cells)
     return positions, pd.Series(distinct, dtype=str).str.strip().str.lower()
 
 
-def describe_cell(column: str, row: int, rule: str, cell: str) -> str:
-    """Position of an invalid cell (`row` counts from 0), what it may hold, and which kind of text it holds instead."""
-    cell, got = cell.strip(), ""
+def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
+    """Error that names the first invalid cell, if there is one."""
+    invalid = [column for column in columns if cells.invalid[column.name].any()]
+    if not invalid:
+        return None
+    name, rule = invalid[0].name, invalid[0].rule
+    others = int(cells.invalid.to_numpy().sum()) - 1
+    more = f" (and {others} more cells that break a rule)" if others else ""
+    first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds what is not {rule}")
+
+
+def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", rule: str) -> str:
+    """Column and row (1 is the first below the header) of an invalid cell, its rule, and the kind of text it holds."""
+    row = int(invalid.to_numpy().argmax())
+    cell, got = text.iloc[row].strip(), ""
     if re.fullmatch(r"-?\d+,\d+", cell):
         got = "; got a decimal comma: numbers need a point"
     elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
         got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
-    return f"column {column}, row {row + 1}: expected {rule}{got}"
+    return f"column {text.name}, row {row + 1}: expected {rule}{got}"
 
 
 def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Refuse a table that has one of the columns twice, or no rows.
-
-    Args:
-        name: name of the file in messages.
-
-    Raises:
-        DataError: names the repeated columns.
-    """
+    """Raise a DataError, with the file's name, for a table that has one of the columns twice, or no rows."""
     header = list(text.columns)
     if repeated := [column for column in columns if header.count(column) > 1]:
         raise _file_error(name, f"has the column {', '.join(repeated)} more than once")
@@ -219,7 +189,6 @@ def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
     """The header for a message, without anything that may be a patient's cell.
 
     A first line counts as a header if it has one of the known names, or if a name stands above a column of numbers.
-    Only what looks like a column name is shown of it.
     """
     names = [name for name in text.columns if looks_like_name(name)]
     has_known = {name.lower() for name in names} & {name.lower() for name in known}

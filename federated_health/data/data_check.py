@@ -4,15 +4,16 @@ The result stays at the hospital. The server learns only whether the hospital ma
 holds no value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from federated_health.data import csv_reading
 from federated_health.data.columns import Measurement
-from federated_health.data.csv_reading import CheckedCells, check_cells, looks_like_name, read_columns
+from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
@@ -31,48 +32,33 @@ MAX_NUMBER = 1e12
 """Larger numbers, also infinite ones, count as this one in a median, so that the median is always a number."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnCheck:
-    """Counts of rows for one column.
-
-    Attributes:
-        missing: rows without a value, also those with a 0 that means missing.
-        zeros: rows with a 0 that means missing.
-        invalid: numbers, from 1, of the rows that break the column's rule.
-    """
-
-    missing: int
-    zeros: int
-    invalid: tuple[int, ...]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataCheck:
     """Result of checking one hospital's CSV.
 
     Attributes:
-        numbers: float64 columns of the task, then the label, NaN for missing.
-        labels: label -> rows.
-        columns: column -> its counts; includes the label.
+        cells: cells of the task's columns and the label.
         obstacle: why the hospital may not join; None if it may. Its `reason` is sent to the server.
         warnings: what to look at, without values.
-        unread: columns that the task does not know, if they look like column names.
     """
 
     path: Path
     task: Task
-    numbers: pd.DataFrame
-    labels: Mapping[int, int]
-    columns: Mapping[str, ColumnCheck]
+    cells: CheckedCells
     obstacle: DataError | None
     warnings: tuple[str, ...]
-    unread: tuple[str, ...]
+
+    @property
+    def numbers(self) -> pd.DataFrame:
+        """Float64 columns of the task, then the label, NaN for missing."""
+        return self.cells.numbers
 
     @property
     def title(self) -> str:
         label, rows = self.task.label.name, len(self.numbers)
-        counts = [f"{self.labels[value]} with {label} = {value}" for value in (1, 0)]
-        if unlabelled := rows - sum(self.labels.values()):
+        labels = {value: int((self.numbers[label] == value).sum()) for value in (1, 0)}
+        counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
+        if unlabelled := rows - sum(labels.values()):
             counts.append(f"{unlabelled} without a valid label")
         return f"{self.path}, for the task {self.task.name}: {rows} patients, {', '.join(counts)}"
 
@@ -82,62 +68,53 @@ class DataCheck:
         return f"This hospital may {f'not join: {self.obstacle.reason}' if self.obstacle else 'join'}."
 
     def raise_obstacle(self) -> None:
-        """Raise the obstacle, if there is one.
-
-        Raises:
-            DataError: the hospital may not join.
-        """
+        """Raise the obstacle, if there is one."""
         if self.obstacle is not None:
             raise self.obstacle
 
     def table(self) -> dict[str, dict[str, object]]:
-        """Counts for the console, one row per column of the CSV."""
+        """Counts of rows for the console, one entry per column of the CSV."""
+        missing = (self.numbers.isna() & ~self.cells.invalid).sum()
+        invalid = self.cells.invalid.sum()
         return {
             name: {
-                "missing": column.missing,
-                "missing %": _percent(column.missing, len(self.numbers)),
-                "of them 0": column.zeros or "",
-                "not allowed": len(column.invalid) or "",
+                "missing": int(missing[name]),
+                "missing %": _percent(int(missing[name]), len(self.numbers)),
+                "of them 0": zeros or "",
+                "not allowed": int(invalid[name]) or "",
             }
-            for name, column in self.columns.items()
+            for name, zeros in self.cells.zeros.items()
         }
 
     def findings(self) -> list[str]:
         """Invalid columns, warnings and unread columns, one line each."""
         invalid = [
-            f"{column.name} must be {column.rule}; see {_list_rows(self.columns[column.name].invalid)}"
+            f"{column.name} must be {column.rule}; see {_list_rows(self.cells.invalid[column.name])}"
             for column in self.task.labelled_columns
-            if self.columns[column.name].invalid
+            if self.cells.invalid[column.name].any()
         ]
-        unread = [f"not read: {', '.join(self.unread)}"] if self.unread else []
+        names = [
+            name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
+        ]
+        unread = [f"not read: {', '.join(names)}"] if names else []
         return [*invalid, *(f"look at this: {warning}" for warning in self.warnings), *unread]
 
 
 def check_data(path: Path, task: Task) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
-    Raises:
-        DataError: the file is not a table with the task's columns, so that there is nothing to check.
+    A DataError if the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = check_cells(read_columns(path, task.labelled_columns), task.labelled_columns)
-    zero_is_missing = [column for column in task.measurements if column.zero_is_missing]
-    return DataCheck(
-        path=path,
-        task=task,
-        numbers=cells.numbers,
-        labels={value: int((cells.numbers[task.label.name] == value).sum()) for value in (1, 0)},
-        columns={
-            column.name: ColumnCheck(
-                missing=int((cells.numbers[column.name].isna() & ~cells.invalid[column.name]).sum()),
-                zeros=cells.zeros[column.name] if column in zero_is_missing else 0,
-                invalid=tuple((np.flatnonzero(cells.invalid[column.name]) + 1).tolist()),
-            )
-            for column in task.labelled_columns
-        },
-        obstacle=_find_obstacle(path, task, cells),
-        warnings=(*_warn_about_rows(task, cells), *_warn_about_columns(task, cells)),
-        unread=tuple(name for name in cells.text.columns if looks_like_name(name) and name not in cells.numbers),
-    )
+    cells = csv_reading.read_cells(path, task.labelled_columns)
+    obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
+    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    if obstacle is None and different < MIN_PATIENTS:
+        obstacle = DataError(
+            f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
+            reason=f"it has fewer than {MIN_PATIENTS} different patients",
+        )
+    warnings = (*_warn_about_rows(task, cells), *_warn_about_columns(task, cells))
+    return DataCheck(path=path, task=task, cells=cells, obstacle=obstacle, warnings=warnings)
 
 
 def _percent(part: int, whole: int) -> str:
@@ -147,24 +124,11 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}"
 
 
-def _list_rows(rows: Sequence[int]) -> str:
+def _list_rows(invalid: "pd.Series[bool]") -> str:
+    rows = np.flatnonzero(invalid) + 1
     listed = ", ".join(str(row) for row in rows[:MAX_LISTED_ROWS])
     more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
     return f"row{'s' if len(rows) > 1 else ''} {listed}{more} (1 is the first below the header)"
-
-
-def _find_obstacle(path: Path, task: Task, cells: CheckedCells) -> DataError | None:
-    try:
-        cells.raise_first_invalid(path)
-    except DataError as error:
-        return error
-    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
-    if different < MIN_PATIENTS:
-        return DataError(
-            f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
-            reason=f"it has fewer than {MIN_PATIENTS} different patients",
-        )
-    return None
 
 
 def _warn_about_rows(task: Task, cells: CheckedCells) -> Iterator[str]:
@@ -192,23 +156,24 @@ def _warn_about_columns(task: Task, cells: CheckedCells) -> Iterator[str]:
         elif len(valid) > 1 and valid.nunique() == 1:
             yield f"{column.name} is the same in every row that has it"
         if isinstance(column, Measurement):
-            yield from _warn_about_measurement(column, numbers.dropna(), cells.zeros[column.name])
+            yield from _warn_about_measurement(column, numbers.dropna())
 
 
-def _warn_about_measurement(column: Measurement, numbers: "pd.Series[float]", zeros: int) -> Iterator[str]:
+def _warn_about_measurement(column: Measurement, numbers: "pd.Series[float]") -> Iterator[str]:
     """Warn of zeros that may mean missing, and of a wrong unit; invalid numbers count, too."""
     if numbers.empty or column.typical_median is None:
         return
     low, high = column.typical_median
-    if zeros and low > 0 and not column.zero_is_missing:
+    zeros = int((numbers == 0).sum())
+    if zeros and low > 0:
         yield f"{column.name} is 0 in {zeros} {'row' if zeros == 1 else 'rows'}: does it mean missing?"
     median = numbers.clip(-MAX_NUMBER, MAX_NUMBER).median()
+    units = [unit for unit, (factor, summand) in column.other_units.items() if low <= median * factor + summand <= high]
     if low <= median <= high:
         return
-    units = [unit for unit, (factor, summand) in column.other_units.items() if low <= median * factor + summand <= high]
     if units:
         yield f"{column.name} looks like {' or '.join(units)}; the task's unit is {column.unit}"
-        return
-    side = "below" if median < low else "above"
-    usual = f"{low:g} to {high:g} {column.unit}"
-    yield f"the median of {column.name} is {side} what hospitals usually have ({usual}): is it in that unit?"
+    else:
+        side = "below" if median < low else "above"
+        usual = f"{low:g} to {high:g} {column.unit}"
+        yield f"the median of {column.name} is {side} what hospitals usually have ({usual}): is it in that unit?"

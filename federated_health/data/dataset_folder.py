@@ -31,19 +31,15 @@ def write_hospitals(
     plot: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write client_1.csv, client_2.csv, ... and manifest.json, and remove the files of an earlier partition.
+    """Write client_1.csv, client_2.csv, ... and manifest.json, remove an earlier partition, and return the manifest.
+
+    A DataError if a file of another origin would be overwritten, or the folder cannot be written to.
 
     Args:
         hospitals: hospital name -> its rows, in the order of the hospitals' numbers.
         partition: how the rows were divided, for the manifest.
         plot: also draw partition.png.
         force: overwrite files that this function did not write, or that were changed since.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: a file of another origin would be overwritten, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,18 +84,14 @@ def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: str) -> di
 def _replace_files(folder: Path, old: list[Path], new: list[Path], backup: Path) -> None:
     """Replace old files by new ones; if that fails, the old files are restored."""
     backup.mkdir()
-    placed: list[Path] = []
+    moves = [*((file, backup / file.name) for file in old), *((file, folder / file.name) for file in new)]
     try:
-        for file in old:
-            file.replace(backup / file.name)
-        for file in new:
-            placed.append(folder / file.name)  # before the file is moved, in case Ctrl-C comes in between
-            file.replace(folder / file.name)
+        for origin, target in moves:
+            origin.replace(target)
     except BaseException:  # Ctrl-C, too
-        for file in placed:
-            file.unlink(missing_ok=True)
-        for file in backup.iterdir():
-            file.replace(folder / file.name)
+        for origin, target in reversed(moves):
+            if target.exists() and not origin.exists():
+                target.replace(origin)
         raise
 
 

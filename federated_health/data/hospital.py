@@ -29,7 +29,7 @@ class Patients:
 
     @classmethod
     def from_table(cls, numbers: pd.DataFrame, task: Task) -> Self:
-        """All rows of a table with the task's columns and its label."""
+        """The rows of a table with the task's columns and its label."""
         values = numbers[list(task.column_names)].to_numpy(dtype=np.float64)
         return cls(values, numbers[task.label.name].to_numpy(dtype=np.float32))
 
@@ -49,11 +49,7 @@ class Patients:
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
-    """A hospital's patients. This object never leaves the hospital's process.
-
-    Attributes:
-        warnings: what the hospital's data team should look at; see `data_check`.
-    """
+    """A hospital's patients, and what its data team should look at. This never leaves the hospital's process."""
 
     name: str
     task: Task
@@ -69,10 +65,9 @@ class Hospital:
 
 @lru_cache(maxsize=1024)
 def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospital:
-    """Read, check and split a hospital's CSV. Repeated calls in one process return the same object.
+    """Read, check and split a hospital's CSV; a DataError if the hospital may not join.
 
-    Raises:
-        DataError: the CSV does not follow the task, or has too few patients.
+    Repeated calls in one process return the same object.
     """
     check = check_data(path, task)
     check.raise_obstacle()

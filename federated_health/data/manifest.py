@@ -14,11 +14,7 @@ MANIFEST = "manifest.json"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder.
-
-    Raises:
-        DataError: the manifest does not exist, or create_dataset.py did not write it.
-    """
+    """The manifest of a folder; a DataError unless create_dataset.py wrote one."""
     path = (folder / MANIFEST).absolute()
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -34,11 +30,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
-    """CSV and name of a hospital by its number, from 1.
-
-    Raises:
-        DataError: the folder has no manifest, or no hospital with that number.
-    """
+    """CSV and name of a hospital by its number, from 1; a DataError if the folder has no such hospital."""
     hospitals = read_manifest(folder)["hospitals"]
     if not 1 <= number <= len(hospitals):
         raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")
@@ -64,11 +56,9 @@ class OwnHospital:
 def find_own_hospital(
     folder: Path, number: int | None, data: Path | None, name: str | None, task: str | None, default_task: str
 ) -> OwnHospital:
-    """The hospital that a client's flags name.
+    """The hospital that a client's flags name: by its number, from 1, in a folder, or by its CSV and name.
 
     Args:
-        folder: folder that create_dataset.py wrote.
-        number: the hospital's number in the folder, from 1; None if `data` and `name` are given.
         task: name of the task; if None, the folder's task for a number, else `default_task`.
 
     Raises:

@@ -5,7 +5,7 @@ hospitals, one of them could be a training row and the other a test row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,20 +29,15 @@ DEFAULT_ALPHA = 0.5
 ALPHA_RANGE = (1e-3, 1e6)
 
 Vector = npt.NDArray[np.int64]
-"""One whole number per row, unit or hospital."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How rows are divided. Options that do not belong to `by` are None.
+    """How rows are divided: `by` one of KINDS, with the options that belong to it; else a SettingsError.
 
     Attributes:
-        by: one of KINDS.
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
-
-    Raises:
-        SettingsError: an option is missing, does not belong to `by`, or is out of range.
     """
 
     by: str
@@ -62,10 +57,11 @@ class Partition:
         low, high = ALPHA_RANGE
         if self.alpha is not None and not low <= self.alpha <= high:
             raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
-        if self.ratios is not None and not all(0 < ratio < float("inf") for ratio in self.ratios):
-            raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
-        if self.ratios is not None and self.hospitals not in (None, len(self.ratios)):
-            raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
+        if self.ratios is not None:
+            if not all(0 < ratio < float("inf") for ratio in self.ratios):
+                raise SettingsError("--ratios: expected numbers above 0, such as 8,4,2,1")
+            if self.hospitals not in (None, len(self.ratios)):
+                raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: --by {self.by} needs their number")
         if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
@@ -78,8 +74,7 @@ class Partition:
 
     def describe(self) -> dict[str, Any]:
         """The partition's entry in the manifest."""
-        options = {"hospitals": self.hospitals, "alpha": self.alpha, "ratios": self.ratios}
-        return {"by": self.by, "seed": self.seed, **{k: option for k, option in options.items() if option is not None}}
+        return {option: value for option, value in asdict(self).items() if value is not None}
 
 
 def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
@@ -88,10 +83,7 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed.
-
-    Raises:
-        DataError: the rows cannot be divided so.
+    so that both label balance and size are skewed. A DataError if the rows cannot be divided so.
     """
     table = source.table
     if partition.by == "hospital":

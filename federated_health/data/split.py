@@ -14,16 +14,14 @@ Positions = npt.NDArray[np.intp]
 
 
 def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[Positions, Positions]:
-    """Positions of training and of test rows, each ascending.
+    """Positions of training and of test rows of a hospital, each ascending.
 
     A quarter of the patients of each class is held out for testing, at least one of a class with two or more. A keyed
     hash of a row's content decides which. So the order of the file changes nothing, and a new patient moves at most
-    one other patient. Rows that are equal except for the label are one patient and land on the same side: a patient
-    who was recorded twice is never trained on and tested with.
+    one other patient. Rows that are equal except for the label are one patient and land on the same side.
 
     Args:
-        numbers: all rows of one hospital, with the label column.
-        label: name of the label column.
+        numbers: all rows of the hospital, with the label column.
         seed: the hospital's own split seed.
     """
     patient_of_row, positives, negatives = _order_patients(numbers, label, seed)

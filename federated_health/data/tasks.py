@@ -20,13 +20,7 @@ MAX_AGREEMENT_CHARACTERS = 65_536
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """A prediction task.
-
-    Attributes:
-        name: name in settings and saved models.
-        columns: inputs of the model, in the order of every array and CSV.
-        label: the column that is predicted.
-    """
+    """A prediction task. Its columns are the model's inputs, in the order of every array and CSV."""
 
     name: str
     columns: tuple[Measurement | Category, ...]
@@ -34,7 +28,6 @@ class Task:
 
     @property
     def labelled_columns(self) -> tuple[Column, ...]:
-        """The columns, then the label."""
         return (*self.columns, self.label)
 
     @cached_property
@@ -47,7 +40,6 @@ class Task:
 
     @cached_property
     def measurement_positions(self) -> tuple[int, ...]:
-        """Positions of the measurements among the columns."""
         return tuple(i for i, column in enumerate(self.columns) if isinstance(column, Measurement))
 
     @cached_property
@@ -58,7 +50,6 @@ class Task:
 
     @cached_property
     def feature_width(self) -> int:
-        """Number of features of a patient."""
         return sum(column.feature_width for column in self.columns)
 
     @cached_property
@@ -77,16 +68,8 @@ class Task:
         return hashlib.sha256(json.dumps(list(self.agreement.items())).encode()).hexdigest()
 
 
-AGE = Measurement(
-    name="age",
-    meaning="age",
-    unit="years",
-    low=0,
-    high=120,
-    typical_median=(30, 90),
-    other_units={"months": (1 / 12, 0)},
-)
-SEX = Category(name="sex", meaning="sex", codes={0: "female", 1: "male"})
+AGE = Measurement("age", "age", "years", low=0, high=120, typical_median=(30, 90), other_units={"months": (1 / 12, 0)})
+SEX = Category("sex", "sex", {0: "female", 1: "male"})
 
 HEART_DISEASE = Task(
     name="heart-disease",
@@ -94,14 +77,12 @@ HEART_DISEASE = Task(
         AGE,
         SEX,
         Category(
-            name="cp",
-            meaning="chest pain",
-            codes={1: "typical angina", 2: "atypical angina", 3: "non-anginal pain", 4: "asymptomatic"},
+            "cp", "chest pain", {1: "typical angina", 2: "atypical angina", 3: "non-anginal pain", 4: "asymptomatic"}
         ),
         Measurement(
-            name="trestbps",
-            meaning="resting blood pressure on admission",
-            unit="mm Hg",
+            "trestbps",
+            "resting blood pressure on admission",
+            "mm Hg",
             low=50,
             high=300,
             zero_is_missing=True,
@@ -109,54 +90,46 @@ HEART_DISEASE = Task(
             other_units={"kPa": (7.50062, 0), "cm Hg": (10, 0)},
         ),
         Measurement(
-            name="chol",
-            meaning="serum cholesterol",
-            unit="mg/dl",
+            "chol",
+            "serum cholesterol",
+            "mg/dl",
             low=50,
             high=1000,
             zero_is_missing=True,
             typical_median=(120, 350),
             other_units={"mmol/l": (38.67, 0)},
         ),
-        Category(name="fbs", meaning="fasting blood sugar above 120 mg/dl", codes={0: "no", 1: "yes"}),
+        Category("fbs", "fasting blood sugar above 120 mg/dl", {0: "no", 1: "yes"}),
         Category(
-            name="restecg",
-            meaning="resting electrocardiogram",
-            codes={0: "normal", 1: "ST-T wave abnormality", 2: "left ventricular hypertrophy"},
+            "restecg",
+            "resting electrocardiogram",
+            {0: "normal", 1: "ST-T wave abnormality", 2: "left ventricular hypertrophy"},
         ),
         Measurement(
-            name="thalach",
-            meaning="maximum heart rate achieved",
-            unit="beats/min",
+            "thalach",
+            "maximum heart rate achieved",
+            "beats/min",
             low=30,
             high=250,
             zero_is_missing=True,
             typical_median=(90, 190),
             other_units={"beats/s": (60, 0)},
         ),
-        Category(name="exang", meaning="exercise-induced angina", codes={0: "no", 1: "yes"}),
+        Category("exang", "exercise-induced angina", {0: "no", 1: "yes"}),
         Measurement(
-            name="oldpeak",
-            meaning="ST depression induced by exercise against rest",
-            unit="mm",
+            "oldpeak",
+            "ST depression induced by exercise against rest",
+            "mm",
             low=-10,
             high=10,
             typical_median=(0, 3),
             other_units={"microvolts": (0.01, 0)},
         ),
-        Category(name="slope", meaning="slope of the peak exercise ST segment", codes={1: "up", 2: "flat", 3: "down"}),
-        Category(
-            name="ca",
-            meaning="major vessels coloured by fluoroscopy",
-            codes={0: "none", 1: "one", 2: "two", 3: "three"},
-        ),
-        Category(
-            name="thal",
-            meaning="thallium stress test",
-            codes={3: "normal", 6: "fixed defect", 7: "reversible defect"},
-        ),
+        Category("slope", "slope of the peak exercise ST segment", {1: "up", 2: "flat", 3: "down"}),
+        Category("ca", "major vessels coloured by fluoroscopy", {0: "none", 1: "one", 2: "two", 3: "three"}),
+        Category("thal", "thallium stress test", {3: "normal", 6: "fixed defect", 7: "reversible defect"}),
     ),
-    label=Label(name="disease", meaning="at least 50 % narrowing of a major coronary vessel (UCI's num > 0)"),
+    label=Label("disease", "at least 50 % narrowing of a major coronary vessel (UCI's num > 0)"),
 )
 
 READMISSION = Task(
@@ -164,55 +137,33 @@ READMISSION = Task(
     columns=(
         AGE,
         SEX,
-        Category(
-            name="admission_type", meaning="kind of admission", codes={1: "emergency", 2: "urgent", 3: "elective"}
-        ),
+        Category("admission_type", "kind of admission", {1: "emergency", 2: "urgent", 3: "elective"}),
         Measurement(
-            name="days_in_hospital",
-            meaning="length of the stay",
-            unit="days",
+            "days_in_hospital",
+            "length of the stay",
+            "days",
             low=0,
             high=365,
             typical_median=(1, 21),
             other_units={"hours": (1 / 24, 0)},
         ),
         Measurement(
-            name="lab_procedures",
-            meaning="laboratory tests in the stay",
-            unit="tests",
-            low=0,
-            high=500,
-            typical_median=(5, 150),
+            "lab_procedures", "laboratory tests in the stay", "tests", low=0, high=500, typical_median=(5, 150)
         ),
         Measurement(
-            name="medications",
-            meaning="different drugs given in the stay",
-            unit="drugs",
-            low=0,
-            high=100,
-            typical_median=(2, 40),
+            "medications", "different drugs given in the stay", "drugs", low=0, high=100, typical_median=(2, 40)
         ),
-        Measurement(name="diagnoses", meaning="diagnoses coded", unit="codes", low=1, high=50, typical_median=(2, 20)),
+        Measurement("diagnoses", "diagnoses coded", "codes", low=1, high=50, typical_median=(2, 20)),
         Measurement(
-            name="emergency_visits",
-            meaning="emergency visits in the year before",
-            unit="visits",
-            low=0,
-            high=100,
-            typical_median=(0, 5),
+            "emergency_visits", "emergency visits in the year before", "visits", low=0, high=100, typical_median=(0, 5)
         ),
         Measurement(
-            name="inpatient_visits",
-            meaning="hospital stays in the year before",
-            unit="stays",
-            low=0,
-            high=100,
-            typical_median=(0, 5),
+            "inpatient_visits", "hospital stays in the year before", "stays", low=0, high=100, typical_median=(0, 5)
         ),
         Measurement(
-            name="hba1c",
-            meaning="glycated haemoglobin HbA1c",
-            unit="%",
+            "hba1c",
+            "glycated haemoglobin HbA1c",
+            "%",
             low=3,
             high=20,
             zero_is_missing=True,
@@ -220,9 +171,9 @@ READMISSION = Task(
             other_units={"mmol/mol": (0.09148, 2.152)},
         ),
         Measurement(
-            name="glucose",
-            meaning="blood glucose on admission",
-            unit="mg/dl",
+            "glucose",
+            "blood glucose on admission",
+            "mg/dl",
             low=20,
             high=1500,
             zero_is_missing=True,
@@ -230,40 +181,30 @@ READMISSION = Task(
             other_units={"mmol/l": (18.016, 0)},
         ),
         Category(
-            name="insulin",
-            meaning="insulin dose, changed in the stay",
-            codes={0: "no insulin", 1: "unchanged", 2: "raised", 3: "lowered"},
+            "insulin", "insulin dose, changed in the stay", {0: "no insulin", 1: "unchanged", 2: "raised", 3: "lowered"}
         ),
-        Category(name="diabetes_medication", meaning="any diabetes medication", codes={0: "no", 1: "yes"}),
-        Category(name="discharged_home", meaning="discharged to home", codes={0: "no", 1: "yes"}),
+        Category("diabetes_medication", "any diabetes medication", {0: "no", 1: "yes"}),
+        Category("discharged_home", "discharged to home", {0: "no", 1: "yes"}),
     ),
-    label=Label(name="readmitted", meaning="readmitted to a hospital within 30 days of discharge"),
+    label=Label("readmitted", "readmitted to a hospital within 30 days of discharge"),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION)}
 
 
 def get_task(name: str) -> Task:
-    """The task with a name.
-
-    Raises:
-        SettingsError: no task has that name.
-    """
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise SettingsError(f"task: expected one of {', '.join(TASKS)}, got {name!r}") from None
+    """The task with a name; a SettingsError if there is none."""
+    if name not in TASKS:
+        raise SettingsError(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]
 
 
 def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
-    """The first entry that differs between two task agreements, as a text for both sides; None where all are equal.
-
-    Args:
-        whose: the side of the other agreement.
-    """
+    """The first entry that differs between the server's task agreement and the other side's, as a text for both."""
     for name in dict.fromkeys([*server, *other]):
         if other.get(name) != server.get(name):
-            return f"the {whose}'s {name} is {_quote(other.get(name))}; the server's is {_quote(server.get(name))}"
+            theirs, servers = other.get(name, "not declared"), server.get(name, "not declared")
+            return f"the {whose}'s {name} is {theirs}; the server's is {servers}"
     return None
 
 
@@ -273,11 +214,7 @@ def write_agreement(agreement: Mapping[str, str]) -> str:
 
 
 def read_agreement(text: str) -> dict[str, str]:
-    """The task agreement that another side wrote.
-
-    Raises:
-        ValueError: the text is too long, or not names and texts in JSON.
-    """
+    """The task agreement that another side wrote; a ValueError if it is too long, or not names and texts in JSON."""
     if len(text) > MAX_AGREEMENT_CHARACTERS:
         raise ValueError("too long")
     try:
@@ -287,7 +224,3 @@ def read_agreement(text: str) -> dict[str, str]:
     if not isinstance(agreement, dict) or not all(isinstance(words, str) for words in agreement.values()):
         raise ValueError("not names and words")
     return agreement
-
-
-def _quote(words: str | None) -> str:
-    return "not declared" if words is None else words

@@ -12,9 +12,9 @@ cells, neither the label nor HbA1c and glucose, recorded or not, depend on them.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -26,31 +26,23 @@ from federated_health.data.sources.patient_model import Codes, Columns, Vector
 from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.tasks import READMISSION
 
-BANDS = np.arange(len(model.GLUCOSE_BANDS) + 1)
+HBA1C = model.HBA1C_TENTHS / 10
+"""Possible values, in %."""
 
-MAX_TERMS = 1_000_000
-"""Largest number of terms of the sums that are in memory at a time."""
+MAX_ROWS = 2000
+"""Largest number of rows whose sums, of up to 530 terms each, are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedPatients:
-    """Generated patients.
-
-    Attributes:
-        table: `hospital`, the task's columns in order (float64, NaN for missing), then the label, int64 0 or 1.
-        probability: float64 [rows], probability of the label given the recorded row and its hospital.
-    """
+    """A table as in a `Source`, and the probability of each row's label given the row and its hospital."""
 
     table: pd.DataFrame
     probability: Vector
 
 
 def generate_patients(patients: int, seed: int) -> GeneratedPatients:
-    """Draw patients, the first hospital's before the second's; equal arguments give equal patients.
-
-    Args:
-        patients: number of patients, at least 1.
-    """
+    """Draw at least one patient, the first hospital's before the second's; equal arguments give equal patients."""
     generator = np.random.default_rng([seed, patients])
     hospital = (np.arange(patients) >= round(patients * model.FIRST_SHARE)).astype(np.int64)
     truth = model.draw_truth(hospital, generator)
@@ -66,33 +58,26 @@ def generate_patients(patients: int, seed: int) -> GeneratedPatients:
     return GeneratedPatients(table=table, probability=expected_risk(hospital, record))
 
 
-def held_out_probability(
-    patients: GeneratedPatients, split_seed: int = DEFAULT_SPLIT_SEED
-) -> tuple[Vector, npt.NDArray[np.float32]]:
-    """Best predictions and labels of the test rows of all hospitals, [rows] each.
+def held_out_probability(patients: GeneratedPatients) -> tuple[Vector, npt.NDArray[np.float32]]:
+    """Best predictions and labels of all hospitals' test rows under the default split seed, [rows] each.
 
     Hospitals are in the order of the table, rows in the order of each hospital's test rows.
     """
-    probability, labels = [], []
     label = READMISSION.label.name
+    tests = []
     for _, rows in patients.table.groupby(HOSPITAL_COLUMN, sort=False):
-        _, test = split_rows(rows.drop(columns=HOSPITAL_COLUMN), label, split_seed)
-        probability.append(patients.probability[rows.index[test]])
-        labels.append(rows[label].to_numpy(dtype=np.float32)[test])
-    return np.concatenate(probability), np.concatenate(labels)
+        _, test = split_rows(rows.drop(columns=HOSPITAL_COLUMN), label, DEFAULT_SPLIT_SEED)
+        tests.append(rows.iloc[test])
+    held_out = pd.concat(tests)
+    return patients.probability[held_out.index], held_out[label].to_numpy(dtype=np.float32)
 
 
 def expected_roc_auc(probability: Vector) -> float:
-    """Expected ROC-AUC of scores that are the true probabilities of their labels.
+    """Expected ROC-AUC of scores, [patients], that are the true probabilities of their labels.
 
     It is the share of pairs of a positive and a negative patient in which the positive one has the higher score, equal
-    scores counting half; both sums over pairs are expectations over the labels.
-
-    Args:
-        probability: [patients].
-
-    Raises:
-        ValueError: no two patients can be of different classes.
+    scores counting half; both sums over pairs are expectations over the labels. A ValueError if no two patients can be
+    of different classes.
     """
     _, score = np.unique(probability, return_inverse=True)
     positive = np.bincount(score, probability)
@@ -113,88 +98,58 @@ def expected_risk(hospital: Codes, record: Columns) -> Vector:
         record: columns as from `patient_model.draw_record`.
     """
     risk = np.empty(len(hospital))
-    other = model.other_log_odds({**record, "diagnoses": record["diagnoses"] - model.EXTRA_CODES[hospital]})
-    for rows, no_hba1c, no_glucose in _group_by_missing(np.isnan(record["hba1c"]), np.isnan(record["glucose"])):
-        cells = {name: column[rows] for name, column in record.items()}
-        hba1c = model.HBA1C_TENTHS[None] / 10 if no_hba1c else cells["hba1c"][:, None]
-        control = model.control_log_odds(hba1c, cells["insulin"][:, None])
-        bands = BANDS[None] if no_glucose else model.glucose_band(cells["glucose"])[:, None]
-        log_odds = (other[rows, None] + control)[:, :, None] + model.GLUCOSE_LOG_ODDS[bands][:, None, :]
-        risks = model.sigmoid(log_odds)
-        weights = _bayes_weights(hospital[rows], cells, no_hba1c, no_glucose)
-        risk[rows] = (weights * risks).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
+    no_hba1c, no_glucose = np.isnan(record["hba1c"]), np.isnan(record["glucose"])
+    for lacks_hba1c, lacks_glucose in product((False, True), repeat=2):
+        alike = np.flatnonzero((no_hba1c == lacks_hba1c) & (no_glucose == lacks_glucose))
+        for start in range(0, len(alike), MAX_ROWS):
+            rows = alike[start : start + MAX_ROWS]
+            cells = {name: column[rows] for name, column in record.items()}
+            risk[rows] = _mean_risk(hospital[rows], cells, lacks_hba1c, lacks_glucose)
     return risk
 
 
-def _group_by_missing(
-    no_hba1c: npt.NDArray[np.bool_], no_glucose: npt.NDArray[np.bool_]
-) -> Iterator[tuple[Codes, bool, bool]]:
-    """Chunks of rows that lack the same cells, with what they lack."""
-    for lacks_hba1c in (False, True):
-        for lacks_glucose in (False, True):
-            rows = np.flatnonzero((no_hba1c == lacks_hba1c) & (no_glucose == lacks_glucose))
-            values = len(model.HBA1C_TENTHS) if lacks_hba1c else 1
-            step = MAX_TERMS // (values * (len(BANDS) if lacks_glucose else 1))
-            for start in range(0, len(rows), step):
-                yield rows[start : start + step], lacks_hba1c, lacks_glucose
-
-
-def _bayes_weights(hospital: Codes, cells: Columns, no_hba1c: bool, no_glucose: bool) -> Vector:
-    """Weight of each HbA1c and band of glucose, [rows, values or 1, bands or 1], up to a factor per row.
-
-    A recorded cell is one value of weight 1.
-    """
-    chances = _tabulate_chances()
-    if no_hba1c:
-        insulin, tablets = _position(cells["insulin"]), _position(cells["diabetes_medication"])
-        visits = np.minimum(_position(cells["emergency_visits"]), model.MAX_VISITS)
-        weights = chances.hba1c[visits, _position(cells["age"], model.AGES)] * chances.treatment[insulin, tablets]
-        weights *= chances.unrecorded[hospital, _position(cells["days_in_hospital"], model.DAYS)]
-        if not no_glucose:
-            weights *= chances.glucose[_position(cells["glucose"], model.GLUCOSES)]
-        band = chances.band[None]
+def _mean_risk(hospital: Codes, cells: Columns, lacks_hba1c: bool, lacks_glucose: bool) -> Vector:
+    """Mean of the true risk, [rows], over the values of HbA1c and bands of glucose that empty cells may stand for."""
+    hba1c_chances, glucose_chances, band_chances = _tabulate_chances()
+    weights = np.ones((len(hospital), 1))  # [rows, values of HbA1c or 1]
+    hba1c = HBA1C[None] if lacks_hba1c else cells["hba1c"][:, None]
+    if lacks_hba1c:
+        visits = np.minimum(_integers(cells["emergency_visits"]), model.MAX_VISITS)
+        weights = hba1c_chances[visits, _integers(cells["age"]) - model.AGES[0]] * _treatment_chances(cells)
+        weights *= 1.0 - model.hba1c_recorded(hospital[:, None], hba1c, cells["days_in_hospital"][:, None])
+    if lacks_glucose:
+        if not lacks_hba1c:
+            band_chances = band_chances[_integers(cells["hba1c"] * 10)[:, None] - model.HBA1C_TENTHS[0]]
+        joint = weights[:, :, None] * band_chances * model.GLUCOSE_MISSING[hospital][:, None, :]
+        band_log_odds = model.GLUCOSE_LOG_ODDS[None]
     else:
-        weights = np.ones((len(hospital), 1))
-        band = chances.band[_position(cells["hba1c"] * 10, model.HBA1C_TENTHS)[:, None]]
-    joint: Vector = weights[:, :, None]
-    return joint * band * model.GLUCOSE_MISSING[hospital][:, None, :] if no_glucose else joint
+        if lacks_hba1c:
+            weights *= glucose_chances[:, _integers(cells["glucose"]) - model.GLUCOSES[0]].T
+        joint = weights[:, :, None]
+        band_log_odds = model.GLUCOSE_LOG_ODDS[model.glucose_band(cells["glucose"])[:, None]]
+    other = model.other_log_odds({**cells, "diagnoses": cells["diagnoses"] - model.EXTRA_CODES[hospital]})
+    log_odds = other[:, None] + model.control_log_odds(hba1c, cells["insulin"][:, None])
+    risks = model.sigmoid(log_odds[:, :, None] + band_log_odds[:, None, :])
+    mean: Vector = (joint * risks).sum(axis=(1, 2)) / joint.sum(axis=(1, 2))
+    return mean
 
 
-@dataclass(frozen=True, eq=False)
-class _Chances:
-    """Factors of Bayes' rule for each value of HbA1c.
-
-    Attributes:
-        hba1c: [visits, ages, values], chance of that value.
-        treatment: [insulin, tablets, values], chance of insulin's code with or without a diabetes medication.
-        unrecorded: [hospitals, days, values], chance that HbA1c is empty.
-        glucose: [glucoses, values], chance of that glucose.
-        band: [values, bands], chance of that band.
-    """
-
-    hba1c: Vector
-    treatment: Vector
-    unrecorded: Vector
-    glucose: Vector
-    band: Vector
+def _treatment_chances(cells: Columns) -> Vector:
+    """Chance of the recorded insulin and diabetes medication for each value of HbA1c, [rows, values]."""
+    insulin, tablets = _integers(cells["insulin"]), model.tablets_share(HBA1C)
+    medication = np.where(cells["diabetes_medication"][:, None] == 1, tablets, 1.0 - tablets)
+    chances: Vector = model.insulin_shares(HBA1C).T[insulin] * np.where(insulin[:, None] > 0, 1.0, medication)
+    return chances
 
 
 @cache
-def _tabulate_chances() -> _Chances:
-    values = model.HBA1C_TENTHS / 10
+def _tabulate_chances() -> tuple[Vector, Vector, Vector]:
+    """Chances of each HbA1c, [visits, ages, values]; of each glucose, and of each band of it, [values, ...]."""
     level = model.hba1c_level(model.AGES.astype(np.float64), np.arange(model.MAX_VISITS + 1.0)[:, None])
-    glucose = _cell_chances(np.log(model.GLUCOSES[:-1] + 0.5), model.glucose_level(values), model.GLUCOSE_SPREAD)
-    shares, tablets = model.insulin_shares(values).T, model.tablets_share(values)
-    treatment = np.stack([np.zeros_like(shares), shares], axis=1)  # with insulin, always a medication
-    treatment[0] = shares[0] * (1.0 - tablets), shares[0] * tablets
-    hospital, days = np.arange(len(model.HOSPITALS))[:, None, None], model.DAYS[:, None].astype(np.float64)
-    return _Chances(
-        hba1c=_cell_chances(np.log((model.HBA1C_TENTHS[:-1] + 0.5) / 10 - 4), level, model.HBA1C_SPREAD),
-        treatment=treatment,
-        unrecorded=1.0 - model.hba1c_recorded(hospital, values, days),
-        glucose=np.ascontiguousarray(glucose.T),
-        band=np.add.reduceat(glucose, [0, *np.searchsorted(model.GLUCOSES, model.GLUCOSE_BANDS)], axis=1),
-    )
+    hba1c = _cell_chances(np.log((model.HBA1C_TENTHS[:-1] + 0.5) / 10 - 4), level, model.HBA1C_SPREAD)
+    glucose = _cell_chances(np.log(model.GLUCOSES[:-1] + 0.5), model.glucose_level(HBA1C), model.GLUCOSE_SPREAD)
+    starts = np.searchsorted(model.GLUCOSES, model.GLUCOSE_BANDS)
+    return hba1c, glucose, np.add.reduceat(glucose, [0, *starts], axis=1)
 
 
 def _cell_chances(edges: Vector, mean: Vector, deviation: float) -> Vector:
@@ -205,6 +160,5 @@ def _cell_chances(edges: Vector, mean: Vector, deviation: float) -> Vector:
     return cells
 
 
-def _position(cells: Vector, values: Codes | None = None) -> Codes:
-    """Positions of cells among consecutive whole numbers, from 0 unless given."""
-    return np.rint(cells).astype(np.int64) - (0 if values is None else values[0])
+def _integers(cells: Vector) -> Codes:
+    return np.rint(cells).astype(np.int64)

@@ -43,7 +43,6 @@ class Layout:
 
     @property
     def label_is_inverted(self) -> bool:
-        """Whether the file's label is 1 where the task's label is 0."""
         return self.codes.get(self.task.label.name, {}).get("1") == "0"
 
     def name_in_file(self, column: Column) -> str:
@@ -60,12 +59,12 @@ class Layout:
         """Names and codes that differ from the task's, one line per column."""
         lines = []
         for column in self.task.labelled_columns:
-            name = self.name_in_file(column)
-            renamed = "" if name == column.name else f" is {column.name}"
-            pairs = self.codes.get(column.name, {}).items()
-            codes = ", ".join(f"{cell} -> {code or 'missing'}" for cell, code in pairs)
+            codes = ", ".join(
+                f"{cell} -> {code or 'missing'}" for cell, code in self.codes.get(column.name, {}).items()
+            )
+            renamed = f" is {column.name}" if column.name in self.names else ""
             if renamed or codes:
-                lines.append(f"{name}{renamed}" + (f": {codes}" if codes else ""))
+                lines.append(f"{self.name_in_file(column)}{renamed}" + (f": {codes}" if codes else ""))
         return lines
 
 
@@ -119,14 +118,6 @@ KAGGLE_HEART = Layout(
 
 LAYOUTS = (*CANONICAL, UCI, KAGGLE_UCI, KAGGLE_HEART)
 
-CONFUSABLE_LAYOUTS = (
-    (KAGGLE_HEART, UCI),
-    (UCI, KAGGLE_HEART),
-    *((layout, KAGGLE_HEART) for layout in CANONICAL if layout.task is HEART_DISEASE),
-)
-"""A layout, and another one whose codes a file with its header may hold, so that the label may be inverted."""
-
-UCI_HEADER = (*HEART_DISEASE.column_names, "num")
 UCI_FILES: Mapping[str, str] = {
     "processed.cleveland.data": "cleveland",
     "processed.hungarian.data": "hungary",

@@ -1,51 +1,13 @@
 """The model from which diabetes patients of two virtual hospitals are generated. No patient is real.
 
-Each line is drawn given the lines above; s is never recorded. N is the normal distribution, sigmoid(x) = 1 / (1 +
-exp(-x)), [a..b] clips, and x+ is max(x, 0). Names in capitals are constants of this module; of those with one figure
-per hospital, the patient's hospital counts::
+`draw_truth` draws the true values, most of them given a severity that is never recorded. `draw_record` states what a
+hospital writes down. HbA1c, glucose and the admission type may be empty, independently given the true values. HbA1c and
+glucose are missing not at random: badly controlled patients are measured more often.
 
-    age      = round(N(AGE_MEAN, AGE_SD)) [18..100]                           decades = (age - 65) / 10
-    male     ~ 0.48
-    s        = N(SEVERITY + 0.2 decades, 1)                                   severity
-    type     : emergency with e = sigmoid(EMERGENCY + 0.6 s), urgent 0.4 (1 - e), elective 0.6 (1 - e)
-    days     = round(exp(N(1.29 + 0.28 s, 0.55))) [1..14]
-    labs     = round(exp(N(3.76 + 0.12 s + 0.03 (days - 4), 0.35))) [1..130]
-    drugs    = round(exp(N(2.67 + 0.15 s + 0.03 (days - 4), 0.35))) [1..60]
-    codes    = 1 + Poisson(exp(1.63 + 0.15 s + 0.08 decades)) [1..14]
-    stays    = Poisson(exp(-0.72 + 0.6 s)) [0..15]
-    visits   = Poisson(exp(-1.75 + 0.5 s)) [0..15]                            emergency visits
-    home     ~ sigmoid(1.0 - 0.5 decades - 0.4 s)
-    hba1c    = 4 + exp(N(1.25 - 0.04 decades + 0.08 min(visits, 3), HBA1C_SPREAD)),
-               rounded to one decimal, [4.5..15.0]                            poor = hba1c - 7.5
-    glucose  = round(exp(N(log(0.92 (28.7 hba1c - 46.7)), GLUCOSE_SPREAD))) [40..600]
-    insulin  : each code in proportion to exp(INSULIN[code][0] + INSULIN[code][1] poor)
-    tablets  = 1 with insulin, else ~ sigmoid(0.8 + 0.3 poor)                 any diabetes medication
-
-28.7 hba1c - 46.7 is the mean glucose that goes with an HbA1c (Nathan et al. 2008, Diabetes Care 31:1473).
-
-The record holds all of these but s, as the hospital writes them: diagnoses = codes + EXTRA_CODES, lab_procedures =
-ceil(LAB_SHARE labs). Three cells are empty, independently given the true values, with probability::
-
-    HbA1c            1 - sigmoid(HBA1C_RECORDED + HBA1C_RECORDED_SLOPE poor [-2.5..4] + 0.15 (days - 4))
-    glucose          GLUCOSE_MISSING[band], bands as in GLUCOSE_BANDS
-    admission type   TYPE_MISSING, EMERGENCY_MISSING of an emergency
-
-So HbA1c and glucose are missing not at random: badly controlled patients are measured more often.
-
-The label is 1 with the sigmoid of these log-odds, the same in both hospitals. They depend on the true, rounded values,
-whether recorded or not, and not on s, type or labs::
-
-    -3.28 + 0.35 decades + 0.10 male + 0.15 (codes - 6) + 0.50 min(stays, 4) + 0.45 min(visits, 4)
-    - 0.20 tablets - 0.80 home
-    + 0.50 (3 - days)+ + 0.25 (days - 6)+                       U-shapes: in days,
-    + 1.20 (-poor)+ + 0.40 poor [0..5]                          in HbA1c, lowest at 7.5 %,
-    + GLUCOSE_LOG_ODDS[band]                                    and in glucose
-    + 0.90 ([insulin lowered] - [insulin raised]) poor [-1.5..1.5]
-    + 0.40 decades [-3..3] ((drugs - 16) / 6) [-2..3]
-    + 0.35 home min(stays, 4)
-
-More insulin protects badly controlled patients and harms tightly controlled ones; less insulin does the opposite. Many
-drugs harm old patients. Going home does not protect patients with many earlier stays.
+The label has the same log-odds in both hospitals. They depend on the true, rounded values, whether recorded or not, and
+not on severity, admission type or laboratory tests. They have U-shapes in days, HbA1c (lowest at 7.5 %) and glucose,
+and interactions: more insulin protects badly controlled patients and harms tightly controlled ones, and less insulin
+does the opposite; many drugs harm old patients; going home does not protect patients with many earlier stays.
 
 Orders of magnitude (stays of 1 to 14 days with a mean of 4.4, 43 laboratory tests, 16 drugs, 7.4 diagnoses, 0.6 stays
 and 0.2 emergency visits in the year before) follow Strack et al. 2014, BioMed Research International,
@@ -74,14 +36,17 @@ EXTRA_CODES, LAB_SHARE = np.array([2.0, 0.0]), np.array([1.0, 0.8])
 HBA1C_RECORDED, HBA1C_RECORDED_SLOPE = np.array([1.1, 0.2]), np.array([0.35, 0.6])
 GLUCOSE_MISSING = np.array([[0.02, 0.12, 0.15, 0.08, 0.03], [0.05, 0.25, 0.30, 0.15, 0.05]])
 TYPE_MISSING, EMERGENCY_MISSING = np.array([0.03, 0.10]), np.array([0.06, 0.25])
-"""One figure per hospital, of GLUCOSE_MISSING one per band: its patients and its recording habits; see the module."""
+"""One figure per hospital, of GLUCOSE_MISSING one per band: its patients and its recording habits."""
 
 GLUCOSE_BANDS = (70, 110, 180, 270)
 """Lower bounds, in mg/dl, of the second and each further band."""
 
 GLUCOSE_LOG_ODDS = np.array([1.5, 0.5, 0.0, 0.4, 1.0])
 HBA1C_SPREAD, GLUCOSE_SPREAD = 0.42, 0.38
+"""Standard deviations of log(HbA1c - 4) and of log(glucose)."""
+
 INSULIN = ((0.0, 0.0), (-0.2, 0.10), (-0.3, 0.15), (-0.8, -0.15))
+"""Code of insulin -> intercept and slope, per % of HbA1c above 7.5, of the logarithm of its odds."""
 
 AGES, DAYS, HBA1C_TENTHS, GLUCOSES = np.arange(18, 101), np.arange(1, 15), np.arange(45, 151), np.arange(40, 601)
 """Possible values."""
@@ -91,11 +56,7 @@ MAX_VISITS = 3
 
 
 def draw_truth(hospital: Codes, generator: np.random.Generator) -> Columns:
-    """True values of patients.
-
-    Args:
-        hospital: [patients], positions in HOSPITALS.
-    """
+    """True values of patients, given their hospitals' positions in HOSPITALS, [patients]."""
 
     def normal(mean: Vector, deviation: Vector | float) -> Vector:
         return mean + deviation * generator.standard_normal(rows)
@@ -196,7 +157,7 @@ def hba1c_level(age: Vector, visits: Vector) -> Vector:
 
 
 def glucose_level(hba1c: Vector) -> Vector:
-    """Mean of log(glucose)."""
+    """Mean of log(glucose). 28.7 HbA1c - 46.7 is the mean glucose (Nathan et al. 2008, Diabetes Care 31:1473)."""
     return np.log(0.92 * (28.7 * hba1c - 46.7))
 
 

@@ -5,7 +5,6 @@ confirm it where two layouts are easily confused.
 """
 
 import lzma
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,24 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from federated_health.data import csv_reading
 from federated_health.data.columns import Category
-from federated_health.data.csv_reading import (
-    case_hint,
-    describe_header,
-    distinct_cells,
-    parse_csv,
-    read_bytes,
-    refuse_repeated_or_empty,
-)
-from federated_health.data.sources.layouts import (
-    CONFUSABLE_LAYOUTS,
-    HOSPITAL_COLUMN,
-    LAYOUTS,
-    UCI,
-    UCI_FILES,
-    UCI_HEADER,
-    Layout,
-)
+from federated_health.data.sources import layouts
+from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, Layout
+from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import DataError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
@@ -42,11 +28,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, 
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFile:
-    """A file as text, and its layout.
-
-    Attributes:
-        name: name of the file in messages.
-    """
+    """A file, under its name in messages, as text."""
 
     name: str
     text: pd.DataFrame
@@ -54,18 +36,14 @@ class RecognisedFile:
 
 
 def read_contents(path: Path) -> dict[str, bytes]:
-    """File name -> bytes of one CSV, or of UCI's files in UCI's order.
-
-    Raises:
-        DataError: the source holds neither, or cannot be read.
-    """
+    """File name -> bytes of one CSV, or of UCI's files in UCI's order; a DataError if there is neither."""
     if path.is_dir():
         files = [path / name for name in UCI_FILES if (path / name).is_file()]
         if not files:
             hint = "; name one of its CSVs itself" if any(path.glob("*.csv")) else ""
             raise DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got none of them{hint}")
-        return {file.name: read_bytes(file) for file in files}
-    content = read_bytes(path)
+        return {file.name: csv_reading.read_bytes(file) for file in files}
+    content = csv_reading.read_bytes(path)
     return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name: content}
 
 
@@ -75,7 +53,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             if "xl/workbook.xml" in archive.namelist():
                 raise DataError(f"{path}: is an Excel file; save it as CSV UTF-8 (comma separated)")
             members = [(Path(member.filename).name, member) for member in archive.infolist() if not member.is_dir()]
-            uci = [(name, member) for name, member in members if name in UCI_FILES]
+            uci = [(name, member) for name in UCI_FILES for found, member in members if found == name]
             csvs = [(name, member) for name, member in members if name.lower().endswith(".csv") and name[0] not in "._"]
             if (not uci and len(csvs) != 1) or len(dict(uci)) != len(uci):
                 raise DataError(
@@ -84,30 +62,22 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 )
             if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
                 raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
-            contents = {name: archive.read(member) for name, member in uci or csvs}
-            return {name: contents[name] for name in (*UCI_FILES, *contents) if name in contents}
+            return {name: archive.read(member) for name, member in uci or csvs}
     except _ZIP_ERRORS:
         raise DataError(f"{path}: is not a zip that can be read") from None
 
 
 def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
-    """Recognise a file by its name or header.
-
-    Args:
-        source: path of the source, which may be a folder or an archive.
-
-    Raises:
-        DataError: no layout fits, or header and codes belong to different layouts. The message never quotes a patient.
-    """
+    """Recognise a file of a source by its name or header; a DataError, which quotes no patient, if no layout fits."""
     label = str(source if source.name == name else source / name)
     if name in UCI_FILES:
-        text = parse_csv(content, label, UCI_HEADER)
-        return RecognisedFile(label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
-    text = parse_csv(content, label)
+        text = csv_reading.parse_csv(content, label, UCI.header)
+        return RecognisedFile(label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
+    text = csv_reading.parse_csv(content, label)
     layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)
     if layout is None:
         raise DataError(f"{label}: has no known layout. {_describe_closest_layout(text)}")
-    refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
+    csv_reading.refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
     _refuse_other_codes(label, text, layout)
     return RecognisedFile(label, text, layout)
 
@@ -117,20 +87,22 @@ def _describe_closest_layout(text: pd.DataFrame) -> str:
     closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
     missing = [name for name in closest.header if name not in header]
     named = f"; missing: {', '.join(missing)}" if len(missing) < len(closest.header) else ""
-    got = describe_header(text, closest.header)
-    hint = case_hint(header, missing)
+    got = csv_reading.describe_header(text, closest.header)
+    hint = csv_reading.case_hint(header, missing)
     return f"The closest is {closest.title}: expected {', '.join(closest.header)}; got {got}{named}{hint}"
 
 
 def _refuse_other_codes(label: str, text: pd.DataFrame, layout: Layout) -> None:
     """Refuse a file with one layout's header and another one's codes: its label may be inverted."""
-    for own, other in CONFUSABLE_LAYOUTS:
-        if layout is own and _count_codes(text, own, other) > _count_codes(text, own, own) + len(text) // 10:
-            name = own.name_in_file(own.task.label)
-            raise DataError(
-                f"{label}: has the header of {own.title}, but the codes of {other.title}, so the meaning of its {name} "
-                "is unknown: with Kaggle's codes it must be called target, and with UCI's codes disease or num"
-            )
+    if layout.task is not HEART_DISEASE or layout is layouts.KAGGLE_UCI:  # whose codes are words
+        return
+    other = UCI if layout is layouts.KAGGLE_HEART else layouts.KAGGLE_HEART
+    if _count_codes(text, layout, other) > _count_codes(text, layout, layout) + len(text) // 10:
+        raise DataError(
+            f"{label}: has the header of {layout.title}, but the codes of {other.title}, so the meaning of its "
+            f"{layout.name_in_file(layout.task.label)} is unknown: with Kaggle's codes it must be called target, and "
+            "with UCI's codes disease or num"
+        )
 
 
 def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
@@ -145,14 +117,7 @@ def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
 
 def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
     """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
-    positions, distinct = distinct_cells(cells)
-    return pd.Series(distinct.map(_shorten_number).to_numpy()[positions], index=cells.index, dtype=str)
-
-
-def _shorten_number(cell: str) -> str:
-    if re.fullmatch(r"[-+.\de]+", cell, re.ASCII) is None:  # float() also accepts other digits, and 1_0
-        return cell
-    try:
-        return f"{float(cell) + 0.0:.15g}"
-    except ValueError:
-        return cell
+    positions, distinct = csv_reading.distinct_cells(cells)
+    numbers = pd.to_numeric(distinct, errors="coerce") + 0.0  # -0.0 becomes 0.0
+    shortest = distinct.where(numbers.isna(), numbers.map("{:.15g}".format))
+    return pd.Series(shortest.to_numpy()[positions], index=cells.index, dtype=str)

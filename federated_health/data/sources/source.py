@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_cell
+from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_first_invalid
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
@@ -33,8 +33,6 @@ MAX_DROPPED = 0.2
 MIN_AGREEMENT = 0.95
 """Smallest share of patients in UCI's table, too, who must have UCI's diagnosis."""
 
-_INVALID_CODE = "not allowed"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
@@ -43,7 +41,7 @@ class Source:
     Attributes:
         name: `uci`, `readmission` or `file`.
         title: kind of file, for people.
-        path: file or folder that was read; None for generated patients.
+        path: file or folder that was read.
         files: name -> SHA-256, in hex, of each file that was read; includes an archive itself.
         mapped: what was read as something else, and the evidence for it, one line each.
         dropped: reason -> rows that are not in the table.
@@ -89,11 +87,7 @@ def read_uci() -> Source:
 
 
 def generate_readmission(patients: int, seed: int) -> Source:
-    """Generated diabetes patients of two virtual hospitals; see `generated_patients`.
-
-    Raises:
-        SettingsError: there are too few patients for an AUC, or too many for the memory.
-    """
+    """Generated diabetes patients of two virtual hospitals; at least 2, for an AUC, and not more than memory holds."""
     low, high = PATIENTS_RANGE
     if not low <= patients <= high:
         raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
@@ -112,11 +106,8 @@ def generate_readmission(patients: int, seed: int) -> Source:
 def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
-    Args:
-        drop_invalid: drop and count rows with an invalid cell instead of refusing the file.
-
-    Raises:
-        DataError: no layout is known, or a cell is invalid; names file, column, row and rule, never a value.
+    A DataError, which never quotes a value, if no layout is known or a cell is invalid. With `drop_invalid`, rows with
+    an invalid cell are dropped and counted instead.
     """
     contents = read_contents(path)
     files = [recognise_file(file, content, path) for file, content in contents.items()]
@@ -132,8 +123,8 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
     mapped = layout.describe_mappings()
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
-    for column in layout.task.measurements:
-        if column.zero_is_missing and (zeros := sum(counts[column.name] for counts in zero_counts)):
+    for column in layout.task.columns:
+        if zeros := sum(counts[column.name] for counts in zero_counts):
             mapped.append(f"{layout.name_in_file(column)}: 0 -> missing, in {zeros} of {rows_read} rows")
     if layout.label_is_inverted:
         mapped.append(_confirm_label(path, table, layout))
@@ -153,13 +144,12 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
 
 
 def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFrame, Mapping[str, int]]:
-    """Canonical rows of a file, and the number of zeros in each measurement of all its rows."""
+    """Canonical rows of a file, and for each column the rows with a 0 that means missing, of all its rows."""
     layout, task = file.layout, file.layout.task
     canonical = pd.DataFrame({column.name: file.text[layout.name_in_file(column)] for column in task.labelled_columns})
+    missing = dict.fromkeys(MISSING_MARKS | layout.missing_marks, "")
     for name, codes in layout.codes.items():
-        written = shorten(canonical[name])
-        is_missing = written.isin(MISSING_MARKS | layout.missing_marks)
-        canonical[name] = written.map(codes).where(~is_missing, "").fillna(_INVALID_CODE)
+        canonical[name] = shorten(canonical[name]).map({**codes, **missing}).fillna("not allowed")
     cells = check_cells(canonical, task.labelled_columns, layout.missing_marks)
     table, invalid = cells.numbers, cells.invalid
     if layout.hospital in file.text.columns:
@@ -185,20 +175,16 @@ def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> Data
     layout = file.layout
     rules = {column.name: (layout.name_in_file(column), layout.rule(column)) for column in layout.task.labelled_columns}
     rules[HOSPITAL_COLUMN] = (layout.hospital, "a hospital's name, with letters or digits")
-    first = next(str(name) for name in invalid if invalid[name].any())
-    column, rule = rules[first]
-    row, rows = int(invalid[first].to_numpy().argmax()), int(invalid.any(axis=1).sum())
+    name = next(str(name) for name in invalid if invalid[name].any())
+    column, rule = rules[name]
+    rows = int(invalid.any(axis=1).sum())
     more = f"; {rows} of {len(invalid)} rows break a rule" if rows > 1 else ""
     hint = " (--drop-invalid leaves such rows out)" if rows <= max(1, MAX_DROPPED * len(invalid)) else ""
-    return DataError(f"{file.name}: {describe_cell(column, row, rule, file.text[column].iloc[row])}{more}{hint}")
+    return DataError(f"{file.name}: {describe_first_invalid(file.text[column], invalid[name], rule)}{more}{hint}")
 
 
 def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
-    """Compare the label with UCI's for the patients who are in UCI's table, too.
-
-    Raises:
-        DataError: the labels disagree, so the file's label is not inverted, or was inverted twice.
-    """
+    """Compare the label with UCI's for the patients who are in UCI's table, too; refuse one that is not inverted."""
     columns, label = list(layout.task.column_names), layout.task.label.name
     known = read_uci().table[[*columns, label]].drop_duplicates(columns)
     both = table.merge(known, on=columns, suffixes=("", " of UCI"))
