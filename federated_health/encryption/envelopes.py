@@ -19,19 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_der_private_key,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.security import certificates
 from federated_health.security.admission import Admission
-from federated_health.security.identity import Identity
+from federated_health.security.identity import KEY, Identity
 from federated_health.security.parties import Role
 
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
@@ -50,7 +43,7 @@ class KeyOffer:
 
     Attributes:
         offer: the signed offer, which is public.
-        private: the ephemeral private key (DER).
+        private: the ephemeral private key, a number in bytes.
     """
 
     offer: bytes
@@ -62,8 +55,7 @@ def make_offer(identity: Identity, run: str) -> KeyOffer:
     key = ec.generate_private_key(_CURVE)
     certificate, public = identity.certificate_bytes, _to_point(key)
     signature = _sign(identity, _pack(OFFER, run.encode(), certificate, public))
-    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return KeyOffer(_pack(certificate, public, signature), private)
+    return KeyOffer(_pack(certificate, public, signature), key.private_numbers().private_value.to_bytes(32))
 
 
 def name_in_offer(offer: bytes) -> str:
@@ -104,8 +96,7 @@ def open_envelope(identity: Identity, run: str, offer: KeyOffer, envelope: bytes
     certificate, public, nonce, sealed, signature = _unpack(envelope, 5, MAX_ENVELOPE)
     bound = _pack(ENVELOPE, run.encode(), hashlib.sha256(offer.offer).digest(), certificate, public)
     sender = _verify(identity, certificate, signature, _pack(bound, nonce, sealed))
-    key = load_der_private_key(offer.private, password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    key = ec.derive_private_key(int.from_bytes(offer.private), _CURVE)
     try:
         content = AESGCM(_derive(key, public, bound)).decrypt(nonce, sealed, bound)
     except (InvalidTag, ValueError):
@@ -130,9 +121,7 @@ def _verify(identity: Identity, certificate: bytes, signature: bytes, content: b
 
 
 def _sign(identity: Identity, content: bytes) -> bytes:
-    key = load_pem_private_key(identity.read_key(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key.sign(content, ec.ECDSA(SHA256()))
+    return certificates.read_key(identity.folder / KEY).sign(content, ec.ECDSA(SHA256()))
 
 
 def _derive(key: ec.EllipticCurvePrivateKey, point: bytes, bound: bytes) -> bytes:
@@ -161,12 +150,10 @@ def _unpack(content: bytes, number: int, max_bytes: int) -> list[bytes]:
     """
     fields: list[bytes] = []
     rest = content if len(content) <= max_bytes else b""
-    while len(rest) >= 4 and len(fields) < number:
+    while rest and len(fields) < number:
         end = 4 + int.from_bytes(rest[:4])
-        if end > len(rest):
-            break
         fields.append(rest[4:end])
         rest = rest[end:]
-    if rest or len(fields) != number:
+    if len(fields) != number or _pack(*fields) != content:
         raise EncryptionError("the run's key, or the request for it, is incomplete")
     return fields

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import SLOTS, Adder, EncryptedVector
 from federated_health.encryption.key_exchange import KeyExchange
-from federated_health.encryption.messages import EncryptedReply, KeyReply
+from federated_health.encryption.messages import KeyReply, read_vector
 from federated_health.errors import CheckpointError, RunError, SettingsError
 from federated_health.messages.content import CONFIG, ROUND, TrainConfig
 from federated_health.ml.networks import weight_shapes
@@ -52,19 +52,13 @@ class EncryptedRun(FederatedRun):
             )
         super().__init__(transport, settings)
         self._adder = Adder()
-        self._keys = self._new_keys()
+        self._keys = KeyExchange(self)
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
         self._patients = 0
-        self._column_sums: Chunks = []
         self._average: Chunks = []  # empty before the first round: every hospital computes the initial weights itself
         self._scale = 1.0
         self._shares: dict[str, float] = {}
-        self._blocks: dict[str, Chunks] = {}
-        self._scores: Chunks = []
-        self._figures: Chunks = []
-
-    def _new_keys(self, key_id: str = "") -> KeyExchange:
-        return KeyExchange(self.participants, self.collector, self.settings, self.run_id, key_id)
+        self._sums: dict[str, Chunks] = {}  # for the normalisation, and the blocks of the history
 
     def _begin(self) -> None:
         self._patients = sum(each.train_examples + each.test_examples for each in self.registrations.values())
@@ -79,14 +73,13 @@ class EncryptedRun(FederatedRun):
     def _merge_sums(self, nodes: list[int]) -> None:
         content = RecordDict({CONFIG: self._keys.config(**{messages.PATIENTS: self._patients})})
         read = self._reader(3 * len(self.settings.task_declaration.measurements))
-        questions = [Message(content, node, messages.SUMS) for node in nodes]
-        replies = self.collector.send_and_receive(questions, self.participants.names(), read)
+        replies = self._keys.ask(messages.SUMS, dict.fromkeys(nodes, content), read)
         if len(replies) < self.settings.min_updates:
             raise RunError(
                 f"{len(replies)} of {len(self.registrations)} hospitals sent encrypted sums that can be used, and "
                 f"{self.settings.min_updates} are needed ({self.settings.min_reason})"
             )
-        self._column_sums = self._add(replies)
+        self._sums[messages.COLUMN_SUMS] = self._add(replies)
 
     def rounds(self) -> Iterator[Round]:
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
@@ -106,28 +99,27 @@ class EncryptedRun(FederatedRun):
         Returns:
             Which hospitals have the result.
         """
-        self._scores = []
+        scores: Chunks = []
         if self.privacy is None:
-            scores = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
-            self._scores = self._add_if_enough(scores)
+            replies = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
+            scores = self._add_if_enough(replies)
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
-        content = self._content({messages.SCORES: self._scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
+        content = self._content({messages.SCORES: scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
         replies = self._ask_all(messages.FINAL, content, self._reader(length, of_test=True))
-        self._figures = self._add_if_enough(replies)
-        content = self._result_content({reply.hospital for reply in replies})
+        sums = {messages.SCORES: scores, messages.FIGURES: self._add_if_enough(replies)}
+        content = self._result_content(sums, {reply.hospital for reply in replies})
         return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """Have the hospitals that are present store the figures of the finished rounds."""
-        self._scores, self._figures = [], []
-        content, names = self._result_content(set()), self.participants.names()
-        questions = [Message(content, node, messages.RESULT) for node in self.participants.present()]
-        return _result_of(self.collector.send_and_receive(questions, names, _read_confirmation))
+        contents = dict.fromkeys(self.participants.present(), self._result_content({}, set()))
+        return _result_of(self._keys.ask(messages.RESULT, contents, _read_confirmation))
 
-    def _result_content(self, evaluated: set[str]) -> RecordDict:
+    def _result_content(self, sums: Mapping[str, Chunks], evaluated: set[str]) -> RecordDict:
         """All sums of the run, from which each hospital computes its result.
 
         Args:
+            sums: of the final evaluation; empty if the run was stopped.
             evaluated: hospitals whose final figures are included; empty if the run was stopped.
         """
         facts = {
@@ -137,24 +129,23 @@ class EncryptedRun(FederatedRun):
             "stopped": not evaluated,
             "settings": {key: value for key, value in self.settings.to_config().items() if key not in OPERATIONAL},
         }
-        sums = {messages.SCORES: self._scores, messages.FIGURES: self._figures, **self._blocks}
-        return self._content(sums, {messages.RUN_FACTS: json.dumps(facts)})
+        blocks = {name: chunks for name, chunks in self._sums.items() if name != messages.COLUMN_SUMS}
+        return self._content({**sums, **blocks}, {messages.RUN_FACTS: json.dumps(facts)})
 
     def checkpoint(self) -> Checkpoint:
-        chunks = {messages.COLUMN_SUMS: self._column_sums, **self._blocks}
-        arrays = {
-            "key": _to_array(self._keys.key_id.encode()),
-            **{f"{name}/{key}": array for name in chunks for key, array in _to_arrays(chunks[name]).items()},
-            "scale": np.array(self._scale),
-            "patients": np.array(self._patients),
-        }
+        arrays = {f"{name}/{key}": array for name in self._sums for key, array in _to_arrays(self._sums[name]).items()}
         return Checkpoint(
             run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
             agreement=self.settings.task_declaration.agreement,
             weights=_to_arrays(self._average),  # bytes of ciphertexts instead of weights
-            strategy_state=arrays,
+            strategy_state={
+                "key": _to_array(self._keys.key_id.encode()),
+                **arrays,
+                "scale": np.array(self._scale),
+                "patients": np.array(self._patients),
+            },
             normalisation=UNKNOWN,
             registrations=tuple(each for _, each in sorted(self.registrations.items())),
             problems=self.problems.to_json(),
@@ -162,18 +153,16 @@ class EncryptedRun(FederatedRun):
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.strategy_state
+        state = dict(checkpoint.strategy_state)
         try:
-            key_id = state["key"].tobytes().decode()
-            self._scale, self._patients = float(state["scale"]), int(state["patients"])
+            self._keys.key_id = state.pop("key").tobytes().decode()
+            self._scale, self._patients = float(state.pop("scale")), int(state.pop("patients"))
         except KeyError as error:
             raise CheckpointError(f"the checkpoint is not of an encrypted run: it lacks {error}") from None
-        self._column_sums = _chunks_in(state, messages.COLUMN_SUMS)
         self._average = [array.tobytes() for array in checkpoint.weights.values()]
-        names = dict.fromkeys(key.partition("/")[0] for key in state if key.startswith(messages.HISTORY))
-        self._blocks = {name: _chunks_in(state, name) for name in names}
+        for key, array in state.items():
+            self._sums.setdefault(key.partition("/")[0], []).append(array.tobytes())
         self._restore(checkpoint)
-        self._keys = self._new_keys(key_id)
 
     def train_config(self) -> TrainConfig:
         """The config sent to hospitals; they know the normalisation and the threshold themselves."""
@@ -182,7 +171,7 @@ class EncryptedRun(FederatedRun):
     def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
         """One attempt at a round, among those of the nodes that have the key."""
         self._shares, names = self._weigh_hospitals(), self.participants.names()
-        ready = self._keys.share_key_and_sums(nodes, self._column_sums, self._patients)
+        ready = self._keys.share_key_and_sums(nodes, self._sums.get(messages.COLUMN_SUMS, []), self._patients)
         contents = {
             node: self._content(config={ROUND: number, messages.SHARE: self._shares[names[node]]}) for node in ready
         }
@@ -212,8 +201,7 @@ class EncryptedRun(FederatedRun):
         read: Callable[[int, RecordDict], EncryptedVector],
     ) -> VectorReplies:
         """Replies that can be used; the other hospitals may lack the key."""
-        questions = [Message(content, node, message_type) for node, content in contents.items()]
-        replies = self.collector.send_and_receive(questions, self.participants.names(), read)
+        replies = self._keys.ask(message_type, contents, read)
         self._keys.recheck(set(contents) - {reply.message.metadata.src_node_id for reply in replies})
         return replies
 
@@ -250,13 +238,13 @@ class EncryptedRun(FederatedRun):
         def read(node: int, content: RecordDict) -> EncryptedVector:
             registration = self.participants.registration_of(node)
             declared = registration.test_examples if of_test else registration.train_examples
-            return EncryptedReply.from_content(content, self._adder, length, declared)
+            return read_vector(content, self._adder, length, declared)
 
         return read
 
     def _add(self, replies: VectorReplies) -> Chunks:
         assert len(replies) >= MIN_ENCRYPTED_HOSPITALS, "from a sum of fewer, each could learn the others' part"
-        return self._adder.add([reply.content for reply in replies]).to_chunks()
+        return self._adder.add([reply.content for reply in replies])
 
     def _add_if_enough(self, replies: VectorReplies) -> Chunks:
         return self._add(replies) if len(replies) >= MIN_ENCRYPTED_HOSPITALS else []
@@ -264,10 +252,8 @@ class EncryptedRun(FederatedRun):
     def _add_to_block(self, number: int, evaluated: VectorReplies) -> None:
         """Add a round's figures to those of its block of rounds, which are at other positions of the same vector."""
         name = messages.name_of_block((number - 1) // vectors.ROUNDS_PER_BLOCK)
-        figures = self._adder.add([reply.content for reply in evaluated])
-        if earlier := self._blocks.get(name):
-            figures = self._adder.add([self._adder.read(earlier, SLOTS), figures])
-        self._blocks[name] = figures.to_chunks()
+        earlier = [self._adder.read(self._sums[name], SLOTS)] if name in self._sums else []
+        self._sums[name] = self._adder.add([*earlier, *(reply.content for reply in evaluated)])
 
     def _summarise(self, number: int, trained: VectorReplies) -> Round:
         """Participants of a round and their row counts: all that the server knows."""
@@ -294,7 +280,3 @@ def _to_array(content: bytes) -> npt.NDArray[np.uint8]:
 
 def _to_arrays(chunks: Chunks) -> dict[str, npt.NDArray[Any]]:
     return {str(place): _to_array(chunk) for place, chunk in enumerate(chunks)}
-
-
-def _chunks_in(state: Mapping[str, npt.NDArray[Any]], name: str) -> Chunks:
-    return [array.tobytes() for key, array in state.items() if key.startswith(f"{name}/")]
