@@ -18,7 +18,7 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.encryption import messages
 from federated_health.encryption.ckks import SLOTS, SecretKey
-from federated_health.encryption.hospital_result import remembered_result, summarise_result
+from federated_health.encryption.hospital_result import remembered_result
 from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import AnswerError, RunError
@@ -523,7 +523,7 @@ def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
     assert result is not None
     assert [one.federation.counts is None for one in result.rounds] == [True, False]
     assert result.figures["federation"]["roc_auc"] is None
-    assert result.scores == []
+    assert result.evaluations["federation"].positives is None
 
 
 def test_a_hospital_without_a_certificate_says_so(hospitals: Hospitals) -> None:
@@ -615,7 +615,7 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
     assert not pd.isna(result.figures["federation"]["roc_auc"])
     told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     assert told.privacy is not None
-    shown = render(page_of_run(summarise_result(result, told, {}, "all that there was")))
+    shown = render(page_of_run(replace(result, privacy_spent="all that there was")))
     assert "own account: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for

@@ -43,20 +43,20 @@ def train(message: Message, context: Context) -> RecordDict:
     share = decrypted.read_positive(messages.SHARE)
     if share > 1:
         raise MalformedMessageError("its share of the average is above 1")
-    update, before = plain_handlers.train(decrypted.plain, context), decrypted.opened.weights
+    update = plain_handlers.train(decrypted.plain, context)
     reply = decrypted.reply(vectors.flatten(update.weights, share), update.examples)
-    distance = distance_between(update.weights, before)
-    decrypted.state.update({_ROUND: decrypted.opened.round_number, _DISTANCE: distance})
+    distance = distance_between(update.weights, decrypted.weights)
+    decrypted.state.update({_ROUND: decrypted.round_number, _DISTANCE: distance})
     if update.loss is not None:
         decrypted.state[_LOSS] = update.loss
-    context.state[_LAST_WEIGHTS] = weights_to_record(before)
+    context.state[_LAST_WEIGHTS] = weights_to_record(decrypted.weights)
     return reply
 
 
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Counts over the held-out rows under the new average, and the training loss if its update is part of it."""
     decrypted = WeightsMessage(message, context)
-    number, hospital = decrypted.opened.round_number, decrypted.hospital
+    number, hospital = decrypted.round_number, decrypted.hospital
     has_trained = decrypted.state.get(_ROUND) == number
     if has_trained:
         _check_distance(decrypted)
@@ -75,10 +75,10 @@ def evaluate(message: Message, context: Context) -> RecordDict:
 def score_training_rows(message: Message, context: Context) -> RecordDict:
     """Number of training rows in each score bin, for the threshold."""
     decrypted = WeightsMessage(message, context)
-    opened, rows = decrypted.opened, decrypted.hospital.train
-    message_checks.refuse_unaccounted(opened.config.privacy, "the threshold")
-    bins = vectors.histogram(opened.local.score_training(opened.weights), rows.labels)
-    return decrypted.reply(bins / decrypted.patients, len(rows))
+    message_checks.refuse_unaccounted(decrypted.train_config.privacy, "the threshold")
+    labels = decrypted.hospital.train.labels
+    bins = vectors.histogram(decrypted.local.score_training(decrypted.weights), labels)
+    return decrypted.reply(bins / decrypted.patients, len(labels))
 
 
 def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
@@ -87,7 +87,7 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
     The final weights, the hospital's own figures and its benefit stay in its context.
     """
     decrypted = WeightsMessage(message, context, is_final=True)
-    opened, hospital = decrypted.opened, decrypted.hospital
+    hospital = decrypted.hospital
     evaluation = plain_handlers.evaluate_final(decrypted.plain, context)
     importance = np.zeros(len(hospital.task.columns))
     if decrypted.config.get(messages.ASKS_BENEFIT) is True:
@@ -100,7 +100,7 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
         roc_auc=evaluation.roc_auc or 0.0,
         with_roc_auc=int(evaluation.roc_auc is not None),
         importance=importance,
-        scores=vectors.histogram(opened.local.score(opened.weights), hospital.test.labels),
+        scores=vectors.histogram(decrypted.local.score(decrypted.weights), hospital.test.labels),
     )
     return decrypted.reply(sums.to_vector(decrypted.patients), len(hospital.test))
 
@@ -111,8 +111,8 @@ def _check_distance(decrypted: WeightsMessage) -> None:
     Raises:
         EncryptionError: it does; the message does not say how far, because that was decrypted.
     """
-    factor, weights = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0), decrypted.opened.weights
-    before = weights_from_record(decrypted.context.state.array_records[_LAST_WEIGHTS], decrypted.opened.local.shapes)
+    factor, weights = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0), decrypted.weights
+    before = weights_from_record(decrypted.context.state.array_records[_LAST_WEIGHTS], decrypted.local.shapes)
     if factor and distance_between(weights, before) > factor * decrypted.state[_DISTANCE] > 0:
         raise EncryptionError(
             f"the decrypted average moves the weights more than {factor:g} times as far as its own update"

@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from federated_health.encryption import messages
 from federated_health.encryption.ckks import SecretKey, load_key
 from federated_health.encryption.envelopes import KeyOffer, make_offer, name_in_offer, open_envelope, seal
-from federated_health.encryption.hospital_message import KEY, EncryptedMessage
+from federated_health.encryption.hospital_message import KEY, MEAN, VARIANCE, EncryptedMessage
 from federated_health.encryption.vectors import read_normalisation
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.messages.records import MalformedMessageError
@@ -73,7 +73,7 @@ def accept_delivery(message: Message, context: Context) -> RecordDict:
     sums = delivery.decrypt(messages.COLUMN_SUMS, 3 * len(measurements))
     if sums is not None:
         normalisation = read_normalisation(sums, measurements, delivery.patients)
-        delivery.state.update({"mean": list(normalisation.mean), "variance": list(normalisation.variance)})
+        delivery.state.update({MEAN: list(normalisation.mean), VARIANCE: list(normalisation.variance)})
     return delivery.key_reply()
 
 

@@ -15,13 +15,14 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, SecretKey, Vector, load_key
 from federated_health.errors import EncryptionError
-from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, open_message
-from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
+from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model
+from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.metrics import THRESHOLD, choose_threshold
-from federated_health.ml.networks import initial_weights, weight_shapes
+from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation, public_normalisation
 from federated_health.names import AGREED_PLAN
+from federated_health.privacy.message_checks import check_plan
 
 KEY, MEAN, VARIANCE = "key", "mean", "variance"
 """What a hospital's state holds of the run: the key, and the federation's normalisation."""
@@ -111,36 +112,36 @@ class WeightsMessage(EncryptedMessage):
 
     Attributes:
         plain: the same message as in a plain run.
-        opened: the same, validated.
+        local: this hospital's rows and compiled training.
 
     Raises:
         EncryptionError: the hospital has no key or no normalisation, or the weights cannot be used.
-        MalformedMessageError, BudgetError: see `open_message`.
+        BudgetError: it promises another privacy than the hospital joined with.
     """
 
     def __init__(self, message: Message, context: Context, *, is_final: bool = False) -> None:
         super().__init__(message, context)
         key = self.key  # raises before anything is trained that could not be encrypted
         config = TrainConfig.from_record(self.config)
-        threshold = self._choose_threshold() if is_final else THRESHOLD
-        config = replace(config, normalisation=self._find_normalisation(config), threshold=threshold)
-        shapes = weight_shapes(self.hospital.task, config.model)
-        if chunks := messages.read_chunks(self.content, messages.WEIGHTS):
-            scale, length = self.read_positive(messages.SCALE), sum(map(math.prod, shapes.values()))
-            weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), shapes)
-        else:
-            weights = initial_weights(self.hospital.task, config.model, config.seed)
-        plain_config = ConfigRecord({**self.config, **config.to_record()})
-        content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: plain_config})
-        self.plain = Message(content, message.metadata.dst_node_id, message.metadata.message_type)
-        self.opened = open_message(self.plain, context)
-
-    def _find_normalisation(self, config: TrainConfig) -> Normalisation:
+        check_plan(context, config.privacy)
         if config.privacy:
-            return public_normalisation(self.hospital.task.measurements)
-        if MEAN not in self.state:
+            normalisation = public_normalisation(self.hospital.task.measurements)
+        elif MEAN in self.state:
+            normalisation = Normalisation(mean=tuple(self.state[MEAN]), variance=tuple(self.state[VARIANCE]))
+        else:
             raise EncryptionError("it does not have the run's normalisation")
-        return Normalisation(mean=tuple(self.state[MEAN]), variance=tuple(self.state[VARIANCE]))
+        threshold = self._choose_threshold() if is_final else THRESHOLD
+        config = replace(config, normalisation=normalisation, threshold=threshold)
+        self.train_config, self.round_number = config, int(str(self.config.get(ROUND, config.rounds)))
+        self.local = local_model(self.hospital, config.model, config.normalisation)
+        if chunks := messages.read_chunks(self.content, messages.WEIGHTS):
+            scale, length = self.read_positive(messages.SCALE), sum(map(math.prod, self.local.shapes.values()))
+            self.weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), self.local.shapes)
+        else:
+            self.weights = initial_weights(self.hospital.task, config.model, config.seed)
+        plain_config = ConfigRecord({**self.config, **config.to_record()})
+        content = RecordDict({ARRAYS: weights_to_record(self.weights), CONFIG: plain_config})
+        self.plain = Message(content, message.metadata.dst_node_id, message.metadata.message_type)
 
     def _choose_threshold(self) -> float:
         """The threshold chosen from the sum of all hospitals' bins of training scores; 0.5 if there is no sum."""

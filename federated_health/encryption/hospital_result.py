@@ -6,7 +6,7 @@ own figures, which no one sends.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +20,17 @@ from federated_health.encryption.messages import FIGURES, RUN_FACTS, name_of_blo
 from federated_health.errors import SettingsError
 from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final
-from federated_health.messages.content import Evaluation, TrainConfig
+from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microaggregates
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.run_files import RunSummary, metrics_of, write_run_report
-from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, Settings, read_defaults
+from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings, read_defaults
 
 RESULT, OWN_BENEFIT, OWN_ROUND = "result", "benefit", "round-"
 """JSON in a hospital's state of an encrypted run: the result, its own benefit, and its figures of each round."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HospitalResult:
-    """The result of an encrypted run as one hospital may know it.
-
-    Attributes:
-        figures: as in metrics.json: `hospitals` with this one only, `federation`, and the benefit if it was measured.
-        rounds: with this hospital and the federation.
-        counts: of all held-out patients; empty if they are not known.
-        scores: of the same patients, [2 * BINS], see `vectors.histogram`; empty if the run was stopped.
-        hospitals: how many took part.
-        stopped: whether the run ended before its last round, or without final figures.
-        settings: the server's, without those in `OPERATIONAL`.
-    """
-
-    figures: dict[str, Any]
-    rounds: tuple[Round, ...]
-    counts: dict[str, Any]
-    scores: list[int]
-    hospitals: int
-    stopped: bool
-    settings: dict[str, Any]
-
-
-def remembered_result(context: Context) -> HospitalResult | None:
-    """The result that `store_result` stored; None before the end of a run."""
-    content: Any = context.state.config_records[ENCRYPTED_RUN].get(RESULT)
-    if content is None:
-        return None
-    result = json.loads(content)
-    return HospitalResult(**{**result, "rounds": tuple(map(read_round, result["rounds"]))})
 
 
 def store_result(message: Message, context: Context) -> RecordDict:
@@ -96,7 +64,7 @@ def store_result(message: Message, context: Context) -> RecordDict:
         **facts,
         "figures": {"hospitals": {decrypted.hospital.name: own_figures}, "federation": federation, **benefit},
         "rounds": [write_round(each).decode() for each in rounds],
-        "counts": asdict(counts) if counts else {},
+        "counts": counts and asdict(counts),
         "scores": scores,
     }
     state[RESULT] = json.dumps(result)
@@ -120,18 +88,44 @@ def _read_run_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the server states about the run in plain text."""
     try:
         facts = json.loads(str(config.get(RUN_FACTS)))
+        settings = Settings.from_config({**read_defaults(), **facts["settings"]})
         numbers = {key: int(facts[key]) for key in ("hospitals", "train_examples", "rounds")}
-        settings = Settings.from_config({**read_defaults(), **facts["settings"]}).to_config()
-        settings = {key: settings[key] for key in facts["settings"]}
-        return {**numbers, "stopped": bool(facts["stopped"]), "settings": settings}
+        return {**numbers, "stopped": bool(facts["stopped"]), "settings": settings.to_config()}
     except (ValueError, TypeError, KeyError, SettingsError):
         raise MalformedMessageError("the server's facts about the run cannot be read") from None
 
 
+def remembered_result(context: Context) -> RunSummary | None:
+    """The encrypted run as this hospital may see it; None before `store_result`.
+
+    Its figures are those of this hospital and of the federation.
+    """
+    content: Any = context.state.config_records[ENCRYPTED_RUN].get(RESULT)
+    if content is None:
+        return None
+    result = json.loads(content)
+    evaluations = {}
+    if result["counts"]:
+        cells: list[Vector | None] = [None, None]
+        if result["scores"]:  # all patients of a bin in its middle
+            cells = [part * [1, 1, 0] for part in vectors.read_histogram(np.array(result["scores"], dtype=np.float64))]
+        counts = Counts(**result["counts"])
+        evaluations[FEDERATION] = Evaluation(counts=counts, positives=cells[0], negatives=cells[1])
+    return RunSummary(
+        config=TrainConfig.from_record(context.state.config_records[CONFIG]),
+        figures=result["figures"],
+        hospital=next(iter(result["figures"]["hospitals"])),
+        hospitals=result["hospitals"],
+        settings=Settings.from_config(result["settings"]),
+        rounds=tuple(map(read_round, result["rounds"])),
+        evaluations=evaluations,
+        stopped=result["stopped"],
+        encrypted=True,
+    )
+
+
 def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, weights: Weights) -> list[str]:
     """Write report.html, metrics.json, rounds.csv and settings.json beside the model of an encrypted run.
-
-    They hold the federation's figures and this hospital's own.
 
     Returns:
         The names of the files; none if the run has no result.
@@ -142,7 +136,9 @@ def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, 
     result = remembered_result(context)
     if result is None:
         return []
-    write_json(folder / SETTINGS, result.settings)
+    assert result.settings is not None
+    settings = {key: value for key, value in result.settings.to_config().items() if key not in OPERATIONAL}
+    write_json(folder / SETTINGS, settings)
     write_rounds(folder / ROUNDS, result.rounds)
     write_json(folder / METRICS, {**metrics_of(config, stopped=result.stopped), "encrypted": True, **result.figures})
     facts = {
@@ -150,35 +146,5 @@ def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, 
         f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
     }
     privacy_spent = budget_of(context).summary().describe() if config.privacy else ""
-    write_run_report(folder / REPORT, summarise_result(result, config, facts, privacy_spent))
+    write_run_report(folder / REPORT, replace(result, facts=facts, privacy_spent=privacy_spent))
     return [REPORT, METRICS, ROUNDS, SETTINGS]
-
-
-def summarise_result(
-    result: HospitalResult, config: TrainConfig, facts: dict[str, str], privacy_spent: str = ""
-) -> RunSummary:
-    """An encrypted run as one hospital may see it.
-
-    Args:
-        facts, privacy_spent: see `RunSummary`.
-    """
-    (hospital,) = result.figures["hospitals"]
-    evaluations = {}
-    if result.counts:
-        cells: list[Vector | None] = [None, None]
-        if result.scores:  # all patients of a bin in its middle
-            cells = [part * [1, 1, 0] for part in vectors.read_histogram(np.array(result.scores, dtype=np.float64))]
-        evaluations[FEDERATION] = Evaluation(counts=Counts(**result.counts), positives=cells[0], negatives=cells[1])
-    return RunSummary(
-        config=config,
-        figures=result.figures,
-        hospital=hospital,
-        hospitals=result.hospitals,
-        settings=Settings.from_config({**read_defaults(), **result.settings}),
-        rounds=result.rounds,
-        evaluations=evaluations,
-        stopped=result.stopped,
-        encrypted=True,
-        privacy_spent=privacy_spent,
-        facts=facts,
-    )

@@ -15,13 +15,14 @@ from federated_health.encryption.ckks import SLOTS, Adder, EncryptedVector
 from federated_health.encryption.key_exchange import KeyExchange
 from federated_health.encryption.messages import KeyReply, read_vector
 from federated_health.errors import CheckpointError, RunError, SettingsError
-from federated_health.messages.content import CONFIG, ROUND, TrainConfig
+from federated_health.messages.content import CONFIG, ROUND, TrainConfig, Update
 from federated_health.ml.networks import weight_shapes
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import PROXIMAL_MU
 from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.history import summarise_round
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
@@ -87,11 +88,13 @@ class EncryptedRun(FederatedRun):
             self.participants.note_absent(number, trained)
             average, scale = self._add(trained), 1.0 / sum(self._shares[reply.hospital] for reply in trained)
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})
-            if len(evaluated) >= MIN_ENCRYPTED_HOSPITALS:
-                self._add_to_block(number, evaluated)
+            if figures := self._add(evaluated):
+                self._add_to_block(number, figures)
             self._average, self._scale = average, scale
-            self.history.append(finished := self._summarise(number, trained))
-            yield finished
+            rows = {reply.hospital: self.train_examples[reply.hospital] for reply in trained}
+            updates = {name: Update(weights={}, examples=rows[name], loss=None) for name in rows}
+            self.history.append(completed := summarise_round(number, updates, counts={}))
+            yield completed
 
     def evaluate(self) -> dict[str, Any]:
         """Have the hospitals choose the threshold, evaluate the final weights with it, and store the result.
@@ -102,11 +105,11 @@ class EncryptedRun(FederatedRun):
         scores: Chunks = []
         if self.privacy is None:
             replies = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
-            scores = self._add_if_enough(replies)
+            scores = self._add(replies)
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
         content = self._content({messages.SCORES: scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
         replies = self._ask_all(messages.FINAL, content, self._reader(length, of_test=True))
-        sums = {messages.SCORES: scores, messages.FIGURES: self._add_if_enough(replies)}
+        sums = {messages.SCORES: scores, messages.FIGURES: self._add(replies)}
         content = self._result_content(sums, {reply.hospital for reply in replies})
         return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
 
@@ -243,27 +246,15 @@ class EncryptedRun(FederatedRun):
         return read
 
     def _add(self, replies: VectorReplies) -> Chunks:
-        assert len(replies) >= MIN_ENCRYPTED_HOSPITALS, "from a sum of fewer, each could learn the others' part"
-        return self._adder.add([reply.content for reply in replies])
+        """Sum of the replies' vectors; empty if there are too few: from it, each could learn the others' part."""
+        enough = len(replies) >= MIN_ENCRYPTED_HOSPITALS
+        return self._adder.add([reply.content for reply in replies]) if enough else []
 
-    def _add_if_enough(self, replies: VectorReplies) -> Chunks:
-        return self._add(replies) if len(replies) >= MIN_ENCRYPTED_HOSPITALS else []
-
-    def _add_to_block(self, number: int, evaluated: VectorReplies) -> None:
+    def _add_to_block(self, number: int, figures: Chunks) -> None:
         """Add a round's figures to those of its block of rounds, which are at other positions of the same vector."""
         name = messages.name_of_block((number - 1) // vectors.ROUNDS_PER_BLOCK)
-        earlier = [self._adder.read(self._sums[name], SLOTS)] if name in self._sums else []
-        self._sums[name] = self._adder.add([*earlier, *(reply.content for reply in evaluated)])
-
-    def _summarise(self, number: int, trained: VectorReplies) -> Round:
-        """Participants of a round and their row counts: all that the server knows."""
-        rows = {reply.hospital: self.registrations[reply.hospital].train_examples for reply in trained}
-        unknown = {"train_loss": None, "counts": None}
-        return Round(
-            number=number,
-            hospitals={name: HospitalRound(train_examples=examples, **unknown) for name, examples in rows.items()},
-            federation=HospitalRound(train_examples=sum(rows.values()), **unknown),
-        )
+        parts = [self._adder.read(chunks, SLOTS) for chunks in (self._sums.get(name), figures) if chunks]
+        self._sums[name] = self._adder.add(parts)
 
 
 def _read_confirmation(_: int, content: RecordDict) -> KeyReply:
