@@ -34,7 +34,6 @@ MAX_VALUE = 2.0**10
 """Largest number that may be encrypted: a sum of MAX_VECTORS then stays within 2**19, the limit of 60 bits."""
 
 MAX_VECTORS = 500
-"""Largest number of vectors in a sum."""
 
 MAX_ERROR = 1e-7
 """Bound of a number's error per vector added; measured: 6e-9 for one, growing with the square root of their number."""
@@ -52,11 +51,7 @@ EncryptedVector = list[Any]
 
 
 class Adder:
-    """Reads and adds encrypted vectors without a key.
-
-    Args:
-        context: TenSEAL's, with a secret key for a `SecretKey`.
-    """
+    """Reads and adds encrypted vectors without a key; the context is TenSEAL's."""
 
     def __init__(self, context: Any = None) -> None:
         if context is None:
@@ -65,12 +60,9 @@ class Adder:
         self._context = context
 
     def read(self, chunks: Chunks, length: int) -> EncryptedVector:
-        """Validate an encrypted vector from another party.
+        """Read an encrypted vector from another party, which must be of this length and of the parameters above.
 
         Whether it was encrypted with the right key can be seen with the secret key only.
-
-        Raises:
-            MalformedMessageError: it is not a vector of this length and of these parameters.
         """
         sizes = [min(SLOTS, length - start) for start in range(0, length, SLOTS)]
         if len(chunks) != len(sizes):
@@ -78,11 +70,7 @@ class Adder:
         return [self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True)]
 
     def add(self, vectors: Sequence[EncryptedVector]) -> list[bytes]:
-        """Sum of vectors of the same length, in chunks.
-
-        Raises:
-            ValueError: there are none or more than MAX_VECTORS.
-        """
+        """Sum of 1 to MAX_VECTORS vectors of the same length, in chunks."""
         if not 0 < len(vectors) <= MAX_VECTORS:
             raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors")
         return [reduce(operator.add, parts).serialize() for parts in zip(*vectors, strict=True)]
@@ -130,11 +118,7 @@ class SecretKey(Adder):
         self.read(self.encrypt(np.zeros(1)), 1)  # raises if its parameters are not those above
 
     def encrypt(self, vector: Vector) -> list[bytes]:
-        """The vector, encrypted, in chunks.
-
-        Raises:
-            ValueError: it is empty, or a number is not finite or beyond MAX_VALUE.
-        """
+        """The vector, encrypted, in chunks; ValueError if it is empty or a number is not finite or beyond MAX_VALUE."""
         if not vector.size or not (np.abs(vector) <= MAX_VALUE).all():
             raise ValueError(f"cannot encrypt: expected finite numbers up to {MAX_VALUE:g}")
         parts = (vector[start : start + SLOTS].tolist() for start in range(0, len(vector), SLOTS))
@@ -144,9 +128,6 @@ class SecretKey(Adder):
         """The inverse of `encrypt`, also for sums of encrypted vectors.
 
         A vector that was encrypted with another key decrypts to meaningless numbers far beyond MAX_VALUE.
-
-        Raises:
-            MalformedMessageError: see `read`.
         """
         return np.concatenate([np.array(part.decrypt(), dtype=np.float64) for part in self.read(chunks, length)])
 
@@ -158,7 +139,6 @@ def load_key(content: bytes) -> SecretKey:
 
 
 def _read_context(content: bytes) -> Any:
-    """TenSEAL's context of a secret key."""
     try:
         context = _tenseal().context_from(content, n_threads=1)
         is_valid = context.has_secret_key() and context.has_public_key() and context.global_scale == SCALE

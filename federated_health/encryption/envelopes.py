@@ -7,6 +7,8 @@ the envelope. Both check the other's certificate as in a TLS connection: the fed
 hospital, dates, `revoked.pem`. Run, offer and sender are part of what is signed and sealed.
 
 A certificate's key that is stolen later opens no envelope: the ephemeral keys end with their processes.
+
+What is not of the expected form, or not by a hospital of this federation, raises EncryptionError.
 """
 
 import hashlib
@@ -30,8 +32,7 @@ from federated_health.security.parties import Role
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
 """Prefixes of what is signed, so that an offer's signature cannot be used for an envelope, or the reverse."""
 
-MAX_OFFER, MAX_ENVELOPE = 16_384, 2**20
-"""Sizes in bytes."""
+MAX_OFFER, MAX_ENVELOPE = 16_384, 2**20  # bytes
 
 _NONCE_BYTES = 12
 _CURVE = ec.SECP256R1()
@@ -39,12 +40,7 @@ _CURVE = ec.SECP256R1()
 
 @dataclass(frozen=True)
 class KeyOffer:
-    """A hospital's offer of an ephemeral public key, with the private key, which stays there.
-
-    Attributes:
-        offer: the signed offer, which is public.
-        private: the ephemeral private key, a number in bytes.
-    """
+    """A hospital's signed offer of an ephemeral public key; the private key, a number in bytes, stays there."""
 
     offer: bytes
     private: bytes
@@ -59,11 +55,7 @@ def make_offer(identity: Identity, run: str) -> KeyOffer:
 
 
 def name_in_offer(offer: bytes) -> str:
-    """The name that an offer's certificate gives; nothing is verified.
-
-    Raises:
-        EncryptionError: it is not an offer.
-    """
+    """The name that an offer's certificate gives; nothing is verified."""
     certificate, *_ = _unpack(offer, 3, MAX_OFFER)
     try:
         return certificates.party_of(certificates.parse_certificate(certificate)).name
@@ -72,11 +64,7 @@ def name_in_offer(offer: bytes) -> str:
 
 
 def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
-    """An envelope that only the hospital that made the offer can open.
-
-    Raises:
-        EncryptionError: the offer is not by a hospital of this federation, or not for this run.
-    """
+    """An envelope that only the hospital that made the offer can open; the offer must be for this run."""
     certificate, public, signature = _unpack(offer, 3, MAX_OFFER)
     _verify(identity, certificate, signature, _pack(OFFER, run.encode(), certificate, public))
     key = ec.generate_private_key(_CURVE)
@@ -88,11 +76,7 @@ def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
 
 
 def open_envelope(identity: Identity, run: str, offer: KeyOffer, envelope: bytes) -> tuple[bytes, str]:
-    """The content of an envelope, and the name of the hospital that sealed it.
-
-    Raises:
-        EncryptionError: it was not sealed by a hospital of this federation, not for this offer and run, or was altered.
-    """
+    """The content of an envelope, and the name of the hospital of this federation that sealed it for this offer."""
     certificate, public, nonce, sealed, signature = _unpack(envelope, 5, MAX_ENVELOPE)
     bound = _pack(ENVELOPE, run.encode(), hashlib.sha256(offer.offer).digest(), certificate, public)
     sender = _verify(identity, certificate, signature, _pack(bound, nonce, sealed))
@@ -125,7 +109,6 @@ def _sign(identity: Identity, content: bytes) -> bytes:
 
 
 def _derive(key: ec.EllipticCurvePrivateKey, point: bytes, bound: bytes) -> bytes:
-    """The symmetric key of one envelope."""
     try:
         public = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, point)
     except ValueError:
@@ -143,11 +126,7 @@ def _pack(*fields: bytes) -> bytes:
 
 
 def _unpack(content: bytes, number: int, max_bytes: int) -> list[bytes]:
-    """The inverse of `_pack`, for this number of fields.
-
-    Raises:
-        EncryptionError: it is something else, or too large.
-    """
+    """The inverse of `_pack`, for this number of fields."""
     fields: list[bytes] = []
     rest = content if len(content) <= max_bytes else b""
     while rest and len(fields) < number:

@@ -106,14 +106,10 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
 
 
 def _check_distance(decrypted: WeightsMessage) -> None:
-    """Refuse an average that moves the weights much farther than this hospital's own update.
-
-    Raises:
-        EncryptionError: it does; the message does not say how far, because that was decrypted.
-    """
-    factor, weights = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0), decrypted.weights
+    """Refuse an average that moves the weights much farther than this hospital's own update, without saying how far."""
+    factor = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0)
     before = weights_from_record(decrypted.context.state.array_records[_LAST_WEIGHTS], decrypted.local.shapes)
-    if factor and distance_between(weights, before) > factor * decrypted.state[_DISTANCE] > 0:
+    if factor and distance_between(decrypted.weights, before) > factor * decrypted.state[_DISTANCE] > 0:
         raise EncryptionError(
             f"the decrypted average moves the weights more than {factor:g} times as far as its own update"
         )

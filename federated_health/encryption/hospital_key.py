@@ -38,9 +38,6 @@ def seal_run_key(message: Message, context: Context) -> RecordDict:
 
     If the message asks for it and there is no key, the hospital makes one. A hospital that fails verification gets an
     empty envelope.
-
-    Raises:
-        EncryptionError: it has no key, or no certificate.
     """
     request = EncryptedMessage(message, context)
     identity = _load_identity(request)
@@ -60,12 +57,7 @@ def seal_run_key(message: Message, context: Context) -> RecordDict:
 
 
 def accept_delivery(message: Message, context: Context) -> RecordDict:
-    """Open the envelope with the key, and decrypt the sums for the normalisation, if the message holds them.
-
-    Raises:
-        EncryptionError: the envelope is not from a hospital of this federation or not for this one, or its content or
-            the sums cannot be used.
-    """
+    """Open the envelope with the key, and decrypt the sums for the normalisation, if the message holds them."""
     delivery = EncryptedMessage(message, context)
     if envelopes := _envelopes_in(delivery):
         _accept_key(delivery, envelopes[0])
@@ -93,7 +85,6 @@ def _accept_key(delivery: EncryptedMessage, envelope: bytes) -> None:
 
 
 def _envelopes_in(message: EncryptedMessage) -> list[bytes]:
-    """Offers or envelopes in a message."""
     record: Mapping[str, Any] = message.content.config_records.get(messages.ENVELOPES, {})
     envelopes = record.get(messages.ENVELOPES, [])
     if not isinstance(envelopes, list) or not all(isinstance(envelope, bytes) for envelope in envelopes):
@@ -102,11 +93,7 @@ def _envelopes_in(message: EncryptedMessage) -> list[bytes]:
 
 
 def _load_identity(message: EncryptedMessage) -> Identity:
-    """This hospital's certificate and key, from the folder that its node config names.
-
-    Raises:
-        EncryptionError: it has no certificate, or one that cannot be used.
-    """
+    """This hospital's certificate and key, from the folder that its node config names."""
     if not (folder := str(message.context.node_config.get("tls", ""))):
         raise EncryptionError("an encrypted run needs --tls: this hospital has no certificate")
     try:

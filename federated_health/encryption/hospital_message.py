@@ -74,11 +74,7 @@ class EncryptedMessage:
 
     @property
     def key(self) -> SecretKey:
-        """The run's key.
-
-        Raises:
-            EncryptionError: the hospital does not have it.
-        """
+        """The run's key; EncryptionError if the hospital does not have it."""
         if KEY not in self.state:
             raise EncryptionError("it does not have the run's key")
         return load_key(self.state[KEY])
@@ -89,11 +85,7 @@ class EncryptedMessage:
         return self.key.decrypt(chunks, length) if chunks else None
 
     def reply(self, vector: Vector, examples: int) -> RecordDict:
-        """A reply with the vector, encrypted (see `messages.write_vector`).
-
-        Raises:
-            EncryptionError: a number in it is not finite, or too large.
-        """
+        """A reply with the vector, encrypted, and the number of rows that it is computed from."""
         try:
             return messages.write_vector(self.key.encrypt(vector), examples)
         except ValueError:
@@ -152,11 +144,7 @@ class WeightsMessage(EncryptedMessage):
 
 @lru_cache(maxsize=4)
 def _decrypt_average(key: SecretKey, chunks: tuple[bytes, ...], length: int, scale: float) -> Vector:
-    """The average, [length]; cached because each average is used twice per round.
-
-    Raises:
-        EncryptionError: hospitals cannot have sent it.
-    """
+    """The average, [length]; cached because each average is used twice per round."""
     average = key.decrypt(chunks, length) * scale
     if not (np.abs(average) <= MAX_VALUE).all():  # as if encrypted with another key
         raise EncryptionError("the decrypted average is none that hospitals can have sent")

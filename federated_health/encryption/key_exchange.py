@@ -26,7 +26,7 @@ class KeyExchange:
     """Gives every hospital that is present the run's key and the encrypted sums for its normalisation.
 
     Attributes:
-        key_id: the public name of the run's key; empty before a hospital has made it.
+        key_id: see `SecretKey.id`; empty before a hospital has made the key.
     """
 
     def __init__(self, run: FederatedRun) -> None:
@@ -70,11 +70,7 @@ class KeyExchange:
         return [node for node in nodes if self._entry_of(node) in self._with_key]
 
     def share_key_and_sums(self, nodes: Iterable[int], sums: list[bytes], patients: int) -> list[int]:
-        """Share the key and the encrypted sums for the normalisation, and return the nodes that then have both.
-
-        Args:
-            sums: empty if the run has none.
-        """
+        """Share the key and the encrypted sums, if there are any, and return the nodes that then have both."""
         nodes = self.share_key(nodes)
         if not sums:
             return nodes
@@ -96,10 +92,11 @@ class KeyExchange:
     def _collect_offers(self, nodes: Iterable[int]) -> dict[int, bytes]:
         """Offers of nodes that lack the key, in the order of names; those that have it are marked."""
         names, offers = self._run.participants.names(), {}
-        contents = {node: RecordDict({CONFIG: self.config()}) for node in nodes}
-        for reply in self.ask(
-            messages.OFFER, contents, lambda node, content: KeyReply.offer_from_content(content, names[node])
-        ):
+
+        def read(node: int, content: RecordDict) -> KeyReply:
+            return KeyReply.offer_from_content(content, names[node])
+
+        for reply in self.ask(messages.OFFER, dict.fromkeys(nodes, RecordDict({CONFIG: self.config()})), read):
             if reply.content.key_id and reply.content.key_id == self.key_id:
                 self._mark(reply, self._with_key)  # the server restarted, not the hospital
             else:

@@ -64,11 +64,7 @@ def max_reply_bytes(task: Task, model: str) -> int:
 
 
 def read_chunks(content: RecordDict, name: str) -> list[bytes]:
-    """Chunks of an encrypted vector; an empty list if there is no vector of this name.
-
-    Raises:
-        MalformedMessageError: they are not bytes.
-    """
+    """Chunks of an encrypted vector; an empty list if there is no vector of this name."""
     record: Mapping[str, Any] = content.config_records.get(ENCRYPTED, {})
     chunks = record.get(name, [])
     if not isinstance(chunks, list) or not all(isinstance(chunk, bytes) for chunk in chunks):
@@ -81,7 +77,7 @@ class KeyReply:
     """A hospital's reply in the key exchange.
 
     Attributes:
-        key_id: the public name of its key; empty if it has none.
+        key_id: see `SecretKey.id`; empty if it has none.
         envelopes: its offer, or the envelopes that were requested, in the order of the requests; empty bytes for a
             hospital that it does not trust with the key.
     """

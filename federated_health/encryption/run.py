@@ -30,6 +30,7 @@ from federated_health.transport.interface import Transport
 
 Chunks = list[bytes]
 VectorReplies = list[AcceptedReply[EncryptedVector]]
+Reader = Callable[[int, RecordDict], EncryptedVector]
 
 UNKNOWN = Normalisation(mean=(), variance=())
 """Placeholder in the train config: only the hospitals know the normalisation."""
@@ -68,12 +69,10 @@ class EncryptedRun(FederatedRun):
                 f"too many patients for --encrypt: expected at most {vectors.MAX_PATIENTS:,}, got {self._patients:,}"
             )
         nodes = self._keys.share_key(self.participants.present())
-        if self.privacy is None:  # otherwise the normalisation follows from the task alone
-            self._merge_sums(nodes)
-
-    def _merge_sums(self, nodes: list[int]) -> None:
+        if self.privacy is not None:
+            return  # the normalisation follows from the task alone
         content = RecordDict({CONFIG: self._keys.config(**{messages.PATIENTS: self._patients})})
-        read = self._reader(3 * len(self.settings.task_declaration.measurements))
+        read = partial(self._read, length=3 * len(self.settings.task_declaration.measurements))
         replies = self._keys.ask(messages.SUMS, dict.fromkeys(nodes, content), read)
         if len(replies) < self.settings.min_updates:
             raise RunError(
@@ -97,18 +96,14 @@ class EncryptedRun(FederatedRun):
             yield completed
 
     def evaluate(self) -> dict[str, Any]:
-        """Have the hospitals choose the threshold, evaluate the final weights with it, and store the result.
-
-        Returns:
-            Which hospitals have the result.
-        """
+        """Have the hospitals choose the threshold, evaluate the final weights with it, and store the result."""
         scores: Chunks = []
         if self.privacy is None:
-            replies = self._ask_all(messages.THRESHOLD, self._content(), self._reader(2 * vectors.BINS))
-            scores = self._add(replies)
+            read = partial(self._read, length=2 * vectors.BINS)
+            scores = self._add(self._ask_all(messages.THRESHOLD, self._content(), read))
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
         content = self._content({messages.SCORES: scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
-        replies = self._ask_all(messages.FINAL, content, self._reader(length, of_test=True))
+        replies = self._ask_all(messages.FINAL, content, partial(self._read, length=length, of_test=True))
         sums = {messages.SCORES: scores, messages.FIGURES: self._add(replies)}
         content = self._result_content(sums, {reply.hospital for reply in replies})
         return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
@@ -144,7 +139,7 @@ class EncryptedRun(FederatedRun):
             agreement=self.settings.task_declaration.agreement,
             weights=_to_arrays(self._average),  # bytes of ciphertexts instead of weights
             strategy_state={
-                "key": _to_array(self._keys.key_id.encode()),
+                "key": np.frombuffer(self._keys.key_id.encode(), np.uint8),
                 **arrays,
                 "scale": np.array(self._scale),
                 "patients": np.array(self._patients),
@@ -172,37 +167,33 @@ class EncryptedRun(FederatedRun):
         return self._make_train_config(UNKNOWN)
 
     def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
-        """One attempt at a round, among those of the nodes that have the key."""
-        self._shares, names = self._weigh_hospitals(), self.participants.names()
+        """One attempt at a round, among those of the nodes that have the key.
+
+        The shares of all hospitals in the average follow the strategy's weighting, and add up to 1.
+        """
+        rows, names = self.train_examples, self.participants.names()
+        weights = dict.fromkeys(rows, 1) if STRATEGIES[self.settings.strategy].equal_weights else rows
+        self._shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         ready = self._keys.share_key_and_sums(nodes, self._sums.get(messages.COLUMN_SUMS, []), self._patients)
         contents = {
             node: self._content(config={ROUND: number, messages.SHARE: self._shares[names[node]]}) for node in ready
         }
-        return self._ask(messages.TRAIN, contents, self._reader(self._length))
+        return self._ask(messages.TRAIN, contents, partial(self._read, length=self._length))
 
     def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> VectorReplies:
-        """Encrypted figures of the hospitals that reply.
-
-        Raises:
-            RunError: hospitals are present and none replies: the average may be unusable, which only they can see.
-        """
+        """Encrypted figures of the hospitals that reply; if none does, the average may be unusable."""
         weights, config = {messages.WEIGHTS: average}, {messages.SCALE: scale, ROUND: number}
         names = self.participants.names()
         contents = {
             node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained})
             for node in self.participants.present()
         }
-        evaluated = self._ask(messages.EVALUATE, contents, self._reader(SLOTS, of_test=True))
+        evaluated = self._ask(messages.EVALUATE, contents, partial(self._read, length=SLOTS, of_test=True))
         if contents and not evaluated:
             raise RunError(f"round {number}: no hospital could use the average of the encrypted updates")
         return evaluated
 
-    def _ask(
-        self,
-        message_type: str,
-        contents: Mapping[int, RecordDict],
-        read: Callable[[int, RecordDict], EncryptedVector],
-    ) -> VectorReplies:
+    def _ask(self, message_type: str, contents: Mapping[int, RecordDict], read: Reader) -> VectorReplies:
         """Replies that can be used; the other hospitals may lack the key."""
         replies = self._keys.ask(message_type, contents, read)
         self._keys.recheck(set(contents) - {reply.message.metadata.src_node_id for reply in replies})
@@ -228,22 +219,11 @@ class EncryptedRun(FederatedRun):
         record = ConfigRecord({name: chunks for name, chunks in encrypted.items() if chunks})
         return RecordDict({CONFIG: ConfigRecord(entries), messages.ENCRYPTED: record})
 
-    def _weigh_hospitals(self) -> dict[str, float]:
-        """Share of each hospital in the average, by the strategy's weighting; the shares add up to 1."""
-        rows = self.train_examples
-        if STRATEGIES[self.settings.strategy].equal_weights:
-            return dict.fromkeys(rows, 1.0 / len(rows))
-        return {name: examples / sum(rows.values()) for name, examples in rows.items()}
-
-    def _reader(self, length: int, *, of_test: bool = False) -> Callable[[int, RecordDict], EncryptedVector]:
-        """Function that validates a reply: an encrypted vector of this length, from all training or held-out rows."""
-
-        def read(node: int, content: RecordDict) -> EncryptedVector:
-            registration = self.participants.registration_of(node)
-            declared = registration.test_examples if of_test else registration.train_examples
-            return read_vector(content, self._adder, length, declared)
-
-        return read
+    def _read(self, node: int, content: RecordDict, *, length: int, of_test: bool = False) -> EncryptedVector:
+        """Read a reply: an encrypted vector of this length, from all training or held-out rows."""
+        registration = self.participants.registration_of(node)
+        declared = registration.test_examples if of_test else registration.train_examples
+        return read_vector(content, self._adder, length, declared)
 
     def _add(self, replies: VectorReplies) -> Chunks:
         """Sum of the replies' vectors; empty if there are too few: from it, each could learn the others' part."""
@@ -265,9 +245,5 @@ def _result_of(confirmed: list[AcceptedReply[KeyReply]]) -> dict[str, Any]:
     return {"encrypted": True, "has_result": [reply.hospital for reply in confirmed]}
 
 
-def _to_array(content: bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(content, np.uint8)
-
-
 def _to_arrays(chunks: Chunks) -> dict[str, npt.NDArray[Any]]:
-    return {str(place): _to_array(chunk) for place, chunk in enumerate(chunks)}
+    return {str(place): np.frombuffer(chunk, np.uint8) for place, chunk in enumerate(chunks)}
