@@ -109,16 +109,14 @@ class EncryptedRun(FederatedRun):
         return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
 
     def figures_of_last_round(self) -> dict[str, Any]:
-        """Have the hospitals that are present store the figures of the finished rounds."""
+        """Have the hospitals that are present store the figures of the completed rounds."""
         contents = dict.fromkeys(self.participants.present(), self._result_content({}, set()))
         return _result_of(self._keys.ask(messages.RESULT, contents, _read_confirmation))
 
     def _result_content(self, sums: Mapping[str, Chunks], evaluated: set[str]) -> RecordDict:
         """All sums of the run, from which each hospital computes its result.
 
-        Args:
-            sums: of the final evaluation; empty if the run was stopped.
-            evaluated: hospitals whose final figures are included; empty if the run was stopped.
+        The sums of the final evaluation, and the hospitals that are part of them, are empty if the run was stopped.
         """
         facts = {
             "hospitals": len(self.registrations),
@@ -183,10 +181,9 @@ class EncryptedRun(FederatedRun):
     def _evaluate(self, number: int, average: Chunks, scale: float, trained: set[str]) -> VectorReplies:
         """Encrypted figures of the hospitals that reply; if none does, the average may be unusable."""
         weights, config = {messages.WEIGHTS: average}, {messages.SCALE: scale, ROUND: number}
-        names = self.participants.names()
+        present, names = self.participants.present(), self.participants.names()
         contents = {
-            node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained})
-            for node in self.participants.present()
+            node: self._content(weights, {**config, messages.IS_COUNTED: names[node] in trained}) for node in present
         }
         evaluated = self._ask(messages.EVALUATE, contents, partial(self._read, length=SLOTS, of_test=True))
         if contents and not evaluated:
@@ -199,13 +196,8 @@ class EncryptedRun(FederatedRun):
         self._keys.recheck(set(contents) - {reply.message.metadata.src_node_id for reply in replies})
         return replies
 
-    def _content(self, sums: Mapping[str, Chunks] | None = None, config: Mapping[str, Any] | None = None) -> RecordDict:
-        """A message's content: the encrypted weights of the last finished round, the train config, and more.
-
-        Args:
-            sums: more encrypted vectors by name, or other weights.
-            config: more entries of the record `config`.
-        """
+    def _content(self, sums: Mapping[str, Chunks] = {}, config: Mapping[str, Any] = {}) -> RecordDict:
+        """A message's content: the encrypted weights of the last completed round, or others; more sums; the config."""
         entries = {
             **self.train_config().to_record(),
             **self._keys.config(),
@@ -213,9 +205,9 @@ class EncryptedRun(FederatedRun):
             messages.SCALE: self._scale,
             messages.MAX_UPDATE_NORM: self.settings.max_update_norm,
             PROXIMAL_MU: float(self.settings.strategy_arguments.get(PROXIMAL_MU, 0.0)),
-            **(config or {}),
+            **config,
         }
-        encrypted = {messages.WEIGHTS: self._average, **(sums or {})}
+        encrypted = {messages.WEIGHTS: self._average, **sums}
         record = ConfigRecord({name: chunks for name, chunks in encrypted.items() if chunks})
         return RecordDict({CONFIG: ConfigRecord(entries), messages.ENCRYPTED: record})
 
