@@ -4,6 +4,7 @@ In a plain run the server checks that updates are finite and that they do not mo
 so hospitals check the average.
 """
 
+import copy
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -132,8 +133,8 @@ class WeightsMessage(EncryptedMessage):
         else:
             self.weights = initial_weights(self.hospital.task, config.model, config.seed)
         plain_config = ConfigRecord({**self.config, **config.to_record()})
-        content = RecordDict({ARRAYS: weights_to_record(self.weights), CONFIG: plain_config})
-        self.plain = Message(content, message.metadata.dst_node_id, message.metadata.message_type)
+        self.plain = copy.copy(message)  # Flower lets a hospital make replies only
+        self.plain.content = RecordDict({ARRAYS: weights_to_record(self.weights), CONFIG: plain_config})
 
     def _choose_threshold(self) -> float:
         """The threshold chosen from the sum of all hospitals' bins of training scores; 0.5 if there is no sum."""
