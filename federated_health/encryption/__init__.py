@@ -8,9 +8,9 @@ A plain run loads nothing but this module. May import `server`, `hospital` and e
 through the functions here only.
 """
 
-from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message
 
@@ -22,47 +22,15 @@ if TYPE_CHECKING:
     from federated_health.data.tasks import Task
 
 
-def load_run() -> ModuleType:
-    """The module `run`, for the server."""
-    from federated_health.encryption import run  # noqa: PLC0415  # the loader of this folder
-
-    return run
+def load(name: str) -> ModuleType:
+    """A module of this folder."""
+    return import_module(f"{__name__}.{name}")
 
 
 def max_reply_bytes(task: "Task", model: str) -> int:
     """Size limit of a hospital's message in an encrypted run."""
-    from federated_health.encryption import messages  # noqa: PLC0415  # the loader of this folder
-
-    return messages.max_reply_bytes(task, model)
-
-
-def load_results() -> ModuleType:
-    """The module `results`, for the files of a hospital."""
-    from federated_health.encryption import results  # noqa: PLC0415  # the loader of this folder
-
-    return results
-
-
-def load_handlers() -> Mapping[str, Callable[..., Any]]:
-    """A hospital's handlers of encrypted runs, by message type."""
-    from federated_health.encryption import (  # noqa: PLC0415  # the loader of this folder
-        handlers,
-        hospital_key,
-        hospital_result,
-        messages,
-    )
-
-    return {
-        messages.OFFER: hospital_key.offer_public_key,
-        messages.KEY: hospital_key.seal_run_key,
-        messages.DELIVERY: hospital_key.accept_delivery,
-        messages.SUMS: handlers.share_sums,
-        messages.TRAIN: handlers.train,
-        messages.EVALUATE: handlers.evaluate,
-        messages.THRESHOLD: handlers.score_training_rows,
-        messages.FINAL: handlers.evaluate_final_weights,
-        messages.RESULT: hospital_result.store_result,
-    }
+    limit: int = load("messages").max_reply_bytes(task, model)
+    return limit
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -72,8 +40,8 @@ def answer(message: Message, context: Context) -> Message:
         AnswerError: see `hospital.handlers.reply`.
     """
     try:
-        handler = load_handlers()[message.metadata.message_type]
-        return Message(handler(message, context).to_content(), reply_to=message)
+        handler = load("handlers").HANDLERS[message.metadata.message_type]
+        return Message(handler(message, context), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
 

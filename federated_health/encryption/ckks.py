@@ -11,15 +11,14 @@ a hospital must not send back anything that it decrypted.
 
 import hashlib
 import importlib
-import math
+import operator
 import os
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,6 @@ MAX_VALUE = 2.0**10
 """Largest number that may be encrypted: a sum of MAX_VECTORS then stays within 2**19, the limit of 60 bits."""
 
 MAX_VECTORS = 500
-"""Largest number of vectors in a sum."""
 
 MAX_ERROR = 1e-7
 """Bound of a number's error per vector added; measured: 6e-9 for one, growing with the square root of their number."""
@@ -48,30 +46,12 @@ _END_OF_CHUNK = b"\x19" + struct.pack("<d", SCALE)
 
 Vector = npt.NDArray[np.float64]
 Chunks = Sequence[bytes]
-
-
-def number_of_chunks(length: int) -> int:
-    """Number of chunks for a vector of this length."""
-    return math.ceil(length / SLOTS)
-
-
-@dataclass(frozen=True, eq=False)
-class EncryptedVector:
-    """A validated encrypted vector, with TenSEAL's object for each chunk."""
-
-    parts: tuple[Any, ...]
-    length: int
-
-    def to_chunks(self) -> list[bytes]:
-        return [part.serialize() for part in self.parts]
+EncryptedVector = list[Any]
+"""A validated encrypted vector: TenSEAL's object for each chunk."""
 
 
 class Adder:
-    """Reads and adds encrypted vectors without a key.
-
-    Args:
-        context: TenSEAL's, with a secret key for a `SecretKey`.
-    """
+    """Reads and adds encrypted vectors without a key; the context is TenSEAL's."""
 
     def __init__(self, context: Any = None) -> None:
         if context is None:
@@ -80,32 +60,20 @@ class Adder:
         self._context = context
 
     def read(self, chunks: Chunks, length: int) -> EncryptedVector:
-        """Validate an encrypted vector from another party.
+        """Read an encrypted vector from another party, which must be of this length and of the parameters above.
 
         Whether it was encrypted with the right key can be seen with the secret key only.
-
-        Raises:
-            MalformedMessageError: it is not a vector of this length and of these parameters.
         """
-        if len(chunks) != number_of_chunks(length):
-            raise MalformedMessageError("its encrypted vector is not of the right number of chunks")
         sizes = [min(SLOTS, length - start) for start in range(0, length, SLOTS)]
-        parts = tuple(self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True))
-        return EncryptedVector(parts, length)
+        if len(chunks) != len(sizes):
+            raise MalformedMessageError("its encrypted vector is not of the right number of chunks")
+        return [self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True)]
 
-    def add(self, vectors: Sequence[EncryptedVector]) -> EncryptedVector:
-        """Sum of vectors of the same length.
-
-        Raises:
-            ValueError: there are none or more than MAX_VECTORS, or their lengths differ.
-        """
-        if not 0 < len(vectors) <= MAX_VECTORS or len({vector.length for vector in vectors}) != 1:
-            raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors of one length")
-        first, *others = vectors
-        parts = first.parts
-        for other in others:
-            parts = tuple(part + addend for part, addend in zip(parts, other.parts, strict=True))
-        return EncryptedVector(parts, first.length)
+    def add(self, vectors: Sequence[EncryptedVector]) -> list[bytes]:
+        """Sum of 1 to MAX_VECTORS vectors of the same length, in chunks."""
+        if not 0 < len(vectors) <= MAX_VECTORS:
+            raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors")
+        return [reduce(operator.add, parts).serialize() for parts in zip(*vectors, strict=True)]
 
     def _read_chunk(self, chunk: bytes, size: int) -> Any:
         if not isinstance(chunk, bytes) or len(chunk) > MAX_CHUNK_BYTES:
@@ -128,44 +96,29 @@ class Adder:
 
 
 class SecretKey(Adder):
-    """The key that hospitals share; encrypts and decrypts. It leaves a hospital only in envelopes (see `envelopes`)."""
+    """The key that hospitals share; encrypts and decrypts. It leaves a hospital only in envelopes (see `envelopes`).
 
-    @classmethod
-    def make(cls) -> Self:
-        """A new key, from the operating system's entropy."""
-        return cls(_new_context())
+    Args:
+        content: of an existing key; without it, a new key is made from the operating system's entropy.
 
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Self:
-        """The inverse of `to_bytes`.
+    Attributes:
+        content: the key itself: a secret.
+        id: its public name, 128 bits of its hash.
 
-        Raises:
-            MalformedMessageError: it is not a secret key of these parameters.
-        """
-        try:
-            context = _tenseal().context_from(content, n_threads=1)
-            is_valid = context.has_secret_key() and context.has_public_key() and context.global_scale == SCALE
-        except Exception:  # malformed bytes make TenSEAL, SEAL and protobuf raise various exceptions
-            is_valid = False
-        if not is_valid:
-            raise MalformedMessageError("it is not a key")
-        key = cls(context)
-        key.read(key.encrypt(np.zeros(1)), 1)  # raises if its parameters are not those above
-        return key
+    Raises:
+        MalformedMessageError: the content is not a secret key of these parameters.
+    """
 
-    def to_bytes(self) -> bytes:
-        """The key itself: a secret."""
-        content: bytes = self._context.serialize(
+    def __init__(self, content: bytes | None = None) -> None:
+        super().__init__(_new_context() if content is None else _read_context(content))
+        self.content: bytes = content or self._context.serialize(
             save_public_key=True, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
         )
-        return content
+        self.id = hashlib.sha256(b"federated-health key id" + self.content).hexdigest()[:32]
+        self.read(self.encrypt(np.zeros(1)), 1)  # raises if its parameters are not those above
 
     def encrypt(self, vector: Vector) -> list[bytes]:
-        """The vector, encrypted, in chunks.
-
-        Raises:
-            ValueError: it is empty, or a number is not finite or beyond MAX_VALUE.
-        """
+        """The vector, encrypted, in chunks; ValueError if it is empty or a number is not finite or beyond MAX_VALUE."""
         if not vector.size or not (np.abs(vector) <= MAX_VALUE).all():
             raise ValueError(f"cannot encrypt: expected finite numbers up to {MAX_VALUE:g}")
         parts = (vector[start : start + SLOTS].tolist() for start in range(0, len(vector), SLOTS))
@@ -175,23 +128,25 @@ class SecretKey(Adder):
         """The inverse of `encrypt`, also for sums of encrypted vectors.
 
         A vector that was encrypted with another key decrypts to meaningless numbers far beyond MAX_VALUE.
-
-        Raises:
-            MalformedMessageError: see `read`.
         """
-        encrypted = self.read(chunks, length)
-        return np.concatenate([np.array(part.decrypt(), dtype=np.float64) for part in encrypted.parts])
+        return np.concatenate([np.array(part.decrypt(), dtype=np.float64) for part in self.read(chunks, length)])
 
 
 @lru_cache(maxsize=16)
 def load_key(content: bytes) -> SecretKey:
-    """A secret key, parsed once per process; see `SecretKey.from_bytes`."""
-    return SecretKey.from_bytes(content)
+    """An existing key, parsed once per process."""
+    return SecretKey(content)
 
 
-def key_id(content: bytes) -> str:
-    """Public name of a key: 128 bits of its hash."""
-    return hashlib.sha256(b"federated-health key id" + content).hexdigest()[:32]
+def _read_context(content: bytes) -> Any:
+    try:
+        context = _tenseal().context_from(content, n_threads=1)
+        is_valid = context.has_secret_key() and context.has_public_key() and context.global_scale == SCALE
+    except Exception:  # malformed bytes make TenSEAL, SEAL and protobuf raise various exceptions
+        is_valid = False
+    if not is_valid:
+        raise MalformedMessageError("it is not a key")
+    return context
 
 
 def _new_context() -> Any:
@@ -210,11 +165,11 @@ def _tenseal() -> ModuleType:
     TenSEAL and TensorFlow each bring a protobuf, and TensorFlow exports its symbols to libraries that are loaded later:
     without RTLD_DEEPBIND TenSEAL 0.3.18 would call TensorFlow's protobuf and crash.
     """
-    flags = sys.getdlopenflags() if hasattr(os, "RTLD_DEEPBIND") else None  # macOS has no such flag and no such problem
-    if flags is not None:
-        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    if not hasattr(os, "RTLD_DEEPBIND"):  # macOS and Windows have no such flag and no such problem
+        return importlib.import_module("tenseal")
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
         return importlib.import_module("tenseal")
     finally:
-        if flags is not None:
-            sys.setdlopenflags(flags)
+        sys.setdlopenflags(flags)

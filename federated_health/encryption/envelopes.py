@@ -7,6 +7,8 @@ the envelope. Both check the other's certificate as in a TLS connection: the fed
 hospital, dates, `revoked.pem`. Run, offer and sender are part of what is signed and sealed.
 
 A certificate's key that is stolen later opens no envelope: the ephemeral keys end with their processes.
+
+What is not of the expected form, or not by a hospital of this federation, raises EncryptionError.
 """
 
 import hashlib
@@ -19,26 +21,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_der_private_key,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federated_health.errors import CertificateError, EncryptionError
 from federated_health.security import certificates
 from federated_health.security.admission import Admission
-from federated_health.security.identity import Identity
+from federated_health.security.identity import KEY, Identity
 from federated_health.security.parties import Role
 
 OFFER, ENVELOPE = b"federated-health offer 1", b"federated-health envelope 1"
 """Prefixes of what is signed, so that an offer's signature cannot be used for an envelope, or the reverse."""
 
-MAX_OFFER, MAX_ENVELOPE = 16_384, 2**20
-"""Sizes in bytes."""
+MAX_OFFER, MAX_ENVELOPE = 16_384, 2**20  # bytes
 
 _NONCE_BYTES = 12
 _CURVE = ec.SECP256R1()
@@ -46,12 +40,7 @@ _CURVE = ec.SECP256R1()
 
 @dataclass(frozen=True)
 class KeyOffer:
-    """A hospital's offer of an ephemeral public key, with the private key, which stays there.
-
-    Attributes:
-        offer: the signed offer, which is public.
-        private: the ephemeral private key (DER).
-    """
+    """A hospital's signed offer of an ephemeral public key; the private key, a number in bytes, stays there."""
 
     offer: bytes
     private: bytes
@@ -62,16 +51,11 @@ def make_offer(identity: Identity, run: str) -> KeyOffer:
     key = ec.generate_private_key(_CURVE)
     certificate, public = identity.certificate_bytes, _to_point(key)
     signature = _sign(identity, _pack(OFFER, run.encode(), certificate, public))
-    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return KeyOffer(_pack(certificate, public, signature), private)
+    return KeyOffer(_pack(certificate, public, signature), key.private_numbers().private_value.to_bytes(32))
 
 
 def name_in_offer(offer: bytes) -> str:
-    """The name that an offer's certificate gives; nothing is verified.
-
-    Raises:
-        EncryptionError: it is not an offer.
-    """
+    """The name that an offer's certificate gives; nothing is verified."""
     certificate, *_ = _unpack(offer, 3, MAX_OFFER)
     try:
         return certificates.party_of(certificates.parse_certificate(certificate)).name
@@ -80,11 +64,7 @@ def name_in_offer(offer: bytes) -> str:
 
 
 def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
-    """An envelope that only the hospital that made the offer can open.
-
-    Raises:
-        EncryptionError: the offer is not by a hospital of this federation, or not for this run.
-    """
+    """An envelope that only the hospital that made the offer can open; the offer must be for this run."""
     certificate, public, signature = _unpack(offer, 3, MAX_OFFER)
     _verify(identity, certificate, signature, _pack(OFFER, run.encode(), certificate, public))
     key = ec.generate_private_key(_CURVE)
@@ -96,16 +76,11 @@ def seal(identity: Identity, run: str, offer: bytes, content: bytes) -> bytes:
 
 
 def open_envelope(identity: Identity, run: str, offer: KeyOffer, envelope: bytes) -> tuple[bytes, str]:
-    """The content of an envelope, and the name of the hospital that sealed it.
-
-    Raises:
-        EncryptionError: it was not sealed by a hospital of this federation, not for this offer and run, or was altered.
-    """
+    """The content of an envelope, and the name of the hospital of this federation that sealed it for this offer."""
     certificate, public, nonce, sealed, signature = _unpack(envelope, 5, MAX_ENVELOPE)
     bound = _pack(ENVELOPE, run.encode(), hashlib.sha256(offer.offer).digest(), certificate, public)
     sender = _verify(identity, certificate, signature, _pack(bound, nonce, sealed))
-    key = load_der_private_key(offer.private, password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    key = ec.derive_private_key(int.from_bytes(offer.private), _CURVE)
     try:
         content = AESGCM(_derive(key, public, bound)).decrypt(nonce, sealed, bound)
     except (InvalidTag, ValueError):
@@ -130,13 +105,10 @@ def _verify(identity: Identity, certificate: bytes, signature: bytes, content: b
 
 
 def _sign(identity: Identity, content: bytes) -> bytes:
-    key = load_pem_private_key(identity.read_key(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key.sign(content, ec.ECDSA(SHA256()))
+    return certificates.read_key(identity.folder / KEY).sign(content, ec.ECDSA(SHA256()))
 
 
 def _derive(key: ec.EllipticCurvePrivateKey, point: bytes, bound: bytes) -> bytes:
-    """The symmetric key of one envelope."""
     try:
         public = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, point)
     except ValueError:
@@ -154,19 +126,13 @@ def _pack(*fields: bytes) -> bytes:
 
 
 def _unpack(content: bytes, number: int, max_bytes: int) -> list[bytes]:
-    """The inverse of `_pack`, for this number of fields.
-
-    Raises:
-        EncryptionError: it is something else, or too large.
-    """
+    """The inverse of `_pack`, for this number of fields."""
     fields: list[bytes] = []
     rest = content if len(content) <= max_bytes else b""
-    while len(rest) >= 4 and len(fields) < number:
+    while rest and len(fields) < number:
         end = 4 + int.from_bytes(rest[:4])
-        if end > len(rest):
-            break
         fields.append(rest[4:end])
         rest = rest[end:]
-    if rest or len(fields) != number:
+    if len(fields) != number or _pack(*fields) != content:
         raise EncryptionError("the run's key, or the request for it, is incomplete")
     return fields

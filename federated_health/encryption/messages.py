@@ -18,12 +18,15 @@ The list of what leaves a hospital in such a run:
 Nothing that was decrypted is sent to the server, because CKKS is not secure if it is (see `ckks`).
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.encryption.ckks import MAX_CHUNK_BYTES, Adder, EncryptedVector, number_of_chunks
+from federated_health.encryption.ckks import MAX_CHUNK_BYTES, SLOTS, Adder, EncryptedVector
 from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
@@ -49,45 +52,38 @@ IS_COUNTED, ASKS_BENEFIT, RUN_FACTS = "counted", "appraisal", "account"
 WEIGHTS, COLUMN_SUMS, SCORES, FIGURES = "weights", "sums", "scores", "figures"
 """Names of encrypted vectors that the server sends, besides the blocks of the history."""
 
-HISTORY = "history-"
-
 
 def name_of_block(number: int) -> str:
     """Name of the encrypted vector that holds a block of the history; blocks are numbered from 0."""
-    return f"{HISTORY}{number}"
+    return f"history-{number}"
 
 
 def max_reply_bytes(task: Task, model: str) -> int:
     """Upper bound of a reply's size in an encrypted run."""
-    chunks = number_of_chunks(size_of(weight_shapes(task, model)) // 4)
-    return chunks * MAX_CHUNK_BYTES + 2**20
+    return math.ceil(size_of(weight_shapes(task, model)) / 4 / SLOTS) * MAX_CHUNK_BYTES + 2**20
 
 
 def read_chunks(content: RecordDict, name: str) -> list[bytes]:
-    """Chunks of an encrypted vector; an empty list if there is no vector of this name.
-
-    Raises:
-        MalformedMessageError: they are not bytes.
-    """
-    record = content.config_records.get(ENCRYPTED)
-    chunks = record.get(name, []) if record else []
+    """Chunks of an encrypted vector; an empty list if there is no vector of this name."""
+    record: Mapping[str, Any] = content.config_records.get(ENCRYPTED, {})
+    chunks = record.get(name, [])
     if not isinstance(chunks, list) or not all(isinstance(chunk, bytes) for chunk in chunks):
         raise MalformedMessageError("its encrypted vector is not bytes")
-    return list(chunks)  # type: ignore[arg-type]  # bytes, as checked
+    return chunks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class KeyReply:
     """A hospital's reply in the key exchange.
 
     Attributes:
-        key_id: the public name of its key; empty if it has none.
+        key_id: see `SecretKey.id`; empty if it has none.
         envelopes: its offer, or the envelopes that were requested, in the order of the requests; empty bytes for a
             hospital that it does not trust with the key.
     """
 
-    key_id: str = ""
-    envelopes: tuple[bytes, ...] = ()
+    key_id: str
+    envelopes: Sequence[bytes]
 
     def to_content(self) -> RecordDict:
         record = ConfigRecord({KEY_ID: self.key_id, ENVELOPES: list(self.envelopes)})
@@ -97,14 +93,14 @@ class KeyReply:
     def from_content(cls, content: RecordDict, number: int, max_bytes: int = MAX_ENVELOPE) -> "KeyReply":
         """Read a reply with this number of envelopes of at most this size."""
         read_metrics(content, set())
-        record = content.config_records.get(ENVELOPES) or ConfigRecord({})
+        record: Mapping[str, Any] = content.config_records.get(ENVELOPES, {})
         key_id, envelopes = record.get(KEY_ID), record.get(ENVELOPES)
         if not isinstance(key_id, str) or len(key_id) not in (0, 32) or not isinstance(envelopes, list):
             raise MalformedMessageError("its reply about the run's key cannot be read")
         is_valid = all(isinstance(envelope, bytes) and len(envelope) <= max_bytes for envelope in envelopes)
         if len(envelopes) != number or not is_valid:
             raise MalformedMessageError("its envelopes of the run's key are not those that were requested")
-        return cls(key_id=key_id, envelopes=tuple(envelopes))  # type: ignore[arg-type]  # bytes, as checked
+        return cls(key_id, envelopes)
 
     @classmethod
     def offer_from_content(cls, content: RecordDict, hospital: str) -> "KeyReply":
@@ -119,24 +115,13 @@ class KeyReply:
         return reply
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncryptedReply:
-    """An encrypted vector from a hospital.
+def write_vector(chunks: list[bytes], examples: int) -> RecordDict:
+    """A hospital's reply: an encrypted vector, and the number of rows that it is computed from."""
+    return RecordDict({ENCRYPTED: ConfigRecord({VECTOR: chunks}), METRICS: MetricRecord({NUM_EXAMPLES: examples})})
 
-    Attributes:
-        examples: number of rows that it is computed from.
-    """
 
-    chunks: list[bytes]
-    examples: int
-
-    def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.examples})
-        return RecordDict({ENCRYPTED: ConfigRecord({VECTOR: self.chunks}), METRICS: metrics})
-
-    @classmethod
-    def from_content(cls, content: RecordDict, adder: Adder, length: int, declared: int) -> EncryptedVector:
-        """Read a vector of this length, from a hospital that registered with this number of rows."""
-        if read_whole(read_metrics(content, {NUM_EXAMPLES}), NUM_EXAMPLES, 0) != declared:
-            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of rows that it registered with")
-        return adder.read(read_chunks(content, VECTOR), length)
+def read_vector(content: RecordDict, adder: Adder, length: int, declared: int) -> EncryptedVector:
+    """Read a vector of this length, from a hospital that registered with this number of rows."""
+    if read_whole(read_metrics(content, {NUM_EXAMPLES}), NUM_EXAMPLES, 0) != declared:
+        raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of rows that it registered with")
+    return adder.read(read_chunks(content, VECTOR), length)

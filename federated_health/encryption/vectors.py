@@ -1,7 +1,8 @@
 """What hospitals encrypt, as vectors, and what the decrypted sums mean. Arrays in, arrays out; no encryption here.
 
 A hospital's figures are divided by the number of all hospitals' patients, so that a sum is no larger than one patient's
-figures, where the cipher is precise. Counts are exact again after rounding.
+figures, where the cipher is precise. Counts are exact again after rounding. Sums that hospitals cannot have sent raise
+EncryptionError.
 """
 
 import math
@@ -12,15 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Measurement
-from federated_health.encryption.ckks import MAX_ERROR, SLOTS
+from federated_health.encryption.ckks import MAX_ERROR, SLOTS, Vector
 from federated_health.errors import EncryptionError
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums
 from federated_health.ml.rounds import HospitalRound
-
-Vector = npt.NDArray[np.float64]
-Scores = npt.NDArray[np.float32]
 
 MAX_PATIENTS = 200_000
 """Largest number of patients of all hospitals: with many more, errors in a sum of many rounds could change a count."""
@@ -64,11 +62,7 @@ def write_sums(values: Vector, measurements: Sequence[Measurement], patients: in
 
 
 def read_normalisation(vector: Vector, measurements: Sequence[Measurement], patients: int) -> Normalisation:
-    """The normalisation (see `normalisation.normalisation_from`) of the sum of all hospitals' `write_sums`.
-
-    Raises:
-        EncryptionError: hospitals cannot have sent these sums.
-    """
+    """The normalisation (see `normalisation.normalisation_from`) of the sum of all hospitals' `write_sums`."""
     middle, half = _ranges(measurements)
     count, total, squares = np.split(vector * patients, 3)
     slack = 2 * MAX_ERROR * patients
@@ -114,11 +108,7 @@ def read_round(number: int, vector: Vector, patients: int) -> HospitalRound:
 
 
 def read_counts(figures: Vector) -> Counts:
-    """Counts from figures in the order of their fields; whole numbers are rounded, since sums have small errors.
-
-    Raises:
-        EncryptionError: hospitals cannot have sent these sums.
-    """
+    """Counts from figures in the order of their fields; whole numbers are rounded, since sums have small errors."""
     whole, sums = np.round(figures[:4]), np.maximum(figures[4:], 0.0)
     if not np.isfinite(figures).all() or (whole < 0).any():
         raise _impossible("counts")
@@ -126,7 +116,7 @@ def read_counts(figures: Vector) -> Counts:
     return Counts(**values)  # type: ignore[arg-type]  # each of its field's own type
 
 
-def histogram(log_odds: Scores, labels: npt.NDArray[np.float32]) -> Vector:
+def histogram(log_odds: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Vector:
     """Number of positives, then of negatives, in each score bin, [2 * BINS]."""
     edges = np.linspace(-MAX_BIN_LOG_ODDS, MAX_BIN_LOG_ODDS, BINS + 1)[1:-1]
     bins = np.searchsorted(edges, log_odds, side="right")
@@ -138,9 +128,6 @@ def read_histogram(vector: Vector) -> tuple[Vector, Vector]:
 
     Args:
         vector: [2 * BINS], numbers of patients, with small errors.
-
-    Raises:
-        EncryptionError: hospitals cannot have sent these sums.
     """
     numbers = np.round(vector)
     if not np.isfinite(vector).all() or (numbers < 0).any():
@@ -180,17 +167,10 @@ class FinalSums:
     def from_vector(cls, vector: Vector, columns: int, patients: int) -> "FinalSums":
         """The inverse of `to_vector`, also for sums of vectors."""
         counts, importance, scores = np.split(vector[2:] * patients, [len(_COUNTS), len(_COUNTS) + columns])
-        return cls(
-            counts=read_counts(counts),
-            roc_auc=float(vector[0]),
-            with_roc_auc=round(vector[1]),
-            importance=importance,
-            scores=scores,
-        )
+        return cls(read_counts(counts), float(vector[0]), round(vector[1]), importance, scores)
 
     @staticmethod
     def length(columns: int) -> int:
-        """Length of `to_vector`."""
         return 2 + len(_COUNTS) + columns + 2 * BINS
 
 
@@ -201,7 +181,6 @@ def _positions(number: int) -> slice:
 
 
 def _ranges(measurements: Sequence[Measurement]) -> tuple[Vector, Vector]:
-    """Middles and halves of the declared ranges."""
     low = np.array([measurement.low for measurement in measurements])
     high = np.array([measurement.high for measurement in measurements])
     return (low + high) / 2, (high - low) / 2

@@ -25,7 +25,7 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     save_final_model(folder / MODEL, config, weights)
     others = []
     if ENCRYPTED_RUN in context.state:
-        others = encryption.load_results().save_encrypted_results(folder, context, config, weights)
+        others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
     elif config.privacy is not None:
         write_run_report(folder / REPORT, summarise_private_run(context, config, weights))
         others = [REPORT]

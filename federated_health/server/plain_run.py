@@ -38,7 +38,7 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
         UserError: the transport cannot carry a run with these settings.
     """
     if settings.encrypt:
-        encrypted: FederatedRun = encryption.load_run().EncryptedRun(transport, settings)
+        encrypted: FederatedRun = encryption.load("run").EncryptedRun(transport, settings)
         return encrypted
     return PlainRun(transport, settings, strategy)
 
