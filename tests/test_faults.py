@@ -373,7 +373,7 @@ def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> PlainRun:
     first = PlainRun(grid, chosen)
     first.gather()
     next(first.rounds())
-    first.problems.count_rejected("b", "a reason")
+    first.problems.count("b", "a reason")
     second = PlainRun(grid, chosen)
     second.resume(first.checkpoint())
     return second

@@ -11,7 +11,7 @@ from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID,
 from federated_health.messages.content import CONFIG
 from federated_health.messages.records import MalformedMessageError
 from federated_health.server.participants import Participants
-from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
+from federated_health.server.replies import AcceptedReply, ReplyCollector
 from federated_health.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class KeyExchange:
                 contents[node] = {CONFIG: self.config(**{KEY_ID: self.key_id}), ENVELOPES: record}
             else:
                 reason = f"{sender} does not trust its certificate with the run's key"
-                self._collector.reject(RejectedReply(self._participants.names()[node], reason))
+                self._collector.reject(self._participants.names()[node], reason)
         self._deliver(contents, self._has_key)
 
     def _deliver(self, contents: Mapping[int, Mapping[str, ConfigRecord]], received: dict[int, int]) -> None:

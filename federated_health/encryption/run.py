@@ -15,13 +15,13 @@ from federated_health.encryption.ckks import SLOTS, Adder, EncryptedVector
 from federated_health.encryption.key_exchange import KeyExchange
 from federated_health.encryption.messages import EncryptedReply, KeyReply
 from federated_health.errors import CheckpointError, RunError, SettingsError
-from federated_health.messages.content import CONFIG, ROUND, TrainConfig
-from federated_health.ml.networks import weight_shapes
+from federated_health.messages.content import CONFIG, ROUND
+from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import PROXIMAL_MU
-from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
@@ -29,9 +29,6 @@ from federated_health.transport.interface import Transport
 
 Chunks = list[bytes]
 VectorReplies = list[AcceptedReply[EncryptedVector]]
-
-UNKNOWN = Normalisation(mean=(), variance=())
-"""Placeholder in the train config: only the hospitals know the normalisation."""
 
 
 class EncryptedRun(FederatedRun):
@@ -51,6 +48,7 @@ class EncryptedRun(FederatedRun):
                 "and with it the only one that could keep the model"
             )
         super().__init__(transport, settings)
+        self.normalisation = Normalisation(mean=(), variance=())  # only the hospitals know it
         self._adder = Adder()
         self._keys = self._new_keys()
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
@@ -140,7 +138,7 @@ class EncryptedRun(FederatedRun):
         sums = {messages.SCORES: self._scores, messages.FIGURES: self._figures, **self._blocks}
         return self._content(sums, {messages.RUN_FACTS: json.dumps(facts)})
 
-    def checkpoint(self) -> Checkpoint:
+    def _state(self) -> tuple[Weights, State]:
         chunks = {messages.COLUMN_SUMS: self._column_sums, **self._blocks}
         arrays = {
             "key": _to_array(self._keys.key_id.encode()),
@@ -148,18 +146,7 @@ class EncryptedRun(FederatedRun):
             "scale": np.array(self._scale),
             "patients": np.array(self._patients),
         }
-        return Checkpoint(
-            run=self.run_id,
-            round_number=len(self.history),
-            settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
-            weights=_to_arrays(self._average),  # bytes of ciphertexts instead of weights
-            strategy_state=arrays,
-            normalisation=UNKNOWN,
-            registrations=tuple(each for _, each in sorted(self.registrations.items())),
-            problems=self.problems.to_json(),
-            history=self.history,
-        )
+        return _to_arrays(self._average), arrays  # bytes of ciphertexts instead of weights
 
     def resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.strategy_state
@@ -172,12 +159,8 @@ class EncryptedRun(FederatedRun):
         self._average = [array.tobytes() for array in checkpoint.weights.values()]
         names = dict.fromkeys(key.partition("/")[0] for key in state if key.startswith(messages.HISTORY))
         self._blocks = {name: _chunks_in(state, name) for name in names}
-        self._restore(checkpoint)
+        super().resume(checkpoint)
         self._keys = self._new_keys(key_id)
-
-    def train_config(self) -> TrainConfig:
-        """The config sent to hospitals; they know the normalisation and the threshold themselves."""
-        return self._make_train_config(UNKNOWN)
 
     def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
         """One attempt at a round, among those of the nodes that have the key."""

@@ -27,6 +27,9 @@ from federated_health.settings import OPERATIONAL
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"
 
+State = Mapping[str, npt.NDArray[Any]]
+"""Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
+
 MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
 """Settings that may differ when a run resumes."""
 
@@ -66,7 +69,7 @@ class Checkpoint:
     settings: Mapping[str, Value]
     agreement: Mapping[str, str]
     weights: Weights
-    strategy_state: Mapping[str, npt.NDArray[Any]]
+    strategy_state: State
     normalisation: Normalisation
     registrations: tuple[Registration, ...]
     problems: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """Figures of a round and of a run, merged from what hospitals sent, and the problems of a run by hospital."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -117,14 +117,10 @@ class ProblemLog:
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
 
-    def count_rejected(self, hospital: str, reason: str) -> None:
-        _count(self.rejected.setdefault(hospital, Counter()), reason)
-
-    def count_unanswered(self, hospital: str, reason: str) -> None:
-        _count(self.unanswered.setdefault(hospital, Counter()), reason)
-
-    def count_absent(self, hospitals: Iterable[str]) -> None:
-        self.absent.update(hospitals)
+    def count(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
+        """Count a reply that was rejected, or a message that was not answered."""
+        reasons = (self.rejected if has_answered else self.unanswered).setdefault(hospital, Counter())
+        reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1
 
     def to_json(self) -> dict[str, Any]:
         """The counts as in metrics.json, ordered by name."""
@@ -162,7 +158,7 @@ class ProblemLog:
         self.resumed_after = list(content["resumed_after"])
 
 
-def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
+def _list_reasons(reasons: Counter[str] | None, one: str, many: str) -> str:
     if not reasons:
         return ""
     counted = [f'"{reason}"{f" ({times})" if times > 1 else ""}' for reason, times in sorted(reasons.items())]
@@ -171,7 +167,3 @@ def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
 
 def _number(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
-
-
-def _count(reasons: "Counter[str]", reason: str) -> None:
-    reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1

@@ -2,7 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -11,7 +14,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
-from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
+from federated_health.server.replies import AcceptedReply, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import Transport, is_unavailable
@@ -33,6 +36,19 @@ RETRY_INTERVAL = 1.0
 """Seconds before a process is asked again to register, after its connection broke."""
 
 
+@dataclass
+class _Node:
+    """What is known of a node whose process has not ended."""
+
+    process: str = ""  # token of the process, where the transport tells processes apart
+    name: str = ""  # of the hospital, once it has registered
+    entry: int = 0  # number of its registration among all
+    request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
+    next_request: float = 0.0  # time from which on it may be asked to register
+    has_answered: bool = False  # since it connected, also with a reply that was rejected
+    namesake: int | None = None  # node that has the name with which this one was rejected
+
+
 class Participants:
     """Hospitals of one run over a transport.
 
@@ -41,58 +57,52 @@ class Participants:
     Attributes:
         registrations: registration of every hospital that has taken part since the run began, by name.
         privacy: differential privacy that the run promises, sent with the request to register.
+        has_begun: whether the run has begun: a hospital that reconnects must have the rows that it registered with.
     """
 
     def __init__(self, transport: Transport, settings: Settings, collector: ReplyCollector) -> None:
         self.registrations: dict[str, Registration] = {}
         self.privacy: PrivacyPlan | None = None
+        self.has_begun = False
         self._transport = transport
         self._settings = settings
         self._collector = collector
-        self._names: dict[int, str] = {}
-        self._pending: dict[int, tuple[str, float]] = {}  # node -> id of the message, deadline of the reply
-        self._next_request: dict[int, float] = {}  # node -> time from which on it may be asked again
-        self._answered: set[int] = set()  # nodes that have replied, rejected ones included
-        self._namesakes: dict[int, int] = {}  # node -> the participant that has its name
-        self._processes: dict[int, str] = {}
-        self._entries: dict[int, int] = {}
+        self._nodes: defaultdict[int, _Node] = defaultdict(_Node)
+        self._entries = count(1)
         self._absent_last_round: list[str] = []
-        self._has_begun = False
 
-    def names(self) -> Mapping[int, str]:
+    def names(self) -> dict[int, str]:
         """Name of each registered hospital by node id."""
-        return self._names
+        return {node: known.name for node, known in self._nodes.items() if known.name}
 
     def registration_of(self, node: int) -> Registration:
-        return self.registrations[self._names[node]]
+        return self.registrations[self._nodes[node].name]
 
     def entry_of(self, node: int) -> int:
         """A number that changes whenever the hospital's process is a new one, which has forgotten the run."""
-        return self._entries[node]
+        return self._nodes[node].entry
 
     def present(self) -> list[int]:
         """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
         connected = sorted(self._transport.get_node_ids())
         self._register(connected)
-        return [node for node in connected if node in self._names]
+        return [node for node in connected if self._nodes[node].name]
 
     def begin(self, present: Iterable[int]) -> None:
-        """Begin the run with these nodes; hospitals that registered and left are forgotten.
-
-        From now on, a hospital that reconnects must have the rows that it registered with.
-        """
-        for node in set(self._names) - set(present):
-            self.registrations.pop(self._names.pop(node), None)
-        self._has_begun = True
+        """Begin the run with these nodes; hospitals that registered and left are forgotten."""
+        for node in set(self.names()) - set(present):
+            self.registrations.pop(self._nodes[node].name, None)
+            self._nodes[node].name = ""
+        self.has_begun = True
 
     def restore(self, registrations: Iterable[Registration]) -> None:
         """Begin with the registrations of a resumed run, whose hospitals have yet to reconnect."""
         self.registrations.update({registration.name: registration for registration in registrations})
-        self._has_begun = True
+        self.has_begun = True
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part and are not connected."""
-        present = {self._names[node] for node in self.present()}
+        present = {self._nodes[node].name for node in self.present()}
         return sorted(set(self.registrations) - present)
 
     def wait_for(self, needed: int, purpose: str, announce: Callable[[str], None], deadline: float) -> list[int]:
@@ -163,7 +173,7 @@ class Participants:
     def note_absent(self, number: int, updates: Iterable[AcceptedReply[Content]]) -> None:
         """Count the hospitals without an update in a round, and log them when they change."""
         absent = self._without(updates)
-        self._collector.problems.count_absent(absent)
+        self._collector.problems.absent.update(absent)
         if absent != self._absent_last_round:
             logger.warning(
                 "round %d: %s", number, f"without {', '.join(absent)}" if absent else "no hospital is absent"
@@ -184,54 +194,50 @@ class Participants:
         late reply is reported and still counts.
         """
         self._forget_ended(connected)
-        self._answered &= set(connected)
-        now = time.monotonic()
+        now, timeout = time.monotonic(), self._settings.round_timeout
+        for node, known in self._nodes.items():
+            known.has_answered = known.has_answered and node in connected
         for node in connected:
-            is_known = node in self._names or node in self._pending or node in self._answered
-            if not is_known and now >= self._next_request.get(node, now):
+            known = self._nodes[node]
+            if not (known.name or known.request or known.has_answered) and now >= known.next_request:
                 self._request_registration(node)
-        if not self._pending:
-            return
-        nodes = {key: node for node, (key, _) in self._pending.items()}
-        replies = list(self._transport.pull_messages(nodes))
+        pending = {known.request[0]: node for node, known in self._nodes.items() if known.request}
+        replies = list(self._transport.pull_messages(pending)) if pending else []
         for reply in replies:
             # Flower's own grids answer under their own node id where a reply is lost.
-            node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            self._pending.pop(node, None)
-            if not is_unavailable(reply):
-                self._answered.add(node)
-        for registered in self._collector.accept(replies, self._names, self._read):
+            known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
+            known.request = None
+            known.has_answered = known.has_answered or not is_unavailable(reply)
+        for registered in self._collector.accept(replies, self.names(), self._read):
             self._enter(registered)
-        for node in [node for node, (_, deadline) in self._pending.items() if time.monotonic() > deadline]:
-            key, _ = self._pending.pop(node)
-            if node in connected:  # its reply may still arrive, after a broken connection that neither side noticed
-                self._pending[node] = key, time.monotonic() + self._settings.round_timeout
-            name = self._collector.names().get(node, f"node {node}")
-            reason = f"it did not register within {self._settings.round_timeout:g} s"
-            self._collector.reject(RejectedReply(name, reason, has_answered=False))
+        names = self._transport.names()
+        for node, known in self._nodes.items():
+            if known.request and (now := time.monotonic()) > known.request[1]:
+                # Its reply may still arrive, after a broken connection that neither side noticed.
+                known.request = (known.request[0], now + timeout) if node in connected else None
+                reason = f"it did not register within {timeout:g} s"
+                self._collector.reject(names.get(node, f"node {node}"), reason, has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
         """Forget nodes whose process is a new one, which may have other rows and must register again.
 
         A node that was away is forgotten, too, where the transport does not tell processes apart.
         """
-        processes = self._collector.processes()
-        current = {node: processes.get(node, "") for node in connected}
-        for node, process in list(self._processes.items()):
-            if current.get(node) != process and (node in current or not process):
-                del self._processes[node]
-                self._names.pop(node, None)
-                self._next_request.pop(node, None)
-                freed = {other for other, holder in self._namesakes.items() if node in (other, holder)}
-                self._answered -= {node, *freed}
-                self._namesakes = {other: holder for other, holder in self._namesakes.items() if other not in freed}
-                if node in self._pending:  # a reply of the earlier process no longer counts
-                    list(self._transport.pull_messages([self._pending.pop(node)[0]]))
-        self._processes.update(current)
+        processes = self._transport.processes()
+        for node, known in list(self._nodes.items()):
+            if processes.get(node, "") != known.process if node in connected else not known.process:
+                del self._nodes[node]
+                for other in self._nodes.values():
+                    if other.namesake == node:
+                        other.namesake, other.has_answered = None, False
+                if known.request:  # a reply of the earlier process no longer counts
+                    list(self._transport.pull_messages([known.request[0]]))
+        for node in connected:
+            self._nodes[node].process = processes.get(node, "")
 
     def _request_registration(self, node: int) -> None:
-        self._next_request[node] = time.monotonic() + RETRY_INTERVAL
-        task, deadline = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
+        known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
+        known.next_request = now + RETRY_INTERVAL
         privacy = self.privacy.to_config() if self.privacy else {}
         agreement = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
@@ -239,28 +245,26 @@ class Participants:
         message = Message(RecordDict({CONFIG: config}), node, REGISTRATION)
         for key in self._transport.push_messages([message]):
             if key:  # none where one of Flower's engines cannot deliver
-                self._pending[node] = key, deadline
+                known.request = key, now + self._settings.round_timeout
 
     def _enter(self, registered: AcceptedReply[Registration]) -> None:
         """Add a participant, unless another node has its name, or it registered with other rows before."""
         node, registration = registered.message.metadata.src_node_id, registered.content
-        known = self.registrations.get(registration.name)
-        namesake = next((other for other, name in self._names.items() if name == registration.name), None)
+        name, known = registration.name, self.registrations.get(registration.name)
+        namesake = next((other for other, taken in self.names().items() if taken == name), None)
         if namesake is not None:
             # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
-            self._namesakes[node] = namesake
-            self._collector.reject(RejectedReply(registration.name, "a second hospital of this name"))
-        elif self._has_begun and known is not None and not known.is_of_same_rows(registration):
-            reason = "its rows are not those that it registered when the run began"
-            self._collector.reject(RejectedReply(registration.name, reason))
+            self._nodes[node].namesake = namesake
+            self._collector.reject(name, "a second hospital of this name")
+        elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
+            self._collector.reject(name, "its rows are not those that it registered when the run began")
         else:
-            self._names[node] = registration.name
-            self._entries[node] = max(self._entries.values(), default=0) + 1
-            if known is None or not self._has_begun:
-                self.registrations[registration.name] = registration
+            self._nodes[node].name, self._nodes[node].entry = name, next(self._entries)
+            if known is None or not self.has_begun:
+                self.registrations[name] = registration
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         registration = Registration.from_content(content, self._settings.task_declaration.measurements)
-        if self._collector.names().get(node, registration.name) != registration.name:
+        if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

@@ -20,7 +20,7 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
-from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import ProblemLog
 from federated_health.server.participants import LOG_INTERVAL, Participants
 from federated_health.server.replies import AcceptedReply, ReplyCollector
@@ -55,6 +55,7 @@ class FederatedRun(ABC):
         registrations: registration of every hospital that has taken part, by name.
         problems: problems of the run, counted by hospital.
         weights: of the last completed round; None where the server cannot read them.
+        normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
         evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
         run_id: 16 random hex digits, which a resumed run keeps.
 
@@ -70,12 +71,12 @@ class FederatedRun(ABC):
         self.threshold = THRESHOLD
         self.problems = ProblemLog()
         self.weights: Weights | None = None
+        self.normalisation: Normalisation | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.collector = ReplyCollector(transport, settings.round_timeout, self.problems)
         self.participants = Participants(transport, settings, self.collector)
         self.participants.privacy = self.privacy
         self.registrations = self.participants.registrations
-        self._has_begun = False
 
     @property
     def privacy(self) -> "PrivacyPlan | None":
@@ -115,18 +116,18 @@ class FederatedRun(ABC):
         Raises:
             RunError: too few hospitals joined within the settings' `wait`, or too few can take part.
         """
-        needed = self.settings.min_updates if self._has_begun else self.settings.hospitals
+        is_resumed = self.participants.has_begun
+        needed = self.settings.min_updates if is_resumed else self.settings.hospitals
         deadline = time.monotonic() + self.settings.wait
         present = self.participants.wait_for(needed, "waiting for hospitals", announce, deadline)
-        if self._has_begun:
+        if is_resumed:
             present = self.participants.wait_for_absent(min(REJOIN_SECONDS, self.settings.wait), announce)
         names = ", ".join(sorted(self.participants.names()[node] for node in present))
-        if self._has_begun:
+        if is_resumed:
             announce(f"resuming after round {len(self.history)} with {names}")
         else:
             self.participants.begin(present)
             self._begin()
-            self._has_begun = True
             announce(f"training with {names}")
         if self.privacy is not None:
             announce(self.privacy.describe())
@@ -160,24 +161,9 @@ class FederatedRun(ABC):
     def figures_of_last_round(self) -> dict[str, Any]:
         """Figures of the last completed round, for a run that ends without a final evaluation."""
 
-    @abstractmethod
     def train_config(self) -> TrainConfig:
         """Configuration that hospitals get with the weights; its `rounds` counts completed rounds."""
-
-    @abstractmethod
-    def checkpoint(self) -> Checkpoint:
-        """Everything that later rounds depend on, as of the last completed round."""
-
-    @abstractmethod
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Restore a checkpoint of a run with these settings, before `gather`.
-
-        Raises:
-            CheckpointError: it is of another strategy or network.
-        """
-
-    def _make_train_config(self, normalisation: Normalisation) -> TrainConfig:
-        """The configuration between two rounds."""
+        assert self.normalisation is not None, "gather comes first"
         settings = self.settings
         return TrainConfig(
             task=settings.task,
@@ -192,19 +178,44 @@ class FederatedRun(ABC):
             l2=settings.l2,
             seed=settings.seed,
             threshold=self.threshold,
-            normalisation=normalisation,
+            normalisation=self.normalisation,
             privacy=self.privacy,
         )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Restore what every run keeps in a checkpoint."""
+    def checkpoint(self) -> Checkpoint:
+        """Everything that later rounds depend on, as of the last completed round."""
+        assert self.normalisation is not None, "gather comes first"
+        weights, strategy_state = self._state()
+        return Checkpoint(
+            run=self.run_id,
+            round_number=len(self.history),
+            settings=self.settings.to_config(),
+            agreement=self.settings.task_declaration.agreement,
+            weights=weights,
+            strategy_state=strategy_state,
+            normalisation=self.normalisation,
+            registrations=tuple(registration for _, registration in sorted(self.registrations.items())),
+            problems=self.problems.to_json(),
+            history=self.history,
+        )
+
+    @abstractmethod
+    def _state(self) -> tuple[Weights, State]:
+        """The weights and the further arrays that a checkpoint holds."""
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Restore a checkpoint of a run with these settings, before `gather`.
+
+        Raises:
+            CheckpointError: it is of another strategy or network.
+        """
         self.run_id = checkpoint.run
+        self.normalisation = checkpoint.normalisation
         self.participants.privacy = self.privacy
-        self.history = list(checkpoint.history)
         self.participants.restore(checkpoint.registrations)
+        self.history = list(checkpoint.history)
         self.problems.restore(checkpoint.problems)
         self.problems.resumed_after.append(checkpoint.round_number)
-        self._has_begun = True
 
     def _ask_all(
         self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]

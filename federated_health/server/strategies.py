@@ -28,13 +28,11 @@ from flwr.serverapp.strategy import (
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
 from federated_health.ml.strategies import STRATEGIES
-from federated_health.server.replies import drop_metrics, merge_evaluations
+from federated_health.server.checkpoint import State
+from federated_health.server.replies import merge_evaluations
 from federated_health.settings import Settings
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
-
-State = Mapping[str, npt.NDArray[Any]]
-"""Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
 
 class CorrectedFedAdam(FedAdam):
@@ -153,14 +151,14 @@ def make_strategy(settings: Settings) -> Strategy:
     if name == "qfedavg":
         keywords["client_learning_rate"] = settings.learning_rate
     return FLOWER_STRATEGIES[name](
-        # The run decides who takes part (see `replies.NodeSample`); Flower would wait forever for a larger minimum.
+        # The run decides who takes part (see `replies.grid_of`); Flower would wait forever for a larger minimum.
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=1,
         weighted_by_key=EQUAL_WEIGHT if STRATEGIES[name].equal_weights else NUM_EXAMPLES,
         arrayrecord_key=ARRAYS,
         configrecord_key=CONFIG,
-        train_metrics_aggr_fn=drop_metrics,
+        train_metrics_aggr_fn=lambda *_: MetricRecord(),  # the run reads the updates' metrics itself
         evaluate_metrics_aggr_fn=merge_evaluations,
         **keywords,
     )
