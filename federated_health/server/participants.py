@@ -202,7 +202,9 @@ class Participants:
             if not (known.name or known.request or known.has_answered) and now >= known.next_request:
                 self._request_registration(node)
         pending = {known.request[0]: node for node, known in self._nodes.items() if known.request}
-        replies = list(self._transport.pull_messages(pending)) if pending else []
+        if not pending:
+            return
+        replies = list(self._transport.pull_messages(pending))
         for reply in replies:
             # Flower's own grids answer under their own node id where a reply is lost.
             known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
@@ -210,13 +212,12 @@ class Participants:
             known.has_answered = known.has_answered or not is_unavailable(reply)
         for registered in self._collector.accept(replies, self.names(), self._read):
             self._enter(registered)
-        names = self._transport.names()
         for node, known in self._nodes.items():
             if known.request and (now := time.monotonic()) > known.request[1]:
                 # Its reply may still arrive, after a broken connection that neither side noticed.
                 known.request = (known.request[0], now + timeout) if node in connected else None
-                reason = f"it did not register within {timeout:g} s"
-                self._collector.reject(names.get(node, f"node {node}"), reason, has_answered=False)
+                name = self._transport.names().get(node, f"node {node}")
+                self._collector.reject(name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
         """Forget nodes whose process is a new one, which may have other rows and must register again.
