@@ -274,12 +274,6 @@ def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-def test_where_there_is_no_run_the_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        CheckpointFolder(tmp_path / "nowhere" / "checkpoints").load()
-    assert str(caught.value) == f"{tmp_path / 'nowhere'}: is not there, so there is no run to resume"
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder of two small checkpoints, of round 2 and 3."""

@@ -76,26 +76,15 @@ class Checkpoint:
     history: Sequence[Round]
 
     def check_task(self, task: Task) -> None:
-        """Refuse another task, or one whose columns mean something else now.
-
-        Raises:
-            CheckpointError: names the first difference.
-        """
+        """Raise CheckpointError for another task, or one whose columns mean something else now."""
         if difference := find_difference(self.agreement, task.agreement, whose="checkpoint"):
             raise CheckpointError(difference)
 
 
 def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> None:
-    """Refuse settings that differ from the checkpoint's, apart from MAY_CHANGE.
-
-    Args:
-        given: all settings, or the flags that were given.
-
-    Raises:
-        CheckpointError: names each setting that differs.
-    """
+    """Raise CheckpointError if a given setting or flag differs from the checkpoint's, apart from MAY_CHANGE."""
     differing = [
-        f"{name} is {_quote(saved.get(name))} and not {_quote(value)}"
+        f"{name} is {json.dumps(saved[name]) if name in saved else 'not set'} and not {json.dumps(value)}"
         for name, value in given.items()
         if name not in MAY_CHANGE and saved.get(name) != value
     ]
@@ -104,10 +93,7 @@ def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> No
 
 
 def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
-    """The content of a checkpoint file.
-
-    Args:
-        position: where the last round ends in the history file.
+    """The content of a checkpoint file, whose last round ends at a position in the history file.
 
     Raises:
         ValueError: the problems are not JSON, or an array holds objects.
@@ -151,18 +137,15 @@ def read_checkpoint(data: bytes) -> tuple[Checkpoint, Position]:
         CheckpointError: the file has another format version.
     """
     first, _, body = data.partition(b"\n")
-    match first.split(b" "):
-        case [magic, version, digest] if magic == MAGIC:
-            pass
-        case _:
-            raise DamagedCheckpointError("it is not a checkpoint")
+    if first.count(b" ") != 2 or not first.startswith(MAGIC + b" "):
+        raise DamagedCheckpointError("it is not a checkpoint")
+    _, version, digest = first.split(b" ")
     if _digest(version, body) != digest:
         raise DamagedCheckpointError("it is cut off or altered")
     if version != VERSION:
-        theirs = version.decode("ascii", "replace")
         raise CheckpointError(
-            f"checkpoint format: expected version {VERSION.decode()}, got {theirs}; resume it with the "
-            "release of this program that wrote it"
+            f"checkpoint format: expected version {VERSION.decode()}, got {version.decode('ascii', 'replace')}; "
+            "resume it with the release of this program that wrote it"
         )
     try:
         return _read_body(BytesIO(body))
@@ -176,13 +159,8 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
     if content.read(1):
         raise ValueError("trailing bytes")
     registrations = [
-        Registration(
-            name=name,
-            train_examples=train_examples,
-            test_examples=test_examples,
-            sums=ColumnSums(**dict(zip(SUM_NAMES, sums, strict=True))),
-        )
-        for (name, train_examples, test_examples), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
+        Registration(name=name, train_examples=train, test_examples=test, sums=ColumnSums(*sums))
+        for (name, train, test), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
     ]
     checkpoint = Checkpoint(
         run=header["run"],
@@ -205,10 +183,4 @@ def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt
 
 def _digest(version: bytes, body: bytes) -> bytes:
     """SHA-256 of version and body: a file with an altered version is damaged, not of another version."""
-    digest = hashlib.sha256(version + b"\n")
-    digest.update(body)
-    return digest.hexdigest().encode()
-
-
-def _quote(value: Value | None) -> str:
-    return "not set" if value is None else json.dumps(value)
+    return hashlib.sha256(version + b"\n" + body).hexdigest().encode()

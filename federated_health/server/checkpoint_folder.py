@@ -39,9 +39,9 @@ class HistoryFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rounds = self._size = 0
+        self._end = Position(0, 0, "")
         self._hash = hashlib.sha256()
-        self._last: tuple[Round, ...] = ()
+        self._last: Sequence[Round] = ()
 
     def append(self, history: Sequence[Round]) -> Position:
         """Add the new rounds; they are on disk when this returns.
@@ -49,21 +49,22 @@ class HistoryFile:
         Raises:
             ValueError: the history does not continue the one on disk.
         """
-        if tuple(history[max(self._rounds - 1, 0) : self._rounds]) != self._last:
-            raise ValueError(f"the history does not continue round {self._rounds}")
-        lines = b"".join(write_round(completed) for completed in history[self._rounds :])
-        with self.path.open("r+b" if self._size else "wb") as file:
-            if file.seek(0, os.SEEK_END) < self._size:
+        rounds, size = self._end.rounds, self._end.size
+        if tuple(history[max(rounds - 1, 0) : rounds]) != self._last:
+            raise ValueError(f"the history does not continue round {rounds}")
+        lines = b"".join(map(write_round, history[rounds:]))
+        with self.path.open("r+b" if size else "wb") as file:
+            if file.seek(0, os.SEEK_END) < size:
                 raise OSError(0, f"{self.path.name} was shortened")
-            file.seek(self._size)
-            file.truncate()
+            file.truncate(size)
+            file.seek(size)
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
         self._hash.update(lines)
-        self._rounds, self._size = len(history), self._size + len(lines)
         self._last = tuple(history[-1:])
-        return Position(self._rounds, self._size, self._hash.hexdigest())
+        self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
+        return self._end
 
     def read(self, position: Position) -> tuple[Round, ...]:
         """The rounds up to a position, after which `append` continues.
@@ -73,22 +74,18 @@ class HistoryFile:
         """
         with self.path.open("rb") as file:
             data = file.read(position.size)
-        digest = hashlib.sha256(data)
-        if digest.hexdigest() != position.digest:
+        self._hash.update(data)
+        if self._hash.hexdigest() != position.digest:
             raise DamagedCheckpointError("its history is cut off or altered")
-        rounds = tuple(read_round(line) for line in data.splitlines())
-        self._rounds, self._size, self._hash = position.rounds, position.size, digest
-        self._last = rounds[-1:]
+        rounds = tuple(map(read_round, data.splitlines()))
+        self._end, self._last = position, rounds[-1:]
         return rounds
 
 
 class CheckpointFolder:
-    """The newest two checkpoints of one run; for one process at a time.
+    """The newest two checkpoints of one run; for one process at a time. The first `save` makes the folder.
 
     A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there.
-
-    Args:
-        path: the folder, runs/NAME/checkpoints; the first `save` makes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -150,11 +147,7 @@ class CheckpointFolder:
             else:
                 self._history, self._kept = history, [path]
                 return replace(checkpoint, history=rounds)
-        if files:
-            raise CheckpointError(f"{self.path}: holds no checkpoint that is whole")
-        if not self.path.parent.exists():
-            raise CheckpointError(f"{self.path.parent}: is not there, so there is no run to resume")
-        raise CheckpointError(f"{self.path}: holds no checkpoint")
+        raise CheckpointError(f"{self.path}: holds no checkpoint{' that is whole' if files else ''}")
 
     def is_empty(self) -> bool:
         """Whether there is no readable checkpoint file, whole or damaged."""

@@ -53,7 +53,7 @@ class RunFolder:
         self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
-        self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
+        self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
         self._has_begun = self._has_rounds = False
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
@@ -131,8 +131,9 @@ class RunFolder:
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
+        report_files = report.load().run_files
         metrics = {
-            **report.load().run_files.metrics_of(run.train_config(), stopped=stopped),
+            **report_files.metrics_of(run.train_config(), stopped=stopped),
             "faults": run.problems.to_json(),
             **figures,
         }
@@ -140,22 +141,16 @@ class RunFolder:
             metrics.pop("threshold")  # only the hospitals know it
         write_json(self.path / METRICS, metrics)
         if run.weights is not None:
-            self._save_model(run, run.weights, figures, stopped=stopped)
+            report_files.prepare_report()  # while the other process gets ready
+            self._model_saver.save(self.path / MODEL, run.train_config(), run.weights)
+            facts = {
+                "SHA-256 of the weights": weights_hash(run.weights),
+                f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
+            }
+            summary = summarise(run, figures, stopped=stopped, facts=facts)
+            report_files.write_run_report(self.path / REPORT, summary)
         if not stopped or run.weights is None:
             self._checkpoints.remove()
-
-    def _save_model(self, run: FederatedRun, weights: Weights, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write model.keras, and report.html, which names it."""
-        page = report.load()
-        if self._model_saver.has_started:
-            page.run_files.prepare_report()  # while the other process gets ready
-        self._model_saver.save(self.path / MODEL, run.train_config(), weights)
-        facts = {
-            "SHA-256 of the weights": weights_hash(weights),
-            f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
-        }
-        summary = summarise(run, figures, stopped=stopped, facts=facts)
-        page.run_files.write_run_report(self.path / REPORT, summary)
 
 
 def summarise(
@@ -181,16 +176,16 @@ def summarise(
     return summary
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
     """The checkpoint from which the run of a folder resumes.
+
+    Args:
+        checkpoints: those of the folder, if the run goes on saving to them.
 
     Raises:
         RunError: there is no run, or it is over, or it has no whole checkpoint.
     """
-    return _load(path, CheckpointFolder(path / CHECKPOINTS))
-
-
-def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
+    checkpoints = checkpoints or CheckpointFolder(path / CHECKPOINTS)
     # An encrypted run leaves metrics.json and no model.
     if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
         raise RunError(f"{path}: the run is over; there is nothing to resume")
@@ -221,11 +216,6 @@ class ModelSaver:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def has_started(self) -> bool:
-        """Whether another process has been started."""
-        return self._process is not None
 
     def prepare(self) -> None:
         """Start a process that loads Keras, unless this one has loaded it already."""
