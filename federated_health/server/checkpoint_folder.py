@@ -30,73 +30,22 @@ SUFFIX = ".checkpoint"
 FILE_NAME = re.compile(rf"round-\d{{6,}}{re.escape(SUFFIX)}", re.ASCII)
 
 
-class HistoryFile:
-    """Completed rounds on disk, a line of JSON per round; the cost of `append` does not depend on their number.
-
-    Bytes behind the position that a checkpoint names belong to no checkpoint, and are cut off before the next round is
-    added. Methods raise the OSError that the system gives.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._end = Position(0, 0, "")
-        self._hash = hashlib.sha256()
-        self._last: Sequence[Round] = ()
-
-    def append(self, history: Sequence[Round]) -> Position:
-        """Add the new rounds; they are on disk when this returns.
-
-        Raises:
-            ValueError: the history does not continue the one on disk.
-        """
-        rounds, size = self._end.rounds, self._end.size
-        if tuple(history[max(rounds - 1, 0) : rounds]) != self._last:
-            raise ValueError(f"the history does not continue round {rounds}")
-        lines = b"".join(map(write_round, history[rounds:]))
-        with self.path.open("r+b" if size else "wb") as file:
-            if file.seek(0, os.SEEK_END) < size:
-                raise OSError(0, f"{self.path.name} was shortened")
-            file.truncate(size)
-            file.seek(size)
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        self._hash.update(lines)
-        self._last = tuple(history[-1:])
-        self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
-        return self._end
-
-    def read(self, position: Position) -> tuple[Round, ...]:
-        """The rounds up to a position, after which `append` continues.
-
-        Raises:
-            DamagedCheckpointError: the file is not as it was written.
-        """
-        with self.path.open("rb") as file:
-            data = file.read(position.size)
-        self._hash.update(data)
-        if self._hash.hexdigest() != position.digest:
-            raise DamagedCheckpointError("its history is cut off or altered")
-        rounds = tuple(map(read_round, data.splitlines()))
-        self._end, self._last = position, rounds[-1:]
-        return rounds
-
-
 class CheckpointFolder:
-    """The newest two checkpoints of one run; for one process at a time. The first `save` makes the folder.
+    """The newest two checkpoints of one run, and a history file of a line per round; for one process at a time.
 
-    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there.
+    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there. The
+    cost of saving does not depend on the number of rounds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._history: HistoryFile | None = None
         self._kept: list[Path] = []
+        # The end of the history file, as far as it belongs to a checkpoint, the hash up to there, and the last round.
+        self._end, self._hash = Position(0, 0, ""), hashlib.sha256()
+        self._last_round: tuple[Round, ...] = ()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint; it is on disk when this returns. The one before stays intact if this raises.
-
-        The cost does not depend on the number of rounds.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -104,11 +53,11 @@ class CheckpointFolder:
         """
         path = self.path / f"round-{checkpoint.round_number:06}{SUFFIX}"
         try:
-            if self._history is None:
+            if not self._kept:  # a new run
                 self.path.mkdir(parents=True, exist_ok=True)
                 sync_folder(self.path.parent)
-                self._history = HistoryFile(self.path / HISTORY)
-            content = write_checkpoint(checkpoint, self._history.append(checkpoint.history))
+                self._end, self._hash, self._last_round = Position(0, 0, ""), hashlib.sha256(), ()
+            content = write_checkpoint(checkpoint, self._append(checkpoint.history))
             replace_file(path, content, partial_name=PARTIAL)
         except OSError as error:
             raise CheckpointError(
@@ -131,12 +80,11 @@ class CheckpointFolder:
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read ({_why(error)})") from None
         for path in files:
-            history = HistoryFile(self.path / HISTORY)
             try:
                 checkpoint, position = read_checkpoint(path.read_bytes())
-                rounds = history.read(position)
                 if checkpoint.round_number != _number_in(path):
                     raise DamagedCheckpointError("its round is not the one in its name")
+                rounds = self._read(position)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
             except DamagedCheckpointError as error:
@@ -145,9 +93,42 @@ class CheckpointFolder:
                 what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
                 logger.warning("%s is skipped: %s cannot be read (%s)", path, what, _why(error))
             else:
-                self._history, self._kept = history, [path]
+                self._kept = [path]
                 return replace(checkpoint, history=rounds)
         raise CheckpointError(f"{self.path}: holds no checkpoint{' that is whole' if files else ''}")
+
+    def _append(self, history: Sequence[Round]) -> Position:
+        """Add the new rounds to the history file; they are on disk when this returns.
+
+        What is behind the last position belongs to no checkpoint, and is cut off.
+        """
+        rounds, size = self._end.rounds, self._end.size
+        if tuple(history[max(rounds - 1, 0) : rounds]) != self._last_round:
+            raise ValueError(f"the history does not continue round {rounds}")
+        lines = b"".join(map(write_round, history[rounds:]))
+        with (self.path / HISTORY).open("r+b" if size else "wb") as file:
+            if file.seek(0, os.SEEK_END) < size:
+                raise OSError(0, f"{HISTORY} was shortened")
+            file.seek(size)
+            file.truncate()
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._hash.update(lines)
+        self._last_round = tuple(history[-1:])
+        self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
+        return self._end
+
+    def _read(self, position: Position) -> tuple[Round, ...]:
+        """The rounds up to a position in the history file, after which `_append` continues."""
+        with (self.path / HISTORY).open("rb") as file:
+            data = file.read(position.size)
+        digest = hashlib.sha256(data)
+        if digest.hexdigest() != position.digest:
+            raise DamagedCheckpointError("its history is cut off or altered")
+        rounds = tuple(map(read_round, data.splitlines()))
+        self._end, self._hash, self._last_round = position, digest, rounds[-1:]
+        return rounds
 
     def is_empty(self) -> bool:
         """Whether there is no readable checkpoint file, whole or damaged."""
@@ -169,7 +150,7 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path}: cannot be removed ({_why(error)})") from None
         with suppress(OSError):  # it is not there, or holds other files
             self.path.rmdir()
-        self._history, self._kept = None, []
+        self._kept = []
 
     def _files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""
