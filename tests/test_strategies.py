@@ -23,8 +23,7 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.server import strategies
-from federated_health.server.checkpoint import State
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder, State
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import grid_of
 from federated_health.server.strategies import KEPT, make_strategy, read_state, write_state

@@ -16,8 +16,7 @@ from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.server.checkpoint import Checkpoint, check_settings
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.run import FederatedRun
 from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
