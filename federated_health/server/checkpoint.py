@@ -36,8 +36,7 @@ from federated_health.settings import OPERATIONAL
 logger = logging.getLogger(__name__)
 
 HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
-SUFFIX = ".checkpoint"
-FILE_NAME = re.compile(rf"round-\d{{6,}}{re.escape(SUFFIX)}", re.ASCII)
+FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
 
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"
@@ -113,14 +112,11 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
     Raises:
         ValueError: the problems are not JSON, or an array holds objects.
     """
-    registrations = checkpoint.registrations
+    sums = [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in checkpoint.registrations]
     arrays = {
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
         **{_STATE + name: array for name, array in checkpoint.strategy_state.items()},
-        _SUMS: np.array(
-            [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in registrations],
-            dtype=np.float64,
-        ),
+        _SUMS: np.array(sums, dtype=np.float64),
     }
     header = {
         "run": checkpoint.run,
@@ -130,7 +126,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "normalisation": {"mean": checkpoint.normalisation.mean, "variance": checkpoint.normalisation.variance},
         "introductions": [
             [registration.name, registration.train_examples, registration.test_examples]
-            for registration in registrations
+            for registration in checkpoint.registrations
         ],
         "tally": checkpoint.problems,
         "history": astuple(position),
@@ -222,7 +218,7 @@ class CheckpointFolder:
             CheckpointError: it cannot be written.
             ValueError: its history does not continue the one before, or its problems are not JSON.
         """
-        path = self.path / f"round-{checkpoint.round_number:06}{SUFFIX}"
+        path = self.path / f"round-{checkpoint.round_number:06}.checkpoint"
         try:
             if not self._kept:  # a new run
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -309,11 +305,7 @@ class CheckpointFolder:
             return True
 
     def remove(self) -> None:
-        """Remove what `save` made, the newest checkpoint last.
-
-        Raises:
-            CheckpointError: it cannot be removed.
-        """
+        """Remove what `save` made, the newest checkpoint last, or raise CheckpointError."""
         try:
             for path in [self.path / PARTIAL, *reversed(self._files()), self.path / HISTORY]:
                 path.unlink(missing_ok=True)
@@ -326,15 +318,14 @@ class CheckpointFolder:
     def _files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""
         try:
-            names = [path.name for path in self.path.iterdir()]
+            files = [path for path in self.path.iterdir() if FILE_NAME.fullmatch(path.name)]
         except FileNotFoundError:
             return []
-        files = [self.path / name for name in names if FILE_NAME.fullmatch(name)]
         return sorted(files, key=_number_in, reverse=True)
 
 
 def _number_in(path: Path) -> int:
-    return int(path.name.removeprefix("round-").removesuffix(SUFFIX))
+    return int(path.stem.removeprefix("round-"))
 
 
 def _why(error: OSError) -> str:

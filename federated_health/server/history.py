@@ -35,23 +35,17 @@ def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[
 
 
 def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]) -> dict[str, Any]:
-    """`hospitals` and `federation` as in metrics.json.
-
-    Args:
-        evaluations: by hospital.
-        train_examples: number of training rows by hospital.
-    """
+    """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital."""
     hospitals = {
         name: figures_of(evaluation.counts, train_examples[name], evaluation.roc_auc)
         for name, evaluation in sorted(evaluations.items())
     }
     if not hospitals:
         return {"hospitals": {}, "federation": None}
-    cells = [
-        [part for part in parts if part is not None]
-        for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
-    ]
-    pooled = roc_auc_from_microaggregates(*map(np.concatenate, cells)) if all(cells) else None
+    positives = [part.positives for part in evaluations.values() if part.positives is not None]
+    negatives = [part.negatives for part in evaluations.values() if part.negatives is not None]
+    has_both = positives and negatives
+    pooled = roc_auc_from_microaggregates(np.concatenate(positives), np.concatenate(negatives)) if has_both else None
     within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
     federation = figures_of(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),

@@ -148,7 +148,6 @@ class Participants:
         """The updates of a round, which is repeated until enough hospitals have sent a valid one.
 
         Args:
-            number: of the round.
             attempt: one attempt at the round among these nodes; returns the valid updates.
 
         Raises:
@@ -161,10 +160,9 @@ class Participants:
             if len(updates) >= needed:
                 return updates
             self._collector.problems.repeated_rounds += 1
-            missing = ", ".join(self._without(updates))
             reason = (
-                f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and "
-                f"{needed} are needed ({self._settings.min_reason}); missing: {missing}"
+                f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
+                f"needed ({self._settings.min_reason}); missing: {', '.join(self._without(updates))}"
             )
             if not backoff.pause():
                 raise RunError(reason)
@@ -175,9 +173,8 @@ class Participants:
         absent = self._without(updates)
         self._collector.problems.absent.update(absent)
         if absent != self._absent_last_round:
-            logger.warning(
-                "round %d: %s", number, f"without {', '.join(absent)}" if absent else "no hospital is absent"
-            )
+            which = f"without {', '.join(absent)}" if absent else "no hospital is absent"
+            logger.warning("round %d: %s", number, which)
         self._absent_last_round = absent
 
     def _without(self, updates: Iterable[AcceptedReply[Content]]) -> list[str]:
@@ -195,8 +192,6 @@ class Participants:
         """
         self._forget_ended(connected)
         now, timeout = time.monotonic(), self._settings.round_timeout
-        for node, known in self._nodes.items():
-            known.has_answered = known.has_answered and node in connected
         for node in connected:
             known = self._nodes[node]
             if not (known.name or known.request or known.has_answered) and now >= known.next_request:
@@ -224,26 +219,27 @@ class Participants:
 
         A node that was away is forgotten, too, where the transport does not tell processes apart.
         """
-        processes = self._transport.processes()
+        tokens = self._transport.processes()
+        processes = {node: tokens.get(node, "") for node in connected}
         for node, known in list(self._nodes.items()):
-            if processes.get(node, "") != known.process if node in connected else not known.process:
+            known.has_answered = known.has_answered and node in processes
+            if processes.get(node) != known.process and (node in processes or not known.process):
                 del self._nodes[node]
                 for other in self._nodes.values():
                     if other.namesake == node:
                         other.namesake, other.has_answered = None, False
                 if known.request:  # a reply of the earlier process no longer counts
                     list(self._transport.pull_messages([known.request[0]]))
-        for node in connected:
-            self._nodes[node].process = processes.get(node, "")
+        for node, process in processes.items():
+            self._nodes[node].process = process
 
     def _request_registration(self, node: int) -> None:
         known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
         known.next_request = now + RETRY_INTERVAL
+        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
-        agreement = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
-        config = ConfigRecord({**agreement, **privacy, **withheld})
-        message = Message(RecordDict({CONFIG: config}), node, REGISTRATION)
+        message = Message(RecordDict({CONFIG: ConfigRecord({**config, **privacy, **withheld})}), node, REGISTRATION)
         for key in self._transport.push_messages([message]):
             if key:  # none where one of Flower's engines cannot deliver
                 known.request = key, now + self._settings.round_timeout

@@ -146,10 +146,11 @@ class PlainRun(FederatedRun):
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
         self.threshold = self._choose_threshold()
+        content = self._final_message()
         try:
             evaluations = self._ask_all(
                 messages.FINAL,
-                content := self._final_message(),
+                content,
                 lambda node, reply: Evaluation.from_content(reply, self._test_examples(node), final=True),
             )
             benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []

@@ -122,13 +122,11 @@ class FederatedRun(ABC):
         present = self.participants.wait_for(needed, "waiting for hospitals", announce, deadline)
         if is_resumed:
             present = self.participants.wait_for_absent(min(REJOIN_SECONDS, self.settings.wait), announce)
-        names = ", ".join(sorted(self.participants.names()[node] for node in present))
-        if is_resumed:
-            announce(f"resuming after round {len(self.history)} with {names}")
         else:
             self.participants.begin(present)
             self._begin()
-            announce(f"training with {names}")
+        names = ", ".join(sorted(self.participants.names()[node] for node in present))
+        announce(f"{f'resuming after round {len(self.history)}' if is_resumed else 'training'} with {names}")
         if self.privacy is not None:
             announce(self.privacy.describe())
 
@@ -148,13 +146,10 @@ class FederatedRun(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the final model at the hospitals.
+        """Evaluate the final model at the hospitals; returns figures as in metrics.json, as far as the server has them.
 
         Where fewer hospitals answer than a round needs, the others are awaited and asked again, for at most the
         settings' `wait`.
-
-        Returns:
-            Figures as in metrics.json, as far as the server knows them.
         """
 
     @abstractmethod
@@ -223,9 +218,6 @@ class FederatedRun(ABC):
         """Send every hospital the same message, and again while too few have answered.
 
         Absent hospitals are awaited for at most the settings' `wait`; connected ones get MAX_ATTEMPTS messages.
-
-        Args:
-            read: validates the reply of a node.
         """
         needed, accepted = self.settings.min_updates, dict[str, AcceptedReply[Content]]()
         attempts: Counter[str] = Counter()
@@ -234,8 +226,7 @@ class FederatedRun(ABC):
             names = {node: self.participants.names()[node] for node in self.participants.present()}
             nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             messages = [Message(content, node, message_type) for node in nodes]
-            replies = self.collector.send_and_receive(messages, names, read)
-            accepted.update({reply.hospital: reply for reply in replies})
+            accepted |= {reply.hospital: reply for reply in self.collector.send_and_receive(messages, names, read)}
             attempts.update(names[node] for node in nodes)
             awaited = [name for name in self.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             if len(accepted) >= needed or not awaited:

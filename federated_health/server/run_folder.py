@@ -53,7 +53,7 @@ class RunFolder:
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
-        self._has_begun = self._has_rounds = False
+        self._has_no_round = False  # has begun without a checkpoint, and not completed a round
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
         present = files_of_run(self.path)
@@ -76,7 +76,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._model_saver.close()
         self._lock.close()
-        if self._has_begun and self.checkpoint is None and not self._has_rounds:
+        if self._has_no_round:
             self._checkpoints.remove()
         if self._is_new:
             with suppress(OSError):  # it holds files, or is gone
@@ -88,12 +88,12 @@ class RunFolder:
             self._checkpoints.remove()
         else:
             self._write_rounds(run.history)
-        self._has_begun = True
+        self._has_no_round = self.checkpoint is None
         self._checkpoints.save(run.checkpoint())
 
     def append_round(self, run: FederatedRun) -> None:
         """Add the last completed round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
-        self._has_rounds = True
+        self._has_no_round = False
         if len(run.history) == 1:
             self._write_rounds(run.history)
         else:
@@ -155,12 +155,7 @@ class RunFolder:
 def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
-    """A run as its server knows it, for its report.
-
-    Args:
-        figures: from `FederatedRun.evaluate`.
-        facts: see `RunSummary`.
-    """
+    """A run as its server knows it, for its report (see `RunSummary`)."""
     summary: RunSummary = report.load().run_files.RunSummary(
         config=run.train_config(),
         figures=figures,
