@@ -7,9 +7,6 @@ A message says what is wrong and where, what was expected and what came. It neve
 class UserError(Exception):
     """Something that the user can fix.
 
-    Args:
-        message: for the user.
-
     Attributes:
         reason: for another party, without paths, rows and values; by default the class's own, or else the message.
     """
@@ -43,11 +40,7 @@ class JoinError(UserError):
 
 
 class AnswerError(Exception):
-    """A hospital cannot answer. The text is safe to send: an error's `reason`, or an exception's type.
-
-    Args:
-        error: the cause, whose own text stays at the hospital.
-    """
+    """A hospital cannot answer. The text is safe to send: the `reason` of the error that is the cause, or its type."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error.reason if isinstance(error, UserError) else f"{type(error).__name__} at the hospital")

@@ -134,11 +134,7 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextmanager
 def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
-    """Open a file for reading and appending; only its owner can read a new one.
-
-    Args:
-        lock: wait for other processes that lock the file, and keep them waiting until the block ends.
-    """
+    """Open a file for reading and appending, locked against other such processes if asked; a new one is private."""
     with open(path, "a+b", buffering=0, opener=partial(os.open, mode=PRIVATE)) as file:
         if lock and os.name != "nt":
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -93,11 +93,7 @@ _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number",
 
 
 def read_project_config(path: Path = PROJECT_FILE, needed: tuple[str, ...] = ()) -> dict[str, Value]:
-    """The table [tool.flwr.app.config] of a pyproject.toml, which holds the defaults of all settings.
-
-    Raises:
-        SettingsError: the file, the table or one of the needed names is missing.
-    """
+    """The table [tool.flwr.app.config] of a pyproject.toml, with the defaults of all settings, at least the needed."""
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
     except OSError as error:

@@ -209,11 +209,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
-        """Settings from names with dashes, such as Flower's run config.
-
-        Raises:
-            SettingsError: a name is unknown or missing, or a value is not allowed.
-        """
+        """Settings from names with dashes, such as Flower's run config; unknown and missing names are errors, too."""
         _check_names(config)
         values: dict[str, Any] = {one.name: config[flag_of(one)] for one in fields(cls)}
         whole = {one.name: float(values[one.name]) for one in fields(cls) if is_whole_for(one, values[one.name])}
@@ -231,15 +227,10 @@ class Settings:
         """The privacy plan of a run of this identifier; None without differential privacy."""
         if not self.dp_epsilon:
             return None
+        names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "learning_rate")
+        chosen = {name: getattr(self, f"dp_{name}") for name in names}
         plan: PrivacyPlan = load_privacy_plan().PrivacyPlan(
-            epsilon=self.dp_epsilon,
-            delta=self.dp_delta,
-            clip=self.dp_clip,
-            sampling_rate=self.dp_sampling_rate,
-            steps=self.dp_steps,
-            learning_rate=self.dp_learning_rate,
-            rounds=self.rounds + self.dp_spare_rounds,
-            run=run,
+            **chosen, rounds=self.rounds + self.dp_spare_rounds, run=run
         )
         return plan
 
@@ -268,11 +259,7 @@ class Settings:
 
 
 def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
-    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other.
-
-    Raises:
-        SettingsError: the file or the table is missing, or a name in it is unknown or missing.
-    """
+    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other."""
     defaults = read_project_config(path)
     _check_names(defaults)
     return defaults

@@ -68,14 +68,11 @@ class Checkpoint:
     """State of a run after a round.
 
     Attributes:
-        run: identifier of the run.
-        round_number: number of completed rounds.
         settings: from `Settings.to_config`.
         agreement: `Task.agreement`, the meaning of the columns.
         strategy_state: from `strategies.read_state`.
         registrations: ordered by name.
         problems: from `ProblemLog.to_json`.
-        history: every completed round.
     """
 
     run: str
@@ -107,11 +104,7 @@ def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> No
 
 
 def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
-    """The content of a checkpoint file, whose last round ends at a position in the history file.
-
-    Raises:
-        ValueError: the problems are not JSON, or an array holds objects.
-    """
+    """The content of a checkpoint file, whose last round ends at a position in the history file."""
     sums = [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in checkpoint.registrations]
     arrays = {
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
@@ -143,9 +136,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
 def read_checkpoint(data: bytes) -> tuple[Checkpoint, Position]:
     """The inverse of `write_checkpoint`; the history is empty.
 
-    Raises:
-        DamagedCheckpointError: the bytes are not what was written.
-        CheckpointError: the file has another format version.
+    Raises DamagedCheckpointError, or CheckpointError where the format has another version.
     """
     first, _, body = data.partition(b"\n")
     if first.count(b" ") != 2 or not first.startswith(MAGIC + b" "):
@@ -216,7 +207,7 @@ class CheckpointFolder:
 
         Raises:
             CheckpointError: it cannot be written.
-            ValueError: its history does not continue the one before, or its problems are not JSON.
+            ValueError: its history does not continue the one before, or its content is not JSON and numbers.
         """
         path = self.path / f"round-{checkpoint.round_number:06}.checkpoint"
         try:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -14,7 +14,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
-from federated_health.server.replies import AcceptedReply, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import Transport, is_unavailable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
-
-Content = TypeVar("Content")
 
 LOG_INTERVAL = 15.0
 """Seconds between log lines while the server waits."""

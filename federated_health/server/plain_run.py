@@ -29,13 +29,10 @@ from federated_health.transport.interface import Transport
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
-    """A run over a transport: a plain one, or an encrypted one where the settings ask for it.
+    """A run over a transport (see `FederatedRun`): an encrypted one where the settings ask for it, or a plain one.
 
     Args:
         strategy: averages the updates of a plain run; the settings' strategy by default.
-
-    Raises:
-        UserError: the transport cannot carry a run with these settings.
     """
     if settings.encrypt:
         encrypted: FederatedRun = encryption.load_run().EncryptedRun(transport, settings)
@@ -158,14 +155,9 @@ class PlainRun(FederatedRun):
             self.threshold = THRESHOLD
             raise
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
-        return {
-            **summarise_run(self.evaluations, self.train_examples),
-            **summarise_benefits(
-                {reply.hospital: reply.content for reply in benefits},
-                self.evaluations,
-                self.settings.task_declaration,
-            ),
-        }
+        gained = {reply.hospital: reply.content for reply in benefits}
+        figures = summarise_run(self.evaluations, self.train_examples)
+        return figures | summarise_benefits(gained, self.evaluations, self.settings.task_declaration)
 
     def figures_of_last_round(self) -> dict[str, Any]:
         hospitals = self.last_round.hospitals if self.last_round else {}
@@ -184,25 +176,21 @@ class PlainRun(FederatedRun):
         """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
         if self.privacy is not None:
             return THRESHOLD
-        scores = self._ask_all(
-            messages.THRESHOLD,
-            self._final_message(),
-            lambda node, content: TrainingScores.from_content(
-                content, self.participants.registration_of(node).train_examples
-            ),
-        )
-        if not scores:
+        replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
+        if not replies:
             return THRESHOLD
-        chosen = choose_threshold(
-            np.concatenate([reply.content.positives for reply in scores]),
-            np.concatenate([reply.content.negatives for reply in scores]),
-        )
+        positives = np.concatenate([reply.content.positives for reply in replies])
+        negatives = np.concatenate([reply.content.negatives for reply in replies])
+        chosen = choose_threshold(positives, negatives)
         return THRESHOLD if chosen is None else chosen
 
     def _final_message(self) -> RecordDict:
         """The final weights and the configuration."""
         config = self.train_config().to_record()
         return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
+
+    def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
+        return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
 
     def _test_examples(self, node: int) -> int:
         return self.participants.registration_of(node).test_examples

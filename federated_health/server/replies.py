@@ -42,7 +42,6 @@ class ReplyCollector:
 
     Args:
         timeout: seconds that hospitals have for a reply.
-        problems: counts them.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
@@ -113,12 +112,7 @@ class ReplyCollector:
         return [reply for reply in updates if reply.hospital not in outsized]
 
     def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
-        """Count and log an invalid or missing reply.
-
-        Args:
-            reason: without values.
-            has_answered: whether a reply came, rather than an error in its place.
-        """
+        """Count and log an invalid reply, or with `has_answered` false a missing one; the reason holds no values."""
         self.problems.count(hospital, reason, has_answered=has_answered)
         is_new = self._last_reasons.get(hospital) != reason
         logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", hospital, reason)
@@ -126,15 +120,11 @@ class ReplyCollector:
 
 
 def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
-    """The hospitals whose updates are out of all proportion.
+    """The hospitals whose updates are out of all proportion, by the L2 norms of update minus round weights.
 
-    An update is outsized where its L2 norm is more than `factor` times the median norm of the round (of two middle ones
-    the lower). It is found as long as fewer than half of the updates are outsized. Of two updates, both pass. The ratio
-    was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
-
-    Args:
-        norms: L2 norm of update minus round weights, by hospital.
-        factor: 0 finds none.
+    An update is outsized where its norm is more than `factor` times the median norm of the round (of two middle ones
+    the lower). It is found as long as fewer than half of the updates are outsized. Of two updates, both pass, and with
+    a factor of 0 all. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
     """
     if len(norms) < 3 or not factor:
         return set()

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, RecordDict
 
@@ -23,7 +23,7 @@ from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import ProblemLog
 from federated_health.server.participants import LOG_INTERVAL, Participants
-from federated_health.server.replies import AcceptedReply, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import Transport
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
-
-Content = TypeVar("Content")
 
 REJOIN_SECONDS = 10.0
 """Time that a resumed run waits for hospitals beyond those that it needs: twice their longest reconnection delay."""
@@ -50,10 +48,8 @@ class FederatedRun(ABC):
     last completed round.
 
     Attributes:
-        history: every completed round.
         threshold: decision threshold, a probability; 0.5 until one is chosen at the end.
         registrations: registration of every hospital that has taken part, by name.
-        problems: problems of the run, counted by hospital.
         weights: of the last completed round; None where the server cannot read them.
         normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
         evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.

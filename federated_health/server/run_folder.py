@@ -56,11 +56,10 @@ class RunFolder:
         self._has_no_round = False  # has begun without a checkpoint, and not completed a round
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
-        present = files_of_run(self.path)
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
             self.checkpoint.check_task(settings.task_declaration)
-        elif present and not settings.force:
+        elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
         self._is_new = not path_exists(self.path)
@@ -121,10 +120,6 @@ class RunFolder:
         A run whose weights the server cannot read has metrics.json only. Such a run cannot resume once it was stopped,
         since its key is gone with the hospitals' processes.
 
-        Args:
-            figures: from `FederatedRun.evaluate`.
-            stopped: whether the run ended before its last round.
-
         Raises:
             RunError: a file could not be made or written; those before it are written.
         """
@@ -171,10 +166,7 @@ def summarise(
 
 
 def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
-    """The checkpoint from which the run of a folder resumes.
-
-    Args:
-        checkpoints: those of the folder, if the run goes on saving to them.
+    """The checkpoint from which the run of a folder resumes; the given checkpoints are those of the folder.
 
     Raises:
         RunError: there is no run, or it is over, or it has no whole checkpoint.
@@ -225,11 +217,7 @@ class ModelSaver:
                 )
 
     def save(self, path: Path, config: TrainConfig, weights: Weights) -> None:
-        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails."""
         saved_model = report.load_saved_model()
         process, self._process = self._process, None
         if process is not None:
