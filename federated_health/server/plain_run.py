@@ -13,7 +13,7 @@ from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
 from federated_health.messages.benefit import Benefit
-from federated_health.messages.content import BENEFIT, Evaluation, TrainingScores, Update
+from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
@@ -65,10 +65,12 @@ class PlainRun(FederatedRun):
         round is one message per hospital. The last round is evaluated apart. Under differential privacy every round is,
         since a resumed run would otherwise spend the budget of two rounds again.
         """
+        config = self.train_config()
         averaged: _AveragedRound | None = None
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
+            attempt = partial(self._train, replace(config, rounds=number - 1), averaged)
             try:
-                updates = self.participants.repeat_until_enough(number, partial(self._train, number, averaged))
+                updates = self.participants.repeat_until_enough(number, attempt)
             except (KeyboardInterrupt, RunError):
                 if averaged is not None and averaged.counts:
                     yield self._complete(averaged)
@@ -82,17 +84,20 @@ class PlainRun(FederatedRun):
                 yield self._complete(averaged)
                 averaged = None
 
-    def _train(self, number: int, averaged: "_AveragedRound | None", nodes: list[int]) -> list[AcceptedReply[Update]]:
+    def _train(
+        self, config: TrainConfig, averaged: "_AveragedRound | None", nodes: list[int]
+    ) -> list[AcceptedReply[Update]]:
         """One attempt at a round: configure, send, and validate the updates.
 
         Args:
             averaged: the round before, where its weights are not evaluated yet; receives their held-out counts.
         """
         weights = averaged.weights if averaged else self.weights
-        config = replace(self.train_config(), rounds=number - 1).to_record()
+        record = config.to_record()
         if averaged:
-            config[messages.EVALUATE] = True
-        train_messages = self.strategy.configure_train(number, weights_to_record(weights), config, grid_of(nodes))
+            record[messages.EVALUATE] = True
+        number, arrays = config.rounds + 1, weights_to_record(weights)
+        train_messages = self.strategy.configure_train(number, arrays, record, grid_of(nodes))
 
         def read(node: int, content: RecordDict) -> Update:
             registration = self.participants.registration_of(node)
@@ -100,7 +105,7 @@ class PlainRun(FederatedRun):
                 content,
                 self._shapes,
                 registration.train_examples,
-                private=self.privacy is not None,
+                private=config.privacy is not None,
                 evaluated=registration.test_examples if averaged else None,
             )
 

@@ -136,3 +136,8 @@ def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRe
     """Flower's hook for evaluation metrics: adds counts up, where Flower's default would average averages."""
     metrics = [content.metric_records[METRICS] for content in contents]
     return MetricRecord({key: sum(cast(float, record[key]) for record in metrics) for key in COUNTS})
+
+
+def drop_metrics(_contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
+    """Flower's hook for the metrics of updates: none, since the run reads them itself."""
+    return MetricRecord()

@@ -16,7 +16,7 @@ from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.server.checkpoint import State
-from federated_health.server.replies import merge_evaluations
+from federated_health.server.replies import drop_metrics, merge_evaluations
 from federated_health.settings import Settings
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
@@ -142,7 +142,7 @@ def make_strategy(settings: Settings) -> flower.Strategy:
         weighted_by_key=EQUAL_WEIGHT if STRATEGIES[name].equal_weights else NUM_EXAMPLES,
         arrayrecord_key=ARRAYS,
         configrecord_key=CONFIG,
-        train_metrics_aggr_fn=lambda *_: MetricRecord(),  # the run reads the updates' metrics itself
+        train_metrics_aggr_fn=drop_metrics,
         evaluate_metrics_aggr_fn=merge_evaluations,
         **keywords,
     )
