@@ -187,14 +187,11 @@ class Settings:
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 
     def _check_encryption(self) -> None:
-        least = (
-            f"expected at least {MIN_ENCRYPTED_HOSPITALS} with --encrypt: of a sum of two each learns the other's "
-            "update"
-        )
-        if self.hospitals < MIN_ENCRYPTED_HOSPITALS:
-            raise SettingsError(f"hospitals: {least}, got {self.hospitals}")
-        if 0 < self.min_hospitals < MIN_ENCRYPTED_HOSPITALS:
-            raise SettingsError(f"min-hospitals: {least}, got {self.min_hospitals}")
+        least = MIN_ENCRYPTED_HOSPITALS
+        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or least)):
+            if number < least:
+                why = "of a sum of two each learns the other's update"
+                raise SettingsError(f"{name}: expected at least {least} with --encrypt: {why}, got {number}")
         if not STRATEGIES[self.strategy].is_mean:
             means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
             raise SettingsError(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -39,7 +39,6 @@ class _Node:
     """What is known of a node whose process has not ended."""
 
     process: str = ""  # token of the process, where the transport tells processes apart
-    name: str = ""  # of the hospital, once it has registered
     entry: int = 0  # number of its registration among all
     request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
     next_request: float = 0.0  # time from which on it may be asked to register
@@ -65,16 +64,17 @@ class Participants:
         self._transport = transport
         self._settings = settings
         self._collector = collector
+        self._names: dict[int, str] = {}
         self._nodes: defaultdict[int, _Node] = defaultdict(_Node)
         self._entries = count(1)
         self._absent_last_round: list[str] = []
 
-    def names(self) -> dict[int, str]:
+    def names(self) -> Mapping[int, str]:
         """Name of each registered hospital by node id."""
-        return {node: known.name for node, known in self._nodes.items() if known.name}
+        return self._names
 
     def registration_of(self, node: int) -> Registration:
-        return self.registrations[self._nodes[node].name]
+        return self.registrations[self._names[node]]
 
     def entry_of(self, node: int) -> int:
         """A number that changes whenever the hospital's process is a new one, which has forgotten the run."""
@@ -84,13 +84,12 @@ class Participants:
         """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
         connected = sorted(self._transport.get_node_ids())
         self._register(connected)
-        return [node for node in connected if self._nodes[node].name]
+        return [node for node in connected if node in self._names]
 
     def begin(self, present: Iterable[int]) -> None:
         """Begin the run with these nodes; hospitals that registered and left are forgotten."""
-        for node in set(self.names()) - set(present):
-            self.registrations.pop(self._nodes[node].name, None)
-            self._nodes[node].name = ""
+        for node in set(self._names) - set(present):
+            self.registrations.pop(self._names.pop(node), None)
         self.has_begun = True
 
     def restore(self, registrations: Iterable[Registration]) -> None:
@@ -100,7 +99,7 @@ class Participants:
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part and are not connected."""
-        present = {self._nodes[node].name for node in self.present()}
+        present = {self._names[node] for node in self.present()}
         return sorted(set(self.registrations) - present)
 
     def wait_for(self, needed: int, purpose: str, announce: Callable[[str], None], deadline: float) -> list[int]:
@@ -192,7 +191,7 @@ class Participants:
         now, timeout = time.monotonic(), self._settings.round_timeout
         for node in connected:
             known = self._nodes[node]
-            if not (known.name or known.request or known.has_answered) and now >= known.next_request:
+            if not (node in self._names or known.request or known.has_answered) and now >= known.next_request:
                 self._request_registration(node)
         pending = {known.request[0]: node for node, known in self._nodes.items() if known.request}
         if not pending:
@@ -203,7 +202,7 @@ class Participants:
             known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
             known.request = None
             known.has_answered = known.has_answered or not is_unavailable(reply)
-        for registered in self._collector.accept(replies, self.names(), self._read):
+        for registered in self._collector.accept(replies, self._names, self._read):
             self._enter(registered)
         for node, known in self._nodes.items():
             if known.request and (now := time.monotonic()) > known.request[1]:
@@ -223,6 +222,7 @@ class Participants:
             known.has_answered = known.has_answered and node in processes
             if processes.get(node) != known.process and (node in processes or not known.process):
                 del self._nodes[node]
+                self._names.pop(node, None)
                 for other in self._nodes.values():
                     if other.namesake == node:
                         other.namesake, other.has_answered = None, False
@@ -246,7 +246,7 @@ class Participants:
         """Add a participant, unless another node has its name, or it registered with other rows before."""
         node, registration = registered.message.metadata.src_node_id, registered.content
         name, known = registration.name, self.registrations.get(registration.name)
-        namesake = next((other for other, taken in self.names().items() if taken == name), None)
+        namesake = next((other for other, taken in self._names.items() if taken == name), None)
         if namesake is not None:
             # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
             self._nodes[node].namesake = namesake
@@ -254,7 +254,7 @@ class Participants:
         elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
             self._collector.reject(name, "its rows are not those that it registered when the run began")
         else:
-            self._nodes[node].name, self._nodes[node].entry = name, next(self._entries)
+            self._names[node], self._nodes[node].entry = name, next(self._entries)
             if known is None or not self.has_begun:
                 self.registrations[name] = registration
 
