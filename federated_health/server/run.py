@@ -118,11 +118,12 @@ class FederatedRun(ABC):
         present = self.participants.wait_for(needed, "waiting for hospitals", announce, deadline)
         if is_resumed:
             present = self.participants.wait_for_absent(min(REJOIN_SECONDS, self.settings.wait), announce)
+            what = f"resuming after round {len(self.history)}"
         else:
             self.participants.begin(present)
             self._begin()
-        names = ", ".join(sorted(self.participants.names()[node] for node in present))
-        announce(f"{f'resuming after round {len(self.history)}' if is_resumed else 'training'} with {names}")
+            what = "training"
+        announce(f"{what} with {', '.join(sorted(self.participants.names()[node] for node in present))}")
         if self.privacy is not None:
             announce(self.privacy.describe())
 

@@ -125,24 +125,18 @@ class RunFolder:
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
-        report_files = report.load().run_files
-        metrics = {
-            **report_files.metrics_of(run.train_config(), stopped=stopped),
-            "faults": run.problems.to_json(),
-            **figures,
-        }
+        config, report_files = run.train_config(), report.load().run_files
+        described = report_files.metrics_of(config, stopped=stopped)
+        metrics = {**described, "faults": run.problems.to_json(), **figures}
         if run.weights is None:
             metrics.pop("threshold")  # only the hospitals know it
         write_json(self.path / METRICS, metrics)
         if run.weights is not None:
             report_files.prepare_report()  # while the other process gets ready
-            self._model_saver.save(self.path / MODEL, run.train_config(), run.weights)
-            facts = {
-                "SHA-256 of the weights": weights_hash(run.weights),
-                f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
-            }
-            summary = summarise(run, figures, stopped=stopped, facts=facts)
-            report_files.write_run_report(self.path / REPORT, summary)
+            model = self.path / MODEL
+            self._model_saver.save(model, config, run.weights)
+            facts = {"SHA-256 of the weights": weights_hash(run.weights), f"SHA-256 of {MODEL}": hash_file(model)}
+            report_files.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
 
