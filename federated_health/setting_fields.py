@@ -66,9 +66,10 @@ def flag_of(setting: "Field[Any]") -> str:
     return setting.name.replace("_", "-")
 
 
-def is_whole_for(setting: "Field[Any]", value: object) -> bool:
-    """Whether a value is an integer for a float setting, such as TOML's `wait = 300`."""
-    return setting.type is float and type(value) is int and abs(value) <= LARGEST
+def coerce(setting: "Field[Any]", value: Value) -> Value:
+    """A value, as a float where it is an integer for a float setting, such as TOML's `wait = 300`."""
+    is_whole = setting.type is float and type(value) is int and abs(value) <= LARGEST
+    return float(value) if is_whole else value
 
 
 def check(setting: "Field[Any]", value: object) -> None:

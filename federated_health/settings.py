@@ -12,15 +12,7 @@ from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import (
-    PROJECT_FILE,
-    Value,
-    check,
-    flag_of,
-    is_whole_for,
-    read_project_config,
-    setting,
-)
+from federated_health.setting_fields import PROJECT_FILE, Value, check, coerce, flag_of, read_project_config, setting
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -208,9 +200,8 @@ class Settings:
     def from_config(cls, config: Mapping[str, Value]) -> Self:
         """Settings from names with dashes, such as Flower's run config; unknown and missing names are errors, too."""
         _check_names(config)
-        values: dict[str, Any] = {one.name: config[flag_of(one)] for one in fields(cls)}
-        whole = {one.name: float(values[one.name]) for one in fields(cls) if is_whole_for(one, values[one.name])}
-        return cls(**{**values, **whole})
+        values: dict[str, Any] = {one.name: coerce(one, config[flag_of(one)]) for one in fields(cls)}
+        return cls(**values)
 
     @cached_property
     def task_declaration(self) -> Task:

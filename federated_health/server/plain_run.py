@@ -132,7 +132,7 @@ class PlainRun(FederatedRun):
         replies = self.collector.send_and_receive(
             self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes)),
             self.participants.names(),
-            lambda node, content: Evaluation.from_content(content, self._test_examples(node)),
+            self._read_evaluation,
         )
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
@@ -150,11 +150,7 @@ class PlainRun(FederatedRun):
         self.threshold = self._choose_threshold()
         content = self._final_message()
         try:
-            evaluations = self._ask_all(
-                messages.FINAL,
-                content,
-                lambda node, reply: Evaluation.from_content(reply, self._test_examples(node), final=True),
-            )
+            evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
             benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
         except BaseException:  # Ctrl-C too: the figures that remain, of the last round, were counted at 0.5
             self.threshold = THRESHOLD
@@ -197,8 +193,8 @@ class PlainRun(FederatedRun):
     def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
         return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
 
-    def _test_examples(self, node: int) -> int:
-        return self.participants.registration_of(node).test_examples
+    def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+        return Evaluation.from_content(content, self.participants.registration_of(node).test_examples, final=final)
 
     def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
         registration = self.participants.registration_of(node)

@@ -101,10 +101,9 @@ class ReplyCollector:
         return accepted
 
     def reject_outsized(
-        self, updates: Iterable[AcceptedReply[Update]], weights: Weights, factor: float
+        self, updates: list[AcceptedReply[Update]], weights: Weights, factor: float
     ) -> list[AcceptedReply[Update]]:
         """The updates of a round without outsized ones (see `find_outsized`)."""
-        updates = list(updates)
         norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in updates}
         outsized = find_outsized(norms, factor)
         for name in outsized:
