@@ -74,7 +74,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name:
     """Write a file so that a reader, or a power cut, finds the old content or the new and nothing in between.
 
     Args:
-        mode: permissions of the file from the moment it exists, less the umask.
+        mode: see `write_bytes`.
         partial_name: name of the temporary file in the same folder, where an earlier one may be left over.
 
     Raises:

@@ -45,8 +45,6 @@ def process(
 
     Args:
         log: gets what it prints; otherwise it writes where this process does.
-        folder: where it runs.
-        env: its environment; otherwise this process's.
 
     Raises:
         RunError: the log cannot be written.

@@ -44,8 +44,6 @@ def setting(
     """A dataclass field for a setting, with its constraints as metadata; all defaults are in pyproject.toml.
 
     Args:
-        group: heading under which --help shows it.
-        help: its help text.
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
         minimum, above: inclusive or exclusive lower bound.
         maximum: inclusive upper bound.

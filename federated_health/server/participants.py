@@ -17,15 +17,12 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import Transport, is_unavailable
+from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
-
-LOG_INTERVAL = 15.0
-"""Seconds between log lines while the server waits."""
 
 POLL_INTERVAL = 0.1
 """Seconds between two looks at who is connected."""

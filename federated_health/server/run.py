@@ -1,8 +1,4 @@
-"""What every federated run has in common, whether or not the server can read the weights that it averages.
-
-The loop over rounds is ours: Flower's `Strategy.start` can neither repeat a round, resume, nor order replies so that
-the result does not depend on who answers first.
-"""
+"""What every federated run has in common, whether or not the server can read the weights that it averages."""
 
 import logging
 import secrets
@@ -22,11 +18,11 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import ProblemLog
-from federated_health.server.participants import LOG_INTERVAL, Participants
+from federated_health.server.participants import Participants
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import Transport
+from federated_health.transport.interface import LOG_INTERVAL, Transport
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -104,10 +100,8 @@ class FederatedRun(ABC):
     def gather(self, announce: Callable[[str], None] = lambda _: None) -> None:
         """Wait for the hospitals and prepare the first round.
 
-        A resumed run waits for as many hospitals as a round needs, then briefly for the others.
-
-        Args:
-            announce: called with lines that say who is awaited and how many are connected.
+        A resumed run waits for as many hospitals as a round needs, then briefly for the others. `announce` is called
+        with lines that say who is awaited and how many are connected.
 
         Raises:
             RunError: too few hospitals joined within the settings' `wait`, or too few can take part.
@@ -196,11 +190,7 @@ class FederatedRun(ABC):
         """The weights and the further arrays that a checkpoint holds."""
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Restore a checkpoint of a run with these settings, before `gather`.
-
-        Raises:
-            CheckpointError: it is of another strategy or network.
-        """
+        """Restore a checkpoint of a run with these settings, before `gather`; one of another network is refused."""
         self.run_id = checkpoint.run
         self.normalisation = checkpoint.normalisation
         self.participants.privacy = self.privacy

@@ -1,6 +1,5 @@
 """The folder of a run: its results, and the checkpoints from which it resumes; for one server at a time."""
 
-import logging
 import subprocess
 import sys
 import time
@@ -23,8 +22,6 @@ from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.run_files import RunSummary
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)

@@ -162,9 +162,6 @@ def read_state(name: str, strategy: flower.Strategy, weight_names: Collection[st
 def write_state(name: str, strategy: flower.Strategy, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give a new strategy the state that `read_state` read, as if it had aggregated the same rounds.
 
-    Args:
-        shapes: shapes of the weights by name, in their order.
-
     Raises:
         CheckpointError: the state does not fit this strategy or these weights.
     """
