@@ -23,8 +23,7 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.server.checkpoint import Checkpoint
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import Checkpoint, CheckpointFolder
 from federated_health.settings import Settings, read_defaults
 
 

@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0, help="time limit; exceeding it is a failure")
     flags = parser.parse_args()
     warnings.simplefilter("error")  # NumPy's too: no number of a peer should cause one
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("flwr", "federated_health"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     result = run(flags.examples, flags.seconds)
     print(json.dumps(result, indent=2))
     sys.exit(not result["good"])

@@ -6,6 +6,8 @@ For `decoder.py`, which tries very many, and for the tests, which try a few.
 import math
 import random
 from collections.abc import Callable, Mapping
+from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from federated_health.messages.content import Evaluation, Registration, Training
 from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
-from federated_health.server.replies import validate_replies
+from federated_health.server.history import ProblemLog
+from federated_health.server.replies import ReplyCollector
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream import UndecodableError, decode_reply
 
@@ -119,12 +122,15 @@ def receive(content: bytes, kind: str) -> str:
         reply = decode_reply(content)
     except UndecodableError:
         return "not a message"
-    accepted, rejected = validate_replies([reply], {NODE: "cleveland"}, READERS[kind])
-    if len(accepted) + len(rejected) != 1:
+    transport: Any = SimpleNamespace(names=lambda: {NODE: "cleveland"})
+    problems = ProblemLog()
+    accepted = ReplyCollector(transport, 1.0, problems).accept([reply], {}, READERS[kind])
+    reasons = [*chain(*problems.rejected.values(), *problems.unanswered.values())]
+    if len(accepted) + len(reasons) != 1:
         raise AssertionError("a reply is neither accepted nor rejected")
     if accepted:
         return "accepted"
-    if not rejected[0].reason.isprintable() or len(rejected[0].reason) > 300:
+    if not reasons[0].isprintable() or len(reasons[0]) > 300:
         raise AssertionError("the reason is not a short line")
     return "error reply" if reply.has_error() else "malformed"
 

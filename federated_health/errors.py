@@ -5,34 +5,18 @@ A message says what is wrong and where, what was expected and what came. It neve
 
 
 class UserError(Exception):
-    """Something that the user can fix."""
+    """Something that the user can fix.
 
-    exit_code = 1
-
-    @property
-    def reason(self) -> str:
-        """The text that another party may read."""
-        return str(self)
-
-
-class _PrivateError(UserError):
-    """A hospital's error, of which the server may read only the reason.
-
-    Args:
-        message: for the hospital.
-        reason: for the server, without paths, rows and values; by default the class's own.
+    Attributes:
+        reason: for another party, without paths, rows and values; by default the class's own, or else the message.
     """
 
+    exit_code = 1
     default_reason: str | None = None
-    """None where the server may read the whole message."""
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
-        self._reason = reason or self.default_reason or message
-
-    @property
-    def reason(self) -> str:
-        return self._reason
+        self.reason = reason or self.default_reason or message
 
 
 class SettingsError(UserError):
@@ -41,7 +25,7 @@ class SettingsError(UserError):
     exit_code = 2  # argparse's code for the same kind of mistake
 
 
-class DataError(_PrivateError):
+class DataError(UserError):
     """A CSV, or a folder of them, is not what the task needs."""
 
     default_reason = "its CSV cannot be used"
@@ -56,11 +40,7 @@ class JoinError(UserError):
 
 
 class AnswerError(Exception):
-    """A hospital cannot answer. The text is safe to send: an error's `reason`, or an exception's type.
-
-    Args:
-        error: the cause, whose own text stays at the hospital.
-    """
+    """A hospital cannot answer. The text is safe to send: the `reason` of the error that is the cause, or its type."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error.reason if isinstance(error, UserError) else f"{type(error).__name__} at the hospital")
@@ -83,7 +63,7 @@ class CertificateError(UserError):
     """A key, certificate, request or revocation list cannot be used for its purpose."""
 
 
-class EncryptionError(_PrivateError):
+class EncryptionError(UserError):
     """A hospital cannot make, pass on or use the key of an encrypted run, or cannot use what it decrypted."""
 
 
@@ -91,7 +71,7 @@ class LedgerError(UserError):
     """An egress ledger cannot record a message, which is therefore not sent; or a file is not a ledger."""
 
 
-class PrivacyError(_PrivateError):
+class PrivacyError(UserError):
     """The privacy budget that training would spend cannot be recorded, so the hospital does not train."""
 
     default_reason: str | None = "its privacy budget cannot be used"

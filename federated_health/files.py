@@ -25,10 +25,7 @@ PRIVATE, PRIVATE_FOLDER, PUBLIC = 0o600, 0o700, 0o644
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder unless it exists, and check that files can be written in it.
-
-    Args:
-        mode: permissions of a new folder, less the umask.
+    """Make a folder unless it exists, with these permissions less the umask, and check that files can be written in it.
 
     Raises:
         StorageError: the folder cannot be made or written to.
@@ -43,21 +40,12 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON as `write_bytes` writes bytes.
-
-    Raises:
-        StorageError: the file cannot be written.
-        ValueError: a number is NaN or infinite.
-    """
+    """Write JSON as `write_bytes` writes bytes; NaN and infinite numbers raise ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as `write_bytes` writes bytes; line ends stay as they are.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Write UTF-8 text as `write_bytes` writes bytes; line ends stay as they are."""
     write_bytes(path, text.encode())
 
 
@@ -86,7 +74,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name:
     """Write a file so that a reader, or a power cut, finds the old content or the new and nothing in between.
 
     Args:
-        mode: permissions of the file from the moment it exists, less the umask.
+        mode: see `write_bytes`.
         partial_name: name of the temporary file in the same folder, where an earlier one may be left over.
 
     Raises:
@@ -107,11 +95,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's list of files on disk; else a power cut may undo making or renaming a file in it.
-
-    Raises:
-        OSError: the folder cannot be opened or synced.
-    """
+    """Put a folder's list of files on disk; else a power cut may undo making or renaming a file in it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -124,9 +108,6 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
     """Lock a folder against other processes that lock it, until the block ends or the process does.
-
-    Args:
-        wait: wait while another process holds the lock.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is false.
@@ -153,14 +134,7 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextmanager
 def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
-    """Open a file for reading and appending; only its owner can read a new one.
-
-    Args:
-        lock: wait for other processes that lock the file, and keep them waiting until the block ends.
-
-    Raises:
-        OSError: the file cannot be opened or locked.
-    """
+    """Open a file for reading and appending, locked against other such processes if asked; a new one is private."""
     with open(path, "a+b", buffering=0, opener=partial(os.open, mode=PRIVATE)) as file:
         if lock and os.name != "nt":
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -168,11 +142,7 @@ def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
 
 
 def append(file: FileIO, content: bytes) -> None:
-    """Write content in one piece at the end of an unbuffered file; it is on disk when this returns.
-
-    Raises:
-        OSError: not all of it could be written.
-    """
+    """Write all content at the end of an unbuffered file, or raise OSError; it is on disk when this returns."""
     written = file.write(content)
     os.fsync(file.fileno())
     if written != len(content):

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -45,8 +45,6 @@ def process(
 
     Args:
         log: gets what it prints; otherwise it writes where this process does.
-        folder: where it runs.
-        env: its environment; otherwise this process's.
 
     Raises:
         RunError: the log cannot be written.
@@ -70,27 +68,21 @@ def process(
         try:
             yield running
         finally:
-            if running.poll() is None:
-                running.terminate()
-            _wait_or(running, running.kill)
+            interrupt([running])
 
 
 def interrupt(running: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Pass Ctrl-C on to all of them at once, and wait until they have ended.
+    """Pass Ctrl-C on to all of them at once, and wait until they have ended; kill those that take too long.
 
     It sends SIGTERM, which the scripts handle like SIGINT: a process that a shell script started in the background
     ignores SIGINT.
     """
-    for one in running:
-        if one.poll() is None:
-            one.terminate()
-    for one in running:
-        _wait_or(one, one.kill)
-
-
-def _wait_or(running: "subprocess.Popen[bytes]", last_resort: Callable[[], None]) -> None:
-    try:
-        running.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        last_resort()
-        running.wait()
+    for child in running:
+        if child.poll() is None:
+            child.terminate()
+    for child in running:
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,7 +1,7 @@
 """What a setting may be: its type, range, group and help text; and where the defaults of all settings are."""
 
 import tomllib
-from dataclasses import MISSING, Field, field
+from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,17 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field for a setting, with its constraints as metadata.
+    """A dataclass field for a setting, with its constraints as metadata; all defaults are in pyproject.toml.
 
     Args:
-        group: heading under which --help shows it.
-        help: its help text.
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
         minimum, above: inclusive or exclusive lower bound.
         maximum: inclusive upper bound.
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
     high = f"at most {plain(maximum)}" if maximum is not None else ""
-    rules = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
-    words = {"range": ", ".join(part for part in (low, high) if part), "group": group, "help": help, "unit": unit}
-    return field(metadata={**words, **rules})
+    words = {"group": group, "help": help, "unit": unit, "range": ", ".join(part for part in (low, high) if part)}
+    return field(metadata={**words, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices})
 
 
 def plain(value: float) -> str:
@@ -67,19 +64,15 @@ def flag_of(setting: "Field[Any]") -> str:
     return setting.name.replace("_", "-")
 
 
-def is_whole_for(setting: "Field[Any]", value: object) -> bool:
-    """Whether a value is an integer for a float setting, such as TOML's `wait = 300`."""
-    return setting.type is float and type(value) is int and abs(value) <= LARGEST
+def coerce(setting: "Field[Any]", value: Value) -> Value:
+    """A value, as a float where it is an integer for a float setting, such as TOML's `wait = 300`."""
+    is_whole = setting.type is float and type(value) is int and abs(value) <= LARGEST
+    return float(value) if is_whole else value
 
 
 def check(setting: "Field[Any]", value: object) -> None:
-    """Check a value against a setting's type and constraints.
-
-    Raises:
-        SettingsError: the value is of another type, or out of range; the text gives the expected and the actual value.
-    """
+    """Raise SettingsError if a value is of another type than a setting, or out of its range."""
     name, rules = flag_of(setting), setting.metadata
-    assert setting.default is MISSING  # all defaults are in pyproject.toml
     if type(value) is not setting.type:
         raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")
     if rules["choices"] and value not in rules["choices"]:
@@ -99,14 +92,7 @@ _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number",
 
 
 def read_project_config(path: Path = PROJECT_FILE, needed: tuple[str, ...] = ()) -> dict[str, Value]:
-    """The table [tool.flwr.app.config] of a pyproject.toml, in which the defaults of all settings are.
-
-    Args:
-        needed: names that the table must have.
-
-    Raises:
-        SettingsError: the file, the table or one of these names is missing.
-    """
+    """The table [tool.flwr.app.config] of a pyproject.toml, with the defaults of all settings, at least the needed."""
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
     except OSError as error:

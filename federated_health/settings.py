@@ -2,32 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from federated_health import setting_fields as limits
 from federated_health.data.tasks import TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import (
-    MAX_CLIP,
-    MAX_EPSILON,
-    MAX_STEPS,
-    MAX_WAIT,
-    MIN_CLIP,
-    MIN_DELTA,
-    MIN_EPSILON,
-    MIN_RATE,
-    PROJECT_FILE,
-    Value,
-    check,
-    flag_of,
-    is_whole_for,
-    read_project_config,
-    setting,
-)
+from federated_health.setting_fields import PROJECT_FILE, Value, check, coerce, flag_of, read_project_config, setting
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -40,9 +25,12 @@ OPERATIONAL = frozenset(
 MIN_ENCRYPTED_HOSPITALS = 3
 """Smallest number of hospitals in a sum that each of them decrypts: of two, each could subtract its own part."""
 
-RUN, TRAINING, AVERAGING = "the run", "training at the hospitals", "averaging at the server"
-PRIVACY, CONNECTION, RESULTS = "privacy", "connection", "results"
-"""Groups of settings, by which --help orders them."""
+_of_run = partial(setting, "the run")
+_of_training = partial(setting, "training at the hospitals")
+_of_averaging = partial(setting, "averaging at the server")
+_of_privacy = partial(setting, "privacy")
+_of_connection = partial(setting, "connection")
+_of_results = partial(setting, "results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,41 +41,38 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
-    task: str = setting(RUN, "what is predicted; every hospital must have the same", choices=tuple(TASKS))
-    hospitals: int = setting(RUN, "hospitals to wait for before the first round", unit="N", minimum=1)
-    min_hospitals: int = setting(
-        RUN,
+    task: str = _of_run("what is predicted; every hospital must have the same", choices=tuple(TASKS))
+    hospitals: int = _of_run("hospitals to wait for before the first round", unit="N", minimum=1)
+    min_hospitals: int = _of_run(
         "updates that a round needs: with fewer it is repeated and not averaged; 0 for more than half of --hospitals",
         unit="N",
         minimum=0,
     )
-    rounds: int = setting(
-        RUN, "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
+    rounds: int = _of_run(
+        "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
     )
-    local_epochs: int = setting(
-        TRAINING, "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
+    local_epochs: int = _of_training(
+        "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
     )
-    batch_size: int = setting(
-        TRAINING, "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
+    batch_size: int = _of_training(
+        "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
     )
-    learning_rate: float = setting(
-        TRAINING, "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
+    learning_rate: float = _of_training(
+        "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
     )
-    l2: float = setting(
-        TRAINING, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+    l2: float = _of_training(
+        "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
     )
-    model: str = setting(
-        TRAINING, "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
+    model: str = _of_training(
+        "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
     )
-    strategy: str = setting(
-        AVERAGING,
+    strategy: str = _of_averaging(
         "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
         "docs/settings.md says what the others do",
         choices=tuple(STRATEGIES),
         unit="NAME",
     )
-    strategy_args: str = setting(
-        AVERAGING,
+    strategy_args: str = _of_averaging(
         "parameters of --strategy, NAME=VALUE between commas; those not given have their defaults: "
         + "; ".join(
             f"{name}: {write_arguments(read_arguments(name, ''))}"
@@ -96,92 +81,78 @@ class Settings:
         ),
         unit="ARGS",
     )
-    appraisal: bool = setting(
-        RUN, "at the end each hospital reports what it gains by joining, and how much each column matters"
+    appraisal: bool = _of_run(
+        "at the end each hospital reports what it gains by joining, and how much each column matters"
     )
-    seed: int = setting(
-        RUN,
+    seed: int = _of_run(
         "seed of initial weights and batches: the same seed gives the same model; hospitals' splits ignore it",
         unit="SEED",
         minimum=0,
     )
-    max_update_norm: float = setting(
-        AVERAGING,
+    max_update_norm: float = _of_averaging(
         "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none, otherwise "
         "at least 1",
         unit="TIMES",
         minimum=0,
     )
-    encrypt: bool = setting(
-        PRIVACY,
-        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals",
+    encrypt: bool = _of_privacy(
+        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals"
     )
-    dp_epsilon: float = setting(
-        PRIVACY,
+    dp_epsilon: float = _of_privacy(
         "differential privacy of every training patient over the whole run; smaller is more private and noisier; 0 for "
-        f"none, otherwise at least {MIN_EPSILON:g}",
+        f"none, otherwise at least {limits.MIN_EPSILON:g}",
         unit="EPSILON",
         minimum=0,
-        maximum=MAX_EPSILON,
+        maximum=limits.MAX_EPSILON,
     )
-    dp_delta: float = setting(
-        PRIVACY,
+    dp_delta: float = _of_privacy(
         "probability with which --dp-epsilon may not hold; must be below 1 / a hospital's training rows",
         unit="DELTA",
-        minimum=MIN_DELTA,
+        minimum=limits.MIN_DELTA,
         maximum=0.5,
     )
-    dp_clip: float = setting(
-        PRIVACY,
+    dp_clip: float = _of_privacy(
         "with --dp-epsilon: L2 norm to which each patient's gradient is clipped",
         unit="NORM",
-        minimum=MIN_CLIP,
-        maximum=MAX_CLIP,
+        minimum=limits.MIN_CLIP,
+        maximum=limits.MAX_CLIP,
     )
-    dp_sampling_rate: float = setting(
-        PRIVACY,
+    dp_sampling_rate: float = _of_privacy(
         "with --dp-epsilon: probability of each patient to be in a step",
         unit="CHANCE",
-        minimum=MIN_RATE,
+        minimum=limits.MIN_RATE,
         maximum=1,
     )
-    dp_steps: int = setting(
-        PRIVACY,
-        "with --dp-epsilon: steps of local training in a round, in place of --local-epochs",
-        unit="N",
-        minimum=1,
+    dp_steps: int = _of_privacy(
+        "with --dp-epsilon: steps of local training in a round, in place of --local-epochs", unit="N", minimum=1
     )
-    dp_learning_rate: float = setting(
-        PRIVACY, "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
+    dp_learning_rate: float = _of_privacy(
+        "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
     )
-    dp_spare_rounds: int = setting(
-        PRIVACY, "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
+    dp_spare_rounds: int = _of_privacy(
+        "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
     )
-    address: str = setting(CONNECTION, "where the server listens", unit="HOST:PORT")
-    tls: str = setting(
-        CONNECTION,
+    address: str = _of_connection("where the server listens", unit="HOST:PORT")
+    tls: str = _of_connection(
         "folder of the server's key and certificate, which `python -m federated_health certificates` makes; without it "
         "messages are not encrypted and peers are not authenticated",
         unit="DIR",
     )
-    wait: float = setting(
-        CONNECTION,
+    wait: float = _of_connection(
         "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
         unit="SECONDS",
         above=0,
-        maximum=MAX_WAIT,
+        maximum=limits.MAX_WAIT,
     )
-    round_timeout: float = setting(
-        CONNECTION, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
+    round_timeout: float = _of_connection(
+        "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
     )
-    out: str = setting(RESULTS, "folder of the run's results; without it runs/ and the date", unit="DIR")
-    resume: str = setting(
-        RESULTS, "folder of an interrupted run, which resumes after its last completed round", unit="DIR"
-    )
-    force: bool = setting(RESULTS, "overwrite the results of an earlier run in --out")
-    insecure: bool = setting(CONNECTION, "allow an --address beyond this machine without --tls")
-    verbose: bool = setting(RESULTS, "show debug messages, and the logs of Flower and TensorFlow")
-    data: str = setting(RESULTS, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
+    out: str = _of_results("folder of the run's results; without it runs/ and the date", unit="DIR")
+    resume: str = _of_results("folder of an interrupted run, which resumes after its last completed round", unit="DIR")
+    force: bool = _of_results("overwrite the results of an earlier run in --out")
+    insecure: bool = _of_connection("allow an --address beyond this machine without --tls")
+    verbose: bool = _of_results("show debug messages, and the logs of Flower and TensorFlow")
+    data: str = _of_results("simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -196,24 +167,23 @@ class Settings:
             self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if 0 < self.dp_epsilon < MIN_EPSILON:
-            raise SettingsError(f"dp-epsilon: expected 0 or at least {MIN_EPSILON:g}, got {self.dp_epsilon!r}")
+        if 0 < self.dp_epsilon < limits.MIN_EPSILON:
+            raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
-        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > MAX_STEPS:
-            raise SettingsError(f"dp-steps: expected at most {MAX_STEPS} in all rounds together, spare ones included")
+        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
+            raise SettingsError(
+                f"dp-steps: expected at most {limits.MAX_STEPS} in all rounds together, spare ones included"
+            )
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: a run that is resumed goes on in its own folder")
 
     def _check_encryption(self) -> None:
-        least = (
-            f"expected at least {MIN_ENCRYPTED_HOSPITALS} with --encrypt: of a sum of two each learns the other's "
-            "update"
-        )
-        if self.hospitals < MIN_ENCRYPTED_HOSPITALS:
-            raise SettingsError(f"hospitals: {least}, got {self.hospitals}")
-        if 0 < self.min_hospitals < MIN_ENCRYPTED_HOSPITALS:
-            raise SettingsError(f"min-hospitals: {least}, got {self.min_hospitals}")
+        least = MIN_ENCRYPTED_HOSPITALS
+        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or least)):
+            if number < least:
+                why = "of a sum of two each learns the other's update"
+                raise SettingsError(f"{name}: expected at least {least} with --encrypt: {why}, got {number}")
         if not STRATEGIES[self.strategy].is_mean:
             means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
             raise SettingsError(
@@ -221,31 +191,16 @@ class Settings:
             )
 
     def check_given(self, flags: Iterable[str]) -> None:
-        """Refuse flags of differential privacy without --dp-epsilon, since their user expects patients to be protected.
-
-        Args:
-            flags: names of the flags that the user gave.
-
-        Raises:
-            SettingsError: there is such a flag.
-        """
+        """Raise SettingsError for flags of differential privacy that do nothing for lack of --dp-epsilon."""
         of_privacy = [flag for flag in flags if flag.startswith("dp-") and flag != "dp-epsilon"]
         if of_privacy and not self.dp_epsilon:
             raise SettingsError(f"{', '.join(of_privacy)}: nothing is private without --dp-epsilon, which is 0")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
-        """Settings from names with dashes, such as Flower's run config.
-
-        Raises:
-            SettingsError: a name is unknown or missing, or a value is not allowed.
-        """
-        known = {flag_of(one): one for one in fields(cls)}
+        """Settings from names with dashes, such as Flower's run config; unknown and missing names are errors, too."""
         _check_names(config)
-        values: dict[str, Any] = {
-            one.name: float(config[flag]) if is_whole_for(one, config[flag]) else config[flag]
-            for flag, one in known.items()
-        }
+        values: dict[str, Any] = {one.name: coerce(one, config[flag_of(one)]) for one in fields(cls)}
         return cls(**values)
 
     @cached_property
@@ -257,22 +212,13 @@ class Settings:
         return read_arguments(self.strategy, self.strategy_args)
 
     def privacy_plan(self, run: str) -> "PrivacyPlan | None":
-        """The privacy plan of a run with these settings; None without differential privacy.
-
-        Args:
-            run: identifier of the run.
-        """
+        """The privacy plan of a run of this identifier; None without differential privacy."""
         if not self.dp_epsilon:
             return None
+        names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "learning_rate")
+        chosen = {name: getattr(self, f"dp_{name}") for name in names}
         plan: PrivacyPlan = load_privacy_plan().PrivacyPlan(
-            epsilon=self.dp_epsilon,
-            delta=self.dp_delta,
-            clip=self.dp_clip,
-            sampling_rate=self.dp_sampling_rate,
-            steps=self.dp_steps,
-            learning_rate=self.dp_learning_rate,
-            rounds=self.rounds + self.dp_spare_rounds,
-            run=run,
+            **chosen, rounds=self.rounds + self.dp_spare_rounds, run=run
         )
         return plan
 
@@ -301,11 +247,7 @@ class Settings:
 
 
 def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
-    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other.
-
-    Raises:
-        SettingsError: the file or the table is missing, or a name in it is unknown or missing.
-    """
+    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other."""
     defaults = read_project_config(path)
     _check_names(defaults)
     return defaults

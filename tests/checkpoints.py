@@ -15,8 +15,7 @@ from federated_health.messages.content import Registration
 from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.server.checkpoint import Checkpoint
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import Checkpoint, CheckpointFolder
 
 NAMES = ("cleveland", "va-long-beach")
 

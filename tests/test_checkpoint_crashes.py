@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.errors import CheckpointError
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from tests.checkpoints import checkpoint_of, parts_of, save_and_die, save_without_end
 from tests.conftest import PROJECT
 
@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from federated_health.errors import CheckpointError
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from tests.checkpoints import checkpoint_of, parts_of
 
 def save_until_refused(given):

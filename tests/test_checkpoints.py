@@ -21,13 +21,13 @@ from hypothesis.extra import numpy as arrays
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError, RunError
 from federated_health.server.checkpoint import (
+    CheckpointFolder,
     DamagedCheckpointError,
     Position,
     check_settings,
     read_checkpoint,
     write_checkpoint,
 )
-from federated_health.server.checkpoint_folder import CheckpointFolder
 from federated_health.settings import Settings, read_defaults
 from tests.checkpoints import checkpoint_of, parts_of
 
@@ -272,12 +272,6 @@ def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r": holds no checkpoint$"):
         CheckpointFolder(tmp_path / name).load()
     assert names_in(tmp_path) == []
-
-
-def test_where_there_is_no_run_the_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        CheckpointFolder(tmp_path / "nowhere" / "checkpoints").load()
-    assert str(caught.value) == f"{tmp_path / 'nowhere'}: is not there, so there is no run to resume"
 
 
 @pytest.fixture
@@ -651,7 +645,7 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line(
 ) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
     with monkeypatch.context() as patch:
-        patch.setattr("federated_health.server.checkpoint_folder.sync_folder", lambda _: os.fsync(0))
+        patch.setattr("federated_health.server.checkpoint.sync_folder", lambda _: os.fsync(0))
         patch.setattr(os, "fsync", lambda _: None)
         FAULTS[fault](patch)
         with pytest.raises(CheckpointError, match="the checkpoint of round 1 cannot be written"):

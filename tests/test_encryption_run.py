@@ -30,7 +30,7 @@ from federated_health.names import node_id_of
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.security.authority import make_demo_identities
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

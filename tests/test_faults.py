@@ -19,7 +19,7 @@ from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.server import participants, run
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport import backoff
@@ -373,7 +373,7 @@ def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> PlainRun:
     first = PlainRun(grid, chosen)
     first.gather()
     next(first.rounds())
-    first.problems.count_rejected("b", "a reason")
+    first.problems.count("b", "a reason")
     second = PlainRun(grid, chosen)
     second.resume(first.checkpoint())
     return second

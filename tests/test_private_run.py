@@ -24,7 +24,7 @@ from federated_health.ml.networks import Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import ALLOWED_EPSILON, node_id_of
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

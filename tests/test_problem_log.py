@@ -10,11 +10,11 @@ LOST = "its connection was lost, or it sent more than 2 MiB at once"
 def problems() -> ProblemLog:
     one = ProblemLog()
     for _ in range(3):
-        one.count_rejected("b", "its weights are not all finite")
-    one.count_rejected("b", "its loss is out of range")
-    one.count_unanswered("a", LOST)
-    one.count_absent(["b", "c"])
-    one.count_absent(["c"])
+        one.count("b", "its weights are not all finite")
+    one.count("b", "its loss is out of range")
+    one.count("a", LOST, has_answered=False)
+    one.absent.update(["b", "c"])
+    one.absent.update(["c"])
     one.repeated_rounds = 2
     one.resumed_after += [0, 7]
     return one
@@ -32,16 +32,16 @@ def test_counts_are_ordered_by_name() -> None:
 
 def test_counts_continue_after_json() -> None:
     other = ProblemLog()
-    other.count_absent(["z"])
+    other.absent.update(["z"])
     other.restore(json.loads(json.dumps(problems().to_json())))
     assert other.to_json() == problems().to_json()
     content = problems().to_json()
     other.restore(content)
     other.resumed_after.append(9)
     assert content["resumed_after"] == [0, 7]
-    other.count_rejected("b", "its loss is out of range")
-    other.count_unanswered("b", "its connection was lost")
-    other.count_absent(["b"])
+    other.count("b", "its loss is out of range")
+    other.count("b", "its connection was lost", has_answered=False)
+    other.absent.update(["b"])
     assert other.to_json()["rejected"]["b"]["its loss is out of range"] == 2
     assert other.to_json()["unanswered"]["b"] == {"its connection was lost": 1}
     assert other.to_json()["absent"]["b"] == 2
@@ -50,8 +50,8 @@ def test_counts_continue_after_json() -> None:
 def test_a_hospital_s_own_words_cannot_fill_the_file() -> None:
     one = ProblemLog()
     for number in range(1000):
-        one.count_unanswered("a", f"reason {number}")
-    one.count_unanswered("a", "reason 3")
+        one.count("a", f"reason {number}", has_answered=False)
+    one.count("a", "reason 3", has_answered=False)
     reasons = one.to_json()["unanswered"]["a"]
     assert len(reasons) == MAX_REASONS + 1
     assert reasons[OTHER_REASONS] == 1000 - MAX_REASONS

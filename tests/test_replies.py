@@ -8,7 +8,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.server.history import ProblemLog
-from federated_health.server.replies import RejectedReply, ReplyCollector, find_outsized, validate_replies
+from federated_health.server.replies import ReplyCollector, find_outsized
 from federated_health.transport.interface import Incident
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.usefixtures("server_identity")
 
 
 def test_accepted_replies_are_in_order_of_name_with_what_was_read() -> None:
-    accepted, rejected = accept(updates())
+    accepted, problems = accept(updates())
 
     assert [one.hospital for one in accepted] == ["cleveland", "hungary", "switzerland", "va-long-beach"]
     assert [one.content.examples for one in accepted] == [227, 220, 92, 150]
     assert [NAMES[one.message.metadata.src_node_id] for one in accepted] == [one.hospital for one in accepted]
-    assert rejected == []
+    assert (problems.rejected, problems.unanswered) == ({}, {})
 
 
 def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> None:
@@ -36,22 +36,24 @@ def test_error_replies_and_malformed_ones_are_rejected_by_name_and_reason() -> N
         reply(98, RecordDict()),
     ]
 
-    accepted, rejected = accept(replies)
+    accepted, problems = accept(replies)
 
     assert [one.hospital for one in accepted] == ["cleveland"]
-    assert rejected == [
-        RejectedReply("hungary", "its num-examples is not a whole number of at least 1"),
-        RejectedReply("node 98", "its reply does not hold exactly one set of weights"),
-        RejectedReply("node 99", "who am I", has_answered=False),
-        RejectedReply("switzerland", "it gave no reason", has_answered=False),
-        RejectedReply("va-long-beach", "it did not answer within 600 s", has_answered=False),
-    ]
+    assert problems.rejected == {
+        "hungary": {"its num-examples is not a whole number of at least 1": 1},
+        "node 98": {"its reply does not hold exactly one set of weights": 1},
+    }
+    assert problems.unanswered == {
+        "node 99": {"who am I": 1},
+        "switzerland": {"it gave no reason": 1},
+        "va-long-beach": {"it did not answer within 600 s": 1},
+    }
 
 
 def test_a_stranger_s_reason_is_shown_on_one_line_and_not_at_any_length() -> None:
-    _, rejected = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
+    _, problems = accept([error_reply(13, "no\n\x1b[31mround 3 \u202edone" + "!" * 1000)])
 
-    assert rejected == [RejectedReply("va-long-beach", "no??[31mround 3 ?done" + "!" * 179, has_answered=False)]
+    assert problems.unanswered == {"va-long-beach": {"no??[31mround 3 ?done" + "!" * 179: 1}}
 
 
 def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
@@ -62,9 +64,9 @@ def test_each_reply_is_read_as_that_of_the_hospital_which_sent_it() -> None:
         return f"read from {node}"
 
     replies = [reply(13, update_of("va-long-beach")), error_reply(14, "gone"), reply(12, update_of("cleveland"))]
-    accepted, _ = validate_replies(replies, NAMES, read)
+    accepted, _ = accept(replies, read)
 
-    assert seen == [(13, replies[0].content), (12, replies[2].content)]
+    assert seen == [(12, replies[2].content), (13, replies[0].content)]
     assert [one.content for one in accepted] == ["read from 12", "read from 13"]
 
 
@@ -72,16 +74,17 @@ def test_a_hospital_that_claims_another_s_rows_is_rejected() -> None:
     content = update_of("hungary")
     content.metric_records["metrics"]["num-examples"] = ROWS["cleveland"]
 
-    accepted, rejected = accept([reply(12, update_of("cleveland")), reply(11, content)])
+    accepted, problems = accept([reply(12, update_of("cleveland")), reply(11, content)])
 
     assert [one.hospital for one in accepted] == ["cleveland"]
-    assert rejected == [
-        RejectedReply("hungary", "its num-examples is not the number of training rows that it registered")
-    ]
+    assert problems.rejected == {
+        "hungary": {"its num-examples is not the number of training rows that it registered": 1}
+    }
 
 
 def test_no_replies_are_none() -> None:
-    assert accept([]) == ([], [])
+    accepted, problems = accept([])
+    assert (accepted, problems.rejected, problems.unanswered) == ([], {}, {})
 
 
 class Answering:
@@ -96,9 +99,6 @@ class Answering:
         self.timeouts: list[float | None] = []
 
     def names(self) -> dict[int, str]:
-        return {}
-
-    def processes(self) -> dict[int, str]:
         return {}
 
     def take_incidents(self) -> list[Incident]:

@@ -108,9 +108,9 @@ def test_problems_are_listed_and_beyond_a_limit_counted() -> None:
         return blocks(section(page, "Participants"), Bullets)
 
     assert problems() == []
-    federation.problems.count_absent(["b"])
+    federation.problems.absent.update(["b"])
     assert problems() == [Bullets(items=("b: 1 round without it",))]
-    federation.problems.count_absent(f"h{number:03}" for number in range(200))
+    federation.problems.absent.update(f"h{number:03}" for number in range(200))
     (bullets,) = problems()
     assert len(bullets.items) == MAX_ROWS + 1
     assert bullets.items[-1] == f"and {201 - MAX_ROWS} more lines, in metrics.json"

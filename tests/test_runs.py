@@ -20,7 +20,7 @@ from federated_health.report import run_files, run_page, saved_model
 from federated_health.report.page import Page
 from federated_health.report.run_files import write_report
 from federated_health.server import run_folder
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
 from federated_health.setting_fields import Value

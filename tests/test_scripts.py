@@ -43,7 +43,7 @@ from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import free_port
 from federated_health.security.authority import make_demo_identities
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport

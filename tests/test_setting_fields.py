@@ -1,11 +1,12 @@
 """Rules of a setting: the words for a range say what the check does."""
 
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
+from typing import Any
 
 import pytest
 
 from federated_health.errors import SettingsError
-from federated_health.setting_fields import LARGEST, check, flag_of, is_whole_for, plain, setting
+from federated_health.setting_fields import LARGEST, Value, check, coerce, flag_of, plain, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,6 @@ def test_another_word_than_a_choice_is_told() -> None:
 
 
 def test_a_whole_number_will_do_for_a_number_and_not_otherwise() -> None:
-    assert is_whole_for(STEP_SIZE, 3)
-    assert not is_whole_for(STEP_SIZE, True)
-    assert not is_whole_for(STEP_SIZE, LARGEST + 1)
-    assert not is_whole_for(ROUNDS, 3)
+    assert type(coerce(STEP_SIZE, 3)) is float
+    given: list[tuple[Field[Any], Value]] = [(STEP_SIZE, True), (STEP_SIZE, LARGEST + 1), (ROUNDS, 3)]
+    assert all(coerce(field, value) is value for field, value in given)

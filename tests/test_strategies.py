@@ -23,10 +23,10 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.server import strategies
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder, State
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.replies import AcceptedReply, NodeSample, RejectedReply, validate_replies
-from federated_health.server.strategies import KEPT, State, make_strategy, read_state, write_state
+from federated_health.server.replies import grid_of
+from federated_health.server.strategies import KEPT, make_strategy, read_state, write_state
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -50,7 +50,7 @@ def built(strategy: str, text: str = "", learning_rate: float = 0.05) -> Strateg
 def average(strategy: str, replies: list[Message]) -> Weights:
     accepted, _ = accept(replies)
     chosen = built(strategy)
-    chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), NodeSample([11]).as_grid())
+    chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), grid_of([11]))
     arrays, _ = chosen.aggregate_train(1, [one.message for one in accepted])
     assert arrays is not None
     return {name: arrays[name].numpy() for name in SHAPES}
@@ -100,7 +100,7 @@ def test_what_is_rejected_does_not_reach_the_average() -> None:
 
 
 def test_no_replies_give_no_average() -> None:
-    assert accept([]) == ([], [])
+    assert accept([])[0] == []
     assert built("fedavg").aggregate_train(1, [])[0] is None
 
 
@@ -116,8 +116,10 @@ def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
 
     others = average(strategy, updates()[1:])
     assert all(averaged[name].tobytes() == others[name].tobytes() for name in SHAPES)
-    assert accept(updates()[1:])[1] == []
-    assert accept(replies[:1]) == ([], [RejectedReply("hungary", "its metrics are not: num-examples, train-loss")])
+    assert accept(updates()[1:])[1].rejected == {}
+    accepted, problems = accept(replies[:1])
+    assert accepted == []
+    assert problems.rejected == {"hungary": {"its metrics are not: num-examples, train-loss": 1}}
 
 
 def evaluation(node: int, counts: Counts, **more: float) -> Message:
@@ -127,17 +129,16 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
     return reply(node, content, "evaluate")
 
 
-def accept_evaluations(
-    replies: list[Message], declared: dict[int, int]
-) -> tuple[list[AcceptedReply[Evaluation]], list[RejectedReply]]:
-    return validate_replies(replies, NAMES, lambda node, content: Evaluation.from_content(content, declared[node]))
+def read_evaluation(declared: Mapping[int, int], node: int, content: RecordDict) -> Evaluation:
+    return Evaluation.from_content(content, declared[node])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
     large = Counts(true_positives=60, true_negatives=30, false_positives=10, loss_sum=40.0, squared_error_sum=12.5)
     small = Counts(false_negatives=10, loss_sum=30.0, squared_error_sum=7.5)
-    accepted, _ = accept_evaluations([evaluation(11, large), evaluation(12, small)], {11: 100, 12: 10})
+    replies = [evaluation(11, large), evaluation(12, small)]
+    accepted, _ = accept(replies, partial(read_evaluation, {11: 100, 12: 10}))
 
     metrics = built(strategy).aggregate_evaluate(1, [one.message for one in accepted])
 
@@ -154,11 +155,11 @@ def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
 
 def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() -> None:
     replies = [evaluation(11, Counts(true_positives=5), roc_auc=0.5), evaluation(12, Counts(true_negatives=5))]
-    accepted, rejected = accept_evaluations(replies, {11: 5, 12: 5})
+    accepted, problems = accept(replies, partial(read_evaluation, {11: 5, 12: 5}))
 
     metrics = built("fedavg").aggregate_evaluate(1, [one.message for one in accepted])
 
-    assert [one.hospital for one in rejected] == ["hungary"]
+    assert list(problems.rejected) == ["hungary"]
     assert metrics is not None
     assert (metrics["true_positives"], metrics["true_negatives"]) == (0, 5)
 
@@ -167,7 +168,7 @@ def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() ->
 @pytest.mark.parametrize("nodes", [[11], [11, 12, 13, 14]])
 def test_all_participants_and_nobody_else_are_asked(strategy: str, nodes: list[int]) -> None:
     content = update_of("cleveland")
-    grid = NodeSample(nodes).as_grid()
+    grid = grid_of(nodes)
     chosen = built(strategy)
 
     for configure in (chosen.configure_train, chosen.configure_evaluate):
@@ -236,8 +237,8 @@ def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 
         for node, one, count, loss in zip(nodes, sent_after(weights, moves), rows, losses, strict=True)
     ]
     declared = dict(zip(nodes, rows, strict=True))
-    accepted, rejected = validate_replies(replies, nodes, partial(read_update, declared))
-    assert rejected == []
+    accepted, problems = accept(replies, partial(read_update, declared), nodes)
+    assert problems.rejected == {}
     arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
     assert arrays is not None
     assert list(arrays) == list(SHAPES)
@@ -247,7 +248,7 @@ def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 
 
 
 def configure(chosen: Strategy, number: int, weights: Weights, nodes: Iterable[int]) -> None:
-    chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), NodeSample(nodes).as_grid())
+    chosen.configure_train(number, weights_to_record(weights), ConfigRecord(), grid_of(list(nodes)))
 
 
 def by_rows(_weights: Exact, updates: Exact, rows: Exact, *_: object) -> Any:
@@ -406,7 +407,7 @@ def test_one_liar_of_seven_does_not_move_the_weights_beyond_the_others(strategy:
         for node, weights in sent.items()
     ]
     declared = {**dict.fromkeys(names, 50), 103: 10**6}
-    accepted, _ = validate_replies(replies, names, partial(read_update, declared))
+    accepted, _ = accept(replies, partial(read_update, declared), names)
     liars = "num-malicious-nodes=1" if "krum" in strategy or strategy == "bulyan" else ""
 
     arrays, _ = built(strategy, liars).aggregate_train(1, [one.message for one in accepted])
@@ -422,7 +423,7 @@ def test_fedprox_tells_hospitals_its_mu() -> None:
     config = ConfigRecord()
     weights = weights_to_record(weights_of("start"))
 
-    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, NodeSample([7]).as_grid()))
+    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, grid_of([7])))
 
     assert asked[0].content.config_records["config"]["proximal-mu"] == 0.25
 

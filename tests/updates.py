@@ -1,11 +1,16 @@
 """Replies of four hospitals whose weights are drawn by name, and a reader for them."""
 
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 from flwr.app import Error, Message, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
-from federated_health.server.replies import AcceptedReply, RejectedReply, validate_replies
+from federated_health.server.history import ProblemLog
+from federated_health.server.replies import AcceptedReply, ReplyCollector
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
 ROWS = {"cleveland": 227, "hungary": 220, "switzerland": 92, "va-long-beach": 150}
@@ -33,8 +38,14 @@ def updates() -> list[Message]:
     return [reply(node, update_of(name)) for node, name in NAMES.items()]
 
 
-def accept(replies: list[Message]) -> tuple[list[AcceptedReply[Update]], list[RejectedReply]]:
-    def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
+def read_update(node: int, content: RecordDict) -> Update:
+    return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
 
-    return validate_replies(replies, NAMES, read)
+
+def accept(
+    replies: list[Message], read: Callable[[int, RecordDict], Any] = read_update, names: Mapping[int, str] = NAMES
+) -> tuple[list[AcceptedReply[Any]], ProblemLog]:
+    """The valid replies, and the others by hospital and reason."""
+    problems = ProblemLog()
+    transport: Any = SimpleNamespace(names=dict)
+    return ReplyCollector(transport, 7.5, problems).accept(replies, names, read), problems

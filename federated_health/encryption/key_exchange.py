@@ -11,7 +11,7 @@ from federated_health.encryption import messages
 from federated_health.encryption.messages import COLUMN_SUMS, ENVELOPES, KEY_ID, MAKE, PATIENTS, RUN, KeyReply
 from federated_health.messages.content import CONFIG
 from federated_health.messages.records import MalformedMessageError
-from federated_health.server.replies import AcceptedReply, RejectedReply
+from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class KeyExchange:
                 envelopes = dict(zip(batch, reply.content.envelopes, strict=True))
                 for node in [node for node, envelope in envelopes.items() if not envelope]:
                     reason = f"{reply.hospital} does not trust its certificate with the run's key"
-                    self._run.collector.reject(RejectedReply(self._run.participants.names()[node], reason))
+                    self._run.collector.reject(self._run.participants.names()[node], reason)
                     del envelopes[node]
                 contents = {node: self._content([envelopes[node]], **{KEY_ID: self.key_id}) for node in envelopes}
                 self._deliver(contents, self._with_key)

@@ -15,13 +15,13 @@ from federated_health.encryption.ckks import SLOTS, Adder, EncryptedVector
 from federated_health.encryption.key_exchange import KeyExchange
 from federated_health.encryption.messages import KeyReply, read_vector
 from federated_health.errors import CheckpointError, RunError, SettingsError
-from federated_health.messages.content import CONFIG, ROUND, TrainConfig, Update
-from federated_health.ml.networks import weight_shapes
+from federated_health.messages.content import CONFIG, ROUND, Update
+from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import PROXIMAL_MU
-from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import summarise_round
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
@@ -31,9 +31,6 @@ from federated_health.transport.interface import Transport
 Chunks = list[bytes]
 VectorReplies = list[AcceptedReply[EncryptedVector]]
 Reader = Callable[[int, RecordDict], EncryptedVector]
-
-UNKNOWN = Normalisation(mean=(), variance=())
-"""Placeholder in the train config: only the hospitals know the normalisation."""
 
 
 class EncryptedRun(FederatedRun):
@@ -53,6 +50,7 @@ class EncryptedRun(FederatedRun):
                 "and with it the only one that could keep the model"
             )
         super().__init__(transport, settings)
+        self.normalisation = Normalisation(mean=(), variance=())  # only the hospitals know it
         self._adder = Adder()
         self._keys = KeyExchange(self)
         self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
@@ -128,25 +126,15 @@ class EncryptedRun(FederatedRun):
         blocks = {name: chunks for name, chunks in self._sums.items() if name != messages.COLUMN_SUMS}
         return self._content({**sums, **blocks}, {messages.RUN_FACTS: json.dumps(facts)})
 
-    def checkpoint(self) -> Checkpoint:
+    def _state(self) -> tuple[Weights, State]:
         arrays = {f"{name}/{key}": array for name in self._sums for key, array in _to_arrays(self._sums[name]).items()}
-        return Checkpoint(
-            run=self.run_id,
-            round_number=len(self.history),
-            settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
-            weights=_to_arrays(self._average),  # bytes of ciphertexts instead of weights
-            strategy_state={
-                "key": np.frombuffer(self._keys.key_id.encode(), np.uint8),
-                **arrays,
-                "scale": np.array(self._scale),
-                "patients": np.array(self._patients),
-            },
-            normalisation=UNKNOWN,
-            registrations=tuple(each for _, each in sorted(self.registrations.items())),
-            problems=self.problems.to_json(),
-            history=self.history,
-        )
+        state = {
+            "key": np.frombuffer(self._keys.key_id.encode(), np.uint8),
+            **arrays,
+            "scale": np.array(self._scale),
+            "patients": np.array(self._patients),
+        }
+        return _to_arrays(self._average), state  # bytes of ciphertexts instead of weights
 
     def resume(self, checkpoint: Checkpoint) -> None:
         state = dict(checkpoint.strategy_state)
@@ -158,11 +146,7 @@ class EncryptedRun(FederatedRun):
         self._average = [array.tobytes() for array in checkpoint.weights.values()]
         for key, array in state.items():
             self._sums.setdefault(key.partition("/")[0], []).append(array.tobytes())
-        self._restore(checkpoint)
-
-    def train_config(self) -> TrainConfig:
-        """The config sent to hospitals; they know the normalisation and the threshold themselves."""
-        return self._make_train_config(UNKNOWN)
+        super().resume(checkpoint)
 
     def _ask_for_updates(self, number: int, nodes: list[int]) -> VectorReplies:
         """One attempt at a round, among those of the nodes that have the key.

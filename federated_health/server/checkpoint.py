@@ -1,15 +1,23 @@
-"""A checkpoint: everything that a run needs to resume, and its form as a file.
+"""Checkpoints: everything that a run needs to resume, as files in a folder.
 
-A file begins with a line of a magic word, the format's version and the SHA-256 of version and content; all versions
-share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. The rounds
-are not in it: they stand in a file of their own (see `checkpoint_folder`), of which the checkpoint names the position.
+The folder holds the newest two checkpoints, and one file with every completed round. At any moment, after kill -9 too,
+the newest whole checkpoint can be loaded; a torn one costs one round.
+
+A checkpoint begins with a line of a magic word, the format's version and the SHA-256 of version and content; all
+versions share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. Of
+the rounds it holds only the position in their file.
 """
 
 import hashlib
 import json
+import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +25,24 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import CheckpointError
+from federated_health.files import replace_file, sync_folder
 from federated_health.messages.content import Registration
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
-from federated_health.ml.rounds import Round
+from federated_health.ml.rounds import Round, read_round, write_round
 from federated_health.setting_fields import Value
 from federated_health.settings import OPERATIONAL
 
+logger = logging.getLogger(__name__)
+
+HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
+FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
+
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"2"
+
+State = Mapping[str, npt.NDArray[Any]]
+"""Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
 MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
 """Settings that may differ when a run resumes."""
@@ -51,14 +68,11 @@ class Checkpoint:
     """State of a run after a round.
 
     Attributes:
-        run: identifier of the run.
-        round_number: number of completed rounds.
         settings: from `Settings.to_config`.
         agreement: `Task.agreement`, the meaning of the columns.
         strategy_state: from `strategies.read_state`.
         registrations: ordered by name.
         problems: from `ProblemLog.to_json`.
-        history: every completed round.
     """
 
     run: str
@@ -66,33 +80,22 @@ class Checkpoint:
     settings: Mapping[str, Value]
     agreement: Mapping[str, str]
     weights: Weights
-    strategy_state: Mapping[str, npt.NDArray[Any]]
+    strategy_state: State
     normalisation: Normalisation
     registrations: tuple[Registration, ...]
     problems: Mapping[str, Any]
     history: Sequence[Round]
 
     def check_task(self, task: Task) -> None:
-        """Refuse another task, or one whose columns mean something else now.
-
-        Raises:
-            CheckpointError: names the first difference.
-        """
+        """Raise CheckpointError for another task, or one whose columns mean something else now."""
         if difference := find_difference(self.agreement, task.agreement, whose="checkpoint"):
             raise CheckpointError(difference)
 
 
 def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> None:
-    """Refuse settings that differ from the checkpoint's, apart from MAY_CHANGE.
-
-    Args:
-        given: all settings, or the flags that were given.
-
-    Raises:
-        CheckpointError: names each setting that differs.
-    """
+    """Raise CheckpointError if a given setting or flag differs from the checkpoint's, apart from MAY_CHANGE."""
     differing = [
-        f"{name} is {_quote(saved.get(name))} and not {_quote(value)}"
+        f"{name} is {json.dumps(saved[name]) if name in saved else 'not set'} and not {json.dumps(value)}"
         for name, value in given.items()
         if name not in MAY_CHANGE and saved.get(name) != value
     ]
@@ -101,22 +104,12 @@ def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> No
 
 
 def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
-    """The content of a checkpoint file.
-
-    Args:
-        position: where the last round ends in the history file.
-
-    Raises:
-        ValueError: the problems are not JSON, or an array holds objects.
-    """
-    registrations = checkpoint.registrations
+    """The content of a checkpoint file, whose last round ends at a position in the history file."""
+    sums = [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in checkpoint.registrations]
     arrays = {
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
         **{_STATE + name: array for name, array in checkpoint.strategy_state.items()},
-        _SUMS: np.array(
-            [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in registrations],
-            dtype=np.float64,
-        ),
+        _SUMS: np.array(sums, dtype=np.float64),
     }
     header = {
         "run": checkpoint.run,
@@ -126,7 +119,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "normalisation": {"mean": checkpoint.normalisation.mean, "variance": checkpoint.normalisation.variance},
         "introductions": [
             [registration.name, registration.train_examples, registration.test_examples]
-            for registration in registrations
+            for registration in checkpoint.registrations
         ],
         "tally": checkpoint.problems,
         "history": astuple(position),
@@ -143,23 +136,18 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
 def read_checkpoint(data: bytes) -> tuple[Checkpoint, Position]:
     """The inverse of `write_checkpoint`; the history is empty.
 
-    Raises:
-        DamagedCheckpointError: the bytes are not what was written.
-        CheckpointError: the file has another format version.
+    Raises DamagedCheckpointError, or CheckpointError where the format has another version.
     """
     first, _, body = data.partition(b"\n")
-    match first.split(b" "):
-        case [magic, version, digest] if magic == MAGIC:
-            pass
-        case _:
-            raise DamagedCheckpointError("it is not a checkpoint")
+    if first.count(b" ") != 2 or not first.startswith(MAGIC + b" "):
+        raise DamagedCheckpointError("it is not a checkpoint")
+    _, version, digest = first.split(b" ")
     if _digest(version, body) != digest:
         raise DamagedCheckpointError("it is cut off or altered")
     if version != VERSION:
-        theirs = version.decode("ascii", "replace")
         raise CheckpointError(
-            f"checkpoint format: expected version {VERSION.decode()}, got {theirs}; resume it with the "
-            "release of this program that wrote it"
+            f"checkpoint format: expected version {VERSION.decode()}, got {version.decode('ascii', 'replace')}; "
+            "resume it with the release of this program that wrote it"
         )
     try:
         return _read_body(BytesIO(body))
@@ -173,13 +161,8 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
     if content.read(1):
         raise ValueError("trailing bytes")
     registrations = [
-        Registration(
-            name=name,
-            train_examples=train_examples,
-            test_examples=test_examples,
-            sums=ColumnSums(**dict(zip(SUM_NAMES, sums, strict=True))),
-        )
-        for (name, train_examples, test_examples), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
+        Registration(name=name, train_examples=train, test_examples=test, sums=ColumnSums(*sums))
+        for (name, train, test), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
     ]
     checkpoint = Checkpoint(
         run=header["run"],
@@ -202,10 +185,139 @@ def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt
 
 def _digest(version: bytes, body: bytes) -> bytes:
     """SHA-256 of version and body: a file with an altered version is damaged, not of another version."""
-    digest = hashlib.sha256(version + b"\n")
-    digest.update(body)
-    return digest.hexdigest().encode()
+    return hashlib.sha256(version + b"\n" + body).hexdigest().encode()
 
 
-def _quote(value: Value | None) -> str:
-    return "not set" if value is None else json.dumps(value)
+class CheckpointFolder:
+    """The newest two checkpoints of one run, and a history file of a line per round; for one process at a time.
+
+    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there. The
+    cost of saving does not depend on the number of rounds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: list[Path] = []
+        # The end of the history file, as far as it belongs to a checkpoint, the hash up to there, and the last round.
+        self._end, self._hash = Position(0, 0, ""), hashlib.sha256()
+        self._last_round: tuple[Round, ...] = ()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint; it is on disk when this returns. The one before stays intact if this raises.
+
+        Raises:
+            CheckpointError: it cannot be written.
+            ValueError: its history does not continue the one before, or its content is not JSON and numbers.
+        """
+        path = self.path / f"round-{checkpoint.round_number:06}.checkpoint"
+        try:
+            if not self._kept:  # a new run
+                self.path.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.path.parent)
+                self._end, self._hash, self._last_round = Position(0, 0, ""), hashlib.sha256(), ()
+            content = write_checkpoint(checkpoint, self._append(checkpoint.history))
+            replace_file(path, content, partial_name=PARTIAL)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({_why(error)})"
+            ) from None
+        self._kept = [path, *(kept for kept in self._kept if kept != path)][:2]
+        with suppress(OSError):  # the next save removes it
+            for other in self._files():
+                if other not in self._kept:
+                    other.unlink()
+
+    def load(self) -> Checkpoint:
+        """The newest whole checkpoint, after which `save` continues; damaged ones are named in the log.
+
+        Raises:
+            CheckpointError: there is none, or the newest has another format version.
+        """
+        try:
+            files = self._files()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({_why(error)})") from None
+        for path in files:
+            try:
+                checkpoint, position = read_checkpoint(path.read_bytes())
+                if checkpoint.round_number != _number_in(path):
+                    raise DamagedCheckpointError("its round is not the one in its name")
+                rounds = self._read(position)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+            except DamagedCheckpointError as error:
+                logger.warning("%s is skipped: %s", path, error)
+            except OSError as error:
+                what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
+                logger.warning("%s is skipped: %s cannot be read (%s)", path, what, _why(error))
+            else:
+                self._kept = [path]
+                return replace(checkpoint, history=rounds)
+        raise CheckpointError(f"{self.path}: holds no checkpoint{' that is whole' if files else ''}")
+
+    def _append(self, history: Sequence[Round]) -> Position:
+        """Add the new rounds to the history file; they are on disk when this returns.
+
+        What is behind the last position belongs to no checkpoint, and is cut off.
+        """
+        rounds, size = self._end.rounds, self._end.size
+        if tuple(history[max(rounds - 1, 0) : rounds]) != self._last_round:
+            raise ValueError(f"the history does not continue round {rounds}")
+        lines = b"".join(map(write_round, history[rounds:]))
+        with (self.path / HISTORY).open("r+b" if size else "wb") as file:
+            if file.seek(0, os.SEEK_END) < size:
+                raise OSError(0, f"{HISTORY} was shortened")
+            file.seek(size)
+            file.truncate()
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._hash.update(lines)
+        self._last_round = tuple(history[-1:])
+        self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
+        return self._end
+
+    def _read(self, position: Position) -> tuple[Round, ...]:
+        """The rounds up to a position in the history file, after which `_append` continues."""
+        with (self.path / HISTORY).open("rb") as file:
+            data = file.read(position.size)
+        digest = hashlib.sha256(data)
+        if digest.hexdigest() != position.digest:
+            raise DamagedCheckpointError("its history is cut off or altered")
+        rounds = tuple(map(read_round, data.splitlines()))
+        self._end, self._hash, self._last_round = position, digest, rounds[-1:]
+        return rounds
+
+    def is_empty(self) -> bool:
+        """Whether there is no readable checkpoint file, whole or damaged."""
+        try:
+            return not self._files()
+        except OSError:
+            return True
+
+    def remove(self) -> None:
+        """Remove what `save` made, the newest checkpoint last, or raise CheckpointError."""
+        try:
+            for path in [self.path / PARTIAL, *reversed(self._files()), self.path / HISTORY]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be removed ({_why(error)})") from None
+        with suppress(OSError):  # it is not there, or holds other files
+            self.path.rmdir()
+        self._kept = []
+
+    def _files(self) -> list[Path]:
+        """Checkpoint files, the newest first; none where there is no folder."""
+        try:
+            files = [path for path in self.path.iterdir() if FILE_NAME.fullmatch(path.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(files, key=_number_in, reverse=True)
+
+
+def _number_in(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -1,7 +1,7 @@
 """Figures of a round and of a run, merged from what hospitals sent, and the problems of a run by hospital."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,23 +35,17 @@ def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[
 
 
 def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]) -> dict[str, Any]:
-    """`hospitals` and `federation` as in metrics.json.
-
-    Args:
-        evaluations: by hospital.
-        train_examples: number of training rows by hospital.
-    """
+    """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital."""
     hospitals = {
         name: figures_of(evaluation.counts, train_examples[name], evaluation.roc_auc)
         for name, evaluation in sorted(evaluations.items())
     }
     if not hospitals:
         return {"hospitals": {}, "federation": None}
-    cells = [
-        [part for part in parts if part is not None]
-        for parts in zip(*((one.positives, one.negatives) for one in evaluations.values()), strict=True)
-    ]
-    pooled = roc_auc_from_microaggregates(*map(np.concatenate, cells)) if all(cells) else None
+    positives = [part.positives for part in evaluations.values() if part.positives is not None]
+    negatives = [part.negatives for part in evaluations.values() if part.negatives is not None]
+    has_both = positives and negatives
+    pooled = roc_auc_from_microaggregates(np.concatenate(positives), np.concatenate(negatives)) if has_both else None
     within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
     federation = figures_of(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),
@@ -117,14 +111,10 @@ class ProblemLog:
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
 
-    def count_rejected(self, hospital: str, reason: str) -> None:
-        _count(self.rejected.setdefault(hospital, Counter()), reason)
-
-    def count_unanswered(self, hospital: str, reason: str) -> None:
-        _count(self.unanswered.setdefault(hospital, Counter()), reason)
-
-    def count_absent(self, hospitals: Iterable[str]) -> None:
-        self.absent.update(hospitals)
+    def count(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
+        """Count a reply that was rejected, or a message that was not answered."""
+        reasons = (self.rejected if has_answered else self.unanswered).setdefault(hospital, Counter())
+        reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1
 
     def to_json(self) -> dict[str, Any]:
         """The counts as in metrics.json, ordered by name."""
@@ -162,7 +152,7 @@ class ProblemLog:
         self.resumed_after = list(content["resumed_after"])
 
 
-def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
+def _list_reasons(reasons: Counter[str] | None, one: str, many: str) -> str:
     if not reasons:
         return ""
     counted = [f'"{reason}"{f" ({times})" if times > 1 else ""}' for reason, times in sorted(reasons.items())]
@@ -171,7 +161,3 @@ def _list_reasons(reasons: "Counter[str] | None", one: str, many: str) -> str:
 
 def _number(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
-
-
-def _count(reasons: "Counter[str]", reason: str) -> None:
-    reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1

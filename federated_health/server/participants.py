@@ -2,8 +2,11 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -11,26 +14,33 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
-from federated_health.server.replies import AcceptedReply, RejectedReply, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import Transport, is_unavailable
+from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
 
-Content = TypeVar("Content")
-
-LOG_INTERVAL = 15.0
-"""Seconds between log lines while the server waits."""
-
 POLL_INTERVAL = 0.1
 """Seconds between two looks at who is connected."""
 
 RETRY_INTERVAL = 1.0
 """Seconds before a process is asked again to register, after its connection broke."""
+
+
+@dataclass
+class _Node:
+    """What is known of a node whose process has not ended."""
+
+    process: str = ""  # token of the process, where the transport tells processes apart
+    entry: int = 0  # number of its registration among all
+    request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
+    next_request: float = 0.0  # time from which on it may be asked to register
+    has_answered: bool = False  # since it connected, also with a reply that was rejected
+    namesake: int | None = None  # node that has the name with which this one was rejected
 
 
 class Participants:
@@ -41,23 +51,20 @@ class Participants:
     Attributes:
         registrations: registration of every hospital that has taken part since the run began, by name.
         privacy: differential privacy that the run promises, sent with the request to register.
+        has_begun: whether the run has begun: a hospital that reconnects must have the rows that it registered with.
     """
 
     def __init__(self, transport: Transport, settings: Settings, collector: ReplyCollector) -> None:
         self.registrations: dict[str, Registration] = {}
         self.privacy: PrivacyPlan | None = None
+        self.has_begun = False
         self._transport = transport
         self._settings = settings
         self._collector = collector
         self._names: dict[int, str] = {}
-        self._pending: dict[int, tuple[str, float]] = {}  # node -> id of the message, deadline of the reply
-        self._next_request: dict[int, float] = {}  # node -> time from which on it may be asked again
-        self._answered: set[int] = set()  # nodes that have replied, rejected ones included
-        self._namesakes: dict[int, int] = {}  # node -> the participant that has its name
-        self._processes: dict[int, str] = {}
-        self._entries: dict[int, int] = {}
+        self._nodes: defaultdict[int, _Node] = defaultdict(_Node)
+        self._entries = count(1)
         self._absent_last_round: list[str] = []
-        self._has_begun = False
 
     def names(self) -> Mapping[int, str]:
         """Name of each registered hospital by node id."""
@@ -68,7 +75,7 @@ class Participants:
 
     def entry_of(self, node: int) -> int:
         """A number that changes whenever the hospital's process is a new one, which has forgotten the run."""
-        return self._entries[node]
+        return self._nodes[node].entry
 
     def present(self) -> list[int]:
         """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
@@ -77,18 +84,15 @@ class Participants:
         return [node for node in connected if node in self._names]
 
     def begin(self, present: Iterable[int]) -> None:
-        """Begin the run with these nodes; hospitals that registered and left are forgotten.
-
-        From now on, a hospital that reconnects must have the rows that it registered with.
-        """
+        """Begin the run with these nodes; hospitals that registered and left are forgotten."""
         for node in set(self._names) - set(present):
             self.registrations.pop(self._names.pop(node), None)
-        self._has_begun = True
+        self.has_begun = True
 
     def restore(self, registrations: Iterable[Registration]) -> None:
         """Begin with the registrations of a resumed run, whose hospitals have yet to reconnect."""
         self.registrations.update({registration.name: registration for registration in registrations})
-        self._has_begun = True
+        self.has_begun = True
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part and are not connected."""
@@ -138,7 +142,6 @@ class Participants:
         """The updates of a round, which is repeated until enough hospitals have sent a valid one.
 
         Args:
-            number: of the round.
             attempt: one attempt at the round among these nodes; returns the valid updates.
 
         Raises:
@@ -151,10 +154,9 @@ class Participants:
             if len(updates) >= needed:
                 return updates
             self._collector.problems.repeated_rounds += 1
-            missing = ", ".join(self._without(updates))
             reason = (
-                f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and "
-                f"{needed} are needed ({self._settings.min_reason}); missing: {missing}"
+                f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
+                f"needed ({self._settings.min_reason}); missing: {', '.join(self._without(updates))}"
             )
             if not backoff.pause():
                 raise RunError(reason)
@@ -163,11 +165,10 @@ class Participants:
     def note_absent(self, number: int, updates: Iterable[AcceptedReply[Content]]) -> None:
         """Count the hospitals without an update in a round, and log them when they change."""
         absent = self._without(updates)
-        self._collector.problems.count_absent(absent)
+        self._collector.problems.absent.update(absent)
         if absent != self._absent_last_round:
-            logger.warning(
-                "round %d: %s", number, f"without {', '.join(absent)}" if absent else "no hospital is absent"
-            )
+            which = f"without {', '.join(absent)}" if absent else "no hospital is absent"
+            logger.warning("round %d: %s", number, which)
         self._absent_last_round = absent
 
     def _without(self, updates: Iterable[AcceptedReply[Content]]) -> list[str]:
@@ -184,83 +185,78 @@ class Participants:
         late reply is reported and still counts.
         """
         self._forget_ended(connected)
-        self._answered &= set(connected)
-        now = time.monotonic()
+        now, timeout = time.monotonic(), self._settings.round_timeout
         for node in connected:
-            is_known = node in self._names or node in self._pending or node in self._answered
-            if not is_known and now >= self._next_request.get(node, now):
+            known = self._nodes[node]
+            if not (node in self._names or known.request or known.has_answered) and now >= known.next_request:
                 self._request_registration(node)
-        if not self._pending:
+        pending = {known.request[0]: node for node, known in self._nodes.items() if known.request}
+        if not pending:
             return
-        nodes = {key: node for node, (key, _) in self._pending.items()}
-        replies = list(self._transport.pull_messages(nodes))
+        replies = list(self._transport.pull_messages(pending))
         for reply in replies:
             # Flower's own grids answer under their own node id where a reply is lost.
-            node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            self._pending.pop(node, None)
-            if not is_unavailable(reply):
-                self._answered.add(node)
+            known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
+            known.request = None
+            known.has_answered = known.has_answered or not is_unavailable(reply)
         for registered in self._collector.accept(replies, self._names, self._read):
             self._enter(registered)
-        for node in [node for node, (_, deadline) in self._pending.items() if time.monotonic() > deadline]:
-            key, _ = self._pending.pop(node)
-            if node in connected:  # its reply may still arrive, after a broken connection that neither side noticed
-                self._pending[node] = key, time.monotonic() + self._settings.round_timeout
-            name = self._collector.names().get(node, f"node {node}")
-            reason = f"it did not register within {self._settings.round_timeout:g} s"
-            self._collector.reject(RejectedReply(name, reason, has_answered=False))
+        for node, known in self._nodes.items():
+            if known.request and (now := time.monotonic()) > known.request[1]:
+                # Its reply may still arrive, after a broken connection that neither side noticed.
+                known.request = (known.request[0], now + timeout) if node in connected else None
+                name = self._transport.names().get(node, f"node {node}")
+                self._collector.reject(name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
         """Forget nodes whose process is a new one, which may have other rows and must register again.
 
         A node that was away is forgotten, too, where the transport does not tell processes apart.
         """
-        processes = self._collector.processes()
-        current = {node: processes.get(node, "") for node in connected}
-        for node, process in list(self._processes.items()):
-            if current.get(node) != process and (node in current or not process):
-                del self._processes[node]
+        tokens = self._transport.processes()
+        processes = {node: tokens.get(node, "") for node in connected}
+        for node, known in list(self._nodes.items()):
+            known.has_answered = known.has_answered and node in processes
+            if processes.get(node) != known.process and (node in processes or not known.process):
+                del self._nodes[node]
                 self._names.pop(node, None)
-                self._next_request.pop(node, None)
-                freed = {other for other, holder in self._namesakes.items() if node in (other, holder)}
-                self._answered -= {node, *freed}
-                self._namesakes = {other: holder for other, holder in self._namesakes.items() if other not in freed}
-                if node in self._pending:  # a reply of the earlier process no longer counts
-                    list(self._transport.pull_messages([self._pending.pop(node)[0]]))
-        self._processes.update(current)
+                for other in self._nodes.values():
+                    if other.namesake == node:
+                        other.namesake, other.has_answered = None, False
+                if known.request:  # a reply of the earlier process no longer counts
+                    list(self._transport.pull_messages([known.request[0]]))
+        for node, process in processes.items():
+            self._nodes[node].process = process
 
     def _request_registration(self, node: int) -> None:
-        self._next_request[node] = time.monotonic() + RETRY_INTERVAL
-        task, deadline = self._settings.task_declaration, time.monotonic() + self._settings.round_timeout
+        known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
+        known.next_request = now + RETRY_INTERVAL
+        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
-        agreement = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
-        config = ConfigRecord({**agreement, **privacy, **withheld})
-        message = Message(RecordDict({CONFIG: config}), node, REGISTRATION)
+        message = Message(RecordDict({CONFIG: ConfigRecord({**config, **privacy, **withheld})}), node, REGISTRATION)
         for key in self._transport.push_messages([message]):
             if key:  # none where one of Flower's engines cannot deliver
-                self._pending[node] = key, deadline
+                known.request = key, now + self._settings.round_timeout
 
     def _enter(self, registered: AcceptedReply[Registration]) -> None:
         """Add a participant, unless another node has its name, or it registered with other rows before."""
         node, registration = registered.message.metadata.src_node_id, registered.content
-        known = self.registrations.get(registration.name)
-        namesake = next((other for other, name in self._names.items() if name == registration.name), None)
+        name, known = registration.name, self.registrations.get(registration.name)
+        namesake = next((other for other, taken in self._names.items() if taken == name), None)
         if namesake is not None:
             # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
-            self._namesakes[node] = namesake
-            self._collector.reject(RejectedReply(registration.name, "a second hospital of this name"))
-        elif self._has_begun and known is not None and not known.is_of_same_rows(registration):
-            reason = "its rows are not those that it registered when the run began"
-            self._collector.reject(RejectedReply(registration.name, reason))
+            self._nodes[node].namesake = namesake
+            self._collector.reject(name, "a second hospital of this name")
+        elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
+            self._collector.reject(name, "its rows are not those that it registered when the run began")
         else:
-            self._names[node] = registration.name
-            self._entries[node] = max(self._entries.values(), default=0) + 1
-            if known is None or not self._has_begun:
-                self.registrations[registration.name] = registration
+            self._names[node], self._nodes[node].entry = name, next(self._entries)
+            if known is None or not self.has_begun:
+                self.registrations[name] = registration
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         registration = Registration.from_content(content, self._settings.task_declaration.measurements)
-        if self._collector.names().get(node, registration.name) != registration.name:
+        if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

@@ -1,7 +1,7 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,11 @@ from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, 
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
-from federated_health.ml.normalisation import Normalisation, merge_sums, normalisation_from, public_normalisation
+from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
 from federated_health.ml.rounds import Round
-from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
-from federated_health.server.replies import AcceptedReply, NodeSample
+from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
@@ -29,13 +29,10 @@ from federated_health.transport.interface import Transport
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
-    """A run over a transport: a plain one, or an encrypted one where the settings ask for it.
+    """A run over a transport (see `FederatedRun`): an encrypted one where the settings ask for it, or a plain one.
 
     Args:
         strategy: averages the updates of a plain run; the settings' strategy by default.
-
-    Raises:
-        UserError: the transport cannot carry a run with these settings.
     """
     if settings.encrypt:
         encrypted: FederatedRun = encryption.load("run").EncryptedRun(transport, settings)
@@ -51,7 +48,6 @@ class PlainRun(FederatedRun):
     def __init__(self, transport: Transport, settings: Settings, strategy: Strategy | None = None) -> None:
         super().__init__(transport, settings)
         self.weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
-        self.normalisation: Normalisation | None = None
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.model)
 
@@ -72,44 +68,36 @@ class PlainRun(FederatedRun):
         config = self.train_config()
         averaged: _AveragedRound | None = None
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
-            counts: dict[str, Counts] = {}
-            attempt = partial(self._train, number=number, config=config, averaged=averaged, counts=counts)
+            attempt = partial(self._train, replace(config, rounds=number - 1), averaged)
             try:
                 updates = self.participants.repeat_until_enough(number, attempt)
             except (KeyboardInterrupt, RunError):
-                if averaged is not None and counts:
-                    yield self._complete(averaged, counts)
+                if averaged is not None and averaged.counts:
+                    yield self._complete(averaged)
                 raise
             if averaged is not None:
-                yield self._complete(averaged, counts)
+                yield self._complete(averaged)
             averaged = _AveragedRound(number, updates, self._aggregate(number, updates))
             self.participants.note_absent(number, updates)
             if self.privacy is not None or number == self.settings.rounds:
-                yield self._complete(averaged, self._evaluate(averaged))
+                self._evaluate(averaged)
+                yield self._complete(averaged)
                 averaged = None
 
     def _train(
-        self,
-        nodes: list[int],
-        *,
-        number: int,
-        config: TrainConfig,
-        averaged: "_AveragedRound | None",
-        counts: dict[str, Counts],
+        self, config: TrainConfig, averaged: "_AveragedRound | None", nodes: list[int]
     ) -> list[AcceptedReply[Update]]:
         """One attempt at a round: configure, send, and validate the updates.
 
         Args:
-            averaged: the round before, where its weights are not evaluated yet.
-            counts: receives their held-out counts, by hospital.
+            averaged: the round before, where its weights are not evaluated yet; receives their held-out counts.
         """
         weights = averaged.weights if averaged else self.weights
-        record = replace(config, rounds=number - 1).to_record()
+        record = config.to_record()
         if averaged:
             record[messages.EVALUATE] = True
-        train_messages = self.strategy.configure_train(
-            number, weights_to_record(weights), record, NodeSample(nodes).as_grid()
-        )
+        number, arrays = config.rounds + 1, weights_to_record(weights)
+        train_messages = self.strategy.configure_train(number, arrays, record, grid_of(nodes))
 
         def read(node: int, content: RecordDict) -> Update:
             registration = self.participants.registration_of(node)
@@ -122,7 +110,8 @@ class PlainRun(FederatedRun):
             )
 
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
-        counts.update({reply.hospital: reply.content.counts for reply in updates if reply.content.counts})
+        if averaged:
+            averaged.counts |= {reply.hospital: reply.content.counts for reply in updates if reply.content.counts}
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
     def _aggregate(self, number: int, updates: list[AcceptedReply[Update]]) -> Weights:
@@ -135,28 +124,20 @@ class PlainRun(FederatedRun):
             raise RunError(f"round {number}: training diverged (non-finite weights); try a smaller --learning-rate")
         return weights
 
-    def _evaluate(self, averaged: "_AveragedRound") -> dict[str, Counts]:
-        """Held-out counts, by hospital, of those that answer; the average does not depend on them."""
+    def _evaluate(self, averaged: "_AveragedRound") -> None:
+        """Add the held-out counts of the hospitals that answer; the average does not depend on them."""
         if not (nodes := self.participants.present()):  # Flower would wait forever for a node
-            return {}
-        evaluate_messages = self.strategy.configure_evaluate(
-            averaged.number,
-            weights_to_record(averaged.weights),
-            self.train_config().to_record(),
-            NodeSample(nodes).as_grid(),
-        )
-        replies = self.collector.send_and_receive(
-            evaluate_messages,
-            self.participants.names(),
-            lambda node, content: Evaluation.from_content(content, self._test_examples(node)),
-        )
+            return
+        arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
+        questions = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
+        replies = self.collector.send_and_receive(questions, self.participants.names(), self._read_evaluation)
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
-        return {reply.hospital: reply.content.counts for reply in replies}
+        averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
-    def _complete(self, averaged: "_AveragedRound", counts: Mapping[str, Counts]) -> Round:
+    def _complete(self, averaged: "_AveragedRound") -> Round:
         """Complete a round whose weights have been evaluated."""
         updates = {reply.hospital: reply.content for reply in averaged.updates}
-        completed = summarise_round(averaged.number, updates, counts)
+        completed = summarise_round(averaged.number, updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
         return completed
@@ -164,73 +145,41 @@ class PlainRun(FederatedRun):
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
         self.threshold = self._choose_threshold()
+        content = self._final_message()
         try:
-            evaluations = self._ask_all(
-                messages.FINAL,
-                content := self._final_message(),
-                lambda node, reply: Evaluation.from_content(reply, self._test_examples(node), final=True),
-            )
+            evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
             benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
         except BaseException:  # Ctrl-C too: the figures that remain, of the last round, were counted at 0.5
             self.threshold = THRESHOLD
             raise
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
-        return {
-            **summarise_run(self.evaluations, self.train_examples),
-            **summarise_benefits(
-                {reply.hospital: reply.content for reply in benefits},
-                self.evaluations,
-                self.settings.task_declaration,
-            ),
-        }
+        gained = {reply.hospital: reply.content for reply in benefits}
+        figures = summarise_run(self.evaluations, self.train_examples)
+        return figures | summarise_benefits(gained, self.evaluations, self.settings.task_declaration)
 
     def figures_of_last_round(self) -> dict[str, Any]:
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
         return summarise_run(evaluations, self.train_examples)
 
-    def train_config(self) -> TrainConfig:
-        assert self.normalisation is not None, "gather comes first"
-        return self._make_train_config(self.normalisation)
-
-    def checkpoint(self) -> Checkpoint:
-        assert self.normalisation is not None, "gather comes first"
-        return Checkpoint(
-            run=self.run_id,
-            round_number=len(self.history),
-            settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
-            weights=self.weights,
-            strategy_state=read_state(self.settings.strategy, self.strategy, self._shapes),
-            normalisation=self.normalisation,
-            registrations=tuple(registration for _, registration in sorted(self.registrations.items())),
-            problems=self.problems.to_json(),
-            history=self.history,
-        )
+    def _state(self) -> tuple[Weights, State]:
+        return self.weights, read_state(self.settings.strategy, self.strategy, self._shapes)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
-        self.normalisation = checkpoint.normalisation
-        self._restore(checkpoint)
+        super().resume(checkpoint)
 
     def _choose_threshold(self) -> float:
         """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
         if self.privacy is not None:
             return THRESHOLD
-        scores = self._ask_all(
-            messages.THRESHOLD,
-            self._final_message(),
-            lambda node, content: TrainingScores.from_content(
-                content, self.participants.registration_of(node).train_examples
-            ),
-        )
-        if not scores:
+        replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
+        if not replies:
             return THRESHOLD
-        chosen = choose_threshold(
-            np.concatenate([reply.content.positives for reply in scores]),
-            np.concatenate([reply.content.negatives for reply in scores]),
-        )
+        positives = np.concatenate([reply.content.positives for reply in replies])
+        negatives = np.concatenate([reply.content.negatives for reply in replies])
+        chosen = choose_threshold(positives, negatives)
         return THRESHOLD if chosen is None else chosen
 
     def _final_message(self) -> RecordDict:
@@ -238,8 +187,11 @@ class PlainRun(FederatedRun):
         config = self.train_config().to_record()
         return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
 
-    def _test_examples(self, node: int) -> int:
-        return self.participants.registration_of(node).test_examples
+    def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
+        return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
+
+    def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+        return Evaluation.from_content(content, self.participants.registration_of(node).test_examples, final=final)
 
     def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
         registration = self.participants.registration_of(node)
@@ -247,10 +199,11 @@ class PlainRun(FederatedRun):
         return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _AveragedRound:
-    """A round whose new weights are not evaluated yet, and the updates that they were averaged from."""
+    """A round whose new weights are being evaluated, the updates of which they are the average, and held-out counts."""
 
     number: int
     updates: list[AcceptedReply[Update]]
     weights: Weights
+    counts: dict[str, Counts] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Generic, TypeVar, cast
 
 from flwr.app import Message, MetricRecord, RecordDict
@@ -20,18 +21,9 @@ logger = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 
-class NodeSample:
+def grid_of(nodes: list[int]) -> Grid:
     """The part of a grid that a strategy's configure methods use: the nodes of this round."""
-
-    def __init__(self, node_ids: Iterable[int]) -> None:
-        self._node_ids = list(node_ids)
-
-    def get_node_ids(self) -> list[int]:
-        return self._node_ids
-
-    def as_grid(self) -> Grid:
-        """This object, for a signature that asks for a whole grid."""
-        return cast(Grid, self)
+    return cast(Grid, SimpleNamespace(get_node_ids=lambda: nodes))
 
 
 @dataclass(frozen=True)
@@ -43,19 +35,6 @@ class AcceptedReply(Generic[Content]):
     content: Content
 
 
-@dataclass(frozen=True)
-class RejectedReply:
-    """An invalid or missing reply, and the reason, without values.
-
-    Attributes:
-        has_answered: whether a reply came, rather than an error in its place.
-    """
-
-    hospital: str
-    reason: str
-    has_answered: bool = True
-
-
 class ReplyCollector:
     """Sends messages over a transport and returns the valid replies.
 
@@ -63,22 +42,16 @@ class ReplyCollector:
 
     Args:
         timeout: seconds that hospitals have for a reply.
-        problems: counts them.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
         self.problems = problems
-        self.names = transport.names
-        self.processes = transport.processes
         self._transport = transport
         self._timeout = timeout
         self._last_reasons: dict[str, str] = {}
 
     def send_and_receive(
-        self,
-        messages: Iterable[Message],
-        names: Mapping[int, str],
-        read: Callable[[int, RecordDict], Content],
+        self, messages: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
     ) -> list[AcceptedReply[Content]]:
         """Send messages, wait for the replies until the timeout, and validate them (see `accept`)."""
         messages = list(messages)
@@ -91,84 +64,66 @@ class ReplyCollector:
         # Flower's engines return no error in place of a missing reply.
         for node in sorted(addressed - {reply.metadata.src_node_id for reply in expected}):
             reason = f"it did not answer within {self._timeout:g} s"
-            self.reject(RejectedReply(names.get(node, f"node {node}"), reason, has_answered=False))
+            self.reject(names.get(node, f"node {node}"), reason, has_answered=False)
         for incident in self._transport.take_incidents():
-            self.problems.count_rejected(incident.hospital, incident.reason)
+            self.problems.count(incident.hospital, incident.reason)
         return accepted
 
     def accept(
-        self,
-        replies: Iterable[Message],
-        names: Mapping[int, str],
-        read: Callable[[int, RecordDict], Content],
+        self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
     ) -> list[AcceptedReply[Content]]:
-        """The valid replies (see `validate_replies`); the others are counted and logged."""
-        accepted, rejected = validate_replies(replies, {**self.names(), **names}, read)
-        for reply in accepted:
-            self._last_reasons.pop(reply.hospital, None)
-        for invalid in rejected:
-            self.reject(invalid)
+        """The valid replies, ordered by hospital, so that sums do not depend on who answered first.
+
+        Each gets the server's own EQUAL_WEIGHT, so that no hospital can weigh itself. Others are counted and logged.
+
+        Args:
+            names: hospital names by node id, besides those that the transport knows.
+            read: reads the content of a node's reply, or raises MalformedMessageError.
+        """
+        known = {**self._transport.names(), **names}
+
+        def name_of(reply: Message) -> str:
+            return known.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
+
+        accepted = []
+        for reply in sorted(replies, key=name_of):
+            name = name_of(reply)
+            if reply.has_error():
+                self.reject(name, printable(reply.error.reason or "it gave no reason"), has_answered=False)
+                continue
+            try:
+                accepted.append(AcceptedReply(name, reply, read(reply.metadata.src_node_id, reply.content)))
+            except MalformedMessageError as error:
+                self.reject(name, str(error))
+                continue
+            cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
+            self._last_reasons.pop(name, None)
         return accepted
 
     def reject_outsized(
-        self, updates: Iterable[AcceptedReply[Update]], weights: Weights, factor: float
+        self, updates: list[AcceptedReply[Update]], weights: Weights, factor: float
     ) -> list[AcceptedReply[Update]]:
         """The updates of a round without outsized ones (see `find_outsized`)."""
-        updates = list(updates)
         norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in updates}
         outsized = find_outsized(norms, factor)
         for name in outsized:
-            self.reject(RejectedReply(name, f"its update moves the weights more than {factor:g} times the median"))
+            self.reject(name, f"its update moves the weights more than {factor:g} times the median")
         return [reply for reply in updates if reply.hospital not in outsized]
 
-    def reject(self, reply: RejectedReply) -> None:
-        """Count and log a reply that is not used."""
-        count = self.problems.count_rejected if reply.has_answered else self.problems.count_unanswered
-        count(reply.hospital, reply.reason)
-        is_new = self._last_reasons.get(reply.hospital) != reply.reason
-        logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", reply.hospital, reply.reason)
-        self._last_reasons[reply.hospital] = reply.reason
-
-
-def validate_replies(
-    replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
-) -> tuple[list[AcceptedReply[Content]], list[RejectedReply]]:
-    """Read replies, ordered by hospital, so that sums do not depend on who answered first.
-
-    Each accepted reply gets the server's own EQUAL_WEIGHT, so that no hospital can weigh itself.
-
-    Args:
-        names: hospital names by node id.
-        read: reads the content of a node's reply, or raises MalformedMessageError.
-    """
-    accepted: list[AcceptedReply[Content]] = []
-    rejected: list[RejectedReply] = []
-    for reply in replies:
-        name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
-        if reply.has_error():
-            rejected.append(
-                RejectedReply(name, printable(reply.error.reason or "it gave no reason"), has_answered=False)
-            )
-            continue
-        try:
-            accepted.append(AcceptedReply(name, reply, read(reply.metadata.src_node_id, reply.content)))
-        except MalformedMessageError as error:
-            rejected.append(RejectedReply(name, str(error)))
-            continue
-        cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
-    return sorted(accepted, key=lambda reply: reply.hospital), sorted(rejected, key=lambda reply: reply.hospital)
+    def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
+        """Count and log an invalid reply, or with `has_answered` false a missing one; the reason holds no values."""
+        self.problems.count(hospital, reason, has_answered=has_answered)
+        is_new = self._last_reasons.get(hospital) != reason
+        logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", hospital, reason)
+        self._last_reasons[hospital] = reason
 
 
 def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
-    """The hospitals whose updates are out of all proportion.
+    """The hospitals whose updates are out of all proportion, by the L2 norms of update minus round weights.
 
-    An update is outsized where its L2 norm is more than `factor` times the median norm of the round (of two middle ones
-    the lower). It is found as long as fewer than half of the updates are outsized. Of two updates, both pass. The ratio
-    was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
-
-    Args:
-        norms: L2 norm of update minus round weights, by hospital.
-        factor: 0 finds none.
+    An update is outsized where its norm is more than `factor` times the median norm of the round (of two middle ones
+    the lower). It is found as long as fewer than half of the updates are outsized. Of two updates, both pass, and with
+    a factor of 0 all. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
     """
     if len(norms) < 3 or not factor:
         return set()

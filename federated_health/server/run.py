@@ -1,8 +1,4 @@
-"""What every federated run has in common, whether or not the server can read the weights that it averages.
-
-The loop over rounds is ours: Flower's `Strategy.start` can neither repeat a round, resume, nor order replies so that
-the result does not depend on who answers first.
-"""
+"""What every federated run has in common, whether or not the server can read the weights that it averages."""
 
 import logging
 import secrets
@@ -10,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, RecordDict
 
@@ -20,20 +16,18 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
-from federated_health.server.checkpoint import Checkpoint
+from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import ProblemLog
-from federated_health.server.participants import LOG_INTERVAL, Participants
-from federated_health.server.replies import AcceptedReply, ReplyCollector
+from federated_health.server.participants import Participants
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import Transport
+from federated_health.transport.interface import LOG_INTERVAL, Transport
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 logger = logging.getLogger(__name__)
-
-Content = TypeVar("Content")
 
 REJOIN_SECONDS = 10.0
 """Time that a resumed run waits for hospitals beyond those that it needs: twice their longest reconnection delay."""
@@ -50,11 +44,10 @@ class FederatedRun(ABC):
     last completed round.
 
     Attributes:
-        history: every completed round.
         threshold: decision threshold, a probability; 0.5 until one is chosen at the end.
         registrations: registration of every hospital that has taken part, by name.
-        problems: problems of the run, counted by hospital.
         weights: of the last completed round; None where the server cannot read them.
+        normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
         evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
         run_id: 16 random hex digits, which a resumed run keeps.
 
@@ -70,12 +63,12 @@ class FederatedRun(ABC):
         self.threshold = THRESHOLD
         self.problems = ProblemLog()
         self.weights: Weights | None = None
+        self.normalisation: Normalisation | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.collector = ReplyCollector(transport, settings.round_timeout, self.problems)
         self.participants = Participants(transport, settings, self.collector)
         self.participants.privacy = self.privacy
         self.registrations = self.participants.registrations
-        self._has_begun = False
 
     @property
     def privacy(self) -> "PrivacyPlan | None":
@@ -107,27 +100,24 @@ class FederatedRun(ABC):
     def gather(self, announce: Callable[[str], None] = lambda _: None) -> None:
         """Wait for the hospitals and prepare the first round.
 
-        A resumed run waits for as many hospitals as a round needs, then briefly for the others.
-
-        Args:
-            announce: called with lines that say who is awaited and how many are connected.
+        A resumed run waits for as many hospitals as a round needs, then briefly for the others. `announce` is called
+        with lines that say who is awaited and how many are connected.
 
         Raises:
             RunError: too few hospitals joined within the settings' `wait`, or too few can take part.
         """
-        needed = self.settings.min_updates if self._has_begun else self.settings.hospitals
+        is_resumed = self.participants.has_begun
+        needed = self.settings.min_updates if is_resumed else self.settings.hospitals
         deadline = time.monotonic() + self.settings.wait
         present = self.participants.wait_for(needed, "waiting for hospitals", announce, deadline)
-        if self._has_begun:
+        if is_resumed:
             present = self.participants.wait_for_absent(min(REJOIN_SECONDS, self.settings.wait), announce)
-        names = ", ".join(sorted(self.participants.names()[node] for node in present))
-        if self._has_begun:
-            announce(f"resuming after round {len(self.history)} with {names}")
+            what = f"resuming after round {len(self.history)}"
         else:
             self.participants.begin(present)
             self._begin()
-            self._has_begun = True
-            announce(f"training with {names}")
+            what = "training"
+        announce(f"{what} with {', '.join(sorted(self.participants.names()[node] for node in present))}")
         if self.privacy is not None:
             announce(self.privacy.describe())
 
@@ -147,37 +137,19 @@ class FederatedRun(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the final model at the hospitals.
+        """Evaluate the final model at the hospitals; returns figures as in metrics.json, as far as the server has them.
 
         Where fewer hospitals answer than a round needs, the others are awaited and asked again, for at most the
         settings' `wait`.
-
-        Returns:
-            Figures as in metrics.json, as far as the server knows them.
         """
 
     @abstractmethod
     def figures_of_last_round(self) -> dict[str, Any]:
         """Figures of the last completed round, for a run that ends without a final evaluation."""
 
-    @abstractmethod
     def train_config(self) -> TrainConfig:
         """Configuration that hospitals get with the weights; its `rounds` counts completed rounds."""
-
-    @abstractmethod
-    def checkpoint(self) -> Checkpoint:
-        """Everything that later rounds depend on, as of the last completed round."""
-
-    @abstractmethod
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Restore a checkpoint of a run with these settings, before `gather`.
-
-        Raises:
-            CheckpointError: it is of another strategy or network.
-        """
-
-    def _make_train_config(self, normalisation: Normalisation) -> TrainConfig:
-        """The configuration between two rounds."""
+        assert self.normalisation is not None, "gather comes first"
         settings = self.settings
         return TrainConfig(
             task=settings.task,
@@ -192,19 +164,40 @@ class FederatedRun(ABC):
             l2=settings.l2,
             seed=settings.seed,
             threshold=self.threshold,
-            normalisation=normalisation,
+            normalisation=self.normalisation,
             privacy=self.privacy,
         )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Restore what every run keeps in a checkpoint."""
+    def checkpoint(self) -> Checkpoint:
+        """Everything that later rounds depend on, as of the last completed round."""
+        assert self.normalisation is not None, "gather comes first"
+        weights, strategy_state = self._state()
+        return Checkpoint(
+            run=self.run_id,
+            round_number=len(self.history),
+            settings=self.settings.to_config(),
+            agreement=self.settings.task_declaration.agreement,
+            weights=weights,
+            strategy_state=strategy_state,
+            normalisation=self.normalisation,
+            registrations=tuple(registration for _, registration in sorted(self.registrations.items())),
+            problems=self.problems.to_json(),
+            history=self.history,
+        )
+
+    @abstractmethod
+    def _state(self) -> tuple[Weights, State]:
+        """The weights and the further arrays that a checkpoint holds."""
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Restore a checkpoint of a run with these settings, before `gather`; one of another network is refused."""
         self.run_id = checkpoint.run
+        self.normalisation = checkpoint.normalisation
         self.participants.privacy = self.privacy
-        self.history = list(checkpoint.history)
         self.participants.restore(checkpoint.registrations)
+        self.history = list(checkpoint.history)
         self.problems.restore(checkpoint.problems)
         self.problems.resumed_after.append(checkpoint.round_number)
-        self._has_begun = True
 
     def _ask_all(
         self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]
@@ -212,9 +205,6 @@ class FederatedRun(ABC):
         """Send every hospital the same message, and again while too few have answered.
 
         Absent hospitals are awaited for at most the settings' `wait`; connected ones get MAX_ATTEMPTS messages.
-
-        Args:
-            read: validates the reply of a node.
         """
         needed, accepted = self.settings.min_updates, dict[str, AcceptedReply[Content]]()
         attempts: Counter[str] = Counter()
@@ -223,8 +213,7 @@ class FederatedRun(ABC):
             names = {node: self.participants.names()[node] for node in self.participants.present()}
             nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             messages = [Message(content, node, message_type) for node in nodes]
-            replies = self.collector.send_and_receive(messages, names, read)
-            accepted.update({reply.hospital: reply for reply in replies})
+            accepted |= {reply.hospital: reply for reply in self.collector.send_and_receive(messages, names, read)}
             attempts.update(names[node] for node in nodes)
             awaited = [name for name in self.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             if len(accepted) >= needed or not awaited:

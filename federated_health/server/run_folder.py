@@ -1,6 +1,5 @@
 """The folder of a run: its results, and the checkpoints from which it resumes; for one server at a time."""
 
-import logging
 import subprocess
 import sys
 import time
@@ -16,16 +15,13 @@ from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.server.checkpoint import Checkpoint, check_settings
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.run import FederatedRun
 from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.run_files import RunSummary
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
@@ -53,15 +49,14 @@ class RunFolder:
         self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
-        self.checkpoint = _load(self.path, self._checkpoints) if settings.resume else None
-        self._has_begun = self._has_rounds = False
+        self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
+        self._has_no_round = False  # has begun without a checkpoint, and not completed a round
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
-        present = files_of_run(self.path)
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
             self.checkpoint.check_task(settings.task_declaration)
-        elif present and not settings.force:
+        elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
         self._is_new = not path_exists(self.path)
@@ -77,7 +72,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._model_saver.close()
         self._lock.close()
-        if self._has_begun and self.checkpoint is None and not self._has_rounds:
+        if self._has_no_round:
             self._checkpoints.remove()
         if self._is_new:
             with suppress(OSError):  # it holds files, or is gone
@@ -89,12 +84,12 @@ class RunFolder:
             self._checkpoints.remove()
         else:
             self._write_rounds(run.history)
-        self._has_begun = True
+        self._has_no_round = self.checkpoint is None
         self._checkpoints.save(run.checkpoint())
 
     def append_round(self, run: FederatedRun) -> None:
         """Add the last completed round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
-        self._has_rounds = True
+        self._has_no_round = False
         if len(run.history) == 1:
             self._write_rounds(run.history)
         else:
@@ -122,51 +117,31 @@ class RunFolder:
         A run whose weights the server cannot read has metrics.json only. Such a run cannot resume once it was stopped,
         since its key is gone with the hospitals' processes.
 
-        Args:
-            figures: from `FederatedRun.evaluate`.
-            stopped: whether the run ended before its last round.
-
         Raises:
             RunError: a file could not be made or written; those before it are written.
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
-        metrics = {
-            **report.load().run_files.metrics_of(run.train_config(), stopped=stopped),
-            "faults": run.problems.to_json(),
-            **figures,
-        }
+        config, report_files = run.train_config(), report.load().run_files
+        described = report_files.metrics_of(config, stopped=stopped)
+        metrics = {**described, "faults": run.problems.to_json(), **figures}
         if run.weights is None:
             metrics.pop("threshold")  # only the hospitals know it
         write_json(self.path / METRICS, metrics)
         if run.weights is not None:
-            self._save_model(run, run.weights, figures, stopped=stopped)
+            report_files.prepare_report()  # while the other process gets ready
+            model = self.path / MODEL
+            self._model_saver.save(model, config, run.weights)
+            facts = {"SHA-256 of the weights": weights_hash(run.weights), f"SHA-256 of {MODEL}": hash_file(model)}
+            report_files.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
-
-    def _save_model(self, run: FederatedRun, weights: Weights, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write model.keras, and report.html, which names it."""
-        page = report.load()
-        if self._model_saver.has_started:
-            page.run_files.prepare_report()  # while the other process gets ready
-        self._model_saver.save(self.path / MODEL, run.train_config(), weights)
-        facts = {
-            "SHA-256 of the weights": weights_hash(weights),
-            f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
-        }
-        summary = summarise(run, figures, stopped=stopped, facts=facts)
-        page.run_files.write_run_report(self.path / REPORT, summary)
 
 
 def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
-    """A run as its server knows it, for its report.
-
-    Args:
-        figures: from `FederatedRun.evaluate`.
-        facts: see `RunSummary`.
-    """
+    """A run as its server knows it, for its report (see `RunSummary`)."""
     summary: RunSummary = report.load().run_files.RunSummary(
         config=run.train_config(),
         figures=figures,
@@ -181,16 +156,13 @@ def summarise(
     return summary
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint from which the run of a folder resumes.
+def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
+    """The checkpoint from which the run of a folder resumes; the given checkpoints are those of the folder.
 
     Raises:
         RunError: there is no run, or it is over, or it has no whole checkpoint.
     """
-    return _load(path, CheckpointFolder(path / CHECKPOINTS))
-
-
-def _load(path: Path, checkpoints: CheckpointFolder) -> Checkpoint:
+    checkpoints = checkpoints or CheckpointFolder(path / CHECKPOINTS)
     # An encrypted run leaves metrics.json and no model.
     if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
         raise RunError(f"{path}: the run is over; there is nothing to resume")
@@ -222,11 +194,6 @@ class ModelSaver:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def has_started(self) -> bool:
-        """Whether another process has been started."""
-        return self._process is not None
-
     def prepare(self) -> None:
         """Start a process that loads Keras, unless this one has loaded it already."""
         if self._process is None and "keras" not in sys.modules:
@@ -241,11 +208,7 @@ class ModelSaver:
                 )
 
     def save(self, path: Path, config: TrainConfig, weights: Weights) -> None:
-        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails."""
         saved_model = report.load_saved_model()
         process, self._process = self._process, None
         if process is not None:

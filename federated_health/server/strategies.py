@@ -3,41 +3,26 @@
 Three of Flower's classes are corrected here, each with the reason.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import (
-    Bulyan,
-    FedAdagrad,
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedMedian,
-    FedProx,
-    FedTrimmedAvg,
-    FedYogi,
-    MultiKrum,
-    QFedAvg,
-    Strategy,
-)
+from flwr.serverapp import strategy as flower
 
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
 from federated_health.ml.strategies import STRATEGIES
+from federated_health.server.checkpoint import State
 from federated_health.server.replies import drop_metrics, merge_evaluations
 from federated_health.settings import Settings
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
-State = Mapping[str, npt.NDArray[Any]]
-"""Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
-
-class CorrectedFedAdam(FedAdam):
+class CorrectedFedAdam(flower.FedAdam):
     """FedAdam whose bias correction counts rounds from 1, as Kingma and Ba (2015) do.
 
     Flower 1.39 raises the betas to the power of the round plus one, so that the first step is a quarter too short.
@@ -47,13 +32,13 @@ class CorrectedFedAdam(FedAdam):
         return super().aggregate_train(server_round - 1, replies)
 
 
-class ExactMultiKrum(MultiKrum):
+class ExactMultiKrum(flower.MultiKrum):
     """Multi-Krum by exact distances (see `rank_by_krum`)."""
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         replies = list(replies)
         best = rank_by_krum([reply.content for reply in replies], self.num_malicious_nodes)
-        return FedAvg.aggregate_train(self, server_round, [replies[i] for i in best[: self.num_nodes_to_select]])
+        return flower.FedAvg.aggregate_train(self, server_round, [replies[i] for i in best[: self.num_nodes_to_select]])
 
 
 class QuickArrays(ArrayRecord):
@@ -67,7 +52,7 @@ class QuickArrays(ArrayRecord):
         return super().to_numpy_ndarrays()
 
 
-class QuickQFedAvg(QFedAvg):
+class QuickQFedAvg(flower.QFedAvg):
     """q-FedAvg without garbage collections (see `QuickArrays`)."""
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
@@ -76,11 +61,8 @@ class QuickQFedAvg(QFedAvg):
         return super().aggregate_train(server_round, _quicken(replies))
 
 
-class ExactBulyan(Bulyan):
-    """Bulyan that selects by exact distances (see `rank_by_krum`), without garbage collections."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments, selection_rule=_select_by_krum)
+class QuickBulyan(flower.Bulyan):
+    """Bulyan without garbage collections (see `QuickArrays`)."""
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         return super().aggregate_train(server_round, _quicken(replies))
@@ -116,19 +98,19 @@ def _select_by_krum(contents: list[RecordDict], malicious: int, number: int) -> 
     return [contents[i] for i in rank_by_krum(contents, malicious)[:number]]
 
 
-FLOWER_STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
-    "fedavg": FedAvg,
-    "average": FedAvg,
-    "fedprox": FedProx,
-    "fedavgm": FedAvgM,
+FLOWER_STRATEGIES: Mapping[str, Callable[..., flower.Strategy]] = {
+    "fedavg": flower.FedAvg,
+    "average": flower.FedAvg,
+    "fedprox": flower.FedProx,
+    "fedavgm": flower.FedAvgM,
     "fedadam": CorrectedFedAdam,
-    "fedyogi": FedYogi,
-    "fedadagrad": FedAdagrad,
-    "fedmedian": FedMedian,
-    "trimmed": FedTrimmedAvg,
+    "fedyogi": flower.FedYogi,
+    "fedadagrad": flower.FedAdagrad,
+    "fedmedian": flower.FedMedian,
+    "trimmed": flower.FedTrimmedAvg,
     "krum": partial(ExactMultiKrum, num_nodes_to_select=1),
     "multikrum": ExactMultiKrum,
-    "bulyan": ExactBulyan,
+    "bulyan": partial(QuickBulyan, selection_rule=_select_by_krum),
     "qfedavg": partial(QuickQFedAvg, train_loss_key=TRAIN_LOSS),
 }
 """Classes, called with Flower's keywords, by the names of `ml.strategies.STRATEGIES`."""
@@ -146,14 +128,14 @@ equal the round's weights, or (fedadagrad's `m_t`, since its beta-1 is 0) nothin
 """
 
 
-def make_strategy(settings: Settings) -> Strategy:
+def make_strategy(settings: Settings) -> flower.Strategy:
     """The settings' strategy, one of Flower's; FedAvg by default."""
     name, arguments = settings.strategy, settings.strategy_arguments
     keywords: dict[str, Any] = {parameter.replace("-", "_"): value for parameter, value in arguments.items()}
     if name == "qfedavg":
         keywords["client_learning_rate"] = settings.learning_rate
     return FLOWER_STRATEGIES[name](
-        # The run decides who takes part (see `replies.NodeSample`); Flower would wait forever for a larger minimum.
+        # The run decides who takes part (see `replies.grid_of`); Flower would wait forever for a larger minimum.
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=1,
@@ -166,30 +148,19 @@ def make_strategy(settings: Settings) -> Strategy:
     )
 
 
-def read_state(name: str, strategy: Strategy, weight_names: Iterable[str]) -> State:
-    """A copy of what a strategy keeps; empty before its first round.
-
-    Args:
-        name: one of `ml.strategies.STRATEGIES`.
-        weight_names: names of the weights, in their order.
-    """
-    weight_names = list(weight_names)
+def read_state(name: str, strategy: flower.Strategy, weight_names: Collection[str]) -> State:
+    """A copy of what a strategy keeps; empty before its first round. The names of the weights are in their order."""
     state: dict[str, npt.NDArray[Any]] = {}
-    for attribute in KEPT.get(name, ()):
+    for attribute, form in KEPT.get(name, {}).items():
         value = getattr(strategy, attribute)
         if value is not None:
-            arrays = value if isinstance(value, Mapping) else dict(zip(weight_names, value, strict=True))
+            arrays = value if form is dict else dict(zip(weight_names, value, strict=True))
             state |= {f"{attribute}/{weight}": np.array(arrays[weight]) for weight in weight_names}
     return state
 
 
-def write_state(name: str, strategy: Strategy, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give a new strategy the state of an earlier one, as if it had aggregated the same rounds.
-
-    Args:
-        name: one of `ml.strategies.STRATEGIES`.
-        state: from `read_state`.
-        shapes: shapes of the weights by name, in their order.
+def write_state(name: str, strategy: flower.Strategy, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give a new strategy the state that `read_state` read, as if it had aggregated the same rounds.
 
     Raises:
         CheckpointError: the state does not fit this strategy or these weights.

@@ -15,7 +15,7 @@ from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, process, script_command
-from federated_health.server.checkpoint_folder import CheckpointFolder
+from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
