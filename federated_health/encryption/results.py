@@ -14,7 +14,7 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import write_rounds
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.report.run_files import RunSummary, metrics_of, write_run_report
+from federated_health.report.run_page import RunSummary, metrics_of, write_run_report
 from federated_health.settings import Settings, read_defaults
 
 

@@ -4,15 +4,15 @@ TEMPLATE = """\
 {% set numbers = namespace(table=0, figure=0) %}
 {% macro show(block) %}
 {% set kind = block.__class__.__name__ %}
-{% if kind == "Text" %}
-<p>{{ block.words }}</p>
+{% if kind == "str" %}
+<p>{{ block }}</p>
 {% elif kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
-{% elif kind == "Bullets" %}
-<ul class="bullets">{% for item in block["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
-{% elif kind == "Facts" %}
+{% elif kind == "list" %}
+<ul class="bullets">{% for item in block %}<li>{{ item }}</li>{% endfor %}</ul>
+{% elif kind == "dict" %}
 <dl class="facts">
-{% for name, value in block["items"] %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
+{% for name, value in block.items() %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl>
 {% elif kind == "Cards" %}
 <ul class="cards">
@@ -28,16 +28,10 @@ TEMPLATE = """\
 <div class="table">
 <div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbers.table }}: {{ block.caption }}">
 <table><caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
-<thead><tr>
-{% for column in block.columns %}
-<th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
-{% endfor %}
-</tr></thead>
+<thead><tr>{% for column in block.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
-<tr><th scope="row">{{ row[0] }}</th>
-{% for cell in row[1:] %}<td{% if block.numeric[loop.index] %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}
-</tr>
+<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% if block.note %}<p class="aside">{{ block.note }}</p>{% endif %}
@@ -65,14 +59,12 @@ TEMPLATE = """\
 <body>
 <a class="skip" href="#content">Skip to the content</a>
 <header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
-{% if sections %}
 <nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
-{% for slug, section in sections %}<li><a href="#{{ slug }}">{{ section.title }}</a></li>{% endfor %}
+{% for section in page.sections %}<li><a href="#{{ section.slug }}">{{ section.title }}</a></li>{% endfor %}
 </ol></nav>
-{% endif %}
 <main id="content" tabindex="-1">
-{% for slug, section in sections %}
-<section id="{{ slug }}">
+{% for section in page.sections %}
+<section id="{{ section.slug }}">
 {% if section.folded %}<details><summary>{% endif %}
 <h2>{{ section.title }}</h2>
 {% if section.folded %}</summary>{% endif %}
@@ -81,7 +73,7 @@ TEMPLATE = """\
 </section>
 {% endfor %}
 </main>
-{% if page.footer %}<footer><p>{{ page.footer }}</p></footer>{% endif %}
+<footer><p>{{ footer }}</p></footer>
 </body>
 </html>
 """
@@ -165,9 +157,8 @@ thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border
 tbody th {
   position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
-td { min-width: 4rem; max-width: 22rem; }
-.number { text-align: right; white-space: nowrap; }
-thead .number { white-space: normal; }
+td { min-width: 4rem; max-width: 22rem; white-space: nowrap; }
+td, thead th + th { text-align: right; }
 .picture svg { display: block; width: 100%; max-width: 33rem; height: auto; font-family: inherit; overflow: visible; }
 .cards {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
@@ -224,7 +215,7 @@ footer p { margin: 0; font-size: .875rem; }
   table { font-size: 8.5pt; }
   th, td { padding-right: 2mm; }
   tbody th, td { position: static; min-width: 0; max-width: none; }
-  td, .number { white-space: normal; }
+  td { white-space: normal; }
   .cards { grid-template-columns: 1fr 1fr; gap: 3mm; }
   .picture svg { max-width: 105mm; max-height: 215mm; }
   .table, figure { margin: 5mm 0; }

@@ -23,7 +23,7 @@ from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_files import RunSummary
+    from federated_health.report.run_page import RunSummary
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class RunFolder:
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
         metrics = {
-            **report.load().run_files.metrics_of(run.train_config(), stopped=stopped),
+            **report.load().run_page.metrics_of(run.train_config(), stopped=stopped),
             "faults": run.problems.to_json(),
             **figures,
         }
@@ -146,16 +146,15 @@ class RunFolder:
 
     def _save_model(self, run: FederatedRun, weights: Weights, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write model.keras, and report.html, which names it."""
-        page = report.load()
         if self._model_saver.has_started:
-            page.run_files.prepare_report()  # while the other process gets ready
+            report.load().svg.warm_up()  # while the other process gets ready
         self._model_saver.save(self.path / MODEL, run.train_config(), weights)
         facts = {
             "SHA-256 of the weights": weights_hash(weights),
             f"SHA-256 of {MODEL}": hash_file(self.path / MODEL),
         }
         summary = summarise(run, figures, stopped=stopped, facts=facts)
-        page.run_files.write_run_report(self.path / REPORT, summary)
+        report.load().run_page.write_run_report(self.path / REPORT, summary)
 
 
 def summarise(
@@ -167,7 +166,7 @@ def summarise(
         figures: from `FederatedRun.evaluate`.
         facts: see `RunSummary`.
     """
-    summary: RunSummary = report.load().run_files.RunSummary(
+    summary: RunSummary = report.load().run_page.RunSummary(
         config=run.train_config(),
         figures=figures,
         settings=run.settings,
@@ -246,7 +245,7 @@ class ModelSaver:
         Raises:
             StorageError: it cannot be written.
         """
-        saved_model = report.load_saved_model()
+        saved_model = report.load().saved_model
         process, self._process = self._process, None
         if process is not None:
             with suppress(OSError):

@@ -6,7 +6,7 @@ from typing import Any
 from federated_health.ml.metrics import Interval
 from federated_health.ml.privacy_plan import PROMISE
 from federated_health.report import formatting, sections
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING
@@ -20,12 +20,12 @@ Rows = dict[str, dict[str, str]]
 
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
 RATE = f"true-positive rate at {FALSE_POSITIVE_RATE * 100:g} % false positives"
-WHO = (
+WHO = [
     "the final model: anybody who is given it",
     "one hospital's updates: the server, and whoever operates it, who see each hospital's weights before and after its "
     "local training in each round; with encrypted averaging they hold ciphertexts and none of these",
     "the rounds' averages: every hospital, under every setting, since it continues training from them",
-)
+]
 MEANING = (
     "An attack's ROC-AUC is the probability that it ranks a training patient above a patient of the same hospital who "
     "was not trained on: 0.5 is guessing, 1 is certainty. The share of training patients that it names while it names "
@@ -48,7 +48,7 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
         lead=f"{formatting.number_of(patients, 'training patient')} of "
         f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was "
         "trained on, or what was recorded of them; and what it costs to prevent it.",
-        sections=(
+        sections=[
             _choice(figures, plan.half_runs),
             _attacks(figures),
             _by_hospital(plan, figures),
@@ -56,17 +56,16 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
             _method(plan),
             sections.settings_section(
                 next(iter(plan.privacies.values())),
-                [
-                    ("runs attacked under each setting", str(plan.half_runs)),
-                    ("runs of all rows under each setting", str(plan.full_runs)),
-                    ("privacy settings", ", ".join(figures)),
-                    ("SHA-256 of the schema", plan.task.schema_hash),
-                ],
+                {
+                    "runs attacked under each setting": str(plan.half_runs),
+                    "runs of all rows under each setting": str(plan.full_runs),
+                    "privacy settings": ", ".join(figures),
+                    "SHA-256 of the schema": plan.task.schema_hash,
+                },
                 leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
             ),
             sections.model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
-        ),
-        footer=sections.FOOTER,
+        ],
     )
 
 
@@ -89,10 +88,7 @@ def strength_rows(figures: Figures, key: str) -> Rows:
         key: `roc_auc` or `true_positive_rate`.
     """
     return {
-        privacy: {
-            name: _interval_cell(attack[key]) if (attack := strongest_attack(entry, target)) else formatting.NOT_DEFINED
-            for target, name in TARGETS.items()
-        }
+        privacy: {name: _cell(strongest_attack(entry, target), key) for target, name in TARGETS.items()}
         for privacy, entry in figures.items()
     }
 
@@ -102,8 +98,8 @@ def one_model_rows(figures: Figures) -> Rows:
     attacks = {privacy: entry["attacks"][FINAL][_last_attack(FINAL)] for privacy, entry in figures.items()}
     return {
         privacy: {
-            "ROC-AUC, one model": _interval_cell(attack["one_model"]),
-            "models like guessing": _percent(attack["undecided"]),
+            "ROC-AUC, one model": _cell(attack, "one_model"),
+            "models like guessing": formatting.percent_of(attack["undecided"]),
         }
         for privacy, attack in attacks.items()
     }
@@ -117,7 +113,10 @@ def inversion_rows(figures: Figures) -> Rows:
         sources[f"{ENCRYPTED}: the average"] = (first, "average")
     sources |= {"guess: typical patient": (first, "typical"), "guess: random patients": (first, "random")}
     return {
-        name: {formatting.number_of(int(rows), "row"): _percent(part[key]) for rows, part in entry["inversion"].items()}
+        name: {
+            formatting.number_of(int(rows), "row"): formatting.percent_of(shares[key])
+            for rows, shares in entry["inversion"].items()
+        }
         for name, (entry, key) in sources.items()
     }
 
@@ -126,12 +125,9 @@ def _last_attack(target: str) -> str:
     return list(ATTACKS[target])[-1]
 
 
-def _interval_cell(content: Figures) -> str:
-    return formatting.with_interval(Interval(**content))
-
-
-def _percent(share: float | None) -> str:
-    return formatting.NOT_DEFINED if share is None else formatting.percent_of(share)
+def _cell(attack: Figures | None, key: str) -> str:
+    """A figure of an attack with its interval."""
+    return formatting.with_interval(Interval(**attack[key])) if attack else formatting.NOT_DEFINED
 
 
 def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> Table:
@@ -166,8 +162,9 @@ def _choice(figures: Figures, runs: int) -> Section:
         for privacy, row in strength_rows(figures, "roc_auc").items()
     }
     alt = "; ".join(f"{name}: {', '.join(f'{key} {cell}' for key, cell in row.items())}" for name, row in rows.items())
+    final = figures[next(iter(figures))]["attacks"][FINAL][_last_attack(FINAL)]
     blocks: list[Block] = [
-        Text(words=MEANING),
+        MEANING,
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the quality of the models. {alt}.",
@@ -193,7 +190,8 @@ def _choice(figures: Figures, runs: int) -> Section:
         _table(
             f"{RATE[0].upper()}{RATE[1:]} ({formatting.INTERVAL})",
             strength_rows(figures, "true_positive_rate"),
-            note=_false_positives(figures),
+            note=f"Of about {final['patients'] // 2:,} patients who were not trained on, 1 % is "
+            f"{formatting.number_of(final['false_positives'], 'patient')}: with so few, the rate is too noisy to use.",
         ),
     ]
     if ENCRYPTED in figures:
@@ -203,23 +201,15 @@ def _choice(figures: Figures, runs: int) -> Section:
             "the averages, and so the final model: encryption does not hide what these reveal; differential privacy "
             "does."
         )
-        blocks.append(Caution(words=caution))
-    return Section(title="The choice", blocks=tuple(blocks))
-
-
-def _false_positives(figures: Figures) -> str:
-    attack = next(iter(figures.values()))["attacks"][FINAL][_last_attack(FINAL)]
-    return (
-        f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
-        f"{formatting.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to use."
-    )
+        blocks.append(Caution(caution))
+    return Section("The choice", blocks)
 
 
 def _attacks(figures: Figures) -> Section:
     rows = {
         f"{privacy}: {name}, on {TARGETS[target]}": {
-            "ROC-AUC": _interval_cell(attack["roc_auc"]),
-            RATE: _interval_cell(attack["true_positive_rate"]),
+            "ROC-AUC": _cell(attack, "roc_auc"),
+            RATE: _cell(attack, "true_positive_rate"),
         }
         for privacy, entry in figures.items()
         for target, attacks in entry["attacks"].items()
@@ -227,15 +217,15 @@ def _attacks(figures: Figures) -> Section:
         for name, attack in attacks.items()
     }
     table = _table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
-    return Section(title="Every attack", blocks=(Text(words="Who sees what:"), Bullets(items=WHO), table), folded=True)
+    return Section("Every attack", ["Who sees what:", WHO, table], folded=True)
 
 
 def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
-    tables = []
+    tables: list[Block] = []
     for target, label in TARGETS.items():
         rows = {
             f"{name} ({formatting.number_of(len(hospital.train), 'row')})": {
-                privacy: _interval_cell(entry["hospitals"][name][target]["roc_auc"])
+                privacy: _cell(entry["hospitals"][name][target], "roc_auc")
                 for privacy, entry in figures.items()
                 if privacy != ENCRYPTED
             }
@@ -243,7 +233,7 @@ def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
         }
         caption = f"ROC-AUC of {_last_attack(target)} on {label} ({formatting.INTERVAL})"
         tables.append(_table(caption, rows, first="hospital"))
-    return Section(title="Hospital by hospital", blocks=tuple(tables))
+    return Section("Hospital by hospital", tables)
 
 
 def _inversion(plan: AuditPlan, figures: Figures) -> Section:
@@ -253,11 +243,11 @@ def _inversion(plan: AuditPlan, figures: Figures) -> Section:
         note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. "
         f"{formatting.NOT_DEFINED}: nothing to attack.",
     )
-    return Section(title="Patients rebuilt from an update", blocks=(Text(words=INVERSION), table))
+    return Section("Patients rebuilt from an update", [INVERSION, table])
 
 
 def _method(plan: AuditPlan) -> Section:
-    items = (
+    items = [
         f"Under each setting {plan.half_runs} runs were trained, each on a random half of every hospital's training "
         "rows, so that members and non-members are patients of the same kind. Each run is attacked with the others as "
         "shadow models.",
@@ -274,5 +264,5 @@ def _method(plan: AuditPlan) -> Section:
         f"Differential privacy: {PROMISE}.",
         "An attack that fails does not prove that none succeeds; the guarantee of differential privacy holds for every "
         "attack.",
-    )
-    return Section(title="How this was found out", blocks=(Bullets(items=items),))
+    ]
+    return Section("Methods", [items])

@@ -11,7 +11,7 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file, make_folder, write_json
 from federated_health.names import REPORT
-from federated_health.report.run_files import write_report
+from federated_health.report.page import write_report
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run

@@ -8,7 +8,7 @@ from typing import Any
 from federated_health.errors import SettingsError
 from federated_health.files import make_folder, write_json
 from federated_health.names import REPORT
-from federated_health.report.run_files import write_report
+from federated_health.report.page import write_report
 from federated_health.settings import read_defaults
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
