@@ -1,5 +1,7 @@
 """Formatting of figures and long lists; sections that the pages of runs and studies share."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from federated_health.report.formatting import (
     title_of,
     with_interval,
 )
-from federated_health.report.page import Cards, Caution, Picture
+from federated_health.report.page import Card, Cards, Caution, Picture
 from federated_health.report.sections import (
     confusion_section,
     figures_table,
@@ -25,7 +27,6 @@ from federated_health.report.sections import (
     model_card,
     roc_section,
     settings_section,
-    verdict_card,
     verdict_cards,
 )
 from federated_health.settings import Settings, read_defaults
@@ -123,10 +124,22 @@ def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> N
 # Verdicts
 
 
+def card_of(difference: Interval, verdict: str, small: bool = False, words: str = "") -> Card:
+    benefit = {
+        "verdict": verdict,
+        "small": small,
+        "difference": asdict(difference),
+        "roc_auc": {"value": 0.9},
+        "own_roc_auc": 0.7,
+    }
+    (cards,) = verdict_cards({"a": benefit}, {"a": words})
+    assert isinstance(cards, Cards)
+    return cards.items[0]
+
+
 def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None:
-    # Of very few patients there is a difference, but no verdict; see `intervals.MIN_CLASS_SIZE`.
-    above = Interval(value=0.2, low=0.1, high=0.3)
-    card = verdict_card("a", Verdict.UNDEFINED, above, (0.9, 0.7), small=True, words="5 patients.")
+    # Of very few patients there is a difference, but no verdict; see `metrics.MIN_CLASS_SIZE`.
+    card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, words="5 patients.")
     assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
     assert card.words == (
         "ROC-AUC 0.900 with the federation, 0.700 with its own patients alone; difference +0.200 (+0.100 to +0.300). "
@@ -145,21 +158,22 @@ def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None
     ],
 )
 def test_a_card_has_its_verdict_s_tone_as_an_enumeration_and_as_json_has_it(verdict: str, tone: str) -> None:
-    card = verdict_card("a", verdict, Interval(value=0.0, low=0.0, high=0.0), (0.5, 0.5), small=False)
+    card = card_of(Interval(value=0.0, low=0.0, high=0.0), verdict)
     assert card.tone == tone
     assert card.words.endswith("(+0.000 to +0.000).")
 
 
 def test_a_card_without_a_figure_says_why() -> None:
-    card = verdict_card("a", Verdict.UNDEFINED, NOTHING, (None, None), small=True)
+    card = card_of(NOTHING, Verdict.UNDEFINED, small=True)
     assert card.words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
 
 
 def test_of_many_cards_forty_are_shown() -> None:
-    card = verdict_card("a", Verdict.GAINS, NOTHING, (None, None), small=False)
-    assert len(verdict_cards([card] * 40)) == 1
-    shown, more = verdict_cards([card] * 41)
-    assert shown == Cards([card] * 40)
+    benefit = {"verdict": Verdict.GAINS, "small": False, "difference": {}}
+    assert len(verdict_cards({str(number): benefit for number in range(40)})) == 1
+    shown, more = verdict_cards({str(number): benefit for number in range(41)})
+    assert isinstance(shown, Cards)
+    assert len(shown.items) == 40
     assert more == "And 1 more hospital, not shown."
 
 

@@ -158,20 +158,10 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
     if not benefits:
         return
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
-    cards = [
-        sections.verdict_card(
-            name,
-            benefit["verdict"],
-            differences[name],
-            (benefit["roc_auc"]["value"], benefit["own_roc_auc"]),
-            small=benefit["small"],
-        )
-        for name, benefit in benefits.items()
-    ]
     blocks: list[Block] = [
         "Each hospital also trained a model of its own patients alone, with the same settings, and compared the "
         f"two on its held-out patients. {sections.AUC}",
-        *sections.verdict_cards(cards),
+        *sections.verdict_cards(benefits),
         *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
         sections.VERDICT_RULE,
         Caution(

@@ -4,7 +4,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, V
 from federated_health.report import charts
 from federated_health.report.formatting import (
     INTERVAL,
-    MAX_ROWS,
     NOT_DEFINED,
     figure,
     first_of,
@@ -71,43 +70,32 @@ def figures_table(
     return Table(caption=caption, columns=(first, *columns), rows=cells, note=f"{counted}{note}".strip())
 
 
-def verdict_card(
-    name: str,
-    verdict: str,
-    difference: Interval,
-    aucs: tuple[float | None, float | None],
-    *,
-    small: bool,
-    words: str = "",
-) -> Card:
-    """The benefit of joining for one hospital.
+def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str, str] | None = None) -> list[Block]:
+    """Cards of the first MAX_ROWS hospitals with the benefit of joining, and the number of the others.
 
     Args:
-        difference: federated minus own ROC-AUC.
-        aucs: ROC-AUC of the federated model and of the hospital's own.
-        small: see `bootstrap.is_small`.
-        words: text behind the figures.
+        benefits: hospital -> its entry of `joining` in metrics.json.
+        words: hospital -> text after its figures.
     """
-    federated, own = aucs
-    parts = []
+    shown, more = first_of(benefits)
+    cards = [_verdict_card(name, benefit, (words or {}).get(name, "")) for name, benefit in shown.items()]
+    return [Cards(cards), *([f"And {number_of(more, 'more hospital')}, not shown."] if more else [])]
+
+
+def _verdict_card(name: str, benefit: Mapping[str, Any], words: str) -> Card:
+    verdict, difference, parts = benefit["verdict"], Interval(**benefit["difference"]), []
     if difference.value is not None:
-        both = f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone"
+        federated, own = figure(benefit["roc_auc"]["value"]), figure(benefit["own_roc_auc"])
+        both = f"ROC-AUC {federated} with the federation, {own} with its own patients alone"
         parts.append(f"{both}; difference {with_interval(difference, signed=True)}.")
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
-    elif small:
+    elif benefit["small"]:
         few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures much.")
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
     return Card(name=name, verdict=verdict_text(verdict), tone=tone, words=" ".join(parts))
-
-
-def verdict_cards(cards: Sequence[Card]) -> list[Block]:
-    """The first MAX_ROWS cards, and the number of the others."""
-    more = len(cards) - MAX_ROWS
-    counted = [f"And {number_of(more, 'more hospital')}, not shown."] if more > 0 else []
-    return [Cards(cards[:MAX_ROWS]), *counted]
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:

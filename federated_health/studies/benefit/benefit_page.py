@@ -26,13 +26,17 @@ NAMES = {
     TrainingSetup.POOLED: "pooled",
     TrainingSetup.LEAVE_ONE_OUT: "without it",
 }
+DIFFERENCES = {
+    "minus own only": "federated_minus_own",
+    "minus without it": "federated_minus_without",
+    "minus pooled": "federated_minus_pooled",
+}
 SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
     "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
 ]
-ESTIMATE_TITLES = [formatting.title_of(key) for key in POINT_ESTIMATES]
 READING = (
     f"{sections.FIGURES_EXPLAINED} Accuracy uses each model's own threshold, which maximises F1 over its training "
     "rows. Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an "
@@ -55,7 +59,6 @@ def benefit_page(
         "SHA-256 of the schema": cohort.task.schema_hash,
         **hashes,
     }
-    all_other = _point_estimates("By hospital and model", hospitals, {sections.ALL: figures["all"]})
     return Page(
         title=f"Is joining worth it? {cohort.task.name}",
         lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
@@ -73,7 +76,7 @@ def benefit_page(
                 _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
             ),
             _method(protocol),
-            Section("All other figures", [all_other], folded=True),
+            Section("All other figures", [_all_estimates(figures)], folded=True),
             sections.settings_section(protocol.settings, facts, leave_out=frozenset({"appraisal", "strategy"})),
             sections.model_card(
                 cohort.task, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
@@ -86,30 +89,26 @@ def _auc(entry: Figures, model: str) -> Interval:
     return Interval(**entry["models"][model]["roc_auc"])
 
 
-def _difference(entry: Figures, name: str) -> Interval:
-    return Interval(**entry["differences"][name])
-
-
-def _signed(interval: Interval) -> str:
-    return formatting.with_interval(interval, signed=True)
+def _difference(entry: Figures, name: str) -> str:
+    return formatting.with_interval(Interval(**entry["differences"][name]), signed=True)
 
 
 def _verdicts(figures: Figures) -> Section:
-    cards, differences = [], {}
+    benefits, words, differences = {}, {}, {}
     for name, entry in figures["hospitals"].items():
-        own, left_out, pooled = (
-            _difference(entry, f"federated_minus_{other}")
-            for other in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT, TrainingSetup.POOLED)
-        )
-        differences[name] = {"minus own only": own, "minus without it": left_out, "minus pooled": pooled}
-        text = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
-        if left_out.value is not None:
-            text = f"Federated minus the federation without it: {_signed(left_out)}. {text}"
-        aucs = _auc(entry, TrainingSetup.FEDERATED).value, _auc(entry, TrainingSetup.OWN).value
-        cards.append(sections.verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=text))
+        benefits[name] = {
+            **entry,
+            "roc_auc": entry["models"][TrainingSetup.FEDERATED]["roc_auc"],
+            "own_roc_auc": _auc(entry, TrainingSetup.OWN).value,
+            "difference": entry["differences"]["federated_minus_own"],
+        }
+        words[name] = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        if (left_out := _difference(entry, "federated_minus_without")) != formatting.NOT_DEFINED:
+            words[name] = f"Federated minus the federation without it: {left_out}. {words[name]}"
+        differences[name] = {label: Interval(**entry["differences"][key]) for label, key in DIFFERENCES.items()}
     alt = formatting.list_some(
-        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in group.items())}"
-        for name, group in differences.items()
+        f"{name}: {', '.join(f'{label} {_difference(entry, key)}' for label, key in DIFFERENCES.items())}"
+        for name, entry in figures["hospitals"].items()
     )
     caption = (
         f"ROC-AUC of the federated model minus that of another on the same patients, with its {formatting.INTERVAL}."
@@ -117,11 +116,10 @@ def _verdicts(figures: Figures) -> Section:
     blocks: list[Block] = [
         f"Four ways to train a model, each tested on patients that it was not trained on. {sections.AUC}",
         SETUPS,
-        *sections.verdict_cards(cards),
+        *sections.verdict_cards(benefits, words),
     ]
-    mean = _difference(figures["mean"], "federated_minus_own")
-    if mean.value is not None:
-        blocks.append(f"Mean over hospitals, federated minus own patients only: {_signed(mean)}.")
+    if (mean := _difference(figures["mean"], "federated_minus_own")) != formatting.NOT_DEFINED:
+        blocks.append(f"Mean over hospitals, federated minus own patients only: {mean}.")
     picture = Picture(
         svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
         alt=f"{caption} {alt}.",
@@ -136,6 +134,7 @@ def _models(figures: Figures) -> Section:
         name: {label: _auc(entry, setup) for setup, label in NAMES.items()}
         for name, entry in {**figures["hospitals"], **last}.items()
     }
+    means = {label: figures["mean"]["models"][setup] for setup, label in NAMES.items()}
     return Section(
         "How good the models are",
         [
@@ -151,7 +150,7 @@ def _models(figures: Figures) -> Section:
                 figures,
             ),
             Caution(sections.POOLED_AUC),
-            _point_estimates("Other figures, as means over hospitals", {"": figures["mean"]}),
+            _estimates("Other figures, as means over hospitals", means, first="model", note=READING),
         ],
     )
 
@@ -165,22 +164,20 @@ def _table(
     return sections.figures_table(caption, rows, columns, last=last, note=note)
 
 
-def _point_estimates(caption: str, entries: Mapping[str, Figures], last: Mapping[str, Figures] | None = None) -> Table:
-    """POINT_ESTIMATES of every training setup."""
-    rows, last_rows = (
-        {
-            f"{name}: {label}".removeprefix(": "): _estimate_cells(entry, setup)
-            for name, entry in part.items()
-            for setup, label in NAMES.items()
-        }
-        for part in (entries, last or {})
-    )
-    first = "hospital and model" if last else "model"
-    return sections.figures_table(caption, rows, ESTIMATE_TITLES, last=last_rows, note=READING, first=first)
+def _all_estimates(figures: Figures) -> Table:
+    entries = {**figures["hospitals"], sections.ALL: figures["all"]}
+    models = {
+        f"{name}: {label}": entry["models"][setup] for name, entry in entries.items() for setup, label in NAMES.items()
+    }
+    return _estimates("By hospital and model", models, first="hospital and model", last=len(NAMES), note=READING)
 
 
-def _estimate_cells(entry: Figures, model: str) -> list[str]:
-    return [formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
+def _estimates(caption: str, models: Mapping[str, Figures], *, first: str, last: int = 0, note: str = "") -> Table:
+    """POINT_ESTIMATES of models, of which the `last` ones are always shown."""
+    titles = [formatting.title_of(key) for key in POINT_ESTIMATES]
+    cells = [(name, [formatting.figure(model[key]) for key in POINT_ESTIMATES]) for name, model in models.items()]
+    rows, last_rows = dict(cells[: len(cells) - last]), dict(cells[len(cells) - last :])
+    return sections.figures_table(caption, rows, titles, last=last_rows, note=note, first=first)
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -188,23 +185,19 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
     first, *further = protocol.strategies
     if not further:
         return
-    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
     aucs = _table(
         f"ROC-AUC of {first}, and the difference that other strategies make ({formatting.INTERVAL})",
         [first, *(f"{strategy} minus {first}" for strategy in further)],
         lambda entry: [
             formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
-            *(_signed(_difference(entry, f"{strategy}_minus_federated")) for strategy in further),
+            *(_difference(entry, f"{strategy}_minus_federated") for strategy in further),
         ],
         figures,
         note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
     )
-    others = sections.figures_table(
-        "Other figures of strategies, as means over hospitals",
-        {strategy: _estimate_cells(figures["mean"], model) for strategy, model in models.items()},
-        ESTIMATE_TITLES,
-        first="strategy",
-    )
+    means = figures["mean"]["models"]
+    models = {first: means[TrainingSetup.FEDERATED], **{strategy: means[strategy] for strategy in further}}
+    others = _estimates("Other figures of strategies, as means over hospitals", models, first="strategy")
     yield Section("Strategies", [aucs, others])
 
 
