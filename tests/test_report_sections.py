@@ -111,14 +111,14 @@ def test_verdicts_are_counted_in_their_order() -> None:
 
 
 def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> None:
-    many = {f"h{number}": ["1"] for number in range(42)}
-    table = figures_table("Rows", many, ["n"], last={"all": ["42"]}, note="A note.")
+    many = {f"h{number}": {"n": "1"} for number in range(42)}
+    table = figures_table("Rows", many, last={"all": {"n": "42"}}, note="A note.")
     assert len(table.rows) == 41
     assert table.rows[-2:] == (("h39", "1"), ("all", "42"))
     assert table.note == "And 2 more, not shown. A note."
     assert table.columns == ("hospital", "n")
-    assert figures_table("Rows", {"a": ["1"]}, ["n"], first="model").columns == ("model", "n")
-    assert figures_table("Rows", {"a": ["1"]}, ["n"]).note == ""
+    assert figures_table("Rows", {"a": {"n": "1"}}, first="model").columns == ("model", "n")
+    assert figures_table("Rows", {"a": {"n": "1"}}).note == ""
 
 
 # Verdicts

@@ -49,7 +49,8 @@ class Total:
         self.messages += 1
         self.bytes += entry["bytes"]
         self.errors += entry["kind"] == UNFIT or any(item["record"] == ERROR for item in entry["records"])
-        self.rounds |= {entry.get("round")} - {None}
+        if entry.get("round") is not None:
+            self.rounds.add(entry["round"])
         for item in entry["records"]:
             new = {"shape": set(), "dtype": set(), "times": 0, "bytes": 0}
             value = self.values.setdefault((item["record"], item["name"]), new)

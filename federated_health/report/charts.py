@@ -28,10 +28,7 @@ _MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat m
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
     """One line per hospital over the rounds, of which the first are shown, and a heavy one for the federation.
 
-    Args:
-        series: name -> one value per round; None leaves a gap.
-        quantity: what the values are, with their unit.
-        rounds: round numbers in order.
+    A series has one value per round; None leaves a gap.
     """
     shown, more = first_of({name: values for name, values in series.items() if name != FEDERATION}, svg.MAX_LINES)
     looks = {name: svg.look_of(place) for place, name in enumerate(shown)}
@@ -257,12 +254,9 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
 
 
 def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -> str:
-    """A table of shares, in per cent and as shades; cells that were not released are hatched.
+    """A table of shares, in per cent and as shades; NaN, for what was not released, is hatched.
 
     Columns that do not fit beside each other go below.
-
-    Args:
-        rows: name -> one share per column, from 0 to 1; NaN where not released.
     """
     shown, more = first_of(rows)
     shares = np.array(list(shown.values()), dtype=np.float64)

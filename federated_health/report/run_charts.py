@@ -43,8 +43,6 @@ _TRAINING_LOSS = (
 
 def learning_curves(run: "RunSummary") -> Iterator[Section]:
     """Losses of every round; nothing if no round is known."""
-    if not run.rounds:
-        return
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in run.rounds]
     names = [*sorted({name for record in run.rounds for name in record.hospitals}), FEDERATION]
     known = {name: [part.get(name) for part in parts] for name in names}
@@ -61,7 +59,8 @@ def learning_curves(run: "RunSummary") -> Iterator[Section]:
             ends = list_some((f"{name} {figure(values[-1])}" for name, values in series.items()), ", ")
             alt = f"{quantity.capitalize()} after the last round: {ends}."
             pictures.append(Picture(svg=drawing, alt=alt, caption=caption))
-    yield Section("Learning curves", pictures)
+    if pictures:
+        yield Section("Learning curves", pictures)
 
 
 def curves_of_run(run: "RunSummary") -> Iterator[Section]:

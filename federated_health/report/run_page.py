@@ -43,12 +43,10 @@ class RunSummary:
         hospital: the hospital that writes the page; empty for the server.
         hospitals: number of hospitals that trained, if `rounds` does not hold all of them; 0 if it is not known.
         settings: None if `hospital` does not know them.
-        registrations: by hospital.
         rounds: the completed rounds, as far as they are known.
         evaluations: final evaluations by hospital, or of the federation alone.
         problems: one line each.
         stopped: whether the run ended before its last round.
-        encrypted: whether the server could not read updates.
         privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
         facts: further names and values, such as hashes of files.
     """
@@ -133,12 +131,15 @@ def _lead(run: RunSummary) -> str:
 def _participants(run: RunSummary) -> Iterator[Section]:
     if not run.registrations:
         return
-    columns = ["trained on", "held out", "rounds trained in"]
     rows = {
-        name: [str(registration.train_examples), str(registration.test_examples), str(run.rounds_trained[name])]
+        name: {
+            "trained on": str(registration.train_examples),
+            "held out": str(registration.test_examples),
+            "rounds trained in": str(run.rounds_trained[name]),
+        }
         for name, registration in sorted(run.registrations.items())
     }
-    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows, columns)]
+    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows)]
     if missing := [name for name in rows if name not in run.figures["hospitals"]]:
         blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
@@ -192,14 +193,15 @@ def _intervals(
 
 def _quality(run: RunSummary) -> Section:
     title = "How good the model is"
-    rows = {name: [figure(row.get(key)) for key in FIGURES] for name, row in run.figures["hospitals"].items()}
+    rows = {name: _figures(row) for name, row in run.figures["hospitals"].items()}
     if not rows:
         return Section(title, ["No hospital evaluated the model: there are no figures."])
     federation, threshold = run.figures["federation"], run.config.threshold
     last = {}
     if federation is not None:
-        last[FEDERATION] = [figure(federation[key]) for key in FIGURES]
-        last["hospital mean"] = [figure(federation["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
+        last[FEDERATION] = _figures(federation)
+        mean = figure(federation["mean_roc_auc"])
+        last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), title_of("roc_auc"): mean}
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
         noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
@@ -207,14 +209,17 @@ def _quality(run: RunSummary) -> Section:
     chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
-    columns = [title_of(key) for key in FIGURES]
-    blocks: list[Block] = [sections.figures_table(caption, rows, columns, last=last, note=" ".join(notes))]
+    blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
         aucs = {name: Interval(**benefit["roc_auc"]) for name, benefit in run.figures.get("joining", {}).items()}
         blocks += _intervals(aucs, "federated model", "ROC-AUC")
         if federation["roc_auc"] is not None:
             blocks.append(Caution(sections.POOLED_AUC))
     return Section(title, blocks)
+
+
+def _figures(row: Mapping[str, float | None]) -> dict[str, str]:
+    return {title_of(key): figure(row.get(key)) for key in FIGURES}
 
 
 def _privacy(run: RunSummary) -> Iterator[Section]:

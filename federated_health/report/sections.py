@@ -12,18 +12,7 @@ from federated_health import __version__
 from federated_health.data.tasks import Task
 from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
-from federated_health.report import charts
-from federated_health.report.formatting import (
-    INTERVAL,
-    NOT_DEFINED,
-    figure,
-    first_of,
-    list_some,
-    number_of,
-    percent_of,
-    verdict_text,
-    with_interval,
-)
+from federated_health.report import charts, formatting
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
 from federated_health.settings import OPERATIONAL, Settings
@@ -35,8 +24,8 @@ AUC = (
     "perfect, 0.5 is guessing."
 )
 VERDICT_RULE = (
-    f"A hospital gains if the whole {INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, and loses "
-    "if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
+    f"A hospital gains if the whole {formatting.INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, "
+    "and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
     f"{MIN_CLASS_SIZE} of the tested patients are positive, or fewer than {MIN_CLASS_SIZE} negative. The interval is a "
     "bootstrap over the tested patients, stratified by class, and paired: both models are compared on the same "
     "patients. It is conditional on the two models: it does not cover what other training patients would have given."
@@ -56,18 +45,22 @@ _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 def figures_table(
     caption: str,
-    rows: Mapping[str, Sequence[str]],
-    columns: Sequence[str],
+    rows: Mapping[str, Mapping[str, str]],
     *,
-    last: Mapping[str, Sequence[str]] | None = None,
+    last: Mapping[str, Mapping[str, str]] | None = None,
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table with names in its `first` column: at most MAX_ROWS `rows`, the others counted, then the `last` rows."""
-    shown, more = first_of(rows)
+    """A table of names, in the `first` column, and their figures by column.
+
+    It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
+    """
+    shown, more = formatting.first_of(rows)
+    shown |= last or {}
     counted = f"And {more:,} more, not shown. " if more else ""
-    cells = tuple((name, *values) for name, values in [*shown.items(), *(last or {}).items()])
-    return Table(caption=caption, columns=(first, *columns), rows=cells, note=f"{counted}{note}".strip())
+    columns = (first, *next(iter(shown.values())))
+    cells = tuple((name, *row.values()) for name, row in shown.items())
+    return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
 
 
 def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str, str] | None = None) -> list[Block]:
@@ -77,17 +70,17 @@ def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str,
         benefits: hospital -> its entry of `joining` in metrics.json.
         words: hospital -> text after its figures.
     """
-    shown, more = first_of(benefits)
+    shown, more = formatting.first_of(benefits)
     cards = [_verdict_card(name, benefit, (words or {}).get(name, "")) for name, benefit in shown.items()]
-    return [Cards(cards), *([f"And {number_of(more, 'more hospital')}, not shown."] if more else [])]
+    return [Cards(cards), *([f"And {formatting.number_of(more, 'more hospital')}, not shown."] if more else [])]
 
 
 def _verdict_card(name: str, benefit: Mapping[str, Any], words: str) -> Card:
     verdict, difference, parts = benefit["verdict"], Interval(**benefit["difference"]), []
     if difference.value is not None:
-        federated, own = figure(benefit["roc_auc"]["value"]), figure(benefit["own_roc_auc"])
+        federated, own = formatting.figure(benefit["roc_auc"]["value"]), formatting.figure(benefit["own_roc_auc"])
         both = f"ROC-AUC {federated} with the federation, {own} with its own patients alone"
-        parts.append(f"{both}; difference {with_interval(difference, signed=True)}.")
+        parts.append(f"{both}; difference {formatting.with_interval(difference, signed=True)}.")
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
@@ -95,13 +88,13 @@ def _verdict_card(name: str, benefit: Mapping[str, Any], words: str) -> Card:
         few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures much.")
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
-    return Card(name=name, verdict=verdict_text(verdict), tone=tone, words=" ".join(parts))
+    return Card(name=name, verdict=formatting.verdict_text(verdict), tone=tone, words=" ".join(parts))
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
     """ROC curves and how to read them; the caption says which patients these are. Then the `rest` of the section."""
-    shares = {name: percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
-    found = list_some((f"{name} {share}" for name, share in shares.items()), ", ")
+    shares = {name: formatting.percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
+    found = formatting.list_some((f"{name} {share}" for name, share in shares.items()), ", ")
     picture = Picture(
         svg=charts.draw_roc(curves),
         alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
@@ -124,7 +117,7 @@ def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, al
 
 def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Section:
     """Confusion matrices: name -> true negatives, false positives, false negatives, true positives."""
-    alt = list_some(
+    alt = formatting.list_some(
         f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
         for name, (tn, fp, fn, tp) in matrices.items()
     )
@@ -135,8 +128,8 @@ def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Se
 
 def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
     """The hospitals that get a panel, and a sentence with the number of the others."""
-    shown, more = first_of(hospitals, MAX_PANELS)
-    return shown, f"{number_of(more, 'more hospital')} not drawn." if more else ""
+    shown, more = formatting.first_of(hospitals, MAX_PANELS)
+    return shown, f"{formatting.number_of(more, 'more hospital')} not drawn." if more else ""
 
 
 def holdings_section(
@@ -157,12 +150,12 @@ def holdings_section(
     label, counts = task.label, (f"{name}: {ill} with and {well} without" for name, (ill, well) in labels.items())
     balance = Picture(
         svg=charts.draw_labels(labels, positive=f"{label.name} = 1", negative=f"{label.name} = 0"),
-        alt=f"Patients with and without it. {list_some(counts)}",
+        alt=f"Patients with and without it. {formatting.list_some(counts)}",
         caption=f"{label.name} = 1: {label.meaning}. {of_labels}",
     )
     blocks: list[Block] = [balance]
     if missing:
-        most = list_some(f"{name}: {_mostly_missing(task, shares)}" for name, shares in missing.items())
+        most = formatting.list_some(f"{name}: {_mostly_missing(task, shares)}" for name, shares in missing.items())
         picture = Picture(
             svg=charts.draw_heat_map(missing, task.column_names),
             alt=f"Missing values. Columns of which at least half is missing, by hospital: {most}.",
@@ -188,7 +181,7 @@ def importance_section(importance: Mapping[str, float], patients: str) -> Sectio
         patients: sentence that says on which patients it was measured, and how often.
     """
     ordered = dict(sorted(importance.items(), key=lambda item: -item[1]))
-    figures = ", ".join(f"{name} {figure(value)}" for name, value in ordered.items())
+    figures = ", ".join(f"{name} {formatting.figure(value)}" for name, value in ordered.items())
     picture = Picture(
         svg=charts.draw_importance(ordered, quantity="rise of the mean loss, nats per patient"),
         alt=f"Rise of the loss, most first: {figures}",
@@ -208,7 +201,7 @@ def settings_section(
 ) -> Section:
     """Everything that is needed to repeat the run or study: settings that apply, other facts, and versions."""
     applied = {
-        name: "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED
+        name: "yes" if value is True else "no" if value is False else str(value) or formatting.NOT_DEFINED
         for name, value in settings.to_config().items()
         if name not in OPERATIONAL | leave_out
     }

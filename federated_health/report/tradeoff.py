@@ -1,7 +1,7 @@
 """Trade-off charts: what is gained against what it costs, as panels with a mark and a whisker per choice, in SVG."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +12,10 @@ _HEIGHT = 104.0
 _MAX_TICKS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One quantity of every choice.
+class Panel(NamedTuple):
+    """One quantity of every choice, and a horizontal line at `reference`.
 
-    Attributes:
-        title: name of the quantity on the vertical axis.
-        marks: choice -> its horizontal position and its quantity; None where undefined.
-        reference: where a horizontal line is drawn.
+    Marks: choice -> its horizontal position and its quantity; None where undefined.
     """
 
     title: str
@@ -28,11 +24,7 @@ class Panel:
 
 
 def draw_tradeoff(panels: Sequence[Panel], *, across: str) -> str:
-    """Panels, two per line, with the same horizontal scale.
-
-    Args:
-        across: name of the quantity on the horizontal axis.
-    """
+    """Panels, two per line, with the same horizontal scale; `across` names the quantity on it."""
     choices = list(dict.fromkeys(choice for panel in panels for choice in panel.marks))
     x_limits = svg.limits_of(x for panel in panels for x, _ in panel.marks.values())
     x_ticks = svg.ticks_between(*x_limits, most=_MAX_TICKS)

@@ -6,7 +6,7 @@ from typing import Any
 from federated_health.ml.metrics import Interval
 from federated_health.ml.privacy_plan import PROMISE
 from federated_health.report import formatting, sections
-from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
+from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING
@@ -130,12 +130,6 @@ def _cell(attack: Figures | None, key: str) -> str:
     return formatting.with_interval(Interval(**attack[key])) if attack else formatting.NOT_DEFINED
 
 
-def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> Table:
-    columns = list(next(iter(rows.values())))
-    cells = {name: list(row.values()) for name, row in rows.items()}
-    return sections.figures_table(caption, cells, columns, note=note, first=first)
-
-
 def _choice(figures: Figures, runs: int) -> Section:
     panels = [
         Panel(
@@ -173,23 +167,26 @@ def _choice(figures: Figures, runs: int) -> Section:
             "Encrypted averaging gives the same models as plain averaging, so both coincide, except for updates, "
             "which the server lacks.",
         ),
-        _table(
+        sections.figures_table(
             f"ROC-AUC of attacks ({formatting.INTERVAL})",
             rows,
+            first="privacy",
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
             "were trained on half of the rows each. The strongest attack on each target; all are listed below. "
             f"{formatting.NOT_DEFINED}: nothing to attack.",
         ),
-        _table(
+        sections.figures_table(
             f"The attack on a single final model: {_last_attack(FINAL)} (mean {formatting.INTERVAL} of {runs} models)",
             one_model_rows(figures),
+            first="privacy",
             note="The intervals above are of the mean over all attacked models, so they show effects that are too "
             "small to be seen in one model. An attacker with one model has this interval. Models like guessing: share "
             "of those whose own interval contains 0.5; 95 % if there is nothing to find.",
         ),
-        _table(
+        sections.figures_table(
             f"{RATE[0].upper()}{RATE[1:]} ({formatting.INTERVAL})",
             strength_rows(figures, "true_positive_rate"),
+            first="privacy",
             note=f"Of about {final['patients'] // 2:,} patients who were not trained on, 1 % is "
             f"{formatting.number_of(final['false_positives'], 'patient')}: with so few, the rate is too noisy to use.",
         ),
@@ -216,7 +213,7 @@ def _attacks(figures: Figures) -> Section:
         if privacy != ENCRYPTED
         for name, attack in attacks.items()
     }
-    table = _table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
+    table = sections.figures_table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
     return Section("Every attack", ["Who sees what:", WHO, table], folded=True)
 
 
@@ -232,14 +229,15 @@ def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
             for name, hospital in plan.hospitals.items()
         }
         caption = f"ROC-AUC of {_last_attack(target)} on {label} ({formatting.INTERVAL})"
-        tables.append(_table(caption, rows, first="hospital"))
+        tables.append(sections.figures_table(caption, rows))
     return Section("Hospital by hospital", tables)
 
 
 def _inversion(plan: AuditPlan, figures: Figures) -> Section:
-    table = _table(
+    table = sections.figures_table(
         f"Columns of {plan.smallest}'s patients that are recovered from the first round's update",
         inversion_rows(figures),
+        first="privacy",
         note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. "
         f"{formatting.NOT_DEFINED}: nothing to attack.",
     )

@@ -1,6 +1,6 @@
 """The report of a study: is joining worth it, for which hospital, and how the figures were obtained."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -134,7 +134,7 @@ def _models(figures: Figures) -> Section:
         name: {label: _auc(entry, setup) for setup, label in NAMES.items()}
         for name, entry in {**figures["hospitals"], **last}.items()
     }
-    means = {label: figures["mean"]["models"][setup] for setup, label in NAMES.items()}
+    means = {label: _estimates(figures["mean"], setup) for setup, label in NAMES.items()}
     return Section(
         "How good the models are",
         [
@@ -145,39 +145,32 @@ def _models(figures: Figures) -> Section:
             ),
             _table(
                 f"ROC-AUC ({formatting.INTERVAL})",
-                list(NAMES.values()),
-                lambda entry: [formatting.with_interval(_auc(entry, setup)) for setup in NAMES],
+                lambda entry: {label: formatting.with_interval(_auc(entry, setup)) for setup, label in NAMES.items()},
                 figures,
             ),
             Caution(sections.POOLED_AUC),
-            _estimates("Other figures, as means over hospitals", means, first="model", note=READING),
+            sections.figures_table("Other figures, as means over hospitals", means, first="model", note=READING),
         ],
     )
 
 
-def _table(
-    caption: str, columns: Sequence[str], cells: Callable[[Figures], Sequence[str]], figures: Figures, note: str = ""
-) -> Table:
+def _table(caption: str, cells: Callable[[Figures], Mapping[str, str]], figures: Figures, note: str = "") -> Table:
     """A table with one row per hospital, then the mean over hospitals and all patients."""
     rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
     last = {MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
-    return sections.figures_table(caption, rows, columns, last=last, note=note)
+    return sections.figures_table(caption, rows, last=last, note=note)
 
 
 def _all_estimates(figures: Figures) -> Table:
-    entries = {**figures["hospitals"], sections.ALL: figures["all"]}
-    models = {
-        f"{name}: {label}": entry["models"][setup] for name, entry in entries.items() for setup, label in NAMES.items()
-    }
-    return _estimates("By hospital and model", models, first="hospital and model", last=len(NAMES), note=READING)
+    rows, last = (
+        {f"{name}: {label}": _estimates(entry, setup) for name, entry in part.items() for setup, label in NAMES.items()}
+        for part in (figures["hospitals"], {sections.ALL: figures["all"]})
+    )
+    return sections.figures_table("By hospital and model", rows, last=last, first="hospital and model", note=READING)
 
 
-def _estimates(caption: str, models: Mapping[str, Figures], *, first: str, last: int = 0, note: str = "") -> Table:
-    """POINT_ESTIMATES of models, of which the `last` ones are always shown."""
-    titles = [formatting.title_of(key) for key in POINT_ESTIMATES]
-    cells = [(name, [formatting.figure(model[key]) for key in POINT_ESTIMATES]) for name, model in models.items()]
-    rows, last_rows = dict(cells[: len(cells) - last]), dict(cells[len(cells) - last :])
-    return sections.figures_table(caption, rows, titles, last=last_rows, note=note, first=first)
+def _estimates(entry: Figures, model: str) -> dict[str, str]:
+    return {formatting.title_of(key): formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES}
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -187,17 +180,16 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
         return
     aucs = _table(
         f"ROC-AUC of {first}, and the difference that other strategies make ({formatting.INTERVAL})",
-        [first, *(f"{strategy} minus {first}" for strategy in further)],
-        lambda entry: [
-            formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
-            *(_difference(entry, f"{strategy}_minus_federated") for strategy in further),
-        ],
+        lambda entry: {
+            first: formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
+            **{f"{name} minus {first}": _difference(entry, f"{name}_minus_federated") for name in further},
+        },
         figures,
         note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
     )
-    means = figures["mean"]["models"]
-    models = {first: means[TrainingSetup.FEDERATED], **{strategy: means[strategy] for strategy in further}}
-    others = _estimates("Other figures of strategies, as means over hospitals", models, first="strategy")
+    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
+    means = {strategy: _estimates(figures["mean"], model) for strategy, model in models.items()}
+    others = sections.figures_table("Other figures of strategies, as means over hospitals", means, first="strategy")
     yield Section("Strategies", [aucs, others])
 
 
