@@ -293,8 +293,7 @@ def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -
 
 def _draw_shades(axes: "Axes", shares: Floats) -> None:
     """One rectangle per cell, darker for a larger share and hatched for NaN; the first row on top."""
-    from matplotlib.collections import PolyCollection  # noqa: PLC0415  # loaded for a drawing only: see svg.py
-    from matplotlib.patches import Rectangle  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib import collections, patches  # noqa: PLC0415  # slow to import, and used by drawings only
 
     axes.set_axis_off()
     axes.set_xlim(0, shares.shape[1])
@@ -302,9 +301,9 @@ def _draw_shades(axes: "Axes", shares: Floats) -> None:
     shaded = np.argwhere(shares > 0)
     corners = [[(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)] for y, x in shaded]
     shades = [(svg.SHADE, svg.DARKEST * shares[y, x]) for y, x in shaded]
-    axes.add_collection(PolyCollection(corners, facecolors=shades, linewidths=0), autolim=False)
+    axes.add_collection(collections.PolyCollection(corners, facecolors=shades, linewidths=0), autolim=False)
     for row, column in np.argwhere(np.isnan(shares)):
-        axes.add_artist(Rectangle((column, row), 1, 1, facecolor="none", hatch="/////", linewidth=0))
+        axes.add_artist(patches.Rectangle((column, row), 1, 1, facecolor="none", hatch="/////", linewidth=0))
     for line in range(shares.shape[0] + 1):
         axes.axhline(line, color=svg.GRID, linewidth=0.8, clip_on=False)
     for line in range(shares.shape[1] + 1):

@@ -24,11 +24,7 @@ SAVED = b"saved"
 
 
 def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
-    """Save the self-contained Keras model of a run's weights, with a description of how it was trained.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Save the self-contained Keras model of a run, which describes how it was trained; StorageError if it cannot."""
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
     model = build_model(get_task(config.task), config.model, config.normalisation, weights)

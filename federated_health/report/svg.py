@@ -10,13 +10,15 @@ import re
 import warnings
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from federated_health.report.formatting import with_minus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Imports of matplotlib are inside functions: they take half a second, and most runs draw nothing.
 
@@ -64,27 +66,25 @@ def look_of(number: int) -> Look:
     return look._replace(dashes=(0.0, (4.0, 2.0))) if number // len(SERIES) % 2 else look
 
 
+@dataclass(frozen=True)
 class Canvas:
     """A picture of WIDTH x height units, measured from its top left corner. Made by `canvas`."""
 
-    def __init__(self, height: float) -> None:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and used by drawings only
-
-        self.height = height
-        self._figure = Figure(figsize=(WIDTH / 72, height / 72))
+    figure: "Figure"
+    height: float
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
         """Axes on this rectangle; the labels of their ticks lie outside it."""
         bottom = self.height - top - height
-        return self._figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
+        return self.figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write one line of text around (x, y), styled by arguments of matplotlib's Text."""
-        self._figure.text(x / WIDTH, 1 - y / self.height, text, **{"va": "center", "color": MUTED, **style})
+        self.figure.text(x / WIDTH, 1 - y / self.height, text, **{"va": "center", "color": MUTED, **style})
 
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
         """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
-        self._figure.legend(
+        self.figure.legend(
             handles.values(),
             [shorten(name, WIDTH / 2 - 50) for name in handles],
             loc="upper left",
@@ -101,7 +101,7 @@ class Canvas:
     def svg(self) -> str:
         """The picture as an <svg> element. The same drawing gives the same characters."""
         file = io.StringIO()
-        self._figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         body = _as_part_of_page(file.getvalue())
         namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         return f'<svg {namespaces} viewBox="0 0 {WIDTH} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
@@ -110,12 +110,13 @@ class Canvas:
 @contextmanager
 def canvas(height: float, more: int = 0, noun: str = "hospitals") -> Iterator[Canvas]:
     """A canvas to draw on, whatever the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
-    from matplotlib import style  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib import figure, style  # noqa: PLC0415  # slow to import, and used by drawings only
 
+    height += ROW if more else 0
     with style.context(["default", _STYLE]), _missing_glyphs_allowed():
-        paper = Canvas(height + (ROW if more else 0))
+        paper = Canvas(figure.Figure(figsize=(WIDTH / 72, height / 72)), height)
         if more:
-            paper.write(WIDTH, paper.height - 6, f"and {more:,} more {noun}, not shown", ha="right", style="italic")
+            paper.write(WIDTH, height - 6, f"and {more:,} more {noun}, not shown", ha="right", style="italic")
         yield paper
 
 
@@ -133,12 +134,11 @@ def legend_height(entries: int) -> float:
 
 def text_width(text: str, size: float = SMALL) -> float:
     """Width of one line in DejaVu Sans, which is wider than most fonts that a browser may use."""
-    from matplotlib.font_manager import FontProperties  # noqa: PLC0415  # slow to import, and used by drawings only
-    from matplotlib.textpath import text_to_path  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib import font_manager, textpath  # noqa: PLC0415  # slow to import, and used by drawings only
 
-    font = FontProperties(family="DejaVu Sans", size=size)
+    font = font_manager.FontProperties(family="DejaVu Sans", size=size)
     with _missing_glyphs_allowed():
-        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+        return float(textpath.text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def shorten(text: str, room: float) -> str:
@@ -184,12 +184,9 @@ def own_ids(svg: str, prefix: str) -> str:
     return _in_tags(svg, lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", tag))
 
 
-@contextmanager
-def _missing_glyphs_allowed() -> Iterator[None]:
-    """The browser draws the letters, so that matplotlib's font need not have them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
-        yield
+def _missing_glyphs_allowed() -> AbstractContextManager[None]:
+    """No warning about letters that matplotlib's font lacks, since the browser draws them."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:

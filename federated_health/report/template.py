@@ -2,7 +2,30 @@
 
 TEMPLATE = """\
 {% set numbers = namespace(table=0, figure=0) %}
-{% macro show(block) %}
+<!DOCTYPE html>
+<html lang="en" id="top">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{{ page.title }}</title>
+<style>{{ style|safe }}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
+<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
+{% for section in page.sections %}<li><a href="#{{ section.slug }}">{{ section.title }}</a></li>{% endfor %}
+</ol></nav>
+<main id="content" tabindex="-1">
+{% for section in page.sections %}
+<section id="{{ section.slug }}">
+{% if section.folded %}<details><summary>{% endif %}
+<h2>{{ section.title }}</h2>
+{% if section.folded %}</summary>{% endif %}
+{% for block in section.blocks %}
 {% set kind = block.__class__.__name__ %}
 {% if kind == "str" %}
 <p>{{ block }}</p>
@@ -44,31 +67,7 @@ TEMPLATE = """\
 <figcaption><span>Figure {{ numbers.figure }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
-{% endmacro %}
-<!DOCTYPE html>
-<html lang="en" id="top">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{{ page.title }}</title>
-<style>{{ style|safe }}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
-<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
-{% for section in page.sections %}<li><a href="#{{ section.slug }}">{{ section.title }}</a></li>{% endfor %}
-</ol></nav>
-<main id="content" tabindex="-1">
-{% for section in page.sections %}
-<section id="{{ section.slug }}">
-{% if section.folded %}<details><summary>{% endif %}
-<h2>{{ section.title }}</h2>
-{% if section.folded %}</summary>{% endif %}
-{% for block in section.blocks %}{{ show(block) }}{% endfor %}
+{% endfor %}
 {% if section.folded %}</details>{% endif %}
 </section>
 {% endfor %}
@@ -125,8 +124,6 @@ section > h2, summary h2 { margin: 0 0 1rem; font-size: 1.5rem; font-weight: 620
 summary { cursor: pointer; padding: .85rem 0; border-block: 1px solid var(--line); }
 summary h2 { display: inline; margin: 0 0 0 .25rem; font-size: 1.1875rem; }
 details[open] > summary { margin-bottom: 1.25rem; }
-section:has(> details) + section:has(> details) { margin-top: 0; }
-section:has(> details) + section:has(> details) summary { border-top: 0; }
 .caution {
   padding: .8rem 1.1rem; max-width: none; background: var(--note);
   border-left: .25rem solid var(--note-edge); border-radius: .2rem;
@@ -199,7 +196,7 @@ footer p { margin: 0; font-size: .875rem; }
   a { color: inherit; text-decoration: none; }
   h1 { font-size: 22pt; }
   .lead { font-size: 12pt; }
-  section, section:has(> details) + section:has(> details) { margin-top: 9mm; }
+  section { margin-top: 9mm; }
   section > h2, summary h2 { font-size: 14pt; }
   h2, h3, summary, caption { break-after: avoid; }
   p, li { orphans: 3; widows: 3; }

@@ -73,20 +73,13 @@ def strongest_attack(figures: Figures, target: str) -> Figures | None:
     """Figures of the attack on a target with the greatest ROC-AUC; None if there is nothing to attack.
 
     The greatest of several is slightly too great, which errs on the patients' side.
-
-    Args:
-        figures: those of one privacy setting.
     """
     attacks: Figures = figures["attacks"][target] or {}
     return max(attacks.values(), key=lambda attack: attack["roc_auc"]["value"] or 0.0, default=None)
 
 
 def strength_rows(figures: Figures, key: str) -> Rows:
-    """The strongest attack: privacy -> target -> cell.
-
-    Args:
-        key: `roc_auc` or `true_positive_rate`.
-    """
+    """The strongest attack: privacy -> target -> its `roc_auc` or `true_positive_rate`."""
     return {
         privacy: {name: _cell(strongest_attack(entry, target), key) for target, name in TARGETS.items()}
         for privacy, entry in figures.items()
@@ -95,14 +88,12 @@ def strength_rows(figures: Figures, key: str) -> Rows:
 
 def one_model_rows(figures: Figures) -> Rows:
     """The attack on a single final model: privacy -> its interval, and the share of models like guessing."""
-    attacks = {privacy: entry["attacks"][FINAL][_last_attack(FINAL)] for privacy, entry in figures.items()}
-    return {
-        privacy: {
-            "ROC-AUC, one model": _cell(attack, "one_model"),
-            "models like guessing": formatting.percent_of(attack["undecided"]),
-        }
-        for privacy, attack in attacks.items()
-    }
+    rows = {}
+    for privacy, entry in figures.items():
+        attack = entry["attacks"][FINAL][_last_attack(FINAL)]
+        guessing = formatting.percent_of(attack["undecided"])
+        rows[privacy] = {"ROC-AUC, one model": _cell(attack, "one_model"), "models like guessing": guessing}
+    return rows
 
 
 def inversion_rows(figures: Figures) -> Rows:
