@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves spread these "
-    "patients evenly within their cell, and lack a class that has fewer."
+    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of one class. The curves spread these "
+    "patients evenly within their cell; a class with fewer patients is left out."
 )
 _FROM_BINS = (
     "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
@@ -33,11 +33,11 @@ _FROM_BINS = (
 )
 _HELD_OUT_LOSS = (
     "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % for every "
-    "patient gives 0.693. A gap: the hospital did not answer."
+    "patient gives 0.693. A gap means that the hospital did not reply."
 )
 _TRAINING_LOSS = (
-    "The same on training patients, while each hospital trained and before the weights were averaged. If this falls "
-    "and the loss above rises, more rounds harm."
+    "The same on training patients, while each hospital trained and before the weights were averaged. If this "
+    "loss falls while the one above rises, more rounds make the model worse."
 )
 
 

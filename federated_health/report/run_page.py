@@ -166,7 +166,7 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
         *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
         sections.VERDICT_RULE,
         Caution(
-            "One split of few patients gives wide intervals. If rows may be in one place, the command "
+            "One split of few patients gives wide intervals. If records may be in one place, the command "
             "python -m federated_health evidence tests every patient, several times."
         ),
     ]
@@ -259,7 +259,7 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
             f"{'the same' if private else 'patients'} by score.",
             "The key, to the other hospitals alone, each time sealed for one of them and signed.",
         ]
-        source = "What was decrypted stayed at the hospitals, and this page is drawn from it."
+        source = "What was decrypted stayed at the hospitals; this page uses it."
     else:
         sums = (
             "; for each measurement the number of training patients who have it, and the sum and the sum of squares of "
@@ -280,7 +280,7 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
                 "number of training patients who have each column."
             )
-        source = "This page is drawn from what stayed here, too." if run.hospital else "This page uses nothing else."
+        source = "This page also uses what stayed here." if run.hospital else "This page uses nothing else."
     return Section("What each hospital sent", [items, f"No patient's record left a hospital. {source}"])
 
 

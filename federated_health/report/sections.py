@@ -224,8 +224,8 @@ def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str]) -> Se
         "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
         "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
         "used on data that it was not trained on.",
-        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something of the "
-        "patients they come from, the more the fewer these are.",
+        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something about "
+        "the patients they come from. The fewer these patients are, the more is revealed.",
         *extra,
     ]
     caution = Caution("Not a medical device. No decision about a patient may rest on it.")

@@ -46,8 +46,8 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
         lead=f"{formatting.number_of(patients, 'training patient')} of "
-        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was "
-        "trained on, or what was recorded of them; and what it costs to prevent it.",
+        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient's "
+        "record was used for training, or what it holds? And what does it cost to prevent that?",
         sections=[
             _choice(figures, plan.half_runs),
             _attacks(figures),

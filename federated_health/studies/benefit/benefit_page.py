@@ -185,7 +185,7 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
             **{f"{name} minus {first}": _difference(entry, f"{name}_minus_federated") for name in further},
         },
         figures,
-        note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
+        note="Of 20 strategies that make no difference, 1 has an interval without 0 by chance.",
     )
     models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
     means = {strategy: _estimates(figures["mean"], model) for strategy, model in models.items()}
