@@ -102,11 +102,7 @@ def render(page: Page) -> str:
 
 
 def write_report(path: Path, make: Callable[[], Page]) -> None:
-    """Write a page.
-
-    Raises:
-        RunError: it cannot be made or written. Its message says that all other results are saved.
-    """
+    """Write a page; RunError, which says that all other results are saved, if it cannot be made or written."""
     try:
         text = render(make())
     except Exception as error:

@@ -64,7 +64,7 @@ def figures_table(
 
 
 def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str, str] | None = None) -> list[Block]:
-    """Cards of the first MAX_ROWS hospitals with the benefit of joining, and the number of the others.
+    """Cards of the first MAX_ROWS hospitals, and the number of the others.
 
     Args:
         benefits: hospital -> its entry of `joining` in metrics.json.
