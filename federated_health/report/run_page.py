@@ -249,14 +249,14 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
     """A summary for readers who must know what left the hospitals; `messages` has the exact list."""
     private = run.config.privacy is not None
     if run.encrypted:
-        sums, weights = ("", "noisy weights") if private else ("sums of its columns, ", "weights")
-        losses = "sums of their losses" if private else "sums of losses"
+        sums, weights, losses = "sums of its columns, ", "weights", "losses"
+        if private:
+            sums, weights, losses = "", "noisy weights", "their losses"
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out "
             "patients, and its certificate.",
-            f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts "
-            f"{'of held-out patients ' if private else ''}and {losses}, and at the end numbers of "
-            f"{'the same' if private else 'patients'} by score.",
+            f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts of "
+            f"held-out patients and sums of {losses}, and at the end numbers of patients by score.",
             "The key, to the other hospitals alone, each time sealed for one of them and signed.",
         ]
         source = "What was decrypted stayed at the hospitals; this page uses it."
