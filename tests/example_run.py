@@ -13,7 +13,7 @@ from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
-from federated_health.report.page import Block, Page, Section, Table
+from federated_health.report.page import Page, Section, Table
 from federated_health.report.run_page import page_of_run
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
@@ -24,7 +24,7 @@ from federated_health.transport.in_process import InProcessTransport
 COLUMNS = HEART_DISEASE.column_names
 FACTS = {"SHA-256 of model.keras": "abc123"}
 
-Of = TypeVar("Of", bound=Block)
+Of = TypeVar("Of")
 
 
 @dataclass(kw_only=True)

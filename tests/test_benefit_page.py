@@ -8,7 +8,7 @@ import pytest
 
 from federated_health.ml.metrics import Verdict
 from federated_health.report.formatting import verdict_text
-from federated_health.report.page import Bullets, Cards, Facts, Page, Picture, Table, Text, render
+from federated_health.report.page import Cards, Page, Picture, Table, render
 from tests.example_run import blocks, rows, section, titles
 from tests.studies import Labels, study_of
 
@@ -31,7 +31,9 @@ def usual_page() -> Page:
 
 
 def facts_of(page: Page) -> dict[str, str]:
-    return dict(item for block in blocks(section(page, "Settings, versions and hashes"), Facts) for item in block.items)
+    return dict(
+        item for block in blocks(section(page, "Settings, versions and hashes"), dict) for item in block.items()
+    )
 
 
 def test_the_head_counts_verdicts_and_says_what_is_estimated() -> None:
@@ -50,7 +52,7 @@ def test_the_head_counts_verdicts_and_says_what_is_estimated() -> None:
         "Decisions at the threshold",
         "Data of each hospital",
         "Which columns matter most",
-        "How this was found out",
+        "Methods",
         "All other figures",
         "Settings, versions and hashes",
         "Intended use and limits",
@@ -139,7 +141,7 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
     study = study_of({"a": [1, 0] * 10, "b": [1] * 20}, score)
     assert rows(blocks(section(study.page, "How good the models are"), Table)[0])["b"] == (DASH,) * 4
     roc = section(study.page, "ROC curves")
-    assert "since all patients are of one class: b." in blocks(roc, Text)[0].words
+    assert "since all patients are of one class: b." in blocks(roc, str)[0]
     cards = blocks(section(study.page, "The answer, hospital by hospital"), Cards)[0].items
     assert cards[1].verdict == "too few patients to tell"
     assert cards[1].words.startswith("20 patients, 20 positive. ")
@@ -148,19 +150,19 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
 
 def test_hospitals_of_one_class_each_have_a_page_without_curves() -> None:
     page = study_of({"a": [1] * 10, "b": [1] * 10}, score).page
-    assert blocks(section(page, "ROC curves"), Text)[0].words == "No hospital has patients of both classes."
-    assert not any("Mean over hospitals" in text.words for text in blocks(page.sections[0], Text))
+    assert blocks(section(page, "ROC curves"), str)[0] == "No hospital has patients of both classes."
+    assert not any("Mean over hospitals" in text for text in blocks(page.sections[0], str))
     assert render(page)
 
 
 @pytest.mark.parametrize(("tune", "words"), [(True, "cross-validation inside"), (False, "settings below")])
 def test_how_it_was_found_out_is_said(tune: bool, words: str) -> None:
     page = study_of({"a": [1, 0] * 5, "b": [1, 0] * 5}, score, tune=tune).page
-    (bullets,) = blocks(section(page, "How this was found out"), Bullets)
-    assert bullets.items[0].startswith("1 repeat of 2-fold cross-validation")
-    assert words in bullets.items[1]
+    (bullets,) = blocks(section(page, "Methods"), list)
+    assert bullets[0].startswith("1 repeat of 2-fold cross-validation")
+    assert words in bullets[1]
     facts = dict(
-        item for block in blocks(section(page, "Settings, versions and hashes"), Facts) for item in block.items
+        item for block in blocks(section(page, "Settings, versions and hashes"), dict) for item in block.items()
     )
     assert facts["folds"] == "2"
     assert facts["strategies"] == "fedavg"
@@ -177,7 +179,7 @@ def test_of_many_hospitals_the_first_are_shown_and_the_page_stays_small() -> Non
         assert "more, not shown." in table.note
         assert len(table.rows) <= 44
     facts = dict(
-        item for block in blocks(section(page, "Settings, versions and hashes"), Facts) for item in block.items
+        item for block in blocks(section(page, "Settings, versions and hashes"), dict) for item in block.items()
     )
     assert facts["further hospitals"] == "20; their hashes are in evidence.json"
     assert len(render(page)) < 500_000

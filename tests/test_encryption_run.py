@@ -617,7 +617,7 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
     told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
     assert told.privacy is not None
     shown = render(page_of_run(replace(result, privacy_spent="all that there was")))
-    assert "own account: all that there was." in shown
+    assert "Privacy budget of this hospital: all that there was." in shown
     assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
     assert "sums of its columns" not in shown  # they were not asked for
 

@@ -52,8 +52,8 @@ def test_totals_and_tables_by_hand(path: Path) -> None:
     assert page.lines() == [
         "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC",
         "6 messages, 7,780 bytes, rounds 1 to 3",
-        "5,226 of these bytes are of the values below, the others of their packing: names, types and lengths",
-        "errors that left in place of an answer: train 1",
+        "5,226 of these bytes are the values below; the rest is packing: names, types and lengths",
+        "errors sent instead of a reply: train 1",
     ]
     assert page.tables() == {
         "join: 1 message, 1,000 bytes": {
@@ -73,8 +73,8 @@ def test_totals_and_tables_by_hand(path: Path) -> None:
 
 def test_a_report_of_what_may_not_join_is_an_error_that_left(path: Path) -> None:
     page = page_of(path, line("unfit", 1, None, 10, item("metadata", "unfit", 5, dtype="text")))
-    assert "errors that left in place of an answer: unfit 1" in page.lines()
-    assert page_of(path, LINES[1]).lines()[-1] == "errors that left in place of an answer: none"
+    assert "errors sent instead of a reply: unfit 1" in page.lines()
+    assert page_of(path, LINES[1]).lines()[-1] == "errors sent instead of a reply: none"
 
 
 def test_one_round_and_one_byte_are_singular(path: Path) -> None:

@@ -1,5 +1,7 @@
 """Formatting of figures and long lists; sections that the pages of runs and studies share."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from federated_health.report.formatting import (
     title_of,
     with_interval,
 )
-from federated_health.report.page import Bullets, Caution, Facts, Picture, Text
+from federated_health.report.page import Card, Cards, Caution, Picture
 from federated_health.report.sections import (
     confusion_section,
     figures_table,
@@ -25,7 +27,6 @@ from federated_health.report.sections import (
     model_card,
     roc_section,
     settings_section,
-    verdict_card,
     verdict_cards,
 )
 from federated_health.settings import Settings, read_defaults
@@ -103,28 +104,42 @@ def test_of_a_long_list_the_first_forty_are_named() -> None:
 
 
 def test_verdicts_are_counted_in_their_order() -> None:
-    counts = {Verdict.UNDEFINED: 1, Verdict.LOSES: 0, Verdict.GAINS: 1200}
-    assert list_verdicts(counts) == "1,201 hospitals: 1,200 gains, 1 too few patients to tell."
+    assert (
+        list_verdicts([Verdict.UNDEFINED, *["gains"] * 1200])
+        == "1,201 hospitals: 1,200 gains, 1 too few patients to tell."
+    )
 
 
 def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> None:
-    many = {f"h{number}": ["1"] for number in range(42)}
-    table = figures_table("Rows", many, ["n"], last={"all": ["42"]}, note="A note.")
+    many = {f"h{number}": {"n": "1"} for number in range(42)}
+    table = figures_table("Rows", many, last={"all": {"n": "42"}}, note="A note.")
     assert len(table.rows) == 41
     assert table.rows[-2:] == (("h39", "1"), ("all", "42"))
     assert table.note == "And 2 more, not shown. A note."
     assert table.columns == ("hospital", "n")
-    assert figures_table("Rows", {"a": ["1"]}, ["n"], first="model").columns == ("model", "n")
-    assert figures_table("Rows", {"a": ["1"]}, ["n"]).note == ""
+    assert figures_table("Rows", {"a": {"n": "1"}}, first="model").columns == ("model", "n")
+    assert figures_table("Rows", {"a": {"n": "1"}}).note == ""
 
 
 # Verdicts
 
 
+def card_of(difference: Interval, verdict: str, small: bool = False, words: str = "") -> Card:
+    benefit = {
+        "verdict": verdict,
+        "small": small,
+        "difference": asdict(difference),
+        "roc_auc": {"value": 0.9},
+        "own_roc_auc": 0.7,
+    }
+    (cards,) = verdict_cards({"a": benefit}, {"a": words})
+    assert isinstance(cards, Cards)
+    return cards.items[0]
+
+
 def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None:
-    # Of very few patients there is a difference, but no verdict; see `intervals.MIN_CLASS_SIZE`.
-    above = Interval(value=0.2, low=0.1, high=0.3)
-    card = verdict_card("a", Verdict.UNDEFINED, above, (0.9, 0.7), small=True, words="5 patients.")
+    # Of very few patients there is a difference, but no verdict; see `metrics.MIN_CLASS_SIZE`.
+    card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, words="5 patients.")
     assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
     assert card.words == (
         "ROC-AUC 0.900 with the federation, 0.700 with its own patients alone; difference +0.200 (+0.100 to +0.300). "
@@ -143,23 +158,23 @@ def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None
     ],
 )
 def test_a_card_has_its_verdict_s_tone_as_an_enumeration_and_as_json_has_it(verdict: str, tone: str) -> None:
-    card = verdict_card("a", verdict, Interval(value=0.0, low=0.0, high=0.0), (0.5, 0.5), small=False)
+    card = card_of(Interval(value=0.0, low=0.0, high=0.0), verdict)
     assert card.tone == tone
     assert card.words.endswith("(+0.000 to +0.000).")
 
 
 def test_a_card_without_a_figure_says_why() -> None:
-    card = verdict_card("a", Verdict.UNDEFINED, NOTHING, (None, None), small=True)
+    card = card_of(NOTHING, Verdict.UNDEFINED, small=True)
     assert card.words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
 
 
 def test_of_many_cards_forty_are_shown() -> None:
-    card = verdict_card("a", Verdict.GAINS, NOTHING, (None, None), small=False)
-    assert len(verdict_cards([card] * 40)) == 1
-    shown, more = verdict_cards([card] * 41)
-    assert len(shown.items) == 40  # type: ignore[union-attr]
-    assert isinstance(more, Text)
-    assert more.words == "And 1 more hospital, not shown."
+    benefit = {"verdict": Verdict.GAINS, "small": False, "difference": {}}
+    assert len(verdict_cards({str(number): benefit for number in range(40)})) == 1
+    shown, more = verdict_cards({str(number): benefit for number in range(41)})
+    assert isinstance(shown, Cards)
+    assert len(shown.items) == 40
+    assert more == "And 1 more hospital, not shown."
 
 
 # Pictures
@@ -180,10 +195,10 @@ def test_the_alternative_text_of_a_matrix_names_its_counts() -> None:
 
 
 def test_panels_leave_room_for_all_together() -> None:
-    assert first_panels(["a"]) == (["a"], "")
-    assert first_panels(map(str, range(11)))[1] == ""
-    names, words = first_panels(map(str, range(13)))
-    assert names == [str(number) for number in range(11)]
+    assert first_panels({"a": 1}) == ({"a": 1}, "")
+    assert first_panels(dict.fromkeys(map(str, range(11))))[1] == ""
+    panels, words = first_panels(dict.fromkeys(map(str, range(13))))
+    assert list(panels) == [str(number) for number in range(11)]
     assert words == "2 more hospitals not drawn."
 
 
@@ -193,19 +208,18 @@ def test_missing_values_name_columns_that_are_mostly_missing_or_not_released() -
     of = holdings_section(
         HEART_DISEASE,
         {"a": (3, 4), "b": (0, 9)},
-        shares,
-        names=["a", "b"],
+        {"a": shares[0].tolist(), "b": shares[1].tolist()},
         of_labels="All.",
         of_missing="Some.",
     )
     labels, missing = blocks(of, Picture)
     assert labels.alt == "Patients with and without it. a: 3 with and 4 without; b: 0 with and 9 without"
     assert missing.alt.endswith("by hospital: a: sex, cp, trestbps (not released); b: no column mostly missing.")
-    assert ("cp", "chest pain") in blocks(of, Facts)[0].items
+    assert blocks(of, dict)[0]["cp"] == "chest pain"
 
 
 def test_without_shares_there_are_labels_only() -> None:
-    of = holdings_section(HEART_DISEASE, {"a": (3, 4)}, np.zeros((0,)), names=[], of_labels="All.", of_missing="None.")
+    of = holdings_section(HEART_DISEASE, {"a": (3, 4)}, {}, of_labels="All.", of_missing="None.")
     assert len(blocks(of, Picture)) == 1
 
 
@@ -220,21 +234,20 @@ def test_columns_are_ordered_by_weight_with_minus_signs() -> None:
 
 def test_settings_leave_out_operational_and_irrelevant_ones() -> None:
     settings = Settings.from_config({**read_defaults(), "out": "/home/somebody", "strategy-args": ""})
-    own, versions = blocks(settings_section(settings, [("hash", "ab")], leave_out=frozenset({"appraisal"})), Facts)
-    facts = dict(own.items)
+    facts, versions = blocks(settings_section(settings, {"hash": "ab"}, leave_out=frozenset({"appraisal"})), dict)
     assert facts["seed"] == "42"
     assert facts["strategy-args"] == DASH
     assert facts["hash"] == "ab"
     assert not {"out", "data", "address", "wait", "verbose", "force", "insecure", "appraisal"} & set(facts)
-    assert dict(blocks(settings_section(settings, []), Facts)[0].items)["appraisal"] == "yes"
-    assert {"flwr", "keras", "numpy", "tensorflow"} <= set(dict(versions.items))
+    assert blocks(settings_section(settings, {}), dict)[0]["appraisal"] == "yes"
+    assert {"flwr", "keras", "numpy", "tensorflow"} <= set(versions)
 
 
 def test_the_model_card_says_what_the_model_is_for_and_what_it_is_not() -> None:
     of = model_card(HEART_DISEASE, [f"h{number}" for number in range(1010)], ["One more."])
-    assert HEART_DISEASE.label.meaning in blocks(of, Text)[0].words
-    assert "h7 and 1,002 more)" in blocks(of, Text)[0].words
-    assert "h8" not in blocks(of, Text)[0].words
+    assert HEART_DISEASE.label.meaning in blocks(of, str)[0]
+    assert "h7 and 1,002 more)" in blocks(of, str)[0]
+    assert "h8" not in blocks(of, str)[0]
     assert blocks(of, Caution)[0].words.startswith("Not a medical device.")
-    assert blocks(of, Bullets)[0].items[-1] == "One more."
-    assert "(a, b)." in blocks(model_card(HEART_DISEASE, ["a", "b"]), Text)[0].words
+    assert blocks(of, list)[0][-1] == "One more."
+    assert "(a, b)." in blocks(model_card(HEART_DISEASE, ["a", "b"], []), str)[0]

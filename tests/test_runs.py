@@ -16,9 +16,8 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.keras_models import read_description
-from federated_health.report import run_files, run_page, saved_model
-from federated_health.report.page import Page
-from federated_health.report.run_files import write_report
+from federated_health.report import run_page, saved_model
+from federated_health.report.page import Page, write_report
 from federated_health.server import run_folder
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -118,7 +117,7 @@ def test_a_report_that_cannot_be_made_costs_neither_the_figures_nor_the_model(
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
-        write_report(tmp_path / "report.html", lambda: Page(title="a", lead="b", sections=()))
+        write_report(tmp_path / "report.html", lambda: Page(title="a", lead="b", sections=[]))
 
 
 def test_what_draws_is_imported_at_the_end_only() -> None:
@@ -188,7 +187,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run_folder.ModelSaver, "prepare", lambda _: None)
     monkeypatch.setattr(saved_model, "save_final_model", save)
-    monkeypatch.setattr(run_files, "write_run_report", lambda path, _: path.write_text("a report"))
+    monkeypatch.setattr(run_page, "write_run_report", lambda path, _: path.write_text("a report"))
 
 
 light = pytest.mark.usefixtures("_no_keras")
@@ -483,7 +482,7 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
 def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = {"write_json": run_folder, "save_final_model": saved_model, "write_run_report": run_files}
+    homes = {"write_json": run_folder, "save_final_model": saved_model, "write_run_report": run_page}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def mortal(name: str) -> Callable[..., None]:

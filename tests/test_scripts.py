@@ -836,7 +836,7 @@ def test_a_ledger_is_beside_the_csv_and_shown_as_a_page(show: Show, patients: pd
     code, page, said = show("client.py", "--show-egress", "here/egress-mine.jsonl")
     assert (code, said) == (0, "")
     assert page.startswith("What left mine, by here/egress-mine.jsonl\n")
-    assert "errors that left in place of an answer: unfit 1\n" in page
+    assert "errors sent instead of a reply: unfit 1\n" in page
     assert rows_of(page)["metadata"][-3:] == ["text", "1", str(len("it has fewer than 8 different patients"))]
     assert "What never leaves:" in page
 

@@ -18,13 +18,12 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
         hospitals: entries of a manifest, with `name`, `rows`, and `labels` (rows by label).
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second to import, and most runs draw nothing
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  # slow to import, and used by drawings only
 
     count = len(hospitals)
     named = count <= MAX_NAMES
     positive = [entry["labels"]["1"] for entry in hospitals]
     negative = [entry["labels"]["0"] for entry in hospitals]
-    places = list(range(1, count + 1))
+    places = range(1, count + 1)
     figure = Figure(figsize=(8, 1.6 + 0.32 * count) if named else (10, 4.5), layout="constrained")
     axes = figure.add_subplot()
     if named:
@@ -44,7 +43,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
         axes.set_xlabel("hospital")
         axes.set_ylabel("patients")
         axes.set_xlim(0.5, count + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params("x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)

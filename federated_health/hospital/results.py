@@ -4,12 +4,11 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from federated_health import encryption
+from federated_health import encryption, report
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.names import MODEL, REPORT
-from federated_health.report.run_files import RunSummary, write_run_report
 from federated_health.report.saved_model import save_final_model
 
 
@@ -27,18 +26,15 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     if ENCRYPTED_RUN in context.state:
         others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
     elif config.privacy is not None:
-        write_run_report(folder / REPORT, summarise_private_run(context, config, weights))
+        run_page = report.load().run_page
+        name = str(context.node_config["name"])
+        summary = run_page.RunSummary(  # the server has the figures of all hospitals
+            config=config,
+            figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
+            hospital=name,
+            privacy_spent=budget_of(context).summary().describe(),
+            facts={"SHA-256 of the weights": weights_hash(weights)},
+        )
+        run_page.write_run_report(folder / REPORT, summary)
         others = [REPORT]
     return ", ".join([MODEL, *others])
-
-
-def summarise_private_run(context: Context, config: TrainConfig, weights: Weights) -> RunSummary:
-    """A run with differential privacy as this hospital knows it; the server has the figures of all hospitals."""
-    name = str(context.node_config["name"])
-    return RunSummary(
-        config=config,
-        figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
-        hospital=name,
-        privacy_spent=budget_of(context).summary().describe(),
-        facts={"SHA-256 of the weights": weights_hash(weights)},
-    )

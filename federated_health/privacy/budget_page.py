@@ -42,11 +42,7 @@ class BudgetPage:
 
 
 def read_page(path: Path) -> BudgetPage:
-    """The page of a budget file.
-
-    Raises:
-        PrivacyError: it cannot be read, is not a budget file, or holds no round.
-    """
+    """The page of a budget file; PrivacyError if it cannot be read, is not a budget file, or holds no round."""
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:

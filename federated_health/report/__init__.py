@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page each, its charts, and the files of a run.
+"""Reports: one self-contained HTML page each, its charts, and the saved model of a run.
 
 Pages and charts load when there are results to show, through `load`. May import `messages` and everything below.
 """
@@ -8,19 +8,7 @@ from types import ModuleType
 
 
 def load() -> ModuleType:
-    """This package with the modules that write a run's files and report."""
-    from federated_health.report import (  # noqa: F401, PLC0415  # the loader of this folder
-        page,
-        run_files,
-        run_page,
-        svg,
-    )
+    """This package with the modules that write a run's report and model."""
+    from federated_health.report import run_page, saved_model, svg  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
-
-
-def load_saved_model() -> ModuleType:
-    """The module `saved_model`."""
-    from federated_health.report import saved_model  # noqa: PLC0415  # the loader of this folder
-
-    return saved_model

@@ -1,57 +1,51 @@
-"""Charts with one row or one line per hospital, as SVG. Charts with panels are in panels.py.
+"""All charts of runs and studies but the trade-off of an audit, as SVG. Names are shown in the order given."""
 
-Names are shown in the order given; beyond a limit they are counted. Each function raises ValueError if there is nothing
-to draw.
-"""
-
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.ml.metrics import Interval
 from federated_health.names import FEDERATION
 from federated_health.report import svg
-from federated_health.report.formatting import MAX_ROWS, short_number, short_percent
+from federated_health.report.formatting import MAX_ROWS, MINUS, first_of, short_number, short_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Floats = NDArray[np.float64]
 
 MAX_COLUMNS = 20
 _MAX_NAME_WIDTH = 112
 _BAR = 0.62
 _BAR_ROW = 18.0
-_PLOT_HEIGHT = 190
+_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat map
 
 
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
-    """One line per hospital over the rounds, and a heavy one for the federation.
+    """One line per hospital over the rounds, of which the first are shown, and a heavy one for the federation.
 
-    Args:
-        series: name -> one value per round; None or NaN leaves a gap.
-        quantity: what the values are, with their unit.
-        rounds: round numbers in order, as many as a series has values.
+    A series has one value per round; None leaves a gap.
     """
-    if any(len(values) != len(rounds) for values in series.values()):
-        raise ValueError("a series does not have one value per round")
-    hospitals = {name: values for name, values in series.items() if name != FEDERATION}
-    shown, more = svg.first_of(hospitals or series, svg.MAX_LINES)
+    shown, more = first_of({name: values for name, values in series.items() if name != FEDERATION}, svg.MAX_LINES)
     looks = {name: svg.look_of(place) for place, name in enumerate(shown)}
     if FEDERATION in series:
-        shown[FEDERATION], looks[FEDERATION] = series[FEDERATION], svg.Look(svg.INK, "o", (0.0, ()))
-    every_value = [value for values in shown.values() for value in values]
-    vertical = svg.limits_of(every_value)
+        shown[FEDERATION], looks[FEDERATION] = series[FEDERATION], svg.Look(svg.INK, "o")
+    vertical = svg.limits_of(value for values in shown.values() for value in values)
     ticks = svg.ticks_between(*vertical)
-    left = max(svg.text_width(label) for label in ticks.values()) + 8
-    top, height = 22, _PLOT_HEIGHT
-    with svg.canvas(top + height + 38 + svg.legend_height(shown), more, "hospitals") as paper:
+    left = max(map(svg.text_width, ticks.values())) + 8
+    top, height = 22, 190
+    with svg.canvas(top + height + 38 + svg.legend_height(len(shown)), more) as paper:
         axes = paper.axes(left, top, svg.WIDTH - left - 8, height)
         handles = {}
-        for name, values in shown.items():
-            look, heavy = looks[name], name == FEDERATION
+        for name, look in looks.items():
+            values, heavy = np.array(shown[name], dtype=np.float64), name == FEDERATION
             (handles[name],) = axes.plot(
-                list(rounds),
-                [value if value is not None and svg.is_shown(value) else float("nan") for value in values],
+                rounds,
+                values,
                 color=look.color,
                 linestyle=look.dashes,
                 linewidth=2.6 if heavy else 1.3,
@@ -60,58 +54,59 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
                 markersize=4,
                 markevery=_marked(values, isolated_only=heavy),
             )
-        if not any(map(svg.is_shown, every_value)):
-            axes.text(0.5, 0.5, "no value in any round", transform=axes.transAxes, ha="center", color=svg.MUTED)
         axes.set_ylim(*vertical)
         svg.set_ticks(axes, "y", ticks)
         first, last = min(rounds), max(rounds)
         around = 0.03 * (last - first) or 0.5
         axes.set_xlim(first - around, last + around)
         across = svg.ticks_between(first, last, whole=True)
-        axes.set_xticks(list(across), list(across.values()), size=svg.SMALL)
+        axes.set_xticks(list(across), list(across.values()))
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
         paper.write(left + (svg.WIDTH - left) / 2, top + height + 24, "round", ha="center")
         paper.explain(top + height + 36, handles)
         return paper.svg()
 
 
+def _marked(values: Floats, *, isolated_only: bool) -> list[int]:
+    """Places of the values with a marker: those without a neighbour, which no line shows, and about 8 others."""
+    shown = np.pad(~np.isnan(values), 1)
+    marked = ~(shown[:-2] | shown[2:])
+    if not isolated_only:
+        marked[:: -(-len(values) // 8)] = True
+    places: list[int] = np.flatnonzero(marked & shown[1:-1]).tolist()
+    return places
+
+
 def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, negative: str) -> str:
     """Class balance: one stacked bar per hospital of its patients with and without the label."""
-    shown, more = svg.first_of(hospitals, MAX_ROWS)
-    with_label, without = ([counts[part] for counts in shown.values()] for part in (0, 1))
-    totals = [sum(counts) for counts in shown.values()]
+    shown, more = first_of(hospitals)
+    with_label, without = zip(*shown.values(), strict=True)
+    totals = {name: sum(counts) for name, counts in shown.items()}
     bars = {
-        name: (float(total), f"{short_percent(shown[name][0] / total)} % of {short_number(total)}" if total else "none")
-        for name, total in zip(shown, totals, strict=True)
+        name: (total, f"{short_percent(shown[name][0] / total)} % of {short_number(total)}" if total else "none")
+        for name, total in totals.items()
     }
-    with _bars(bars, (0, max(totals) or 1), 8 + 2 * svg.ROW, more, "hospitals") as (paper, axes, left):
-        places = range(len(shown))
-        axes.barh(places, with_label, height=_BAR, color=svg.SERIES[1])
+    with _bars(bars, (0, max(totals.values()) or 1), 8 + 2 * svg.ROW, more) as (paper, axes, left):
+        full: dict[str, Any] = {"facecolor": (svg.SERIES[1], 1.0)}
         pale: dict[str, Any] = {"facecolor": (svg.SHADE, 0.5), "edgecolor": svg.SERIES[0], "linewidth": 0.7}
-        axes.barh(places, without, left=with_label, height=_BAR, **pale)
-        full = {"facecolor": (svg.SERIES[1], 1.0), "edgecolor": "none", "linewidth": 0.7}
+        axes.barh(range(len(shown)), with_label, height=_BAR, **full)
+        axes.barh(range(len(shown)), without, left=with_label, height=_BAR, **pale)
         for line, (text, style) in enumerate([(f"{positive}, in per cent of all", full), (negative, pale)]):
             swatch = paper.axes(left, 4 + svg.ROW * line, 10, 8)
             swatch.set_axis_off()
-            swatch.bar([0], [1], width=1, **style)
-            swatch.set_xlim(-0.5, 0.5)
-            swatch.set_ylim(0, 1)
+            swatch.bar(0, 1, width=1, **style)
+            swatch.margins(0)
             paper.write(left + 16, 8 + svg.ROW * line, svg.shorten(text, svg.WIDTH - left - 20), color=svg.INK)
         return paper.svg()
 
 
 def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
-    """Column importance: one bar per column, longest first, at most MAX_COLUMNS; undefined values come last."""
-    ordered = sorted(columns.items(), key=lambda item: -item[1] if svg.is_shown(item[1]) else math.inf)
-    shown, more = svg.first_of(dict(ordered), MAX_COLUMNS)
-    values = [value if svg.is_shown(value) else 0.0 for value in shown.values()]
-    bars = {
-        name: (max(value, 0.0), short_number(value)) if svg.is_shown(value) else (0.0, "not defined")
-        for name, value in shown.items()
-    }
-    low, high = min(0.0, *values), max(0.0, *values)
+    """One bar per column, at most MAX_COLUMNS."""
+    shown, more = first_of(columns, MAX_COLUMNS)
+    low, high = min(0.0, *shown.values()), max(0.0, *shown.values())
+    bars = {name: (max(value, 0.0), short_number(value)) for name, value in shown.items()}
     with _bars(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
-        axes.barh(range(len(shown)), values, height=_BAR, color=svg.SERIES[0])
+        axes.barh(range(len(shown)), list(shown.values()), height=_BAR, color=svg.SERIES[0])
         axes.axvline(0, color=svg.MUTED, linewidth=0.8, clip_on=False)
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
         return paper.svg()
@@ -119,7 +114,7 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
 
 @contextmanager
 def _bars(
-    bars: Mapping[str, tuple[float, str]], limits: tuple[float, float], top: float, more: int, noun: str
+    bars: Mapping[str, tuple[float, str]], limits: tuple[float, float], top: float, more: int, noun: str = "hospitals"
 ) -> Iterator[tuple[svg.Canvas, "Axes", float]]:
     """A canvas, axes for bars, name -> end and the note behind it, and the left edge of the axes."""
     labels = [svg.shorten(name, _MAX_NAME_WIDTH) for name in bars]
@@ -141,62 +136,175 @@ def _bars(
 
 def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: str, reference: float | None) -> str:
     """Dots with whiskers: one group per hospital, one row per training setup, and a vertical line at `reference`."""
-    setups = list(dict.fromkeys(setup for figures in groups.values() for setup in figures))
-    shown, more = svg.first_of(groups, MAX_ROWS)
-    while len(shown) > 1 and sum(map(len, shown.values())) > MAX_ROWS:
-        shown.popitem()
-        more += 1
+    setups = list(next(iter(groups.values())))
+    shown, more = first_of(groups, MAX_ROWS // len(setups))
     names = {setup: svg.shorten(setup, _MAX_NAME_WIDTH) for setup in setups}
-    left = max(map(svg.text_width, names.values()), default=0.0) + 14
-    ends = [end for figures in shown.values() for interval in figures.values() for end in _ends(interval)]
-    horizontal = svg.limits_of([*ends, reference])
+    left = max(map(svg.text_width, names.values())) + 14
+    intervals = [interval for figures in shown.values() for interval in figures.values()]
+    horizontal = svg.limits_of([reference, *(end for part in intervals for end in (part.low, part.value, part.high))])
     room, top, step = svg.WIDTH - left - 8, 6.0, 15.0
-    height = sum(svg.ROW + 4 + step * len(figures) for figures in shown.values()) + 4
-    with svg.canvas(top + height + 38, more, "hospitals") as paper:
+    height = (svg.ROW + 4 + step * len(setups)) * len(shown) + 4
+    with svg.canvas(top + height + 38, more) as paper:
         axes = paper.axes(left, top, room, height)
         axes.set_ylim(height, 0)
         axes.set_xlim(*horizontal)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         ticks = svg.ticks_between(*horizontal)
-        axes.set_xticks(list(ticks), list(ticks.values()), size=svg.SMALL)
+        axes.set_xticks(list(ticks), list(ticks.values()))
         y = 0.0
         for hospital, figures in shown.items():
             title = svg.shorten(hospital, svg.WIDTH / svg.BOLD)
             paper.write(0, top + y + svg.ROW / 2 + 2, title, color=svg.INK, weight="bold")
             y += svg.ROW + 4
             # Vertical lines beside the rows only, where they do not cross a long name.
-            axes.vlines(list(ticks), y, y + step * len(figures), color=svg.GRID, linewidth=0.8, zorder=1)
+            axes.vlines(list(ticks), y, y + step * len(setups), color=svg.GRID, linewidth=0.8, zorder=1)
             if reference is not None:
-                axes.vlines(reference, y, y + step * len(figures), color=svg.MUTED, linewidth=1.2, zorder=1)
-            for setup, interval in figures.items():
-                centre = y + step / 2
-                paper.write(left - 8, top + centre, names[setup], ha="right")
-                _draw_interval(axes, interval, centre, svg.look_of(setups.index(setup)))
-                if not svg.is_shown(interval.value):
-                    paper.write(left + 4, top + centre, "not defined", style="italic")
+                axes.vlines(reference, y, y + step * len(setups), color=svg.MUTED, linewidth=1.2, zorder=1)
+            for number, (setup, interval) in enumerate(figures.items()):
+                paper.write(left - 8, top + y + step / 2, names[setup], ha="right")
+                if interval.value is None or interval.low is None or interval.high is None:
+                    paper.write(left + 4, top + y + step / 2, "not defined", style="italic")
+                else:
+                    look, middle = svg.look_of(number), y + step / 2
+                    ends = [interval.low, interval.high]
+                    axes.plot(ends, [middle] * 2, color=look.color, linewidth=1.6, linestyle=look.dashes)
+                    dot: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 5.5}
+                    axes.plot(interval.value, middle, linestyle="none", clip_on=False, **dot)
                 y += step
         paper.write(left + room / 2, top + height + 26, svg.shorten(quantity, svg.WIDTH - left), ha="center")
         return paper.svg()
 
 
-def _marked(values: Sequence[float | None], *, isolated_only: bool) -> list[int]:
-    """Places of the values with a marker: those without a neighbour, which no line shows, and about 8 others."""
-    shown, every = [False, *map(svg.is_shown, values), False], -(-len(values) // 8)
-    return [
-        place
-        for place in range(len(values))
-        if shown[place + 1] and ((place % every == 0 and not isolated_only) or not (shown[place] or shown[place + 2]))
-    ]
+def draw_roc(curves: Mapping[str, Curve]) -> str:
+    """ROC curves: share of the negative that are called positive (x), share of the positive that are found (y)."""
+
+    def draw(axes: "Axes", curve: Curve) -> None:
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.x, curve.low, curve.high, color=svg.SERIES[0], alpha=0.22, linewidth=0)
+        axes.plot(curve.x, curve.y, color=svg.SERIES[0], linewidth=1.8)
+
+    x_title = f"1 {MINUS} specificity: share of the negative called positive"
+    return _draw_unit_panels(curves, draw, x_title, "sensitivity: share of the positive found")
 
 
-def _ends(interval: Interval) -> list[float]:
-    """The parts of an interval that can be drawn; nothing without a value."""
-    ends = (interval.low, interval.value, interval.high) if svg.is_shown(interval.value) else ()
-    return [end for end in ends if end is not None and svg.is_shown(end)]
+def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
+    """Predicted risk (x) and observed share (y) of each bin of patients; the more patients, the larger the point."""
+    most = max(int(curve.patients.max()) for curve in curves.values())
+
+    def draw(axes: "Axes", curve: CalibrationCurve) -> None:
+        axes.vlines(curve.predicted, curve.low, curve.high, color=svg.SERIES[0], linewidth=1.2)
+        x, y, sizes = curve.predicted, curve.observed, 5 + 45 * curve.patients / most
+        axes.scatter(x, y, s=sizes, color=svg.SERIES[0], linewidth=0, clip_on=False, zorder=3)
+
+    return _draw_unit_panels(curves, draw, "predicted risk", "observed share; the larger a point, the more patients")
 
 
-def _draw_interval(axes: "Axes", interval: Interval, y: float, look: svg.Look) -> None:
-    if interval.value is not None and (ends := _ends(interval)):
-        axes.plot([min(ends), max(ends)], [y, y], color=look.color, linewidth=1.6, linestyle=look.dashes)
-        axes.plot([interval.value], [y], color=look.color, marker=look.marker, markersize=5.5, ls="none", clip_on=False)
+def _draw_unit_panels(
+    curves: Mapping[str, Any], draw: Callable[["Axes", Any], None], x_title: str, y_title: str
+) -> str:
+    """Square panels with both axes from 0 to 1 and the diagonal: one large panel, or small ones, two per line."""
+    left, gap, right = 22.0, 26.0, 8.0
+    side = (svg.WIDTH - left - right - gap) / 2 if len(curves) > 1 else 236.0
+    top, step = 22.0, side + svg.ROW + 26
+    bottom = top + step * -(-len(curves) // 2)
+    with svg.canvas(bottom + 14) as paper:
+        for place, (name, curve) in enumerate(curves.items()):
+            x = left + place % 2 * (side + gap)
+            y = top + place // 2 * step + svg.ROW
+            paper.write(x, y - 8, svg.shorten(name, side / svg.BOLD), color=svg.INK, weight="bold")
+            axes = paper.axes(x, y, side, side)
+            axes.plot([0, 1], [0, 1], color=svg.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.02)
+            for axis in ("x", "y"):
+                svg.set_ticks(axes, axis, {0.0: "0", 0.5: "0.5", 1.0: "1"})
+            draw(axes, curve)
+        paper.write(0, 8, f"↑ {y_title}")
+        paper.write(left, bottom + 2, f"→ {x_title}")
+        return paper.svg()
+
+
+def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
+    """Confusion matrices, name -> TN, FP, FN and TP: counts, and shares of the actual class."""
+    left, gap, width, height = 50.0, 60.0, 54.0, 38.0
+    top, step = 4.0, 2 * height + 56
+    with svg.canvas(top + step * -(-len(matrices) // 2)) as paper:
+        for place, (name, counts) in enumerate(matrices.items()):
+            x = left + place % 2 * (2 * width + gap)
+            y = top + place // 2 * step + svg.ROW
+            paper.write(x, y - 7, svg.shorten(name, 2 * width / svg.BOLD), color=svg.INK, weight="bold")
+            table = np.array(counts, dtype=np.float64).reshape(2, 2)
+            actual = table.sum(axis=1, keepdims=True)
+            shares = table / np.maximum(actual, 1)
+            _draw_shades(paper.axes(x, y, 2 * width, 2 * height), shares)
+            for (row, column), count in np.ndenumerate(table):
+                across, down = x + (column + 0.5) * width, y + (row + 0.5) * height
+                paper.write(across, down - 6, short_number(count), ha="center", color=svg.INK, size=svg.LARGE)
+                if actual[row, 0]:
+                    share = f"{short_percent(shares[row, column])} %"
+                    paper.write(across, down + 8, share, ha="center", color=svg.INK, size=svg.TINY)
+            for number, label in enumerate(("negative", "positive")):
+                across, down = x + (number + 0.5) * width, y + (number + 0.5) * height
+                paper.write(x - 5, down - 6, "actually", ha="right", size=svg.TINY)
+                paper.write(x - 5, down + 5, label, ha="right", size=svg.TINY)
+                paper.write(across, y + 2 * height + 8, "predicted", ha="center", size=svg.TINY)
+                paper.write(across, y + 2 * height + 19, label, ha="center", size=svg.TINY)
+        return paper.svg()
+
+
+def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -> str:
+    """A table of shares, in per cent and as shades; NaN, for what was not released, is hatched.
+
+    Columns that do not fit beside each other go below.
+    """
+    shown, more = first_of(rows)
+    shares = np.array(list(shown.values()), dtype=np.float64)
+    names, titles = ([svg.shorten(name, _MAX_NAME_WIDTH) for name in group] for group in (shown, columns))
+    left = max(map(svg.text_width, names)) + 6
+    lines = -(-len(columns) // int((svg.WIDTH - left) / _MIN_CELL_WIDTH))
+    across = -(-len(columns) // lines)
+    width = min(_MAX_CELL_WIDTH, (svg.WIDTH - left) / across)
+    blocks = [range(start, min(start + across, len(columns))) for start in range(0, len(columns), across)]
+    heads = [max(svg.text_width(titles[column]) for column in block) + 10 for block in blocks]
+    body = _CELL_HEIGHT * len(names)
+    has_hidden = bool(np.isnan(shares).any())
+    with svg.canvas(sum(heads) + (body + 8) * len(blocks) + svg.ROW * (1 + has_hidden), more) as paper:
+        top = 0.0
+        for block, head in zip(blocks, heads, strict=True):
+            top += head
+            centres = [left + (place + 0.5) * width for place in range(len(block))]
+            for x, column in zip(centres, block, strict=True):
+                paper.write(x, top - 5, titles[column], rotation=90, rotation_mode="anchor", color=svg.INK)
+            for row, name in enumerate(names):
+                y = top + (row + 0.5) * _CELL_HEIGHT
+                paper.write(left - 6, y, name, ha="right", color=svg.INK)
+                for x, share in zip(centres, shares[row, block], strict=True):
+                    if not np.isnan(share):
+                        paper.write(x, y, short_percent(share), ha="center", color=svg.INK, size=svg.TINY)
+            _draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
+            top += body + 8
+        paper.write(left, top + 6, "numbers are per cent")
+        if has_hidden:
+            _draw_shades(paper.axes(left, top + svg.ROW, 16, 10), np.array([[np.nan]]))
+            paper.write(left + 21, top + 5 + svg.ROW, "not released")
+        return paper.svg()
+
+
+def _draw_shades(axes: "Axes", shares: Floats) -> None:
+    """One rectangle per cell, darker for a larger share and hatched for NaN; the first row on top."""
+    from matplotlib import collections, patches  # noqa: PLC0415  # slow to import, and used by drawings only
+
+    axes.set_axis_off()
+    axes.set_xlim(0, shares.shape[1])
+    axes.set_ylim(shares.shape[0], 0)
+    shaded = np.argwhere(shares > 0)
+    corners = [[(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)] for y, x in shaded]
+    shades = [(svg.SHADE, svg.DARKEST * shares[y, x]) for y, x in shaded]
+    axes.add_collection(collections.PolyCollection(corners, facecolors=shades, linewidths=0), autolim=False)
+    for row, column in np.argwhere(np.isnan(shares)):
+        axes.add_artist(patches.Rectangle((column, row), 1, 1, facecolor="none", hatch="/////", linewidth=0))
+    for line in range(shares.shape[0] + 1):
+        axes.axhline(line, color=svg.GRID, linewidth=0.8, clip_on=False)
+    for line in range(shares.shape[1] + 1):
+        axes.axvline(line, color=svg.GRID, linewidth=0.8, clip_on=False)

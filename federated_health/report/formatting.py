@@ -1,10 +1,14 @@
 """How reports write numbers, intervals and long lists."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.metrics import Interval, Verdict
+
+T = TypeVar("T")
 
 NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -13,18 +17,17 @@ INTERVAL = f"{LEVEL * 100:g} % interval"
 _TITLES = {"roc_auc": "ROC-AUC", "f1": "F1", "brier": "Brier score"}
 
 
-def figure(value: float | None, decimals: int = 3) -> str:
-    """A figure with fixed decimals, or a dash where it is not defined."""
+def figure(value: float | None) -> str:
+    """A figure with three decimals, or a dash where it is not defined."""
     if value is None:
         return NOT_DEFINED
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", MINUS)  # + 0.0: no minus before a zero
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", MINUS)  # + 0.0: no minus before a zero
 
 
 def short_number(value: float) -> str:
     """A count, or a figure with three significant digits, for places with little room."""
-    if float(value).is_integer() and abs(value) < 1e8:
-        return with_minus(f"{value + 0.0:,.0f}")  # + 0.0: no minus before a zero
-    return with_minus(f"{value:.3g}")
+    is_count = float(value).is_integer() and abs(value) < 1e8
+    return with_minus(f"{value + 0.0:,.0f}" if is_count else f"{value:.3g}")  # + 0.0: no minus before a zero
 
 
 def short_percent(share: float) -> str:
@@ -34,14 +37,14 @@ def short_percent(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def percent_of(share: float) -> str:
-    """A share in whole per cent."""
-    return f"{100 * share:.0f} %"
+def percent_of(share: float | None) -> str:
+    """A share in whole per cent, or a dash where it is not defined."""
+    return NOT_DEFINED if share is None else f"{100 * share:.0f} %"
 
 
 def with_minus(number: str) -> str:
     """A number with a minus sign, and an exponent as people write it: 1e6, not 1e+06."""
-    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), number).replace("-", MINUS)
+    return re.sub(r"e\+?(-?)0*", r"e\1", number).replace("-", MINUS)
 
 
 def with_interval(interval: Interval, *, signed: bool = False) -> str:
@@ -67,6 +70,11 @@ def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def first_of(entries: Mapping[str, T], most: int = MAX_ROWS) -> tuple[dict[str, T], int]:
+    """The first entries, and the number of the others."""
+    return dict(list(entries.items())[:most]), max(0, len(entries) - most)
+
+
 def list_some(parts: Iterable[str], joint: str = "; ") -> str:
     """The first MAX_ROWS parts, and the number of the others."""
     parts = list(parts)
@@ -79,7 +87,8 @@ def verdict_text(verdict: str) -> str:
     return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
 
 
-def list_verdicts(counts: Mapping[Verdict, int]) -> str:
+def list_verdicts(verdicts: Iterable[str]) -> str:
     """The number of hospitals with each verdict."""
-    given = [f"{counts[verdict]:,} {verdict_text(verdict)}" for verdict in Verdict if counts.get(verdict)]
-    return f"{number_of(sum(counts.values()), 'hospital')}: {', '.join(given)}."
+    counts = Counter(verdicts)
+    given = [f"{counts[verdict]:,} {verdict_text(verdict)}" for verdict in Verdict if counts[verdict]]
+    return f"{number_of(counts.total(), 'hospital')}: {', '.join(given)}."

@@ -1,6 +1,7 @@
 """Sections of a run's page with charts, drawn only from what hospitals released."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +12,20 @@ from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
 from federated_health.ml.normalisation import MIN_OBSERVED
-from federated_health.ml.rounds import HospitalRound
 from federated_health.names import FEDERATION
 from federated_health.report import sections
 from federated_health.report.charts import draw_learning_curves
 from federated_health.report.formatting import figure, list_some, percent_of
-from federated_health.report.page import Picture, Section, Text
-from federated_health.report.run_files import RunSummary
+from federated_health.report.page import Block, Picture, Section
+
+if TYPE_CHECKING:
+    from federated_health.report.run_page import RunSummary
 
 Array = npt.NDArray[np.float64]
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of a class; the curves spread these "
-    "patients evenly within their cell, and lack a class that has fewer."
+    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of one class. The curves spread these "
+    "patients evenly within their cell; a class with fewer patients is left out."
 )
 _FROM_BINS = (
     "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
@@ -31,28 +33,23 @@ _FROM_BINS = (
 )
 _HELD_OUT_LOSS = (
     "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % for every "
-    "patient gives 0.693. A gap: the hospital did not answer."
+    "patient gives 0.693. A gap means that the hospital did not reply."
 )
 _TRAINING_LOSS = (
-    "The same on training patients, while each hospital trained and before the weights were averaged. If this falls "
-    "and the loss above rises, more rounds harm."
+    "The same on training patients, while each hospital trained and before the weights were averaged. If this "
+    "loss falls while the one above rises, more rounds make the model worse."
 )
 
 
-def learning_curves(run: RunSummary) -> Iterator[Section]:
+def learning_curves(run: "RunSummary") -> Iterator[Section]:
     """Losses of every round; nothing if no round is known."""
-    if not run.rounds:
-        return
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in run.rounds]
     names = [*sorted({name for record in run.rounds for name in record.hospitals}), FEDERATION]
-
-    def losses(loss_of: Callable[[HospitalRound], float | None]) -> dict[str, list[float | None]]:
-        return {name: [loss_of(part[name]) if name in part else None for part in parts] for name in names}
-
-    held_out = losses(lambda part: part.counts.loss if part.counts else None)
-    training = losses(lambda part: part.train_loss)
+    known = {name: [part.get(name) for part in parts] for name in names}
+    held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
+    training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
     numbers = [record.number for record in run.rounds]
-    pictures = []
+    pictures: list[Block] = []
     for series, quantity, caption in (
         (held_out, "loss on held-out patients", _HELD_OUT_LOSS),
         (training, "loss on training patients", _TRAINING_LOSS),
@@ -62,19 +59,19 @@ def learning_curves(run: RunSummary) -> Iterator[Section]:
             ends = list_some((f"{name} {figure(values[-1])}" for name, values in series.items()), ", ")
             alt = f"{quantity.capitalize()} after the last round: {ends}."
             pictures.append(Picture(svg=drawing, alt=alt, caption=caption))
-    yield Section(title="Learning curves", blocks=tuple(pictures))
+    if pictures:
+        yield Section("Learning curves", pictures)
 
 
-def curves_of_run(run: RunSummary) -> Iterator[Section]:
+def curves_of_run(run: "RunSummary") -> Iterator[Section]:
     """ROC and calibration curves of released cells; nothing if no hospital released both classes."""
     scores = {name: _log_odds(evaluation) for name, evaluation in run.evaluations.items()}
-    has_both = {name: bool(len(positive) and len(negative)) for name, (positive, negative) in scores.items()}
-    drawn, more = sections.first_panels(name for name, both in has_both.items() if both)
-    panels = {name: scores[name] for name in drawn}
+    has_both = {name: part for name, part in scores.items() if all(map(len, part))}
+    panels, more = sections.first_panels(has_both)
     if scores and FEDERATION not in scores:
-        positive, negative = (np.concatenate(parts) for parts in zip(*scores.values(), strict=True))
-        if len(positive) and len(negative):
-            panels[FEDERATION] = positive, negative
+        everyone = [np.concatenate(parts) for parts in zip(*scores.values(), strict=True)]
+        if all(map(len, everyone)):
+            panels[FEDERATION] = everyone
     if not panels:
         return
     rocs, calibrations = {}, {}
@@ -83,11 +80,11 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
         labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
         rocs[name] = roc_curve(log_odds, Resampled.of(labels, [run.config.seed, *name.encode()], CURVE_DRAWS))
         calibrations[name] = calibration_curve(probability(log_odds), labels)
-    lacking = [name for name, both in has_both.items() if not both]
+    lacking = [name for name in scores if name not in has_both]
     without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
     notes = [_FROM_BINS if run.encrypted else _FROM_CELLS, without, more]
     caption = "Held-out patients, with 95 % bootstrap bands at each point."
-    yield sections.roc_section(rocs, caption, Text(" ".join(filter(None, notes))))
+    yield sections.roc_section(rocs, caption, " ".join(filter(None, notes)))
     bins = list_some(
         f"{name}: predicted {', '.join(map(percent_of, curve.predicted))}, "
         f"observed {', '.join(map(percent_of, curve.observed))}"
@@ -98,14 +95,13 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
     yield sections.calibration_section(calibrations, caption, alt)
 
 
-def _log_odds(evaluation: Evaluation) -> tuple[Array, Array]:
+def _log_odds(evaluation: Evaluation) -> list[Array]:
     """Log-odds of the positive and of the negative patients, as far as they are known."""
     cells = (evaluation.positives, evaluation.negatives)
-    positive, negative = (spread_patients(np.zeros((0, 3)) if part is None else part) for part in cells)
-    return positive, negative
+    return [spread_patients(np.zeros((0, 3)) if part is None else part) for part in cells]
 
 
-def confusion_of_run(run: RunSummary) -> Iterator[Section]:
+def confusion_of_run(run: "RunSummary") -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
     if run.stopped and not counts:  # then the threshold is that of the rounds
@@ -113,35 +109,32 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
     if not counts:
         return
     drawn, more = sections.first_panels(counts)
-    matrices = {name: counts[name].matrix for name in drawn}
+    matrices = {name: part.matrix for name, part in drawn.items()}
     matrices.setdefault(FEDERATION, merge_counts(counts.values()).matrix)
     caption = f"Held-out patients; predicted positive from a risk of {run.config.threshold} on. {more}"
     yield sections.confusion_section(matrices, caption.strip())
 
 
-def holdings_of_run(run: RunSummary) -> Iterator[Section]:
+def holdings_of_run(run: "RunSummary") -> Iterator[Section]:
     """Class balance and missing cells of every hospital, as far as they were released."""
     task = get_task(run.config.task)
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
     if not counts:
         return
-    observed = run.figures.get("observed", {})
-    rows = {name: run.figures["hospitals"][name]["train_examples"] for name in observed}
-    shares = [
-        [1.0 - columns[column] / rows[name] if columns[column] else np.nan for column in task.column_names]
-        for name, columns in observed.items()
-    ]
+    missing = {}
+    for name, observed in run.figures.get("observed", {}).items():
+        rows = run.figures["hospitals"][name]["train_examples"]
+        missing[name] = [1.0 - observed[key] / rows if observed[key] else np.nan for key in task.column_names]
     yield sections.holdings_section(
         task,
         {name: (count.positives, count.examples - count.positives) for name, count in counts.items()},
-        np.array(shares),
-        names=list(observed),
+        missing,
         of_labels="Each hospital's held-out patients.",
         of_missing=f"Each hospital's training patients; not released if fewer than {MIN_OBSERVED} have a value.",
     )
 
 
-def importance_of_run(run: RunSummary) -> Iterator[Section]:
+def importance_of_run(run: "RunSummary") -> Iterator[Section]:
     """Permutation importance of the columns; nothing if hospitals were not asked."""
     if importance := run.figures.get("importance"):
         patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital."

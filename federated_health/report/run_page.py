@@ -1,12 +1,17 @@
 """The page of a run: of a server, or of one hospital, which sees less. Sections with charts are in run_charts.py."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from federated_health.data.tasks import get_task
+from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval, Verdict
+from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval
 from federated_health.ml.normalisation import MIN_OBSERVED
+from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
 from federated_health.report import run_charts, sections
 from federated_health.report.charts import draw_intervals
@@ -14,28 +19,84 @@ from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
     figure,
+    first_of,
     list_some,
     list_verdicts,
     number_of,
     title_of,
     with_interval,
 )
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Text
-from federated_health.report.run_files import RunSummary
+from federated_health.report.page import Block, Caution, Page, Picture, Section, write_report
+from federated_health.settings import Settings
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 _ALIASES = "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A completed or stopped run as the writer of the page knows it. Sections without data are left out.
+
+    Attributes:
+        config: the train config of the final model; `rounds` counts the completed rounds.
+        figures: `hospitals`, `federation` and what else there is of metrics.json.
+        hospital: the hospital that writes the page; empty for the server.
+        hospitals: number of hospitals that trained, if `rounds` does not hold all of them; 0 if it is not known.
+        settings: None if `hospital` does not know them.
+        rounds: the completed rounds, as far as they are known.
+        evaluations: final evaluations by hospital, or of the federation alone.
+        problems: one line each.
+        stopped: whether the run ended before its last round.
+        privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
+        facts: further names and values, such as hashes of files.
+    """
+
+    config: TrainConfig
+    figures: Mapping[str, Any]
+    hospital: str = ""
+    hospitals: int = 0
+    settings: Settings | None = None
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
+    rounds: Sequence[Round] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    stopped: bool = False
+    encrypted: bool = False
+    privacy_spent: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rounds_trained(self) -> Counter[str]:
+        """Number of known rounds in which each hospital trained; without those that did not."""
+        return Counter(name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples)
+
+    @property
+    def hospital_count(self) -> int:
+        """Number of hospitals that trained; 0 if `hospital` does not know it."""
+        return self.hospitals or len(self.rounds_trained)
+
+
+def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
+    """The entries of metrics.json that describe how a model was trained, and whether its run was stopped."""
+    keys = ("task", "strategy", "strategy_args", "model", "rounds", "seed", "threshold")
+    entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
+    entries |= {"stopped": True} if stopped else {}
+    return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
+
+
+def write_run_report(path: Path, run: RunSummary) -> None:
+    """Write the page of a run, as `write_report` does."""
+    write_report(path, lambda: page_of_run(run))
+
+
 def page_of_run(run: RunSummary) -> Page:
     """Everything that the writer of the page knows of a run."""
-    task = get_task(run.config.task)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
-        title=f"{task.name}: {title}",
+        title=f"{run.config.task}: {title}",
         lead=_lead(run),
-        sections=(
+        sections=[
             *_participants(run),
             *_benefit(run),
             _quality(run),
@@ -48,8 +109,7 @@ def page_of_run(run: RunSummary) -> Page:
             _sent_by_hospitals(run),
             *_settings(run),
             _limits(run),
-        ),
-        footer=sections.FOOTER,
+        ],
     )
 
 
@@ -64,31 +124,33 @@ def _lead(run: RunSummary) -> str:
         qualifier = ", with differential privacy"
     lead = f"Estimates the risk of: {get_task(run.config.task).label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
-        verdicts = Counter(Verdict(benefit["verdict"]) for benefit in benefits.values())
-        lead += f" Was joining worth it? {list_verdicts(verdicts)}"
+        lead += f" Was joining worth it? {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
     return lead
 
 
 def _participants(run: RunSummary) -> Iterator[Section]:
     if not run.registrations:
         return
-    columns = ["trained on", "held out", "rounds trained in"]
     rows = {
-        name: [str(registration.train_examples), str(registration.test_examples), str(run.rounds_trained[name])]
+        name: {
+            "trained on": str(registration.train_examples),
+            "held out": str(registration.test_examples),
+            "rounds trained in": str(run.rounds_trained[name]),
+        }
         for name, registration in sorted(run.registrations.items())
     }
-    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows, columns)]
+    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows)]
     if missing := [name for name in rows if name not in run.figures["hospitals"]]:
-        blocks.append(Text(f"No figures of the final model: {list_some(missing, ', ')}."))
+        blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
         private = "differential privacy leaves no budget for the comparison"
         reason = private if run.config.privacy else "no hospital was asked, or none could answer"
-        blocks.append(Text(f"The benefit of joining is not known: {reason}."))
+        blocks.append(f"The benefit of joining is not known: {reason}.")
     if run.problems:
         more = len(run.problems) - MAX_ROWS
         others = [f"and {more:,} more lines, in metrics.json"] if more > 0 else []
-        blocks += [Text("Problems in this run:"), Bullets((*run.problems[:MAX_ROWS], *others))]
-    yield Section(title="Participants", blocks=tuple(blocks))
+        blocks += ["Problems in this run:", [*run.problems[:MAX_ROWS], *others]]
+    yield Section("Participants", blocks)
 
 
 def _benefit(run: RunSummary) -> Iterator[Section]:
@@ -97,25 +159,18 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
     if not benefits:
         return
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
-    cards = []
-    for name, benefit in benefits.items():
-        aucs = benefit["roc_auc"]["value"], benefit["own_roc_auc"]
-        small = benefit["small"]
-        cards.append(sections.verdict_card(name, benefit["verdict"], differences[name], aucs, small=small))
-    blocks = (
-        Text(
-            "Each hospital also trained a model of its own patients alone, with the same settings, and compared the "
-            f"two on its held-out patients. {sections.AUC}"
-        ),
-        *sections.verdict_cards(cards),
+    blocks: list[Block] = [
+        "Each hospital also trained a model of its own patients alone, with the same settings, and compared the "
+        f"two on its held-out patients. {sections.AUC}",
+        *sections.verdict_cards(benefits),
         *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
-        Text(sections.VERDICT_RULE),
+        sections.VERDICT_RULE,
         Caution(
-            "One split of few patients gives wide intervals. If rows may be in one place, the command "
+            "One split of few patients gives wide intervals. If records may be in one place, the command "
             "python -m federated_health evidence tests every patient, several times."
         ),
-    )
-    yield Section(title="Was joining worth it?", blocks=blocks)
+    ]
+    yield Section("Was joining worth it?", blocks)
 
 
 def _intervals(
@@ -128,9 +183,9 @@ def _intervals(
     caption = f"{title}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
     signed = reference is not None
     figures = list_some(f"{name} {with_interval(interval, signed=signed)}" for name, interval in intervals.items())
-    shown = {model: dict(list(intervals.items())[:MAX_ROWS])}
+    shown, _ = first_of(intervals)
     yield Picture(
-        svg=draw_intervals(shown, quantity=quantity, reference=reference),
+        svg=draw_intervals({model: shown}, quantity=quantity, reference=reference),
         alt=f"{caption} {figures}.",
         caption=f"{caption} Right of 0 the federated model is better." if signed else caption,
     )
@@ -138,29 +193,33 @@ def _intervals(
 
 def _quality(run: RunSummary) -> Section:
     title = "How good the model is"
-    rows = {name: [figure(row.get(key)) for key in FIGURES] for name, row in run.figures["hospitals"].items()}
+    rows = {name: _figures(row) for name, row in run.figures["hospitals"].items()}
     if not rows:
-        return Section(title=title, blocks=(Text("No hospital evaluated the model: there are no figures."),))
+        return Section(title, ["No hospital evaluated the model: there are no figures."])
     federation, threshold = run.figures["federation"], run.config.threshold
     last = {}
     if federation is not None:
-        last[FEDERATION] = [figure(federation[key]) for key in FIGURES]
-        last["hospital mean"] = [figure(federation["mean_roc_auc"]) if key == "roc_auc" else "" for key in FIGURES]
+        last[FEDERATION] = _figures(federation)
+        mean = figure(federation["mean_roc_auc"])
+        last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), title_of("roc_auc"): mean}
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
         noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
     chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
-    caption = f"Figures on held-out patients{', after the last finished round' if run.stopped else ''}"
-    columns = [title_of(key) for key in FIGURES]
-    blocks: list[Block] = [sections.figures_table(caption, rows, columns, last=last, note=" ".join(notes))]
+    caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
+    blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
         aucs = {name: Interval(**benefit["roc_auc"]) for name, benefit in run.figures.get("joining", {}).items()}
         blocks += _intervals(aucs, "federated model", "ROC-AUC")
         if federation["roc_auc"] is not None:
             blocks.append(Caution(sections.POOLED_AUC))
-    return Section(title=title, blocks=tuple(blocks))
+    return Section(title, blocks)
+
+
+def _figures(row: Mapping[str, float | None]) -> dict[str, str]:
+    return {title_of(key): figure(row.get(key)) for key in FIGURES}
 
 
 def _privacy(run: RunSummary) -> Iterator[Section]:
@@ -168,7 +227,11 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
     plan = run.config.privacy
     if plan is None:
         return
-    items = (
+    promise = (
+        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
+        f"patients, over the whole run: {load_privacy_plan().PROMISE}."
+    )
+    items = [
         f"{number_of(plan.steps, 'step')} per round: in each step a patient takes part with probability "
         f"{plan.sampling_rate:g}, its gradient is clipped to an L2 norm of {plan.clip:g}, and the hospital adds "
         f"Gaussian noise of {plan.noise_multiplier:g} times that to their sum.",
@@ -176,31 +239,27 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
         "counts again.",
         "Columns are scaled by the ranges that the task declares. No sums, training losses, training scores or "
         "comparisons with a hospital's own model were released, so the threshold is 0.5.",
-        *([f"This hospital's own account: {run.privacy_spent}."] if run.privacy_spent else []),
-    )
-    promise = Text(
-        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
-        f"patients, over the whole run: {load_privacy_plan().PROMISE}."
-    )
+    ]
+    items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
     exact = Caution("Figures on held-out patients, above, are exact: differential privacy does not protect these.")
-    yield Section(title="Differential privacy", blocks=(promise, Bullets(items), exact))
+    yield Section("Differential privacy", [promise, items, exact])
 
 
 def _sent_by_hospitals(run: RunSummary) -> Section:
     """A summary for readers who must know what left the hospitals; `messages` has the exact list."""
     private = run.config.privacy is not None
     if run.encrypted:
-        sums, weights = ("", "noisy weights") if private else ("sums of its columns, ", "weights")
-        losses = "sums of their losses" if private else "sums of losses"
+        sums, weights, losses = "sums of its columns, ", "weights", "losses"
+        if private:
+            sums, weights, losses = "", "noisy weights", "their losses"
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out "
             "patients, and its certificate.",
-            f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts "
-            f"{'of held-out patients ' if private else ''}and {losses}, and at the end numbers of "
-            f"{'the same' if private else 'patients'} by score.",
+            f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts of "
+            f"held-out patients and sums of {losses}, and at the end numbers of patients by score.",
             "The key, to the other hospitals alone, each time sealed for one of them and signed.",
         ]
-        source = "What was decrypted stayed at the hospitals, and this page is drawn from it."
+        source = "What was decrypted stayed at the hospitals; this page uses it."
     else:
         sums = (
             "; for each measurement the number of training patients who have it, and the sum and the sum of squares of "
@@ -221,17 +280,15 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
                 "number of training patients who have each column."
             )
-        source = "This page is drawn from what stayed here, too." if run.hospital else "This page uses nothing else."
-    summary = Text(f"No patient's record left a hospital. {source}")
-    return Section(title="What each hospital sent", blocks=(Bullets(tuple(items)), summary))
+        source = "This page also uses what stayed here." if run.hospital else "This page uses nothing else."
+    return Section("What each hospital sent", [items, f"No patient's record left a hospital. {source}"])
 
 
 def _settings(run: RunSummary) -> Iterator[Section]:
     if run.settings is not None:
         config = run.config
-        facts = [("rounds that were finished", str(config.rounds)), ("threshold", str(config.threshold))]
-        facts += [("SHA-256 of the schema", config.schema), *run.facts.items()]
-        yield sections.settings_section(run.settings, facts)
+        facts = {"completed rounds": str(config.rounds), "threshold": str(config.threshold)}
+        yield sections.settings_section(run.settings, {**facts, "SHA-256 of the schema": config.schema, **run.facts})
 
 
 def _limits(run: RunSummary) -> Section:

@@ -24,11 +24,7 @@ SAVED = b"saved"
 
 
 def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
-    """Save the self-contained Keras model of a run's weights, with a description of how it was trained.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Save the self-contained Keras model of a run, which describes how it was trained; StorageError if it cannot."""
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
     model = build_model(get_task(config.task), config.model, config.normalisation, weights)
@@ -40,19 +36,18 @@ def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
 
 
 def write_request(path: Path, config: TrainConfig, weights: Weights) -> bytes:
-    """A request to save a model: a line of JSON, then the weights as NumPy's npz."""
-    arrays = BytesIO()
-    np.savez(arrays, allow_pickle=False, **weights)
-    line = json.dumps({"path": str(path), "config": dict(config.to_record())})
-    return line.encode() + b"\n" + arrays.getvalue()
+    """A request to save a model: JSON beside the weights, as NumPy's npz."""
+    file = BytesIO()
+    request = json.dumps({"path": str(path), "config": dict(config.to_record())})
+    np.savez(file, allow_pickle=False, request=request, **weights)
+    return file.getvalue()
 
 
 def read_request(content: bytes) -> tuple[Path, TrainConfig, Weights]:
     """The inverse of `write_request`."""
-    line, _, arrays = content.partition(b"\n")
-    request = json.loads(line)
-    with np.load(BytesIO(arrays), allow_pickle=False) as file:
+    with np.load(BytesIO(content), allow_pickle=False) as file:
         weights = {name: file[name] for name in file.files}
+    request = json.loads(str(weights.pop("request")))
     return Path(request["path"]), TrainConfig.from_record(ConfigRecord(request["config"])), weights
 
 

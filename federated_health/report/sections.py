@@ -1,52 +1,31 @@
 """Sections that the pages of runs and of studies share, and the sentences that explain their figures."""
 
+import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
 from federated_health.ml.curves import CalibrationCurve, Curve
 from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
-from federated_health.report import panels
-from federated_health.report.charts import draw_importance, draw_labels
-from federated_health.report.formatting import (
-    INTERVAL,
-    MAX_ROWS,
-    NOT_DEFINED,
-    figure,
-    list_some,
-    number_of,
-    percent_of,
-    verdict_text,
-    with_interval,
-)
-from federated_health.report.page import (
-    Block,
-    Bullets,
-    Card,
-    Cards,
-    Caution,
-    Facts,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Tone,
-)
+from federated_health.report import charts, formatting
+from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
 from federated_health.settings import OPERATIONAL, Settings
+
+T = TypeVar("T")
 
 AUC = (
     "ROC-AUC is the chance that the model gives a patient who is positive a higher risk than one who is not: 1 is "
     "perfect, 0.5 is guessing."
 )
 VERDICT_RULE = (
-    f"A hospital gains if the whole {INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, and loses "
-    "if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
+    f"A hospital gains if the whole {formatting.INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, "
+    "and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
     f"{MIN_CLASS_SIZE} of the tested patients are positive, or fewer than {MIN_CLASS_SIZE} negative. The interval is a "
     "bootstrap over the tested patients, stratified by class, and paired: both models are compared on the same "
     "patients. It is conditional on the two models: it does not cover what other training patients would have given."
@@ -61,113 +40,103 @@ FIGURES_EXPLAINED = (
 )
 ALL = "all patients"  # name of the row or curve of all hospitals' patients together
 MAX_PANELS = MAX_LINES - 1  # hospitals with a curve of their own, which leaves room for that of all together
-FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
 _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
-_TONES: Mapping[str, Tone] = {Verdict.GAINS: "good", Verdict.LOSES: "bad"}
 
 
 def figures_table(
     caption: str,
-    rows: Mapping[str, Sequence[str]],
-    columns: Sequence[str],
+    rows: Mapping[str, Mapping[str, str]],
     *,
-    last: Mapping[str, Sequence[str]] | None = None,
+    last: Mapping[str, Mapping[str, str]] | None = None,
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table with names in its `first` column: at most MAX_ROWS `rows`, the others counted, then the `last` rows."""
-    shown = [*list(rows.items())[:MAX_ROWS], *(last or {}).items()]
-    more = f"And {len(rows) - MAX_ROWS:,} more, not shown. " if len(rows) > MAX_ROWS else ""
-    cells = tuple((name, *values) for name, values in shown)
-    return Table(caption=caption, columns=(first, *columns), rows=cells, note=f"{more}{note}".strip())
+    """A table of names, in the `first` column, and their figures by column.
+
+    It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
+    """
+    shown, more = formatting.first_of(rows)
+    shown |= last or {}
+    counted = f"And {more:,} more, not shown. " if more else ""
+    columns = (first, *next(iter(shown.values())))
+    cells = tuple((name, *row.values()) for name, row in shown.items())
+    return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
 
 
-def verdict_card(
-    name: str,
-    verdict: str,
-    difference: Interval,
-    aucs: tuple[float | None, float | None],
-    *,
-    small: bool,
-    words: str = "",
-) -> Card:
-    """The benefit of joining for one hospital.
+def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str, str] | None = None) -> list[Block]:
+    """Cards of the first MAX_ROWS hospitals, and the number of the others.
 
     Args:
-        difference: federated minus own ROC-AUC.
-        aucs: ROC-AUC of the federated model and of the hospital's own.
-        small: see `bootstrap.is_small`.
-        words: text behind the figures.
+        benefits: hospital -> its entry of `joining` in metrics.json.
+        words: hospital -> text after its figures.
     """
-    federated, own = aucs
-    parts = []
+    shown, more = formatting.first_of(benefits)
+    cards = [_verdict_card(name, benefit, (words or {}).get(name, "")) for name, benefit in shown.items()]
+    return [Cards(cards), *([f"And {formatting.number_of(more, 'more hospital')}, not shown."] if more else [])]
+
+
+def _verdict_card(name: str, benefit: Mapping[str, Any], words: str) -> Card:
+    verdict, difference, parts = benefit["verdict"], Interval(**benefit["difference"]), []
     if difference.value is not None:
-        both = f"ROC-AUC {figure(federated)} with the federation, {figure(own)} with its own patients alone"
-        parts.append(f"{both}; difference {with_interval(difference, signed=True)}.")
+        federated, own = formatting.figure(benefit["roc_auc"]["value"]), formatting.figure(benefit["own_roc_auc"])
+        both = f"ROC-AUC {federated} with the federation, {own} with its own patients alone"
+        parts.append(f"{both}; difference {formatting.with_interval(difference, signed=True)}.")
     parts += [words] if words else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
-    elif small:
+    elif benefit["small"]:
         few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures much.")
-    return Card(name=name, verdict=verdict_text(verdict), tone=_TONES.get(verdict, "neutral"), words=" ".join(parts))
-
-
-def verdict_cards(cards: Sequence[Card]) -> list[Block]:
-    """The first MAX_ROWS cards, and the number of the others."""
-    more = len(cards) - MAX_ROWS
-    shown: list[Block] = [Cards(tuple(cards[:MAX_ROWS]))]
-    return shown + ([Text(f"And {number_of(more, 'more hospital')}, not shown.")] if more > 0 else [])
+    tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
+    return Card(name=name, verdict=formatting.verdict_text(verdict), tone=tone, words=" ".join(parts))
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
     """ROC curves and how to read them; the caption says which patients these are. Then the `rest` of the section."""
-    shares = {name: percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
-    found = list_some((f"{name} {share}" for name, share in shares.items()), ", ")
+    shares = {name: formatting.percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
+    found = formatting.list_some((f"{name} {share}" for name, share in shares.items()), ", ")
     picture = Picture(
-        svg=panels.draw_roc(curves),
+        svg=charts.draw_roc(curves),
         alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
         caption=f"{caption} The dashed diagonal is guessing.",
     )
-    return Section(title="ROC curves", blocks=(picture, *rest))
+    return Section("ROC curves", [picture, *rest])
 
 
 def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, alt: str) -> Section:
     """Calibration curves and how to read them; the caption says which patients these are."""
     picture = Picture(
-        svg=panels.draw_calibration(curves),
+        svg=charts.draw_calibration(curves),
         alt=alt,
         caption=f"{caption} Predicted risk against the share of patients who are positive, in bins of about equal "
         "size, with 95 % Wilson intervals. On the diagonal, predicted risks are right; above it they are too low, "
         "below it too high.",
     )
-    return Section(title="Calibration", blocks=(picture,))
+    return Section("Calibration", [picture])
 
 
 def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Section:
     """Confusion matrices: name -> true negatives, false positives, false negatives, true positives."""
-    alt = list_some(
+    alt = formatting.list_some(
         f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
         for name, (tn, fp, fn, tp) in matrices.items()
     )
     caption = f"{caption} Per cents are of the patients who are actually negative, or positive."
-    picture = Picture(svg=panels.draw_confusion(matrices), alt=alt, caption=caption)
-    return Section(title="Decisions at the threshold", blocks=(picture,))
+    picture = Picture(svg=charts.draw_confusion(matrices), alt=alt, caption=caption)
+    return Section("Decisions at the threshold", [picture])
 
 
-def first_panels(names: Iterable[str]) -> tuple[list[str], str]:
-    """The names that get a panel, and a sentence with the number of the others."""
-    names = list(names)
-    more = len(names) - MAX_PANELS
-    return names[:MAX_PANELS], f"{number_of(more, 'more hospital')} not drawn." if more > 0 else ""
+def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
+    """The hospitals that get a panel, and a sentence with the number of the others."""
+    shown, more = formatting.first_of(hospitals, MAX_PANELS)
+    return shown, f"{formatting.number_of(more, 'more hospital')} not drawn." if more else ""
 
 
 def holdings_section(
     task: Task,
     labels: Mapping[str, tuple[int, int]],
-    missing: npt.NDArray[np.float64],
+    missing: Mapping[str, Sequence[float]],
     *,
-    names: Sequence[str],
     of_labels: str,
     of_missing: str,
 ) -> Section:
@@ -175,33 +144,33 @@ def holdings_section(
 
     Args:
         labels: hospital -> patients with and without the label.
-        missing: [names, columns], shares from 0 to 1, NaN where not released; may have no row.
+        missing: hospital -> shares of the task's columns, from 0 to 1, NaN where not released; may be empty.
         of_labels, of_missing: which patients these are of, and what was not released.
     """
     label, counts = task.label, (f"{name}: {ill} with and {well} without" for name, (ill, well) in labels.items())
     balance = Picture(
-        svg=draw_labels(labels, positive=f"{label.name} = 1", negative=f"{label.name} = 0"),
-        alt=f"Patients with and without it. {list_some(counts)}",
+        svg=charts.draw_labels(labels, positive=f"{label.name} = 1", negative=f"{label.name} = 0"),
+        alt=f"Patients with and without it. {formatting.list_some(counts)}",
         caption=f"{label.name} = 1: {label.meaning}. {of_labels}",
     )
     blocks: list[Block] = [balance]
-    if len(missing):
-        columns = [_mostly_missing(task, row) or "no column mostly missing" for row in missing]
-        most = list_some(f"{name}: {lacking}" for name, lacking in zip(names, columns, strict=True))
+    if missing:
+        most = formatting.list_some(f"{name}: {_mostly_missing(task, shares)}" for name, shares in missing.items())
         picture = Picture(
-            svg=panels.draw_heat_map(names, task.column_names, missing),
+            svg=charts.draw_heat_map(missing, task.column_names),
             alt=f"Missing values. Columns of which at least half is missing, by hospital: {most}.",
             caption=f"Missing values, in per cent. {of_missing}",
         )
         blocks.append(picture)
-    if meanings := tuple((column.name, column.meaning) for column in task.columns if column.meaning != column.name):
-        blocks.append(Facts(meanings))
-    return Section(title="Data of each hospital", blocks=tuple(blocks))
+    if meanings := {column.name: column.meaning for column in task.columns if column.meaning != column.name}:
+        blocks.append(meanings)
+    return Section("Data of each hospital", blocks)
 
 
-def _mostly_missing(task: Task, shares: npt.NDArray[np.float64]) -> str:
-    named = zip(task.column_names, shares, strict=True)
-    return ", ".join(f"{name} (not released)" if np.isnan(share) else name for name, share in named if not share < 0.5)
+def _mostly_missing(task: Task, shares: Sequence[float]) -> str:
+    named = [(name, share) for name, share in zip(task.column_names, shares, strict=True) if not share < 0.5]
+    columns = [f"{name} (not released)" if math.isnan(share) else name for name, share in named]
+    return ", ".join(columns) or "no column mostly missing"
 
 
 def importance_section(importance: Mapping[str, float], patients: str) -> Section:
@@ -211,52 +180,53 @@ def importance_section(importance: Mapping[str, float], patients: str) -> Sectio
         importance: column -> rise of the mean loss per patient, in nats.
         patients: sentence that says on which patients it was measured, and how often.
     """
-    ordered = sorted(importance.items(), key=lambda item: -item[1])
+    ordered = dict(sorted(importance.items(), key=lambda item: -item[1]))
+    figures = ", ".join(f"{name} {formatting.figure(value)}" for name, value in ordered.items())
     picture = Picture(
-        svg=draw_importance(importance, quantity="rise of the mean loss, nats per patient"),
-        alt="Rise of the loss, most first: " + ", ".join(f"{name} {figure(value)}" for name, value in ordered),
+        svg=charts.draw_importance(ordered, quantity="rise of the mean loss, nats per patient"),
+        alt=f"Rise of the loss, most first: {figures}",
         caption="Rise of the loss when a column's values are shuffled among the patients of a hospital "
         f"(permutation importance). {patients}",
     )
-    reading = Text(
+    reading = (
         "Below 0, a column misled the model on these patients. A column that most patients lack cannot matter much, "
         "and of two columns with the same information each alone matters little. A column that matters need not be a "
         "cause. A nat is the unit of the loss."
     )
-    return Section(title="Which columns matter most", blocks=(picture, reading))
+    return Section("Which columns matter most", [picture, reading])
 
 
 def settings_section(
-    settings: Settings, others: Sequence[tuple[str, str]], *, leave_out: frozenset[str] = frozenset()
+    settings: Settings, others: Mapping[str, str], *, leave_out: frozenset[str] = frozenset()
 ) -> Section:
     """Everything that is needed to repeat the run or study: settings that apply, other facts, and versions."""
-    own = [
-        (name, "yes" if value is True else "no" if value is False else str(value) or NOT_DEFINED)
+    applied = {
+        name: "yes" if value is True else "no" if value is False else str(value) or formatting.NOT_DEFINED
         for name, value in settings.to_config().items()
         if name not in OPERATIONAL | leave_out
-    ]
-    packages = [(name, version(name)) for name in _PACKAGES]
-    versions = Facts((("federated-health", __version__), ("Python", platform.python_version()), *packages))
-    return Section(title="Settings, versions and hashes", blocks=(Facts((*own, *others)), versions))
+    }
+    versions = {"federated-health": __version__, "Python": platform.python_version()}
+    versions |= {name: version(name) for name in _PACKAGES}
+    return Section("Settings, versions and hashes", [{**applied, **others}, versions])
 
 
-def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str] = ()) -> Section:
+def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str]) -> Section:
     """Intended use and limits (Mitchell et al. 2019); `extra` holds further limits."""
     shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
-    limits = (
+    use = (
+        f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about federated "
+        f"learning and for comparing methods, on patients like those of the participating hospitals ({shown})."
+    )
+    limits = [
         "Patients of other hospitals, of another time or with other reasons to be examined may differ; the figures "
         "here do not hold for them.",
         "A predicted risk can be trusted only if the calibration of that hospital is good; see the curves.",
         "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
         "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
         "used on data that it was not trained on.",
-        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something of the "
-        "patients they come from, the more the fewer these are.",
+        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something about "
+        "the patients they come from. The fewer these patients are, the more is revealed.",
         *extra,
-    )
-    use = Text(
-        f"The model estimates the probability of: {task.label.meaning}. It is meant for learning about federated "
-        f"learning and for comparing methods, on patients like those of the participating hospitals ({shown})."
-    )
+    ]
     caution = Caution("Not a medical device. No decision about a patient may rest on it.")
-    return Section(title="Intended use and limits", blocks=(use, caution, Bullets(limits)))
+    return Section("Intended use and limits", [use, caution, limits])

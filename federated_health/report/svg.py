@@ -9,22 +9,21 @@ import math
 import re
 import warnings
 from bisect import bisect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from federated_health.report.formatting import with_minus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Imports of matplotlib are inside functions: they take half a second, and most runs draw nothing.
 
-T = TypeVar("T")
-
 WIDTH = 330
-LARGE, SMALL, TINY = 11.0, 9.0, 8.0  # font sizes
+LARGE, SMALL, TINY = 11.0, 9.0, 8.0  # font sizes; SMALL is the default
 BOLD = 1.15  # upper bound of the width of bold text, relative to regular text
 ROW = 14.0  # height of one line of text
 MAX_LINES = 12  # hospitals with a line or a panel in one picture; the others are counted
@@ -51,8 +50,6 @@ _STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
 }
-_MIN_LETTER_WIDTH = 0.27  # width of the narrowest letter, relative to the font size
-_MAX_SHOWN = 1e100  # beyond this absolute value the margin of an axis could overflow
 
 
 class Look(NamedTuple):
@@ -60,37 +57,34 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-    dashes: tuple[float, tuple[float, ...]]
+    dashes: tuple[float, tuple[float, ...]] = (0.0, ())
 
 
 def look_of(number: int) -> Look:
     """The look of a series by its number, from 0; looks repeat from 12 on."""
-    dashes = (0.0, (4.0, 2.0)) if number // len(SERIES) % 2 else (0.0, ())
-    return Look(SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)], dashes)
+    look = Look(SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)])
+    return look._replace(dashes=(0.0, (4.0, 2.0))) if number // len(SERIES) % 2 else look
 
 
+@dataclass(frozen=True)
 class Canvas:
     """A picture of WIDTH x height units, measured from its top left corner. Made by `canvas`."""
 
-    def __init__(self, height: float) -> None:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and used by drawings only
-
-        self.height = height
-        self._figure = Figure(figsize=(WIDTH / 72, height / 72))
+    figure: "Figure"
+    height: float
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
         """Axes on this rectangle; the labels of their ticks lie outside it."""
         bottom = self.height - top - height
-        return self._figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
+        return self.figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write one line of text around (x, y), styled by arguments of matplotlib's Text."""
-        style = {"va": "center", "size": SMALL, "color": MUTED, **style}
-        self._figure.text(x / WIDTH, 1 - y / self.height, text, **style)
+        self.figure.text(x / WIDTH, 1 - y / self.height, text, **{"va": "center", "color": MUTED, **style})
 
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
         """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
-        self._figure.legend(
+        self.figure.legend(
             handles.values(),
             [shorten(name, WIDTH / 2 - 50) for name in handles],
             loc="upper left",
@@ -105,24 +99,24 @@ class Canvas:
         )
 
     def svg(self) -> str:
-        """The picture as an <svg> element with ids of its own. The same drawing gives the same characters."""
+        """The picture as an <svg> element. The same drawing gives the same characters."""
         file = io.StringIO()
-        with _missing_glyphs_allowed():
-            no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            self._figure.savefig(file, format="svg", metadata=no_metadata)
-        return _embed(file.getvalue(), self.height)
+        self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        body = _as_part_of_page(file.getvalue())
+        namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return f'<svg {namespaces} viewBox="0 0 {WIDTH} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
 
 
 @contextmanager
-def canvas(height: float, more: int = 0, noun: str = "") -> Iterator[Canvas]:
+def canvas(height: float, more: int = 0, noun: str = "hospitals") -> Iterator[Canvas]:
     """A canvas to draw on, whatever the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
-    from matplotlib import style  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib import figure, style  # noqa: PLC0415  # slow to import, and used by drawings only
 
-    with style.context(["default", _STYLE]):
-        paper = Canvas(height + (ROW if more else 0))
+    height += ROW if more else 0
+    with style.context(["default", _STYLE]), _missing_glyphs_allowed():
+        paper = Canvas(figure.Figure(figsize=(WIDTH / 72, height / 72)), height)
         if more:
-            text = f"and {more:,} more{noun and f' {noun}'}, not shown"
-            paper.write(WIDTH, paper.height - 6, text, ha="right", style="italic")
+            paper.write(WIDTH, height - 6, f"and {more:,} more {noun}, not shown", ha="right", style="italic")
         yield paper
 
 
@@ -133,50 +127,35 @@ def warm_up() -> None:
         pass
 
 
-def legend_height(names: Collection[str]) -> float:
-    """Height of a legend, with two names per row."""
-    return ROW * math.ceil(len(names) / 2) + 4
-
-
-def first_of(entries: Mapping[str, T], most: int) -> tuple[dict[str, T], int]:
-    """The first entries, and the number of the others. ValueError if there is nothing to draw."""
-    if not entries:
-        raise ValueError("there is nothing to draw")
-    return dict(list(entries.items())[:most]), max(0, len(entries) - most)
+def legend_height(entries: int) -> float:
+    """Height of a legend, with two entries per row."""
+    return ROW * math.ceil(entries / 2) + 4
 
 
 def text_width(text: str, size: float = SMALL) -> float:
     """Width of one line in DejaVu Sans, which is wider than most fonts that a browser may use."""
-    from matplotlib.font_manager import FontProperties  # noqa: PLC0415  # slow to import, and used by drawings only
-    from matplotlib.textpath import text_to_path  # noqa: PLC0415  # slow to import, and used by drawings only
+    from matplotlib import font_manager, textpath  # noqa: PLC0415  # slow to import, and used by drawings only
 
-    font = FontProperties(family="DejaVu Sans", size=size)
+    font = font_manager.FontProperties(family="DejaVu Sans", size=size)
     with _missing_glyphs_allowed():
-        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+        return float(textpath.text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
-def shorten(text: str, room: float, size: float = SMALL) -> str:
+def shorten(text: str, room: float) -> str:
     """One line of text that is at most `room` wide. Long text loses its middle, since names differ at their ends."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    most = int(room / (_MIN_LETTER_WIDTH * size)) + 1
-    if len(line) <= most and text_width(line, size) <= room:
-        return line
+    if text_width(text) <= room:
+        return text
 
     def cut(letters: int) -> str:
         tail = letters // 3
-        return f"{line[: letters - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
+        return f"{text[: letters - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
 
-    return cut(1 + bisect(range(2, min(len(line), most)), room, key=lambda letters: text_width(cut(letters), size)))
-
-
-def is_shown(value: float | None) -> bool:
-    """Whether a value is a number that a picture can show."""
-    return value is not None and abs(value) < _MAX_SHOWN
+    return cut(1 + bisect(range(2, len(text)), room, key=lambda letters: text_width(cut(letters))))
 
 
 def limits_of(values: Iterable[float | None]) -> tuple[float, float]:
     """Ends of an axis that leave some room around all values."""
-    shown = [float(value) for value in values if value is not None and is_shown(value)] or [0.0, 1.0]
+    shown = [value for value in values if value is not None] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     is_constant = high - low <= 1e-9 * max(abs(low), abs(high))
     around = (0.1 * abs(high) or 0.5) if is_constant else 0.06 * (high - low)
@@ -188,17 +167,15 @@ def ticks_between(low: float, high: float, *, most: int = 5, whole: bool = False
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  # slow to import, and used by drawings only
 
     found = MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
-    ticks = [0.0 if abs(tick) < 1e-9 * (high - low) else float(tick) for tick in found if low <= tick <= high]
-    style = ".6g"
-    if max(map(abs, ticks), default=0) < 1e6:
-        exact = (n for n in range(7) if all(math.isclose(round(tick, n), tick, rel_tol=1e-9) for tick in ticks))
-        style = next((f",.{digits}f" for digits in exact), style)
+    digits = max(0, -math.floor(math.log10(found[1] - found[0]) + 1e-9))
+    ticks = [round(float(tick), digits) + 0.0 for tick in found if low <= tick <= high]  # + 0.0: no minus before a zero
+    style = f",.{digits}f" if max(map(abs, ticks), default=0) < 1e6 else ".6g"
     return {tick: with_minus(f"{tick:{style}}") for tick in ticks}
 
 
 def set_ticks(axes: "Axes", axis: Literal["x", "y"], ticks: Mapping[float, str]) -> None:
     """Put the ticks on an axis, with a thin line across the panel at each."""
-    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(ticks), list(ticks.values()), size=SMALL)
+    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(ticks), list(ticks.values()))
     axes.grid(visible=True, axis=axis)
 
 
@@ -207,12 +184,9 @@ def own_ids(svg: str, prefix: str) -> str:
     return _in_tags(svg, lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", tag))
 
 
-@contextmanager
-def _missing_glyphs_allowed() -> Iterator[None]:
-    """The browser draws the letters, so that matplotlib's font need not have them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
-        yield
+def _missing_glyphs_allowed() -> AbstractContextManager[None]:
+    """No warning about letters that matplotlib's font lacks, since the browser draws them."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:
@@ -220,10 +194,9 @@ def _in_tags(svg: str, change: Callable[[str], str]) -> str:
     return re.sub(r"<[^>]*>", lambda found: change(found[0]), svg)
 
 
-def _embed(drawing: str, height: float) -> str:
-    """An <svg> element to embed in a page, made of matplotlib's SVG file."""
-    body = drawing[drawing.index("<svg") :]
-    body = body[body.index(">") + 1 : body.rindex("</svg>")]
+def _as_part_of_page(drawing: str) -> str:
+    """The content of matplotlib's SVG file, in the page's colours and font, and without what a page does not need."""
+    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 : drawing.rindex("</svg>")]
     # A <style> element would apply to the whole page.
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     referred = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
@@ -236,7 +209,4 @@ def _embed(drawing: str, height: float) -> str:
         tag = re.sub(r"#\w{6}", lambda found: f"var({VARIABLES[found[0]]})" if found[0] in VARIABLES else found[0], tag)
         return re.sub(r"\s+", " ", tag)
 
-    body = re.sub(r">\s*\n\s*<", ">\n<", _in_tags(body, lighten)).strip()
-    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    svg = f'<svg {namespaces} viewBox="0 0 {WIDTH} {height:g}" stroke-linejoin="round">\n{body}\n</svg>'
-    return own_ids(svg, f"p{sha256(body.encode()).hexdigest()[:8]}-")
+    return re.sub(r">\s*\n\s*<", ">\n<", _in_tags(body, lighten)).strip()

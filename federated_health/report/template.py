@@ -2,17 +2,40 @@
 
 TEMPLATE = """\
 {% set numbers = namespace(table=0, figure=0) %}
-{% macro show(block) %}
+<!DOCTYPE html>
+<html lang="en" id="top">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{{ page.title }}</title>
+<style>{{ style|safe }}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
+<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
+{% for section in page.sections %}<li><a href="#{{ section.slug }}">{{ section.title }}</a></li>{% endfor %}
+</ol></nav>
+<main id="content" tabindex="-1">
+{% for section in page.sections %}
+<section id="{{ section.slug }}">
+{% if section.folded %}<details><summary>{% endif %}
+<h2>{{ section.title }}</h2>
+{% if section.folded %}</summary>{% endif %}
+{% for block in section.blocks %}
 {% set kind = block.__class__.__name__ %}
-{% if kind == "Text" %}
-<p>{{ block.words }}</p>
+{% if kind == "str" %}
+<p>{{ block }}</p>
 {% elif kind == "Caution" %}
 <p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
-{% elif kind == "Bullets" %}
-<ul class="bullets">{% for item in block["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
-{% elif kind == "Facts" %}
+{% elif kind == "list" %}
+<ul class="bullets">{% for item in block %}<li>{{ item }}</li>{% endfor %}</ul>
+{% elif kind == "dict" %}
 <dl class="facts">
-{% for name, value in block["items"] %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
+{% for name, value in block.items() %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}
 </dl>
 {% elif kind == "Cards" %}
 <ul class="cards">
@@ -28,16 +51,10 @@ TEMPLATE = """\
 <div class="table">
 <div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbers.table }}: {{ block.caption }}">
 <table><caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
-<thead><tr>
-{% for column in block.columns %}
-<th scope="col"{% if block.numeric[loop.index0] %} class="number"{% endif %}>{{ column }}</th>
-{% endfor %}
-</tr></thead>
+<thead><tr>{% for column in block.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
-<tr><th scope="row">{{ row[0] }}</th>
-{% for cell in row[1:] %}<td{% if block.numeric[loop.index] %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}
-</tr>
+<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% if block.note %}<p class="aside">{{ block.note }}</p>{% endif %}
@@ -50,38 +67,12 @@ TEMPLATE = """\
 <figcaption><span>Figure {{ numbers.figure }}</span> {{ block.caption }}</figcaption>
 </figure>
 {% endif %}
-{% endmacro %}
-<!DOCTYPE html>
-<html lang="en" id="top">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{{ page.title }}</title>
-<style>{{ style|safe }}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header><h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p></header>
-{% if sections %}
-<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ol>
-{% for slug, section in sections %}<li><a href="#{{ slug }}">{{ section.title }}</a></li>{% endfor %}
-</ol></nav>
-{% endif %}
-<main id="content" tabindex="-1">
-{% for slug, section in sections %}
-<section id="{{ slug }}">
-{% if section.folded %}<details><summary>{% endif %}
-<h2>{{ section.title }}</h2>
-{% if section.folded %}</summary>{% endif %}
-{% for block in section.blocks %}{{ show(block) }}{% endfor %}
+{% endfor %}
 {% if section.folded %}</details>{% endif %}
 </section>
 {% endfor %}
 </main>
-{% if page.footer %}<footer><p>{{ page.footer }}</p></footer>{% endif %}
+<footer><p>{{ footer }}</p></footer>
 </body>
 </html>
 """
@@ -133,8 +124,6 @@ section > h2, summary h2 { margin: 0 0 1rem; font-size: 1.5rem; font-weight: 620
 summary { cursor: pointer; padding: .85rem 0; border-block: 1px solid var(--line); }
 summary h2 { display: inline; margin: 0 0 0 .25rem; font-size: 1.1875rem; }
 details[open] > summary { margin-bottom: 1.25rem; }
-section:has(> details) + section:has(> details) { margin-top: 0; }
-section:has(> details) + section:has(> details) summary { border-top: 0; }
 .caution {
   padding: .8rem 1.1rem; max-width: none; background: var(--note);
   border-left: .25rem solid var(--note-edge); border-radius: .2rem;
@@ -165,9 +154,8 @@ thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border
 tbody th {
   position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
-td { min-width: 4rem; max-width: 22rem; }
-.number { text-align: right; white-space: nowrap; }
-thead .number { white-space: normal; }
+td { min-width: 4rem; max-width: 22rem; white-space: nowrap; }
+td, thead th + th { text-align: right; }
 .picture svg { display: block; width: 100%; max-width: 33rem; height: auto; font-family: inherit; overflow: visible; }
 .cards {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
@@ -208,7 +196,7 @@ footer p { margin: 0; font-size: .875rem; }
   a { color: inherit; text-decoration: none; }
   h1 { font-size: 22pt; }
   .lead { font-size: 12pt; }
-  section, section:has(> details) + section:has(> details) { margin-top: 9mm; }
+  section { margin-top: 9mm; }
   section > h2, summary h2 { font-size: 14pt; }
   h2, h3, summary, caption { break-after: avoid; }
   p, li { orphans: 3; widows: 3; }
@@ -224,7 +212,7 @@ footer p { margin: 0; font-size: .875rem; }
   table { font-size: 8.5pt; }
   th, td { padding-right: 2mm; }
   tbody th, td { position: static; min-width: 0; max-width: none; }
-  td, .number { white-space: normal; }
+  td { white-space: normal; }
   .cards { grid-template-columns: 1fr 1fr; gap: 3mm; }
   .picture svg { max-width: 105mm; max-height: 215mm; }
   .table, figure { margin: 5mm 0; }

@@ -1,28 +1,21 @@
 """Trade-off charts: what is gained against what it costs, as panels with a mark and a whisker per choice, in SVG."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from federated_health.ml.metrics import Interval
 from federated_health.report import svg
-from federated_health.report.svg import (
-    ROW,
-    WIDTH,
-)
 
 _HEIGHT = 104.0
 _MAX_TICKS = 4
-_NAN = float("nan")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One quantity of every choice.
+class Panel(NamedTuple):
+    """One quantity of every choice, and a horizontal line at `reference`.
 
-    Attributes:
-        title: name of the quantity on the vertical axis.
-        marks: choice -> its horizontal position and its quantity; None where undefined.
-        reference: where a horizontal line is drawn.
+    Marks: choice -> its horizontal position and its quantity; None where undefined.
     """
 
     title: str
@@ -31,32 +24,23 @@ class Panel:
 
 
 def draw_tradeoff(panels: Sequence[Panel], *, across: str) -> str:
-    """Panels, two per line, with the same horizontal scale.
-
-    Args:
-        across: name of the quantity on the horizontal axis.
-
-    Raises:
-        ValueError: there is nothing to draw.
-    """
+    """Panels, two per line, with the same horizontal scale; `across` names the quantity on it."""
     choices = list(dict.fromkeys(choice for panel in panels for choice in panel.marks))
-    if not choices:
-        raise ValueError("there is nothing to draw")
     x_limits = svg.limits_of(x for panel in panels for x, _ in panel.marks.values())
     x_ticks = svg.ticks_between(*x_limits, most=_MAX_TICKS)
     y_limits = [
-        svg.limits_of([panel.reference, *(end for _, mark in panel.marks.values() for end in _ends(mark))])
+        svg.limits_of([panel.reference, *(end for _, mark in panel.marks.values() for end in vars(mark).values())])
         for panel in panels
     ]
     y_ticks = [svg.ticks_between(*limits, most=_MAX_TICKS) for limits in y_limits]
     left = max(svg.text_width(label) for ticks in y_ticks for label in ticks.values()) + 8
-    width = (WIDTH - 2 * left - 8) / 2
-    step = ROW + _HEIGHT + 30
+    width = (svg.WIDTH - 2 * left - 8) / 2
+    step = svg.ROW + _HEIGHT + 30
     bottom = 4 + -(-len(panels) // 2) * step
-    with svg.canvas(bottom + ROW + svg.legend_height(choices)) as canvas:
+    with svg.canvas(bottom + svg.ROW + svg.legend_height(len(choices))) as canvas:
         handles = {}
         for place, (panel, limits, ticks) in enumerate(zip(panels, y_limits, y_ticks, strict=True)):
-            x, y = left + place % 2 * (width + left), 4 + place // 2 * step + ROW
+            x, y = left + place % 2 * (width + left), 4 + place // 2 * step + svg.ROW
             canvas.write(x, y - 8, svg.shorten(panel.title, width / svg.BOLD), color=svg.INK, weight="bold")
             axes = canvas.axes(x, y, width, _HEIGHT)
             axes.set_xlim(*x_limits)
@@ -67,13 +51,13 @@ def draw_tradeoff(panels: Sequence[Panel], *, across: str) -> str:
             for choice, (position, mark) in panel.marks.items():
                 number = choices.index(choice)
                 look = svg.look_of(number)
-                at = _NAN if position is None else position
-                if ends := _ends(mark):
-                    axes.plot([at, at], [min(ends), max(ends)], color=look.color, linewidth=1.3, zorder=2)
+                # NaN, which is not drawn, for what is not defined.
+                at, low, value, high = np.array([position, mark.low, mark.value, mark.high], dtype=np.float64)
+                axes.plot([at, at], [low, high], color=look.color, linewidth=1.3, zorder=2)
                 # The first choice's mark is larger and hollow, so that it is seen around another in the same place.
                 (handles[choice],) = axes.plot(
                     [at],
-                    [_NAN if mark.value is None else mark.value],
+                    [value],
                     color=look.color,
                     marker=look.marker,
                     markersize=9 if number == 0 else 5.5,
@@ -82,11 +66,6 @@ def draw_tradeoff(panels: Sequence[Panel], *, across: str) -> str:
                     clip_on=False,
                     zorder=3,
                 )
-        canvas.write(WIDTH / 2, bottom, svg.shorten(f"→ {across}", WIDTH), ha="center")
-        canvas.explain(bottom + ROW, {choice: handles[choice] for choice in choices})
+        canvas.write(svg.WIDTH / 2, bottom, svg.shorten(f"→ {across}", svg.WIDTH), ha="center")
+        canvas.explain(bottom + svg.ROW, {choice: handles[choice] for choice in choices})
         return canvas.svg()
-
-
-def _ends(mark: Interval) -> list[float]:
-    """The figure and the limits of its interval, as far as they can be drawn."""
-    return [end for end in (mark.low, mark.value, mark.high) if end is not None and svg.is_shown(end)]

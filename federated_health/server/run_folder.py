@@ -21,7 +21,7 @@ from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_files import RunSummary
+    from federated_health.report.run_page import RunSummary
 
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
@@ -122,18 +122,18 @@ class RunFolder:
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
-        config, report_files = run.train_config(), report.load().run_files
-        described = report_files.metrics_of(config, stopped=stopped)
+        config, run_page = run.train_config(), report.load().run_page
+        described = run_page.metrics_of(config, stopped=stopped)
         metrics = {**described, "faults": run.problems.to_json(), **figures}
         if run.weights is None:
             metrics.pop("threshold")  # only the hospitals know it
         write_json(self.path / METRICS, metrics)
         if run.weights is not None:
-            report_files.prepare_report()  # while the other process gets ready
+            report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
             self._model_saver.save(model, config, run.weights)
             facts = {"SHA-256 of the weights": weights_hash(run.weights), f"SHA-256 of {MODEL}": hash_file(model)}
-            report_files.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
+            run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
 
@@ -142,7 +142,7 @@ def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_files.RunSummary(
+    summary: RunSummary = report.load().run_page.RunSummary(
         config=run.train_config(),
         figures=figures,
         settings=run.settings,
@@ -209,7 +209,7 @@ class ModelSaver:
 
     def save(self, path: Path, config: TrainConfig, weights: Weights) -> None:
         """Save the model (see `saved_model.save_final_model`), in this process if the other one fails."""
-        saved_model = report.load_saved_model()
+        saved_model = report.load().saved_model
         process, self._process = self._process, None
         if process is not None:
             with suppress(OSError):

@@ -6,7 +6,7 @@ from typing import Any
 from federated_health.ml.metrics import Interval
 from federated_health.ml.privacy_plan import PROMISE
 from federated_health.report import formatting, sections
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING
@@ -20,12 +20,12 @@ Rows = dict[str, dict[str, str]]
 
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
 RATE = f"true-positive rate at {FALSE_POSITIVE_RATE * 100:g} % false positives"
-WHO = (
+WHO = [
     "the final model: anybody who is given it",
     "one hospital's updates: the server, and whoever operates it, who see each hospital's weights before and after its "
     "local training in each round; with encrypted averaging they hold ciphertexts and none of these",
     "the rounds' averages: every hospital, under every setting, since it continues training from them",
-)
+]
 MEANING = (
     "An attack's ROC-AUC is the probability that it ranks a training patient above a patient of the same hospital who "
     "was not trained on: 0.5 is guessing, 1 is certainty. The share of training patients that it names while it names "
@@ -46,9 +46,9 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     return Page(
         title=f"The attack on ourselves: {plan.task.name}",
         lead=f"{formatting.number_of(patients, 'training patient')} of "
-        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient was "
-        "trained on, or what was recorded of them; and what it costs to prevent it.",
-        sections=(
+        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient's "
+        "record was used for training, or what it holds? And what does it cost to prevent that?",
+        sections=[
             _choice(figures, plan.half_runs),
             _attacks(figures),
             _by_hospital(plan, figures),
@@ -56,17 +56,16 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
             _method(plan),
             sections.settings_section(
                 next(iter(plan.privacies.values())),
-                [
-                    ("runs attacked under each setting", str(plan.half_runs)),
-                    ("runs of all rows under each setting", str(plan.full_runs)),
-                    ("privacy settings", ", ".join(figures)),
-                    ("SHA-256 of the schema", plan.task.schema_hash),
-                ],
+                {
+                    "runs attacked under each setting": str(plan.half_runs),
+                    "runs of all rows under each setting": str(plan.full_runs),
+                    "privacy settings": ", ".join(figures),
+                    "SHA-256 of the schema": plan.task.schema_hash,
+                },
                 leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
             ),
             sections.model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
-        ),
-        footer=sections.FOOTER,
+        ],
     )
 
 
@@ -74,39 +73,27 @@ def strongest_attack(figures: Figures, target: str) -> Figures | None:
     """Figures of the attack on a target with the greatest ROC-AUC; None if there is nothing to attack.
 
     The greatest of several is slightly too great, which errs on the patients' side.
-
-    Args:
-        figures: those of one privacy setting.
     """
     attacks: Figures = figures["attacks"][target] or {}
     return max(attacks.values(), key=lambda attack: attack["roc_auc"]["value"] or 0.0, default=None)
 
 
 def strength_rows(figures: Figures, key: str) -> Rows:
-    """The strongest attack: privacy -> target -> cell.
-
-    Args:
-        key: `roc_auc` or `true_positive_rate`.
-    """
+    """The strongest attack: privacy -> target -> its `roc_auc` or `true_positive_rate`."""
     return {
-        privacy: {
-            name: _interval_cell(attack[key]) if (attack := strongest_attack(entry, target)) else formatting.NOT_DEFINED
-            for target, name in TARGETS.items()
-        }
+        privacy: {name: _cell(strongest_attack(entry, target), key) for target, name in TARGETS.items()}
         for privacy, entry in figures.items()
     }
 
 
 def one_model_rows(figures: Figures) -> Rows:
     """The attack on a single final model: privacy -> its interval, and the share of models like guessing."""
-    attacks = {privacy: entry["attacks"][FINAL][_last_attack(FINAL)] for privacy, entry in figures.items()}
-    return {
-        privacy: {
-            "ROC-AUC, one model": _interval_cell(attack["one_model"]),
-            "models like guessing": _percent(attack["undecided"]),
-        }
-        for privacy, attack in attacks.items()
-    }
+    rows = {}
+    for privacy, entry in figures.items():
+        attack = entry["attacks"][FINAL][_last_attack(FINAL)]
+        guessing = formatting.percent_of(attack["undecided"])
+        rows[privacy] = {"ROC-AUC, one model": _cell(attack, "one_model"), "models like guessing": guessing}
+    return rows
 
 
 def inversion_rows(figures: Figures) -> Rows:
@@ -117,7 +104,10 @@ def inversion_rows(figures: Figures) -> Rows:
         sources[f"{ENCRYPTED}: the average"] = (first, "average")
     sources |= {"guess: typical patient": (first, "typical"), "guess: random patients": (first, "random")}
     return {
-        name: {formatting.number_of(int(rows), "row"): _percent(part[key]) for rows, part in entry["inversion"].items()}
+        name: {
+            formatting.number_of(int(rows), "row"): formatting.percent_of(shares[key])
+            for rows, shares in entry["inversion"].items()
+        }
         for name, (entry, key) in sources.items()
     }
 
@@ -126,18 +116,9 @@ def _last_attack(target: str) -> str:
     return list(ATTACKS[target])[-1]
 
 
-def _interval_cell(content: Figures) -> str:
-    return formatting.with_interval(Interval(**content))
-
-
-def _percent(share: float | None) -> str:
-    return formatting.NOT_DEFINED if share is None else formatting.percent_of(share)
-
-
-def _table(caption: str, rows: Rows, note: str = "", first: str = "privacy") -> Table:
-    columns = list(next(iter(rows.values())))
-    cells = {name: list(row.values()) for name, row in rows.items()}
-    return sections.figures_table(caption, cells, columns, note=note, first=first)
+def _cell(attack: Figures | None, key: str) -> str:
+    """A figure of an attack with its interval."""
+    return formatting.with_interval(Interval(**attack[key])) if attack else formatting.NOT_DEFINED
 
 
 def _choice(figures: Figures, runs: int) -> Section:
@@ -166,8 +147,9 @@ def _choice(figures: Figures, runs: int) -> Section:
         for privacy, row in strength_rows(figures, "roc_auc").items()
     }
     alt = "; ".join(f"{name}: {', '.join(f'{key} {cell}' for key, cell in row.items())}" for name, row in rows.items())
+    final = figures[next(iter(figures))]["attacks"][FINAL][_last_attack(FINAL)]
     blocks: list[Block] = [
-        Text(words=MEANING),
+        MEANING,
         Picture(
             svg=draw_tradeoff(panels, across="held-out ROC-AUC of the models that were attacked"),
             alt=f"Strength of the attacks against the quality of the models. {alt}.",
@@ -176,24 +158,28 @@ def _choice(figures: Figures, runs: int) -> Section:
             "Encrypted averaging gives the same models as plain averaging, so both coincide, except for updates, "
             "which the server lacks.",
         ),
-        _table(
+        sections.figures_table(
             f"ROC-AUC of attacks ({formatting.INTERVAL})",
             rows,
+            first="privacy",
             note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
             "were trained on half of the rows each. The strongest attack on each target; all are listed below. "
             f"{formatting.NOT_DEFINED}: nothing to attack.",
         ),
-        _table(
+        sections.figures_table(
             f"The attack on a single final model: {_last_attack(FINAL)} (mean {formatting.INTERVAL} of {runs} models)",
             one_model_rows(figures),
+            first="privacy",
             note="The intervals above are of the mean over all attacked models, so they show effects that are too "
             "small to be seen in one model. An attacker with one model has this interval. Models like guessing: share "
             "of those whose own interval contains 0.5; 95 % if there is nothing to find.",
         ),
-        _table(
+        sections.figures_table(
             f"{RATE[0].upper()}{RATE[1:]} ({formatting.INTERVAL})",
             strength_rows(figures, "true_positive_rate"),
-            note=_false_positives(figures),
+            first="privacy",
+            note=f"Of about {final['patients'] // 2:,} patients who were not trained on, 1 % is "
+            f"{formatting.number_of(final['false_positives'], 'patient')}: with so few, the rate is too noisy to use.",
         ),
     ]
     if ENCRYPTED in figures:
@@ -203,61 +189,54 @@ def _choice(figures: Figures, runs: int) -> Section:
             "the averages, and so the final model: encryption does not hide what these reveal; differential privacy "
             "does."
         )
-        blocks.append(Caution(words=caution))
-    return Section(title="The choice", blocks=tuple(blocks))
-
-
-def _false_positives(figures: Figures) -> str:
-    attack = next(iter(figures.values()))["attacks"][FINAL][_last_attack(FINAL)]
-    return (
-        f"Of about {attack['patients'] // 2:,} patients who were not trained on, 1 % is "
-        f"{formatting.number_of(attack['false_positives'], 'patient')}: with so few, the rate is too noisy to use."
-    )
+        blocks.append(Caution(caution))
+    return Section("The choice", blocks)
 
 
 def _attacks(figures: Figures) -> Section:
     rows = {
         f"{privacy}: {name}, on {TARGETS[target]}": {
-            "ROC-AUC": _interval_cell(attack["roc_auc"]),
-            RATE: _interval_cell(attack["true_positive_rate"]),
+            "ROC-AUC": _cell(attack, "roc_auc"),
+            RATE: _cell(attack, "true_positive_rate"),
         }
         for privacy, entry in figures.items()
         for target, attacks in entry["attacks"].items()
         if privacy != ENCRYPTED
         for name, attack in attacks.items()
     }
-    table = _table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
-    return Section(title="Every attack", blocks=(Text(words="Who sees what:"), Bullets(items=WHO), table), folded=True)
+    table = sections.figures_table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
+    return Section("Every attack", ["Who sees what:", WHO, table], folded=True)
 
 
 def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
-    tables = []
+    tables: list[Block] = []
     for target, label in TARGETS.items():
         rows = {
             f"{name} ({formatting.number_of(len(hospital.train), 'row')})": {
-                privacy: _interval_cell(entry["hospitals"][name][target]["roc_auc"])
+                privacy: _cell(entry["hospitals"][name][target], "roc_auc")
                 for privacy, entry in figures.items()
                 if privacy != ENCRYPTED
             }
             for name, hospital in plan.hospitals.items()
         }
         caption = f"ROC-AUC of {_last_attack(target)} on {label} ({formatting.INTERVAL})"
-        tables.append(_table(caption, rows, first="hospital"))
-    return Section(title="Hospital by hospital", blocks=tuple(tables))
+        tables.append(sections.figures_table(caption, rows))
+    return Section("Hospital by hospital", tables)
 
 
 def _inversion(plan: AuditPlan, figures: Figures) -> Section:
-    table = _table(
+    table = sections.figures_table(
         f"Columns of {plan.smallest}'s patients that are recovered from the first round's update",
         inversion_rows(figures),
+        first="privacy",
         note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. "
         f"{formatting.NOT_DEFINED}: nothing to attack.",
     )
-    return Section(title="Patients rebuilt from an update", blocks=(Text(words=INVERSION), table))
+    return Section("Patients rebuilt from an update", [INVERSION, table])
 
 
 def _method(plan: AuditPlan) -> Section:
-    items = (
+    items = [
         f"Under each setting {plan.half_runs} runs were trained, each on a random half of every hospital's training "
         "rows, so that members and non-members are patients of the same kind. Each run is attacked with the others as "
         "shadow models.",
@@ -274,5 +253,5 @@ def _method(plan: AuditPlan) -> Section:
         f"Differential privacy: {PROMISE}.",
         "An attack that fails does not prove that none succeeds; the guarantee of differential privacy holds for every "
         "attack.",
-    )
-    return Section(title="How this was found out", blocks=(Bullets(items=items),))
+    ]
+    return Section("Methods", [items])

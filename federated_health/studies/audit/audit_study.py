@@ -12,7 +12,7 @@ from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
-from federated_health.report.run_files import write_report
+from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.studies.audit.attacks import PLAIN, audit_figures

@@ -1,6 +1,6 @@
 """The report of a study: is joining worth it, for which hospital, and how the figures were obtained."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,9 @@ from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.metrics import Interval, count_outcomes, probability
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
-from federated_health.report.formatting import MAX_ROWS
-from federated_health.report.page import Block, Bullets, Caution, Page, Picture, Section, Table, Text
+from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import POINT_ESTIMATES, Scores, count_verdicts
+from federated_health.studies.benefit.comparison import POINT_ESTIMATES, Scores
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
 
@@ -27,13 +26,17 @@ NAMES = {
     TrainingSetup.POOLED: "pooled",
     TrainingSetup.LEAVE_ONE_OUT: "without it",
 }
-SETUPS = (
+DIFFERENCES = {
+    "minus own only": "federated_minus_own",
+    "minus without it": "federated_minus_without",
+    "minus pooled": "federated_minus_pooled",
+}
+SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
     "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
-)
-ESTIMATE_TITLES = [formatting.title_of(key) for key in POINT_ESTIMATES]
+]
 READING = (
     f"{sections.FIGURES_EXPLAINED} Accuracy uses each model's own threshold, which maximises F1 over its training "
     "rows. Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an "
@@ -46,15 +49,22 @@ def benefit_page(
 ) -> Page:
     """The report of a study."""
     hospitals = figures["hospitals"]
-    hashes = [(f"SHA-256 of {name}'s CSV", digest) for name, digest in cohort.hashes.items()]
-    if (more := len(hashes) - MAX_ROWS) > 0:
-        hashes[MAX_ROWS:] = [("further hospitals", f"{more:,}; their hashes are in evidence.json")]
+    hashes, more = formatting.first_of({f"SHA-256 of {name}'s CSV": digest for name, digest in cohort.hashes.items()})
+    hashes |= {"further hospitals": f"{more:,}; their hashes are in evidence.json"} if more else {}
+    facts = {
+        "strategies": ", ".join(protocol.strategies),
+        "folds": str(protocol.folds),
+        "repeats": str(protocol.repeats),
+        "rounds chosen inside training rows": "yes" if protocol.tune else "no",
+        "SHA-256 of the schema": cohort.task.schema_hash,
+        **hashes,
+    }
     return Page(
         title=f"Is joining worth it? {cohort.task.name}",
-        lead=f"{formatting.list_verdicts(count_verdicts(figures))} "
+        lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
         f"{formatting.number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
         f"{cohort.task.label.meaning}.",
-        sections=(
+        sections=[
             _verdicts(figures),
             _models(figures),
             *_strategies(protocol, figures),
@@ -66,28 +76,12 @@ def benefit_page(
                 _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
             ),
             _method(protocol),
-            Section(
-                title="All other figures",
-                blocks=(_point_estimates("By hospital and model", hospitals, {sections.ALL: figures["all"]}),),
-                folded=True,
-            ),
-            sections.settings_section(
-                protocol.settings,
-                [
-                    ("strategies", ", ".join(protocol.strategies)),
-                    ("folds", str(protocol.folds)),
-                    ("repeats", str(protocol.repeats)),
-                    ("rounds chosen inside training rows", "yes" if protocol.tune else "no"),
-                    ("SHA-256 of the schema", cohort.task.schema_hash),
-                    *hashes,
-                ],
-                leave_out=frozenset({"appraisal", "strategy"}),
-            ),
+            Section("All other figures", [_all_estimates(figures)], folded=True),
+            sections.settings_section(protocol.settings, facts, leave_out=frozenset({"appraisal", "strategy"})),
             sections.model_card(
                 cohort.task, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
             ),
-        ),
-        footer=sections.FOOTER,
+        ],
     )
 
 
@@ -95,77 +89,55 @@ def _auc(entry: Figures, model: str) -> Interval:
     return Interval(**entry["models"][model]["roc_auc"])
 
 
-def _difference(entry: Figures, name: str) -> Interval:
-    return Interval(**entry["differences"][name])
-
-
-def _signed(interval: Interval) -> str:
-    return formatting.with_interval(interval, signed=True)
+def _difference(entry: Figures, name: str) -> str:
+    return formatting.with_interval(Interval(**entry["differences"][name]), signed=True)
 
 
 def _verdicts(figures: Figures) -> Section:
-    cards, differences = [], {}
+    benefits, words, differences = {}, {}, {}
     for name, entry in figures["hospitals"].items():
-        own, left_out, pooled = (
-            _difference(entry, f"federated_minus_{other}")
-            for other in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT, TrainingSetup.POOLED)
-        )
-        differences[name] = {"minus own only": own, "minus without it": left_out, "minus pooled": pooled}
-        text = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
-        if left_out.value is not None:
-            text = f"Federated minus the federation without it: {_signed(left_out)}. {text}"
-        aucs = _auc(entry, TrainingSetup.FEDERATED).value, _auc(entry, TrainingSetup.OWN).value
-        cards.append(sections.verdict_card(name, entry["verdict"], own, aucs, small=entry["small"], words=text))
+        benefits[name] = {
+            **entry,
+            "roc_auc": entry["models"][TrainingSetup.FEDERATED]["roc_auc"],
+            "own_roc_auc": _auc(entry, TrainingSetup.OWN).value,
+            "difference": entry["differences"]["federated_minus_own"],
+        }
+        words[name] = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        if (left_out := _difference(entry, "federated_minus_without")) != formatting.NOT_DEFINED:
+            words[name] = f"Federated minus the federation without it: {left_out}. {words[name]}"
+        differences[name] = {label: Interval(**entry["differences"][key]) for label, key in DIFFERENCES.items()}
     alt = formatting.list_some(
-        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in group.items())}"
-        for name, group in differences.items()
+        f"{name}: {', '.join(f'{label} {_difference(entry, key)}' for label, key in DIFFERENCES.items())}"
+        for name, entry in figures["hospitals"].items()
     )
     caption = (
         f"ROC-AUC of the federated model minus that of another on the same patients, with its {formatting.INTERVAL}."
     )
     blocks: list[Block] = [
-        Text(words=f"Four ways to a model, each tested on patients that it was not trained on. {sections.AUC}"),
-        Bullets(items=SETUPS),
-        *sections.verdict_cards(cards),
+        f"Four ways to train a model, each tested on patients that it was not trained on. {sections.AUC}",
+        SETUPS,
+        *sections.verdict_cards(benefits, words),
     ]
-    mean = _difference(figures["mean"], "federated_minus_own")
-    if mean.value is not None:
-        blocks.append(Text(words=f"Mean over hospitals, federated minus own patients only: {_signed(mean)}."))
+    if (mean := _difference(figures["mean"], "federated_minus_own")) != formatting.NOT_DEFINED:
+        blocks.append(f"Mean over hospitals, federated minus own patients only: {mean}.")
     picture = Picture(
         svg=draw_intervals(differences, quantity="federated minus another: ROC-AUC", reference=0.0),
         alt=f"{caption} {alt}.",
         caption=f"{caption} Right of 0 the federated model is better.",
     )
-    return Section(
-        title="The answer, hospital by hospital", blocks=(*blocks, picture, Text(words=sections.VERDICT_RULE))
-    )
-
-
-def _last_rows(figures: Figures) -> dict[str, Figures]:
-    return {MEAN: figures["mean"], sections.ALL: figures["all"]}
-
-
-def _table(
-    caption: str,
-    columns: Sequence[str],
-    cells: Callable[[Figures], Sequence[str]],
-    figures: Figures,
-    note: str = "",
-) -> Table:
-    """A table with one row per hospital, then the mean over hospitals and all patients."""
-    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
-    last = {name: cells(entry) for name, entry in _last_rows(figures).items()}
-    return sections.figures_table(caption, rows, columns, last=last, note=note)
+    return Section("The answer, hospital by hospital", [*blocks, picture, sections.VERDICT_RULE])
 
 
 def _models(figures: Figures) -> Section:
+    last = {MEAN: figures["mean"], sections.ALL: figures["all"]}
     intervals = {
         name: {label: _auc(entry, setup) for setup, label in NAMES.items()}
-        for name, entry in {**figures["hospitals"], **_last_rows(figures)}.items()
+        for name, entry in {**figures["hospitals"], **last}.items()
     }
+    means = {label: _estimates(figures["mean"], setup) for setup, label in NAMES.items()}
     return Section(
-        title="How good the models are",
-        blocks=(
+        "How good the models are",
+        [
             Picture(
                 svg=draw_intervals(intervals, quantity="ROC-AUC", reference=None),
                 alt="The same figures as in the table of ROC-AUCs below.",
@@ -173,32 +145,32 @@ def _models(figures: Figures) -> Section:
             ),
             _table(
                 f"ROC-AUC ({formatting.INTERVAL})",
-                list(NAMES.values()),
-                lambda entry: [formatting.with_interval(_auc(entry, setup)) for setup in NAMES],
+                lambda entry: {label: formatting.with_interval(_auc(entry, setup)) for setup, label in NAMES.items()},
                 figures,
             ),
-            Caution(words=sections.POOLED_AUC),
-            _point_estimates("Other figures, as means over hospitals", {"": figures["mean"]}),
-        ),
+            Caution(sections.POOLED_AUC),
+            sections.figures_table("Other figures, as means over hospitals", means, first="model", note=READING),
+        ],
     )
 
 
-def _point_estimates(caption: str, entries: Mapping[str, Figures], last: Mapping[str, Figures] | None = None) -> Table:
-    """POINT_ESTIMATES of every training setup."""
-    rows, last_rows = (
-        {
-            f"{name}: {label}".removeprefix(": "): _estimate_cells(entry, setup)
-            for name, entry in part.items()
-            for setup, label in NAMES.items()
-        }
-        for part in (entries, last or {})
+def _table(caption: str, cells: Callable[[Figures], Mapping[str, str]], figures: Figures, note: str = "") -> Table:
+    """A table with one row per hospital, then the mean over hospitals and all patients."""
+    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
+    last = {MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
+    return sections.figures_table(caption, rows, last=last, note=note)
+
+
+def _all_estimates(figures: Figures) -> Table:
+    rows, last = (
+        {f"{name}: {label}": _estimates(entry, setup) for name, entry in part.items() for setup, label in NAMES.items()}
+        for part in (figures["hospitals"], {sections.ALL: figures["all"]})
     )
-    first = "hospital and model" if last else "model"
-    return sections.figures_table(caption, rows, ESTIMATE_TITLES, last=last_rows, note=READING, first=first)
+    return sections.figures_table("By hospital and model", rows, last=last, first="hospital and model", note=READING)
 
 
-def _estimate_cells(entry: Figures, model: str) -> list[str]:
-    return [formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES]
+def _estimates(entry: Figures, model: str) -> dict[str, str]:
+    return {formatting.title_of(key): formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES}
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -206,45 +178,35 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
     first, *further = protocol.strategies
     if not further:
         return
-    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
-    yield Section(
-        title="Strategies",
-        blocks=(
-            _table(
-                f"ROC-AUC of {first}, and the difference that other strategies make ({formatting.INTERVAL})",
-                [first, *(f"{strategy} minus {first}" for strategy in further)],
-                lambda entry: [
-                    formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
-                    *(_signed(_difference(entry, f"{strategy}_minus_federated")) for strategy in further),
-                ],
-                figures,
-                note="Of 20 strategies without a difference, 1 has an interval beside 0 by chance.",
-            ),
-            sections.figures_table(
-                "Other figures of strategies, as means over hospitals",
-                {strategy: _estimate_cells(figures["mean"], model) for strategy, model in models.items()},
-                ESTIMATE_TITLES,
-                first="strategy",
-            ),
-        ),
+    aucs = _table(
+        f"ROC-AUC of {first}, and the difference that other strategies make ({formatting.INTERVAL})",
+        lambda entry: {
+            first: formatting.figure(_auc(entry, TrainingSetup.FEDERATED).value),
+            **{f"{name} minus {first}": _difference(entry, f"{name}_minus_federated") for name in further},
+        },
+        figures,
+        note="Of 20 strategies that make no difference, 1 has an interval without 0 by chance.",
     )
+    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
+    means = {strategy: _estimates(figures["mean"], model) for strategy, model in models.items()}
+    others = sections.figures_table("Other figures of strategies, as means over hospitals", means, first="strategy")
+    yield Section("Strategies", [aucs, others])
 
 
 def _roc_curves(scores: Scores, seed: int) -> Section:
     """ROC curves of the out-of-fold scores with bootstrap bands, for hospitals with patients of both classes."""
-    known = [name for name, labels in scores.labels.items() if rarer_class(labels) > 0]
-    if not known:
-        return Section(title="ROC curves", blocks=(Text(words="No hospital has patients of both classes."),))
-    drawn, more = sections.first_panels(known)
+    places = {name: place for place, (name, labels) in enumerate(scores.labels.items()) if rarer_class(labels) > 0}
+    if not places:
+        return Section("ROC curves", ["No hospital has patients of both classes."])
+    drawn, more = sections.first_panels(places)
     curves = {}
-    for place, (name, labels) in enumerate(scores.labels.items()):
-        if name in drawn:
-            resampled = Resampled.of(labels, [seed, place], CURVE_DRAWS)
-            curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
-    one_class = formatting.list_some([name for name in scores.labels if name not in known], ", ")
+    for name, place in drawn.items():
+        resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS)
+        curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
+    one_class = formatting.list_some([name for name in scores.labels if name not in places], ", ")
     text = f"Without a curve, since all patients are of one class: {one_class}. {more}" if one_class else more
     caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
-    return sections.roc_section(curves, caption, *([Text(words=text.strip())] if text else []))
+    return sections.roc_section(curves, caption, *([text.strip()] if text else []))
 
 
 def _calibration(scores: Scores, figures: Figures) -> Section:
@@ -252,7 +214,7 @@ def _calibration(scores: Scores, figures: Figures) -> Section:
     federated = TrainingSetup.FEDERATED
     drawn, more = sections.first_panels(scores.labels)
     parts = {
-        **{name: (scores.models[federated][name], scores.labels[name], figures["hospitals"][name]) for name in drawn},
+        **{name: (scores.models[federated][name], drawn[name], figures["hospitals"][name]) for name in drawn},
         sections.ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
     }
     curves, text = {}, []
@@ -272,10 +234,10 @@ def _decisions(scores: Scores) -> Section:
     """Confusion matrices of the first repeat."""
     drawn, more = sections.first_panels(scores.labels)
     matrices = {}
-    for name in drawn:
+    for name, labels in drawn.items():
         out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
         positive = probability(out_of_fold.log_odds[0]) >= out_of_fold.thresholds[0]
-        matrices[name] = count_outcomes(positive.astype(np.float64), scores.labels[name]).matrix
+        matrices[name] = count_outcomes(positive.astype(np.float64), labels).matrix
     caption = f"The federated models of the first repeat, each at its own threshold. {more}"
     return sections.confusion_section(matrices, caption.strip())
 
@@ -287,8 +249,7 @@ def _holdings(cohort: Cohort) -> Section:
     return sections.holdings_section(
         cohort.task,
         {name: (int(values.sum()), int((1 - values).sum())) for name, values in labels.items()},
-        np.array([table[columns].isna().mean() for table in cohort.tables.values()]),
-        names=list(cohort.tables),
+        {name: table[columns].isna().mean().tolist() for name, table in cohort.tables.items()},
         of_labels="All patients.",
         of_missing="All patients; zeros that stand for a missing value count as missing.",
     )
@@ -310,7 +271,7 @@ def _method(protocol: EvaluationProtocol) -> Section:
         if protocol.tune
         else "All models are trained with the settings below, which were chosen for federated runs."
     )
-    items = (
+    items = [
         f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
         "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
         "rows are never on both sides.",
@@ -321,5 +282,5 @@ def _method(protocol: EvaluationProtocol) -> Section:
         "on these concatenated scores, as the mean over repeats.",
         "Several hospitals are compared at once, without a correction for multiple tests: of many hospitals without a "
         "difference, 1 in 20 would get a verdict by chance.",
-    )
-    return Section(title="How this was found out", blocks=(Bullets(items=items),))
+    ]
+    return Section("Methods", [items])

@@ -9,7 +9,7 @@ from federated_health.errors import SettingsError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
-from federated_health.report.run_files import write_report
+from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.studies.benefit import training_setups

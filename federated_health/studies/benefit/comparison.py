@@ -194,13 +194,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; None where there is no value, or one is undefined."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def count_verdicts(figures: Mapping[str, Any]) -> dict[Verdict, int]:
-    """Number of hospitals with each verdict.
-
-    Args:
-        figures: see `compare_models`.
-    """
-    verdicts = [hospital["verdict"] for hospital in figures["hospitals"].values()]
-    return {verdict: verdicts.count(verdict) for verdict in Verdict}
