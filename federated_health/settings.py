@@ -176,7 +176,7 @@ class Settings:
                 f"dp-steps: expected at most {limits.MAX_STEPS} in all rounds together, spare ones included"
             )
         if self.resume and self.out and Path(self.out) != Path(self.resume):
-            raise SettingsError("out: a run that is resumed goes on in its own folder")
+            raise SettingsError("out: a resumed run writes to its own folder")
 
     def _check_encryption(self) -> None:
         least = MIN_ENCRYPTED_HOSPITALS

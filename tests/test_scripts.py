@@ -986,7 +986,7 @@ def test_a_model_whose_threshold_is_no_probability_is_refused(run: Run, threshol
         (["--resume", "cut", "--seed", 7], 1, "it began with: seed is 42 and not 7"),
         (["--resume", "cut", "--task", "readmission"], 1, 'task is "heart-disease" and not "readmission"'),
         (["--resume", "cut", "--rounds", 31, "--l2", 1], 1, "rounds is 30 and not 31; l2 is 0.003 and not 1.0"),
-        (["--resume", "cut", "--out", "other"], 2, "out: a run that is resumed goes on in its own folder"),
+        (["--resume", "cut", "--out", "other"], 2, "out: a resumed run writes to its own folder"),
         (["--resume", "cut", "--min-hospitals", 9], 2, "min-hospitals: expected at most --hospitals 4, got 9"),
         (["--resume", "cut", "--force"], 1, "waiting for hospitals: 0 of 3 hospitals were connected"),
         (["--resume", "cut", "--out", "./cut/", "--seed", 42], 1, "0 of 3 hospitals were connected"),

@@ -241,7 +241,7 @@ def test_why_so_many_updates_are_needed_is_told(defaults: dict[str, Value]) -> N
 def test_a_run_that_is_resumed_stays_in_its_folder(defaults: dict[str, Value]) -> None:
     for out in ("", "runs/a", "./runs/a/"):
         assert Settings.from_config({**defaults, "resume": "runs/a", "out": out}).resume == "runs/a"
-    words = "out: a run that is resumed goes on in its own folder"
+    words = "out: a resumed run writes to its own folder"
     assert refusal({**defaults, "resume": "runs/a", "out": "runs/b"}) == words
 
 

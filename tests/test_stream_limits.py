@@ -174,7 +174,7 @@ def test_a_reply_to_no_question_is_an_incident_and_the_wait_goes_on(to: str) -> 
         asking = Asking(grid, question("a", 1))
         message = raw.read()
         raw.reply(message, to=to)
-        assert incidents_after(grid) == [Incident("a", "sent a reply that nobody awaits")]
+        assert incidents_after(grid) == [Incident("a", "sent a reply that no message awaits")]
         raw.reply(message)
         assert answer_of(asking.end()[0]) == ("raw", 1)
 
@@ -200,7 +200,7 @@ def test_a_reply_to_another_hospital_s_question_is_nobody_s() -> None:
         asking = Asking(grid, question("b", 1))
         message = other.read()
         liar.reply(message)
-        assert incidents_after(grid) == [Incident("a", "sent a reply that nobody awaits")]
+        assert incidents_after(grid) == [Incident("a", "sent a reply that no message awaits")]
         other.reply(message)
         assert asking.end()[0].metadata.src_node_id == node_id_of("b")
 
@@ -230,7 +230,7 @@ def test_incidents_are_logged_once_a_stream_and_kind(caplog: pytest.LogCaptureFi
             raw.reply(message, to="unknown")
         assert len(incidents_after(grid, 6)) == 6
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"a {NOT_A_MESSAGE}", "a sent a reply that nobody awaits"]
+    assert said == [f"a {NOT_A_MESSAGE}", "a sent a reply that no message awaits"]
 
 
 def test_incidents_are_bounded_for_each_hospital_and_begin_anew() -> None:
@@ -270,7 +270,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
         raw.reply(messages[1])
         raw.reply(messages[-1])
         reasons = [one.reason for one in incidents_after(grid, 3)]
-        assert reasons == ["sent a reply that nobody awaits", *["sent a second reply to one question"] * 2]
+        assert reasons == ["sent a reply that no message awaits", *["sent a second reply to one question"] * 2]
 
 
 def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
@@ -329,7 +329,7 @@ def test_a_message_of_just_the_largest_size_is_read() -> None:
         raw.send(content)
         raw.send(content + b"\x9a\x06\x01x")  # an unknown field: a message still, but a larger one
         reasons = [one.reason for one in incidents_after(grid, 2)]
-        assert reasons == ["sent a reply that nobody awaits", f"sent a message of more than {len(content)} bytes"]
+        assert reasons == ["sent a reply that no message awaits", f"sent a message of more than {len(content)} bytes"]
 
 
 def test_a_message_of_over_twice_the_limit_costs_the_stream_and_disturbs_nobody() -> None:
