@@ -47,7 +47,7 @@ chaos: .venv/installed
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/decoder.py
-	$(BIN)/python -m pytest $(STRANGERS) -k "intruders or refused or malformed or damaged or incident or stranger or left_out or no_message"
+	$(BIN)/python -m pytest $(STRANGERS) -k "intruders or refused or malformed or damaged or problem or stranger or left_out or no_message"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

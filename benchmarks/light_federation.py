@@ -158,9 +158,9 @@ def serve(hospitals: int, rounds: int, weights: int) -> dict[str, float]:
                 folder.append_round(run)
                 ends.append(time.perf_counter())
                 complete += sum(hospital.counts is not None for hospital in record.hospitals.values()) == hospitals
-        incidents = len(grid.take_incidents())
-    if (complete, incidents) != (rounds, 0):
-        raise RuntimeError(f"{complete} of {rounds} rounds were complete; {incidents} incidents")
+        problems = len(grid.take_problems())
+    if (complete, problems) != (rounds, 0):
+        raise RuntimeError(f"{complete} of {rounds} rounds were complete; {problems} problems")
     # A round is evaluated in the next round's message; the last round's evaluation has a message of its own.
     seconds = (ends[-2] - ends[0]) / (rounds - 2)
     return {

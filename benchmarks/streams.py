@@ -63,7 +63,7 @@ def measure(hospitals: int, rounds: int, out: str) -> dict[str, object]:
             ended = time.perf_counter()
             run.evaluate()
             evaluated = len(run.evaluations)
-            incidents = len(grid.take_incidents())
+            problems = len(grid.take_problems())
         codes = [process.wait(30) for process in processes]
     early, late = resources[EARLY_ROUND], resources[rounds]
     return {
@@ -71,14 +71,14 @@ def measure(hospitals: int, rounds: int, out: str) -> dict[str, object]:
         "rounds": rounds,
         "complete_rounds": complete,
         "evaluated_finally": evaluated,
-        "incidents": incidents,
+        "problems": problems,
         "failed_processes": sum(code != 0 for code in codes),
         "seconds_to_gather": round(gathered - began, 1),
         "seconds_per_round": round((ended - gathered) / rounds, 3),
         f"round_{EARLY_ROUND}": early,
         f"round_{rounds}": late,
         "memory_growth": round(late["memory_mib"] / early["memory_mib"] - 1, 4),
-        "good": (complete, evaluated, incidents) == (rounds, hospitals, 0)
+        "good": (complete, evaluated, problems) == (rounds, hospitals, 0)
         and not any(codes)
         and late["open_files"] <= early["open_files"]
         and late["threads"] <= early["threads"]

@@ -34,8 +34,8 @@ def serve(address: str, max_message_bytes: str = "1048576") -> None:
                     say(f"error {name} {reply.error.reason}")
                 else:
                     say(f"answer {name} {reply.content.config_records['answer']['number']!r}")
-            for incident in grid.take_incidents():
-                say(f"incident {incident.hospital} {incident.reason}")
+            for problem in grid.take_problems():
+                say(f"problem {problem.hospital} {problem.reason}")
             time.sleep(0.05)
 
 

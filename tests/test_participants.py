@@ -21,7 +21,7 @@ from federated_health.server.participants import Participants
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport.interface import Incident, error_reply, hospital_context
+from federated_health.transport.interface import Problem, error_reply, hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.test_faults import ComingAndGoing, Failing, settings
@@ -376,7 +376,7 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
 
 def test_what_no_round_gets_is_counted_with_the_next_question() -> None:
     grid = Streams(three())
-    grid.take_incidents = lambda: [Incident("b", "sent its reply too late")]  # type: ignore[method-assign]
+    grid.take_problems = lambda: [Problem("b", "sent its reply too late")]  # type: ignore[method-assign]
     federation = PlainRun(grid, settings())
     federation.gather()
     next(federation.rounds())

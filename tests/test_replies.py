@@ -9,7 +9,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from federated_health.messages.content import Update
 from federated_health.server.history import ProblemLog
 from federated_health.server.replies import ReplyCollector, find_outsized
-from federated_health.transport.interface import Incident
+from federated_health.transport.interface import Problem
 from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
@@ -101,7 +101,7 @@ class Answering:
     def names(self) -> dict[int, str]:
         return {}
 
-    def take_incidents(self) -> list[Incident]:
+    def take_problems(self) -> list[Problem]:
         return []
 
     def send_and_receive(self, _questions: list[Message], timeout: float | None = None) -> list[Message]:

@@ -169,14 +169,14 @@ def test_a_hospital_comes_back_to_a_server_that_is_full_and_has_not_noticed(monk
         wait_until(lambda: words == ["a joined", "a came back"])
 
 
-def test_a_cut_while_nothing_is_asked_is_no_incident() -> None:
+def test_a_cut_while_nothing_is_asked_is_no_problem() -> None:
     words: list[str] = []
     with server(words) as (grid, address), Proxy(address) as proxy:
         LightHospital("a", proxy.address, wait=0.5)
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         proxy.cut()
         wait_until(lambda: words == ["a joined", "a left"])
-        assert grid.take_incidents() == []
+        assert grid.take_problems() == []
 
 
 def test_a_refusal_is_told_again_after_the_hospital_has_joined() -> None:
@@ -360,7 +360,7 @@ def test_a_reply_that_the_server_would_not_take_is_never_sent() -> None:
             assert reason.startswith("its reply of ")
             assert reason.endswith(" bytes is larger than the 10000 bytes that the server accepts")
         assert answer_of(grid.send_and_receive([question("a", 9_000)], timeout=5)[0]) == ("a", 9_000)
-        assert grid.take_incidents() == []
+        assert grid.take_problems() == []
     assert hospital.end() is None
 
 

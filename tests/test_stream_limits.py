@@ -1,4 +1,4 @@
-"""What hospitals send that no round gets, and what strangers can cost: incidents, sizes, connections."""
+"""What hospitals send that no round gets, and what strangers can cost: problems, sizes, connections."""
 
 import asyncio
 import logging
@@ -25,15 +25,15 @@ from federated_health.processes import free_port
 from federated_health.transport import listening, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, PROTOCOL, serialise_content, unwrap
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import Incident, hospital_context
+from federated_health.transport.interface import Problem, hospital_context
 from federated_health.transport.stream import (
     MAX_DIMENSIONS,
-    MAX_INCIDENTS,
     MAX_ITEMS,
     MAX_PAST_MESSAGES,
+    MAX_PROBLEMS,
     MAX_RECORDS,
     MAX_VALUES,
-    Incidents,
+    Problems,
     Stream,
     UndecodableError,
     decode_reply,
@@ -126,37 +126,37 @@ def limited_server(max_message_bytes: int) -> Iterator[tuple[StreamTransport, st
         yield grid, address
 
 
-def incidents_after(grid: StreamTransport, number: int = 1) -> list[Incident]:
-    """The next incidents, waited for."""
-    found: list[Incident] = []
+def problems_after(grid: StreamTransport, number: int = 1) -> list[Problem]:
+    """The next problems, waited for."""
+    found: list[Problem] = []
 
     def enough() -> bool:
-        found.extend(grid.take_incidents())
+        found.extend(grid.take_problems())
         return len(found) >= number
 
     wait_until(enough)
     return found
 
 
-# Incidents
+# Problems
 
 
 def test_a_grid_in_process_has_none() -> None:
     grid = InProcessTransport(app_of(echo), {"a": hospital_context("a", {})})
     assert grid.send_and_receive([question("z")])[0].has_error()
-    assert grid.take_incidents() == []
+    assert grid.take_problems() == []
 
 
-def test_a_late_reply_is_an_incident_of_its_own_kind() -> None:
+def test_a_late_reply_is_a_problem_of_its_own_kind() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         assert grid.send_and_receive([question("a", 1)], timeout=0.2)[0].has_error()
         raw.reply(raw.read())
-        assert incidents_after(grid) == [Incident("a", "sent its reply too late")]
-        assert grid.take_incidents() == []
+        assert problems_after(grid) == [Problem("a", "sent its reply too late")]
+        assert grid.take_problems() == []
 
 
-def test_a_second_reply_to_one_question_is_an_incident_and_the_first_counts() -> None:
+def test_a_second_reply_to_one_question_is_a_problem_and_the_first_counts() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         asking = Asking(grid, question("a", 1))
@@ -164,17 +164,17 @@ def test_a_second_reply_to_one_question_is_an_incident_and_the_first_counts() ->
         raw.reply(message)
         raw.reply(message)
         assert answer_of(asking.end()[0]) == ("raw", 1)
-        assert incidents_after(grid) == [Incident("a", "sent a second reply to one question")]
+        assert problems_after(grid) == [Problem("a", "sent a second reply to one question")]
 
 
 @pytest.mark.parametrize("to", ["", "0123", "x" * 1000, "\n"])
-def test_a_reply_to_no_question_is_an_incident_and_the_wait_goes_on(to: str) -> None:
+def test_a_reply_to_no_question_is_a_problem_and_the_wait_goes_on(to: str) -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         asking = Asking(grid, question("a", 1))
         message = raw.read()
         raw.reply(message, to=to)
-        assert incidents_after(grid) == [Incident("a", "sent a reply that no message awaits")]
+        assert problems_after(grid) == [Problem("a", "sent a reply that no message awaits")]
         raw.reply(message)
         assert answer_of(asking.end()[0]) == ("raw", 1)
 
@@ -190,7 +190,7 @@ def test_a_reply_in_another_hospital_s_name_ends_the_wait_at_once() -> None:
         assert replies[0].error.reason == f"it {reason}"
         assert answer_of(replies[1]) == ("b", 2)
         assert asking.seconds < 5
-        assert grid.take_incidents() == [Incident("a", reason)]
+        assert grid.take_problems() == [Problem("a", reason)]
     assert good.end() is None
 
 
@@ -200,7 +200,7 @@ def test_a_reply_to_another_hospital_s_question_is_nobody_s() -> None:
         asking = Asking(grid, question("b", 1))
         message = other.read()
         liar.reply(message)
-        assert incidents_after(grid) == [Incident("a", "sent a reply that no message awaits")]
+        assert problems_after(grid) == [Problem("a", "sent a reply that no message awaits")]
         other.reply(message)
         assert asking.end()[0].metadata.src_node_id == node_id_of("b")
 
@@ -214,13 +214,13 @@ def test_bytes_that_are_no_message_cost_the_reply_at_once_and_the_stream_goes_on
         raw.send(content)
         assert asking.end()[0].error.reason == f"it {NOT_A_MESSAGE}"
         assert asking.seconds < 5
-        assert grid.take_incidents() == [Incident("a", NOT_A_MESSAGE)]
+        assert grid.take_problems() == [Problem("a", NOT_A_MESSAGE)]
         asking = Asking(grid, question("a", 2))
         raw.reply(raw.read())
         assert answer_of(asking.end()[0]) == ("raw", 1)
 
 
-def test_incidents_are_logged_once_a_stream_and_kind(caplog: pytest.LogCaptureFixture) -> None:
+def test_problems_are_logged_once_a_stream_and_kind(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
@@ -228,21 +228,21 @@ def test_incidents_are_logged_once_a_stream_and_kind(caplog: pytest.LogCaptureFi
         for _ in range(3):
             raw.send(b"\xff")
             raw.reply(message, to="unknown")
-        assert len(incidents_after(grid, 6)) == 6
+        assert len(problems_after(grid, 6)) == 6
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"a {NOT_A_MESSAGE}", "a sent a reply that no message awaits"]
 
 
-def test_incidents_are_bounded_for_each_hospital_and_begin_anew() -> None:
-    incidents = Incidents()
-    for number in range(2 * MAX_INCIDENTS):
-        incidents.add("noisy", str(number))
-    incidents.add("quiet", "once")
-    taken = incidents.take()
-    assert [one.reason for one in taken] == [*map(str, range(MAX_INCIDENTS)), "once"]
-    assert incidents.take() == []
-    incidents.add("noisy", "again")
-    assert incidents.take() == [Incident("noisy", "again")]
+def test_problems_are_bounded_for_each_hospital_and_begin_anew() -> None:
+    problems = Problems()
+    for number in range(2 * MAX_PROBLEMS):
+        problems.add("noisy", str(number))
+    problems.add("quiet", "once")
+    taken = problems.take()
+    assert [one.reason for one in taken] == [*map(str, range(MAX_PROBLEMS)), "once"]
+    assert problems.take() == []
+    problems.add("noisy", "again")
+    assert problems.take() == [Problem("noisy", "again")]
 
 
 def test_what_a_stream_remembers_of_its_questions_is_bounded() -> None:
@@ -269,7 +269,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
         raw.reply(messages[0])
         raw.reply(messages[1])
         raw.reply(messages[-1])
-        reasons = [one.reason for one in incidents_after(grid, 3)]
+        reasons = [one.reason for one in problems_after(grid, 3)]
         assert reasons == ["sent a reply that no message awaits", *["sent a second reply to one question"] * 2]
 
 
@@ -277,7 +277,7 @@ def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
     class Context:
         async def write(self, _: object) -> None: ...
 
-    async def answer_twice() -> list[Incident]:
+    async def answer_twice() -> list[Problem]:
         stream = Stream("a", "", Context())
         asking = asyncio.ensure_future(stream.exchange("1", asked := question("a"), serialise_content(asked.content)))
         await asyncio.sleep(0.01)
@@ -287,10 +287,10 @@ def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
         stream.deliver(content)
         stream.deliver(content)
         assert not (await asking).has_error()
-        return stream.incidents.take()
+        return stream.problems.take()
 
     InProcessTransport(app_of(echo), {})  # gives this process the identity that messages need
-    assert asyncio.run(answer_twice()) == [Incident("a", "sent a second reply to one question")]
+    assert asyncio.run(answer_twice()) == [Problem("a", "sent a second reply to one question")]
 
 
 # Sizes
@@ -308,7 +308,7 @@ def test_a_message_that_is_too_large_costs_its_reply_and_is_named_with_the_limit
             replies = asking.end()
             assert replies[0].error.reason == f"it {reason}"
             assert answer_of(replies[1]) == ("b", 2)
-            assert grid.take_incidents() == [Incident("a", reason)]
+            assert grid.take_problems() == [Problem("a", reason)]
         asking = Asking(grid, question("a", 1))
         raw.reply(raw.read())  # the stream goes on
         assert answer_of(asking.end()[0]) == ("raw", 1)
@@ -328,7 +328,7 @@ def test_a_message_of_just_the_largest_size_is_read() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         raw.send(content)
         raw.send(content + b"\x9a\x06\x01x")  # an unknown field: a message still, but a larger one
-        reasons = [one.reason for one in incidents_after(grid, 2)]
+        reasons = [one.reason for one in problems_after(grid, 2)]
         assert reasons == ["sent a reply that no message awaits", f"sent a message of more than {len(content)} bytes"]
 
 
@@ -346,7 +346,7 @@ def test_a_message_of_over_twice_the_limit_costs_the_stream_and_disturbs_nobody(
         assert answer_of(replies[1]) == ("b", 2)
         assert asking.seconds < 5
         assert raw.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert grid.take_incidents() == []
+        assert grid.take_problems() == []
         wait_until(lambda: grid.get_node_ids() == [node_id_of("b")])
         with RawHospital("a", address) as again:
             wait_until(lambda: len(grid.get_node_ids()) == 2)
@@ -364,7 +364,7 @@ def test_a_hospital_that_leaves_in_order_broke_nothing_off() -> None:
         raw._outbox.put(None)
         assert asking.end()[0].error.reason == "its connection was lost"
         wait_until(lambda: grid.get_node_ids() == [])
-        assert grid.take_incidents() == []
+        assert grid.take_problems() == []
 
 
 def test_the_server_says_what_it_takes_when_it_accepts_a_hospital() -> None:
@@ -467,14 +467,14 @@ def test_a_message_may_hold_so_much_and_no_more(content_of: Callable[[int], Reco
         decode_reply(handler(content_of(most + 1)))
 
 
-def test_a_message_that_holds_too_much_is_an_incident() -> None:
+def test_a_message_that_holds_too_much_is_a_problem() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
         wait_until(lambda: len(grid.get_node_ids()) == 1)
         asking = Asking(grid, question("a", 1))
         raw.read()
         raw.send(handler(metrics(MAX_ITEMS + 1)))
         assert asking.end()[0].error.reason == f"it {TOO_MUCH}"
-        assert grid.take_incidents() == [Incident("a", TOO_MUCH)]
+        assert grid.take_problems() == [Problem("a", TOO_MUCH)]
 
 
 def test_items_under_one_name_count_each() -> None:
@@ -587,5 +587,5 @@ def test_a_large_reply_of_many_is_not_mixed_up() -> None:
         wait_until(lambda: len(grid.get_node_ids()) == 8)
         replies = grid.send_and_receive([question(f"h{number}", number) for number in range(8)], timeout=20)
         assert [answer_of(reply) for reply in replies] == [(f"h{number}", number) for number in range(8)]
-        assert grid.take_incidents() == []
+        assert grid.take_problems() == []
     assert [hospital.end() for hospital in hospitals] == [None] * 8

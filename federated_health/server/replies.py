@@ -65,8 +65,8 @@ class ReplyCollector:
         for node in sorted(addressed - {reply.metadata.src_node_id for reply in expected}):
             reason = f"it did not answer within {self._timeout:g} s"
             self.reject(names.get(node, f"node {node}"), reason, has_answered=False)
-        for incident in self._transport.take_incidents():
-            self.problems.count(incident.hospital, incident.reason)
+        for problem in self._transport.take_problems():
+            self.problems.count(problem.hospital, problem.reason)
         return accepted
 
     def accept(

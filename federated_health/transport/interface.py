@@ -37,7 +37,7 @@ LOG_INTERVAL = 15.0
 
 
 @dataclass(frozen=True)
-class Incident:
+class Problem:
     """A message of a hospital that reached no round, and the reason, without values."""
 
     hospital: str
@@ -78,8 +78,8 @@ class Transport(Grid):
         """Token of each connected hospital's process by node id, where the transport knows it."""
         return {}
 
-    def take_incidents(self) -> list[Incident]:
-        """Incidents since the last call, in order; of one hospital only a limited number."""
+    def take_problems(self) -> list[Problem]:
+        """Problems since the last call, in order; of one hospital only a limited number."""
         return []
 
     def check(self, settings: "Settings") -> None:  # most transports suit every run

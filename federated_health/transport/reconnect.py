@@ -118,11 +118,11 @@ class Reconnector:
     def _say_waiting(self, why: str = "") -> None:
         self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{why}")
 
-    def _say(self, kind: str, words: str) -> None:
+    def _say(self, kind: str, message: str) -> None:
         """Announce a kind of line once per restart."""
         if kind not in self._said:
             self._said.add(kind)
-            self._announce(words)
+            self._announce(message)
 
 
 def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:

@@ -1,4 +1,4 @@
-"""The server's end of one hospital's stream: exchanges, decoding, and incidents (messages that reach no round)."""
+"""The server's end of one hospital's stream: exchanges, decoding, and problems (messages that reach no round)."""
 
 import asyncio
 import logging
@@ -15,12 +15,12 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.names import node_id_of
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, serialise, unwrap, wrap
-from federated_health.transport.interface import Incident, error_reply
+from federated_health.transport.interface import Problem, error_reply
 
 logger = logging.getLogger(__name__)
 
-MAX_INCIDENTS = 100
-"""Largest number of incidents kept per hospital until they are taken."""
+MAX_PROBLEMS = 100
+"""Largest number of problems kept per hospital until they are taken."""
 
 MAX_PAST_MESSAGES = 16
 """Number of past messages remembered per stream, to recognise a late or second reply."""
@@ -41,23 +41,23 @@ ANSWERED, TOO_LATE = "sent a second reply to one question", "sent its reply too 
 UNKNOWN_MESSAGE, OTHER_HOSPITAL = "sent a reply that no message awaits", "sent a reply in the name of another hospital"
 
 
-class Incidents:
-    """Incidents since they were last taken, limited per hospital. Thread-safe."""
+class Problems:
+    """Problems since they were last taken, limited per hospital. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._incidents: list[Incident] = []
+        self._problems: list[Problem] = []
         self._counts: Counter[str] = Counter()
 
     def add(self, hospital: str, reason: str) -> None:
         with self._lock:
-            if self._counts[hospital] < MAX_INCIDENTS:
+            if self._counts[hospital] < MAX_PROBLEMS:
                 self._counts[hospital] += 1
-                self._incidents.append(Incident(hospital, reason))
+                self._problems.append(Problem(hospital, reason))
 
-    def take(self) -> list[Incident]:
+    def take(self) -> list[Problem]:
         with self._lock:
-            taken, self._incidents = self._incidents, []
+            taken, self._problems = self._problems, []
             self._counts.clear()
         return taken
 
@@ -78,7 +78,7 @@ class Stream:
     name: str
     process: str
     context: grpc.aio.ServicerContext
-    incidents: Incidents = field(default_factory=Incidents)
+    problems: Problems = field(default_factory=Problems)
     max_message_bytes: int = MAX_REPLY_BYTES
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message | str]"] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Stream:
                 self._past.popitem(last=False)
 
     def deliver(self, content: bytes) -> None:
-        """Deliver a reply to the message that awaits it; anything else that the hospital sends is an incident."""
+        """Deliver a reply to the message that awaits it; anything else that the hospital sends is a problem."""
         if not self.is_admitted():
             return
         try:
@@ -159,8 +159,8 @@ class Stream:
                 waiter.set_result(reason)
 
     def report(self, reason: str) -> None:
-        """Count an incident. Each kind is logged once per stream, so that no hospital can fill the log."""
-        self.incidents.add(self.name, reason)
+        """Count a problem. Each kind is logged once per stream, so that no hospital can fill the log."""
+        self.problems.add(self.name, reason)
         logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
         self._logged.add(reason)
 

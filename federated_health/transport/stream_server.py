@@ -22,9 +22,9 @@ from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
-from federated_health.transport.interface import Incident, ReplyFutures, error_reply
+from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
-from federated_health.transport.stream import Incidents, Stream
+from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -57,7 +57,7 @@ class _Servicer:
         tls: "Identity | None" = None,
     ) -> None:
         self.streams: dict[int, Stream] = {}
-        self.incidents = Incidents()
+        self.problems = Problems()
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
         self._agreement = agreement
         self._on_change = on_change
@@ -71,7 +71,7 @@ class _Servicer:
         """One hospital's stream, from joining to its end."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = metadata.get("hospital", "")
-        stream = Stream(name, metadata.get("process", ""), context, self.incidents, self._max_message_bytes)
+        stream = Stream(name, metadata.get("process", ""), context, self.problems, self._max_message_bytes)
         refusal = None
         if self._security and self._admission:
             # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
@@ -142,8 +142,8 @@ class _Servicer:
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            words = f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}"
-            return grpc.StatusCode.FAILED_PRECONDITION, words
+            reason = f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            return grpc.StatusCode.FAILED_PRECONDITION, reason
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
@@ -179,8 +179,8 @@ class StreamTransport(ReplyFutures):
     def processes(self) -> dict[int, str]:
         return {node: stream.process for node, stream in list(self._servicer.streams.items()) if stream.process}
 
-    def take_incidents(self) -> list[Incident]:
-        return self._servicer.incidents.take()
+    def take_problems(self) -> list[Problem]:
+        return self._servicer.problems.take()
 
     def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
         # A strategy's messages share one content, which is serialised once.
@@ -218,7 +218,7 @@ def serve_streams(
         address: HOST:PORT.
         agreement: what a hospital must agree to when it joins, such as task and schema.
         on_change: called, in another thread, with a line for each hospital that joins, leaves, is refused or cut off.
-        max_message_bytes: size limit of a hospital's message. A larger message is an incident and does not count as a
+        max_message_bytes: size limit of a hospital's message. A larger message is a problem and does not count as a
             reply; one of more than twice the limit ends the hospital's stream.
         tls: the server's identity. Every hospital must then have a certificate of the same authority that is valid and
             not revoked, checked at each message. None for no encryption and no authentication.
