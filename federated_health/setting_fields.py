@@ -50,8 +50,8 @@ def setting(
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
     high = f"at most {plain(maximum)}" if maximum is not None else ""
-    words = {"group": group, "help": help, "unit": unit, "range": ", ".join(part for part in (low, high) if part)}
-    return field(metadata={**words, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices})
+    description = {"group": group, "help": help, "unit": unit, "range": ", ".join(part for part in (low, high) if part)}
+    return field(metadata={**description, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices})
 
 
 def plain(value: float) -> str:

@@ -179,11 +179,11 @@ class Settings:
             raise SettingsError("out: a resumed run writes to its own folder")
 
     def _check_encryption(self) -> None:
-        least = MIN_ENCRYPTED_HOSPITALS
-        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or least)):
-            if number < least:
+        minimum = MIN_ENCRYPTED_HOSPITALS
+        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or minimum)):
+            if number < minimum:
                 why = "of a sum of two each learns the other's update"
-                raise SettingsError(f"{name}: expected at least {least} with --encrypt: {why}, got {number}")
+                raise SettingsError(f"{name}: expected at least {minimum} with --encrypt: {why}, got {number}")
         if not STRATEGIES[self.strategy].is_mean:
             means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
             raise SettingsError(
@@ -225,8 +225,8 @@ class Settings:
     @property
     def min_updates(self) -> int:
         """Smallest number of updates of a round, for the settings and the strategy."""
-        asked = self.min_hospitals or self.hospitals // 2 + 1
-        return max(asked, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
+        minimum = self.min_hospitals or self.hospitals // 2 + 1
+        return max(minimum, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
 
     @property
     def min_reason(self) -> str:

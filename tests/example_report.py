@@ -198,15 +198,15 @@ def page(*, strained: bool = False) -> Page:
                                 name="cleveland",
                                 verdict="gains",
                                 tone="good",
-                                words="ROC-AUC rises by 0.04 (0.01 to 0.07).",
+                                text="ROC-AUC rises by 0.04 (0.01 to 0.07).",
                             ),
                             Card(
                                 name="hungary",
                                 verdict="no clear difference",
                                 tone="neutral",
-                                words=f"0.00 ({MINUS}0.02 to 0.02).",
+                                text=f"0.00 ({MINUS}0.02 to 0.02).",
                             ),
-                            Card(name=LONG_NAME, verdict="loses", tone="bad", words="It falls by 0.03."),
+                            Card(name=LONG_NAME, verdict="loses", tone="bad", text="It falls by 0.03."),
                         ]
                     ),
                     Caution(

@@ -55,7 +55,7 @@ def test_what_the_server_does_not_hold_has_a_dash_and_no_figure() -> None:
         == strength_rows(AUDIT.figures, "roc_auc")["plain"]["the final model"]
     )
     (caution,) = [block for block in section("The choice").blocks if isinstance(block, Caution)]
-    assert "the server holds ciphertexts and no key" in caution.words
+    assert "the server holds ciphertexts and no key" in caution.text
 
 
 def test_the_strongest_attack_stands_for_all() -> None:

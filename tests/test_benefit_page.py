@@ -66,12 +66,12 @@ def test_cards_have_the_verdicts_of_evidence_json() -> None:
     assert {card.name: card.verdict for card in cards.items} == {name: verdict_text(one) for name, one in given.items()}
     assert given["few"] == Verdict.UNDEFINED  # though its difference is clear: too few patients
     assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "neutral"]
-    assert cards.items[0].words == (
+    assert cards.items[0].text == (
         "ROC-AUC 1.000 with the federation, 0.000 with its own patients alone; difference +1.000 (+1.000 to +1.000). "
         "Federated minus the federation without it: +0.000 (+0.000 to +0.000). 30 patients, 15 positive."
     )
-    assert f"difference {MINUS}1.000 ({MINUS}1.000 to {MINUS}1.000)." in cards.items[1].words
-    assert cards.items[3].words.endswith(
+    assert f"difference {MINUS}1.000 ({MINUS}1.000 to {MINUS}1.000)." in cards.items[1].text
+    assert cards.items[3].text.endswith(
         "20 patients, 3 positive. Fewer than 5 of the tested patients are of one class, too few for a verdict."
     )
 
@@ -144,7 +144,7 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
     assert "since all patients are of one class: b." in blocks(roc, str)[0]
     cards = blocks(section(study.page, "The answer, hospital by hospital"), Cards)[0].items
     assert cards[1].verdict == "too few patients to tell"
-    assert cards[1].words.startswith("20 patients, 20 positive. ")
+    assert cards[1].text.startswith("20 patients, 20 positive. ")
     assert render(study.page)
 
 

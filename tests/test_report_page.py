@@ -85,7 +85,7 @@ def test_all_words_of_all_blocks_are_escaped() -> None:
                         [NASTY],
                         Table(caption=NASTY, columns=(NASTY, NASTY), rows=((NASTY, NASTY),), note=NASTY),
                         Picture(svg=SVG, alt=NASTY, caption=NASTY),
-                        Cards([Card(name=NASTY, verdict=NASTY, tone="good", words=NASTY)]),
+                        Cards([Card(name=NASTY, verdict=NASTY, tone="good", text=NASTY)]),
                         {NASTY: NASTY},
                     ],
                 ),
@@ -173,7 +173,7 @@ def test_the_same_picture_twice_keeps_its_references_apart() -> None:
 
 
 def test_a_tone_has_a_sign_of_its_own() -> None:
-    cards = [Card(name="n", verdict="v", tone=tone, words="w") for tone in ("good", "neutral", "bad")]
+    cards = [Card(name="n", verdict="v", tone=tone, text="w") for tone in ("good", "neutral", "bad")]
     page_ = read(Section("A", [Cards(cards)]))
 
     assert [word for word in page_.words if word in "▲●▼"] == ["▲", "●", "▼"]

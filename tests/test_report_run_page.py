@@ -124,13 +124,13 @@ def test_cards_show_verdict_tone_and_figures() -> None:
         ("b", "loses", "bad"),
         ("c", "too few patients to tell", "neutral"),
     ]
-    assert cards.items[0].words == (
+    assert cards.items[0].text == (
         "ROC-AUC 0.850 with the federation, 0.800 with its own patients alone; "
         "difference +0.050 (+0.010 to +0.090). Fewer than 10 of the tested patients are of one class: one patient "
         "more or less would change these figures much."
     )
-    assert f"difference {MINUS}0.100 ({MINUS}0.200 to {MINUS}0.000)." in cards.items[1].words
-    assert cards.items[2].words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
+    assert f"difference {MINUS}0.100 ({MINUS}0.200 to {MINUS}0.000)." in cards.items[1].text
+    assert cards.items[2].text == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
 
 
 def test_a_hospital_without_a_figure_keeps_its_row_so_that_markers_are_the_same_everywhere() -> None:
@@ -143,7 +143,7 @@ def test_a_hospital_without_a_figure_keeps_its_row_so_that_markers_are_the_same_
 def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
     page = page_of({"a": Replies(final=evaluation(tp=10, fn=0, tn=5, fp=5))})
     (cards,) = blocks(section(page, "Was joining worth it?"), Cards)
-    assert "Fewer than" not in cards.items[0].words
+    assert "Fewer than" not in cards.items[0].text
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert "Fewer than" not in table.note
 
@@ -162,7 +162,7 @@ def test_the_table_of_figures_is_worked_out_by_hand() -> None:
     }
     assert "Fewer than 10 patients of one class, so that ROC-AUC is too noisy to interpret: a, b, c." in table.note
     assert "at least 0.42, which gives the greatest F1" in table.note
-    assert "too optimistic" in blocks(of, Caution)[0].words
+    assert "too optimistic" in blocks(of, Caution)[0].text
 
 
 def test_learning_curves_end_where_the_rounds_do_and_say_what_is_missing() -> None:

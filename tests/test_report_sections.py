@@ -124,7 +124,7 @@ def test_of_a_long_table_the_first_forty_rows_and_the_last_ones_are_shown() -> N
 # Verdicts
 
 
-def card_of(difference: Interval, verdict: str, small: bool = False, words: str = "") -> Card:
+def card_of(difference: Interval, verdict: str, small: bool = False, details: str = "") -> Card:
     benefit = {
         "verdict": verdict,
         "small": small,
@@ -132,16 +132,16 @@ def card_of(difference: Interval, verdict: str, small: bool = False, words: str 
         "roc_auc": {"value": 0.9},
         "own_roc_auc": 0.7,
     }
-    (cards,) = verdict_cards({"a": benefit}, {"a": words})
+    (cards,) = verdict_cards({"a": benefit}, {"a": details})
     assert isinstance(cards, Cards)
     return cards.items[0]
 
 
 def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None:
     # Of very few patients there is a difference, but no verdict; see `metrics.MIN_CLASS_SIZE`.
-    card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, words="5 patients.")
+    card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, details="5 patients.")
     assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
-    assert card.words == (
+    assert card.text == (
         "ROC-AUC 0.900 with the federation, 0.700 with its own patients alone; difference +0.200 (+0.100 to +0.300). "
         "5 patients. Fewer than 5 of the tested patients are of one class, too few for a verdict."
     )
@@ -160,12 +160,12 @@ def test_a_card_has_the_verdict_that_it_is_given_whatever_its_interval() -> None
 def test_a_card_has_its_verdict_s_tone_as_an_enumeration_and_as_json_has_it(verdict: str, tone: str) -> None:
     card = card_of(Interval(value=0.0, low=0.0, high=0.0), verdict)
     assert card.tone == tone
-    assert card.words.endswith("(+0.000 to +0.000).")
+    assert card.text.endswith("(+0.000 to +0.000).")
 
 
 def test_a_card_without_a_figure_says_why() -> None:
     card = card_of(NOTHING, Verdict.UNDEFINED, small=True)
-    assert card.words == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
+    assert card.text == "Fewer than 5 of the tested patients are of one class, too few for a verdict."
 
 
 def test_of_many_cards_forty_are_shown() -> None:
@@ -248,6 +248,6 @@ def test_the_model_card_says_what_the_model_is_for_and_what_it_is_not() -> None:
     assert HEART_DISEASE.label.meaning in blocks(of, str)[0]
     assert "h7 and 1,002 more)" in blocks(of, str)[0]
     assert "h8" not in blocks(of, str)[0]
-    assert blocks(of, Caution)[0].words.startswith("Not a medical device.")
+    assert blocks(of, Caution)[0].text.startswith("Not a medical device.")
     assert blocks(of, list)[0][-1] == "One more."
     assert "(a, b)." in blocks(model_card(HEART_DISEASE, ["a", "b"], []), str)[0]

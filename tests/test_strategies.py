@@ -26,7 +26,7 @@ from federated_health.server import strategies
 from federated_health.server.checkpoint import CheckpointFolder, State
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import grid_of
-from federated_health.server.strategies import KEPT, make_strategy, read_state, write_state
+from federated_health.server.strategies import STATE_ATTRIBUTES, make_strategy, read_state, write_state
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
@@ -455,10 +455,10 @@ def go_on(chosen: Strategy, weights: Weights, numbers: Iterable[int]) -> Weights
 def go_on_anew(strategy: str, text: str, middle: Weights, state: State, without: str = "") -> Weights:
     """Rounds 4 to 6 of a new strategy that is told what the one of rounds 1 to 3 remembered, but for an attribute."""
     again = built(strategy, text)
-    attributes = {name: form for name, form in KEPT.get(strategy, {}).items() if name != without}
+    attributes = {name: form for name, form in STATE_ATTRIBUTES.get(strategy, {}).items() if name != without}
     remaining = {name: array for name, array in state.items() if name.partition("/")[0] != without}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(strategies, "KEPT", {strategy: attributes})
+        patched.setattr(strategies, "STATE_ATTRIBUTES", {strategy: attributes})
         write_state(strategy, again, remaining, SHAPES)
     return go_on(again, middle, range(4, 7))
 
@@ -480,7 +480,8 @@ def test_six_rounds_are_three_and_three_of_a_new_strategy_from_a_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "attribute"), [(name, attribute) for name, attributes in KEPT.items() for attribute in attributes]
+    ("strategy", "attribute"),
+    [(name, attribute) for name, attributes in STATE_ATTRIBUTES.items() for attribute in attributes],
 )
 def test_nothing_that_is_declared_as_remembered_can_be_forgotten(strategy: str, attribute: str) -> None:
     first = built(strategy)
@@ -502,7 +503,9 @@ def test_whatever_else_a_round_leaves_in_a_strategy_is_known(strategy: str, text
     left = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
 
     # configure_train sets it anew, or it is the round's weights (fedavgm); fedadagrad's m_t is erased by a beta-1 of 0.
-    assert left <= {"current_arrays", *KEPT.get(strategy, ())} | ({"m_t"} if strategy == "fedadagrad" else set())
+    assert left <= {"current_arrays", *STATE_ATTRIBUTES.get(strategy, ())} | (
+        {"m_t"} if strategy == "fedadagrad" else set()
+    )
 
 
 @pytest.mark.parametrize(("strategy", "text"), LIVELY)
@@ -540,7 +543,7 @@ def test_what_is_remembered_is_named_after_attribute_and_weights() -> None:
         assert sorted(read_state(name, chosen, SHAPES)) == expected.get(name, [])
 
 
-@pytest.mark.parametrize("strategy", KEPT)
+@pytest.mark.parametrize("strategy", STATE_ATTRIBUTES)
 def test_what_was_read_is_a_copy(strategy: str) -> None:
     chosen = built(strategy)
     middle = go_on(chosen, weights_of("start"), [1])
@@ -564,7 +567,9 @@ def test_what_was_read_is_a_copy(strategy: str) -> None:
 def test_what_another_strategy_remembers_is_refused_and_not_written(strategy: str, state: str) -> None:
     new = built(strategy)
     right: dict[str, npt.NDArray[Any]] = {
-        f"{name}/{weights}": np.zeros(shape) for name in KEPT.get(strategy, ()) for weights, shape in SHAPES.items()
+        f"{name}/{weights}": np.zeros(shape)
+        for name in STATE_ATTRIBUTES.get(strategy, ())
+        for weights, shape in SHAPES.items()
     }
     one_too_many: dict[str, npt.NDArray[Any]] = {**right, "w_t/logit/bias": np.zeros(1)}
     wrong = {

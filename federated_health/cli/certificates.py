@@ -34,20 +34,22 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     examples = '--authority authority --name "Heart federation"', "--authority authority --days 1825"
     init = add("init", _init, "create a federation's authority", examples)
     _add_authority(init, "the authority's folder, a new one")
-    words = "name of the authority (default: %(default)s)"
-    init.add_argument("--name", default="Federated Health", metavar="NAME", help=words)
+    help_text = "name of the authority (default: %(default)s)"
+    init.add_argument("--name", default="Federated Health", metavar="NAME", help=help_text)
     _add_days(init, issuing.AUTHORITY_DAYS)
 
     examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
-    words = "at a hospital or the server: make a key, and a request to be signed"
-    request = add("request", _request, words, examples)
+    help_text = "at a hospital or the server: make a key, and a request to be signed"
+    request = add("request", _request, help_text, examples)
     request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the key; it stays here")
     party = request.add_mutually_exclusive_group(required=True)
-    words = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
-    party.add_argument("--name", metavar="NAME", help=words)
+    help_text = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
+    party.add_argument("--name", metavar="NAME", help=help_text)
     party.add_argument("--server", action="store_true", help="for the server, not a hospital (default: no)")
-    words = "with --server: name or address where hospitals reach it; may be repeated (default: loopback, always in)"
-    request.add_argument("--host", action="append", default=[], metavar="HOST", help=words)
+    help_text = (
+        "with --server: name or address where hospitals reach it; may be repeated (default: loopback, always in)"
+    )
+    request.add_argument("--host", action="append", default=[], metavar="HOST", help=help_text)
     request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
 
     examples = (
@@ -57,17 +59,17 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     sign = add("sign", _sign, "at the authority: answer a request with a certificate", examples)
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
     _add_authority(sign, "the authority's folder")
-    words = "also write the answer here (default: in the authority's folder alone)"
-    sign.add_argument("--out", type=Path, metavar="FILE", help=words)
+    help_text = "also write the answer here (default: in the authority's folder alone)"
+    sign.add_argument("--out", type=Path, metavar="FILE", help=help_text)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
-    words = "at the authority: revoke the certificates of a name"
-    revoke = add("revoke", _revoke, words, ["cleveland --authority authority"])
+    help_text = "at the authority: revoke the certificates of a name"
+    revoke = add("revoke", _revoke, help_text, ["cleveland --authority authority"])
     revoke.add_argument("name", metavar="NAME", help="the name of a hospital or of the server, as show prints it")
     _add_authority(revoke, "the authority's folder")
 
-    words = "a new request for the same key and name; for a new key: revoke, request --force"
-    renew = add("renew", _renew, words, ["--tls cleveland-tls"])
+    help_text = "a new request for the same key and name; for a new key: revoke, request --force"
+    renew = add("renew", _renew, help_text, ["--tls cleveland-tls"])
     renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
 
     examples = "cleveland-tls", "cleveland-tls/request.pem"
@@ -75,13 +77,13 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
 
 
-def _add_authority(parser: Any, words: str) -> None:
-    parser.add_argument("--authority", type=Path, required=True, metavar="DIR", help=words)
+def _add_authority(parser: Any, help_text: str) -> None:
+    parser.add_argument("--authority", type=Path, required=True, metavar="DIR", help=help_text)
 
 
 def _add_days(parser: Any, default: int) -> None:
-    words = "days that it is valid (1 to 36,500; default: %(default)s)"
-    parser.add_argument("--days", type=parsing.whole, default=default, metavar="N", help=words)
+    help_text = "days that it is valid (1 to 36,500; default: %(default)s)"
+    parser.add_argument("--days", type=parsing.whole, default=default, metavar="N", help=help_text)
 
 
 def _init(flags: argparse.Namespace) -> None:

@@ -54,62 +54,66 @@ def make_parser() -> argparse.ArgumentParser:
     defaults = read_project_config(needed=NEEDED_DEFAULTS)
 
     own = parser.add_argument_group("which hospital this is")
-    words = f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv"
-    words += " (from 1; default: none, which takes --data)"
-    own.add_argument("--hospital", type=parsing.whole, metavar="N", help=words)
-    words = "this hospital's own CSV, with --name or --tls (default: none)"
-    own.add_argument("--data", type=Path, metavar="FILE", help=words)
-    words = "this hospital's name: lower-case letters, digits and hyphens"
-    words += " (default: of --hospital the data's; with --tls the certificate's)"
-    own.add_argument("--name", metavar="NAME", help=words)
-    words = f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})"
-    own.add_argument("--task", choices=tuple(TASKS), help=words)
+    help_text = f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv"
+    help_text += " (from 1; default: none, which takes --data)"
+    own.add_argument("--hospital", type=parsing.whole, metavar="N", help=help_text)
+    help_text = "this hospital's own CSV, with --name or --tls (default: none)"
+    own.add_argument("--data", type=Path, metavar="FILE", help=help_text)
+    help_text = "this hospital's name: lower-case letters, digits and hyphens"
+    help_text += " (default: of --hospital the data's; with --tls the certificate's)"
+    own.add_argument("--name", metavar="NAME", help=help_text)
+    help_text = f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})"
+    own.add_argument("--task", choices=tuple(TASKS), help=help_text)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
-    words = "where the server listens (default: %(default)s)"
-    connection.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help=words)
-    words = "how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)"
-    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
-    words = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
-    words += "without it messages are not encrypted and peers are not authenticated (default: none)"
-    connection.add_argument("--tls", metavar="DIR", help=words)
-    words = "allow a --server beyond this machine without --tls (default: no)"
-    connection.add_argument("--insecure", action="store_true", help=words)
+    help_text = "where the server listens (default: %(default)s)"
+    connection.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help=help_text)
+    help_text = (
+        "how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)"
+    )
+    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=help_text)
+    help_text = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
+    help_text += "without it messages are not encrypted and peers are not authenticated (default: none)"
+    connection.add_argument("--tls", metavar="DIR", help=help_text)
+    help_text = "allow a --server beyond this machine without --tls (default: no)"
+    connection.add_argument("--insecure", action="store_true", help=help_text)
 
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    words = "keep a log here, and at the end the final model and this hospital's report (default: keep none)"
-    results.add_argument("--out", type=Path, metavar="DIR", help=words)
-    words = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
-    results.add_argument("--verbose", action="store_true", help=words)
+    help_text = "keep a log here, and at the end the final model and this hospital's report (default: keep none)"
+    results.add_argument("--out", type=Path, metavar="DIR", help=help_text)
+    help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
+    results.add_argument("--verbose", action="store_true", help=help_text)
 
     inspection = parser.add_argument_group("inspect and exit")
-    words = "show the content of the CSV and whether the hospital may join; nothing is sent (default: no)"
-    inspection.add_argument("--check", action="store_true", help=words)
+    help_text = "show the content of the CSV and whether the hospital may join; nothing is sent (default: no)"
+    inspection.add_argument("--check", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
-    words = "show what a ledger says has left a hospital (default: none)"
-    shown.add_argument("--show-egress", type=Path, metavar="FILE", help=words)
-    words = "show what a privacy account holds (default: none)"
-    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help=words)
+    help_text = "show what a ledger says has left a hospital (default: none)"
+    shown.add_argument("--show-egress", type=Path, metavar="FILE", help=help_text)
+    help_text = "show what a privacy account holds (default: none)"
+    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help=help_text)
     return parser
 
 
 def add_split_seed(group: Any) -> None:
     """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
-    words = "seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)"
-    group.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=words)
+    help_text = "seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)"
+    group.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=help_text)
 
 
 def add_privacy(parser: Any) -> None:
     """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
     group = parser.add_argument_group("privacy")
-    words = "total epsilon that all runs together may ever spend; the hospital then joins no run without differential "
-    words += "privacy (above 0, at most 1000; default: the epsilon of the first such run)"
-    group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=words)
-    words = "join encrypted runs only, see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=words)
+    help_text = (
+        "total epsilon that all runs together may ever spend; the hospital then joins no run without differential "
+    )
+    help_text += "privacy (above 0, at most 1000; default: the epsilon of the first such run)"
+    group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
+    help_text = "join encrypted runs only, see server.py --encrypt (default: any run)"
+    group.add_argument("--encrypted-only", action="store_true", help=help_text)
 
 
 def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:

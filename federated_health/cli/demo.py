@@ -83,13 +83,13 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: otherwise each")
     print("is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
-        words = _words({**shared, **settings, "address": address, "tls": own_tls, "out": out})
-        serve = script_command("server.py", *words, "--force", *(["--encrypt"] if encrypt else []))
+        flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
+        serve = script_command("server.py", *flags, "--force", *(["--encrypt"] if encrypt else []))
         server = stack.enter_context(process(serve))
         clients = {}
         for name, path in files.items():
-            words = _words({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
-            join = script_command("client.py", *words, "--out", logs[name].parent)
+            flags = _as_flags({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
+            join = script_command("client.py", *flags, "--out", logs[name].parent)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)
@@ -104,8 +104,8 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     print(f"Everything is in {out}/{report}. Score new patients:\n  {predict}")
 
 
-def _words(flags: Mapping[str, object]) -> list[object]:
-    return [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+def _as_flags(flags: Mapping[str, object]) -> list[object]:
+    return [part for flag, value in flags.items() for part in (f"--{flag}", value)]
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:

@@ -68,18 +68,18 @@ def main() -> None:
 
 
 def _add_demo_flags(demo: argparse.ArgumentParser) -> None:
-    words = "what is predicted (default: %(default)s)"
-    demo.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=words)
-    words = (
+    help_text = "what is predicted (default: %(default)s)"
+    demo.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    help_text = (
         "folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where the "
     )
-    demo.add_argument("--out", type=Path, metavar="DIR", help=f"{words}task is not {DEFAULT_TASK})")
-    words = "rounds of training and averaging (at least 1; default: server.py's)"
-    demo.add_argument("--rounds", type=parsing.whole, metavar="N", help=words)
-    words = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
-    demo.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=words)
-    words = "the server averages ciphertexts that it cannot decrypt (default: no)"
-    demo.add_argument("--encrypt", action="store_true", help=words)
+    demo.add_argument("--out", type=Path, metavar="DIR", help=f"{help_text}task is not {DEFAULT_TASK})")
+    help_text = "rounds of training and averaging (at least 1; default: server.py's)"
+    demo.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
+    help_text = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
+    demo.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)
+    help_text = "the server averages ciphertexts that it cannot decrypt (default: no)"
+    demo.add_argument("--encrypt", action="store_true", help=help_text)
 
 
 def _run_demo(flags: argparse.Namespace) -> None:

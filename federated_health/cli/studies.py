@@ -39,13 +39,13 @@ ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself holds its updat
 def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `evidence`."""
     study = parser.add_argument_group("the study")
-    words = "folder of the results; a study that was interrupted is resumed"
-    _add_folders(study, out=Path("runs/evidence"), out_help=words)
-    words = "start anew if --out holds another study, or a run (default: refuse)"
-    study.add_argument("--force", action="store_true", help=words)
+    help_text = "folder of the results; a study that was interrupted is resumed"
+    _add_folders(study, out=Path("runs/evidence"), out_help=help_text)
+    help_text = "start anew if --out holds another study, or a run (default: refuse)"
+    study.add_argument("--force", action="store_true", help=help_text)
     _add_count(study, "--jobs", f"processes at a time; no result depends on it {PER_CORE}", os.cpu_count())
-    words = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
-    _add_count(study, "--folds", words, 5)
+    help_text = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
+    _add_count(study, "--folds", help_text, 5)
     _add_count(study, "--repeats", "times that the folds are drawn anew (at least 1; default: %(default)s)", 5)
     study.add_argument(
         "--strategies",
@@ -72,15 +72,15 @@ def add_audit_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `audit`."""
     audit = parser.add_argument_group("the audit")
     _add_folders(audit, out=Path("runs/audit"), out_help="folder of the results")
-    words = "replace the report if --out holds a run (default: refuse)"
-    audit.add_argument("--force", action="store_true", help=words)
+    help_text = "replace the report if --out holds a run (default: refuse)"
+    audit.add_argument("--force", action="store_true", help=help_text)
     _add_count(audit, "--jobs", f"processes at a time {PER_CORE}", os.cpu_count())
-    words = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
-    _add_count(audit, "--shadows", words, 32)
-    words = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
-    _add_count(audit, "--wholes", words, 5)
-    words = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
-    _add_count(audit, "--draws", words, 3)
+    help_text = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
+    _add_count(audit, "--shadows", help_text, 32)
+    help_text = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
+    _add_count(audit, "--wholes", help_text, 5)
+    help_text = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
+    _add_count(audit, "--draws", help_text, 3)
     audit.add_argument(
         "--epsilons",
         type=parsing.numbers,

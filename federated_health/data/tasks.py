@@ -221,6 +221,6 @@ def read_agreement(text: str) -> dict[str, str]:
         agreement = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(agreement, dict) or not all(isinstance(words, str) for words in agreement.values()):
-        raise ValueError("not names and words")
+    if not isinstance(agreement, dict) or not all(isinstance(text, str) for text in agreement.values()):
+        raise ValueError("not names and texts")
     return agreement

@@ -47,8 +47,8 @@ class KeyExchange:
         self, message_type: str, contents: Mapping[int, RecordDict], read: Callable[[int, RecordDict], Content]
     ) -> list[AcceptedReply[Content]]:
         """Send each node its content, once, and return the valid replies (see `ReplyCollector`)."""
-        questions = [Message(content, node, message_type) for node, content in contents.items()]
-        return self._run.collector.send_and_receive(questions, self._run.participants.names(), read)
+        requests = [Message(content, node, message_type) for node, content in contents.items()]
+        return self._run.collector.send_and_receive(requests, self._run.participants.names(), read)
 
     def share_key(self, nodes: Iterable[int]) -> list[int]:
         """Share the key with the nodes that lack it, and return the nodes that then have it.

@@ -67,7 +67,7 @@ class Ledger:
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()
         self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata])
 
-    def record_reply(self, question: Message, reply: Message, envelope: bytes, content: bytes) -> None:
+    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None:
         """Record a reply; raises LedgerError if it cannot, so that nothing may leave.
 
         Args:
@@ -75,7 +75,7 @@ class Ledger:
             content: the whole, as gRPC gets it.
         """
         items = [*describe(reply), _item("envelope", "metadata", (), "protobuf", envelope)]
-        self._append(reply.metadata.message_type, _round_of(question), content, items)
+        self._append(reply.metadata.message_type, _round_of(message), content, items)
 
     def _append(self, kind: str, round_number: int | None, content: bytes, items: Sequence[Item]) -> None:
         entry = {
@@ -114,8 +114,8 @@ def describe(message: Message) -> list[Item]:
     return [_item_of(key, name, value) for key, record in message.content.items() for name, value in record.items()]
 
 
-def _round_of(question: Message) -> int | None:
-    config = question.content.config_records.get(CONFIG) if question.has_content() else None
+def _round_of(message: Message) -> int | None:
+    config = message.content.config_records.get(CONFIG) if message.has_content() else None
     number = config.get(ROUND) if config else None
     return number if type(number) is int else None
 

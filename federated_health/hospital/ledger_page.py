@@ -67,11 +67,11 @@ class Total:
         }
 
     def __str__(self) -> str:
-        words = [number_of(self.messages, "message"), number_of(self.bytes, "byte")]
+        parts = [number_of(self.messages, "message"), number_of(self.bytes, "byte")]
         if self.rounds:
             first, last = min(self.rounds), max(self.rounds)
-            words.append(f"round {first}" if first == last else f"rounds {first} to {last}")
-        return ", ".join(words)
+            parts.append(f"round {first}" if first == last else f"rounds {first} to {last}")
+        return ", ".join(parts)
 
 
 @dataclass

@@ -148,9 +148,9 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(4 * math.prod(shape) for shape in shapes.values())
 
 
-def distance_between(one: Weights, other: Weights) -> float:
+def distance_between(weights: Weights, other: Weights) -> float:
     """The L2 norm of their difference over all weights."""
-    squares = (np.square(one[name].astype(np.float64) - other[name]).sum() for name in other)
+    squares = (np.square(weights[name].astype(np.float64) - other[name]).sum() for name in other)
     return math.sqrt(sum(map(float, squares)))
 
 

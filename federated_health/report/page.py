@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Caution:
     """A note that stands out."""
 
-    words: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Card:
     name: str
     verdict: str
     tone: str
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)

@@ -63,32 +63,32 @@ def figures_table(
     return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
 
 
-def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], words: Mapping[str, str] | None = None) -> list[Block]:
+def verdict_cards(benefits: Mapping[str, Mapping[str, Any]], details: Mapping[str, str] | None = None) -> list[Block]:
     """Cards of the first MAX_ROWS hospitals, and the number of the others.
 
     Args:
         benefits: hospital -> its entry of `joining` in metrics.json.
-        words: hospital -> text after its figures.
+        details: hospital -> text after its figures.
     """
     shown, more = formatting.first_of(benefits)
-    cards = [_verdict_card(name, benefit, (words or {}).get(name, "")) for name, benefit in shown.items()]
+    cards = [_verdict_card(name, benefit, (details or {}).get(name, "")) for name, benefit in shown.items()]
     return [Cards(cards), *([f"And {formatting.number_of(more, 'more hospital')}, not shown."] if more else [])]
 
 
-def _verdict_card(name: str, benefit: Mapping[str, Any], words: str) -> Card:
+def _verdict_card(name: str, benefit: Mapping[str, Any], details: str) -> Card:
     verdict, difference, parts = benefit["verdict"], Interval(**benefit["difference"]), []
     if difference.value is not None:
         federated, own = formatting.figure(benefit["roc_auc"]["value"]), formatting.figure(benefit["own_roc_auc"])
         both = f"ROC-AUC {federated} with the federation, {own} with its own patients alone"
         parts.append(f"{both}; difference {formatting.with_interval(difference, signed=True)}.")
-    parts += [words] if words else []
+    parts += [details] if details else []
     if verdict == Verdict.UNDEFINED:
         parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
     elif benefit["small"]:
         few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures much.")
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
-    return Card(name=name, verdict=formatting.verdict_text(verdict), tone=tone, words=" ".join(parts))
+    return Card(name=name, verdict=formatting.verdict_text(verdict), tone=tone, text=" ".join(parts))
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:

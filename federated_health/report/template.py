@@ -30,7 +30,7 @@ TEMPLATE = """\
 {% if kind == "str" %}
 <p>{{ block }}</p>
 {% elif kind == "Caution" %}
-<p class="caution" role="note"><strong>Note</strong> {{ block.words }}</p>
+<p class="caution" role="note"><strong>Note</strong> {{ block.text }}</p>
 {% elif kind == "list" %}
 <ul class="bullets">{% for item in block %}<li>{{ item }}</li>{% endfor %}</ul>
 {% elif kind == "dict" %}
@@ -43,7 +43,7 @@ TEMPLATE = """\
 <li class="card {{ card.tone }}"><h3>{{ card.name }}</h3>
 <p class="verdict"><span aria-hidden="true">{{ {"good": "▲", "neutral": "●", "bad": "▼"}[card.tone] }}</span>
 {{ card.verdict }}</p>
-<p>{{ card.words }}</p></li>
+<p>{{ card.text }}</p></li>
 {% endfor %}
 </ul>
 {% elif kind == "Table" %}

@@ -152,12 +152,12 @@ class ProblemLog:
         self.resumed_after = list(content["resumed_after"])
 
 
-def _list_reasons(reasons: Counter[str] | None, one: str, many: str) -> str:
+def _list_reasons(reasons: Counter[str] | None, singular: str, plural: str) -> str:
     if not reasons:
         return ""
     counted = [f'"{reason}"{f" ({times})" if times > 1 else ""}' for reason, times in sorted(reasons.items())]
-    return f"{_number(reasons.total(), one, many)}: {', '.join(counted)}"
+    return f"{_number(reasons.total(), singular, plural)}: {', '.join(counted)}"
 
 
-def _number(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
+def _number(number: int, singular: str, plural: str) -> str:
+    return f"{number:,} {singular if number == 1 else plural}"

@@ -129,8 +129,8 @@ class PlainRun(FederatedRun):
         if not (nodes := self.participants.present()):  # Flower would wait forever for a node
             return
         arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
-        questions = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
-        replies = self.collector.send_and_receive(questions, self.participants.names(), self._read_evaluation)
+        evaluate_messages = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
+        replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self._read_evaluation)
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 

@@ -81,8 +81,8 @@ def rank_by_krum(contents: Sequence[RecordDict], malicious: int) -> list[int]:
     ]
     nearest = max(1, len(vectors) - malicious - 2)
     scores = []
-    for i, one in enumerate(vectors):
-        distances = sorted(float(((one - other) ** 2).sum()) for j, other in enumerate(vectors) if j != i)
+    for i, vector in enumerate(vectors):
+        distances = sorted(float(((vector - other) ** 2).sum()) for j, other in enumerate(vectors) if j != i)
         scores.append(sum(distances[:nearest]))
     return sorted(range(len(vectors)), key=scores.__getitem__)
 
@@ -115,7 +115,7 @@ FLOWER_STRATEGIES: Mapping[str, Callable[..., flower.Strategy]] = {
 }
 """Classes, called with Flower's keywords, by the names of `ml.strategies.STRATEGIES`."""
 
-KEPT: Mapping[str, Mapping[str, type[dict[str, Any]] | type[list[Any]]]] = {
+STATE_ATTRIBUTES: Mapping[str, Mapping[str, type[dict[str, Any]] | type[list[Any]]]] = {
     "fedavgm": {"momentum_vector": list},
     "fedadam": {"m_t": dict, "v_t": dict},
     "fedyogi": {"m_t": dict, "v_t": dict},
@@ -151,7 +151,7 @@ def make_strategy(settings: Settings) -> flower.Strategy:
 def read_state(name: str, strategy: flower.Strategy, weight_names: Collection[str]) -> State:
     """A copy of what a strategy keeps; empty before its first round. The names of the weights are in their order."""
     state: dict[str, npt.NDArray[Any]] = {}
-    for attribute, form in KEPT.get(name, {}).items():
+    for attribute, form in STATE_ATTRIBUTES.get(name, {}).items():
         value = getattr(strategy, attribute)
         if value is not None:
             arrays = value if form is dict else dict(zip(weight_names, value, strict=True))
@@ -165,10 +165,10 @@ def write_state(name: str, strategy: flower.Strategy, state: State, shapes: Mapp
     Raises:
         CheckpointError: the state does not fit this strategy or these weights.
     """
-    kept = KEPT.get(name, {})
-    expected = {f"{attribute}/{weight}": shape for attribute in kept for weight, shape in shapes.items()}
+    attributes = STATE_ATTRIBUTES.get(name, {})
+    expected = {f"{attribute}/{weight}": shape for attribute in attributes for weight, shape in shapes.items()}
     if state and {key: array.shape for key, array in state.items()} != expected:
         raise CheckpointError("the strategy's state is not of this strategy and network")
-    for attribute, form in kept.items() if state else ():
+    for attribute, form in attributes.items() if state else ():
         arrays = {weight: np.array(state[f"{attribute}/{weight}"]) for weight in shapes}
         setattr(strategy, attribute, arrays if form is dict else list(arrays.values()))

@@ -170,17 +170,17 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
 def add_flags(parser: Any) -> None:
     """Add the flags of `superlink`."""
     participants = parser.add_argument_group("participants")
-    words = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
-    participants.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
-    words = "certificates of the hospitals to admit, or a folder of them, such as the authority's issued/"
-    participants.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=words)
+    help_text = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
+    participants.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
+    help_text = "certificates of the hospitals to admit, or a folder of them, such as the authority's issued/"
+    participants.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=help_text)
     connection = parser.add_argument_group("connection")
-    words = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
-    connection.add_argument("--address", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
-    words = "port of this machine alone, where `flwr run` calls (1 to 65535; default: %(default)s)"
-    connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=words)
-    words = "connection name for `flwr run . NAME` (default: %(default)s)"
-    connection.add_argument("--name", default="hospitals", metavar="NAME", help=words)
+    help_text = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
+    connection.add_argument("--address", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
+    help_text = "port of this machine alone, where `flwr run` calls (1 to 65535; default: %(default)s)"
+    connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=help_text)
+    help_text = "connection name for `flwr run . NAME` (default: %(default)s)"
+    connection.add_argument("--name", default="hospitals", metavar="NAME", help=help_text)
 
 
 def run(flags: argparse.Namespace) -> None:

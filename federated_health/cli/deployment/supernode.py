@@ -114,17 +114,17 @@ def add_flags(parser: Any) -> None:
     defaults = read_defaults()
     hospital = parser.add_argument_group("which hospital this is")
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
-    words = "what is predicted; the CSV is checked against it (default: %(default)s)"
-    hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=words)
+    help_text = "what is predicted; the CSV is checked against it (default: %(default)s)"
+    hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=help_text)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
-    words = "folder of this hospital's key and certificate, from which it takes its name"
-    connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=words)
-    words = "where the SuperLink listens for nodes (default: %(default)s)"
-    connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=words)
-    words = "seconds to wait for the SuperLink, and to be let in, anew each time"
-    words += " (above 0, at most 10,000,000; default: %(default)s)"
-    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=words)
+    help_text = "folder of this hospital's key and certificate, from which it takes its name"
+    connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
+    help_text = "where the SuperLink listens for nodes (default: %(default)s)"
+    connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
+    help_text = "seconds to wait for the SuperLink, and to be let in, anew each time"
+    help_text += " (above 0, at most 10,000,000; default: %(default)s)"
+    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=help_text)
     add_privacy(parser)
 
 

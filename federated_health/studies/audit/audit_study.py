@@ -69,8 +69,8 @@ def run(
     hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
     fewest, smallest = min((len(hospital.train), name) for name, hospital in hospitals.items())
     if fewest < MIN_ROWS:
-        words = f"expected at least {MIN_ROWS} training patients for an audit, got {fewest}"
-        raise DataError(f"{files[smallest]}: {words}")
+        problem = f"expected at least {MIN_ROWS} training patients for an audit, got {fewest}"
+        raise DataError(f"{files[smallest]}: {problem}")
     if shadows < MIN_HALF_RUNS or shadows % 2:
         raise SettingsError(f"shadows: expected an even number from {MIN_HALF_RUNS}, got {shadows}")
     privacies = _privacy_settings(hospitals, epsilons, {**settings, "task": task.name})

@@ -94,7 +94,7 @@ def _difference(entry: Figures, name: str) -> str:
 
 
 def _verdicts(figures: Figures) -> Section:
-    benefits, words, differences = {}, {}, {}
+    benefits, details, differences = {}, {}, {}
     for name, entry in figures["hospitals"].items():
         benefits[name] = {
             **entry,
@@ -102,9 +102,9 @@ def _verdicts(figures: Figures) -> Section:
             "own_roc_auc": _auc(entry, TrainingSetup.OWN).value,
             "difference": entry["differences"]["federated_minus_own"],
         }
-        words[name] = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
+        details[name] = f"{formatting.number_of(entry['patients'], 'patient')}, {entry['positives']:,} positive."
         if (left_out := _difference(entry, "federated_minus_without")) != formatting.NOT_DEFINED:
-            words[name] = f"Federated minus the federation without it: {left_out}. {words[name]}"
+            details[name] = f"Federated minus the federation without it: {left_out}. {details[name]}"
         differences[name] = {label: Interval(**entry["differences"][key]) for label, key in DIFFERENCES.items()}
     alt = formatting.list_some(
         f"{name}: {', '.join(f'{label} {_difference(entry, key)}' for label, key in DIFFERENCES.items())}"
@@ -116,7 +116,7 @@ def _verdicts(figures: Figures) -> Section:
     blocks: list[Block] = [
         f"Four ways to train a model, each tested on patients that it was not trained on. {sections.AUC}",
         SETUPS,
-        *sections.verdict_cards(benefits, words),
+        *sections.verdict_cards(benefits, details),
     ]
     if (mean := _difference(figures["mean"], "federated_minus_own")) != formatting.NOT_DEFINED:
         blocks.append(f"Mean over hospitals, federated minus own patients only: {mean}.")

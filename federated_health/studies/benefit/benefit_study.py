@@ -117,8 +117,8 @@ def _check_protocol(protocol: EvaluationProtocol, cohort: Cohort) -> None:
     # Equal rows count once, since they share a fold.
     smallest = min(len(table[columns].drop_duplicates()) for table in cohort.tables.values())
     if smallest < protocol.folds:
-        words = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"
-        raise SettingsError(f"folds: {words}")
+        problem = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"
+        raise SettingsError(f"folds: {problem}")
     for fit in training_setups.plan_fits(list(cohort.tables), protocol):
         try:
             training_setups.settings_for(fit, protocol, len(cohort.tables))
