@@ -15,7 +15,7 @@ from federated_health.data.tasks import get_task
 from federated_health.errors import DataError
 from federated_health.files import write_text
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
-from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 
 RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6
@@ -43,7 +43,7 @@ def predict() -> None:
     task = get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
-    threshold = description.get("threshold", THRESHOLD)  # models of early releases have none
+    threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
         raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
     table, numbers = read_patients(flags.patients, task, labelled=False)

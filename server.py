@@ -3,10 +3,10 @@
 `python server.py --hospitals 4 --rounds 30 --out runs/first`
 
 `app` is an ordinary Flower ServerApp, so that `flwr run .` runs it, too. Flags and output:
-`federated_health/cli/server.py`.
+`federated_health/cli/server.py`. `docs/from-quickstart.md` compares it with Flower's quickstart.
 """
 
-from federated_health.settings import Settings  # isort: skip  # first: it configures gRPC's log
+import federated_health  # noqa: F401  # isort: skip  # first: it configures gRPC's log
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -17,6 +17,7 @@ from federated_health.errors import RunError
 from federated_health.server.plain_run import make_run
 from federated_health.server.run_folder import RunFolder
 from federated_health.server.strategies import make_strategy
+from federated_health.settings import Settings
 from federated_health.transport.interface import transport_of
 
 app = ServerApp()

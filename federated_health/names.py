@@ -47,5 +47,5 @@ def node_id_of(name: str) -> int:
 
 
 def printable(text: str, max_length: int = 200) -> str:
-    """Text of another party, safe to show: one line, no control characters, at most as many characters."""
+    """Text of another party, safe to show: one line, no control characters, at most `max_length` characters."""
     return "".join(character if character.isprintable() else "?" for character in text[:max_length])

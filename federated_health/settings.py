@@ -230,7 +230,7 @@ class Settings:
 
     @property
     def min_reason(self) -> str:
-        """Why a round needs as many updates."""
+        """Why a round needs `min_updates`."""
         if self.min_updates == self._strategy_minimum > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].min_reason}"
         if self.encrypt and self.min_updates == MIN_ENCRYPTED_HOSPITALS:

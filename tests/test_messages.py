@@ -346,9 +346,9 @@ def test_an_introduction_holds_nothing_but_what_the_list_says() -> None:
         ({"total": [731.0, math.nan, 0.0]}, "its total is not 3 finite numbers"),
         ({"squares": [731.0, math.inf, 0.0]}, "its squares is not 3 finite numbers"),
         ({"squares": []}, "its squares is not 3 finite numbers"),
-        ({"train-examples": None}, f"its metrics are not: {INTRODUCED}"),
-        ({"count": None}, f"its metrics are not: {INTRODUCED}"),
-        ({"age-of-first-patient": 731.0}, f"its metrics are not: {INTRODUCED}"),
+        ({"train-examples": None}, f"its metrics are not exactly: {INTRODUCED}"),
+        ({"count": None}, f"its metrics are not exactly: {INTRODUCED}"),
+        ({"age-of-first-patient": 731.0}, f"its metrics are not exactly: {INTRODUCED}"),
     ],
 )
 def test_a_malformed_introduction_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -457,9 +457,9 @@ def test_an_update_survives_the_wire() -> None:
     [
         ({"num-examples": 226}, "its num-examples is not the number of training rows that it registered"),
         ({"num-examples": 10**9}, "its num-examples is not the number of training rows that it registered"),
-        ({"num-examples": None}, "its metrics are not: num-examples, train-loss"),
-        ({"train-loss": None}, "its metrics are not: num-examples, train-loss"),
-        ({"equal-weight": 731.0}, "its metrics are not: num-examples, train-loss"),
+        ({"num-examples": None}, "its metrics are not exactly: num-examples, train-loss"),
+        ({"train-loss": None}, "its metrics are not exactly: num-examples, train-loss"),
+        ({"equal-weight": 731.0}, "its metrics are not exactly: num-examples, train-loss"),
         ({"num-examples": 0}, "its num-examples is not a whole number of at least 1"),
         ({"num-examples": -731}, "its num-examples is not a whole number of at least 1"),
         ({"num-examples": 731.5}, "its num-examples is not a whole number of at least 1"),
@@ -497,7 +497,7 @@ def test_an_update_brings_the_counts_that_it_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("evaluated", "changes", "words"),
     [
-        (None, {}, "its metrics are not: num-examples, train-loss"),
+        (None, {}, "its metrics are not exactly: num-examples, train-loss"),
         (75, {}, "its outcome counts do not add up to the held-out rows that it registered"),
         (76, {"true_positives": 41}, "its outcome counts do not add up to the held-out rows that it registered"),
         (76, {"true_positives": -1}, "its true_positives is not a whole number of at least 0"),
@@ -506,7 +506,7 @@ def test_an_update_brings_the_counts_that_it_was_asked_for() -> None:
         (
             76,
             {"loss_sum": None},
-            f"its metrics are not: {', '.join(sorted(['num-examples', 'train-loss', *COUNT_NAMES]))}",
+            f"its metrics are not exactly: {', '.join(sorted(['num-examples', 'train-loss', *COUNT_NAMES]))}",
         ),
     ],
 )
@@ -615,7 +615,7 @@ def test_what_is_told_once_at_the_end_is_refused_earlier(key: str, value: Any) -
     content = evaluation(**{"roc_auc": None, key: value})
 
     assert Evaluation.from_content(content, 76, final=True).counts == COUNTS
-    with pytest.raises(MalformedMessageError, match=f"^its metrics are not: {EVALUATED}$"):
+    with pytest.raises(MalformedMessageError, match=f"^its metrics are not exactly: {EVALUATED}$"):
         Evaluation.from_content(content, 76)
 
 
@@ -632,10 +632,10 @@ def test_as_many_cells_as_there_may_be_are_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"true_positives": None}, f"its metrics are not: {EVALUATED}"),
-        ({"num-examples": None}, f"its metrics are not: {EVALUATED}"),
-        ({"loss_sum": None}, f"its metrics are not: {EVALUATED}"),
-        ({"equal-weight": 731.0}, f"its metrics are not: {EVALUATED}"),
+        ({"true_positives": None}, f"its metrics are not exactly: {EVALUATED}"),
+        ({"num-examples": None}, f"its metrics are not exactly: {EVALUATED}"),
+        ({"loss_sum": None}, f"its metrics are not exactly: {EVALUATED}"),
+        ({"equal-weight": 731.0}, f"its metrics are not exactly: {EVALUATED}"),
         ({"num-examples": -731}, "its num-examples is not a whole number of at least 0"),
         ({"true_positives": -731}, "its true_positives is not a whole number of at least 0"),
         ({"false_positives": 731.0}, "its false_positives is not a whole number of at least 0"),
@@ -760,9 +760,9 @@ def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"positives": None}, "its metrics are not: negatives, positives"),
-        ({"negatives": None}, "its metrics are not: negatives, positives"),
-        ({"num-examples": 18}, "its metrics are not: negatives, positives"),
+        ({"positives": None}, "its metrics are not exactly: negatives, positives"),
+        ({"negatives": None}, "its metrics are not exactly: negatives, positives"),
+        ({"num-examples": 18}, "its metrics are not exactly: negatives, positives"),
         ({"negatives": [8.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
         ({"positives": [19.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
         ({"positives": [1e30, 731.0, 0.0] * 64}, "its cells hold more than the training rows that it registered"),

@@ -119,7 +119,7 @@ def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
     assert accept(updates()[1:])[1].rejected == {}
     accepted, problems = accept(replies[:1])
     assert accepted == []
-    assert problems.rejected == {"hungary": {"its metrics are not: num-examples, train-loss": 1}}
+    assert problems.rejected == {"hungary": {"its metrics are not exactly: num-examples, train-loss": 1}}
 
 
 def evaluation(node: int, counts: Counts, **more: float) -> Message:

@@ -164,7 +164,7 @@ def test_a_second_reply_to_one_question_is_a_problem_and_the_first_counts() -> N
         raw.reply(message)
         raw.reply(message)
         assert answer_of(asking.end()[0]) == ("raw", 1)
-        assert problems_after(grid) == [Problem("a", "sent a second reply to one question")]
+        assert problems_after(grid) == [Problem("a", "sent a second reply to one message")]
 
 
 @pytest.mark.parametrize("to", ["", "0123", "x" * 1000, "\n"])
@@ -270,7 +270,7 @@ def test_the_latest_questions_are_the_ones_that_are_remembered() -> None:
         raw.reply(messages[1])
         raw.reply(messages[-1])
         reasons = [one.reason for one in problems_after(grid, 3)]
-        assert reasons == ["sent a reply that no message awaits", *["sent a second reply to one question"] * 2]
+        assert reasons == ["sent a reply that no message awaits", *["sent a second reply to one message"] * 2]
 
 
 def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
@@ -290,7 +290,7 @@ def test_a_second_reply_is_called_so_before_the_first_was_fetched() -> None:
         return stream.problems.take()
 
     InProcessTransport(app_of(echo), {})  # gives this process the identity that messages need
-    assert asyncio.run(answer_twice()) == [Problem("a", "sent a second reply to one question")]
+    assert asyncio.run(answer_twice()) == [Problem("a", "sent a second reply to one message")]
 
 
 # Sizes

@@ -11,7 +11,7 @@ from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.metrics import SMALL_CLASS, THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.run import FederatedRun
@@ -121,7 +121,7 @@ def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
     federation = dict(figures["federation"] or {})
     mean = federation.pop("mean_roc_auc", None)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
+    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training rows"
     note = f"Predicted positive: a risk of at least {threshold}{chosen}."
     note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
     console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)

@@ -19,7 +19,7 @@ from federated_health.errors import DataError
 
 MIN_PATIENTS = 8
 """Smallest number of different patients: 5 or more are then training rows, below which no sum over them may be sent,
-and 1 of each class is a test row."""
+and 1 of each class that has 2 or more is a test row."""
 
 FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20

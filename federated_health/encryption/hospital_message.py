@@ -19,7 +19,7 @@ from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.ml.metrics import THRESHOLD, choose_threshold
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, choose_threshold
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation, public_normalisation
 from federated_health.names import AGREED_PLAN
@@ -123,7 +123,7 @@ class WeightsMessage(EncryptedMessage):
             normalisation = Normalisation(mean=tuple(self.state[MEAN]), variance=tuple(self.state[VARIANCE]))
         else:
             raise EncryptionError("it does not have the run's normalisation")
-        threshold = self._choose_threshold() if is_final else THRESHOLD
+        threshold = self._choose_threshold() if is_final else DEFAULT_THRESHOLD
         config = replace(config, normalisation=normalisation, threshold=threshold)
         self.train_config, self.round_number = config, int(str(self.config.get(ROUND, config.rounds)))
         self.local = local_model(self.hospital, config.model, config.normalisation)
@@ -140,7 +140,7 @@ class WeightsMessage(EncryptedMessage):
         """The threshold chosen from the sum of all hospitals' bins of training scores; 0.5 if there is no sum."""
         bins = self.decrypt(messages.SCORES, 2 * vectors.BINS)
         chosen = None if bins is None else choose_threshold(*vectors.read_histogram(bins * self.patients))
-        return THRESHOLD if chosen is None else chosen
+        return DEFAULT_THRESHOLD if chosen is None else chosen
 
 
 @lru_cache(maxsize=4)

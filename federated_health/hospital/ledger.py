@@ -3,7 +3,7 @@
 `egress-NAME.jsonl` stands in the folder of the hospital's CSV and only grows. Each line is a JSON object:
 
 - `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for that which
-  says why a hospital may not join) and `round` (null where the question names none);
+  says why a hospital may not join) and `round` (null where the server's message names none);
 - `bytes` and `sha256` of the whole: of a reply exactly as it is handed to gRPC, of metadata as lines `key: value`;
 - `records`: each array, metric, config value, metadata value or error that is in it, with `record`, `name`, `shape`,
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
@@ -11,9 +11,9 @@
 
 It holds no value. But a guess of a small count can be checked by its hash, so the ledger stays at the hospital.
 
-A line says what was handed over, whether or not it arrived. What is on the wire beside it, of a connection's nature, is
-not in it: addresses, the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's
-version and the system.
+A line says what was handed over, whether or not it arrived. It does not list what every connection shows: addresses,
+the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's version and the
+system.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class Ledger:
     """Appends to a hospital's ledger; opens it anew for every line, so that a file that was moved away is begun anew.
 
     A line is one write, so that two processes may share a file (with a blank line where one saw half of the other's).
-    It is synchronised with the disk (0.2 to 3 ms of a round's 30): it outlasts kill -9 and, if the disk is honest,
+    It is synchronised with the disk (0.2 to 3 ms): it outlasts kill -9 and, if the disk is honest,
     a power cut. A new file can be read by its owner only.
     """
 

@@ -1,14 +1,16 @@
 """What server and hospitals send each other: names in Flower's records, and their mapping to our own types.
 
-This is the one list of what leaves a hospital:
+What leaves a hospital in a plain run, besides Flower's envelope of each reply (node ids, times); `encryption.messages`
+lists what leaves it in an encrypted run:
 
-- when it joins: its name, its agreement on the task (see `Task.agreement`), and a random token of its process;
+- when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
+  token of its process;
 - `query.statistics` (registration): its name, its numbers of training and held-out rows, and for each measurement the
-  count, sum and sum of squares over its training rows; no sums of fewer than five observed rows, and none where the
-  server withholds them, as in an encrypted run (see `encryption.messages` for such a run);
+  count, sum and sum of squares over its training rows; no sums of fewer than five observed rows, and none under
+  differential privacy;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
-  no loss); from the second round on also outcome counts and loss sums of its held-out rows under the weights of the
-  message;
+  no loss); from the second round on also outcome counts of its held-out rows under the weights of the message, and
+  their sums of losses and squared errors;
 - `evaluate`, after the last round (under differential privacy after every round): the same counts and sums;
 - `evaluate.threshold`, once, not under differential privacy: microaggregated scores of its training rows (see
   `metrics.microaggregate`), from which the server chooses the decision threshold;

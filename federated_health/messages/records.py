@@ -50,7 +50,7 @@ def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None 
     """The one set of metrics, of exactly these keys: Flower aggregates by key, so that another key would break it."""
     metrics = read_only(content, MetricRecord, METRICS, METRICS)
     if not keys <= set(metrics) <= keys | (optional or set()):
-        raise MalformedMessageError(f"its metrics are not: {', '.join(sorted(keys))}")
+        raise MalformedMessageError(f"its metrics are not exactly: {', '.join(sorted(keys))}")
     return metrics
 
 

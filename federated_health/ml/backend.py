@@ -37,7 +37,7 @@ def load_tensorflow() -> ModuleType:
 def load_keras() -> ModuleType:
     """The `keras` module on the TensorFlow backend."""
     load_tensorflow()
-    import keras  # noqa: PLC0415  # after the thread counts are set
+    import keras  # noqa: PLC0415  # reads KERAS_BACKEND when it is imported
 
     return keras  # type: ignore[no-any-return]  # Keras ships no types
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-THRESHOLD = 0.5
+DEFAULT_THRESHOLD = 0.5
 """Decision threshold until one is chosen: a patient with at least this probability is predicted positive."""
 
 MIN_CELL_SIZE = 5
@@ -91,7 +91,7 @@ def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Sco
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
 
 
-def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = THRESHOLD) -> Counts:
+def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = DEFAULT_THRESHOLD) -> Counts:
     """Outcome counts and loss sums of predictions.
 
     Args:
@@ -113,7 +113,7 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
 def merge_counts(parts: Iterable[Counts]) -> Counts:
     """Counts of all patients together."""
     columns = zip(astuple(Counts()), *map(astuple, parts), strict=True)
-    return Counts(*(reduce(operator.add, column) for column in columns))  # `sum` rounds otherwise from Python 3.12 on
+    return Counts(*(reduce(operator.add, column) for column in columns))  # `sum` rounds differently from Python 3.12 on
 
 
 def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:

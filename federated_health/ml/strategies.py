@@ -60,7 +60,7 @@ class StrategyDeclaration:
         meaning: what it does, in a line, with its source.
         equal_weights: whether every hospital counts the same, rather than by its training rows.
         min_hospitals: smallest number of hospitals that must send an update in each round.
-        min_reason: why it needs as many.
+        min_reason: why it needs that number.
         is_mean: whether it is a weighted mean of the updates, which can be taken of encrypted updates.
         needs_loss: whether it depends on each hospital's training loss.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from federated_health.data.tasks import get_task
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, THRESHOLD, Interval
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, SMALL_CLASS, Interval
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
@@ -206,7 +206,7 @@ def _quality(run: RunSummary) -> Section:
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
         noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
-    chosen = "" if threshold == THRESHOLD else ", which gives the greatest F1 on all training rows"
+    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training rows"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]

@@ -36,7 +36,7 @@ class _Node:
     """What is known of a node whose process has not ended."""
 
     process: str = ""  # token of the process, where the transport tells processes apart
-    entry: int = 0  # number of its registration among all
+    registration_number: int = 0  # among all registrations of the run
     request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
     next_request: float = 0.0  # time from which on it may be asked to register
     has_answered: bool = False  # since it connected, also with a reply that was rejected
@@ -75,7 +75,7 @@ class Participants:
 
     def entry_of(self, node: int) -> int:
         """A number that changes whenever the hospital's process is a new one, which has forgotten the run."""
-        return self._nodes[node].entry
+        return self._nodes[node].registration_number
 
     def present(self) -> list[int]:
         """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
@@ -128,7 +128,7 @@ class Participants:
         return present
 
     def wait_for_absent(self, seconds: float, announce: Callable[[str], None]) -> list[int]:
-        """Wait for absent hospitals for at most as many seconds, and return the nodes of all that are present."""
+        """Wait for absent hospitals, at most `seconds`, and return the nodes of all that are present."""
         deadline = time.monotonic() + seconds
         if absent := self.absent():
             announce(f"waiting {seconds:.0f} s more for {', '.join(absent)}")
@@ -251,7 +251,7 @@ class Participants:
         elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
             self._collector.reject(name, "its rows are not those that it registered when the run began")
         else:
-            self._names[node], self._nodes[node].entry = name, next(self._entries)
+            self._names[node], self._nodes[node].registration_number = name, next(self._entries)
             if known is None or not self.has_begun:
                 self.registrations[name] = registration
 

@@ -15,7 +15,7 @@ from federated_health.messages import content as messages
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import THRESHOLD, Counts, choose_threshold
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, Counts, choose_threshold
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
 from federated_health.ml.rounds import Round
@@ -150,7 +150,7 @@ class PlainRun(FederatedRun):
             evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
             benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
         except BaseException:  # Ctrl-C too: the figures that remain, of the last round, were counted at 0.5
-            self.threshold = THRESHOLD
+            self.threshold = DEFAULT_THRESHOLD
             raise
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
         gained = {reply.hospital: reply.content for reply in benefits}
@@ -173,14 +173,14 @@ class PlainRun(FederatedRun):
     def _choose_threshold(self) -> float:
         """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
         if self.privacy is not None:
-            return THRESHOLD
+            return DEFAULT_THRESHOLD
         replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
         if not replies:
-            return THRESHOLD
+            return DEFAULT_THRESHOLD
         positives = np.concatenate([reply.content.positives for reply in replies])
         negatives = np.concatenate([reply.content.negatives for reply in replies])
         chosen = choose_threshold(positives, negatives)
-        return THRESHOLD if chosen is None else chosen
+        return DEFAULT_THRESHOLD if chosen is None else chosen
 
     def _final_message(self) -> RecordDict:
         """The final weights and the configuration."""

@@ -122,8 +122,8 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
     """The hospitals whose updates are out of all proportion, by the L2 norms of update minus round weights.
 
     An update is outsized where its norm is more than `factor` times the median norm of the round (of two middle ones
-    the lower). It is found as long as fewer than half of the updates are outsized. Of two updates, both pass, and with
-    a factor of 0 all. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
+    the lower). It is found as long as fewer than half of the updates are outsized. With two updates, or a factor
+    of 0, all pass. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
     """
     if len(norms) < 3 or not factor:
         return set()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Message, RecordDict
 
 from federated_health.messages.content import Evaluation, TrainConfig
-from federated_health.ml.metrics import THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
@@ -60,7 +60,7 @@ class FederatedRun(ABC):
         self.settings = settings
         self.run_id = secrets.token_hex(8)
         self.history: list[Round] = []
-        self.threshold = THRESHOLD
+        self.threshold = DEFAULT_THRESHOLD
         self.problems = ProblemLog()
         self.weights: Weights | None = None
         self.normalisation: Normalisation | None = None

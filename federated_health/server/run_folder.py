@@ -50,7 +50,7 @@ class RunFolder:
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
-        self._has_no_round = False  # has begun without a checkpoint, and not completed a round
+        self._has_no_round = False  # a new run that has begun, and not completed a round
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
         if self.checkpoint is not None:

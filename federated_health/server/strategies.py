@@ -1,6 +1,6 @@
 """Flower's strategies, made by name, and the state that they keep from one round to the next.
 
-Three of Flower's classes are corrected here, each with the reason.
+Some of Flower's classes are subclassed here, each with the reason: a correction, or less time per round.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

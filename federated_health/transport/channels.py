@@ -13,10 +13,10 @@ from federated_health.errors import AddressError
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
-MAX_METADATA_BYTES = 128 * 1024  # the terms of a hospital are in them; gRPC's own limit is 8 KiB
+MAX_METADATA_BYTES = 128 * 1024  # a hospital's task agreement is in them; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping; after as many seconds without an answer it closes the connection."""
+"""Silence after which either end sends a ping; after the same time without an answer it closes the connection."""
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
@@ -38,7 +38,7 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", milliseconds),  # else gRPC waits for a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # A server counts more frequent questions as an attack, and a hospital that trains for long asks often.
+        # A server counts more frequent pings as an attack, and a hospital that trains for long sends many.
         ("grpc.http2.min_ping_interval_without_data_ms", milliseconds // 2),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made

@@ -1,8 +1,8 @@
 """The transport interface: how the server's messages reach hospitals, and how replies come back.
 
 A transport that knows its hospitals' names subclasses `ReplyFutures` and implements two methods: `names` and `send`.
-Every message gets exactly one reply, or an error reply in its place. A hospital's side records each reply in its ledger
-before it sends it.
+Every message gets exactly one reply, or an error reply in its place. Over a network, a hospital's side records each
+reply in its ledger before it sends it.
 """
 
 import logging

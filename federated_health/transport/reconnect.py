@@ -64,7 +64,7 @@ class Reconnector:
         self.restart()
 
     def restart(self, lasted: float = MAX_DELAY) -> None:
-        """Restart all limits after a stream that lasted as many seconds.
+        """Restart all limits after a stream that lasted `lasted` seconds.
 
         Delays keep growing while streams break at once, so that a server that fails at each attempt is not flooded.
         """

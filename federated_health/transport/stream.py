@@ -37,7 +37,7 @@ MAX_VALUES = 100_000
 MAX_DIMENSIONS = 64
 """Largest number of dimensions of an array: NumPy's own limit."""
 
-ANSWERED, TOO_LATE = "sent a second reply to one question", "sent its reply too late"
+ANSWERED, TOO_LATE = "sent a second reply to one message", "sent its reply too late"
 UNKNOWN_MESSAGE, OTHER_HOSPITAL = "sent a reply that no message awaits", "sent a reply in the name of another hospital"
 
 
