@@ -135,6 +135,14 @@ def test_a_revoked_hospital_and_one_of_another_authority_are_not(tmp_path: Path)
         accepted_hospitals(identity, [tmp_path / "ours" / "server" / "certificate.pem"])
 
 
+def test_a_certificate_that_is_no_hospital_s_is_named(tls: Path) -> None:
+    identity = load_identity(tls / "server", Role.SERVER)
+    authority = tls / "authority" / "authority.pem"
+
+    with pytest.raises(CertificateError, match=r"authority\.pem: it does not say whether it is for a hospital"):
+        accepted_hospitals(identity, [tls / "authority" / "issued", authority])
+
+
 def test_a_connection_is_added_to_flower_s_configuration(
     tls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,6 +159,11 @@ def test_what_is_no_line_of_a_ledger_is_named_where_no_message_was_before(bad: s
     assert page.lines()[-1] == "1 line cannot be read, and not counted"
 
 
+def test_a_server_cannot_hide_messages_by_their_round(path: Path) -> None:
+    page = page_of(path, line("evaluate", 1, -1, 300) + LINES[1])  # the server's message names the round
+    assert (page.total.messages, page.total.bytes, page.unreadable) == (2, 3300, 0)
+
+
 def test_blank_lines_count_in_the_number_of_a_line(path: Path) -> None:
     with pytest.raises(LedgerError, match=r", line 3: "):
         page_of(path, "\n\nx\n" + LINES[0])

@@ -393,6 +393,19 @@ def test_a_line_that_is_damaged_during_a_run_is_named_by_its_number(csv: Path) -
         budget.spend(PLAN)
 
 
+def test_a_refused_file_counts_for_nothing_once_the_right_one_is_back(csv: Path) -> None:
+    spend_rounds(budget_of(csv), 3)
+    budget = budget_of(csv)
+    assert budget.path is not None
+    right = budget.path.read_bytes()
+    budget.path.write_bytes(right.replace(PLAN.run.encode(), OTHER.run.encode()) + b"x\n")
+    with pytest.raises(PrivacyError, match="is not a line"):
+        budget.summary()
+    budget.path.write_bytes(right)
+    assert list(budget.summary().runs) == [PLAN.run]
+    assert budget.summary().rounds == 3
+
+
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
 def test_lost_lines_are_an_error(change: object, csv: Path) -> None:
     budget = budget_of(csv)

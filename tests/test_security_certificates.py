@@ -4,10 +4,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-from base64 import b64encode
+from base64 import b64encode, encodebytes
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -84,6 +86,24 @@ def test_a_malformed_or_reserved_hospital_name_is_refused(name: str) -> None:
     with pytest.raises(CertificateError, match=r"lower-case letters, digits and hyphens|is reserved") as refused:
         hospital(name)
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")  # which some damage makes
+@pytest.mark.parametrize("read", [certificates.read_request, certificates.read_certificates])
+def test_damaged_content_is_a_certificate_error(read: Callable[[Path], Any], signer: Signer, tmp_path: Path) -> None:
+    """Every byte in turn, since `cryptography` has errors of many types for what is not of the form."""
+    key, path = issuing.make_key(), tmp_path / "damaged.pem"
+    is_request = read is certificates.read_request
+    made = issuing.make_request(hospital("a"), key) if is_request else signer.sign(hospital("a"), key)
+    whole, kind = made.public_bytes(Encoding.DER), "CERTIFICATE REQUEST" if is_request else "CERTIFICATE"
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        text = encodebytes(damaged).decode()
+        path.write_text(f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n")
+        with suppress(CertificateError):
+            parsed = read(path)
+            certificates.party_of(parsed if is_request else parsed[0])
 
 
 # What OpenSSL sees

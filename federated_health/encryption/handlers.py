@@ -47,6 +47,7 @@ def train(message: Message, context: Context) -> RecordDict:
     reply = decrypted.reply(vectors.flatten(update.weights, share), update.examples)
     distance = distance_between(update.weights, decrypted.weights)
     decrypted.state.update({_ROUND: decrypted.round_number, _DISTANCE: distance})
+    decrypted.state.pop(_LOSS, None)  # of an earlier round
     if update.loss is not None:
         decrypted.state[_LOSS] = update.loss
     context.state[_LAST_WEIGHTS] = weights_to_record(decrypted.weights)

@@ -84,6 +84,7 @@ class EncryptedRun(FederatedRun):
             trained = self.participants.repeat_until_enough(number, partial(self._ask_for_updates, number))
             self.participants.note_absent(number, trained)
             average, scale = self._add(trained), 1.0 / sum(self._shares[reply.hospital] for reply in trained)
+            assert average, "a round has at least min_updates updates"
             evaluated = self._evaluate(number, average, scale, {reply.hospital for reply in trained})
             if figures := self._add(evaluated):
                 self._add_to_block(number, figures)

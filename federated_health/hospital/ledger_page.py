@@ -172,7 +172,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     ):
         raise ValueError("not a message")
     numbers = [entry.get("bytes"), *(size for item in entry["records"] for size in (item.get("bytes"), *item["shape"]))]
-    numbers += [] if entry.get("round") is None else [entry["round"]]
+    if type(entry.get("round")) not in (int, type(None)):  # a server chooses it, so any whole number is shown
+        raise ValueError("not a round")
     if any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("not a number")
     try:

@@ -235,18 +235,22 @@ class PrivacyBudget:
             raise PrivacyError(f"{self.path}: has lost lines that it held; put back the earlier file")
         file.seek(self._bytes_read)
         lines = file.read(size - self._bytes_read).splitlines(keepends=True)
+        spent, end = [], self._bytes_read
         for number, line in enumerate(lines, start=1):
             try:
                 if line != b"\n":  # written before the next line where the last one had no line break
-                    self._spent.add(*read_line(line))
-                    self._counted_for = None
+                    spent.append(read_line(line))
             except ValueError:
                 if number == len(lines) and is_incomplete(line):
-                    return
+                    break
                 file.seek(0)
-                line_number = file.read(self._bytes_read).count(b"\n") + 1
+                line_number = file.read(end).count(b"\n") + 1
                 raise PrivacyError(
                     f"{self.path}, line {line_number}: is not a line of a privacy budget; put back the file as it was, "
                     "since without it the privacy spent is not known"
                 ) from None
-            self._bytes_read += len(line)
+            end += len(line)
+        for spend in spent:  # only now: a file that is refused counts for nothing
+            self._spent.add(*spend)
+            self._counted_for = None
+        self._bytes_read = end

@@ -31,7 +31,7 @@ Parsed = TypeVar("Parsed")
 PURPOSES = {Role.HOSPITAL: ExtendedKeyUsageOID.CLIENT_AUTH, Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH}
 
 MALFORMED = (
-    *(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
+    *(ValueError, TypeError, KeyError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion),
     *(x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
 )
 """Errors of `cryptography` on content of another form, or with another signature."""
@@ -136,6 +136,7 @@ def party_of(signed: Signed) -> Party:
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
+        common_name = name_of(signed.subject)
     except x509.UnsupportedGeneralNameType:
         raise CertificateError("it holds names of an unknown kind") from None
     except MALFORMED:
@@ -143,10 +144,10 @@ def party_of(signed: Signed) -> Party:
     if purposes == [PURPOSES[Role.SERVER]]:
         party = server(hosts)
     elif purposes == [PURPOSES[Role.HOSPITAL]]:
-        party = hospital(name_of(signed.subject))
+        party = hospital(common_name)
     else:
         raise CertificateError("its purpose is neither hospital alone nor server alone")
-    if party.name[:64] != name_of(signed.subject):
+    if party.name[:64] != common_name:
         raise CertificateError("its subject is not the first of its hosts")
     return party
 

@@ -109,8 +109,10 @@ def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity
     """What is wrong with the server's certificate, by the one that it shows to any client, not verified."""
     shown: x509.Certificate | None = None
     party: Party | None = None
-    with suppress(OSError, ValueError, CertificateError):
+    theirs = ""
+    with suppress(OSError, CertificateError, *certificates.MALFORMED):
         shown = certificates.parse_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
+        theirs = f", {certificates.name_of(shown.issuer)!r}"
         party = certificates.party_of(shown)
     match error.verify_code:
         case 9 | 10:  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -121,6 +123,5 @@ def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity
             return f"the server's certificate is not for {host}, but for {hosts}"
         case 26:  # X509_V_ERR_INVALID_PURPOSE
             return f"the certificate shown there is not a server's{f', but for {party}' if party else ''}"
-    theirs = f", {certificates.name_of(shown.issuer)!r}" if shown else ""
     ours = certificates.name_of(identity.authority.subject)
     return f"the server's certificate was signed by another authority{theirs}; expected this hospital's, {ours!r}"

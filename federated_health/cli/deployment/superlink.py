@@ -157,9 +157,12 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         certificate = certificates.read_certificates(path)[0]
         if not certificates.is_issued_by(certificate, identity.authority):
             raise CertificateError(f"{path}: was not signed by the authority of {identity.folder}")
+        try:
+            name = certificates.party_of(certificate).name
+        except CertificateError as error:
+            raise CertificateError(f"{path}: {error}") from None
         if admission.rejection_reason(certificate, Role.HOSPITAL):
             continue
-        name = certificates.party_of(certificate).name
         if name not in hospitals or hospitals[name].not_valid_before_utc <= certificate.not_valid_before_utc:
             hospitals[name] = certificate
     if not hospitals:
