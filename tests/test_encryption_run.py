@@ -662,13 +662,15 @@ def test_a_private_round_has_no_training_loss_of_an_earlier_round(
     plan = PrivacyPlan(
         epsilon=2.0, delta=1e-5, clip=1.0, sampling_rate=0.5, learning_rate=0.5, steps=2, rounds=5, run="0" * 16
     ).to_config()
-    registration = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, SUMS_WITHHELD: True, **plan}
+    task = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash}
+    registration: dict[str, Any] = {**task, SUMS_WITHHELD: True, **plan}
     handlers.answer(Message(RecordDict({CONFIG: ConfigRecord(registration)}), node, "query.statistics"), context)
     for kind in (messages.TRAIN, messages.EVALUATE):
         content = federation._content(config={**plan, ROUND: 2, messages.SHARE: 0.5, messages.IS_COUNTED: True})
         reply = handlers.answer(Message(content, node, kind), context)
 
-    key = load_key(context.state.config_records[handlers.ENCRYPTED_RUN]["key"])
+    state: Mapping[str, Any] = context.state.config_records[handlers.ENCRYPTED_RUN]
+    key = load_key(state["key"])
     sums = key.decrypt(messages.read_chunks(reply.content, messages.VECTOR), SLOTS)
     figures = read_round(2, sums, federation._patients)
     assert figures.train_loss is None

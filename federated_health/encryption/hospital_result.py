@@ -26,7 +26,8 @@ from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microag
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.report.run_page import RunSummary, metrics_of, write_run_report
+from federated_health.report.run_page import metrics_of, write_run_report
+from federated_health.report.run_summary import RunSummary
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings, read_defaults
 
 RESULT, OWN_BENEFIT, OWN_ROUND = "result", "benefit", "round-"

@@ -1,7 +1,6 @@
 """Sections of a run's page with charts, drawn only from what hospitals released."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,7 @@ from federated_health.report import sections
 from federated_health.report.charts import draw_learning_curves
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Block, Picture, Section
-
-if TYPE_CHECKING:
-    from federated_health.report.run_page import RunSummary
+from federated_health.report.run_summary import RunSummary
 
 Array = npt.NDArray[np.float64]
 
@@ -41,7 +38,7 @@ _TRAINING_LOSS = (
 )
 
 
-def learning_curves(run: "RunSummary") -> Iterator[Section]:
+def learning_curves(run: RunSummary) -> Iterator[Section]:
     """Losses of every round; nothing if no round is known."""
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in run.rounds]
     names = [*sorted({name for record in run.rounds for name in record.hospitals}), FEDERATION]
@@ -63,7 +60,7 @@ def learning_curves(run: "RunSummary") -> Iterator[Section]:
         yield Section("Learning curves", pictures)
 
 
-def curves_of_run(run: "RunSummary") -> Iterator[Section]:
+def curves_of_run(run: RunSummary) -> Iterator[Section]:
     """ROC and calibration curves of released cells; nothing if no hospital released both classes."""
     scores = {name: _log_odds(evaluation) for name, evaluation in run.evaluations.items()}
     has_both = {name: part for name, part in scores.items() if all(map(len, part))}
@@ -101,7 +98,7 @@ def _log_odds(evaluation: Evaluation) -> list[Array]:
     return [spread_patients(np.zeros((0, 3)) if part is None else part) for part in cells]
 
 
-def confusion_of_run(run: "RunSummary") -> Iterator[Section]:
+def confusion_of_run(run: RunSummary) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
     if run.stopped and not counts:  # then the threshold is that of the rounds
@@ -115,7 +112,7 @@ def confusion_of_run(run: "RunSummary") -> Iterator[Section]:
     yield sections.confusion_section(matrices, caption.strip())
 
 
-def holdings_of_run(run: "RunSummary") -> Iterator[Section]:
+def holdings_of_run(run: RunSummary) -> Iterator[Section]:
     """Class balance and missing cells of every hospital, as far as they were released."""
     task = get_task(run.config.task)
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
@@ -134,7 +131,7 @@ def holdings_of_run(run: "RunSummary") -> Iterator[Section]:
     )
 
 
-def importance_of_run(run: "RunSummary") -> Iterator[Section]:
+def importance_of_run(run: RunSummary) -> Iterator[Section]:
     """Permutation importance of the columns; nothing if hospitals were not asked."""
     if importance := run.figures.get("importance"):
         patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital."

@@ -21,7 +21,7 @@ from federated_health.setting_fields import PROJECT_FILE, Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_page import RunSummary
+    from federated_health.report.run_summary import RunSummary
 
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
@@ -142,7 +142,7 @@ def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_page.RunSummary(
+    summary: RunSummary = report.load().run_summary.RunSummary(
         config=run.train_config(),
         figures=figures,
         settings=run.settings,
