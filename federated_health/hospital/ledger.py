@@ -19,6 +19,7 @@ system.
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import BytesIO, FileIO
@@ -31,6 +32,7 @@ from flwr.app import Array, Message
 from federated_health.errors import LedgerError
 from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
+from federated_health.messages.records import array_header
 
 ERROR = "error"
 """Record of an error reply."""
@@ -136,6 +138,8 @@ def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: b
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:
     """Shape and dtype as NumPy's own header in the bytes says them; as Flower says them where there is none."""
+    if array.data.startswith(header := array_header(tuple(array.shape))):  # of weights: parsing it would take long
+        return _item(record, name, tuple(array.shape), "float32", memoryview(array.data)[len(header) :])
     buffer = BytesIO(array.data)
     try:
         np.lib.format.read_magic(buffer)
@@ -149,6 +153,10 @@ def _item_of(record: str, name: str, value: Any) -> Item:
     """An array, a number, text, bytes, or a list of one of the latter; several texts stand on lines of their own."""
     if isinstance(value, Array):
         return _item_of_array(record, name, value)
+    if type(value) is float:
+        return _item(record, name, (), "float64", struct.pack("<d", value))
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return _item(record, name, (), "int64", struct.pack("<q", value))
     values, shape = (value, (len(value),)) if isinstance(value, list) else ([value], ())
     if values and all(isinstance(text, str) for text in values):
         return _item(record, name, shape, "text", "\n".join(values).encode())
