@@ -58,7 +58,7 @@ def test_an_attack_that_says_the_same_of_everybody_has_auc_one_half_and_finds_no
 
 
 def test_the_auc_is_the_mean_over_runs() -> None:
-    """Of the pairs of a member and another, 4 of 4 are right in the first run and 1 of 4 in the second."""
+    """Pairs of a member and another: 4 of 4 are right in the first run, and 1 of 4 in the second."""
     members = np.array([[True, True, False, False], [True, False, True, False]])
     scores = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 3.0, 4.0, 5.0]])
     assert measure_attack(scores, members, 1).roc_auc.value == pytest.approx((1.0 + 0.25) / 2)

@@ -223,7 +223,7 @@ def run_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, **options: Any
 
 
 def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
-    """Of 16 models one is left, and the journal holds four of another strategy besides."""
+    """One of 16 models is left, and the journal holds four of another strategy besides."""
     others = [Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
     journal = journal_in(tmp_path)
     for place, fit in enumerate([*FITS[:15], *others]):

@@ -10,7 +10,7 @@ PROTOS = original_protos()
 OUTCOMES = {"accepted", "error reply", "malformed", "not a message", "too large"}
 SIZE = MAX_BYTES - 1000
 MAX_MEMORY = 8 * MAX_BYTES
-"""Of Python's own."""
+"""Limit of the memory that Python itself allocates."""
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -325,7 +325,7 @@ def test_probability_of_a_record_by_simulation(hospital: int, changes: dict[str,
 
 
 def gap(labels: Vector, probability: Vector) -> float:
-    """Of the positives that were drawn and those expected, in standard errors."""
+    """Difference between drawn and expected positives, in standard errors."""
     return abs(float((labels - probability).sum() / np.sqrt((probability * (1 - probability)).sum())))
 
 

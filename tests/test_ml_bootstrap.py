@@ -50,7 +50,7 @@ def test_the_auc_of_a_draw_is_scikit_learn_s_with_times_as_weights_ties_included
 
 
 def test_ties_worked_by_hand() -> None:
-    """Of 2 x 3 pairs the positive scores higher in 3 and the same in 2."""
+    """The positive scores higher in 3 of 2 x 3 pairs, and the same in 2."""
     scores, labels = np.array([0.0, 1.0, 1.0, 2.0, 1.0]), np.array([0, 0, 0, 1, 1])
 
     assert roc_auc_draws(scores, labels, np.ones((5, 1))) == pytest.approx([(3 + 1 + 2 * 0.5) / 6])
@@ -84,7 +84,7 @@ def test_every_draw_holds_as_many_patients_of_each_class_as_there_are(positives:
 
 
 def test_each_patient_is_drawn_as_often_as_with_replacement() -> None:
-    """Of 8 drawn out of 8, a patient's number is binomial: mean 1, variance 7/8, and 0 with probability (7/8)^8."""
+    """With 8 drawn out of 8, how often a patient is drawn is binomial: mean 1, variance 7/8, and 0 with (7/8)^8."""
     times = resample(labels_of(8, 0), 20_000, seed=1)
 
     assert times.mean(axis=1) == pytest.approx(np.ones(8), abs=0.03)  # four deviations of a mean: 0.026

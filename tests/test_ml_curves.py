@@ -239,7 +239,7 @@ def test_weights_worked_by_hand() -> None:
 
 
 def test_a_group_of_equal_risk_is_in_the_bin_of_its_middle() -> None:
-    """Of 40 patients the 16th to the 30th, whose middle is beyond the half."""
+    """The 16th to the 30th of 40 patients, whose middle is beyond the half."""
     curve = calibration_curve(np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0, 0.0]), np.array([15.0, 15.0, 10.0]))
 
     assert curve.patients.tolist() == [15.0, 25.0]

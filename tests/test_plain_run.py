@@ -68,7 +68,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     app = ClientApp()
 
     def count(message: Message, rows: int) -> Counts:
-        """Of held-out rows that are all predicted rightly; the loss depends on the weights."""
+        """Counts of held-out rows that are all predicted rightly; the loss depends on the weights."""
         arrays = message.content.array_records["arrays"].values()
         loss = sum(float(np.abs(array.numpy().astype(np.float64)).sum()) for array in arrays)
         return Counts(true_positives=2 * rows, loss_sum=4.0 * rows + loss * 1e-9)

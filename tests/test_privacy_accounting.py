@@ -21,13 +21,13 @@ CASES = [(1.0, 0.5, 32), (2.0, 0.5, 32), (8.0, 0.5, 32), (1.0, 0.05, 200), (4.0,
 
 
 def analytic_delta(epsilon: float, noise: float, steps: int) -> float:
-    """Of Gaussians that everyone is in (Balle & Wang 2018, theorem 8), of which several are one with less noise."""
+    """Delta of unsampled Gaussians (Balle & Wang 2018, theorem 8); several are one with less noise."""
     mu = math.sqrt(steps) / noise
     return float(norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu))
 
 
 def integrated_delta(epsilon: float, noise: float, rate: float) -> float:
-    """Of one sampled Gaussian: the hockey-stick divergence between its two densities, the worse way round."""
+    """Delta of one sampled Gaussian: the hockey-stick divergence between its two densities, the worse way round."""
 
     def divergence(x: float, sign: int) -> float:
         without = float(norm.pdf(x, 0, noise))

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, kstest, norm
 from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, _gaussians, gaussian_noise, poisson_sample
 
 MIN_P = 1e-9
-"""Of a test on true randomness: that it fails by chance is not to be expected in a lifetime."""
+"""Probability that a test on true randomness fails by chance: not to be expected in a lifetime."""
 
 Stream = Callable[[int], bytes]
 

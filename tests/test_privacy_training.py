@@ -74,7 +74,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
 
 
 def gradient_of(weights: list[Exact], patient: Exact, label: float) -> list[Exact]:
-    """Of one patient's cross-entropy, by hand."""
+    """Gradient of one patient's cross-entropy, by hand."""
     hidden = patient if len(weights) == 2 else np.maximum(patient @ weights[0] + weights[1], 0)
     error = float(expit((hidden @ weights[-2] + weights[-1])[0])) - label
     last = [np.outer(hidden, [error]), np.array([error])]

@@ -138,7 +138,7 @@ VARYING = r"\.\.\.|;|\d+|NAME|\bX\b|\bhospital\b|\bcolumn\b|\bprotocol\b|\bcerti
 
 
 def test_messages_are_quoted_as_the_program_words_them() -> None:
-    """Of each message in the table, every run of words between what varies stands in the program."""
+    """The fixed parts of each message in the table stand in the program."""
     said = words_of_the_program()
     rows = section_of("docs/operating.md", "A message, and what to do").splitlines()
     cells = [row.split("|")[2] for row in rows if row.startswith(("| client |", "| server |"))]

@@ -214,7 +214,7 @@ def read_update(declared: Mapping[int, float], node: int, content: RecordDict) -
 def run_rounds(
     strategy: str, text: str, hospitals: int, rounds: int = 3, spread: float = 0.3
 ) -> Iterator[tuple[Exact, Exact, Exact, Exact, Exact]]:
-    """Of each round: weights before, updates, rows, losses, and weights after, by Flower."""
+    """For each round: weights before, updates, rows, losses, and weights after, by Flower."""
     chosen, weights = built(strategy, text), weights_of("start")
     for number in range(1, rounds + 1):
         after = run_round(chosen, number, weights, hospitals, spread)
