@@ -78,31 +78,31 @@ def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11))
     )
 
 
-def federation_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
+def run_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
     """The federation as it is when a run has ended."""
-    federation = PlainRun(
+    run = PlainRun(
         InProcessTransport(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
     )
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
-    federation.registrations = {
+    run.registrations = {
         name: Registration(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
         for name, one in hospitals.items()
     }
-    federation.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
-    federation.threshold = 0.42
-    federation.history = list(rounds_of(hospitals))
-    federation.normalisation = public_normalisation(HEART_DISEASE.measurements)
-    return federation
+    run.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
+    run.threshold = 0.42
+    run.history = list(rounds_of(hospitals))
+    run.normalisation = public_normalisation(HEART_DISEASE.measurements)
+    return run
 
 
-def figures_of(federation: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any]:
+def figures_of(run: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any]:
     """As `PlainRun.evaluate_finally` returns them."""
     rows = {name: one.train for name, one in hospitals.items()}
     benefits = {name: one.benefit for name, one in hospitals.items() if one.benefit}
     return {
-        **summarise_run(federation.evaluations, rows),
-        **summarise_benefits(benefits, federation.evaluations, HEART_DISEASE),
+        **summarise_run(run.evaluations, rows),
+        **summarise_benefits(benefits, run.evaluations, HEART_DISEASE),
     }
 
 
@@ -123,8 +123,8 @@ def rounds_of(hospitals: Mapping[str, Replies]) -> list[Round]:
 
 def page_of(hospitals: Mapping[str, Replies], **settings: Any) -> Page:
     """The page of a run that went to its end."""
-    federation = federation_of(hospitals, **settings)
-    return page_of_run(summarise(federation, figures_of(federation, hospitals), stopped=False, facts=FACTS))
+    run = run_of(hospitals, **settings)
+    return page_of_run(summarise(run, figures_of(run, hospitals), stopped=False, facts=FACTS))
 
 
 # Parts of a page

@@ -299,7 +299,7 @@ def hungary(hospitals_folder: Path) -> Hospital:
     return load_hospital(hospitals_folder / "client_2.csv", HEART_DISEASE, "hungary", 42)
 
 
-def federation_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
+def run_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
     from client import app
 
     settings = replace(
@@ -312,10 +312,10 @@ def federation_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
 def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary: Hospital, model: str) -> None:
-    federation = federation_of([hungary], model=model, appraisal=False)
-    federation.run()
-    told = federation.train_config()
-    alone = handlers.local_model(hungary, told.model, told.normalisation).score(federation.weights)
+    run = run_of([hungary], model=model, appraisal=False)
+    run.run()
+    told = run.train_config()
+    alone = handlers.local_model(hungary, told.model, told.normalisation).score(run.weights)
 
     # Whatever scale a larger federation has, a hospital's own model has its own.
     wide = replace(told, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
@@ -327,10 +327,10 @@ def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary:
 
 @pytest.mark.slow
 def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospital) -> None:
-    federation = federation_of([hungary], model="logistic", rounds=20, appraisal=False)
-    federation.run()
-    told = federation.train_config()
-    weights = {name: array.copy() for name, array in federation.weights.items()}
+    run = run_of([hungary], model="logistic", rounds=20, appraisal=False)
+    run.run()
+    told = run.train_config()
+    weights = {name: array.copy() for name, array in run.weights.items()}
     ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
     weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0
 
@@ -365,7 +365,7 @@ def test_a_run_asks_for_appraisals_and_a_hospital_logs_its_own(
     others = replace(hungary, name="a-copy")
 
     with caplog.at_level(logging.INFO):
-        figures = federation_of([hungary, others]).run()
+        figures = run_of([hungary, others]).run()
 
     assert list(figures["joining"]) == ["a-copy", "hungary"]
     one = figures["joining"]["hungary"]
@@ -373,4 +373,4 @@ def test_a_run_asks_for_appraisals_and_a_hospital_logs_its_own(
     assert one["difference"]["value"] == pytest.approx(one["roc_auc"]["value"] - one["own_roc_auc"])
     assert any("joining: " in record.message for record in caplog.records)
     assert set(figures["importance"]) == set(HEART_DISEASE.column_names)
-    assert "joining" not in federation_of([hungary, others], appraisal=False).run()
+    assert "joining" not in run_of([hungary, others], appraisal=False).run()

@@ -245,15 +245,15 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
     split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
     job = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="b")
     hospitals = {name: cohort.hospital(name, rows) for name, rows in split.items() if name != "b"}
-    federation = open_run(hospitals, settings_for(job, protocol, 3), app)
-    federation.run()
-    kernel, bias = (array.astype(np.float64) for array in federation.weights.values())
-    assert federation.normalisation is not None
+    federated_run = open_run(hospitals, settings_for(job, protocol, 3), app)
+    federated_run.run()
+    kernel, bias = (array.astype(np.float64) for array in federated_run.weights.values())
+    assert federated_run.normalisation is not None
     values = cohort.tables["b"][list(HEART_DISEASE.column_names)].iloc[split["b"].test]
     expected = np.full(len(values), bias[0])
     names = [column.name for column in HEART_DISEASE.measurements]
-    means = dict(zip(names, federation.normalisation.mean, strict=True))
-    variances = dict(zip(names, federation.normalisation.variance, strict=True))
+    means = dict(zip(names, federated_run.normalisation.mean, strict=True))
+    variances = dict(zip(names, federated_run.normalisation.variance, strict=True))
     for column, place in zip(HEART_DISEASE.columns, HEART_DISEASE.feature_slices, strict=True):
         if column.name in ("age", "chol"):
             scaled = (values[column.name].to_numpy() - means[column.name]) / variances[column.name] ** 0.5

@@ -132,9 +132,9 @@ def hospitals(paths: dict[str, Path], identities: dict[str, Path]) -> Hospitals:
 
 def plain_run(paths: Mapping[str, Path], settings: Settings) -> PlainRun:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in paths.items()}
-    federation = PlainRun(InProcessTransport(handlers.answer, contexts), replace(settings, encrypt=False))
-    federation.run()
-    return federation
+    federated_run = PlainRun(InProcessTransport(handlers.answer, contexts), replace(settings, encrypt=False))
+    federated_run.run()
+    return federated_run
 
 
 def weights_at(hospitals: Hospitals, name: str) -> Weights:
@@ -161,8 +161,8 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
     hospitals: Hospitals, paths: dict[str, Path], changes: dict[str, Any]
 ) -> None:
     settings = settings_of(**changes)
-    federation = EncryptedRun(Grid(hospitals), settings)
-    assert federation.run() == {"encrypted": True, "has_result": list(NAMES)}
+    federated_run = EncryptedRun(Grid(hospitals), settings)
+    assert federated_run.run() == {"encrypted": True, "has_result": list(NAMES)}
     plain = plain_run(paths, settings)
     for name in NAMES:
         assert 0 < furthest(weights_at(hospitals, name), plain.weights) < 1e-6
@@ -199,16 +199,16 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     )
     result = remembered_result(hospitals.contexts["hungary"])
     assert result is not None
-    federation = result.figures["federation"]
-    assert (federation["train_examples"], federation["test_examples"]) == (689, 231)
-    assert (federation["accuracy"], federation["f1"]) == (counts.accuracy, counts.f1)
-    assert federation["precision"] == counts.true_positives / (counts.true_positives + counts.false_positives)
-    assert federation["recall"] == counts.true_positives / counts.positives
-    assert federation["brier"] == pytest.approx(counts.squared_error_sum / counts.examples, abs=1e-6)
+    together = result.figures["federation"]
+    assert (together["train_examples"], together["test_examples"]) == (689, 231)
+    assert (together["accuracy"], together["f1"]) == (counts.accuracy, counts.f1)
+    assert together["precision"] == counts.true_positives / (counts.true_positives + counts.false_positives)
+    assert together["recall"] == counts.true_positives / counts.positives
+    assert together["brier"] == pytest.approx(counts.squared_error_sum / counts.examples, abs=1e-6)
     exact = roc_auc(np.concatenate(scores), np.concatenate(labels))
-    assert federation["roc_auc"] == pytest.approx(exact, abs=0.002)
+    assert together["roc_auc"] == pytest.approx(exact, abs=0.002)
     aucs = [roc_auc(score, label) for score, label in zip(scores, labels, strict=True)]
-    assert federation["mean_roc_auc"] == pytest.approx(np.mean([one for one in aucs if one is not None]), abs=1e-6)
+    assert together["mean_roc_auc"] == pytest.approx(np.mean([one for one in aucs if one is not None]), abs=1e-6)
     assert list(result.figures["hospitals"]) == list(result.figures["joining"]) == ["hungary"]
     assert result.figures["hospitals"]["hungary"]["roc_auc"] == aucs[1]
     assert [one.number for one in result.rounds] == list(range(1, ROUNDS + 1))
@@ -290,13 +290,13 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
 
 
 def test_the_server_is_left_with_no_key_and_no_normalisation(hospitals: Hospitals) -> None:
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.run()
-    assert not federation._adder._context.has_secret_key()
-    assert federation.train_config().normalisation.mean == ()
-    assert federation.threshold == 0.5
-    assert all(one.train_loss is None and one.counts is None for one in federation.history[-1].hospitals.values())
-    assert federation.weights is None
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.run()
+    assert not federated_run._adder._context.has_secret_key()
+    assert federated_run.train_config().normalisation.mean == ()
+    assert federated_run.threshold == 0.5
+    assert all(one.train_loss is None and one.counts is None for one in federated_run.history[-1].hospitals.values())
+    assert federated_run.weights is None
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -305,9 +305,9 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
 ) -> None:
     caplog.set_level(logging.INFO)
     grid = Grid(hospitals, tells=tells)
-    federation = EncryptedRun(grid, settings_of(rounds=6))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(grid, settings_of(rounds=6))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     grid.dies_at["cleveland"] = messages.TRAIN  # who had made the key
     assert list(next(rounds).hospitals) == ["hungary", "switzerland", "va-long-beach"]
@@ -323,7 +323,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     grid.present.add("hungary")
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
-    federation.evaluate()
+    federated_run.evaluate()
     assert furthest(weights_at(hospitals, "hungary"), weights_at(hospitals, "va-long-beach")) == 0.0
     result = remembered_result(hospitals.contexts["cleveland"])
     assert result is not None
@@ -335,7 +335,7 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
         689,
         689,
     ]
-    assert federation.problems.absent == {"cleveland": 1}
+    assert federated_run.problems.absent == {"cleveland": 1}
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "average"])
@@ -343,9 +343,9 @@ def test_a_round_without_one_is_the_mean_of_the_others(
     hospitals: Hospitals, paths: dict[str, Path], identities: dict[str, Path], strategy: str
 ) -> None:
     grid = Grid(hospitals)
-    federation = EncryptedRun(grid, settings_of(rounds=1, strategy=strategy))
+    federated_run = EncryptedRun(grid, settings_of(rounds=1, strategy=strategy))
     grid.dies_at["hungary"] = messages.TRAIN
-    federation.run()
+    federated_run.run()
     others = Hospitals(paths, identities)
     readable = Grid(others)
     plain = PlainRun(readable, settings_of(rounds=1, strategy=strategy, encrypt=False))
@@ -356,25 +356,25 @@ def test_a_round_without_one_is_the_mean_of_the_others(
 
 
 def test_a_hospital_that_was_started_anew_between_two_rounds_gets_the_key_before_the_next(hospitals: Hospitals) -> None:
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     hospitals.start("hungary")
     assert list(next(rounds).hospitals) == list(NAMES)
-    assert not federation.problems.unanswered
+    assert not federated_run.problems.unanswered
 
 
 def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospitals, paths: dict[str, Path]) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedRun(grid, settings_of(hospitals=3))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(grid, settings_of(hospitals=3))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     assert list(next(rounds).hospitals) == list(NAMES[:3])
     grid.present.add("va-long-beach")
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
-    federation.evaluate()
+    federated_run.evaluate()
     assert furthest(weights_at(hospitals, "va-long-beach"), weights_at(hospitals, "cleveland")) == 0.0
     of_three = plain_run({name: paths[name] for name in NAMES[:3]}, settings_of(hospitals=3))
     kept = handlers.final_model(hospitals.contexts["va-long-beach"])
@@ -435,9 +435,9 @@ def test_an_update_that_is_not_finite_is_not_encrypted_and_costs_its_hospital_on
         return replace(update, weights={name: np.full_like(one, value) for name, one in update.weights.items()})
 
     replaced(monkeypatch, "hungary", spoil)
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     assert "a number is not finite, or too large" in caplog.text
 
 
@@ -448,12 +448,12 @@ def test_an_average_that_moves_too_far_is_noticed_by_those_who_can_see_it(
         return replace(update, weights={name: one + 100 for name, one in update.weights.items()})
 
     replaced(monkeypatch, "hungary", spoil)
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    next(federation.rounds())
-    reasons = {reason for counted in federation.problems.unanswered.values() for reason in counted}
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    next(federated_run.rounds())
+    reasons = {reason for counted in federated_run.problems.unanswered.values() for reason in counted}
     assert reasons == {"the decrypted average moves the weights more than 30 times as far as its own update"}
-    assert "hungary" not in federation.problems.unanswered
+    assert "hungary" not in federated_run.problems.unanswered
 
 
 def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_finished(hospitals: Hospitals) -> None:
@@ -464,13 +464,13 @@ def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_
         return reply
 
     hospitals.spoilt["hungary", messages.TRAIN] = other
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
     with pytest.raises(RunError, match="round 1: no hospital could use the average of the encrypted updates"):
-        next(federation.rounds())
-    reasons = {reason for counted in federation.problems.unanswered.values() for reason in counted}
+        next(federated_run.rounds())
+    reasons = {reason for counted in federated_run.problems.unanswered.values() for reason in counted}
     assert reasons == {"the decrypted average is none that hospitals can have sent"}
-    assert federation.last_round is None
+    assert federated_run.last_round is None
 
 
 @pytest.mark.parametrize(
@@ -492,17 +492,17 @@ def test_a_spoilt_ciphertext_costs_its_own_reply_only(
         return reply
 
     hospitals.spoilt["hungary", messages.TRAIN] = spoilt
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    assert reason in next(iter(federation.problems.rejected["hungary"]))
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
+    assert reason in next(iter(federated_run.problems.rejected["hungary"]))
 
 
 def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedRun(grid, settings_of(hospitals=3))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(grid, settings_of(hospitals=3))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     grid.dies_at["hungary"] = messages.TRAIN
     with pytest.raises(RunError, match="round 2: 2 of 3 hospitals were connected"):
@@ -513,15 +513,15 @@ def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.Log
 
 def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
     grid = Grid(hospitals, NAMES[:3])
-    federation = EncryptedRun(grid, settings_of(hospitals=3, rounds=2))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(grid, settings_of(hospitals=3, rounds=2))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     grid.dies_at["hungary"] = messages.EVALUATE
     next(rounds)
     grid.present.add("hungary")
     next(rounds)
     grid.dies_at["switzerland"] = messages.FINAL
-    federation.evaluate()
+    federated_run.evaluate()
     result = remembered_result(hospitals.contexts["cleveland"])
     assert result is not None
     assert [one.federation.counts is None for one in result.rounds] == [True, False]
@@ -532,36 +532,36 @@ def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
 def test_a_hospital_without_a_certificate_says_so(hospitals: Hospitals) -> None:
     hospitals.identities = {name: hospitals.identities[name] for name in NAMES if name != "hungary"}
     hospitals.start("hungary")
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "an encrypted run needs --tls: this hospital has no certificate"
-    assert reason in federation.problems.unanswered["hungary"]
+    assert reason in federated_run.problems.unanswered["hungary"]
 
 
 def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(hospitals: Hospitals) -> None:
     hospitals.identities = {**hospitals.identities, "hungary": hospitals.identities["cleveland"]}
     hospitals.start("hungary")
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    assert set(federation.problems.unanswered["hungary"]) == {"its certificate cannot be used"}
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    assert set(federated_run.problems.unanswered["hungary"]) == {"its certificate cannot be used"}
 
 
 def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospitals, tmp_path: Path) -> None:
     _, foreign = make_demo_identities(tmp_path / "tls", NAMES)
     hospitals.identities = {**hospitals.identities, "hungary": foreign["hungary"]}
     hospitals.start("hungary")
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    assert list(next(federation.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
     reason = "cleveland does not trust its certificate with the run's key"
-    assert reason in federation.problems.rejected["hungary"]
+    assert reason in federated_run.problems.rejected["hungary"]
     assert "key" not in hospitals.contexts["hungary"].state[handlers.ENCRYPTED_RUN]
 
 
 def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hospitals: Hospitals) -> None:
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
     plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
@@ -575,17 +575,17 @@ def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
     plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
-    federation = EncryptedRun(Grid(hospitals), settings_of(rounds=1))
-    assert federation.run()["has_result"] == list(NAMES)
+    federated_run = EncryptedRun(Grid(hospitals), settings_of(rounds=1))
+    assert federated_run.run()["has_result"] == list(NAMES)
 
 
 def test_a_stopped_run_leaves_hospitals_what_the_finished_rounds_gave(hospitals: Hospitals) -> None:
-    federation = EncryptedRun(Grid(hospitals), settings_of())
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = EncryptedRun(Grid(hospitals), settings_of())
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     next(rounds)
-    assert federation.figures_of_last_round()["has_result"] == list(NAMES)
+    assert federated_run.figures_of_last_round()["has_result"] == list(NAMES)
     result = remembered_result(hospitals.contexts["hungary"])
     assert result is not None
     assert result.stopped
@@ -606,8 +606,8 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
     hospitals.paths = copies
     for name in NAMES:
         hospitals.start(name)
-    federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0, appraisal=True))
-    assert federation.run()["has_result"] == list(NAMES)
+    federated_run = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0, appraisal=True))
+    assert federated_run.run()["has_result"] == list(NAMES)
     kinds = {kind for _, kind in hospitals.asked}
     assert not kinds & {messages.SUMS, messages.THRESHOLD}
     result = remembered_result(hospitals.contexts["hungary"])
@@ -638,11 +638,11 @@ def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -
 def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospitals: Hospitals, kind: str) -> None:
     for name in NAMES:
         hospitals.start(name)
-    federation = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
-    federation.gather()
-    question = federation._content(config={ROUND: 1, messages.ASKS_BENEFIT: True})
+    federated_run = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
+    federated_run.gather()
+    question = federated_run._content(config={ROUND: 1, messages.ASKS_BENEFIT: True})
     if kind == messages.SUMS:
-        question = RecordDict({CONFIG: federation._keys.config(**{messages.PATIENTS: 900})})
+        question = RecordDict({CONFIG: federated_run._keys.config(**{messages.PATIENTS: 900})})
 
     with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|joined a run with differential privacy"):
         handlers.answer(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])
@@ -655,9 +655,9 @@ def test_a_private_round_has_no_training_loss_of_an_earlier_round(
     own = tmp_path / "a.csv"  # its budget file lies beside it
     own.write_bytes(paths["hungary"].read_bytes())
     hospitals = Hospitals({**paths, "hungary": own}, identities)
-    federation = EncryptedRun(Grid(hospitals), settings_of(rounds=1))
-    federation.gather()
-    next(federation.rounds())
+    federated_run = EncryptedRun(Grid(hospitals), settings_of(rounds=1))
+    federated_run.gather()
+    next(federated_run.rounds())
     context, node = hospitals.contexts["hungary"], node_id_of("hungary")
     plan = PrivacyPlan(
         epsilon=2.0, delta=1e-5, clip=1.0, sampling_rate=0.5, learning_rate=0.5, steps=2, rounds=5, run="0" * 16
@@ -666,11 +666,11 @@ def test_a_private_round_has_no_training_loss_of_an_earlier_round(
     registration: dict[str, Any] = {**task, SUMS_WITHHELD: True, **plan}
     handlers.answer(Message(RecordDict({CONFIG: ConfigRecord(registration)}), node, "query.statistics"), context)
     for kind in (messages.TRAIN, messages.EVALUATE):
-        content = federation._content(config={**plan, ROUND: 2, messages.SHARE: 0.5, messages.IS_COUNTED: True})
+        content = federated_run._content(config={**plan, ROUND: 2, messages.SHARE: 0.5, messages.IS_COUNTED: True})
         reply = handlers.answer(Message(content, node, kind), context)
 
     state: Mapping[str, Any] = context.state.config_records[handlers.ENCRYPTED_RUN]
     key = load_key(state["key"])
     sums = key.decrypt(messages.read_chunks(reply.content, messages.VECTOR), SLOTS)
-    figures = read_round(2, sums, federation._patients)
+    figures = read_round(2, sums, federated_run._patients)
     assert figures.train_loss is None

@@ -82,9 +82,9 @@ def equal(one: Weights, other: Weights) -> bool:
 
 
 def undisturbed(chosen: Settings) -> PlainRun:
-    federation = PlainRun(ComingAndGoing(three_with_scores()), chosen)
-    federation.run()
-    return federation
+    federated_run = PlainRun(ComingAndGoing(three_with_scores()), chosen)
+    federated_run.run()
+    return federated_run
 
 
 # Rounds that are repeated
@@ -94,12 +94,12 @@ def undisturbed(chosen: Settings) -> PlainRun:
 def test_a_round_that_lacks_a_hospital_is_repeated_and_leaves_no_trace_in_the_weights(strategy: str) -> None:
     chosen = settings(strategy=strategy)
     failing = Failing("c", "train", 4, after=1)
-    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), chosen)
-    federation.run()
-    assert equal(federation.weights, undisturbed(chosen).weights)
-    assert [list(one.hospitals) for one in federation.history] == [["a", "b", "c"]] * 3
-    assert federation.problems.repeated_rounds == 4
-    assert federation.problems.to_json()["unanswered"] == {"c": {"OSError at the hospital": 4}}
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), failing), chosen)
+    federated_run.run()
+    assert equal(federated_run.weights, undisturbed(chosen).weights)
+    assert [list(one.hospitals) for one in federated_run.history] == [["a", "b", "c"]] * 3
+    assert federated_run.problems.repeated_rounds == 4
+    assert federated_run.problems.to_json()["unanswered"] == {"c": {"OSError at the hospital": 4}}
     assert failing.asked["a", "train"] == 3 + 4
 
 
@@ -107,9 +107,9 @@ def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     failing = Failing("c", "train", 2, after=1)
-    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, rounds=5))
-    federation.run()
-    trained = [[one.train_loss is not None for one in record.hospitals.values()] for record in federation.history]
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, rounds=5))
+    federated_run.run()
+    trained = [[one.train_loss is not None for one in record.hospitals.values()] for record in federated_run.history]
     assert trained == [
         [True, True, True],
         [True, True],  # evaluated by the messages of round 3, to which c did not answer, either
@@ -117,15 +117,15 @@ def test_a_round_with_enough_updates_goes_on_without_the_others_and_says_so_once
         [True, True, True],
         [True, True, True],
     ]
-    assert [len([one for one in record.hospitals.values() if one.counts]) for record in federation.history] == [
+    assert [len([one for one in record.hospitals.values() if one.counts]) for record in federated_run.history] == [
         2,
         2,
         3,
         3,
         3,
     ]
-    assert federation.problems.to_json()["absent"] == {"c": 2}
-    assert federation.problems.repeated_rounds == 0
+    assert federated_run.problems.to_json()["absent"] == {"c": 2}
+    assert federated_run.problems.repeated_rounds == 0
     said = [
         record.getMessage() for record in caplog.records if re.match(r"round \d: (without|no)", record.getMessage())
     ]
@@ -141,23 +141,23 @@ def test_by_default_a_round_needs_more_than_half_of_the_hospitals() -> None:
 
 def test_repeating_ends_with_the_wait_in_one_line_that_names_who_is_lacking() -> None:
     failing = Failing("b", "train", 10**6, after=1)
-    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(wait=0.1))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(wait=0.1))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     with pytest.raises(RunError) as caught:
         next(rounds)
     assert re.match(r"round 2: 2 of 3 hospitals .* 3 are needed \(--min-hospitals\); .*\bb$", str(caught.value))
-    assert len(federation.history) == 1
+    assert len(federated_run.history) == 1
 
 
 @pytest.mark.parametrize("kind", ["evaluate.threshold", "evaluate.final"])
 def test_what_is_asked_at_the_end_is_asked_again_where_too_few_answer(kind: str) -> None:
     failing = Failing("b", kind, 2)
-    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings())
-    figures = federation.run()
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), failing), settings())
+    figures = federated_run.run()
     expected = undisturbed(settings())
-    assert federation.threshold == expected.threshold != 0.5
+    assert federated_run.threshold == expected.threshold != 0.5
     assert list(figures["hospitals"]) == ["a", "b", "c"]
     assert failing.asked["a", kind] == 1
     assert failing.asked["b", kind] == 3
@@ -173,36 +173,36 @@ def test_at_the_end_a_hospital_that_answers_nothing_is_asked_three_times() -> No
 def test_at_the_end_one_that_answers_nothing_is_asked_no_more_while_another_is_waited_for() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
     grid = ComingAndGoing(three_with_scores(), failing)
-    federation = PlainRun(grid, settings(wait=0.5))
-    federation.gather()
-    list(federation.rounds())
+    federated_run = PlainRun(grid, settings(wait=0.5))
+    federated_run.gather()
+    list(federated_run.rounds())
     grid.gone = {"c"}
-    assert list(federation.evaluate()["hospitals"]) == ["a"]
+    assert list(federated_run.evaluate()["hospitals"]) == ["a"]
     assert failing.asked["b", "evaluate.final"] == 3
 
 
 def test_at_the_end_enough_answers_are_enough() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
-    federation = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**7))
-    assert list(federation.run()["hospitals"]) == ["a", "c"]
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), failing), settings(min_hospitals=2, wait=10.0**7))
+    assert list(federated_run.run()["hospitals"]) == ["a", "c"]
     assert failing.asked["b", "evaluate.final"] == 1
 
 
 def test_at_the_end_a_hospital_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = PlainRun(grid, settings(wait=0.1))
-    federation.gather()
-    list(federation.rounds())
+    federated_run = PlainRun(grid, settings(wait=0.1))
+    federated_run.gather()
+    list(federated_run.rounds())
     grid.gone = {"b"}
-    assert list(federation.evaluate()["hospitals"]) == ["a", "c"]
+    assert list(federated_run.evaluate()["hospitals"]) == ["a", "c"]
     assert "evaluate.final: 2 of 3 hospitals answered" in caplog.text
 
 
 def test_an_evaluation_that_is_lacking_costs_its_counts_alone() -> None:
-    federation = PlainRun(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
-    federation.run()
-    assert equal(federation.weights, undisturbed(settings()).weights)
-    assert [one.hospitals["b"].counts is None for one in federation.history] == [False, False, True]
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), Failing("b", "evaluate", 10**6)), settings())
+    federated_run.run()
+    assert equal(federated_run.weights, undisturbed(settings()).weights)
+    assert [one.hospitals["b"].counts is None for one in federated_run.history] == [False, False, True]
 
 
 def kinds_asked(**changed: object) -> list[str]:
@@ -221,9 +221,9 @@ def test_a_round_is_one_message_and_the_last_is_evaluated_apart() -> None:
 def test_every_round_has_the_counts_that_its_own_weights_give() -> None:
     def counted(rounds: int) -> list[float]:
         hospitals = three_with_scores()
-        federation = PlainRun(ComingAndGoing(hospitals), settings(rounds=rounds))
-        federation.run()
-        return [one.federation.counts.loss_sum for one in federation.history if one.federation.counts]
+        federated_run = PlainRun(ComingAndGoing(hospitals), settings(rounds=rounds))
+        federated_run.run()
+        return [one.federation.counts.loss_sum for one in federated_run.history if one.federation.counts]
 
     assert counted(3) == [counted(1)[-1], counted(2)[-1], counted(3)[-1]]
     assert len(set(counted(3))) == 3
@@ -236,27 +236,27 @@ def test_ctrl_c_keeps_the_last_round_that_was_evaluated() -> None:
             raise KeyboardInterrupt
 
     asked: Counter[tuple[str, str]] = Counter()
-    federation = PlainRun(ComingAndGoing(three_with_scores(), interrupt), settings(rounds=5))
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run = PlainRun(ComingAndGoing(three_with_scores(), interrupt), settings(rounds=5))
+    federated_run.gather()
+    rounds = federated_run.rounds()
     assert next(rounds).number == 1
     with pytest.raises(KeyboardInterrupt):
         next(rounds)
-    assert equal(federation.weights, undisturbed(settings(rounds=1)).weights)
-    assert federation.figures_of_last_round()["federation"]["test_examples"] == 90
+    assert equal(federated_run.weights, undisturbed(settings(rounds=1)).weights)
+    assert federated_run.figures_of_last_round()["federation"]["test_examples"] == 90
 
 
 def test_a_round_is_finished_where_some_evaluate_it_and_too_few_train_in_the_next() -> None:
-    federation = PlainRun(
+    federated_run = PlainRun(
         ComingAndGoing(three_with_scores(), Failing("b", "train", 10**6, after=2)), settings(wait=0.1)
     )
-    federation.gather()
-    rounds = federation.rounds()
+    federated_run.gather()
+    rounds = federated_run.rounds()
     next(rounds)
     assert [name for name, hospital in next(rounds).hospitals.items() if hospital.counts] == ["a", "c"]
     with pytest.raises(RunError, match="round 3: 2 of 3 hospitals"):
         next(rounds)
-    assert equal(federation.weights, undisturbed(settings(rounds=2)).weights)
+    assert equal(federated_run.weights, undisturbed(settings(rounds=2)).weights)
 
 
 # Coming and going
@@ -265,47 +265,47 @@ def test_a_round_is_finished_where_some_evaluate_it_and_too_few_train_in_the_nex
 def test_hospitals_join_late_and_leave_between_rounds() -> None:
     grid = ComingAndGoing(three_with_scores())
     grid.gone = {"c"}
-    federation = PlainRun(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
-    federation.gather()
+    federated_run = PlainRun(grid, settings(hospitals=2, min_hospitals=1, rounds=4))
+    federated_run.gather()
     trained, evaluated = [], []
-    for one in federation.rounds():  # each of which is told when the hospitals have trained in the next
+    for one in federated_run.rounds():  # each of which is told when the hospitals have trained in the next
         trained.append([name for name, hospital in one.hospitals.items() if hospital.train_loss])
         evaluated.append([name for name, hospital in one.hospitals.items() if hospital.counts])
         grid.gone = {1: set(), 2: {"a"}, 3: set()}.get(one.number, set())
     assert trained == [["a", "b"], ["a", "b"], ["a", "b", "c"], ["b", "c"]]
     assert evaluated == [["a", "b"], ["a", "b", "c"], ["b", "c"], ["a", "b", "c"]]
-    assert federation.problems.to_json()["absent"] == {"a": 1}
-    assert list(federation.registrations) == ["a", "b", "c"]
+    assert federated_run.problems.to_json()["absent"] == {"a": 1}
+    assert list(federated_run.registrations) == ["a", "b", "c"]
 
 
 def test_a_round_waits_for_a_hospital_that_is_away_and_names_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = PlainRun(grid, settings())
-    federation.gather()
+    federated_run = PlainRun(grid, settings())
+    federated_run.gather()
     grid.gone = {"b"}
     looks = iter(range(100))
     monkeypatch.setattr(time, "sleep", lambda _: grid.gone.clear() if next(looks) == 5 else None)
-    assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
+    assert list(next(federated_run.rounds()).hospitals) == ["a", "b", "c"]
     assert "round 1: 2 of 3 are connected, 5 s left; absent: b" in caplog.text
-    assert federation.problems.repeated_rounds == 0
+    assert federated_run.problems.repeated_rounds == 0
 
 
 def test_a_wait_for_a_hospital_ends_and_names_it() -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = PlainRun(grid, settings(wait=0.05))
-    federation.gather()
+    federated_run = PlainRun(grid, settings(wait=0.05))
+    federated_run.gather()
     grid.gone = {"b", "c"}
     with pytest.raises(RunError, match=r"round 1: 1 of 3 hospitals were connected .* within 0.05 s; absent: b, c;"):
-        next(federation.rounds())
+        next(federated_run.rounds())
 
 
 def test_nobody_to_evaluate_is_no_endless_wait() -> None:
     grid = ComingAndGoing(three_with_scores(), lambda _, kind: grid.gone.update("abc") if kind == "train" else None)
-    federation = PlainRun(grid, settings(rounds=1, wait=0.05))
-    federation.gather()
-    (only,) = federation.rounds()
+    federated_run = PlainRun(grid, settings(rounds=1, wait=0.05))
+    federated_run.gather()
+    (only,) = federated_run.rounds()
     assert only.federation.counts is None
 
 
@@ -321,12 +321,12 @@ def scaled(factor: float) -> Callable[[Update], Update]:
 def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three()
     hospitals[2].shift = 7.0  # 35 times the median of 0.1, 0.2 and 7
-    federation = PlainRun(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0, rounds=1))
-    federation.gather()
-    next(federation.rounds())
-    assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
+    federated_run = PlainRun(ComingAndGoing(hospitals), settings(min_hospitals=2, max_update_norm=30.0, rounds=1))
+    federated_run.gather()
+    next(federated_run.rounds())
+    assert shift_of(federated_run) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
     reason = "its update moves the weights more than 30 times the median"
-    assert federation.problems.to_json()["rejected"] == {"c": {reason: 1}}
+    assert federated_run.problems.to_json()["rejected"] == {"c": {reason: 1}}
     assert f"c is left out: {reason}" in caplog.text
 
 
@@ -334,10 +334,10 @@ def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.
 def test_any_update_is_taken_where_the_factor_is_0_or_larger(factor: float) -> None:
     hospitals = three()
     hospitals[2].shift = 7.0
-    federation = PlainRun(ComingAndGoing(hospitals), settings(max_update_norm=factor))
-    federation.gather()
-    assert list(next(federation.rounds()).hospitals) == ["a", "b", "c"]
-    assert federation.problems.to_json()["rejected"] == {}
+    federated_run = PlainRun(ComingAndGoing(hospitals), settings(max_update_norm=factor))
+    federated_run.gather()
+    assert list(next(federated_run.rounds()).hospitals) == ["a", "b", "c"]
+    assert federated_run.problems.to_json()["rejected"] == {}
 
 
 # Going on after the server died
@@ -380,9 +380,9 @@ def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> PlainRun:
 
 
 def test_counts_of_what_went_wrong_go_on() -> None:
-    federation = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings())
-    federation.run()
-    assert federation.problems.to_json() == {
+    federated_run = cut_off_after_a_round(ComingAndGoing(three_with_scores()), settings())
+    federated_run.run()
+    assert federated_run.problems.to_json() == {
         "rejected": {"b": {"a reason": 1}},
         "unanswered": {},
         "absent": {},
@@ -393,17 +393,17 @@ def test_counts_of_what_went_wrong_go_on() -> None:
 
 def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_others() -> None:
     grid = ComingAndGoing(three_with_scores())
-    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2))
     grid.gone = {"b"}
     words: list[str] = []
-    federation.gather(words.append)
+    federated_run.gather(words.append)
     assert words == ["waiting 0 s more for b", "resuming after round 1 with a, c"]
     grid.gone = {"b", "c"}
     grid.gone = set()
-    federation = cut_off_after_a_round(grid, settings(min_hospitals=2, wait=1.0))
+    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2, wait=1.0))
     grid.gone = {"b", "c"}
     with pytest.raises(RunError, match="absent: b, c"):
-        federation.gather(words.append)
+        federated_run.gather(words.append)
     assert words[2].startswith("waiting for hospitals: 1 of 2 are connected")
     assert words[2].endswith("absent: b, c")
 
@@ -411,22 +411,22 @@ def test_a_run_goes_on_with_as_many_hospitals_as_a_round_needs_and_names_the_oth
 def test_a_run_that_goes_on_waits_a_little_for_those_who_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "REJOIN_SECONDS", 4.0)
     grid = ComingAndGoing(three_with_scores())
-    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2))
     grid.gone = {"b"}
     looks = iter(range(100))
     monkeypatch.setattr(time, "sleep", lambda _: grid.gone.clear() if next(looks) == 5 else None)
     words: list[str] = []
-    federation.gather(words.append)
+    federated_run.gather(words.append)
     assert words == ["waiting 4 s more for b", "resuming after round 1 with a, b, c"]
 
 
 def test_a_hospital_that_comes_back_with_other_rows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three_with_scores()
     grid = ComingAndGoing(hospitals)
-    federation = cut_off_after_a_round(grid, settings(min_hospitals=2))
+    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2))
     hospitals[1].shift += 0.1  # its sums are others, too
-    federation.gather()
-    assert [list(one.hospitals) for one in federation.rounds()] == [["a", "c"]] * 2
+    federated_run.gather()
+    assert [list(one.hospitals) for one in federated_run.rounds()] == [["a", "c"]] * 2
     reason = "its rows are not those that it registered when the run began"
     assert f"b is left out: {reason}" in caplog.text
-    assert federation.problems.to_json()["rejected"]["b"][reason] == 1
+    assert federated_run.problems.to_json()["rejected"]["b"][reason] == 1

@@ -193,18 +193,18 @@ def test_until_the_run_begins_a_hospital_may_come_back_with_other_rows_or_stay_a
     hospitals[1].shift = 0.9  # by mistake
     grid = Streams(hospitals)
     grid.gone = {"c"}
-    federation = PlainRun(grid, settings(hospitals=2, min_hospitals=1))
-    assert len(federation.participants.present()) == 2
+    run = PlainRun(grid, settings(hospitals=2, min_hospitals=1))
+    assert len(run.participants.present()) == 2
     hospitals[1].shift, grid.tokens["b"], grid.gone = 0.2, "second b", {"a"}
-    federation.gather()
-    assert federation.normalisation is not None
-    assert federation.normalisation.mean[0] == pytest.approx(60 + (10 * 0.2 + 5 * 0.7) / 15)
-    assert sorted(federation.registrations) == ["b", "c"]
+    run.gather()
+    assert run.normalisation is not None
+    assert run.normalisation.mean[0] == pytest.approx(60 + (10 * 0.2 + 5 * 0.7) / 15)
+    assert sorted(run.registrations) == ["b", "c"]
     grid.gone = set()
-    records = list(federation.rounds())
+    records = list(run.rounds())
     assert [list(one.hospitals) for one in records] == [["a", "b", "c"]] * 3
     assert grid.asked == {"a": 2, "b": 2, "c": 1}
-    assert federation.problems.to_json()["absent"] == {}
+    assert run.problems.to_json()["absent"] == {}
 
 
 def test_a_hospital_whose_connection_breaks_off_while_it_introduces_itself_is_asked_again(
@@ -352,23 +352,21 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
         threads[-1].start()
 
     with serve_streams(address, agreement, lambda _: None) as grid:
-        federation = PlainRun(grid, chosen)
+        run = PlainRun(grid, chosen)
         with Wire(address) as wire:
             start("a", address)
             start("b", wire.address)
             start("c", address)
-            federation.gather()
-        rounds = federation.rounds()
+            run.gather()
+        rounds = run.rounds()
         wait_until(lambda: len(grid.get_node_ids()) == 2)
         hospitals[1].shift = 0.9
         start("b", address)
         wait_until(lambda: len(grid.get_node_ids()) == 3)
         assert [list(one.hospitals) for one in rounds] == [["a", "c"]] * 3
-        wait_until(
-            lambda: "b" not in {federation.participants.names()[node] for node in federation.participants.present()}
-        )
-        wait_until(lambda: bool(federation.participants.present()) and "b" in federation.problems.rejected)
-        assert federation.problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
+        wait_until(lambda: "b" not in {run.participants.names()[node] for node in run.participants.present()})
+        wait_until(lambda: bool(run.participants.present()) and "b" in run.problems.rejected)
+        assert run.problems.to_json()["rejected"] == {"b": {OTHER_ROWS: 1}}
     for thread in threads:
         thread.join(30.0)
         assert not thread.is_alive()
@@ -377,10 +375,10 @@ def test_over_streams_a_hospital_that_was_started_anew_with_other_rows_is_left_o
 def test_what_no_round_gets_is_counted_with_the_next_question() -> None:
     grid = Streams(three())
     grid.take_problems = lambda: [Problem("b", "sent its reply too late")]  # type: ignore[method-assign]
-    federation = PlainRun(grid, settings())
-    federation.gather()
-    next(federation.rounds())
-    assert federation.problems.to_json()["rejected"] == {"b": {"sent its reply too late": 2}}  # to train, to evaluate
+    run = PlainRun(grid, settings())
+    run.gather()
+    next(run.rounds())
+    assert run.problems.to_json()["rejected"] == {"b": {"sent its reply too late": 2}}  # to train, to evaluate
 
 
 # Waiting
@@ -427,13 +425,13 @@ def test_a_final_question_that_waits_says_for_whom(monkeypatch: pytest.MonkeyPat
         now += seconds
 
     grid = Streams(three_with_scores())
-    federation = PlainRun(grid, settings(wait=40.0))
-    federation.gather()
-    list(federation.rounds())
+    run = PlainRun(grid, settings(wait=40.0))
+    run.gather()
+    list(run.rounds())
     grid.gone = {"b"}
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", sleep)
-    assert list(federation.evaluate()["hospitals"]) == ["a", "c"]
+    assert list(run.evaluate()["hospitals"]) == ["a", "c"]
     said = [one.getMessage() for one in caplog.records if "evaluate.final" in one.getMessage()]
     waits = "evaluate.final: 2 of 3 hospitals answered, and 3 are needed; waiting up to 40 s for b"
     assert said == [waits] * 3 + ["evaluate.final: 2 of 3 hospitals answered"]
@@ -441,11 +439,11 @@ def test_a_final_question_that_waits_says_for_whom(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_that_is_stopped_at_the_end_of_a_round_keeps_the_weights_of_its_last_round() -> None:
-    federation = PlainRun(Streams(three()), replace(settings(), rounds=2))
-    federation.gather()
-    rounds = federation.rounds()
+    run = PlainRun(Streams(three()), replace(settings(), rounds=2))
+    run.gather()
+    rounds = run.rounds()
     next(rounds)
-    kept = federation.weights
+    kept = run.weights
     with pytest.MonkeyPatch.context() as patched:
 
         def interrupt(*_: Any) -> None:
@@ -454,5 +452,5 @@ def test_a_run_that_is_stopped_at_the_end_of_a_round_keeps_the_weights_of_its_la
         patched.setattr("federated_health.server.plain_run.summarise_round", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(rounds)
-    assert federation.weights is kept
-    assert len(federation.history) == 1
+    assert run.weights is kept
+    assert len(run.history) == 1

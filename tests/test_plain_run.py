@@ -127,9 +127,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     return app
 
 
-def federation_of(
-    hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg", text: str = ""
-) -> PlainRun:
+def run_of(hospitals: list[LightHospital], order: str = "abc", strategy: str = "fedavg", text: str = "") -> PlainRun:
     app = app_of({hospital.name: hospital for hospital in hospitals})
     names = [name for name in order if name in {hospital.name for hospital in hospitals}]
     grid = InProcessTransport(app, {name: hospital_context(name, {}) for name in names})
@@ -140,32 +138,32 @@ def three() -> list[LightHospital]:
     return [LightHospital("a", 0.1), LightHospital("b", 0.2), LightHospital("c", 0.7)]
 
 
-def shift_of(federation: PlainRun) -> float:
+def shift_of(run: PlainRun) -> float:
     """How far the weights moved from where they began; the same in every weight."""
-    start = initial_weights(federation.settings.task_declaration, federation.settings.model, federation.settings.seed)
-    moves = np.concatenate([(federation.weights[name] - start[name]).ravel() for name in start])
+    start = initial_weights(run.settings.task_declaration, run.settings.model, run.settings.seed)
+    moves = np.concatenate([(run.weights[name] - start[name]).ravel() for name in start])
     assert np.ptp(moves) < 1e-5
     return float(moves.mean())
 
 
 def test_three_rounds_of_fedavg_move_by_the_row_weighted_mean() -> None:
-    federation = federation_of(three())
-    federation.run()
-    assert shift_of(federation) == pytest.approx(3 * (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45, abs=1e-5)
+    run = run_of(three())
+    run.run()
+    assert shift_of(run) == pytest.approx(3 * (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45, abs=1e-5)
 
 
 def test_three_rounds_of_plain_average_move_by_the_plain_mean() -> None:
-    federation = federation_of(three(), strategy="average")
-    federation.run()
-    assert shift_of(federation) == pytest.approx(3 * (0.1 + 0.2 + 0.7) / 3, abs=1e-5)
+    run = run_of(three(), strategy="average")
+    run.run()
+    assert shift_of(run) == pytest.approx(3 * (0.1 + 0.2 + 0.7) / 3, abs=1e-5)
 
 
 def test_final_weights_do_not_depend_to_the_bit_on_the_order_of_joining() -> None:
     finals = []
     for order in ("abc", "cab"):
-        federation = federation_of(three(), order)
-        federation.run()
-        finals.append(federation.weights)
+        run = run_of(three(), order)
+        run.run()
+        finals.append(run.weights)
     assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
 
 
@@ -181,44 +179,44 @@ MOVES = {
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_and_moves_the_weights(strategy: str) -> None:
-    federation = federation_of(three(), strategy=strategy)
-    figures = federation.run()
+    run = run_of(three(), strategy=strategy)
+    figures = run.run()
     assert figures["federation"]["train_examples"] == 45
-    assert shift_of(federation) == pytest.approx(MOVES[strategy], abs=1e-5) if strategy in MOVES else True
-    assert 1e-3 < shift_of(federation) < 3 * 0.7
-    assert {array.dtype for array in federation.weights.values()} == {np.dtype(np.float32)}
-    assert federation.last_round is not None
-    assert federation.last_round.number == 3
+    assert shift_of(run) == pytest.approx(MOVES[strategy], abs=1e-5) if strategy in MOVES else True
+    assert 1e-3 < shift_of(run) < 3 * 0.7
+    assert {array.dtype for array in run.weights.values()} == {np.dtype(np.float32)}
+    assert run.last_round is not None
+    assert run.last_round.number == 3
 
 
 def test_momentum_adds_up_over_rounds() -> None:
-    federation = federation_of(three(), strategy="fedavgm", text="server-momentum=0.5")
-    federation.run()
+    run = run_of(three(), strategy="fedavgm", text="server-momentum=0.5")
+    run.run()
     mean = (30 * 0.1 + 10 * 0.2 + 5 * 0.7) / 45
-    assert shift_of(federation) == pytest.approx(mean * (1 + 1.5 + 1.75), abs=1e-5)
+    assert shift_of(run) == pytest.approx(mean * (1 + 1.5 + 1.75), abs=1e-5)
 
 
 @pytest.mark.parametrize(("strategy", "text", "mu"), [("fedprox", "proximal-mu=0.25", 0.25), ("fedavg", "", 0.0)])
 def test_hospitals_are_told_the_weight_of_the_proximal_term(strategy: str, text: str, mu: float) -> None:
     hospitals = three()
-    federation = federation_of(hospitals, strategy=strategy, text=text)
-    federation.run()
+    run = run_of(hospitals, strategy=strategy, text=text)
+    run.run()
     assert [hospital.mus for hospital in hospitals] == [[mu] * 3] * 3
-    assert (federation.train_config().strategy, federation.train_config().strategy_args) == (strategy, text)
+    assert (run.train_config().strategy, run.train_config().strategy_args) == (strategy, text)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_round_with_fewer_updates_than_the_strategy_needs_ends_the_run_in_one_line(strategy: str) -> None:
     hospitals = three()
-    federation = federation_of(hospitals, strategy=strategy)
-    federation.gather()
-    rounds = federation.rounds()
+    run = run_of(hospitals, strategy=strategy)
+    run.gather()
+    rounds = run.rounds()
     next(rounds)
     hospitals[2].fails = True  # which has trained in round 2, but does not evaluate what came of it
     second = next(rounds)
     assert second.hospitals["c"].train_loss == 1.0
     assert [name for name, one in second.hospitals.items() if one.counts] == ["a", "b"]
-    kept = dict(federation.weights)
+    kept = dict(run.weights)
     if strategy not in {"fedmedian", "trimmed", "krum", "multikrum", "bulyan"}:
         assert list(next(rounds).hospitals) == ["a", "b"]
         return
@@ -228,8 +226,8 @@ def test_a_round_with_fewer_updates_than_the_strategy_needs_ends_the_run_in_one_
         f"round 3: 2 of 3 hospitals sent a valid update, and 3 are needed ({strategy}: "
     )
     assert str(caught.value).endswith("; missing: c")
-    assert federation.weights == kept
-    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
+    assert run.weights == kept
+    assert run.figures_of_last_round()["federation"]["accuracy"] == 1.0
 
 
 def test_weights_that_are_not_finite_end_the_run_in_one_line() -> None:
@@ -238,26 +236,26 @@ def test_weights_that_are_not_finite_end_the_run_in_one_line() -> None:
         hospital.spoil = lambda update: replace(
             update, weights={name: np.full_like(array, 1e38) for name, array in update.weights.items()}
         )
-    federation = federation_of(hospitals, strategy="fedavgm", text="server-learning-rate=10")
-    federation.gather()
+    run = run_of(hospitals, strategy="fedavgm", text="server-learning-rate=10")
+    run.gather()
     with pytest.raises(RunError, match=r"round 1: training diverged .* --learning-rate"):
-        next(federation.rounds())
-    assert federation.last_round is None
+        next(run.rounds())
+    assert run.last_round is None
 
 
 def test_normalisation_is_that_of_all_rows_together() -> None:
-    federation = federation_of(three())
-    federation.gather()
+    run = run_of(three())
+    run.gather()
     shifts = np.repeat([0.1, 0.2, 0.7], [30, 10, 5])
-    assert federation.normalisation is not None
-    assert federation.normalisation.mean == pytest.approx(CENTRES + shifts.mean())
-    assert federation.normalisation.variance == pytest.approx([shifts.var()] * MEASUREMENTS, rel=1e-4)
+    assert run.normalisation is not None
+    assert run.normalisation.mean == pytest.approx(CENTRES + shifts.mean())
+    assert run.normalisation.variance == pytest.approx([shifts.var()] * MEASUREMENTS, rel=1e-4)
 
 
 def test_rounds_report_merged_counts() -> None:
-    federation = federation_of(three())
-    federation.gather()
-    first = next(federation.rounds())
+    run = run_of(three())
+    run.gather()
+    first = next(run.rounds())
     assert list(first.hospitals) == ["a", "b", "c"]
     assert first.federation.train_examples == 45
     assert first.federation.train_loss == pytest.approx(1.0)
@@ -267,7 +265,7 @@ def test_rounds_report_merged_counts() -> None:
 
 
 def test_final_figures_are_pooled_and_beside_the_mean_of_hospitals() -> None:
-    figures = federation_of(three()).run()
+    figures = run_of(three()).run()
     assert figures["hospitals"]["c"]["precision"] == pytest.approx(5 / 6)
     assert figures["federation"]["precision"] == pytest.approx(45 / 48)  # the mean of the three would be 0.903
     assert figures["federation"]["train_examples"] == 45
@@ -283,18 +281,18 @@ def test_an_update_that_is_not_finite_does_not_reach_the_average(value: float) -
 
     hospitals = three()
     hospitals[1].spoil = spoil
-    federation = federation_of(hospitals)
-    federation.gather()
-    first = next(federation.rounds())
-    assert shift_of(federation) == pytest.approx((30 * 0.1 + 5 * 0.7) / 35, abs=1e-5)
+    run = run_of(hospitals)
+    run.gather()
+    first = next(run.rounds())
+    assert shift_of(run) == pytest.approx((30 * 0.1 + 5 * 0.7) / 35, abs=1e-5)
     assert list(first.hospitals) == ["a", "c"]
 
 
 def test_a_hospital_that_fails_costs_its_own_contribution_only(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three()
-    federation = federation_of(hospitals)
-    federation.gather()
-    rounds = federation.rounds()
+    run = run_of(hospitals)
+    run.gather()
+    rounds = run.rounds()
     next(rounds)
     hospitals[2].fails = True
     assert [name for name, one in next(rounds).hospitals.items() if one.counts] == ["a", "b"]
@@ -306,11 +304,11 @@ def test_a_hospital_that_fails_costs_its_own_contribution_only(caplog: pytest.Lo
 
 def test_a_run_in_which_every_hospital_fails_ends_and_keeps_the_rounds_before() -> None:
     hospitals = three()
-    federation = federation_of(hospitals)
-    federation.gather()
-    rounds = federation.rounds()
+    run = run_of(hospitals)
+    run.gather()
+    rounds = run.rounds()
     next(rounds)
-    kept = dict(federation.weights)
+    kept = dict(run.weights)
     for hospital in hospitals:
         hospital.fails = True
     with pytest.raises(
@@ -318,14 +316,14 @@ def test_a_run_in_which_every_hospital_fails_ends_and_keeps_the_rounds_before() 
         match=r"round 3: 0 of 3 hospitals .* and 2 are needed .*; missing: a, b, c",
     ):
         next(rounds)
-    assert federation.weights == kept
-    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
-    assert federation.figures_of_last_round()["federation"]["roc_auc"] is None
+    assert run.weights == kept
+    assert run.figures_of_last_round()["federation"]["accuracy"] == 1.0
+    assert run.figures_of_last_round()["federation"]["roc_auc"] is None
 
 
 def test_too_few_hospitals_within_the_wait_is_one_line_that_counts_them() -> None:
     with pytest.raises(RunError, match="2 of 3 hospitals were connected"):
-        federation_of(three()[:2]).gather()
+        run_of(three()[:2]).gather()
 
 
 def test_a_hospital_that_declines_is_asked_once(
@@ -335,7 +333,7 @@ def test_a_hospital_that_declines_is_asked_once(
     hospitals = three()
     hospitals[0].fails = True
     with pytest.raises(RunError, match="2 could take part"):
-        federation_of(hospitals).gather()
+        run_of(hospitals).gather()
     assert caplog.text.count("left out") == 1
 
 
@@ -344,7 +342,7 @@ def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(participants, "POLL_INTERVAL", 0.001)
     words: list[str] = []
     with pytest.raises(RunError):
-        federation_of(three()[:1]).gather(words.append)
+        run_of(three()[:1]).gather(words.append)
     assert len(words) >= 3
     assert words[0].startswith("waiting for hospitals: 1 of 3 are connected")
 
@@ -352,10 +350,10 @@ def test_waiting_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hospital_cannot_weigh_more_than_it_declared(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three()
     hospitals[2].spoil = lambda update: replace(update, examples=10**12)
-    federation = federation_of(hospitals)
-    federation.gather()
-    next(federation.rounds())
-    assert shift_of(federation) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
+    run = run_of(hospitals)
+    run.gather()
+    next(run.rounds())
+    assert shift_of(run) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
     assert "c is left out: its num-examples is not the number of training rows that it registered" in caplog.text
 
 
@@ -363,7 +361,7 @@ def test_a_hospital_cannot_register_as_another_one(caplog: pytest.LogCaptureFixt
     hospitals = three()
     hospitals[2].alias = "b"
     with pytest.raises(RunError, match="2 could take part"):
-        federation_of(hospitals).gather()
+        run_of(hospitals).gather()
     assert "it registers under another name than it joined with" in caplog.text
 
 
@@ -392,10 +390,10 @@ class LateGrid(InProcessTransport):
 
 def test_a_hospital_that_registers_late_is_named_and_takes_part(caplog: pytest.LogCaptureFixture) -> None:
     grid = LateGrid(app_of({one.name: one for one in three()}), {name: hospital_context(name, {}) for name in "abc"})
-    federation = PlainRun(grid, replace(settings_of("fedavg"), wait=30.0, round_timeout=0.05))
-    federation.gather()
-    assert set(federation.registrations) == set("abc")
-    assert list(federation.problems.unanswered) == ["c"]
+    run = PlainRun(grid, replace(settings_of("fedavg"), wait=30.0, round_timeout=0.05))
+    run.gather()
+    assert set(run.registrations) == set("abc")
+    assert list(run.problems.unanswered) == ["c"]
     assert "c is left out: it did not register within 0.05 s" in caplog.text
 
 
@@ -403,7 +401,7 @@ def test_a_pooled_auc_without_scores_of_a_class_is_not_defined() -> None:
     hospitals = three()
     for hospital in hospitals:
         hospital.silent = True
-    figures = federation_of(hospitals).run()
+    figures = run_of(hospitals).run()
     assert figures["federation"]["roc_auc"] is None
     assert figures["federation"]["mean_roc_auc"] == 0.5
 
@@ -429,11 +427,11 @@ CHOSEN = 0.5622  # 1 / (1 + exp(-0.25))
 
 def test_the_threshold_is_chosen_from_all_hospitals_cells_and_told_to_all() -> None:
     hospitals = three_with_scores()
-    federation = federation_of(hospitals)
-    assert federation.threshold == 0.5
-    federation.run()
-    assert federation.threshold == CHOSEN
-    assert federation.train_config().threshold == CHOSEN
+    run = run_of(hospitals)
+    assert run.threshold == 0.5
+    run.run()
+    assert run.threshold == CHOSEN
+    assert run.train_config().threshold == CHOSEN
     rounds = [*[("train", 0.5)] * 3, ("evaluate", 0.5)]
     for hospital in hospitals:
         assert hospital.told == [*rounds, ("evaluate.threshold", 0.5), ("evaluate.final", CHOSEN)]
@@ -441,9 +439,9 @@ def test_the_threshold_is_chosen_from_all_hospitals_cells_and_told_to_all() -> N
 
 def test_the_threshold_does_not_depend_on_the_order_of_hospitals() -> None:
     for order in ("cab", "bca"):
-        federation = federation_of(three_with_scores(), order)
-        federation.run()
-        assert federation.threshold == CHOSEN
+        run = run_of(three_with_scores(), order)
+        run.run()
+        assert run.threshold == CHOSEN
 
 
 @pytest.mark.parametrize("keep", [0, 1])
@@ -451,52 +449,52 @@ def test_without_both_classes_the_threshold_stays(keep: int) -> None:
     hospitals = three_with_scores()
     for hospital in hospitals:
         hospital.cells = (hospital.cells[0], ()) if keep == 0 else ((), hospital.cells[1])
-    federation = federation_of(hospitals)
-    federation.run()
-    assert federation.threshold == 0.5
+    run = run_of(hospitals)
+    run.run()
+    assert run.threshold == 0.5
     assert {hospital.told[-1] for hospital in hospitals} == {("evaluate.final", 0.5)}
 
 
 def test_without_an_answer_the_threshold_stays() -> None:
     hospitals = three_with_scores()
-    federation = federation_of(hospitals)
-    federation.gather()
-    list(federation.rounds())
+    run = run_of(hospitals)
+    run.gather()
+    list(run.rounds())
     for hospital in hospitals:
         hospital.fails = True
-    assert federation.evaluate() == {"hospitals": {}, "federation": None}
-    assert federation.threshold == 0.5
+    assert run.evaluate() == {"hospitals": {}, "federation": None}
+    assert run.threshold == 0.5
 
 
 def test_cells_of_more_rows_than_a_hospital_declared_have_no_say(caplog: pytest.LogCaptureFixture) -> None:
     hospitals = three_with_scores()
     hospitals[2].cells = ((6, 3.0, 0.0),), ()  # it declared five rows
     hospitals[1].cells = ((5, 0.5, 0.0),), ((5, 0.0, 0.0),)
-    federation = federation_of(hospitals)
-    figures = federation.run()
-    assert federation.threshold == CHOSEN
+    run = run_of(hospitals)
+    figures = run.run()
+    assert run.threshold == CHOSEN
     assert "c is left out: its cells hold more than the training rows that it registered" in caplog.text
     assert list(figures["hospitals"]) == ["a", "b", "c"]
 
 
 def test_a_run_that_is_stopped_between_rounds_keeps_the_threshold_of_its_counts() -> None:
     hospitals = three_with_scores()
-    federation = federation_of(hospitals)
-    federation.gather()
-    next(federation.rounds())
-    federation.figures_of_last_round()
-    assert federation.threshold == 0.5
-    assert federation.train_config().threshold == 0.5
+    run = run_of(hospitals)
+    run.gather()
+    next(run.rounds())
+    run.figures_of_last_round()
+    assert run.threshold == 0.5
+    assert run.train_config().threshold == 0.5
 
 
 def test_a_run_that_is_stopped_in_the_final_evaluation_keeps_the_threshold_of_its_counts() -> None:
     """Its figures are those of the last round, which were counted at 0.5."""
     hospitals = three_with_scores()
     hospitals[1].interrupted = True
-    federation = federation_of(hospitals)
+    run = run_of(hospitals)
     with pytest.raises(KeyboardInterrupt):
-        federation.run()
+        run.run()
     assert hospitals[1].told[-1] == ("evaluate.final", CHOSEN)
-    assert federation.figures_of_last_round()["federation"]["accuracy"] == 1.0
-    assert federation.threshold == 0.5
-    assert federation.train_config().threshold == 0.5
+    assert run.figures_of_last_round()["federation"]["accuracy"] == 1.0
+    assert run.threshold == 0.5
+    assert run.train_config().threshold == 0.5

@@ -109,9 +109,9 @@ def train_privately_at(hospital: Hospital, weights: Weights, plan: PrivacyPlan) 
 @pytest.mark.slow
 def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = PlainRun(grid, settings_of(appraisal=True))
+    federated_run = PlainRun(grid, settings_of(appraisal=True))
 
-    figures = federation.run()
+    figures = federated_run.run()
 
     assert grid.kinds() == {"query.statistics", "train", "evaluate", "evaluate.final"}
     for answer in grid.answers:
@@ -122,9 +122,9 @@ def test_nothing_of_training_rows_leaves_but_noisy_weights_and_their_number(hosp
             case "train":
                 assert set(metrics) - {"equal-weight"} == {"num-examples"}
     assert spent_rounds(contexts) == dict.fromkeys(NAMES, 3)
-    assert federation.normalisation == public_normalisation(HEART_DISEASE.measurements)
-    assert federation.threshold == 0.5
-    assert {one.federation.train_loss for one in federation.history} == {None}
+    assert federated_run.normalisation == public_normalisation(HEART_DISEASE.measurements)
+    assert federated_run.threshold == 0.5
+    assert {one.federation.train_loss for one in federated_run.history} == {None}
     assert not {"joining", "importance", "observed"} & set(figures)
     assert figures["federation"]["roc_auc"] > 0.7
 
@@ -138,9 +138,9 @@ def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
         np.random.seed(1)  # whoever used it would be found out
         load_tensorflow().random.set_seed(1)
         grid, _ = grid_of(hospitals[2:3])
-        federation = PlainRun(grid, settings_of(hospitals=1, rounds=1))
-        federation.run()
-        return federation.weights
+        federated_run = PlainRun(grid, settings_of(hospitals=1, rounds=1))
+        federated_run.run()
+        return federated_run.weights
 
     one, other = trained(), trained()
 
@@ -196,14 +196,14 @@ def test_who_is_in_a_step_is_drawn_anew_at_the_sampling_rate(
 @pytest.mark.slow
 def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: list[Hospital], tmp_path: Path) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = PlainRun(grid, settings_of())
-    federation.run()
+    federated_run = PlainRun(grid, settings_of())
+    federated_run.run()
     kept = handlers.final_model(contexts["hungary"])
     assert kept is not None
 
     assert save_results(tmp_path, contexts["hungary"], *kept) == "model.keras, report.html"
 
-    assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federation.weights)
+    assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federated_run.weights)
     report = (tmp_path / "report.html").read_text()
     summary = budget_of(contexts["hungary"]).summary()
     assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in report
@@ -227,17 +227,17 @@ def test_a_repeated_round_is_spent_again(hospitals: list[Hospital]) -> None:
 @pytest.mark.slow
 def test_a_hospital_with_a_spent_budget_is_left_out(hospitals: list[Hospital]) -> None:
     grid, contexts = grid_of(hospitals)
-    federation = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
-    federation.gather()
-    assert federation.privacy is not None
-    budget_of(contexts["hungary"]).spend(federation.privacy)
+    federated_run = PlainRun(grid, settings_of(**{"dp-spare-rounds": 0}))
+    federated_run.gather()
+    assert federated_run.privacy is not None
+    budget_of(contexts["hungary"]).spend(federated_run.privacy)
 
-    for _ in federation.rounds():
+    for _ in federated_run.rounds():
         pass
 
-    assert [len(one.hospitals) for one in federation.history] == [4, 4, 4]
-    assert [one.hospitals["hungary"].train_examples for one in federation.history] == [220, 220, 0]
-    assert list(federation.problems.to_json()["unanswered"]) == ["hungary"]
+    assert [len(one.hospitals) for one in federated_run.history] == [4, 4, 4]
+    assert [one.hospitals["hungary"].train_examples for one in federated_run.history] == [220, 220, 0]
+    assert list(federated_run.problems.to_json()["unanswered"]) == ["hungary"]
 
 
 @pytest.mark.slow

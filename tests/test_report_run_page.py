@@ -29,10 +29,10 @@ from tests.example_run import (
     benefit,
     blocks,
     evaluation,
-    federation_of,
     page_of,
     rounds_of,
     rows,
+    run_of,
     section,
     titles,
 )
@@ -71,9 +71,9 @@ def usual_page() -> Page:
 
 
 def stopped_page(hospitals: dict[str, Replies]) -> Page:
-    federation = federation_of(hospitals)
-    federation.evaluations, federation.threshold = {}, 0.5
-    return page_of_run(summarise(federation, federation.figures_of_last_round(), stopped=True, facts=FACTS))
+    run = run_of(hospitals)
+    run.evaluations, run.threshold = {}, 0.5
+    return page_of_run(summarise(run, run.figures_of_last_round(), stopped=True, facts=FACTS))
 
 
 def alts(page: Page, title: str) -> list[str]:
@@ -101,17 +101,17 @@ def test_participants_are_listed_with_their_rounds() -> None:
 
 
 def test_problems_are_listed_and_beyond_a_limit_counted() -> None:
-    federation = federation_of(three())
-    figures = federation.figures_of_last_round()
+    run = run_of(three())
+    figures = run.figures_of_last_round()
 
     def problems() -> list[list[str]]:
-        page = page_of_run(summarise(federation, figures, stopped=True, facts=FACTS))
+        page = page_of_run(summarise(run, figures, stopped=True, facts=FACTS))
         return blocks(section(page, "Participants"), list)
 
     assert problems() == []
-    federation.problems.absent.update(["b"])
+    run.problems.absent.update(["b"])
     assert problems() == [["b: 1 round without it"]]
-    federation.problems.absent.update(f"h{number:03}" for number in range(200))
+    run.problems.absent.update(f"h{number:03}" for number in range(200))
     (bullets,) = problems()
     assert len(bullets) == MAX_ROWS + 1
     assert bullets[-1] == f"and {201 - MAX_ROWS} more lines, in metrics.json"
@@ -272,11 +272,11 @@ def test_a_stopped_run_shows_its_last_round_and_says_so() -> None:
 
 def test_a_stopped_run_without_evaluations_still_has_a_page() -> None:
     hospitals = three()
-    federation, record = federation_of(hospitals), rounds_of(hospitals)[0]
+    run, record = run_of(hospitals), rounds_of(hospitals)[0]
     unheard = {name: replace(one, counts=None) for name, one in record.hospitals.items()}
     record = replace(record, hospitals=unheard, federation=replace(record.federation, counts=None))
-    federation.evaluations, federation.threshold, federation.history = {}, 0.5, [record]
-    page = page_of_run(summarise(federation, federation.figures_of_last_round(), stopped=True, facts={}))
+    run.evaluations, run.threshold, run.history = {}, 0.5, [record]
+    page = page_of_run(summarise(run, run.figures_of_last_round(), stopped=True, facts={}))
     assert page.title == "heart-disease: a model of 2 hospitals"  # b sent no update in the first round
     assert "no figures" in blocks(section(page, "How good the model is"), str)[0]
     assert "Decisions at the threshold" not in titles(page)
@@ -382,12 +382,12 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
         copy.write_text("\n".join([head, *lines]))
         contexts[name] = hospital_context(name, {"data": str(copy)})
     settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
-    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
-    federation.gather()
-    assert len(list(federation.rounds())) == 2
-    figures = federation.evaluate()
+    run = PlainRun(InProcessTransport(client.app, contexts), settings)
+    run.gather()
+    assert len(list(run.rounds())) == 2
+    figures = run.evaluate()
 
-    html = render(page_of_run(summarise(federation, figures, stopped=False, facts={})))
+    html = render(page_of_run(summarise(run, figures, stopped=False, facts={})))
 
     assert "cleveland" in html
     for word in (*marks, *(mark[:6] for mark in marks), "secret", str(tmp_path)):

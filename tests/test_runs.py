@@ -27,21 +27,21 @@ from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.conftest import PROJECT
-from tests.test_plain_run import CHOSEN, app_of, federation_of, settings_of, three_with_scores
+from tests.test_plain_run import CHOSEN, app_of, run_of, settings_of, three_with_scores
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stopped", "threshold"), [(False, CHOSEN), (True, 0.5)])
 def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stopped: bool, threshold: float) -> None:
-    federation = federation_of(three_with_scores())
-    settings = replace(federation.settings, out=str(tmp_path / "run"))
+    federated_run = run_of(three_with_scores())
+    settings = replace(federated_run.settings, out=str(tmp_path / "run"))
     with RunFolder(settings) as folder:
-        federation.gather()
-        folder.begin(federation)
-        for _ in federation.rounds():
-            folder.append_round(federation)
-        figures = federation.figures_of_last_round() if stopped else federation.evaluate()
-        folder.finish(federation, figures, stopped=stopped)
+        federated_run.gather()
+        folder.begin(federated_run)
+        for _ in federated_run.rounds():
+            folder.append_round(federated_run)
+        figures = federated_run.figures_of_last_round() if stopped else federated_run.evaluate()
+        folder.finish(federated_run, figures, stopped=stopped)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["threshold"] == threshold
     assert read_description(tmp_path / "run" / "model.keras")["threshold"] == threshold
 
@@ -51,18 +51,18 @@ def test_what_is_saved_holds_the_threshold_of_its_figures(tmp_path: Path, stoppe
 
 def run_in(out: Path, *, rounds: int | None = None, force: bool = False) -> None:
     """A run that goes to its end, or is stopped after so many rounds."""
-    federation = federation_of(three_with_scores())
-    settings = replace(federation.settings, out=str(out), force=force)
+    federated_run = run_of(three_with_scores())
+    settings = replace(federated_run.settings, out=str(out), force=force)
     with RunFolder(settings) as folder:
-        federation.gather()
-        folder.begin(federation)
-        for record in federation.rounds():
-            folder.append_round(federation)
+        federated_run.gather()
+        folder.begin(federated_run)
+        for record in federated_run.rounds():
+            folder.append_round(federated_run)
             if record.number == rounds:
                 break
         stopped = rounds is not None
-        figures = federation.figures_of_last_round() if stopped else federation.evaluate()
-        folder.finish(federation, figures, stopped=stopped)
+        figures = federated_run.figures_of_last_round() if stopped else federated_run.evaluate()
+        folder.finish(federated_run, figures, stopped=stopped)
 
 
 @pytest.mark.slow
@@ -87,13 +87,13 @@ def test_a_run_leaves_a_report_of_its_own_model_and_force_replaces_it(tmp_path: 
 
 @pytest.mark.slow
 def test_an_old_report_does_not_stay_beside_a_new_run_that_has_none_yet(tmp_path: Path) -> None:
-    federation = federation_of(three_with_scores())
+    federated_run = run_of(three_with_scores())
     (tmp_path / "report.html").write_text("old")
-    with RunFolder(replace(federation.settings, out=str(tmp_path), force=True)) as folder:
-        federation.gather()
-        folder.begin(federation)
-        next(federation.rounds())
-        folder.append_round(federation)
+    with RunFolder(replace(federated_run.settings, out=str(tmp_path), force=True)) as folder:
+        federated_run.gather()
+        folder.begin(federated_run)
+        next(federated_run.rounds())
+        folder.append_round(federated_run)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -141,7 +141,7 @@ def resumed(out: Path, **changed: Any) -> Settings:
     return replace(chosen_for(out), **{"out": "", "resume": str(out), **changed})
 
 
-def federation_for(settings: Settings) -> PlainRun:
+def run_for(settings: Settings) -> PlainRun:
     hospitals = three_with_scores()
     grid = InProcessTransport(
         app_of({one.name: one for one in hospitals}), {one.name: hospital_context(one.name, {}) for one in hospitals}
@@ -156,21 +156,21 @@ class StopHereError(Exception):
 def go(settings: Settings, *, until: int = 99) -> PlainRun:
     """What server.py does; StopHereError after so many rounds, and -1 for before the run begins."""
     with RunFolder(settings) as folder:
-        federation = federation_for(settings)
+        federated_run = run_for(settings)
         if folder.checkpoint is not None:
-            federation.resume(folder.checkpoint)
-        federation.gather()
+            federated_run.resume(folder.checkpoint)
+        federated_run.gather()
         if until == -1:
             raise StopHereError
-        folder.begin(federation)
-        if until <= len(federation.history):
+        folder.begin(federated_run)
+        if until <= len(federated_run.history):
             raise StopHereError
-        for record in federation.rounds():
-            folder.append_round(federation)
+        for record in federated_run.rounds():
+            folder.append_round(federated_run)
             if record.number == until:
                 raise StopHereError
-        folder.finish(federation, federation.evaluate(), stopped=False)
-    return federation
+        folder.finish(federated_run, federated_run.evaluate(), stopped=False)
+    return federated_run
 
 
 def stop(settings: Settings, until: int) -> None:
@@ -326,14 +326,14 @@ def test_a_run_that_is_resumed_and_ends_before_its_next_round_keeps_its_checkpoi
 def test_the_results_of_a_stopped_run_stay_until_it_goes_on(tmp_path: Path) -> None:
     settings = chosen_for(tmp_path)
     with RunFolder(settings) as folder:
-        federation = federation_for(settings)
-        federation.gather()
-        folder.begin(federation)
-        next(rounds := federation.rounds())
-        folder.append_round(federation)
+        federated_run = run_for(settings)
+        federated_run.gather()
+        folder.begin(federated_run)
+        next(rounds := federated_run.rounds())
+        folder.append_round(federated_run)
         (tmp_path / "rounds.csv").write_text("round,hospital\n1,a,3")  # as a full disk leaves it
         next(rounds)
-        folder.finish(federation, federation.figures_of_last_round(), stopped=True)
+        folder.finish(federated_run, federated_run.figures_of_last_round(), stopped=True)
     assert names_in(tmp_path) == ALL | {"checkpoints"}
     assert json.loads((tmp_path / "metrics.json").read_text())["stopped"] is True
     assert json.loads((tmp_path / "metrics.json").read_text())["rounds"] == 2
@@ -447,13 +447,13 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkey
 def test_a_folder_that_was_removed_in_the_middle_is_one_line(tmp_path: Path) -> None:
     settings = chosen_for(tmp_path / "run")
     with RunFolder(settings) as folder:
-        federation = federation_for(settings)
-        federation.gather()
-        folder.begin(federation)
+        federated_run = run_for(settings)
+        federated_run.gather()
+        folder.begin(federated_run)
         shutil.rmtree(tmp_path / "run")
-        next(federation.rounds())
+        next(federated_run.rounds())
         with pytest.raises(RunError, match="cannot be written"):
-            folder.append_round(federation)
+            folder.append_round(federated_run)
     assert names_in(tmp_path) == set()
 
 
@@ -499,9 +499,9 @@ def test_a_run_that_was_killed_while_it_was_saved_goes_on_to_its_end(
         with pytest.raises(StopHereError):
             go(chosen_for(tmp_path))
     assert "checkpoints" in names_in(tmp_path)
-    federation = go(resumed(tmp_path))
+    federated_run = go(resumed(tmp_path))
     assert names_in(tmp_path) == ALL
-    assert federation.problems.resumed_after == [3]
+    assert federated_run.problems.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over; there is nothing to resume"):
         RunFolder(resumed(tmp_path))
 

@@ -1004,9 +1004,9 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
-    federation = PlainRun(InProcessTransport(ClientApp(), {}), Settings.from_config(read_defaults()))
-    federation.normalisation = NORMALISATION
-    CheckpointFolder(Path("cut/checkpoints")).save(federation.checkpoint())
+    federated_run = PlainRun(InProcessTransport(ClientApp(), {}), Settings.from_config(read_defaults()))
+    federated_run.normalisation = NORMALISATION
+    CheckpointFolder(Path("cut/checkpoints")).save(federated_run.checkpoint())
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
     result = run(
         "server.py", "--address", f"127.0.0.1:{free_port()}", "--wait", 0.1, *flags

@@ -719,12 +719,12 @@ def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str,
         for number, name in enumerate(names, start=1)
     }
     settings = Settings.from_config({**read_defaults(), "strategy": strategy, "rounds": 10})
-    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
-    federation.gather()
+    run = PlainRun(InProcessTransport(client.app, contexts), settings)
+    run.gather()
 
-    losses = [round_.federation.train_loss for round_ in federation.rounds()]
+    losses = [round_.federation.train_loss for round_ in run.rounds()]
 
-    assert all(np.isfinite(array).all() for array in federation.weights.values())
+    assert all(np.isfinite(array).all() for array in run.weights.values())
     assert None not in losses
     assert np.diff(np.array(losses[:3], dtype=float)).max() < 0
     assert losses[-1] < losses[0] - 0.05  # type: ignore[operator]  # None was excluded

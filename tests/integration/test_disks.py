@@ -175,9 +175,9 @@ def assert_one_error(said: str, why: str) -> None:
 def undisturbed(settings: Settings) -> PlainRun:
     hospitals = {one.name: one for one in three_with_scores()}
     grid = InProcessTransport(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
-    federation = PlainRun(grid, settings)
-    federation.run()
-    return federation
+    federated_run = PlainRun(grid, settings)
+    federated_run.run()
+    return federated_run
 
 
 def spend_rounds(budget: PrivacyBudget, plan: PrivacyPlan, times: int) -> None:

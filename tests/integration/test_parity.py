@@ -64,10 +64,10 @@ def contexts_of(paths: dict[str, Path]) -> dict[str, Context]:
 @pytest.fixture(scope="module")
 def in_process(paths: dict[str, Path]) -> str:
     """The hash of the final weights without any process or network."""
-    federation = PlainRun(InProcessTransport(client.app, contexts_of(paths)), SETTINGS)
-    federation.gather()
-    list(federation.rounds())
-    return weights_hash(federation.weights)
+    federated_run = PlainRun(InProcessTransport(client.app, contexts_of(paths)), SETTINGS)
+    federated_run.gather()
+    list(federated_run.rounds())
+    return weights_hash(federated_run.weights)
 
 
 def final_weights(run: Path) -> str:
@@ -119,9 +119,9 @@ def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
     """Round 1 is of both hospitals; in round 2 a SuperNode is killed with its message in hand, and the run goes on."""
-    federation = PlainRun(LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
-    federation.gather()
-    *_, last = federation.rounds()
+    federated_run = PlainRun(LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
+    federated_run.gather()
+    *_, last = federated_run.rounds()
     assert set(last.hospitals) == {"cleveland"}
 
     with deployment(tmp_path / "engine", paths) as engine:
@@ -136,7 +136,7 @@ def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
             running.wait(PATIENCE)
         out = engine.folder / "run"
 
-    assert final_weights(out) == weights_hash(federation.weights)
+    assert final_weights(out) == weights_hash(federated_run.weights)
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["hospitals"]) == ["cleveland"]
     assert metrics["rounds"] == 2

@@ -44,7 +44,7 @@ Start = Callable[[list[str], Path], AbstractContextManager[Running]]
 
 
 @contextmanager
-def federation_of(
+def run_of(
     data: Path, out: Path, names: list[str], *server_flags: object, start: Start = process
 ) -> Iterator[tuple[Running, dict[str, Running]]]:
     """A server and hospitals, started in the order of the names; what they print is in out/NAME.txt."""
@@ -72,7 +72,7 @@ def wait_for_round(out: Path, number: int, seconds: float = 300.0) -> None:
 def finished(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a federation that ran to its end, hospitals started in reverse."""
     out = tmp_path_factory.mktemp("finished")
-    with federation_of(hospitals_folder, out, NAMES[::-1], "--rounds", ROUNDS) as (server, hospitals):
+    with run_of(hospitals_folder, out, NAMES[::-1], "--rounds", ROUNDS) as (server, hospitals):
         assert server.wait(600) == 0, (out / "server.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals.values()] == [0, 0, 0, 0]
     return out
@@ -119,10 +119,10 @@ def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Pat
 def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
     settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
     contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
-    federation = PlainRun(InProcessTransport(client.app, contexts), settings)
-    figures = federation.run()
+    run = PlainRun(InProcessTransport(client.app, contexts), settings)
+    figures = run.run()
     description = read_description(finished / "run" / "model.keras")
-    assert description["weights_sha256"] == weights_hash(federation.weights)
+    assert description["weights_sha256"] == weights_hash(run.weights)
     metrics = json.loads((finished / "run" / "metrics.json").read_text())
     assert {key: metrics[key] for key in figures} == figures
 
@@ -177,7 +177,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
     flags = ("--rounds", 100_000)
-    with federation_of(hospitals_folder, tmp_path, NAMES, *flags, start=forked) as (server, hospitals):
+    with run_of(hospitals_folder, tmp_path, NAMES, *flags, start=forked) as (server, hospitals):
         wait_for_round(tmp_path, 3)
         hospitals["hungary"].kill()
         hospitals["hungary"].wait(120)
