@@ -155,9 +155,9 @@ def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: st
     assert re.findall(r"[+-]?\d\.\d{3}", said) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
 
 
-def test_what_cannot_be_said_is_said_to_be_so() -> None:
+def test_too_few_patients_are_named_as_the_reason() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
-    assert re.search(r"joining: cannot be said.* fewer than 5 held-out patients", describe_benefit(UNDEFINED))
+    assert re.search(r"joining: too few patients to tell.*fewer than 5 held-out patients", describe_benefit(UNDEFINED))
 
 
 # At the hospital

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from federated_health.ml.metrics import Verdict
-from federated_health.report.formatting import verdict_text
+from federated_health.ml.metrics import Verdict, verdict_text
 from federated_health.report.page import Cards, Page, Picture, Table, render
 from tests.example_run import blocks, rows, section, titles
 from tests.studies import Labels, study_of

@@ -266,6 +266,6 @@ def test_the_console_shows_the_figures_that_are_saved(
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert "gaining 0.000 1.000 1.000 1.000" in lines
     assert "gaining 30 +1.000 (+1.000 to +1.000) gains" in lines
-    assert "few 20 +1.000 (+1.000 to +1.000) cannot be said *" in lines
+    assert "few 20 +1.000 (+1.000 to +1.000) too few patients to tell *" in lines
     assert lines[-1].endswith("wrote study/evidence.json and report.html")
     json.loads(Path("study/evidence.json").read_text())

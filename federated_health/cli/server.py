@@ -11,7 +11,7 @@ from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.run import FederatedRun
@@ -134,7 +134,7 @@ def _print_benefit(joining: Mapping[str, Any]) -> None:
             "own": benefit["own_roc_auc"],
             "federated": benefit["roc_auc"]["value"],
             "difference": console.difference(benefit["difference"]),
-            "joining": benefit["verdict"] + (" *" if benefit["small"] else ""),
+            "joining": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
         }
         for name, benefit in joining.items()
     }

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
-from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.ml.metrics import SMALL_CLASS, verdict_text
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings, read_defaults
 from federated_health.studies.audit import audit_study
@@ -150,7 +150,7 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
         name: {
             "patients": entry.get("patients", ""),
             "federated - own": difference(entry["differences"]["federated_minus_own"]),
-            "joining": entry.get("verdict", "") + (" *" if entry.get("small") else ""),
+            "joining": verdict_text(entry.get("verdict", "")) + (" *" if entry.get("small") else ""),
         }
         for name, entry in rows.items()
     }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled, can_judge
-from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, count_outcomes, probability
+from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, count_outcomes, probability, verdict_text
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 
@@ -47,7 +47,8 @@ def describe_benefit(benefit: Benefit) -> str:
     """The verdict and its figures, in a line."""
     difference = benefit.difference
     if difference.value is None:
-        return f"benefit of joining: {benefit.verdict}, fewer than {MIN_CLASS_SIZE} held-out patients of one class"
+        few = f"fewer than {MIN_CLASS_SIZE} held-out patients of one class"
+        return f"benefit of joining: {verdict_text(benefit.verdict)} ({few})"
     return (
         f"benefit of joining: {benefit.verdict}; ROC-AUC {benefit.roc_auc.value:.3f}, and {benefit.own_roc_auc:.3f} of "
         f"a model of its own rows alone: difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "

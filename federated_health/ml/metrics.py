@@ -249,6 +249,11 @@ class Verdict(StrEnum):
     UNDEFINED = "cannot be said"
 
 
+def verdict_text(verdict: str) -> str:
+    """A verdict as people read it; files hold the value."""
+    return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
+
+
 def judge(difference: Interval) -> Verdict:
     """The verdict of a paired difference of AUCs, federated minus own: whether the whole interval is on a side of 0."""
     if difference.low is None or difference.high is None:

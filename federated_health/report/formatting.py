@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from federated_health.ml.bootstrap import LEVEL
-from federated_health.ml.metrics import Interval, Verdict
+from federated_health.ml.metrics import Interval, Verdict, verdict_text
 
 T = TypeVar("T")
 
@@ -80,11 +80,6 @@ def list_some(parts: Iterable[str], joint: str = "; ") -> str:
     parts = list(parts)
     more = [f"and {len(parts) - MAX_ROWS:,} more"] if len(parts) > MAX_ROWS else []
     return joint.join([*parts[:MAX_ROWS], *more])
-
-
-def verdict_text(verdict: str) -> str:
-    """A verdict as reports show it."""
-    return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
 
 
 def list_verdicts(verdicts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from federated_health import __version__
 from federated_health.data.tasks import Task
 from federated_health.ml.curves import CalibrationCurve, Curve
-from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict
+from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict, verdict_text
 from federated_health.report import charts, formatting
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
@@ -88,7 +88,7 @@ def _verdict_card(name: str, benefit: Mapping[str, Any], details: str) -> Card:
         few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures much.")
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
-    return Card(name=name, verdict=formatting.verdict_text(verdict), tone=tone, text=" ".join(parts))
+    return Card(name=name, verdict=verdict_text(verdict), tone=tone, text=" ".join(parts))
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
