@@ -158,13 +158,14 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         if not certificates.is_issued_by(certificate, identity.authority):
             raise CertificateError(f"{path}: was not signed by the authority of {identity.folder}")
         try:
-            name = certificates.party_of(certificate).name
+            party = certificates.party_of(certificate)
         except CertificateError as error:
             raise CertificateError(f"{path}: {error}") from None
-        if admission.rejection_reason(certificate, Role.HOSPITAL):
+        if party.role is not Role.HOSPITAL or admission.expiry_reason(certificate, Role.HOSPITAL):
             continue
-        if name not in hospitals or hospitals[name].not_valid_before_utc <= certificate.not_valid_before_utc:
-            hospitals[name] = certificate
+        earlier = hospitals.get(party.name)
+        if earlier is None or earlier.not_valid_before_utc <= certificate.not_valid_before_utc:
+            hospitals[party.name] = certificate
     if not hospitals:
         raise CertificateError("--hospitals: holds no hospital's certificate that is valid now")
     return hospitals
