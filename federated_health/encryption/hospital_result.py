@@ -18,15 +18,15 @@ from federated_health.encryption.ckks import SLOTS, Vector
 from federated_health.encryption.hospital_message import WeightsMessage
 from federated_health.encryption.messages import FIGURES, RUN_FACTS, name_of_block
 from federated_health.errors import SettingsError
-from federated_health.files import hash_file, write_json
+from federated_health.files import write_json
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microaggregates
-from federated_health.ml.networks import Weights, weights_hash
+from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.report.run_page import metrics_of, write_run_report
+from federated_health.report.run_page import hashes_of_model, metrics_of, write_run_report
 from federated_health.report.run_summary import RunSummary
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings, read_defaults
 
@@ -64,7 +64,7 @@ def store_result(message: Message, context: Context) -> RecordDict:
     result = {
         **facts,
         "figures": {"hospitals": {decrypted.hospital.name: own_figures}, "federation": federation, **benefit},
-        "rounds": [write_round(each).decode() for each in rounds],
+        "rounds": [write_round(completed).decode() for completed in rounds],
         "counts": counts and asdict(counts),
         "scores": scores,
     }
@@ -142,10 +142,7 @@ def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, 
     write_json(folder / SETTINGS, settings)
     write_rounds(folder / ROUNDS, result.rounds)
     write_json(folder / METRICS, {**metrics_of(config, stopped=result.stopped), "encrypted": True, **result.figures})
-    facts = {
-        "SHA-256 of the weights": weights_hash(weights),
-        f"SHA-256 of {MODEL}": hash_file(folder / MODEL),
-    }
+    facts = hashes_of_model(folder / MODEL, weights)
     privacy_spent = budget_of(context).summary().describe() if config.privacy else ""
     write_run_report(folder / REPORT, replace(result, facts=facts, privacy_spent=privacy_spent))
     return [REPORT, METRICS, ROUNDS, SETTINGS]

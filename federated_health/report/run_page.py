@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.data.tasks import get_task
+from federated_health.files import hash_file
 from federated_health.messages.content import TrainConfig
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, SMALL_CLASS, Interval
+from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
-from federated_health.names import FEDERATION
+from federated_health.names import FEDERATION, MODEL
 from federated_health.report import run_charts, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
@@ -36,6 +38,11 @@ def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
     entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
     entries |= {"stopped": True} if stopped else {}
     return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
+
+
+def hashes_of_model(model: Path, weights: Weights) -> dict[str, str]:
+    """Facts of a run's page that identify its saved model."""
+    return {"SHA-256 of the weights": weights_hash(weights), f"SHA-256 of {MODEL}": hash_file(model)}
 
 
 def write_run_report(path: Path, run: RunSummary) -> None:

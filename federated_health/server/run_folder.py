@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import report
 from federated_health.errors import RunError, StorageError
-from federated_health.files import hash_file, locked_folder, make_folder, path_exists, write_json
+from federated_health.files import locked_folder, make_folder, path_exists, write_json
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.networks import Weights, weights_hash
+from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
@@ -132,7 +132,7 @@ class RunFolder:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
             self._model_saver.save(model, config, run.weights)
-            facts = {"SHA-256 of the weights": weights_hash(run.weights), f"SHA-256 of {MODEL}": hash_file(model)}
+            facts = run_page.hashes_of_model(model, run.weights)
             run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
