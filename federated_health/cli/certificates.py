@@ -46,9 +46,8 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     help_text = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
     party.add_argument("--name", metavar="NAME", help=help_text)
     party.add_argument("--server", action="store_true", help="for the server, not a hospital (default: no)")
-    help_text = (
-        "with --server: name or address where hospitals reach it; may be repeated (default: loopback, always in)"
-    )
+    help_text = "with --server: name or address where hospitals reach it; may be repeated"
+    help_text += " (default: loopback, always in)"
     request.add_argument("--host", action="append", default=[], metavar="HOST", help=help_text)
     request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
 

@@ -69,9 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     connection = parser.add_argument_group("connection")
     help_text = "where the server listens (default: %(default)s)"
     connection.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help=help_text)
-    help_text = (
-        "how long to wait for a server that cannot be reached (above 0, at most 10,000,000; default: %(default)s)"
-    )
+    help_text = "how long to wait for a server that cannot be reached"
+    help_text += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=help_text)
     help_text = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
     help_text += "without it messages are not encrypted and peers are not authenticated (default: none)"
@@ -107,10 +106,8 @@ def add_split_seed(group: Any) -> None:
 def add_privacy(parser: Any) -> None:
     """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
     group = parser.add_argument_group("privacy")
-    help_text = (
-        "total epsilon that all runs together may ever spend; the hospital then joins no run without differential "
-    )
-    help_text += "privacy (above 0, at most 1000; default: the epsilon of the first such run)"
+    help_text = "total epsilon that all runs together may ever spend; the hospital then joins no run without "
+    help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
     help_text = "join encrypted runs only, see server.py --encrypt (default: any run)"
     group.add_argument("--encrypted-only", action="store_true", help=help_text)

@@ -70,10 +70,9 @@ def main() -> None:
 def _add_demo_flags(demo: argparse.ArgumentParser) -> None:
     help_text = "what is predicted (default: %(default)s)"
     demo.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
-    help_text = (
-        "folder of all files; an earlier demo in it is overwritten (default: runs/demo, or runs/demo-TASK where the "
-    )
-    demo.add_argument("--out", type=Path, metavar="DIR", help=f"{help_text}task is not {DEFAULT_TASK})")
+    help_text = "folder of all files; an earlier demo in it is overwritten"
+    help_text += f" (default: runs/demo, or runs/demo-TASK where the task is not {DEFAULT_TASK})"
+    demo.add_argument("--out", type=Path, metavar="DIR", help=help_text)
     help_text = "rounds of training and averaging (at least 1; default: server.py's)"
     demo.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
     help_text = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
