@@ -61,7 +61,9 @@ class EncryptedRun(FederatedRun):
         self._sums: dict[str, Chunks] = {}  # for the normalisation, and the blocks of the history
 
     def _begin(self) -> None:
-        self._patients = sum(each.train_examples + each.test_examples for each in self.registrations.values())
+        self._patients = sum(
+            registered.train_examples + registered.test_examples for registered in self.registrations.values()
+        )
         if self._patients > vectors.MAX_PATIENTS:
             raise RunError(
                 f"too many patients for --encrypt: expected at most {vectors.MAX_PATIENTS:,}, got {self._patients:,}"

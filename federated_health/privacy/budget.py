@@ -252,5 +252,6 @@ class PrivacyBudget:
             end += len(line)
         for spend in spent:  # only now: a file that is refused counts for nothing
             self._spent.add(*spend)
+        if spent:
             self._counted_for = None
         self._bytes_read = end
