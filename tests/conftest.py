@@ -43,7 +43,7 @@ def turn_of(item: pytest.Item) -> int:
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is nothing to share out
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
-    from tests.sharing import InOrder
+    from tests.support.sharing import InOrder
 
     return InOrder(config, log)
 

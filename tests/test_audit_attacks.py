@@ -8,7 +8,7 @@ import pytest
 from federated_health.studies.audit.attacks import ATTACKS, DROP, LIRA, LOSS, SHARE
 from federated_health.studies.audit.membership import lira_scores, measure_attack
 from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, HALF, UPDATES
-from tests.audits import Audit, plan_of
+from tests.support.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())
 

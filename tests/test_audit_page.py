@@ -14,7 +14,7 @@ from federated_health.studies.audit.audit_page import (
     strength_rows,
     strongest_attack,
 )
-from tests.audits import Audit, plan_of
+from tests.support.audits import Audit, plan_of
 
 AUDIT = Audit(plan_of())
 

@@ -26,7 +26,7 @@ from federated_health.studies.audit.shadow_runs import (
     ShadowRunResult,
     train_shadow_run,
 )
-from tests.audits import hospitals_of, plan_of
+from tests.support.audits import hospitals_of, plan_of
 
 
 def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_in_each() -> None:

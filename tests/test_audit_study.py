@@ -20,7 +20,7 @@ from federated_health.errors import RunError
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
-from tests.audits import LEAKS, Audit
+from tests.support.audits import LEAKS, Audit
 
 Verb = Callable[..., tuple[int, str, str]]
 EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if name != "plain")

@@ -10,7 +10,7 @@ import pytest
 from federated_health.errors import DataError
 from federated_health.files import hash_file
 from federated_health.studies.benefit.cohort import Cohort, HospitalSplit, read_cohort
-from tests.cohorts import cohort_of, patients
+from tests.support.cohorts import cohort_of, patients
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from federated_health.studies.benefit.comparison import (
     compare_models,
 )
 from federated_health.studies.benefit.training_setups import Fit, FitResult, TrainingSetup, plan_fits
-from tests.cohorts import cohort_of, patients, protocol_of
+from tests.support.cohorts import cohort_of, patients, protocol_of
 
 WAYS = ("own", "federated", "pooled", "without")
 REPEATS, DRAWS = 2, 200

@@ -26,8 +26,8 @@ from federated_health.studies.benefit.training_setups import (
     TrainingSetup,
     plan_fits,
 )
-from tests import awkward_apps
-from tests.cohorts import cohort_of, patients, protocol_of
+from tests.support import awkward_apps
+from tests.support.cohorts import cohort_of, patients, protocol_of
 
 COHORT = cohort_of({name: patients(24, seed) for seed, name in enumerate("abc")})
 PROTOCOL = protocol_of(folds=2, rounds=1, local_epochs=1)
@@ -367,7 +367,7 @@ def run_sleeping_study() -> None:
 @pytest.fixture
 def sleeping(tmp_path: Path, started: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A study of two processes, both of them amid a fit."""
-    command = [sys.executable, "-m", "tests.awkward_apps", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.support.awkward_apps", str(tmp_path)]
     with subprocess.Popen(command, cwd=PROJECT, start_new_session=True) as running:
         wait_until(lambda: len(processes_in(started)) == 2 or running.poll() is not None)
         yield running

@@ -8,8 +8,8 @@ import pytest
 
 from federated_health.ml.metrics import Verdict, verdict_text
 from federated_health.report.page import Cards, Page, Picture, Table, render
-from tests.example_run import blocks, rows, section, titles
-from tests.studies import Labels, study_of
+from tests.support.example_run import blocks, rows, section, titles
+from tests.support.studies import Labels, study_of
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"

@@ -18,7 +18,7 @@ from federated_health.data.sources.source import Source
 from federated_health.errors import RunError, UserError
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.journal import JOURNAL
-from tests.studies import Study, study_of
+from tests.support.studies import Study, study_of
 from tests.test_benefit_page import LABELS, score
 
 Evidence = Callable[..., tuple[int, str, str]]

@@ -30,7 +30,7 @@ from federated_health.studies.benefit.training_setups import (
     settings_for,
 )
 from federated_health.studies.study import open_run
-from tests.cohorts import cohort_of, nothing, patients, protocol_of
+from tests.support.cohorts import cohort_of, nothing, patients, protocol_of
 
 HOSPITALS = ["a", "b", "c"]
 

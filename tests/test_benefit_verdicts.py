@@ -14,7 +14,7 @@ from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
 from federated_health.studies.benefit.journal import Journal, fingerprint_of
-from tests.cohorts import cohort_of, protocol_of
+from tests.support.cohorts import cohort_of, protocol_of
 
 pytestmark = pytest.mark.slow
 

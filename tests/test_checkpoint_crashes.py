@@ -15,8 +15,8 @@ import pytest
 
 from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import CheckpointFolder
-from tests.checkpoints import checkpoint_of, parts_of, save_and_die, save_without_end
 from tests.conftest import PROJECT
+from tests.support.checkpoints import checkpoint_of, parts_of, save_and_die, save_without_end
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import CheckpointFolder
-from tests.checkpoints import checkpoint_of, parts_of
+from tests.support.checkpoints import checkpoint_of, parts_of
 
 def save_until_refused(given):
     for number in range(1, 200):
@@ -173,7 +173,7 @@ assert number > 3
 def start(target: Callable[..., None], path: Path, *more: object) -> tuple[multiprocessing.Process, Connection]:
     """A process, forked off one that has imported what it needs, and what it tells."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.checkpoints"])
+    context.set_forkserver_preload(["tests.support.checkpoints"])
     told, tells = context.Pipe(duplex=False)
     child = context.Process(target=target, args=(path, *more, tells), daemon=True)
     child.start()

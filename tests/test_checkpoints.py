@@ -29,7 +29,7 @@ from federated_health.server.checkpoint import (
     write_checkpoint,
 )
 from federated_health.settings import Settings, read_defaults
-from tests.checkpoints import checkpoint_of, parts_of
+from tests.support.checkpoints import checkpoint_of, parts_of
 
 POSITION = Position(3, 100, "ab" * 32)
 

@@ -15,7 +15,7 @@ from federated_health.security import certificates, issuing
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role, hospital, server
-from tests.identities import Signer, expired, not_yet, now, write_identity
+from tests.support.identities import Signer, expired, not_yet, now, write_identity
 
 Certificates = Callable[[str], tuple[int, str, str]]
 

@@ -23,7 +23,7 @@ from federated_health.errors import EncryptionError
 from federated_health.security import issuing
 from federated_health.security.identity import REVOKED, Identity
 from federated_health.security.parties import hospital
-from tests.identities import DemoIdentities, Signer, expired, not_yet, write_identity
+from tests.support.identities import DemoIdentities, Signer, expired, not_yet, write_identity
 
 RUN = "0123456789abcdef"
 SECRET = b"the key of all hospitals"

@@ -8,7 +8,7 @@ import pytest
 
 from federated_health.cli import parsing
 from federated_health.settings import read_defaults
-from tests.parsers import all_parsers
+from tests.support.parsers import all_parsers
 
 PARSERS = all_parsers()
 

@@ -37,9 +37,9 @@ from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests import test_streaming as streams
-from tests.identities import DemoIdentities, Signer, expired, not_yet, now, write_identity
+from tests.support.identities import DemoIdentities, Signer, expired, not_yet, now, write_identity
+from tests.support.wire import UNWRITTEN
 from tests.test_streaming import TERMS, LightHospital, answer_of, echo, question, wait_until
-from tests.wire import UNWRITTEN
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 """What a client of HTTP/2 says first (RFC 9113, 3.4)."""

@@ -30,7 +30,7 @@ from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run, report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.conftest import PROJECT
-from tests.wire import Wire, assert_is_in_ledger, digest, read_lines
+from tests.support.wire import Wire, assert_is_in_ledger, digest, read_lines
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 SECRET = "Zqxj"

@@ -10,7 +10,7 @@ from federated_health.messages.content import Update
 from federated_health.server.history import ProblemLog
 from federated_health.server.replies import ReplyCollector, find_outsized
 from federated_health.transport.interface import Problem
-from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
+from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 

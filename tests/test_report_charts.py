@@ -35,7 +35,7 @@ from federated_health.report.svg import (
     text_width,
     ticks_between,
 )
-from tests.example_report import LONG_NAME, band, calibration, strained_pictures
+from tests.support.example_report import LONG_NAME, band, calibration, strained_pictures
 
 XML = "{http://www.w3.org/2000/svg}"
 nan = float("nan")

@@ -11,7 +11,7 @@ from federated_health.report import template
 from federated_health.report.formatting import MINUS
 from federated_health.report.page import Card, Cards, Caution, Page, Picture, Section, Table, render
 from federated_health.report.svg import DARKEST, VARIABLES
-from tests.example_report import page
+from tests.support.example_report import page
 
 NASTY = '<b onclick="x">&amp; "quoted" {{ 7 * 7 }}</b>'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path id="a" d="M0 0"/><use href="#a"/></svg>'

@@ -23,7 +23,7 @@ from federated_health.server.run_folder import summarise
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.example_run import (
+from tests.support.example_run import (
     FACTS,
     Replies,
     benefit,

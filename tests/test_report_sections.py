@@ -30,7 +30,7 @@ from federated_health.report.sections import (
     verdict_cards,
 )
 from federated_health.settings import Settings, read_defaults
-from tests.example_run import blocks
+from tests.support.example_run import blocks
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"

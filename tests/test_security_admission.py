@@ -13,7 +13,7 @@ from federated_health.security import certificates, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.identity import Identity
 from federated_health.security.parties import Party, Role, hospital, server
-from tests.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
+from tests.support.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from federated_health.security import certificates, issuing
 from federated_health.security.authority import Authority
 from federated_health.security.identity import request_identity
 from federated_health.security.parties import Party, hospital, server
-from tests.identities import expired, now
+from tests.support.identities import expired, now
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from hypothesis import strategies as some
 from federated_health.errors import CertificateError
 from federated_health.security import certificates, issuing
 from federated_health.security.parties import LOOPBACK, MAX_HOSTS, Party, Role, hospital, server
-from tests.identities import Signer, expired, not_yet, now
+from tests.support.identities import Signer, expired, not_yet, now
 
 OPENSSL = shutil.which("openssl")
 P384 = ec.generate_private_key(ec.SECP384R1())

@@ -15,7 +15,7 @@ from federated_health.security.handshake import ConnectionProblem, find_connecti
 from federated_health.security.identity import Identity
 from federated_health.security.parties import hospital, server
 from federated_health.transport.reconnect import speaks_tls
-from tests.identities import Signer, expired, not_yet, usual, write_identity
+from tests.support.identities import Signer, expired, not_yet, usual, write_identity
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 """What a server of HTTP/2 says first: its settings, empty (RFC 9113, 6.5)."""

@@ -9,7 +9,7 @@ from federated_health.security import certificates, issuing
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
 from federated_health.security.parties import Party, Role, hospital, server
-from tests.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
+from tests.support.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
 
 
 @pytest.fixture(scope="module")

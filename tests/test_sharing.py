@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("xdist", reason="pytest-xdist is not installed")
 
 from tests.conftest import PROJECT, pytest_collection_modifyitems
-from tests.sharing import pieces_of
+from tests.support.sharing import pieces_of
 
 
 def test_neighbours_of_one_file_are_a_piece_and_what_stands_apart_is_another() -> None:

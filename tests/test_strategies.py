@@ -31,8 +31,8 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.checkpoints import checkpoint_of
-from tests.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
+from tests.support.checkpoints import checkpoint_of
+from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 

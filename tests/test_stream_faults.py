@@ -28,9 +28,9 @@ from federated_health.transport.channels import MAX_MESSAGE_KEY
 from federated_health.transport.reconnect import RETRYABLE, name_taken_seconds
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import SERVICE, serve_streams
+from tests.support.wire import UNWRITTEN
 from tests.test_backoff import LargestDelays
 from tests.test_streaming import TERMS, LightHospital, Proxy, answer_of, echo, question, server, wait_until
-from tests.wire import UNWRITTEN
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def peer(
     """A process of `stream_peers` that prints into a file."""
     with log.open("ab") as out:
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "tests.stream_peers", *map(str, arguments)],
+            [*before, sys.executable, "-m", "tests.support.stream_peers", *map(str, arguments)],
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=PROJECT_FILE.parent,

@@ -30,7 +30,7 @@ from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream import Stream
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import StreamTransport, serve_streams
-from tests.wire import UNWRITTEN
+from tests.support.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 Answer = Callable[[Message, Context], Message]

@@ -4,7 +4,7 @@ import pytest
 
 from federated_health.settings import Settings, read_defaults
 from federated_health.studies.study import open_run
-from tests.audits import hospitals_of
+from tests.support.audits import hospitals_of
 
 
 @pytest.mark.usefixtures("server_identity")

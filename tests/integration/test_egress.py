@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from federated_health.processes import free_port, script_command
-from tests.forks import forked
-from tests.wire import Wire, assert_is_in_ledger, read_lines
+from tests.support.forks import forked
+from tests.support.wire import Wire, assert_is_in_ledger, read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
 from federated_health.processes import PROJECT, free_port, process, script_command
 from federated_health.security.authority import make_demo_identities
-from tests.forks import Fork, forked
-from tests.memory import find_in, find_in_folder, find_in_process, runs_of
+from tests.support.forks import Fork, forked
+from tests.support.memory import find_in, find_in_folder, find_in_process, runs_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,7 +77,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
         for place, name in enumerate(NAMES):
             path, _ = find_hospital(data, place + 1)
             own_flags = ["--data", path, "--name", name, "--server", address, "--tls", identities[name]]
-            command = [sys.executable, "-m", "tests.recording_client", records, *own_flags, "--out", out / name]
+            command = [sys.executable, "-m", "tests.support.recording_client", records, *own_flags, "--out", out / name]
             log = out / f"{name}.txt"
             hospitals.append(stack.enter_context(process([str(one) for one in command], log=log, folder=PROJECT)))
         for number in range(1, ROUNDS + 1):

@@ -11,8 +11,8 @@ import pytest
 
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, script_command
-from tests.forks import forked
-from tests.wire import read_lines
+from tests.support.forks import forked
+from tests.support.wire import read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.forks import Fork, forked
+from tests.support.forks import Fork, forked
 
 pytestmark = pytest.mark.slow
 

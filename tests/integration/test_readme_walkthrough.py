@@ -173,7 +173,7 @@ import pytest
 from scipy.optimize import minimize
 
 from tests.test_strategies import average, flat
-from tests.updates import NAMES, updates, weights_of
+from tests.support.updates import NAMES, updates, weights_of
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 

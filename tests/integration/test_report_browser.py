@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.report.page import Page, render
-from tests.example_report import HOSPITALS, page
-from tests.example_run import Replies, benefit, evaluation, page_of
-from tests.studies import Labels, study_of
+from tests.support.example_report import HOSPITALS, page
+from tests.support.example_run import Replies, benefit, evaluation, page_of
+from tests.support.studies import Labels, study_of
 
 pytestmark = pytest.mark.slow
 

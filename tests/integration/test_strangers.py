@@ -14,7 +14,7 @@ from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.stream_client import report_unfit
-from tests.wire import UNWRITTEN
+from tests.support.wire import UNWRITTEN
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from federated_health.studies.audit.shadow_runs import (
     ShadowRun,
     ShadowRunResult,
 )
-from tests.cohorts import patients
+from tests.support.cohorts import patients
 
 LEAKS = {"plain": 2.0, "epsilon 8": 0.5, "epsilon 1": 0.0}
 """By how many standard deviations what is seen of members differs from what is seen of others."""

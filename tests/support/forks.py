@@ -26,7 +26,9 @@ def start_fork_server() -> None:
     with pytest.MonkeyPatch.context() as undone:
         undone.setenv("PYTHONPATH", "")  # prepare_forks() sets it for good, and other tests start processes, too
         prepare_forks()
-        forkserver.set_forkserver_preload(["chaos_preload", "tests.checkpoints"])  # test_checkpoint_crashes has it, too
+        forkserver.set_forkserver_preload(
+            ["chaos_preload", "tests.support.checkpoints"]
+        )  # test_checkpoint_crashes, too
         forkserver.ensure_running()
 
 

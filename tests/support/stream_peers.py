@@ -1,7 +1,7 @@
 """A server and a hospital without Keras as processes of their own, for tests that kill or cut them off.
 
-`python -m tests.stream_peers serve HOST:PORT [LARGEST]` asks every hospital again and again; `join HOST:PORT NAME`
-answers, each time with one more. Both print a line for all that happens. KEEPALIVE is read from the environment.
+`python -m tests.support.stream_peers serve HOST:PORT [LARGEST]` asks every hospital again and again; `join HOST:PORT
+NAME` answers, each time with one more. Both print a line for each event. KEEPALIVE is read from the environment.
 """
 
 import os
@@ -15,7 +15,7 @@ from federated_health.transport import channels
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
-from tests.wire import UNWRITTEN
+from tests.support.wire import UNWRITTEN
 
 TERMS = {"task": "heart-disease", "column sex": "sex: 0 female, 1 male"}
 

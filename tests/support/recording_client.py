@@ -1,6 +1,6 @@
 """`client.py` that saves every update that it makes unencrypted, for a test, and evaluates slowly.
 
-`python -m tests.recording_client FOLDER [client.py's flags]`
+`python -m tests.support.recording_client FOLDER [client.py's flags]`
 """
 
 import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC

@@ -14,7 +14,7 @@ from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.comparison import Scores, collect_scores, compare_models
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, FitResult, TrainingSetup, plan_fits
-from tests.cohorts import cohort_of, patients, protocol_of
+from tests.support.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]
 Scoring = Callable[[str, str, Labels], npt.NDArray[np.float64]]
