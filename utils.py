@@ -1,5 +1,5 @@
-"""Helpers that the scripts share: how a script runs and ends, and what it prints."""
+"""Helpers that the scripts share: how a script runs and ends, with one line where the user can fix what is wrong."""
 
-from federated_health.cli.console import print_figures, print_lines, round_progress, run_process, run_script, say
+from federated_health.cli.console import run_process, run_script
 
-__all__ = ["print_figures", "print_lines", "round_progress", "run_process", "run_script", "say"]
+__all__ = ["run_process", "run_script"]

@@ -14,7 +14,7 @@ from common import measure, quieten, summarise, write_source
 
 from federated_health.data.partitions import Partition
 from federated_health.data.sources.source import read_source, read_uci
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 
 def main() -> None:
@@ -29,9 +29,7 @@ def main() -> None:
     partition = Partition(by="iid" if flags.hospitals else "hospital", seed=42, hospitals=flags.hospitals)
     with tempfile.TemporaryDirectory() as folder:
         hospitals = write_source(Path(folder), source, partition)
-        settings = Settings.from_config(
-            {**read_defaults(), "model": flags.model, "task": source.task.name, "hospitals": len(hospitals)}
-        )
+        settings = Settings.from_config({"model": flags.model, "task": source.task.name, "hospitals": len(hospitals)})
         runs = [measure(hospitals, settings, seed) for seed in range(flags.splits)]
     result: dict[str, Any] = {"settings": settings.to_config(), "split_seeds": flags.splits, **summarise(runs)}
     print(json.dumps({"source": source.title, "partition": partition.describe(), **result}, indent=2))

@@ -30,9 +30,9 @@ from chaos_verdict import Verdict, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
+from scripts import script_command
 
 from federated_health.data.manifest import find_hospital
-from federated_health.processes import script_command
 
 JUDGE_SECONDS = 120.0
 

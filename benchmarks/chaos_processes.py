@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-POLL_SECONDS = 0.02
+from scripts import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.02
 
 forks = multiprocessing.get_context("forkserver")
 

@@ -17,7 +17,7 @@ from federated_health.ml.keras_models import load_model, predict_risk, read_desc
 from federated_health.ml.networks import Weights, weight_shapes, weights_hash
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -110,7 +110,7 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
             silent[name].add(number)
     app = light_app(0.0, {name: frozenset(numbers) for name, numbers in silent.items()})
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
-    defaults = Settings.from_config(read_defaults())
+    defaults = Settings()
     settings = replace(
         defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
     )

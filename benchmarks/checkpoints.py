@@ -24,12 +24,12 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 
 def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
     """A checkpoint of fedadam, whose state is twice its weights; 0 parameters for the default model."""
-    settings = Settings.from_config({**read_defaults(), "strategy": "fedadam"})
+    settings = Settings.from_config({"strategy": "fedadam"})
     task, generator = settings.task_declaration, np.random.default_rng(0)
     weights = initial_weights(task, settings.model, settings.seed)
     if parameters:

@@ -18,7 +18,7 @@ from common import measure, quieten, summarise, write_uci
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.tasks import Task
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 INNER_SEEDS = range(10)
 LEARNING_RATES = (0.02, 0.05, 0.1)
@@ -36,7 +36,7 @@ def keep_training_rows(hospitals: dict[str, Path], task: Task) -> None:
 
 def main() -> None:
     quieten()
-    defaults = Settings.from_config(read_defaults())
+    defaults = Settings()
     tried: list[tuple[float, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as folder:
         hospitals = write_uci(Path(folder))

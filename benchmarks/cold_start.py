@@ -19,8 +19,7 @@ from typing import Any
 
 import common  # noqa: F401  # finds the project
 from measuring import descendants, judged, memory_of, show, significant
-
-from federated_health.processes import PROJECT
+from scripts import PROJECT
 
 PROCESSES = 5
 LOOK_SECONDS = 0.02

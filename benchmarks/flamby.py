@@ -27,11 +27,11 @@ import pandas as pd
 from common import Outcome, federate, quieten, summarise
 from flamby_protocol import every_patient_hospitals, flamby_hospitals, majority_accuracy
 
+from federated_health.cli.console import print_figures
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.sources.source import read_uci
 from federated_health.data.split import split_rows
-from federated_health.settings import Settings, read_defaults
-from utils import print_figures
+from federated_health.settings import Settings
 
 PROTOCOLS: dict[str, Callable[[pd.DataFrame], list[Hospital]]] = {
     "(a)": flamby_hospitals,
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     flags = parser.parse_args()
     quieten()
-    defaults = Settings.from_config(read_defaults())
+    defaults = Settings()
     if flags.choose:
         rankings = rank_all(defaults)
         if flags.json:

@@ -15,8 +15,10 @@ from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
+from scripts import PROJECT
+
 from federated_health.cli.deployment.flower_commands import environment, executable, format_config
-from federated_health.processes import PROJECT, free_port, process
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.setting_fields import Value
 

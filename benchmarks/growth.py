@@ -24,7 +24,7 @@ from round_rate import time_engine
 
 from federated_health.data.partitions import Partition
 from federated_health.data.sources.source import generate_readmission
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 HOSPITALS = (4, 16, 64, 256, 1000)
 VIRTUAL = (10, 100, 1000)
@@ -52,9 +52,7 @@ def simulate(hospitals: int, rounds: int) -> dict[str, float]:
         write_source(folder / "data", patients, Partition(by="iid", hospitals=hospitals, seed=0))
         where = folder / "engine", folder / "data"
         with flower_engines.simulation(*where, hospitals=hospitals, task="readmission") as engine:
-            settings = replace(
-                Settings.from_config(read_defaults()), task="readmission", rounds=rounds, hospitals=hospitals
-            )
+            settings = replace(Settings(), task="readmission", rounds=rounds, hospitals=hospitals)
             began = time.perf_counter()
             times = time_engine(engine, settings)
             seconds = time.perf_counter() - began

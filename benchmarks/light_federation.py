@@ -37,7 +37,7 @@ from federated_health.security.parties import Role
 from federated_health.server import plain_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.stream_server import serve_streams
 
 MAX_PROCESSES = 2
@@ -84,7 +84,7 @@ def metered(address: str) -> Iterator[Meter]:
 
 def settings_for(hospitals: int, rounds: int, **others: Any) -> Settings:
     """The default settings for light hospitals, which have no own model to compare the federated one with."""
-    defaults = Settings.from_config(read_defaults())
+    defaults = Settings()
     return replace(defaults, hospitals=hospitals, rounds=rounds, wait=light_hospitals.WAIT, appraisal=False, **others)
 
 

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import common  # noqa: F401  # finds the project
-
-from federated_health.processes import script_command
+from scripts import script_command
 
 
 def main() -> None:

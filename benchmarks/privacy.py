@@ -14,7 +14,7 @@ from typing import Any
 from common import measure, quieten, summarise, write_uci
 
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 TARGETS = {
     (1e-5, 8.0): 0.88,
@@ -34,13 +34,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="other than the defaults")
     flags = parser.parse_args()
     quieten()
-    defaults = read_defaults()
+    defaults = Settings().to_config()
     others = {name: type(defaults[name])(value) for name, value in (setting.split("=") for setting in flags.settings)}
     with tempfile.TemporaryDirectory() as folder:
         hospitals = write_uci(Path(folder))
 
         def figures(changes: dict[str, Value]) -> dict[str, dict[str, float]]:
-            settings = Settings.from_config({**defaults, **others, **changes})
+            settings = Settings.from_config({**others, **changes})
             seeds = range(flags.first_split, flags.first_split + flags.splits)
             return summarise([measure(hospitals, settings, seed) for seed in seeds])
 

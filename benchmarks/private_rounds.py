@@ -17,16 +17,17 @@ from typing import Any
 from common import quieten, time_rounds, write_uci
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
+from scripts import script_command
 
 from federated_health import encryption
 from federated_health.messages import content
-from federated_health.processes import free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.stream_server import serve_streams
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
     quieten()
-    base = replace(Settings.from_config(read_defaults()), rounds=flags.rounds)
+    base = replace(Settings(), rounds=flags.rounds)
     kinds = {name: replace(base, **changes) for name, changes in KINDS.items()}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(flags.repeats):

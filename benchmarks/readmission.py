@@ -30,7 +30,7 @@ from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 
 def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -87,8 +87,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=4000, help="patients of both hospitals (default: %(default)s)")
     flags = parser.parse_args()
     quieten()
-    config = {**read_defaults(), "task": READMISSION.name, "hospitals": 2, "strategy": "average", "model": "mlp"}
-    settings = Settings.from_config(config)
+    settings = Settings(task=READMISSION.name, hospitals=2, strategy="average")
     seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
     runs = [compare(flags.patients, seed, settings) for seed in seeds]
     result: dict[str, Any] = {

@@ -18,8 +18,7 @@ from typing import Any
 
 import common  # noqa: F401  # finds the project
 from measuring import cores
-
-from federated_health.processes import PROJECT
+from scripts import PROJECT
 
 BENCHMARKS: Mapping[str, Sequence[str]] = {
     "round_rate": (),

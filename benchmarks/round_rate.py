@@ -28,6 +28,7 @@ import numpy as np
 import tutorial as tutorial_script
 from common import quieten, time_rounds, write_uci
 from measuring import descendants, describe, judged, show, times_as_long
+from scripts import script_command
 
 import client
 from federated_health.data.hospital import load_hospital
@@ -36,12 +37,12 @@ from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
-from federated_health.processes import free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity
 from federated_health.security.parties import Role
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_server import StreamTransport, serve_streams
@@ -245,7 +246,7 @@ PAIRS = {
 def measure(ways: Sequence[str], rounds: Mapping[str, int], repeats: Mapping[str, int]) -> dict[str, list[list[float]]]:
     """Seconds of rounds per turn, by way; the turns of all ways alternate."""
     measured: dict[str, list[list[float]]] = {way: [] for way in ways}
-    settings = replace(Settings.from_config(read_defaults()), local_epochs=5, wait=300.0)
+    settings = replace(Settings(), local_epochs=5, wait=300.0)
     with tempfile.TemporaryDirectory() as name:
         data = write_uci(Path(name) / "data")
         for turn in range(max(repeats.values())):

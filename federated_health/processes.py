@@ -1,4 +1,4 @@
-"""The project's scripts as processes on this machine, for the demo, benchmarks and tests."""
+"""Subcommands as processes on this machine, for the demo, benchmarks and tests."""
 
 import socket
 import subprocess
@@ -8,17 +8,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from federated_health.errors import RunError
-from federated_health.setting_fields import PROJECT_FILE
-
-PROJECT = PROJECT_FILE.parent
 
 PATIENCE = 30.0
 """Seconds that a process gets to end by itself."""
 
 
-def script_command(name: str, *arguments: object) -> list[str]:
-    """The command that runs one of the project's scripts with this Python."""
-    return [sys.executable, str(PROJECT / name), *map(str, arguments)]
+def command(subcommand: str, *arguments: object) -> list[str]:
+    """The command line of a subcommand, with this Python."""
+    return [sys.executable, "-m", "federated_health", subcommand, *map(str, arguments)]
 
 
 def free_port() -> int:

@@ -1,15 +1,14 @@
-"""What a setting may be: its type, range, group and help text; and where the defaults of all settings are."""
+"""What a setting may be: its type, default, range, group and help text."""
 
-import tomllib
 from dataclasses import Field, field
-from pathlib import Path
 from typing import Any
 
 from federated_health.errors import SettingsError
 
-PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
-
 Value = str | int | float | bool
+
+DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
+"""Defaults that a hospital's command has, too: it loads no other settings of a server."""
 
 LARGEST = 2**31 - 1
 """Largest value of an integer setting."""
@@ -33,6 +32,7 @@ MIN_RATE = 1e-6
 
 def setting(
     group: str,
+    default: Value,
     help: str,
     *,
     unit: str = "",
@@ -41,7 +41,7 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field for a setting, with its constraints as metadata; all defaults are in pyproject.toml.
+    """A dataclass field for a setting, with its default, and with its constraints as metadata.
 
     Args:
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
@@ -51,7 +51,10 @@ def setting(
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
     high = f"at most {plain(maximum)}" if maximum is not None else ""
     description = {"group": group, "help": help, "unit": unit, "range": ", ".join(part for part in (low, high) if part)}
-    return field(metadata={**description, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices})
+    return field(
+        default=default,
+        metadata={**description, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices},
+    )
 
 
 def plain(value: float) -> str:
@@ -89,20 +92,3 @@ def check(setting: "Field[Any]", value: object) -> None:
 
 
 _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def read_project_config(path: Path = PROJECT_FILE, needed: tuple[str, ...] = ()) -> dict[str, Value]:
-    """The table [tool.flwr.app.config] of a pyproject.toml, with the defaults of all settings, at least the needed."""
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # tomllib's own errors, and bytes that are not UTF-8
-        raise SettingsError(f"{path}: is not TOML ({error})") from None
-    except (KeyError, TypeError):
-        config = None
-    if not isinstance(config, dict):
-        raise SettingsError(f"{path}: lacks the table [tool.flwr.app.config]")
-    if missing := [name for name in needed if name not in config]:
-        raise SettingsError(f"{path}: lacks the setting {', '.join(missing)}")
-    return config

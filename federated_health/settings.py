@@ -1,4 +1,7 @@
-"""The settings of a run, validated: defaults from pyproject.toml, replaced by flags or by Flower's run config."""
+"""The settings of a run with their defaults, validated; flags or Flower's run config replace the defaults.
+
+`[tool.flwr.app.config]` in pyproject.toml repeats the defaults for Flower, and a test keeps the two equal.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -7,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import setting_fields as limits
-from federated_health.data.tasks import TASKS, Task, get_task
+from federated_health.data.tasks import DEFAULT_TASK, TASKS, Task, get_task
 from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import PROJECT_FILE, Value, check, coerce, flag_of, read_project_config, setting
+from federated_health.setting_fields import (
+    DEFAULT_ADDRESS,
+    DEFAULT_DATA,
+    DEFAULT_WAIT,
+    Value,
+    check,
+    coerce,
+    flag_of,
+    setting,
+)
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -41,38 +53,41 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
-    task: str = _of_run("what is predicted; every hospital must have the same", choices=tuple(TASKS))
-    hospitals: int = _of_run("hospitals to wait for before the first round", unit="N", minimum=1)
+    task: str = _of_run(DEFAULT_TASK, "what is predicted; every hospital must have the same", choices=tuple(TASKS))
+    hospitals: int = _of_run(4, "hospitals to wait for before the first round", unit="N", minimum=1)
     min_hospitals: int = _of_run(
+        0,
         "updates that a round needs: with fewer it is repeated and not averaged; 0 for more than half of --hospitals",
         unit="N",
         minimum=0,
     )
     rounds: int = _of_run(
-        "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
+        30, "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
     )
     local_epochs: int = _of_training(
-        "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
+        5, "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
     )
     batch_size: int = _of_training(
-        "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
+        32, "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
     )
     learning_rate: float = _of_training(
-        "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
+        0.05, "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
     )
     l2: float = _of_training(
-        "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+        0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
     )
     model: str = _of_training(
-        "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
+        "mlp", "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
     )
     strategy: str = _of_averaging(
+        "fedavg",
         "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
         "docs/settings.md says what the others do",
         choices=tuple(STRATEGIES),
         unit="NAME",
     )
     strategy_args: str = _of_averaging(
+        "",
         "parameters of --strategy, NAME=VALUE between commas; those not given have their defaults: "
         + "; ".join(
             f"{name}: {write_arguments(read_arguments(name, ''))}"
@@ -82,23 +97,27 @@ class Settings:
         unit="ARGS",
     )
     appraisal: bool = _of_run(
-        "at the end each hospital reports what it gains by joining, and how much each column matters"
+        True, "at the end each hospital reports what it gains by joining, and how much each column matters"
     )
     seed: int = _of_run(
+        42,
         "seed of initial weights and batches: the same seed gives the same model; hospitals' splits ignore it",
         unit="SEED",
         minimum=0,
     )
     max_update_norm: float = _of_averaging(
+        30.0,
         "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none, otherwise "
         "at least 1",
         unit="TIMES",
         minimum=0,
     )
     encrypt: bool = _of_privacy(
-        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals"
+        False,
+        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals",
     )
     dp_epsilon: float = _of_privacy(
+        0.0,
         "differential privacy of every training patient over the whole run; smaller is more private and noisier; 0 for "
         f"none, otherwise at least {limits.MIN_EPSILON:g}",
         unit="EPSILON",
@@ -106,53 +125,60 @@ class Settings:
         maximum=limits.MAX_EPSILON,
     )
     dp_delta: float = _of_privacy(
+        1e-5,
         "probability with which --dp-epsilon may not hold; must be below 1 / a hospital's training rows",
         unit="DELTA",
         minimum=limits.MIN_DELTA,
         maximum=0.5,
     )
     dp_clip: float = _of_privacy(
+        0.25,
         "with --dp-epsilon: L2 norm to which each patient's gradient is clipped",
         unit="NORM",
         minimum=limits.MIN_CLIP,
         maximum=limits.MAX_CLIP,
     )
     dp_sampling_rate: float = _of_privacy(
+        0.5,
         "with --dp-epsilon: probability of each patient to be in a step",
         unit="CHANCE",
         minimum=limits.MIN_RATE,
         maximum=1,
     )
     dp_steps: int = _of_privacy(
-        "with --dp-epsilon: steps of local training in a round, in place of --local-epochs", unit="N", minimum=1
+        1, "with --dp-epsilon: steps of local training in a round, in place of --local-epochs", unit="N", minimum=1
     )
     dp_learning_rate: float = _of_privacy(
-        "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
+        3.0, "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
     )
     dp_spare_rounds: int = _of_privacy(
-        "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
+        2, "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
     )
-    address: str = _of_connection("where the server listens", unit="HOST:PORT")
+    address: str = _of_connection(DEFAULT_ADDRESS, "where the server listens", unit="HOST:PORT")
     tls: str = _of_connection(
+        "",
         "folder of the server's key and certificate, which `python -m federated_health certificates` makes; without it "
         "messages are not encrypted and peers are not authenticated",
         unit="DIR",
     )
     wait: float = _of_connection(
+        DEFAULT_WAIT,
         "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
         unit="SECONDS",
         above=0,
         maximum=limits.MAX_WAIT,
     )
     round_timeout: float = _of_connection(
-        "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
+        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
     )
-    out: str = _of_results("folder of the run's results; without it runs/ and the date", unit="DIR")
-    resume: str = _of_results("folder of an interrupted run, which resumes after its last completed round", unit="DIR")
-    force: bool = _of_results("overwrite the results of an earlier run in --out")
-    insecure: bool = _of_connection("allow an --address beyond this machine without --tls")
-    verbose: bool = _of_results("show debug messages, and the logs of Flower and TensorFlow")
-    data: str = _of_results("simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
+    out: str = _of_results("", "folder of the run's results; without it runs/ and the date", unit="DIR")
+    resume: str = _of_results(
+        "", "folder of an interrupted run, which resumes after its last completed round", unit="DIR"
+    )
+    force: bool = _of_results(False, "overwrite the results of an earlier run in --out")
+    insecure: bool = _of_connection(False, "allow an --address beyond this machine without --tls")
+    verbose: bool = _of_results(False, "show debug messages, and the logs of Flower and TensorFlow")
+    data: str = _of_results(DEFAULT_DATA, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -198,9 +224,11 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
-        """Settings from names with dashes, such as Flower's run config; unknown and missing names are errors, too."""
-        _check_names(config)
-        values: dict[str, Any] = {one.name: coerce(one, config[flag_of(one)]) for one in fields(cls)}
+        """Settings from names with dashes, such as Flower's run config; an unknown name is an error, too."""
+        known = {flag_of(setting): setting for setting in fields(cls)}
+        if unknown := sorted(set(config) - set(known)):
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
+        values: dict[str, Any] = {known[flag].name: coerce(known[flag], value) for flag, value in config.items()}
         return cls(**values)
 
     @cached_property
@@ -244,18 +272,3 @@ class Settings:
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""
         return {flag_of(one): getattr(self, one.name) for one in fields(self)}
-
-
-def read_defaults(path: Path = PROJECT_FILE) -> dict[str, Value]:
-    """Default values of all settings; the table in a pyproject.toml must name each of them, and no other."""
-    defaults = read_project_config(path)
-    _check_names(defaults)
-    return defaults
-
-
-def _check_names(config: Mapping[str, Value]) -> None:
-    known = [flag_of(setting) for setting in fields(Settings)]
-    if unknown := sorted(set(config) - set(known)):
-        raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
-    if missing := sorted(set(known) - set(config)):
-        raise SettingsError(f"lacks the setting {', '.join(missing)}")

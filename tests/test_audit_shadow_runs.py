@@ -11,7 +11,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import ATTACKS
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import (
@@ -66,7 +66,7 @@ def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int
 def small_plan(**changes: object) -> AuditPlan:
     """Logistic regression for two rounds, plain and with much noise."""
     quick = {"model": "logistic", "rounds": 2, "local-epochs": 1, "appraisal": False, "hospitals": 2}
-    config = {**read_defaults(), **quick, **changes}
+    config = {**quick, **changes}
     return plan_of(
         hospitals=hospitals_of({"a": 24, "b": 12}),
         privacies={
@@ -107,7 +107,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
     for number in (3, 4):
         path, name = find_hospital(hospitals_folder, number)
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
-    settings = Settings.from_config({**read_defaults(), "rounds": 2, "hospitals": 2})
+    settings = Settings.from_config({"rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
     outcome = trained(plan, "plain", HALF)
     for place in plan.slices().values():

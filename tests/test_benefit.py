@@ -26,7 +26,7 @@ from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.history import summarise_benefits
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.test_messages import over_the_wire
 
@@ -303,7 +303,7 @@ def run_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
     from client import app
 
     settings = replace(
-        Settings.from_config(read_defaults()),
+        Settings(),
         **({"hospitals": len(hospitals), "rounds": 4, "local_epochs": 2} | changes),
     )
     return PlainRun(InProcessTransport(app, {one.name: InMemoryHospital(one) for one in hospitals}), settings)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from federated_health.errors import RunError
-from federated_health.processes import PROJECT
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
@@ -28,6 +27,7 @@ from federated_health.studies.benefit.training_setups import (
 )
 from tests.support import awkward_apps
 from tests.support.cohorts import cohort_of, patients, protocol_of
+from tests.support.scripts import PROJECT
 
 COHORT = cohort_of({name: patients(24, seed) for seed, name in enumerate("abc")})
 PROTOCOL = protocol_of(folds=2, rounds=1, local_epochs=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from federated_health.processes import PROJECT
+from tests.support.scripts import PROJECT
 
 # Flower 1.39 names its patterns by a word that pathspec 1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")

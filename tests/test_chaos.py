@@ -31,7 +31,7 @@ from federated_health.messages.records import MalformedMessageError, weights_to_
 from federated_health.ml.networks import initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport import stream_client as stream
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
@@ -130,7 +130,7 @@ def test_contributions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None
 
 def federate(app: ClientApp, data: dict[str, Path], rounds: int = 4) -> PlainRun:
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
-    settings = replace(Settings.from_config(read_defaults()), rounds=rounds, strategy="fedavgm", wait=1.0)
+    settings = replace(Settings(), rounds=rounds, strategy="fedavgm", wait=1.0)
     run = PlainRun(InProcessTransport(app, contexts), settings)
     figures = run.run()
     assert set(figures["hospitals"]) == set(figures["joining"]) == set(data)
@@ -171,7 +171,7 @@ def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str,
 def train_message(context: Context, number: int, *, seed: int = 42, start: int = 1) -> Message:
     """A train message of a round, as the server sends it."""
     grid = InProcessTransport(ClientApp(), {"hungary": context})
-    run = PlainRun(grid, replace(Settings.from_config(read_defaults()), seed=seed))
+    run = PlainRun(grid, replace(Settings(), seed=seed))
     run.weights = initial_weights(HEART_DISEASE, "mlp", start)
     run.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
     config = ConfigRecord({**run.train_config().to_record(), "server-round": number})

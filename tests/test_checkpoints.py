@@ -28,7 +28,7 @@ from federated_health.server.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from tests.support.checkpoints import checkpoint_of, parts_of
 
 POSITION = Position(3, 100, "ab" * 32)
@@ -447,7 +447,7 @@ def test_another_task_or_schema_is_refused(agreement: dict[str, str], words: str
     assert str(told.value) == words
 
 
-DEFAULTS = Settings.from_config(read_defaults()).to_config()
+DEFAULTS = Settings().to_config()
 
 
 def test_settings_that_agree_or_do_not_matter_are_accepted() -> None:

@@ -12,7 +12,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-from federated_health.cli import parsing
 from federated_health.cli.deployment import superlink, supernode
 from federated_health.cli.deployment.flower_commands import environment, format_config, shell_line
 from federated_health.cli.deployment.superlink import (
@@ -43,9 +42,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flags_of(what: str, *words: object) -> argparse.Namespace:
     """Parsed flags of `superlink` or `supernode`."""
-    parser = parsing.CommandParser("")
-    SUBCOMMANDS[what].add_flags(parser)
-    return parser.parse_args([str(word) for word in words])
+    flags: argparse.Namespace = SUBCOMMANDS[what].make_parser().parse_args([str(word) for word in words])
+    return flags
 
 
 def node_of(folder: Path, data: Path, *words: object) -> list[str]:

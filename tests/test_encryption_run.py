@@ -33,7 +33,7 @@ from federated_health.report.run_page import page_of_run
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -122,7 +122,7 @@ class Grid(InProcessTransport):
 
 def settings_of(**changes: Any) -> Settings:
     quick = {"rounds": ROUNDS, "local_epochs": 2, "wait": 0.5, "encrypt": True, "appraisal": False}
-    return replace(Settings.from_config(read_defaults()), **{**quick, **changes})
+    return replace(Settings(), **{**quick, **changes})
 
 
 @pytest.fixture

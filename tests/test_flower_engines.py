@@ -15,7 +15,7 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError, SettingsError
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport import flower_engines
 from federated_health.transport.flower_engines import EngineTransport, SimulationTransport, wrap_engine
 from federated_health.transport.in_process import InProcessTransport
@@ -153,7 +153,7 @@ def test_the_processes_of_an_engine_do_not_last() -> None:
 
 @pytest.fixture
 def settings(hospitals_folder: Path) -> Settings:
-    return replace(Settings.from_config(read_defaults()), data=str(hospitals_folder))
+    return replace(Settings(), data=str(hospitals_folder))
 
 
 def test_as_many_nodes_as_hospitals_are_accepted(settings: Settings) -> None:

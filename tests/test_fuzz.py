@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import client
-import create_dataset
 import utils
+from federated_health.cli import create_dataset
 from federated_health.cli.client import run_client
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.manifest import read_manifest
@@ -63,8 +63,8 @@ def _check(*flags: str) -> Callable[[Path, Path], list[str]]:
 
 
 TARGETS = [
-    Target("create_dataset.py", create_dataset.create, _create()),
-    Target("create_dataset.py", create_dataset.create, _create("--drop-invalid", "--by", "iid", "--hospitals", "2")),
+    Target("create_dataset.py", create_dataset.main, _create()),
+    Target("create_dataset.py", create_dataset.main, _create("--drop-invalid", "--by", "iid", "--hospitals", "2")),
     Target("client.py", check_file, _check(), prints_before_refusing=True),
     Target("client.py", check_file, _check("--task", "readmission"), prints_before_refusing=True),
 ]

@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from federated_health.cli import parsing
-from federated_health.settings import read_defaults
-from tests.support.parsers import all_parsers
+from federated_health.settings import Settings
+from tests.support.parsers import COMMAND, SCRIPTS, all_parsers
 
 PARSERS = all_parsers()
 
@@ -19,24 +19,22 @@ def examples_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All flags and arguments but --help and subcommands."""
-    apart = argparse._HelpAction, argparse._SubParsersAction
+    """All flags and arguments but --help, --version and subcommands."""
+    apart = argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction
     return [action for action in parser._actions if not isinstance(action, apart)]
 
 
 def test_every_script_and_subcommand_has_a_parser() -> None:
     assert {*PARSERS} == {
-        "server.py",
-        "client.py",
-        "create_dataset.py",
-        "predict.py",
-        "-m federated_health",
+        *SCRIPTS,
+        COMMAND,
+        *(f"{COMMAND} {script.removesuffix('.py').replace('_', '-')}" for script in SCRIPTS),
         *(
-            f"-m federated_health {subcommand}"
+            f"{COMMAND} {subcommand}"
             for subcommand in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
         ),
         *(
-            f"-m federated_health certificates {subcommand}"
+            f"{COMMAND} certificates {subcommand}"
             for subcommand in ("init", "sign", "revoke", "request", "renew", "show")
         ),
     }
@@ -53,7 +51,7 @@ def test_every_flag_has_a_help_text_and_a_default(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_the_default_in_the_help_text_is_the_real_one(name: str) -> None:
-    project = read_defaults()
+    project = Settings().to_config()
     for action in flags_of(PARSERS[name]):
         shown = re.search(r"default: ([^;)]*)\)", (action.help or "") % {"default": action.default})
         if action.default is argparse.SUPPRESS:
@@ -66,7 +64,7 @@ def test_the_default_in_the_help_text_is_the_real_one(name: str) -> None:
             assert shown[1].removesuffix(" here").endswith(str(action.default)), action.dest
 
 
-@pytest.mark.parametrize("name", ["server.py", "client.py", "create_dataset.py", "-m federated_health evidence"])
+@pytest.mark.parametrize("name", ["server.py", "client.py", "create_dataset.py", f"{COMMAND} evidence"])
 def test_many_flags_are_in_groups(name: str) -> None:
     parser = PARSERS[name]
     apart = {action.dest for group in parser._action_groups[:2] for action in group._group_actions}
@@ -79,16 +77,15 @@ def test_many_flags_are_in_groups(name: str) -> None:
 def test_every_help_text_ends_with_two_or_more_examples(name: str) -> None:
     examples = examples_of(PARSERS[name])
     assert len(examples) >= (1 if name.endswith(("revoke", "renew")) else 2)
-    assert all(example.startswith(f"python {name}") for example in examples)
+    assert all(example.startswith(f"python {name}" if name in SCRIPTS else name) for example in examples)
 
 
 @pytest.mark.parametrize("example", sorted({example for parser in PARSERS.values() for example in examples_of(parser)}))
 def test_an_example_is_accepted_by_its_parser(example: str) -> None:
-    python, *arguments = shlex.split(example)
-    assert python == "python"
-    command = arguments[: 2 if arguments[0] == "-m" else 1]
-    parsed = PARSERS[" ".join(command)].parse_args(arguments[len(command) :])
-    assert vars(parsed)
+    name, *arguments = shlex.split(example.removeprefix("python "))
+    if name == COMMAND:
+        name = f"{name} {arguments.pop(0)}"
+    assert vars(PARSERS[name].parse_args(arguments))
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -105,7 +102,7 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
 
 def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    command = "python server.py " + "--rounds 3 " * 6
-    text = parsing.CommandParser("word " * 20, prog="it", examples=[command]).format_help()
-    assert f"  {command}" in text
+    flags = "--rounds 3 " * 6
+    text = parsing.CommandParser("word " * 20, prog="server.py", examples=[flags]).format_help()
+    assert f"  python server.py {flags}".rstrip() in text.splitlines()
     assert max(len(line) for line in text.splitlines() if "python" not in line) < 40

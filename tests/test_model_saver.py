@@ -15,10 +15,10 @@ from federated_health.messages.content import TrainConfig
 from federated_health.ml.keras_models import load_model, read_description
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.processes import PROJECT
 from federated_health.report import saved_model
 from federated_health.report.saved_model import save_final_model
 from federated_health.server import run_folder
+from tests.support.scripts import PROJECT
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)

@@ -9,7 +9,7 @@ import pytest
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
-from federated_health.processes import PROJECT
+from tests.support.scripts import PROJECT
 
 HEART = HEART_DISEASE.name
 

@@ -25,7 +25,7 @@ from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import node_id_of
 from federated_health.server import participants
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -60,7 +60,7 @@ class LightHospital:
 
 
 def settings_of(strategy: str, text: str = "") -> Settings:
-    defaults = Settings.from_config(read_defaults())
+    defaults = Settings()
     return replace(defaults, hospitals=3, rounds=3, wait=0.3, strategy=strategy, strategy_args=text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import utils
+from federated_health.cli import console
 from federated_health.errors import PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -73,9 +73,9 @@ def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
 
 def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = page_of(path, FIRST)
-    utils.print_lines(page.title, page.lines())
+    console.print_lines(page.title, page.lines())
     for title, table in page.tables().items():
-        utils.print_figures(title, table)
+        console.print_figures(title, table)
     shown = capsys.readouterr().out
     assert "in 1 round of 1 run" in shown
     assert re.search(r"\b0\.\d+ of 1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", shown)

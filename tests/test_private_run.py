@@ -26,7 +26,7 @@ from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.test_handlers import TRAIN_CONFIG as PLAIN_TRAIN_CONFIG
 
@@ -77,7 +77,7 @@ class Listening(InProcessTransport):
 
 def settings_of(**changed: Any) -> Settings:
     changed = {"hospitals": 4, "rounds": 3, "dp-epsilon": 4.0, "wait": 5.0, "model": "logistic", **changed}
-    return Settings.from_config({**read_defaults(), **changed})
+    return Settings.from_config({**changed})
 
 
 def grid_of(hospitals: Iterable[Hospital]) -> tuple[Listening, dict[str, InMemoryHospital]]:

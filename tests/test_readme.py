@@ -17,7 +17,7 @@ from federated_health.ml.strategies import STRATEGIES, read_arguments
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.setting_fields import flag_of
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from tests.conftest import PROJECT
 
 PAGES = {
@@ -62,7 +62,7 @@ def test_the_columns_are_those_of_the_task(task: Task) -> None:
 
 def test_the_settings_are_all_there_as_the_help_explains_them() -> None:
     table = table_under("docs/settings.md", "Settings")
-    defaults = read_defaults()
+    defaults = Settings().to_config()
     settings = {f"--{flag_of(setting)}": setting for setting in fields(Settings) if setting.name != "data"}
     assert set(table) == {*settings}
     for flag, (default, allowed, words) in table.items():

@@ -20,7 +20,7 @@ from federated_health.report.page import Cards, Caution, Page, Picture, Table, r
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import summarise
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.example_run import (
@@ -381,7 +381,7 @@ def test_no_value_of_a_patient_is_on_the_page_of_a_real_run(hospitals_folder: Pa
         copy = tmp_path / f"secret-{name}.csv"
         copy.write_text("\n".join([head, *lines]))
         contexts[name] = hospital_context(name, {"data": str(copy)})
-    settings = replace(Settings.from_config(read_defaults()), hospitals=2, rounds=2)
+    settings = replace(Settings(), hospitals=2, rounds=2)
     run = PlainRun(InProcessTransport(client.app, contexts), settings)
     run.gather()
     assert len(list(run.rounds())) == 2

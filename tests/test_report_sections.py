@@ -29,7 +29,7 @@ from federated_health.report.sections import (
     settings_section,
     verdict_cards,
 )
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from tests.support.example_run import blocks
 
 MINUS = "\N{MINUS SIGN}"
@@ -233,7 +233,7 @@ def test_columns_are_ordered_by_weight_with_minus_signs() -> None:
 
 
 def test_settings_leave_out_operational_and_irrelevant_ones() -> None:
-    settings = Settings.from_config({**read_defaults(), "out": "/home/somebody", "strategy-args": ""})
+    settings = Settings.from_config({"out": "/home/somebody", "strategy-args": ""})
     facts, versions = blocks(settings_section(settings, {"hash": "ab"}, leave_out=frozenset({"appraisal"})), dict)
     assert facts["seed"] == "42"
     assert facts["strategy-args"] == DASH

@@ -13,10 +13,10 @@ from federated_health.errors import SettingsError
 from federated_health.messages.records import size_of
 from federated_health.ml.networks import weight_shapes
 from federated_health.server.plain_run import PlainRun, make_run
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 
-PLAIN = Settings.from_config(read_defaults())
+PLAIN = Settings()
 ENCRYPTED = replace(PLAIN, encrypt=True)
 
 

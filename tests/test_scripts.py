@@ -22,11 +22,10 @@ from flwr.app import Context, MetricRecord
 from flwr.clientapp import ClientApp
 
 import client
-import create_dataset
-import predict
 import server
 import utils
 from federated_health.cli import client as cli_client
+from federated_health.cli import create_dataset, predict
 from federated_health.cli import server as cli_server
 from federated_health.cli.console import interrupts_deferred
 from federated_health.data.csv_reading import read_patients
@@ -45,7 +44,7 @@ from federated_health.processes import free_port
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_server import serve_streams
 from tests.test_handlers import TRAIN_CONFIG
@@ -53,8 +52,8 @@ from tests.test_handlers import TRAIN_CONFIG
 SCRIPTS = {
     "server.py": lambda: cli_server.serve(server.app),
     "client.py": lambda: cli_client.run_client(client.app),
-    "create_dataset.py": create_dataset.create,
-    "predict.py": predict.predict,
+    "create_dataset.py": create_dataset.main,
+    "predict.py": predict.main,
 }
 
 Run = Callable[..., tuple[int, str]]
@@ -460,6 +459,22 @@ def test_create_dataset_writes_the_same_bytes_for_the_same_seed(create: Show, so
     assert (one["client_1.csv"] == other["client_1.csv"]) is (source == "uci" and by == "hospital")
 
 
+def test_create_dataset_writes_example_patients_of_the_task(create: Show) -> None:
+    example = Path("data/example_patients.csv")
+    create()
+    assert "chol" in example.read_text()
+    create("--source readmission")
+    assert "hba1c" in example.read_text()
+
+
+def test_create_dataset_leaves_a_file_of_the_name_of_its_example_patients_alone(create: Show) -> None:
+    own = Path("data/example_patients.csv")
+    own.parent.mkdir()
+    own.write_text("somebody's")
+    assert create()[0] == 0
+    assert own.read_text() == "somebody's"
+
+
 def test_create_dataset_prints_who_has_what(create: Show) -> None:
     code, printed, said = create("--by size --ratios 915,5")
 
@@ -645,11 +660,6 @@ def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
         utils.run_script(fail)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_short(name: str) -> None:
-    assert len((Path(create_dataset.__file__).parent / name).read_text().splitlines()) <= 150
 
 
 # client.py --check
@@ -1004,7 +1014,7 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
-    federated_run = PlainRun(InProcessTransport(ClientApp(), {}), Settings.from_config(read_defaults()))
+    federated_run = PlainRun(InProcessTransport(ClientApp(), {}), Settings())
     federated_run.normalisation = NORMALISATION
     CheckpointFolder(Path("cut/checkpoints")).save(federated_run.checkpoint())
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}

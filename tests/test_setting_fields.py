@@ -11,9 +11,9 @@ from federated_health.setting_fields import LARGEST, Value, check, coerce, flag_
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    step_size: float = setting("a group", "words", above=0, maximum=0.5)
-    rounds: int = setting("a group", "words", unit="N", minimum=1)
-    kind: str = setting("a group", "words", choices=("a", "b"))
+    step_size: float = setting("a group", 0.1, "words", above=0, maximum=0.5)
+    rounds: int = setting("a group", 3, "words", unit="N", minimum=1)
+    kind: str = setting("a group", "a", "words", choices=("a", "b"))
 
 
 STEP_SIZE, ROUNDS, KIND = fields(Example)

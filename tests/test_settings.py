@@ -2,8 +2,8 @@
 
 import math
 import re
+import tomllib
 from dataclasses import FrozenInstanceError
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +11,13 @@ import pytest
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import SettingsError
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from tests.conftest import PROJECT
 
 
 @pytest.fixture
 def defaults() -> dict[str, Value]:
-    return read_defaults()
+    return Settings().to_config()
 
 
 def refusal(config: dict[str, Value]) -> str:
@@ -51,12 +51,6 @@ def test_unknown_settings_are_refused_and_the_known_ones_listed(defaults: dict[s
 
 def test_a_setting_with_an_underscore_is_unknown(defaults: dict[str, Value]) -> None:
     assert refusal({**defaults, "batch_size": 3}).startswith("unknown setting batch_size;")
-
-
-def test_lacking_settings_are_named(defaults: dict[str, Value]) -> None:
-    del defaults["rounds"], defaults["l2"]
-
-    assert refusal(defaults) == "lacks the setting l2, rounds"
 
 
 @pytest.mark.parametrize(
@@ -255,85 +249,12 @@ def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Val
         build("heart-disease", 4, 30)
 
 
-def test_a_lacking_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"pyproject\.toml: cannot be read \(No such file or directory\)$"):
-        read_defaults(tmp_path / "pyproject.toml")
+def test_flower_gets_the_same_defaults() -> None:
+    app = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
+
+    assert app["config"] == Settings().to_config()
+    assert all(type(value) is type(Settings().to_config()[name]) for name, value in app["config"].items())
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[tool.flwr\n", r"is not TOML \("),
-        ("", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("[tool.flwr.app]\npublisher = 'x'\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("[tool.flwr.app]\nconfig = 3\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("[[tool.flwr.app.config]]\nrounds = 3\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("[tool]\nflwr = 'x'\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("[[tool.flwr]]\napp = {}\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-        ("tool = true\n", r"lacks the table \[tool\.flwr\.app\.config\]"),
-    ],
-)
-def test_a_file_without_the_table_is_told(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "pyproject.toml"
-    path.write_text(text)
-
-    with pytest.raises(SettingsError, match=rf"pyproject\.toml: {words}"):
-        read_defaults(path)
-
-
-def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "pyproject.toml"
-    path.write_bytes("[tool.flwr.app.config]\nout = 'zürich'\n".encode("latin-1"))
-
-    with pytest.raises(SettingsError, match=r"pyproject\.toml: is not TOML \("):
-        read_defaults(path)
-
-
-def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
-    path = tmp_path / "pyproject.toml"
-    carried = (PROJECT / "pyproject.toml").read_text("utf-8")
-    path.write_text(carried.replace('out = ""', "out = 'zürich'").replace("force = false", "force = true"), "utf-8")
-
-    assert read_defaults(path) == {**read_defaults(), "out": "zürich", "force": True}
-
-
-def test_defaults_under_an_unknown_or_without_a_known_name_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pyproject.toml"
-    carried = (PROJECT / "pyproject.toml").read_text("utf-8")
-    path.write_text(carried.replace("\nrounds = ", "\nrownds = "), "utf-8")
-    with pytest.raises(SettingsError, match="unknown setting rownds; known are: task, hospitals"):
-        read_defaults(path)
-    path.write_text(carried.replace('\naddress = "127.0.0.1:8080"', ""), "utf-8")
-    with pytest.raises(SettingsError, match="lacks the setting address"):
-        read_defaults(path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"hospitals": 2}, "hospitals: expected at least 3 with --encrypt: of a sum of two each learns the other's"),
-        ({"min-hospitals": 2}, "min-hospitals: expected at least 3 with --encrypt: of a sum of two each learns"),
-        ({"strategy": "fedmedian"}, "strategy: fedmedian has to read every update, which --encrypt prevents; not so: "),
-        ({"strategy": "krum"}, "fedavg, average, fedprox"),
-        ({"strategy": "fedadam"}, "strategy: fedadam has to read every update"),
-        ({"strategy": "fedavgm"}, "strategy: fedavgm has to read every update"),
-        ({"strategy": "qfedavg"}, "strategy: qfedavg has to read every update"),
-    ],
-)
-def test_what_cannot_be_encrypted_is_refused(defaults: dict[str, Value], changes: dict[str, Value], words: str) -> None:
-    Settings.from_config({**defaults, **changes})
-    assert words in refusal({**defaults, **changes, "encrypt": True})
-
-
-@pytest.mark.parametrize(("hospitals", "asked", "needed"), [(3, 0, 3), (4, 0, 3), (6, 0, 4), (5, 3, 3), (5, 4, 4)])
-def test_a_round_of_encrypted_updates_needs_three(
-    defaults: dict[str, Value], hospitals: int, asked: int, needed: int
-) -> None:
-    config = {**defaults, "encrypt": True, "hospitals": hospitals, "min-hospitals": asked}
-    assert Settings.from_config(config).min_updates == needed
-
-
-def test_the_reason_for_three_is_said(defaults: dict[str, Value]) -> None:
-    settings = Settings.from_config({**defaults, "encrypt": True, "hospitals": 3})
-    assert settings.min_reason == "--encrypt: of a sum of two each learns the other's update"
-    assert "--min-hospitals" in Settings.from_config({**defaults, "hospitals": 3}).min_reason
+def test_a_setting_that_a_config_does_not_name_has_its_default() -> None:
+    assert Settings.from_config({"rounds": 3}) == Settings(rounds=3)

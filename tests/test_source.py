@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS
 from federated_health.data.sources.source import Source, generate_readmission, read_source
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError
 from tests.conftest import PROJECT
 
-TABLE = PROJECT / "data" / "full_dataset.csv"
+TABLE = HEART_DISEASE_TABLE
 RAW_TABLES = PROJECT.parent / "shared" / "data" / "uci-heart"
 UCI_COLUMNS = [
     "age",
@@ -141,7 +142,7 @@ def test_the_canonical_table_is_hospital_columns_of_the_task_and_label(uci: Sour
 
 def test_a_source_names_its_files_and_the_hashes_of_their_bytes(uci: Source) -> None:
     assert (uci.name, uci.title) == ("uci", "UCI's heart disease table")
-    assert uci.files == {"full_dataset.csv": hashlib.sha256(TABLE.read_bytes()).hexdigest()}
+    assert uci.files == {"heart_disease.csv": hashlib.sha256(TABLE.read_bytes()).hexdigest()}
     assert uci.task is HEART_DISEASE
     assert uci.has_hospitals
 

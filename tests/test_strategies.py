@@ -28,7 +28,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import grid_of
 from federated_health.server.strategies import STATE_ATTRIBUTES, make_strategy, read_state, write_state
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.checkpoints import checkpoint_of
@@ -44,7 +44,7 @@ def built(strategy: str, text: str = "", learning_rate: float = 0.05) -> Strateg
         "learning-rate": learning_rate,
         "hospitals": 100,
     }
-    return make_strategy(Settings.from_config({**read_defaults(), **arguments}))
+    return make_strategy(Settings.from_config({**arguments}))
 
 
 def average(strategy: str, replies: list[Message]) -> Weights:
@@ -718,7 +718,7 @@ def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str,
         name: hospital_context(name, {"data": str(hospitals_folder / f"client_{number}.csv")})
         for number, name in enumerate(names, start=1)
     }
-    settings = Settings.from_config({**read_defaults(), "strategy": strategy, "rounds": 10})
+    settings = Settings.from_config({"strategy": strategy, "rounds": 10})
     run = PlainRun(InProcessTransport(client.app, contexts), settings)
     run.gather()
 

@@ -21,13 +21,13 @@ from grpc import StatusCode
 
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
-from federated_health.setting_fields import PROJECT_FILE
 from federated_health.transport import backoff, channels, reconnect, stream_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.channels import MAX_MESSAGE_KEY
 from federated_health.transport.reconnect import RETRYABLE, name_taken_seconds
 from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import SERVICE, serve_streams
+from tests.support.scripts import PROJECT
 from tests.support.wire import UNWRITTEN
 from tests.test_backoff import LargestDelays
 from tests.test_streaming import TERMS, LightHospital, Proxy, answer_of, echo, question, server, wait_until
@@ -407,7 +407,7 @@ def peer(
             [*before, sys.executable, "-m", "tests.support.stream_peers", *map(str, arguments)],
             stdout=out,
             stderr=subprocess.STDOUT,
-            cwd=PROJECT_FILE.parent,
+            cwd=PROJECT,
             env={**os.environ, "KEEPALIVE": str(keepalive)},
         )
 

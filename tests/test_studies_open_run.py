@@ -2,7 +2,7 @@
 
 import pytest
 
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.study import open_run
 from tests.support.audits import hospitals_of
 
@@ -11,7 +11,7 @@ from tests.support.audits import hospitals_of
 def test_a_run_waits_for_nobody_and_limits_no_update() -> None:
     from client import app
 
-    settings = open_run(hospitals_of({"a": 8, "b": 8}), Settings.from_config(read_defaults()), app).settings
+    settings = open_run(hospitals_of({"a": 8, "b": 8}), Settings(), app).settings
 
     assert (settings.hospitals, settings.appraisal) == (2, False)
     assert settings.wait < 1  # in process, a hospital that is not there will not come later

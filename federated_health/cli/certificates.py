@@ -26,8 +26,16 @@ DESCRIPTION = (
 )
 
 
-def add_subcommands(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands of `certificates`."""
+EXAMPLES = (
+    'init --authority authority --name "Heart federation"',
+    "request --tls cleveland-tls --name cleveland",
+    "sign cleveland-tls/request.pem --authority authority",
+)
+
+
+def make_parser() -> parsing.CommandParser:
+    """The parser of `certificates`; a subcommand's function is its `run`."""
+    parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     add = partial(parsing.add_subcommand, subcommands)
 
@@ -74,6 +82,13 @@ def add_subcommands(parser: argparse.ArgumentParser) -> None:
     examples = "cleveland-tls", "cleveland-tls/request.pem"
     show = add("show", _show, "show a certificate's party, validity and key", examples)
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
+    return parser
+
+
+def main() -> None:
+    """The command `certificates`: parse the subcommand and its flags, and run it."""
+    flags = make_parser().parse_args()
+    flags.run(flags)
 
 
 def _add_authority(parser: Any, help_text: str) -> None:

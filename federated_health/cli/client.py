@@ -1,4 +1,4 @@
-"""The command `client.py`: it shows, checks, or joins a run with a ClientApp."""
+"""The command `client.py`: shows, checks, or joins a run with a ClientApp."""
 
 import argparse
 import logging
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
-from flwr.clientapp import ClientApp
 
 from federated_health import privacy
 from federated_health.cli import parsing
@@ -16,7 +15,7 @@ from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import TASKS
+from federated_health.data.tasks import DEFAULT_TASK, TASKS
 from federated_health.errors import DataError, LedgerError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
@@ -25,8 +24,9 @@ from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.names import ALLOWED_EPSILON
 from federated_health.security import load_tls
-from federated_health.setting_fields import Value, read_project_config
+from federated_health.setting_fields import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, Value
 from federated_health.transport.channels import check_address
+from federated_health.transport.in_process import App
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run, report_unfit
 
@@ -36,25 +36,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXAMPLES = (
-    "python client.py --hospital 1",
-    "python client.py --data /path/to/patients.csv --check",
-    "python client.py --data /path/to/patients.csv --name my-hospital --out my-results",
-    "python client.py --data /path/to/patients.csv --tls my-tls --server fl.example.org:8080",
-    "python client.py --show-egress data/egress-cleveland.jsonl",
+    "--hospital 1",
+    "--data /path/to/patients.csv --check",
+    "--data /path/to/patients.csv --name my-hospital --out my-results",
+    "--data /path/to/patients.csv --tls my-tls --server fl.example.org:8080",
+    "--show-egress data/egress-cleveland.jsonl",
 )
-
-NEEDED_DEFAULTS = "address", "data", "task", "wait"
-"""Settings whose defaults are defaults of client.py, too."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    defaults = read_project_config(needed=NEEDED_DEFAULTS)
 
     own = parser.add_argument_group("which hospital this is")
-    help_text = f"the N-th hospital that create_dataset.py wrote: {defaults['data']}/client_N.csv"
+    help_text = f"the N-th hospital that create_dataset.py wrote: {DEFAULT_DATA}/client_N.csv"
     help_text += " (from 1; default: none, which takes --data)"
     own.add_argument("--hospital", type=parsing.whole, metavar="N", help=help_text)
     help_text = "this hospital's own CSV, with --name or --tls (default: none)"
@@ -62,16 +58,16 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
     help_text += " (default: of --hospital the data's; with --tls the certificate's)"
     own.add_argument("--name", metavar="NAME", help=help_text)
-    help_text = f"what is predicted; must be the server's (default: of --hospital the data's, else {defaults['task']})"
+    help_text = f"what is predicted; must be the server's (default: of --hospital the data's, else {DEFAULT_TASK})"
     own.add_argument("--task", choices=tuple(TASKS), help=help_text)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
     help_text = "where the server listens (default: %(default)s)"
-    connection.add_argument("--server", default=defaults["address"], metavar="HOST:PORT", help=help_text)
+    connection.add_argument("--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
     help_text = "how long to wait for a server that cannot be reached"
     help_text += " (above 0, at most 10,000,000; default: %(default)s)"
-    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=help_text)
+    connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     help_text = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
     help_text += "without it messages are not encrypted and peers are not authenticated (default: none)"
     connection.add_argument("--tls", metavar="DIR", help=help_text)
@@ -123,7 +119,12 @@ def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | No
     return config
 
 
-def run_client(app: ClientApp) -> None:
+def main() -> None:
+    """The installed command: it answers the same messages as client.py's app."""
+    run_client(handlers.answer)
+
+
+def run_client(app: App) -> None:
     """Parse the flags, and show, check or join."""
     parser = make_parser()
     flags = parser.parse_args()
@@ -141,9 +142,7 @@ def run_client(app: ClientApp) -> None:
     identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
     if flags.data and not flags.name:
         flags.name = identity.name if identity else "unnamed" if flags.check else None
-    defaults = read_project_config(needed=NEEDED_DEFAULTS)
-    folder, task = str(defaults["data"]), str(defaults["task"])
-    hospital = find_own_hospital(Path(folder), flags.hospital, flags.data, flags.name, flags.task, task)
+    hospital = find_own_hospital(Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, flags.task, DEFAULT_TASK)
     if flags.check:
         _check(hospital)
     else:
@@ -165,7 +164,7 @@ def _check(hospital: OwnHospital) -> None:
     check.raise_obstacle()
 
 
-def _join(app: ClientApp, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
+def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
     ledger = Ledger.beside(own.data, own.name)

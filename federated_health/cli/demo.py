@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from federated_health.cli import parsing
+from federated_health.data.dataset_folder import EXAMPLE_PATIENTS
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
+from federated_health.data.tasks import DEFAULT_TASK, HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
 from federated_health.ml.metrics import roc_auc
 from federated_health.names import METRICS, MODEL, REPORT
-from federated_health.processes import free_port, interrupt, process, script_command
+from federated_health.processes import command, free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 
 POLL_INTERVAL = 0.1
 
@@ -33,22 +35,45 @@ class Scenario:
     """What a demo shows.
 
     Attributes:
-        source: as create_dataset.py knows it.
-        strategy: as server.py knows it.
+        source: as `create-dataset` knows it.
+        strategy: as `server` knows it.
         hospitals: number of hospitals in the source.
-        patients: example patients to score.
     """
 
     source: str
     strategy: str
     hospitals: int
-    patients: str
 
 
 SCENARIOS = {
-    HEART_DISEASE.name: Scenario("uci", "fedavg", 4, "data/example_patients.csv"),
-    READMISSION.name: Scenario("readmission", "average", 2, "data/example_patients_readmission.csv"),
+    HEART_DISEASE.name: Scenario("uci", "fedavg", 4),
+    READMISSION.name: Scenario("readmission", "average", 2),
 }
+
+
+EXAMPLES = ("", "--task readmission --rounds 10", "--encrypt --dp-epsilon 2")
+
+
+def main() -> None:
+    """The command: parse the flags, and run the demo."""
+    description = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
+    parser = parsing.CommandParser(description, examples=EXAMPLES)
+    help_text = "what is predicted (default: %(default)s)"
+    parser.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    help_text = "folder of all files; an earlier demo in it is overwritten"
+    help_text += f" (default: runs/demo, or runs/demo-TASK where the task is not {DEFAULT_TASK})"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=help_text)
+    help_text = "rounds of training and averaging (at least 1; default: the server's)"
+    parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
+    help_text = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
+    parser.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)
+    help_text = "the server averages ciphertexts that it cannot decrypt (default: no)"
+    parser.add_argument("--encrypt", action="store_true", help=help_text)
+    flags = parser.parse_args()
+    out = flags.out or Path("runs/demo" if flags.task == DEFAULT_TASK else f"runs/demo-{flags.task}")
+    settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
+    given = {name: value for name, value in settings.items() if value is not None}
+    run_demo(out, flags.task, given, encrypt=flags.encrypt)
 
 
 def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bool = False) -> None:
@@ -58,7 +83,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
 
     Args:
         task: one of SCENARIOS.
-        settings: further settings of server.py, by flag.
+        settings: further settings of the server, by flag.
         encrypt: whether the server averages ciphertexts that it cannot decrypt; a hospital then has the results.
 
     Raises:
@@ -67,10 +92,10 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
-    Settings.from_config({**read_defaults(), **shared, "encrypt": encrypt, **settings})
-    command = script_command("create_dataset.py", "--source", scenario.source, "--out", data, "--force")
-    if code := subprocess.run(command, check=False).returncode:
-        raise RunError(f"create_dataset.py failed with code {code}")
+    Settings.from_config({**shared, "encrypt": encrypt, **settings})
+    create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
+    if code := subprocess.run(create, check=False).returncode:
+        raise RunError(f"create-dataset failed with code {code}")
     for account in data.glob("privacy-*.jsonl"):  # of what an earlier demo spent; a hospital's own is never removed
         account.unlink()
     manifest = read_manifest(data)
@@ -84,12 +109,12 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     print("is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
-        serve = script_command("server.py", *flags, "--force", *(["--encrypt"] if encrypt else []))
+        serve = command("server", *flags, "--force", *(["--encrypt"] if encrypt else []))
         server = stack.enter_context(process(serve))
         clients = {}
         for name, path in files.items():
             flags = _as_flags({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
-            join = script_command("client.py", *flags, "--out", logs[name].parent)
+            join = command("client", *flags, "--out", logs[name].parent)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)
@@ -99,9 +124,9 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     results = next(iter(logs.values())).parent if encrypt else out
     if "generator_seed" in manifest["source"]:
         print(_compare(manifest["source"], json.loads((results / METRICS).read_text())["federation"]))
-    predict = f"{shlex.quote(sys.executable)} predict.py {results / MODEL} {scenario.patients}"
+    predict = [sys.executable, "-m", "federated_health", "predict", results / MODEL, data / EXAMPLE_PATIENTS]
     report = f", the report in {results / REPORT}" if encrypt else ""
-    print(f"Everything is in {out}/{report}. Score new patients:\n  {predict}")
+    print(f"Everything is in {out}/{report}. Score new patients:\n  {shlex.join(map(str, predict))}")
 
 
 def _as_flags(flags: Mapping[str, object]) -> list[object]:
@@ -127,7 +152,7 @@ def _watch(
     while server.poll() is None or any(client.poll() is None for client in clients.values()):
         time.sleep(POLL_INTERVAL)
         if server.poll():
-            raise RunError(f"server.py ended with code {server.returncode}")
+            raise RunError(f"the server ended with code {server.returncode}")
         for name, client in clients.items():
             if client.poll():
                 lines = [line for line in logs[name].read_text(errors="replace").splitlines() if line.strip()]

@@ -31,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
     Flags cannot be abbreviated, since an abbreviation changes its meaning when a flag is added.
 
     Args:
-        examples: commands that --help shows below the flags.
+        examples: flags of commands that --help shows below the flags.
     """
 
     def __init__(self, description: str, *, examples: Iterable[str] = (), **keywords: Any) -> None:
@@ -39,8 +39,9 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(description=description, **keywords)
         self.show_examples(examples)
 
-    def show_examples(self, commands: Iterable[str]) -> None:
-        self.epilog = "\n".join(["Examples:", *(f"  {command}" for command in commands)])
+    def show_examples(self, examples: Iterable[str]) -> None:
+        command = f"python {self.prog}" if self.prog.endswith(".py") else self.prog
+        self.epilog = "\n".join(["Examples:", *(f"  {command} {flags}".rstrip() for flags in examples)])
 
     def error(self, message: str) -> NoReturn:
         print_error(f"error: {message}; see {self.prog} --help", 2)
@@ -57,7 +58,7 @@ def add_subcommand(
     """
     description = description or f"{help[0].upper()}{help[1:]}."
     subcommand = subcommands.add_parser(name, help=help, description=description)
-    subcommand.show_examples(f"{subcommand.prog} {flags}".rstrip() for flags in examples)
+    subcommand.show_examples(examples)
     subcommand.set_defaults(run=run)
     return subcommand
 
@@ -100,10 +101,8 @@ def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in vars(flags).items()}
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, Any], *, leave_out: Collection[str]
-) -> None:
-    """Add a flag for every field of a settings dataclass, with the group, help text and range of its metadata.
+def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_out: Collection[str]) -> None:
+    """Add a flag for every field of a settings dataclass, with its default and its metadata: group, help text, range.
 
     Only flags that the user gives are among the parsed values.
     """
@@ -112,7 +111,7 @@ def add_settings(
         flag = flag_of(setting)
         if flag in leave_out:
             continue
-        default, rules = defaults[flag], setting.metadata
+        default, rules = setting.default, setting.metadata
         title = rules["group"]
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         shown = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"

@@ -1,11 +1,14 @@
 """The command `server.py`: its flags, what it prints, and how it serves a ServerApp over gRPC streams."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flwr.serverapp import ServerApp
+from flwr.app import Context
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from federated_health import encryption
 from federated_health.cli import console, parsing
@@ -14,19 +17,24 @@ from federated_health.messages.content import max_reply_bytes
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
+from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder, settings_to_resume
-from federated_health.settings import Settings, read_defaults
+from federated_health.server.strategies import make_strategy
+from federated_health.settings import Settings
 from federated_health.transport.channels import check_address
-from federated_health.transport.interface import server_context
+from federated_health.transport.interface import server_context, transport_of
 from federated_health.transport.listening import check_room
 from federated_health.transport.stream_server import serve_streams
 
+if TYPE_CHECKING:
+    from federated_health.ml.rounds import Round
+
 EXAMPLES = (
-    "python server.py --hospitals 4 --rounds 30 --out runs/first",
-    'python server.py --strategy fedprox --strategy-args "proximal-mu=0.1"',
-    "python server.py --tls server-tls --address 10.0.0.5:8080",
-    "python server.py --resume runs/first",
+    "--hospitals 4 --rounds 30 --out runs/first",
+    '--strategy fedprox --strategy-args "proximal-mu=0.1"',
+    "--tls server-tls --address 10.0.0.5:8080",
+    "--resume runs/first",
 )
 
 AUC_NOTE = (
@@ -44,15 +52,28 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of server.py."""
     description = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    parsing.add_settings(parser, Settings, read_defaults(), leave_out={"data"})
+    parsing.add_settings(parser, Settings, leave_out={"data"})
     return parser
 
 
-def serve(app: ServerApp) -> None:
-    """Parse the flags, listen, and run an app over the streams of the hospitals that join."""
+def main() -> None:
+    """The installed command: the same run as server.py's."""
+    serve(federate)
+
+
+def federate(grid: Grid, context: Context) -> None:
+    """One run over any grid, with the settings of a run config."""
+    settings = Settings.from_config(context.run_config)
+    with start_run(grid, settings, make_strategy(settings)) as (run, record):
+        for completed in run.rounds():
+            record(completed)
+
+
+def serve(app: Callable[[Grid, Context], None]) -> None:
+    """Parse the flags, listen, and run a ServerApp, or a function, over the streams of the hospitals that join."""
     flags = parsing.by_flag(make_parser().parse_args())
     resumed = flags.get("resume")
-    config = settings_to_resume(Path(resumed), flags) if resumed else {**read_defaults(), **flags}
+    config = settings_to_resume(Path(resumed), flags) if resumed else flags
     settings = Settings.from_config(config)
     settings.check_given(flags)
     console.configure_logging(verbose=settings.verbose)
@@ -68,6 +89,38 @@ def serve(app: ServerApp) -> None:
     with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:
         console.say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
         app(transport, server_context(settings.to_config()))
+
+
+@contextmanager
+def start_run(
+    grid: Grid, settings: Settings, strategy: Strategy
+) -> Iterator[tuple[FederatedRun, Callable[["Round"], None]]]:
+    """Gather the hospitals of a run; at the end of the block evaluate the final model, and print and save the results.
+
+    If an error or Ctrl-C ends the block, the results of the last completed round are saved.
+
+    Yields:
+        The run, and a function that shows a completed round and adds it to the run's folder.
+    """
+    with RunFolder(settings) as folder:
+        run = make_run(transport_of(grid), settings, strategy)
+        if folder.checkpoint is not None:
+            run.resume(folder.checkpoint)
+        run.gather(console.say)
+        folder.begin(run)
+        stopped_by: BaseException | None = None
+        try:
+            with console.round_progress(settings.rounds) as show:
+
+                def record(completed: "Round") -> None:
+                    folder.append_round(run)
+                    show(completed)
+
+                yield run, record
+            figures = run.evaluate()
+        except (KeyboardInterrupt, RunError) as error:
+            stopped_by, figures = error, figures_when_stopped(run, error)
+        save_results(folder, run, figures, stopped_by)
 
 
 def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:

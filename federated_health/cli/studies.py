@@ -13,14 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
 from federated_health.ml.metrics import SMALL_CLASS, verdict_text
-from federated_health.setting_fields import flag_of
-from federated_health.settings import OPERATIONAL, Settings, read_defaults
+from federated_health.setting_fields import DEFAULT_DATA, flag_of
+from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
 
-EVIDENCE_HELP = "is joining worth it? own, federated, pooled and left-out models, compared by cross-validation"
-AUDIT_HELP = "the attack on ourselves: who was trained on, and what is recorded of them, with and without privacy"
+EVIDENCE_DESCRIPTION = "Is joining worth it? Own, federated, pooled and left-out models, compared by cross-validation."
+EVIDENCE_EXAMPLES = (
+    "",
+    "--strategies fedavg,fedprox,fedyogi",
+    "--folds 3 --repeats 1 --no-tune --rounds 10 --out runs/quick",
+)
+
+AUDIT_DESCRIPTION = (
+    "Attacks models and updates: who was trained on, and what is recorded of them, with and without privacy."
+)
+AUDIT_EXAMPLES = ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit")
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
 NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
@@ -36,8 +45,9 @@ PER_CORE = "(at least 1; default: one per core, %(default)s here)"
 ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself holds its update, so there is nothing to attack."
 
 
-def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `evidence`."""
+def evidence() -> None:
+    """The command `evidence`: run or resume a study of the benefit of joining, and print its results."""
+    parser = parsing.CommandParser(EVIDENCE_DESCRIPTION, examples=EVIDENCE_EXAMPLES)
     study = parser.add_argument_group("the study")
     help_text = "folder of the results; a study that was interrupted is resumed"
     _add_folders(study, out=Path("runs/evidence"), out_help=help_text)
@@ -59,46 +69,41 @@ def add_evidence_flags(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
     )
-    parsing.add_settings(parser, Settings, read_defaults(), leave_out=NOT_FOR_EVIDENCE)
-
-
-def run_evidence(flags: argparse.Namespace) -> None:
-    """Run or resume a study of the benefit of joining, and print its results."""
+    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
+    flags = parser.parse_args()
     _print_evidence(_run(benefit_study.run, flags, "model"))
     say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
 
 
-def add_audit_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `audit`."""
-    audit = parser.add_argument_group("the audit")
-    _add_folders(audit, out=Path("runs/audit"), out_help="folder of the results")
+def audit() -> None:
+    """The command `audit`: run an audit, and print its results."""
+    parser = parsing.CommandParser(AUDIT_DESCRIPTION, examples=AUDIT_EXAMPLES)
+    group = parser.add_argument_group("the audit")
+    _add_folders(group, out=Path("runs/audit"), out_help="folder of the results")
     help_text = "replace the report if --out holds a run (default: refuse)"
-    audit.add_argument("--force", action="store_true", help=help_text)
-    _add_count(audit, "--jobs", f"processes at a time {PER_CORE}", os.cpu_count())
+    group.add_argument("--force", action="store_true", help=help_text)
+    _add_count(group, "--jobs", f"processes at a time {PER_CORE}", os.cpu_count())
     help_text = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
-    _add_count(audit, "--shadows", help_text, 32)
+    _add_count(group, "--shadows", help_text, 32)
     help_text = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
-    _add_count(audit, "--wholes", help_text, 5)
+    _add_count(group, "--wholes", help_text, 5)
     help_text = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
-    _add_count(audit, "--draws", help_text, 3)
-    audit.add_argument(
+    _add_count(group, "--draws", help_text, 3)
+    group.add_argument(
         "--epsilons",
         type=parsing.numbers,
         default=(1.0, 2.0, 4.0, 8.0),
         metavar="A,B,...",
         help="privacy budgets to attack, besides plain and encrypted runs (default: 1,2,4,8)",
     )
-    parsing.add_settings(parser, Settings, read_defaults(), leave_out=NOT_FOR_AUDIT)
-
-
-def run_audit(flags: argparse.Namespace) -> None:
-    """Run an audit, and print its results."""
+    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
+    flags = parser.parse_args()
     _print_audit(_run(audit_study.run, flags, "federation")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
 
 
 def _add_folders(group: Any, *, out: Path, out_help: str) -> None:
-    data = Path(str(read_defaults()["data"]))
+    data = Path(DEFAULT_DATA)
     for flag, folder, help in (("--data", data, "folder that create_dataset.py wrote"), ("--out", out, out_help)):
         group.add_argument(flag, type=Path, default=folder, metavar="DIR", help=f"{help} (default: %(default)s)")
 
@@ -111,8 +116,7 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
 def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
     """Run a study, whose arguments have the names of its own flags, and show how many of what it counts are done."""
     given = parsing.by_flag(flags)
-    del given["run"], given["subcommand"]
-    settings = {name: given.pop(name) for name in read_defaults().keys() - OPERATIONAL if name in given}
+    settings = {name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL if name in given}
     with _progress(noun) as show:
         return study(**given, settings=settings, show=show)
 

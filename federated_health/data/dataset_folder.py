@@ -13,13 +13,18 @@ from typing import Any
 import pandas as pd
 
 from federated_health import __version__
+from federated_health.data.examples import find_example_patients
 from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
+from federated_health.data.tasks import TASKS
 from federated_health.errors import DataError
-from federated_health.files import hash_file
+from federated_health.files import PUBLIC, hash_file, write_bytes
 
 PICTURE = "partition.png"
+
+EXAMPLE_PATIENTS = "example_patients.csv"
+"""Made-up patients to be scored with `predict`; not part of the data set, so not in the manifest."""
 
 
 def write_hospitals(
@@ -67,6 +72,25 @@ def write_hospitals(
             return manifest
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def write_example_patients(folder: Path, task: str) -> Path | None:
+    """Write a task's example patients, unless there are none, or the folder has a file of that name of another origin.
+
+    Returns the file that was written; a DataError if the folder cannot be written to.
+    """
+    examples, path = find_example_patients(task), folder / EXAMPLE_PATIENTS
+    try:
+        if not examples or (path.exists() and path.read_bytes() not in _all_example_patients()):
+            return None
+        write_bytes(path, examples.read_bytes(), PUBLIC)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    return path
+
+
+def _all_example_patients() -> list[bytes]:
+    return [path.read_bytes() for path in map(find_example_patients, TASKS) if path]
 
 
 def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: str) -> dict[str, Any]:

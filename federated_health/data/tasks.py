@@ -190,6 +190,7 @@ READMISSION = Task(
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION)}
+DEFAULT_TASK = HEART_DISEASE.name
 
 
 def get_task(name: str) -> Task:

@@ -28,7 +28,7 @@ from federated_health.ml.rounds import Round, read_round, write_round, write_rou
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.run_page import hashes_of_model, metrics_of, write_run_report
 from federated_health.report.run_summary import RunSummary
-from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings, read_defaults
+from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 
 RESULT, OWN_BENEFIT, OWN_ROUND = "result", "benefit", "round-"
 """JSON in a hospital's state of an encrypted run: the result, its own benefit, and its figures of each round."""
@@ -89,7 +89,7 @@ def _read_run_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the server states about the run in plain text."""
     try:
         facts = json.loads(str(config.get(RUN_FACTS)))
-        settings = Settings.from_config({**read_defaults(), **facts["settings"]})
+        settings = Settings.from_config({**facts["settings"]})
         numbers = {key: int(facts[key]) for key in ("hospitals", "train_examples", "rounds")}
         return {**numbers, "stopped": bool(facts["stopped"]), "settings": settings.to_config()}
     except (ValueError, TypeError, KeyError, SettingsError):

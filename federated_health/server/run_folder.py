@@ -17,7 +17,7 @@ from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.run import FederatedRun
-from federated_health.setting_fields import PROJECT_FILE, Value
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class ModelSaver:
             with suppress(OSError):  # `save` then does it in this process
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "federated_health.report.saved_model"],
-                    cwd=PROJECT_FILE.parent,
+                    cwd=Path(__file__).resolve().parents[2],  # also where the package is not installed
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import grpc
 from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
@@ -22,7 +21,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError
 from federated_health.transport import channels
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL, unwrap, wrap
-from federated_health.transport.in_process import call_app
+from federated_health.transport.in_process import App, call_app
 from federated_health.transport.interface import error_reply
 from federated_health.transport.reconnect import Reconnector, find_obstacle
 
@@ -48,7 +47,7 @@ class Ledger(Protocol):
 
 
 def join_run(
-    app: ClientApp,
+    app: App,
     context: Context,
     *,
     name: str,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from chaos_trials import Fault
 
-from federated_health.processes import PROJECT
+from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow
 

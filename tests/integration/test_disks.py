@@ -17,7 +17,7 @@ from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port, process
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
@@ -126,7 +126,7 @@ class Hospital:
 def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_hospitals(
     spoil: Callable[[Disk], None], mend: Callable[[Disk], None], why: str, disk: Disk, tmp_path: Path
 ) -> None:
-    config = {**read_defaults(), "hospitals": 3, "min-hospitals": 3, "rounds": ROUNDS, "appraisal": False}
+    config = {"hospitals": 3, "min-hospitals": 3, "rounds": ROUNDS, "appraisal": False}
     settings = Settings.from_config(config)
     address, out = f"127.0.0.1:{free_port()}", disk.seen / "run"
     logs = [tmp_path / f"server-{number}.txt" for number in range(3)]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.processes import PROJECT, process
+from federated_health.processes import process
 from federated_health.studies.benefit.journal import JOURNAL
+from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.scripts import script_command
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("cleveland", "switzerland")
 RUN: dict[str, Value] = {"hospitals": 2, "rounds": 2, "local-epochs": 2, "appraisal": False, "min-hospitals": 1}
-SETTINGS = Settings.from_config({**read_defaults(), **RUN})
+SETTINGS = Settings.from_config({**RUN})
 
 PATIENCE = 900.0
 """Seconds; Flower's deployment starts a process for every message."""

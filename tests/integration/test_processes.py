@@ -23,7 +23,7 @@ from federated_health.ml.metrics import verdict_text
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.forks import Fork, forked
@@ -118,7 +118,7 @@ def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Pat
 
 
 def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
-    settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
+    settings = replace(Settings(), rounds=ROUNDS)
     contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
     run = PlainRun(InProcessTransport(client.app, contexts), settings)
     figures = run.run()

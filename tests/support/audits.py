@@ -9,7 +9,7 @@ import numpy as np
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import audit_figures
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
@@ -39,7 +39,7 @@ def hospitals_of(sizes: Mapping[str, int]) -> dict[str, Hospital]:
 def plan_of(**changes: Any) -> AuditPlan:
     """Three small hospitals, of which `small` is the smallest."""
     hospitals = hospitals_of({"large": 40, "small": 20, "middle": 31})
-    settings = replace(Settings.from_config(read_defaults()), hospitals=3)
+    settings = replace(Settings(), hospitals=3)
     given: dict[str, Any] = {
         "hospitals": hospitals,
         "privacies": {

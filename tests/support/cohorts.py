@@ -10,7 +10,7 @@ import pandas as pd
 
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.ml.metrics import probability
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.training_setups import EvaluationProtocol
 
@@ -61,7 +61,7 @@ def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **setti
         "appraisal": False,
     }
     return EvaluationProtocol(
-        settings=replace(Settings.from_config(read_defaults()), **(quick | settings)),
+        settings=replace(Settings(), **(quick | settings)),
         folds=folds,
         repeats=repeats,
         strategies=("fedavg",),

@@ -18,7 +18,7 @@ from federated_health.report.run_page import page_of_run
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import summarise
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 
 COLUMNS = HEART_DISEASE.column_names
@@ -80,9 +80,7 @@ def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11))
 
 def run_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
     """The federation as it is when a run has ended."""
-    run = PlainRun(
-        InProcessTransport(ClientApp(), {}), replace(Settings.from_config(read_defaults()), rounds=2, **settings)
-    )
+    run = PlainRun(InProcessTransport(ClientApp(), {}), replace(Settings(), rounds=2, **settings))
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
     run.registrations = {

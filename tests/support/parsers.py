@@ -3,19 +3,20 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from importlib import import_module
 from unittest import mock
 
-import create_dataset
-import predict
-from federated_health.cli import client, main, server
+from federated_health.cli import main
+
+COMMAND = "federated-health"
+SCRIPTS = ("server.py", "client.py", "create_dataset.py", "predict.py")
 
 
 class _InterceptedError(Exception):
     pass
 
 
-def _intercept(command: Callable[[], object]) -> argparse.ArgumentParser:
+def parser_of(command: Callable[[], None], name: str) -> argparse.ArgumentParser:
     """The parser with which a command parses its flags; nothing else of the command runs."""
     parsers: list[argparse.ArgumentParser] = []
 
@@ -25,7 +26,7 @@ def _intercept(command: Callable[[], object]) -> argparse.ArgumentParser:
 
     with (
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args),
-        mock.patch.object(sys, "argv", [f"{command.__module__}.py"]),
+        mock.patch.object(sys, "argv", [name]),  # from which argparse takes the name
     ):
         try:
             command()
@@ -34,29 +35,21 @@ def _intercept(command: Callable[[], object]) -> argparse.ArgumentParser:
     raise AssertionError(f"{command} parses no flags")
 
 
-MAKERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
-    "server.py": server.make_parser,
-    "client.py": client.make_parser,
-    "create_dataset.py": partial(_intercept, create_dataset.parse),
-    "predict.py": partial(_intercept, predict.predict),
-    "-m federated_health": main.make_parser,
-}
-
-
 def all_parsers() -> dict[str, argparse.ArgumentParser]:
     """Parsers by command, with its subcommand if it has them."""
-    parsers = {}
-    for command, make_parser in MAKERS.items():
-        with mock.patch.object(sys, "argv", [command]):  # from which argparse takes the name
-            parsers.update({" ".join(names): parser for names, parser in _with_subcommands([command], make_parser())})
+    parsers = {COMMAND: parser_of(main.main, COMMAND)}
+    for name, (target, _) in main.SUBCOMMANDS.items():
+        module, function = target.split(":")
+        command = getattr(import_module(f"federated_health.cli.{module}"), function)
+        script = f"{name.replace('-', '_')}.py"
+        for prefix in [f"{COMMAND} {name}", *([script] if script in SCRIPTS else [])]:
+            parsers.update(_with_subcommands(prefix, parser_of(command, prefix)))
     return parsers
 
 
-def _with_subcommands(
-    names: list[str], parser: argparse.ArgumentParser
-) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
-    yield names, parser
+def _with_subcommands(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, subcommand in action.choices.items():
-                yield from _with_subcommands([*names, name], subcommand)
+            for subcommand, its_parser in action.choices.items():
+                yield from _with_subcommands(f"{name} {subcommand}", its_parser)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
-from typing import Any
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from cryptography import x509
@@ -32,6 +31,11 @@ from federated_health.transport.channels import split_address
 DESCRIPTION = (
     "Starts Flower's SuperLink with this server's certificate, admits the nodes of the hospitals whose certificates "
     "its authority signed, and tells `flwr run . NAME` where it is. A run's folder is below where this is started."
+)
+
+EXAMPLES = (
+    "--tls server-tls --hospitals authority/issued --address 0.0.0.0:9092",
+    "--tls server-tls --hospitals cleveland.pem hungary.pem --name heart",
 )
 
 START_SECONDS = 60.0
@@ -171,8 +175,9 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
     return hospitals
 
 
-def add_flags(parser: Any) -> None:
-    """Add the flags of `superlink`."""
+def make_parser() -> parsing.CommandParser:
+    """The parser of `superlink`."""
+    parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     participants = parser.add_argument_group("participants")
     help_text = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
     participants.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
@@ -185,6 +190,12 @@ def add_flags(parser: Any) -> None:
     connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=help_text)
     help_text = "connection name for `flwr run . NAME` (default: %(default)s)"
     connection.add_argument("--name", default="hospitals", metavar="NAME", help=help_text)
+    return parser
+
+
+def main() -> None:
+    """The command `superlink`."""
+    run(make_parser().parse_args())
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -14,20 +14,25 @@ from federated_health.cli.client import add_privacy, add_split_seed, node_config
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
-from federated_health.data.tasks import TASKS, get_task
+from federated_health.data.tasks import DEFAULT_TASK, TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.settings import read_defaults
+from federated_health.setting_fields import DEFAULT_WAIT
 from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
 
 DESCRIPTION = (
     "Checks this hospital's CSV, and starts Flower's SuperNode with it: the node authenticates with the key of the "
     "hospital's TLS folder, and starts a process for every message."
+)
+
+EXAMPLES = (
+    "--tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
+    "--tls cleveland-tls --data patients.csv --dp-budget 4",
 )
 
 NODE_KEY = "supernode.key"
@@ -109,13 +114,13 @@ def _wait_for_superlink(address: str, identity: Identity, deadline: float, wait:
         time.sleep(min(MIN_DELAY, left))
 
 
-def add_flags(parser: Any) -> None:
-    """Add the flags of `supernode`; those that client.py has, too, have the same help."""
-    defaults = read_defaults()
+def make_parser() -> parsing.CommandParser:
+    """The parser of `supernode`; those that client.py has, too, have the same help."""
+    parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     hospital = parser.add_argument_group("which hospital this is")
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
     help_text = "what is predicted; the CSV is checked against it (default: %(default)s)"
-    hospital.add_argument("--task", choices=tuple(TASKS), default=defaults["task"], help=help_text)
+    hospital.add_argument("--task", choices=tuple(TASKS), default=DEFAULT_TASK, help=help_text)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     help_text = "folder of this hospital's key and certificate, from which it takes its name"
@@ -124,8 +129,14 @@ def add_flags(parser: Any) -> None:
     connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
     help_text = "seconds to wait for the SuperLink, and to be let in, anew each time"
     help_text += " (above 0, at most 10,000,000; default: %(default)s)"
-    connection.add_argument("--wait", type=parsing.seconds, default=defaults["wait"], metavar="SECONDS", help=help_text)
+    connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     add_privacy(parser)
+    return parser
+
+
+def main() -> None:
+    """The command `supernode`."""
+    run(make_parser().parse_args())
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_first_invalid
+from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
@@ -19,9 +20,6 @@ from federated_health.data.tasks import READMISSION, Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file
 from federated_health.names import hospital_name_from
-
-UCI_TABLE = Path(__file__).resolve().parents[3] / "data" / "full_dataset.csv"
-"""The 920 patients that come with the project."""
 
 DEFAULT_PATIENTS = 4000
 PATIENTS_RANGE = (2, 10_000_000)
@@ -83,7 +81,7 @@ class Source:
 
 def read_uci() -> Source:
     """The UCI heart disease table that comes with the project."""
-    return read_source(UCI_TABLE, name="uci")
+    return read_source(HEART_DISEASE_TABLE, name="uci")
 
 
 def generate_readmission(patients: int, seed: int) -> Source:

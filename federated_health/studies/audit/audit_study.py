@@ -14,7 +14,7 @@ from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
@@ -119,7 +119,7 @@ def _privacy_settings(
     """Settings by the name of each privacy setting: plain, then from the least private epsilon to the most."""
     refuse_duplicates("epsilons", [f"{epsilon:g}" for epsilon in epsilons])
     by_name = {PLAIN: 0.0, **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)}}
-    config = {**read_defaults(), **settings, "hospitals": len(hospitals)}
+    config = {**settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())
     delta = privacies[PLAIN].dp_delta

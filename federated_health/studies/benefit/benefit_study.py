@@ -11,7 +11,7 @@ from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
@@ -56,11 +56,10 @@ def run(
         RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
     cohort = read_cohort(data)
-    defaults = read_defaults()
-    strategies = strategies or (str(settings.get("strategy", defaults["strategy"])),)
+    strategies = strategies or (str(settings.get("strategy", Settings.strategy)),)
     own: dict[str, Value] = {"task": cohort.task.name, "hospitals": len(cohort.tables), "strategy": strategies[0]}
     protocol = EvaluationProtocol(
-        settings=Settings.from_config({**defaults, **settings, **own}),
+        settings=Settings.from_config({**settings, **own}),
         folds=folds,
         repeats=repeats,
         strategies=strategies,

@@ -1,0 +1,59 @@
+"""The command `predict.py`: scores the patients of a CSV with a saved model."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from federated_health.cli import parsing
+from federated_health.data.csv_reading import read_patients
+from federated_health.data.tasks import get_task
+from federated_health.errors import DataError
+from federated_health.files import write_text
+from federated_health.ml.keras_models import load_model, predict_risk, read_description
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
+
+RISK, PREDICTION = "risk", "prediction"
+DECIMALS = 6
+
+EXAMPLES = (
+    "runs/first/model.keras data/example_patients.csv",
+    "runs/first/model.keras patients.csv --out risk.csv",
+)
+
+
+def main() -> None:
+    """Parse the flags, read the patients, score them, and write them with their risk."""
+    parser = parsing.CommandParser(
+        "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
+        "risk reaches the model's threshold.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.keras that server.py or client.py saved")
+    patients = "CSV with the columns of the model's task, raw values; cells may be empty, other columns pass through"
+    parser.add_argument("patients", type=Path, metavar="PATIENTS", help=patients)
+    out = "write the CSV with its new columns here (default: standard output)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
+    flags = parser.parse_args()
+    description = read_description(flags.model)
+    task = get_task(str(description.get("task")))
+    if description.get("schema") != task.schema_hash:
+        raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
+    threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
+    if not isinstance(threshold, float) or not 0 <= threshold <= 1:
+        raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
+    table, numbers = read_patients(flags.patients, task, labelled=False)
+    for name in (RISK, PREDICTION):
+        if name in table.columns:
+            raise DataError(f"{flags.patients}: already has a column {name}")
+    if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
+        raise DataError(f"{flags.out}: is the input file; name another --out")
+    risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
+    table[RISK] = risk.astype(np.float64).round(DECIMALS)
+    # From the rounded risk, so that the two columns agree.
+    table[PREDICTION] = (table[RISK] >= threshold).astype(int)
+    text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
+    if flags.out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(flags.out, text)
