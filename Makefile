@@ -1,8 +1,9 @@
-# Needs Python >= 3.11 and make. The first target that is run makes .venv from requirements.txt.
+# Needs Python 3.11, 3.12 or 3.13. The first target makes .venv: what runs the program needs requirements.txt,
+# what checks it requirements-dev.txt, too.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-readmission evidence audit test check format bench bench-accuracy chaos clean
+.PHONY: demo demo-readmission evidence audit test test-fast coverage check format bench bench-accuracy chaos clean
 
 demo: .venv/installed
 	$(BIN)/python -m federated_health demo
@@ -18,24 +19,35 @@ audit: .venv/installed
 	$(BIN)/python create_dataset.py --out runs/audit/data --force
 	$(BIN)/python -m federated_health audit --data runs/audit/data
 
-# A worker a core, but no more than memory has room for: each holds TensorFlow, and starts processes that do.
-test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# One worker per core, but no more than memory has room for: each holds TensorFlow, and starts processes that do.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4
 
-check: .venv/installed
+test: .venv/installed-dev
+	$(BIN)/python $(PYTEST)
+
+test-fast: .venv/installed-dev
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+coverage: .venv/installed-dev
+	rm -f .coverage*
+	$(BIN)/coverage run $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/installed
+format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	$(BIN)/python benchmarks/results.py
 
-bench-accuracy: .venv/installed
+bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
@@ -43,18 +55,24 @@ bench-accuracy: .venv/installed
 # Runs with a fault each, 200 hospitals' streams, malformed messages, and whatever strangers and bad inputs there are.
 STRANGERS := $(foreach what,intruders messages stream replies checkpoint egress security strangers,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
 
-chaos: .venv/installed
+chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/decoder.py
 	$(BIN)/python -m pytest $(STRANGERS) -k "intruders or refused or malformed or damaged or problem or stranger or left_out or no_message"
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build *.egg-info
+
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "needs Python >= 3.11; name one with: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(INSTALL) --requirement requirements.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(INSTALL) --requirement requirements-dev.txt
 	@touch $@

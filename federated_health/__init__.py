@@ -6,4 +6,4 @@ import os
 # with them. It reads this when it is imported, so a server imports something of this package first.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -116,11 +116,12 @@ def assert_readable(out: Path) -> None:
         return
     manifest = read_manifest(out)
     entries = manifest["hospitals"]
-    assert sorted(file.name for file in out.iterdir()) == sorted([*(one["file"] for one in entries), "manifest.json"])
-    for one in entries:
-        assert is_hospital_name(one["name"])
-        _, numbers = read_patients(out / one["file"], get_task(manifest["task"]), labelled=True)
-        assert len(numbers) == one["rows"] == sum(one["labels"].values())
+    expected = {*(entry["file"] for entry in entries), "manifest.json", "example_patients.csv"}
+    assert {file.name for file in out.iterdir()} == expected
+    for entry in entries:
+        assert is_hospital_name(entry["name"])
+        _, numbers = read_patients(out / entry["file"], get_task(manifest["task"]), labelled=True)
+        assert len(numbers) == entry["rows"] == sum(entry["labels"].values())
 
 
 # Good files, one of each layout.
