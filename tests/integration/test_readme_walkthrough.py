@@ -91,7 +91,7 @@ def run(checkout: Path, command: list[str]) -> None:
 def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
     readme, said = walk_through(checkout, "walkthrough")
 
-    assert_as_shown(readme, said, "<!-- walkthrough -->", rows=6)
+    assert_as_shown(readme, said, "<!-- demo -->", rows=6)
     scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
     rows = re.findall(r"^[ABC],.*,(0\.\d{6}),([01])$", readme, re.MULTILINE)
     assert scored["risk"].tolist() == pytest.approx([float(risk) for risk, _ in rows], abs=1e-3)
