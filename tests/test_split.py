@@ -42,12 +42,6 @@ def sizes_of(source: Source, partition: Partition) -> list[int]:
     return [len(rows) for rows in divide(source, partition).values()]
 
 
-def spread_of_disease(source: Source, alpha: float) -> float:
-    """Standard deviation of the hospitals' shares of diseased patients."""
-    hospitals = divide(source, replace(DIRICHLET, alpha=alpha)).values()
-    return float(np.std([rows["disease"].mean() for rows in hospitals]))
-
-
 def load(folder: Path, number: int, seed: int = 42) -> Hospital:
     return load_hospital(folder / f"client_{number}.csv", HEART_DISEASE, f"hospital-{number}", seed)
 
@@ -82,8 +76,9 @@ def test_a_partition_has_the_promised_sizes(uci: Source) -> None:
 
 
 def test_a_smaller_alpha_gives_more_skewed_hospitals(uci: Source) -> None:
-    spreads = [spread_of_disease(uci, alpha) for alpha in (0.1, 1.0, 1e6)]
+    divisions = [divide(uci, replace(DIRICHLET, alpha=alpha)).values() for alpha in (0.1, 1.0, 1e6)]
 
+    spreads = [np.std([rows["disease"].mean() for rows in hospitals]) for hospitals in divisions]
     assert spreads == sorted(spreads, reverse=True)
     assert spreads[0] > 0.2
     assert spreads[-1] < 0.01
@@ -126,19 +121,19 @@ def test_the_split_does_not_depend_on_the_server(hospitals_folder: Path) -> None
 
 @pytest.mark.slow  # imports TensorFlow
 def test_test_rows_are_never_used_for_training(hospitals_folder: Path) -> None:
+    settings = replace(Settings.from_config(read_defaults()), hospitals=2, min_hospitals=2, rounds=2, appraisal=False)
+
     def federate(hospitals: list[Hospital]) -> PlainRun:
         contexts = {hospital.name: handlers.InMemoryHospital(hospital) for hospital in hospitals}
-        settings = replace(Settings.from_config(read_defaults()), rounds=2, hospitals=2, min_hospitals=2, wait=1.0)
         run = PlainRun(InProcessTransport(handlers.answer, contexts), settings)
         run.run()
         return run
 
     hospitals = [load(hospitals_folder, number) for number in (1, 2)]
     other_tests = [Patients(hospital.test.values[:40], 1 - hospital.test.labels[:40]) for hospital in hospitals]
-
     run = federate(hospitals)
     other_run = federate([replace(hospital, test=test) for hospital, test in zip(hospitals, other_tests, strict=True)])
 
     assert weights_hash(run.weights) == weights_hash(other_run.weights)
     assert (run.normalisation, run.threshold) == (other_run.normalisation, other_run.threshold)
-    assert run.history[-1].counts != other_run.history[-1].counts
+    assert run.history[-1].federation != other_run.history[-1].federation
