@@ -67,15 +67,12 @@ class Trial:
     hospitals_first: bool = False
     min_hospitals: int = HOSPITALS
     round_timeout: float = 60.0
+    rounds: int
 
     @property
-    def rounds(self) -> int:
-        return REAL_ROUNDS if self.is_real else LIGHT_ROUNDS
-
-    @property
-    def reference(self) -> tuple[bool, str]:
-        """Key of the undisturbed run that this trial is compared with."""
-        return self.is_real, self.strategy
+    def reference(self) -> "Trial":
+        """The undisturbed run that this trial is compared with."""
+        return replace(undisturbed(self.is_real, self.strategy), rounds=self.rounds)
 
     def describe(self, names: Sequence[str]) -> str:
         """The fault and the name of its hospital, for printing."""
@@ -90,7 +87,11 @@ class Trial:
 
 def undisturbed(is_real: bool, strategy: str) -> Trial:
     """The trial that others are compared with."""
-    return Trial(number=0, fault=None, is_real=is_real, strategy=strategy)
+    return Trial(number=0, fault=None, is_real=is_real, strategy=strategy, rounds=_rounds(is_real))
+
+
+def _rounds(is_real: bool) -> int:
+    return REAL_ROUNDS if is_real else LIGHT_ROUNDS
 
 
 def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Trial]:
@@ -118,6 +119,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
             hospitals_first=bool(generator.integers(2)),
             min_hospitals=HOSPITALS - (fault in WITHOUT_ONE),
             round_timeout=timeout,
+            rounds=_rounds(is_real),
         )
         if fault is Fault.POISONED:
             before = sum(CYCLE[k % len(CYCLE)] is fault for k in range(number - 1))
