@@ -1,6 +1,6 @@
 """The faults that `chaos.py` injects: each run's fault and all its other random choices, drawn from one seed.
 
-And when a fault strikes: at a moment relative to the pace of an undisturbed run.
+A fault comes at a moment relative to the pace of an undisturbed run.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Fault(StrEnum):
 
 
 CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)
-"""Order of faults: of 12 runs two kill the server only, and two have invalid updates."""
+"""Order of faults: of 12 runs, 2 kill the server only, and 2 have invalid updates."""
 
 WITHOUT_ONE = (Fault.POISONED, Fault.GONE)
 """Faults after which rounds may lack a hospital; after the others every round has all."""

@@ -130,5 +130,7 @@ def test_a_real_file_with_invalid_cells_is_refused(
 ) -> None:
     spoil(patients).to_csv(tmp_path / "patients.csv", index=False)
 
-    with pytest.raises(DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more invalid cells"):
+    with pytest.raises(
+        DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more invalid cells"
+    ):
         load(tmp_path / "patients.csv")
