@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 from chaos_hospital import FAR_TOO_LARGE, ON_THE_WAY
 from chaos_processes import Process, prepare_forks
 from chaos_run import Run
-from chaos_trials import HOSPITALS, Fault, Pace, Trial, plan_trials, undisturbed
+from chaos_trials import HOSPITALS, Fault, Pace, Trial, plan_trials
 from chaos_verdict import Verdict, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -68,20 +68,20 @@ class Chaos:
     """Executes runs, several at a time.
 
     Args:
+        data: CSV of each hospital by name.
         folder: parent of the runs' folders; the folder of a run that ended well is removed.
         jobs: number of runs at a time.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        self._folder = folder
+    def __init__(self, data: dict[str, Path], folder: Path, jobs: int) -> None:
+        self._data, self._folder = data, folder
         self._slots = asyncio.Semaphore(jobs)
-        self._data = _create_hospitals(folder / "data")
-        self._references: dict[tuple[bool, str], asyncio.Task[tuple[Pace, Verdict]]] = {}
+        self._references: dict[Trial, asyncio.Task[tuple[Pace, Verdict]]] = {}
 
     async def run(self, trial: Trial) -> Outcome:
         """Execute one run, after the undisturbed run that it is compared with."""
         if trial.reference not in self._references:
-            self._references[trial.reference] = asyncio.ensure_future(self._run_reference(*trial.reference))
+            self._references[trial.reference] = asyncio.ensure_future(self._run_reference(trial.reference))
         pace, reference = await self._references[trial.reference]
         folder = self._folder / f"{trial.number:03d}"
         async with self._slots:
@@ -109,8 +109,8 @@ class Chaos:
             problems=tuple(problems),
         )
 
-    async def _run_reference(self, is_real: bool, strategy: str) -> tuple[Pace, Verdict]:
-        trial, folder = undisturbed(is_real, strategy), self._folder / f"{'real' if is_real else 'light'}-{strategy}"
+    async def _run_reference(self, trial: Trial) -> tuple[Pace, Verdict]:
+        folder = self._folder / f"{'real' if trial.is_real else 'light'}-{trial.strategy}"
         async with self._slots:
             run = await Run(trial, folder, self._data).execute(None)
             verdict = await self._judge(trial, folder)
@@ -151,8 +151,11 @@ def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
     return problems
 
 
-async def run_all(trials: list[Trial], folder: Path, jobs: int, console: Console) -> list[Outcome]:
-    chaos = Chaos(folder, jobs)
+async def run_all(
+    trials: list[Trial], data: dict[str, Path], folder: Path, jobs: int, console: Console
+) -> list[Outcome]:
+    """The outcomes of all trials, in order; one line per run is printed when it ends."""
+    chaos = Chaos(data, folder, jobs)
     outcomes = []
     tasks = [asyncio.ensure_future(chaos.run(trial)) for trial in trials]  # they begin in this order
     for ending in asyncio.as_completed(tasks):
@@ -219,7 +222,7 @@ def main() -> None:
     trials = [trial for trial in trials if not flags.only or trial.number in flags.only]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     prepare_forks()
-    outcomes = asyncio.run(run_all(trials, folder, flags.jobs, console))
+    outcomes = asyncio.run(run_all(trials, _create_hospitals(folder / "data"), folder, flags.jobs, console))
     show(outcomes, console)
     if flags.json:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))

@@ -1,6 +1,6 @@
-"""Light hospitals for `chaos.py`, which join and reply as client.py does, with arithmetic in place of Keras.
+"""Light hospitals for `chaos.py`, and the invalid updates that a light or real hospital can be made to send.
 
-And the invalid updates that a hospital, light or real, can be made to send.
+A light hospital joins and replies as client.py does, with arithmetic in place of Keras.
 """
 
 import time
@@ -151,7 +151,7 @@ class PoisonedApp(ClientApp):
         self._app, self._poison = app, poison
         self._before: Message | None = None
         self._left = poison.times
-        if poison.kind in OVERSIZES:  # otherwise the client would respect the server's limit and not send them
+        if poison.kind in OVERSIZES:  # otherwise the client respects the server's limit and does not send them
             patch("federated_health.transport.stream_client._read_limit", lambda _: 2**31).start()
 
     def __call__(self, message: Message, context: Context) -> Message:

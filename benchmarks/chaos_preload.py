@@ -1,4 +1,4 @@
-"""Imports for the fork server of `chaos.py`, so that its forks need no imports. Nothing else uses this module."""
+"""Imports for the fork servers of `chaos.py` and of the tests, so that their forks import nothing."""
 
 import gc
 

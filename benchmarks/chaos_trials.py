@@ -1,6 +1,6 @@
 """The faults that `chaos.py` injects: each run's fault and all its other random choices, drawn from one seed.
 
-And when a fault strikes: at a moment relative to the pace of an undisturbed run.
+A fault comes at a moment relative to the pace of an undisturbed run.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Fault(StrEnum):
 
 
 CYCLE = (*Fault, Fault.SERVER_KILLED, Fault.POISONED)
-"""Order of faults: of 12 runs two kill the server only, and two have invalid updates."""
+"""Order of faults: of 12 runs, 2 kill the server only, and 2 have invalid updates."""
 
 WITHOUT_ONE = (Fault.POISONED, Fault.GONE)
 """Faults after which rounds may lack a hospital; after the others every round has all."""
@@ -67,15 +67,12 @@ class Trial:
     hospitals_first: bool = False
     min_hospitals: int = HOSPITALS
     round_timeout: float = 60.0
+    rounds: int
 
     @property
-    def rounds(self) -> int:
-        return REAL_ROUNDS if self.is_real else LIGHT_ROUNDS
-
-    @property
-    def reference(self) -> tuple[bool, str]:
-        """Key of the undisturbed run that this trial is compared with."""
-        return self.is_real, self.strategy
+    def reference(self) -> "Trial":
+        """The undisturbed run that this trial is compared with."""
+        return replace(undisturbed(self.is_real, self.strategy), rounds=self.rounds)
 
     def describe(self, names: Sequence[str]) -> str:
         """The fault and the name of its hospital, for printing."""
@@ -90,7 +87,11 @@ class Trial:
 
 def undisturbed(is_real: bool, strategy: str) -> Trial:
     """The trial that others are compared with."""
-    return Trial(number=0, fault=None, is_real=is_real, strategy=strategy)
+    return Trial(number=0, fault=None, is_real=is_real, strategy=strategy, rounds=_rounds(is_real))
+
+
+def _rounds(is_real: bool) -> int:
+    return REAL_ROUNDS if is_real else LIGHT_ROUNDS
 
 
 def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Trial]:
@@ -118,6 +119,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
             hospitals_first=bool(generator.integers(2)),
             min_hospitals=HOSPITALS - (fault in WITHOUT_ONE),
             round_timeout=timeout,
+            rounds=_rounds(is_real),
         )
         if fault is Fault.POISONED:
             before = sum(CYCLE[k % len(CYCLE)] is fault for k in range(number - 1))

@@ -1,4 +1,4 @@
-"""Check that a run of `chaos.py` left a valid model, and the one that follows from its own rounds.csv."""
+"""Checks that a run of `chaos.py` saved a valid model, namely the one that its own rounds.csv gives."""
 
 import csv
 import json

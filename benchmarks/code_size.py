@@ -43,7 +43,7 @@ RECORDER = f'''
 import os, sys, time
 
 class Recorder:
-    """Writes down each project module whose import begins, and leaves finding it to others."""
+    """Records each project module whose import begins; other finders locate it."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -56,7 +56,7 @@ sys.meta_path.insert(0, Recorder)
 
 
 def path_of(module: str) -> Path | None:
-    """File of a project module; None for a name that is none."""
+    """File of a project module; None for any other name."""
     stem = ROOT / module.replace(".", "/")
     return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
 
@@ -181,7 +181,7 @@ def callers(frame: FrameType) -> Iterator[FrameType]:
 
 @contextmanager
 def profiled(profile: MessageProfile) -> Iterator[None]:
-    """Profile this thread, and all that start meanwhile."""
+    """Profile this thread and all threads that start meanwhile."""
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:

@@ -156,7 +156,7 @@ def hash_file(path: Path) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether a path can be seen; using it reports why not."""
+    """Whether a path exists and is visible; opening it reports why not."""
     try:
         return path.exists()
     except OSError:  # a name that is too long, or a folder without permission

@@ -6,7 +6,7 @@ import code_size
 import pytest
 
 
-def test_a_module_or_package_of_the_project_has_a_file_and_other_names_have_none() -> None:
+def test_only_modules_and_packages_of_the_project_have_a_path() -> None:
     assert code_size.path_of("server") == code_size.ROOT / "server.py"
     assert code_size.path_of("federated_health") == code_size.ROOT / "federated_health" / "__init__.py"
     assert code_size.path_of("federated_health.no_such_module") is None
@@ -29,7 +29,7 @@ def rounds():
 """
 
 
-def test_only_files_of_the_second_round_are_collected_and_the_consumers_apart(
+def test_only_files_of_the_second_round_count_and_consumers_separately(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(code_size, "ROOT", tmp_path)

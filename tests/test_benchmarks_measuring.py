@@ -1,4 +1,4 @@
-"""What benchmarks make of what they measured."""
+"""Summaries of measurements: medians, ratios, growth exponents, targets, memory."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import measuring
 import pytest
 
 
-def test_rounds_are_summed_up_by_their_median() -> None:
+def test_rounds_are_described_by_their_median() -> None:
     assert measuring.describe([0.4, 0.1, 0.2]) == {
         "rounds": 3,
         "rounds_per_second": 5.0,
@@ -42,12 +42,12 @@ def test_growth_that_turns_quadratic_at_the_end_is_not_linear() -> None:
     assert measuring.growth([10, 100], [1, 10])["is_linear"] is True
 
 
-def test_what_costs_nothing_has_no_exponent() -> None:
+def test_a_cost_of_zero_has_no_exponent() -> None:
     with pytest.raises(ValueError, match="math domain"):
         measuring.exponent([1, 2], [0.0, 1.0])
 
 
-def test_a_target_is_reached_at_its_very_figure() -> None:
+def test_a_target_is_reached_at_the_exact_figure() -> None:
     assert measuring.judged(25, at_least=25) == {"figure": 25.0, "target": "at least 25", "reached": True}
     assert measuring.judged(1.52, at_most=1.5) == {"figure": 1.52, "target": "at most 1.5", "reached": False}
     assert measuring.judged(24.9, at_least=25)["reached"] is False
@@ -57,11 +57,11 @@ def test_a_figure_just_past_its_target_is_judged_before_it_is_rounded() -> None:
     assert measuring.judged(1.5004, at_most=1.5) == {"figure": 1.5, "target": "at most 1.5", "reached": False}
 
 
-def test_three_digits_count() -> None:
-    assert [measuring.significant(one) for one in (0.0123456, 12345.6, 1.0)] == [0.0123, 12300.0, 1.0]
+def test_figures_are_rounded_to_three_significant_digits() -> None:
+    assert [measuring.significant(figure) for figure in (0.0123456, 12345.6, 1.0)] == [0.0123, 12300.0, 1.0]
 
 
-def test_memory_and_children_of_a_process_are_seen() -> None:
+def test_memory_and_descendants_of_a_process_are_measured() -> None:
     script = (
         "import os, sys, time; print(os.getpid(), flush=True); taken = bytearray(60 * 2**20); print(); sys.stdin.read()"
     )

@@ -16,11 +16,14 @@ def test_rows_become_a_table_with_a_column_for_every_key() -> None:
     )
 
 
-def test_targets_of_all_benchmarks_stand_first_with_what_was_reached() -> None:
-    one = {"targets": {"speed": {"figure": 37.0, "target": "at least 25", "reached": True}}, "ways": {"a": {"ms": 1.0}}}
-    other = {"targets": {"memory": {"figure": 300.0, "target": "at most 250", "reached": False}}, "rounds": 3}
+def test_the_page_begins_with_the_targets_of_all_benchmarks() -> None:
+    speed = {
+        "targets": {"speed": {"figure": 37.0, "target": "at least 25", "reached": True}},
+        "ways": {"a": {"ms": 1.0}},
+    }
+    memory = {"targets": {"memory": {"figure": 300.0, "target": "at most 250", "reached": False}}, "rounds": 3}
     page = results.write_page(
-        {"round_rate": {"result": one, "seconds": 90}, "growth": {"result": other, "seconds": 30}}, CIRCUMSTANCES
+        {"round_rate": {"result": speed, "seconds": 90}, "growth": {"result": memory, "seconds": 30}}, CIRCUMSTANCES
     )
     head, body = page.split("## Rounds\n")
     assert "in 2 minutes" in head
@@ -46,17 +49,17 @@ def test_nested_tables_become_rows() -> None:
 def test_the_circumstances_name_no_machine() -> None:
     circumstances = results.read_circumstances()
     assert circumstances["Python"] == ".".join(map(str, sys.version_info[:3]))
-    words = " ".join(circumstances.values())
-    assert str(Path.home()) not in words
-    assert Path("/etc/hostname").read_text().strip() not in words
+    text = " ".join(circumstances.values())
+    assert str(Path.home()) not in text
+    assert Path("/etc/hostname").read_text().strip() not in text
 
 
-def test_every_benchmark_that_runs_is_there_and_has_a_title() -> None:
+def test_every_listed_benchmark_has_a_file_and_a_title() -> None:
     assert list(results.TITLES) == list(results.BENCHMARKS)
     assert all(Path(results.__file__).with_name(f"{name}.py").exists() for name in results.BENCHMARKS)
 
 
-def test_what_prints_no_json_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_is_not_json_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "good.py").write_text("print('{\"a\": 1}'); raise SystemExit(1)")
     (tmp_path / "benchmarks" / "bad.py").write_text("raise SystemExit('it failed')")

@@ -1,4 +1,4 @@
-"""Fault injection: trials, light hospitals, invalid updates and the check of a run; whole runs are in integration/."""
+"""Fault injection: trials, light hospitals, invalid updates and the check of a run. Whole runs are in integration/."""
 
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +32,6 @@ from federated_health.ml.networks import initial_weights, weight_shapes, weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport import stream_client as stream
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -45,7 +44,7 @@ def data(hospitals_folder: Path) -> dict[str, Path]:
     return {name: hospitals_folder / f"client_{number}.csv" for number, name in enumerate(NAMES, start=1)}
 
 
-def test_a_plan_follows_from_its_seed_and_a_longer_one_begins_with_a_shorter() -> None:
+def test_a_plan_depends_on_its_seed_only_and_a_longer_plan_begins_with_a_shorter_one() -> None:
     plan = plan_trials(1, 100, 10, 20.0)
     assert plan == plan_trials(1, 100, 10, 20.0)
     assert plan[:30] == plan_trials(1, 30, 10, 20.0)
@@ -53,7 +52,7 @@ def test_a_plan_follows_from_its_seed_and_a_longer_one_begins_with_a_shorter() -
     assert [trial.number for trial in plan] == list(range(1, 101))
 
 
-def test_a_hundred_runs_hold_every_fault_every_poison_and_every_hospital() -> None:
+def test_a_hundred_runs_cover_every_fault_every_poison_and_every_hospital() -> None:
     plan = plan_trials(1, 100, 10, 20.0)
     faults = Counter(trial.fault for trial in plan)
     assert all(faults[fault] >= 8 for fault in Fault)
@@ -83,7 +82,7 @@ def test_drawn_trials_are_within_their_ranges() -> None:
 
 def test_runs_are_compared_with_the_undisturbed_run_of_their_kind() -> None:
     for trial in plan_trials(1, 24, 5, 20.0):
-        reference = undisturbed(*trial.reference)
+        reference = trial.reference
         assert (reference.fault, reference.poison) == (None, None)
         assert (reference.is_real, reference.strategy, reference.rounds) == (
             trial.is_real,
@@ -137,9 +136,9 @@ def federate(app: ClientApp, data: dict[str, Path], rounds: int = 4) -> PlainRun
     return run
 
 
-def test_light_hospitals_reply_to_every_message_and_give_the_same_bits_again(data: dict[str, Path]) -> None:
-    one, other = (weights_hash(federate(light_app(0.0), data).weights) for _ in range(2))
-    assert one == other
+def test_light_hospitals_reply_to_every_message_with_the_same_bits_each_time(data: dict[str, Path]) -> None:
+    first, second = (weights_hash(federate(light_app(0.0), data).weights) for _ in range(2))
+    assert first == second
     everyone = {number: frozenset(data) for number in range(1, 31)}
     full = undisturbed(False, "fedavgm")
     assert weights_hash(federate(light_app(0.0), data, rounds=30).weights) == replay(full, data, everyone)
@@ -153,7 +152,7 @@ def test_a_replay_without_one_update_has_other_weights(data: dict[str, Path], la
     assert replay(trial, data, without) != replay(trial, data, everyone)
 
 
-def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str, Path]) -> None:
+def test_a_light_update_depends_on_name_round_seed_and_weights(data: dict[str, Path]) -> None:
     def update(name: str, number: int, seed: int, start: int) -> bytes:
         hospital = load_hospital(data[name], HEART_DISEASE, name, 0)
         message = train_message(hospital_context(name, {}), number, seed=seed, start=start)
@@ -162,7 +161,7 @@ def test_a_light_update_follows_from_name_round_seed_and_weights(data: dict[str,
     base = ("hungary", 3, 42, 1)
     others = [("cleveland", 3, 42, 1), ("hungary", 4, 42, 1), ("hungary", 3, 43, 1), ("hungary", 3, 42, 2)]
     assert update(*base) == update(*base)
-    assert len({update(*one) for one in [base, *others]}) == 5
+    assert len({update(*arguments) for arguments in [base, *others]}) == 5
 
 
 # Poison.
@@ -195,10 +194,10 @@ def test_an_invalid_update_is_rejected_when_it_is_read(data: dict[str, Path], ki
         Update.from_content(reply.content, SHAPES, 220)
 
 
-def test_a_huge_update_can_be_read_and_is_outsized(data: dict[str, Path]) -> None:
+def test_a_huge_update_is_readable_and_moves_far(data: dict[str, Path]) -> None:
     poisoned, plain = replies_of(Poison(kind="a huge norm", first=2, times=1), data["hungary"], [2, 3])
     first = next(iter(SHAPES))
-    moved = [Update.from_content(one.content, SHAPES, 220).weights[first] for one in (poisoned, plain)]
+    moved = [Update.from_content(reply.content, SHAPES, 220).weights[first] for reply in (poisoned, plain)]
     assert np.abs(moved[0]).min() > HUGE / 2
     assert np.abs(moved[1]).max() < 1
 
@@ -212,15 +211,14 @@ def test_only_the_given_number_of_updates_from_the_given_round_is_invalid(data: 
 
 def test_a_reply_to_another_round_answers_the_message_before(data: dict[str, Path]) -> None:
     replies = replies_of(Poison(kind=ANOTHER_ROUND, first=2, times=1), data["hungary"], [1, 2, 3])
-    asked = [reply.metadata.reply_to_message_id for reply in replies]
-    assert asked == ["question 1", "question 1", "question 3"]
+    answered = [reply.metadata.reply_to_message_id for reply in replies]
+    assert answered == ["question 1", "question 1", "question 3"]
 
 
 @pytest.mark.parametrize("kind", OVERSIZES)
-def test_an_oversized_update_is_as_large_as_it_says_whatever_the_server_takes(
+def test_an_oversized_update_exceeds_its_stated_size(
     data: dict[str, Path], kind: str, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(patch.stopall)
     (reply,) = replies_of(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
     assert sum(len(array.data) for array in reply.content.array_records["arrays"].values()) > OVERSIZES[kind]
-    assert stream._read_limit(()) == 2**31

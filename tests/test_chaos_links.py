@@ -25,10 +25,8 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def linked() -> AsyncIterator[
-    tuple[Link, Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]
-]:
-    """A link to a server that echoes, and what connects through it."""
+async def linked() -> AsyncIterator[tuple[Link, Callable[[], Awaitable[Connection]]]]:
+    """A link to a server that echoes, and a function that connects through it."""
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     link = Link("127.0.0.1", server.sockets[0].getsockname()[1])
     await link.open()
@@ -50,32 +48,32 @@ async def linked() -> AsyncIterator[
         await server.wait_closed()
 
 
-async def _say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, words: bytes) -> bytes:
-    writer.write(words)
-    return await asyncio.wait_for(reader.readexactly(len(words)), ARRIVAL_TIMEOUT)
+async def _echoed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> bytes:
+    writer.write(content)
+    return await asyncio.wait_for(reader.readexactly(len(content)), ARRIVAL_TIMEOUT)
 
 
 def test_a_link_forwards_both_ways_and_ends_with_either_side() -> None:
     async def run() -> None:
         async with linked() as (_, connect):
             reader, writer = await connect()
-            assert await _say(reader, writer, b"first") == b"first"
+            assert await _echoed(reader, writer, b"first") == b"first"
             writer.write(b"bye")
             assert await asyncio.wait_for(reader.read(), ARRIVAL_TIMEOUT) == b""
 
     asyncio.run(run())
 
 
-def test_a_silent_link_holds_everything_back_until_it_is_restored() -> None:
+def test_a_silent_link_delays_everything_until_it_is_restored() -> None:
     async def run() -> None:
         async with linked() as (link, connect):
             reader, writer = await connect()
-            assert await _say(reader, writer, b"first") == b"first"
+            assert await _echoed(reader, writer, b"first") == b"first"
             link.hush()
             writer.write(b"other")
             late = await connect()
             late[1].write(b"third")
-            replies = [asyncio.ensure_future(one.readexactly(5)) for one in (reader, late[0])]
+            replies = [asyncio.ensure_future(stream.readexactly(5)) for stream in (reader, late[0])]
             done, _ = await asyncio.wait(replies, timeout=SILENCE)
             assert not done
             link.restore()
@@ -84,27 +82,27 @@ def test_a_silent_link_holds_everything_back_until_it_is_restored() -> None:
     asyncio.run(run())
 
 
-def test_a_refusing_link_closes_what_there_is_and_what_comes_until_it_is_restored() -> None:
+def test_a_refusing_link_closes_old_and_new_connections_until_it_is_restored() -> None:
     async def run() -> None:
         async with linked() as (link, connect):
             reader, writer = await connect()
-            await _say(reader, writer, b"first")
+            await _echoed(reader, writer, b"first")
             link.refuse()
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await _say(reader, writer, b"second")
+                await _echoed(reader, writer, b"second")
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await _say(*await connect(), b"third")
+                await _echoed(*await connect(), b"third")
             link.restore()
-            assert await _say(*await connect(), b"fourth") == b"fourth"
+            assert await _echoed(*await connect(), b"fourth") == b"fourth"
 
     asyncio.run(run())
 
 
-def test_noise_comes_out_at_the_server() -> None:
+def test_noise_reaches_the_server() -> None:
     async def run() -> None:
         async with linked() as (link, connect):
             reader, writer = await connect()
-            await _say(reader, writer, b"first")
+            await _echoed(reader, writer, b"first")
             link.garble()
             assert await asyncio.wait_for(reader.readexactly(256), ARRIVAL_TIMEOUT) == bytes(range(256))
 

@@ -1,4 +1,4 @@
-"""What is read from a CSV, and what is refused with which message."""
+"""Reading CSVs: how cells become numbers, and which files are refused."""
 
 from pathlib import Path
 
@@ -148,48 +148,45 @@ def test_every_real_hospital_is_read(hospitals_folder: Path, number: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "rule"),
+    ("column", "cell"),
     [
-        ("age", "sixty-three", "expected a number from 0 to 120 (years), or empty; got text"),
-        ("age", "271.25", "expected a number from 0 to 120 (years), or empty"),
-        ("age", "-7.25", "expected a number from 0 to 120 (years), or empty"),
-        ("trestbps", "49.75", "expected a number from 50 to 300 (mm Hg), or empty"),
-        ("trestbps", "300.75", "expected a number from 50 to 300 (mm Hg), or empty"),
-        ("oldpeak", "inf", "expected a number from -10 to 10 (mm), or empty"),
-        ("chol", "-infinity", "expected a number from 50 to 1000 (mg/dl), or empty"),
-        ("chol", "1e999", "expected a number from 50 to 1000 (mg/dl), or empty"),
-        ("chol", "2_86", "expected a number from 50 to 1000 (mg/dl), or empty; got text"),
-        ("sex", "male?", "expected one of 0 (female), 1 (male), or empty; got text"),
-        ("sex", "True", "expected one of 0 (female), 1 (male), or empty; got text"),
-        ("thal", "5.75", "expected one of 3 (normal), 6 (fixed defect), 7 (reversible defect), or empty"),
-        ("ca", "-9", "expected one of 0 (none), 1 (one), 2 (two), 3 (three), or empty"),
-        ("disease", "", "expected 0 or 1"),
-        ("disease", "?", "expected 0 or 1"),
-        ("disease", "4.75", "expected 0 or 1"),
-        ("disease", "yes", "expected 0 or 1; got text"),
+        ("age", "sixty-three"),
+        ("age", "271.25"),
+        ("age", "-7.25"),
+        ("trestbps", "49.75"),
+        ("trestbps", "300.75"),
+        ("oldpeak", "inf"),
+        ("chol", "-infinity"),
+        ("chol", "1e999"),
+        ("chol", "2_86"),
+        ("sex", "male?"),
+        ("sex", "True"),
+        ("thal", "5.75"),
+        ("ca", "-9"),
+        ("disease", ""),
+        ("disease", "?"),
+        ("disease", "4.75"),
+        ("disease", "yes"),
     ],
 )
-def test_an_invalid_cell_is_named_by_column_row_and_rule_and_not_quoted(
-    tmp_path: Path, column: str, cell: str, rule: str
-) -> None:
+def test_an_invalid_cell_is_named_by_column_row_and_rule_and_not_quoted(tmp_path: Path, column: str, cell: str) -> None:
     message = refusal(write(tmp_path, HEADER, FIRST, FIRST, with_cell(column, cell)))
 
-    assert message == f"column {column}, row 3: {rule}"
+    rule = next(declared.rule for declared in HEART_DISEASE.labelled_columns if declared.name == column)
+    assert message.startswith(f"column {column}, row 3: expected {rule}")
+    assert ("got text" in message) is (cell in ("sixty-three", "2_86", "male?", "True", "yes"))
     assert cell in ("", "?") or cell not in message
 
 
 def test_further_invalid_cells_are_counted(tmp_path: Path) -> None:
     wrong = with_cell("chol", "9.75", with_cell("age", "271.25"))
 
-    message = refusal(write(tmp_path, HEADER, FIRST, wrong, with_cell("age", "272.25")))
-
-    assert (
-        message
-        == "column age, row 2: expected a number from 0 to 120 (years), or empty (and 2 more cells that break a rule)"
-    )
+    assert "2 more" in refusal(write(tmp_path, HEADER, FIRST, wrong, with_cell("age", "272.25")))
+    assert "1 more" in refusal(write(tmp_path, HEADER, FIRST, wrong))
+    assert "more" not in refusal(write(tmp_path, HEADER, FIRST, with_cell("age", "272.25")))
 
 
-def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
+def test_the_bounds_of_a_rule_are_allowed(tmp_path: Path) -> None:
     numbers = read(write(tmp_path, HEADER, with_cell("chol", "50"), with_cell("chol", "1000"), with_cell("age", "120")))
 
     assert numbers["chol"].tolist() == [50, 1000, 286]
@@ -200,19 +197,19 @@ def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"\n", "is empty", id="a newline"),
-        pytest.param(HEADER.encode(), "has no patients, only a header", id="header only"),
-        pytest.param(f"{HEADER}\n\n".encode(), "has no patients, only a header", id="header and an empty line"),
+        pytest.param(HEADER.encode(), "has no patients", id="header only"),
+        pytest.param(f"{HEADER}\n\n".encode(), "has no patients", id="header and an empty line"),
         pytest.param(
             f"{HEADER}\n{FIRST}\n{SECOND},8.75\n".encode(),
-            "has a row of a wrong length: row 2 has 15 cells, expected 14",
+            "wrong length: in row 2, expected 14 cells, got 15",
             id="ragged",
         ),
-        pytest.param(f'{HEADER}\n{FIRST}\n"{SECOND}\n'.encode(), "", id="open quote"),
+        pytest.param(f'{HEADER}\n{FIRST}\n"{SECOND}\n'.encode(), "not a well-formed CSV", id="open quote"),
         pytest.param(f"{HEADER},note\n{FIRST},é\n".encode("latin-1"), "is not UTF-8 text", id="Latin-1"),
         pytest.param(f"{HEADER}\n{FIRST}\n".encode("utf-16"), "is not UTF-8 text", id="UTF-16"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "patients.csv"
     path.write_bytes(content)
 
@@ -237,45 +234,44 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, word
 def test_a_row_of_a_wrong_length_is_named_with_its_number_of_cells(tmp_path: Path, row: str, cells: int) -> None:
     message = refusal(write(tmp_path, HEADER, FIRST, SECOND, row, FIRST))
 
-    assert message == f"has a row of a wrong length: row 3 has {cells} cells, expected 14"
+    assert f"row 3, expected 14 cells, got {cells}" in message
 
 
-def test_rows_that_are_all_longer_than_the_header_are_ragged(tmp_path: Path) -> None:
-    for more in ("8", "8,9"):
-        message = refusal(write(tmp_path, HEADER, f"{FIRST},{more}", f"{SECOND},{more}"))
-        assert message.endswith(f": row 1 has {14 + len(more.split(','))} cells, expected 14")
+@pytest.mark.parametrize("more", ["8", "8,9"])
+def test_rows_that_are_all_longer_than_the_header_have_the_wrong_length(tmp_path: Path, more: str) -> None:
+    message = refusal(write(tmp_path, HEADER, f"{FIRST},{more}", f"{SECOND},{more}"))
+
+    assert f"row 1, expected 14 cells, got {14 + len(more.split(','))}" in message
 
 
-def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+def test_blank_lines_are_not_rows(tmp_path: Path) -> None:
     assert len(read(write(tmp_path, "", HEADER, "", FIRST, "", "", SECOND, ""))) == 2
     message = refusal(write(tmp_path, "", HEADER, "", FIRST, "", with_cell("age", "271.25")))
     assert message.startswith("column age, row 2: ")
 
 
-def test_a_lacking_column_is_named_with_the_header_that_came(tmp_path: Path) -> None:
+def test_missing_columns_are_named_with_the_header_of_the_file(tmp_path: Path) -> None:
     header = HEADER.replace("thalach", "thalch").replace(",ca,", ",")
 
     message = refusal(write(tmp_path, header, FIRST.removesuffix(",0,6,0") + ",6,0"))
 
-    assert message == f"lacks the columns thalach, ca; its header is: {header.replace(',', ', ')}"
+    assert "lacks the columns thalach, ca;" in message
+    assert header.replace(",", ", ") in message
 
 
-def test_a_lacking_label_is_named(tmp_path: Path) -> None:
+def test_a_missing_label_is_named(tmp_path: Path) -> None:
     assert "lacks the column disease" in refusal(write(tmp_path, HEADER.replace("disease", "num"), FIRST))
 
 
 def test_a_repeated_column_is_named(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, f"{HEADER},chol", f"{FIRST},286"))
 
-    assert message == "has the column chol more than once"
+    assert "column chol more than once" in message
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "nowhere.csv") == "cannot be read (No such file or directory)"
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == "cannot be read (Is a directory)"
+@pytest.mark.parametrize(("name", "reason"), [("nowhere.csv", "No such file"), (".", "Is a directory")])
+def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    assert f"cannot be read ({reason}" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -284,46 +280,43 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_file_without_header_is_refused_without_quoting_its_first_patient(tmp_path: Path, first: str) -> None:
     message = refusal(write(tmp_path, first, SECOND))
 
-    assert message == "has no header: its first line holds numbers, not the names of the columns"
+    assert "has no header" in message
+    assert not any(character.isdigit() for character in message)
 
 
-def test_a_file_that_the_csv_module_refuses_is_a_data_error(tmp_path: Path) -> None:
+def test_a_cell_longer_than_the_csv_module_reads_is_refused(tmp_path: Path) -> None:
     for lines in (
         (f"{HEADER},{'a' * 200_000}", f"{FIRST},a"),
         (f"{HEADER},note", f"{FIRST},{'a' * 200_000}"),
     ):
-        assert refusal(write(tmp_path, *lines)) == "is not a well-formed CSV"
+        assert "not a well-formed CSV" in refusal(write(tmp_path, *lines))
 
 
-@pytest.mark.parametrize(
-    ("position", "rule"),
-    [
-        (0, "a number from 0 to 120 (years), or empty"),
-        (1, "one of 0 (female), 1 (male), or empty"),
-    ],
-)
-def test_a_column_describes_its_rule(position: int, rule: str) -> None:
-    assert HEART_DISEASE.columns[position].rule == rule
-    assert HEART_DISEASE.label.rule == "0 or 1"
+def test_a_rule_names_bounds_and_unit_or_codes() -> None:
+    age, sex = (column.rule for column in HEART_DISEASE.columns[:2])
+
+    assert all(word in age for word in ("0 to 120", "years", "empty"))
+    assert all(word in sex for word in ("0 (female)", "1 (male)", "empty"))
+    assert "empty" not in HEART_DISEASE.label.rule
 
 
-def test_an_open_quote_loses_no_patient_in_silence(tmp_path: Path) -> None:
+def test_an_open_quote_hides_no_row(tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
     path.write_text(f'{HEADER},note\n{FIRST},"open\n{SECOND},x\n{SECOND},y\n')
-    with pytest.raises(DataError, match="is not a well-formed CSV"):
+    with pytest.raises(DataError, match="not a well-formed CSV"):
         read_patients(path, HEART_DISEASE, labelled=True)
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_another_separator_is_named_without_quoting_a_patient(tmp_path: Path, separator: str) -> None:
-    path = tmp_path / "patients.csv"
-    path.write_text(FIRST.replace(",", separator) + "\n" + SECOND.replace(",", separator) + "\n")
-    with pytest.raises(DataError, match="is not separated by commas"):
-        read_patients(path, HEART_DISEASE, labelled=True)
+    message = refusal(write(tmp_path, FIRST.replace(",", separator), SECOND.replace(",", separator)))
+
+    assert message == "is not separated by commas"
 
 
 def test_a_header_is_quoted_only_where_it_looks_like_names(tmp_path: Path) -> None:
-    path = tmp_path / "patients.csv"
-    path.write_text("age,Mrs Smith (341),sex\n")
-    with pytest.raises(DataError, match=r"its header is: age, sex; create_dataset\.py --source reads"):
-        read_patients(path, HEART_DISEASE, labelled=True)
+    message = refusal(write(tmp_path, "age,Mrs Smith (341),sex"))
+
+    assert "header is: age, sex;" in message
+    assert "create_dataset.py --source" in message
+    assert "Smith" not in message

@@ -1,4 +1,4 @@
-"""The check of a hospital's CSV: what it counts, what it warns of and what it never says."""
+"""The check of a hospital's CSV: its counts, its warnings, and that it never quotes a cell."""
 
 import re
 import tempfile
@@ -20,12 +20,19 @@ from federated_health.errors import DataError
 
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]
 
-FEW = "few patients: figures on the quarter of {} that is held out are too noisy to interpret"
-RARE = "one class of disease is rare: this hospital's own AUC is too noisy to interpret"
-SAME = "disease is {:g} in every row: the AUC is undefined, and there is only one class to learn"
-TWICE = "1 row is equal to an earlier one in every column that is read: is a patient in the file twice?"
-OFTEN = "{} rows are equal to earlier ones in every column that is read: is a patient in the file twice?"
-BELOW = "(1 is the first below the header)"
+WARNINGS = {
+    "few": r"few patients: .* (\d+) rows",
+    "rare": r"one class of (\w+) is rare",
+    "one class": r"(\w+) is ([01]) in every row: the AUC is undefined",
+    "repeats": r"(\d+) rows? .* equal to .* in every column",
+    "missing": r"(\w+) is missing in every row",
+    "constant": r"(\w+) is the same in every row",
+    "zeros": r"(\w+) is 0 in (\d+) rows?\b",
+    "unit": r"(\w+) looks like (.+); the task's unit is (.+)",
+    "below": r"the median of (\w+) is below .*\((.+)\)",
+    "above": r"the median of (\w+) is above .*\((.+)\)",
+}
+"""Kind of warning -> its key words, with the figures and names in groups."""
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +56,36 @@ def counts_of(quality: DataCheck, column: str) -> tuple[object, object, list[int
     """Missing cells of a column, zeros among them, and the numbers of its invalid rows."""
     row = quality.table()[column]
     invalid = [number for number, is_invalid in enumerate(quality.cells.invalid[column], start=1) if is_invalid]
-    assert row["not allowed"] == (len(invalid) or "")
-    return row["missing"], row["of them 0"] or 0, invalid
+    assert row["invalid"] == (len(invalid) or "")
+    return row["missing"], row["recorded as 0"] or 0, invalid
 
 
 def labels_of(quality: DataCheck) -> dict[int, int]:
     return {int(value): int(rows) for rows, value in re.findall(r"(\d+) with \w+ = ([01])", quality.title)}
 
 
-def page_of(quality: DataCheck) -> str:
-    """All that may be shown, and all that may be sent."""
+def warnings_of(quality: DataCheck) -> list[tuple[str, ...]]:
+    """Kind of each warning, with its figures and names."""
+    found = []
+    for warning in quality.warnings:
+        matches = {kind: match for kind, pattern in WARNINGS.items() if (match := re.match(pattern, warning))}
+        ((kind, match),) = matches.items()
+        found.append((kind, *match.groups()))
+    return found
+
+
+def text_of(quality: DataCheck) -> str:
+    """Everything that may be shown or sent."""
     words = [quality.title, quality.verdict, str(quality.table()), *quality.findings(), *quality.warnings]
     if quality.obstacle is not None:
         words += [str(quality.obstacle), quality.obstacle.reason]
     return "\n".join(words)
 
 
-# What is counted
+# Counts
 
 
-def test_a_spoiled_file_is_counted_by_hand(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_counts_of_a_spoiled_file_worked_by_hand(tmp_path: Path, patients: pd.DataFrame) -> None:
     patients.loc[0:2, "chol"] = ["0", "0.0", " -0 "]
     patients.loc[3:6, "chol"] = ["", "?", "n/a", " NULL "]
     patients.loc[7:9, "chol"] = ["high", "49.5", "1000.5"]
@@ -80,20 +97,20 @@ def test_a_spoiled_file_is_counted_by_hand(tmp_path: Path, patients: pd.DataFram
     quality = check(patients, tmp_path)
 
     assert counts_of(quality, "chol") == (7, 3, [8, 9, 10])
-    assert counts_of(quality, "age") == (0, 0, [])  # its zeros are ages
+    assert counts_of(quality, "age") == (0, 0, [])  # a zero is an age
     assert counts_of(quality, "sex") == (1, 0, [1, 2])
     assert counts_of(quality, "oldpeak") == (0, 0, [])
-    assert counts_of(quality, "disease") == (0, 0, [1, 2, 3, 4])  # a label must be
+    assert counts_of(quality, "disease") == (0, 0, [1, 2, 3, 4])  # a label may not be missing
     assert labels_of(quality) == {1: int((valid == "1").sum()), 0: int((valid == "0").sum())}
     assert list(quality.table()) == [*HEART_DISEASE.column_names, "disease"]
     assert quality.numbers.shape == (303, 14)
-    assert "age is 0 in 2 rows: does it mean missing?" in quality.warnings
-    assert quality.findings()[:3] == [
-        f"sex must be one of 0 (female), 1 (male), or empty; see rows 1, 2 {BELOW}",
-        f"chol must be a number from 50 to 1000 (mg/dl), or empty; see rows 8, 9, 10 {BELOW}",
-        f"disease must be 0 or 1; see rows 1, 2, 3, 4 {BELOW}",
-    ]
-    assert quality.findings()[3:] == [f"look at this: {warning}" for warning in quality.warnings]
+    assert ("zeros", "age", "2") in warnings_of(quality)
+    invalid, warnings = quality.findings()[:3], quality.findings()[3:]
+    columns = [("sex", "rows 1, 2 "), ("chol", "rows 8, 9, 10 "), ("disease", "rows 1, 2, 3, 4 ")]
+    for finding, (column, rows) in zip(invalid, columns, strict=True):
+        assert finding.startswith(f"{column} must be ")
+        assert rows in finding
+    assert [warning.removeprefix("warning: ") for warning in warnings] == list(quality.warnings)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +129,18 @@ def test_counts_of_a_real_hospital(
     assert {name: counts_of(quality, name)[0] for name in missing} == missing
 
 
-def test_the_page_says_rows_labels_counts_and_percentages(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_title_and_table_hold_rows_labels_counts_and_percentages(tmp_path: Path, patients: pd.DataFrame) -> None:
     patients["chol"] = ["0"] * 50 + [""] * 51 + ["-5"] + patients["chol"].tolist()[102:]
 
     quality = check(patients, tmp_path)
 
-    assert quality.title == (
-        f"{tmp_path}/patients.csv, for the task heart-disease: 303 patients, 139 with disease = 1, 164 with disease = 0"
-    )
-    rule = "a number from 50 to 1000 (mg/dl), or empty"
-    assert quality.verdict == f"This hospital may not join: its column chol holds what is not {rule}."
+    assert all(words in quality.title for words in (f"{tmp_path}/patients.csv", "heart-disease", "303 patients"))
+    assert labels_of(quality) == {1: 139, 0: 164}
+    assert "may not join" in quality.verdict
     table = quality.table()
     assert list(table) == [*HEART_DISEASE.column_names, "disease"]
-    assert table["chol"] == {"missing": 101, "missing %": "33", "of them 0": 50, "not allowed": 1}
-    assert table["age"] == {"missing": 0, "missing %": "0", "of them 0": "", "not allowed": ""}
+    assert table["chol"] == {"missing": 101, "missing %": "33", "recorded as 0": 50, "invalid": 1}
+    assert table["age"] == {"missing": 0, "missing %": "0", "recorded as 0": "", "invalid": ""}
 
 
 def test_the_numbers_are_those_that_the_hospital_trains_on(hospitals_folder: Path) -> None:
@@ -191,23 +206,23 @@ def is_invalid(column: str, cell: float | str | None) -> bool:
     return cell == TEXT or column == "disease"
 
 
-def expected_warnings(rows: list[dict[str, float | str | None]]) -> list[str]:
-    found = [FEW.format(len(rows))] if len(rows) < 50 else []
+def expected_warnings(rows: list[dict[str, float | str | None]]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [("few", f"{len(rows)}")] if len(rows) < 50 else []
     labels = [row["disease"] for row in rows if not is_invalid("disease", row["disease"])]
     if len(set(labels)) == 1:
-        found.append(SAME.format(labels[0]))
+        found.append(("one class", "disease", f"{labels[0]:g}"))
     elif labels and min(labels.count(0.0), labels.count(1.0)) < 20:
-        found.append(RARE)
+        found.append(("rare", "disease"))
     readable = [tuple(row.values()) for row in rows if TEXT not in row.values()]
     if repeats := len(readable) - len(set(readable)):
-        found.append(TWICE if repeats == 1 else OFTEN.format(repeats))
+        found.append(("repeats", f"{repeats}"))
     for name in ("age", "chol", "sex"):
         cells = [row[name] for row in rows]
         valid = [cell for cell in cells if cell is not MISSING and not is_invalid(name, cell)]
         if set(cells) == {MISSING}:
-            found.append(f"{name} is missing in every row")
+            found.append(("missing", name))
         elif len(valid) > 1 and len(set(valid)) == 1:
-            found.append(f"{name} is the same in every row that has it")
+            found.append(("constant", name))
     return found
 
 
@@ -225,7 +240,7 @@ def test_a_random_table_is_counted_as_plain_python_counts_it(table: list[tuple[s
     zeros = [row[1].strip() in ("0", "0.0", "-0.0") for row in table]
     assert [counts_of(quality, name)[1] for name in ALLOWED] == [0, sum(zeros), 0, 0]
     assert labels_of(quality) == {value: sum(row["disease"] == value for row in rows) for value in (1, 0)}
-    assert list(quality.warnings) == expected_warnings(rows)
+    assert warnings_of(quality) == expected_warnings(rows)
 
     broken = [name for name in ALLOWED if any(is_invalid(name, row[name]) for row in rows)]
     different = len({(row["age"], row["chol"], row["sex"]) for row in rows})
@@ -233,36 +248,34 @@ def test_a_random_table_is_counted_as_plain_python_counts_it(table: list[tuple[s
         assert quality.obstacle is not None
         first = next(i for i, row in enumerate(rows, start=1) if is_invalid(broken[0], row[broken[0]]))
         assert f": column {broken[0]}, row {first}: expected " in str(quality.obstacle)
-        assert quality.obstacle.reason.startswith(f"its column {broken[0]} holds what is not ")
+        assert f"its column {broken[0]} " in str(quality.obstacle.reason)
     elif different < 8:
         assert quality.obstacle is not None
-        assert quality.obstacle.reason == "it has fewer than 8 different patients"
+        assert "fewer than 8 different patients" in quality.obstacle.reason
     else:
         assert quality.obstacle is None
     rules = {column.name: column.rule for column in (*SMALL.columns, SMALL.label)}
-    found = [line.split("; see row")[0] for line in quality.findings() if "look at this" not in line]
+    found = [line.split("; see row")[0] for line in quality.findings() if not line.startswith("warning: ")]
     assert found == [f"{name} must be {rules[name]}" for name in broken]
 
 
-# What is warned of, and what is not
+# Warnings
 
 
 @pytest.mark.parametrize(
     ("number", "warnings"),
     [
-        (1, ()),
-        (2, (TWICE, "ca is the same in every row that has it")),
-        (3, (RARE, "chol is missing in every row")),
-        (4, (TWICE, "ca is the same in every row that has it")),
+        (1, []),
+        (2, [("repeats", "1"), ("constant", "ca")]),
+        (3, [("rare", "disease"), ("missing", "chol")]),
+        (4, [("repeats", "1"), ("constant", "ca")]),
     ],
 )
-def test_a_real_hospital_is_warned_of_what_is_true_and_of_nothing_else(
-    hospitals_folder: Path, number: int, warnings: tuple[str, ...]
-) -> None:
+def test_warnings_of_a_real_hospital(hospitals_folder: Path, number: int, warnings: list[tuple[str, ...]]) -> None:
     quality = check_data(hospitals_folder / f"client_{number}.csv", HEART_DISEASE)
 
-    assert quality.warnings == warnings
-    assert quality.verdict == "This hospital may join."
+    assert warnings_of(quality) == warnings
+    assert quality.obstacle is None
     quality.raise_obstacle()
 
 
@@ -275,7 +288,7 @@ def test_generated_records_raise_no_alarm(tmp_path: Path, records: pd.DataFrame,
 
 @pytest.mark.parametrize(("rows", "warned"), [(49, True), (50, False)])
 def test_few_patients_are_fewer_than_fifty(tmp_path: Path, patients: pd.DataFrame, rows: int, warned: bool) -> None:
-    assert (FEW.format(rows) in check(patients.head(rows), tmp_path).warnings) is warned
+    assert (("few", f"{rows}") in warnings_of(check(patients.head(rows), tmp_path))) is warned
 
 
 @pytest.mark.parametrize(("diseased", "warned"), [(0, False), (1, True), (19, True), (20, False), (139, False)])
@@ -287,14 +300,14 @@ def test_a_rare_class_has_fewer_than_twenty_patients(
     if swap:
         table = table.assign(disease=table["disease"].map({"0": "1", "1": "0"}))
 
-    warnings = check(table, tmp_path).warnings
+    kinds = [kind for kind, *_ in warnings_of(check(table, tmp_path))]
 
-    assert (RARE in warnings) is warned
-    assert any("in every row: the AUC is undefined" in warning for warning in warnings) is (diseased == 0)
+    assert ("rare" in kinds) is warned
+    assert ("one class" in kinds) is (diseased == 0)
 
 
-def test_labels_that_are_not_allowed_are_no_classes(tmp_path: Path, patients: pd.DataFrame) -> None:
-    """UCI's own label goes from 0 to 4: its rare 4 is no rare class."""
+def test_invalid_labels_are_not_classes(tmp_path: Path, patients: pd.DataFrame) -> None:
+    """UCI's own label goes from 0 to 4: its rare 4 is not a rare class."""
     diseased = patients.index[patients["disease"] == "1"]
     patients.loc[diseased[:10], "disease"] = "4"
 
@@ -309,9 +322,7 @@ def test_labels_that_are_not_allowed_are_no_classes(tmp_path: Path, patients: pd
 def test_repeated_rows_are_counted_without_the_first_of_them(tmp_path: Path, patients: pd.DataFrame) -> None:
     table = pd.concat([patients, patients.iloc[[5, 5, 7]]])
 
-    warnings = check(table.sample(frac=1, random_state=1), tmp_path).warnings
-
-    assert warnings == (OFTEN.format(3),)
+    assert warnings_of(check(table.sample(frac=1, random_state=1), tmp_path)) == [("repeats", "3")]
 
 
 def test_rows_that_differ_in_a_cell_or_in_the_label_do_not_repeat(tmp_path: Path, patients: pd.DataFrame) -> None:
@@ -331,14 +342,14 @@ def test_rows_whose_difference_cannot_be_read_do_not_repeat(tmp_path: Path, pati
 
 
 @pytest.mark.parametrize("mark", ["", "?", "0"])
-def test_a_column_without_any_value_is_told(tmp_path: Path, patients: pd.DataFrame, mark: str) -> None:
+def test_an_empty_column_is_a_warning(tmp_path: Path, patients: pd.DataFrame, mark: str) -> None:
     quality = check(patients.assign(chol=mark), tmp_path)
 
-    assert quality.warnings == ("chol is missing in every row",)
+    assert warnings_of(quality) == [("missing", "chol")]
     assert quality.obstacle is None
 
 
-def test_a_column_of_words_is_not_called_missing(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_a_column_of_text_is_not_called_missing(tmp_path: Path, patients: pd.DataFrame) -> None:
     quality = check(patients.assign(chol="unknown"), tmp_path)
 
     assert quality.warnings == ()
@@ -346,10 +357,10 @@ def test_a_column_of_words_is_not_called_missing(tmp_path: Path, patients: pd.Da
 
 
 @pytest.mark.parametrize("column", ["sex", "age", "chol"])
-def test_a_constant_column_is_told(tmp_path: Path, patients: pd.DataFrame, column: str) -> None:
+def test_a_constant_column_is_a_warning(tmp_path: Path, patients: pd.DataFrame, column: str) -> None:
     patients[column] = [""] * 5 + [patients[column][0]] * (len(patients) - 5)
 
-    assert check(patients, tmp_path).warnings == (f"{column} is the same in every row that has it",)
+    assert warnings_of(check(patients, tmp_path)) == [("constant", column)]
 
 
 def test_a_single_value_is_not_called_constant(tmp_path: Path, patients: pd.DataFrame) -> None:
@@ -358,20 +369,18 @@ def test_a_single_value_is_not_called_constant(tmp_path: Path, patients: pd.Data
     assert check(patients, tmp_path).warnings == ()
 
 
-@pytest.mark.parametrize(("rows", "words"), [(1, "1 row"), (2, "2 rows")])
-def test_zeros_that_may_stand_for_missing_are_told(
-    tmp_path: Path, patients: pd.DataFrame, rows: int, words: str
-) -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_zeros_that_may_mean_missing_are_a_warning(tmp_path: Path, patients: pd.DataFrame, rows: int) -> None:
     for column in ("age", "oldpeak", "chol", "ca"):
         patients[column] = ["0"] * rows + patients[column].tolist()[rows:]
 
-    assert check(patients, tmp_path).warnings == (f"age is 0 in {words}: does it mean missing?",)
+    assert warnings_of(check(patients, tmp_path)) == [("zeros", "age", f"{rows}")]
 
 
 UNITS: list[tuple[Task, str, Callable[[float], float], str, str]] = [
     (HEART_DISEASE, "chol", lambda mg_dl: mg_dl / 38.67, "mmol/l", "mg/dl"),
     (HEART_DISEASE, "age", lambda years: years * 12, "months", "years"),
-    (HEART_DISEASE, "thalach", lambda a_minute: a_minute / 60, "beats/s", "beats/min"),
+    (HEART_DISEASE, "thalach", lambda per_minute: per_minute / 60, "beats/s", "beats/min"),
     (READMISSION, "glucose", lambda mg_dl: mg_dl / 18.016, "mmol/l", "mg/dl"),
     # IFCC's master equation: NGSP = 0.09148 IFCC + 2.152
     (READMISSION, "hba1c", lambda percent: (percent - 2.152) / 0.09148, "mmol/mol", "%"),
@@ -384,7 +393,7 @@ UNITS: list[tuple[Task, str, Callable[[float], float], str, str]] = [
     ("task", "column", "change", "unit", "own"), UNITS, ids=[f"{row[1]} in {row[3]}" for row in UNITS]
 )
 @pytest.mark.parametrize("share", [1.0, 0.7])
-def test_a_column_in_another_unit_is_told_with_both_units(
+def test_a_column_in_another_unit_is_a_warning_with_both_units(
     tmp_path: Path,
     patients: pd.DataFrame,
     records: pd.DataFrame,
@@ -399,46 +408,47 @@ def test_a_column_in_another_unit_is_told_with_both_units(
     wrong = table.sample(frac=share, random_state=2).index
     table.loc[wrong, column] = turn(table.loc[wrong, column], change)
 
-    assert check(table, tmp_path, task).warnings == (f"{column} looks like {unit}; the task's unit is {own}",)
+    assert warnings_of(check(table, tmp_path, task)) == [("unit", column, unit, own)]
 
 
 @pytest.mark.parametrize(
-    ("median", "words"),
+    ("median", "units"),
     [
         (11.0, "cm Hg"),  # 110 mm Hg; in kPa it would be 83
         (13.0, "cm Hg"),
-        (14.0, "kPa or cm Hg"),  # 105 or 140 mm Hg: nobody can tell
+        (14.0, "kPa or cm Hg"),  # 105 or 140 mm Hg: either is plausible
         (17.3, "kPa or cm Hg"),  # 130 or 173 mm Hg
         (19.0, "kPa"),  # 143 mm Hg; in cm Hg it would be 190
     ],
 )
 def test_a_blood_pressure_names_every_unit_that_it_may_be_in(
-    tmp_path: Path, patients: pd.DataFrame, median: float, words: str
+    tmp_path: Path, patients: pd.DataFrame, median: float, units: str
 ) -> None:
     pressure = [f"{median + (row % 5 - 2) / 10:.1f}" for row in range(len(patients))]
 
-    warnings = check(patients.assign(trestbps=pressure), tmp_path).warnings
+    quality = check(patients.assign(trestbps=pressure), tmp_path)
 
-    assert warnings == (f"trestbps looks like {words}; the task's unit is mm Hg",)
+    assert warnings_of(quality) == [("unit", "trestbps", units, "mm Hg")]
 
 
 @pytest.mark.parametrize(
-    ("cell", "words"),
+    ("cell", "is_other_unit"),
     [
-        ("31", "the median of hba1c is above what hospitals usually have (5 to 11 %): is it in that unit?"),  # 4.99 %
-        ("32", "hba1c looks like mmol/mol; the task's unit is %"),  # 5.08 %
-        ("35", "hba1c looks like mmol/mol; the task's unit is %"),  # 5.35 %
-        ("96", "hba1c looks like mmol/mol; the task's unit is %"),  # 10.93 %
-        ("98", "the median of hba1c is above what hospitals usually have (5 to 11 %): is it in that unit?"),  # 11.1 %
+        ("31", False),  # 4.99 %
+        ("32", True),  # 5.08 %
+        ("35", True),  # 5.35 %
+        ("96", True),  # 10.93 %
+        ("98", False),  # 11.1 %
     ],
 )
 def test_a_unit_with_an_offset_is_converted_with_it(
-    tmp_path: Path, records: pd.DataFrame, cell: str, words: str
+    tmp_path: Path, records: pd.DataFrame, cell: str, is_other_unit: bool
 ) -> None:
     table = records.head(400).copy()
     table["hba1c"] = [cell] * 399 + ["99"]
 
-    assert check(table, tmp_path, READMISSION).warnings == (words,)
+    warning = ("unit", "hba1c", "mmol/mol", "%") if is_other_unit else ("above", "hba1c", "5 to 11 %")
+    assert warnings_of(check(table, tmp_path, READMISSION)) == [warning]
 
 
 @pytest.mark.parametrize(
@@ -452,19 +462,15 @@ def test_a_unit_with_an_offset_is_converted_with_it(
         ("oldpeak", "-5", "below", "0 to 3 mm"),
     ],
 )
-def test_an_unusual_median_is_told_with_its_side(
+def test_an_unusual_median_is_a_warning_with_its_side(
     tmp_path: Path, patients: pd.DataFrame, column: str, cell: str, side: str, usual: str
 ) -> None:
     patients.loc[:199, column] = cell
 
-    assert check(patients, tmp_path).warnings == (
-        f"the median of {column} is {side} what hospitals usually have ({usual}): is it in that unit?",
-    )
+    assert warnings_of(check(patients, tmp_path)) == [(side, column, usual)]
 
 
-def test_infinite_cells_of_both_signs_are_checked_without_a_word_of_numpy(
-    tmp_path: Path, patients: pd.DataFrame
-) -> None:
+def test_infinite_cells_of_both_signs_raise_no_warning_of_numpy(tmp_path: Path, patients: pd.DataFrame) -> None:
     quality = check(patients.assign(chol=["inf", "-inf"] + [""] * 301), tmp_path)  # warnings are errors here
 
     assert counts_of(quality, "chol")[2] == [1, 2]
@@ -472,7 +478,7 @@ def test_infinite_cells_of_both_signs_are_checked_without_a_word_of_numpy(
 
 @pytest.mark.parametrize("task", [HEART_DISEASE, READMISSION], ids=lambda task: task.name)
 def test_no_other_unit_s_usual_values_are_usual_in_the_task_s_unit(task: Task) -> None:
-    """Else a column in that unit would raise no alarm."""
+    """Otherwise a column in that unit would cause no warning."""
     for column in task.measurements:
         assert column.typical_median is not None
         low, high = column.typical_median
@@ -482,7 +488,7 @@ def test_no_other_unit_s_usual_values_are_usual_in_the_task_s_unit(task: Task) -
             assert not low <= middle <= high, f"{column.name} in {unit}"
 
 
-# What stands in the way
+# Obstacles
 
 
 @pytest.mark.parametrize(("rows", "may_join"), [(7, False), (8, True)])
@@ -491,17 +497,17 @@ def test_eight_different_patients_are_needed(tmp_path: Path, patients: pd.DataFr
 
     quality = check(table, tmp_path)
 
+    assert ("may join" in quality.verdict) is may_join
     if may_join:
-        assert quality.verdict == "This hospital may join."
         quality.raise_obstacle()
         return
-    assert quality.verdict == "This hospital may not join: it has fewer than 8 different patients."
-    with pytest.raises(DataError, match="has 7 different patients; at least 8 are needed") as caught:
+    with pytest.raises(DataError, match="expected at least 8 different patients, got 7") as caught:
         quality.raise_obstacle()
-    assert caught.value.reason == "it has fewer than 8 different patients"
+    assert "fewer than 8 different patients" in caught.value.reason
+    assert "7" not in caught.value.reason
 
 
-def test_what_may_not_join_does_not_load(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_a_hospital_that_may_not_join_cannot_be_loaded(tmp_path: Path, patients: pd.DataFrame) -> None:
     patients.loc[4, "age"] = "old"
     quality = check(patients, tmp_path)
 
@@ -512,47 +518,46 @@ def test_what_may_not_join_does_not_load(tmp_path: Path, patients: pd.DataFrame)
     assert (str(caught.value), caught.value.reason) == (str(quality.obstacle), quality.obstacle.reason)
 
 
-def test_a_hospital_reads_its_warnings_when_it_joins(hospitals_folder: Path) -> None:
+def test_remarks_of_a_hospital_are_its_row_counts_and_warnings(hospitals_folder: Path) -> None:
     hospital = load_hospital(hospitals_folder / "client_3.csv", HEART_DISEASE, "switzerland", 42)
 
-    assert hospital.remarks() == [
-        "switzerland: 92 patients to train on, 31 held out",
-        f"look at this: {RARE}",
-        "look at this: chol is missing in every row",
-    ]
+    rows, *warnings = hospital.remarks()
+    assert re.findall(r"\d+", rows) == ["92", "31"]
+    assert [warning.removeprefix("warning: ") for warning in warnings] == list(hospital.warnings)
+    assert len(warnings) == 2
 
 
 NO_TABLES: dict[str, tuple[Callable[[pd.DataFrame], str | bytes | None], str]] = {
-    "nowhere": (lambda _: None, "its CSV cannot be used"),
-    "empty": (lambda _: "", "its file is empty"),
-    "header only": (lambda table: table.head(0).to_csv(index=False), "its file has no patients"),
-    "Latin-1": (lambda _: "é".encode("latin-1"), "its file is not UTF-8 text"),
+    "nowhere": (lambda _: None, "cannot be used"),
+    "empty": (lambda _: "", "is empty"),
+    "header only": (lambda table: table.head(0).to_csv(index=False), "has no patients"),
+    "Latin-1": (lambda _: "é".encode("latin-1"), "is not UTF-8 text"),
     "semicolons": (
         lambda table: table.to_csv(index=False, sep=";"),
-        "its file is not separated by commas",
+        "is not separated by commas",
     ),
-    "no header": (lambda table: table.to_csv(index=False, header=False), "its file has no header"),
+    "no header": (lambda table: table.to_csv(index=False, header=False), "has no header"),
     "lacking": (
         lambda table: table.drop(columns=["chol", "disease"]).to_csv(index=False),
-        "its file lacks the columns chol, disease",
+        "lacks the columns chol, disease",
     ),
     "twice": (
         lambda table: table.assign(again="8").rename(columns={"again": "sex"}).to_csv(index=False),
-        "its file has the column sex more than once",
+        "has the column sex more than once",
     ),
     "ragged": (
         lambda table: table.head(9).to_csv(index=False) + "1,2\n",
-        "its file has a row of a wrong length",
+        "has a row of the wrong length",
     ),
     "open quote": (
         lambda table: table.head(9).to_csv(index=False) + '"1,2\n',
-        "its file is not a well-formed CSV",
+        "is not a well-formed CSV",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", NO_TABLES)
-def test_a_file_without_a_page_says_why_in_words_that_a_server_may_hear(
+def test_a_file_that_is_not_a_table_has_a_reason_that_may_be_sent(
     tmp_path: Path, patients: pd.DataFrame, kind: str
 ) -> None:
     spoil, reason = NO_TABLES[kind]
@@ -563,30 +568,27 @@ def test_a_file_without_a_page_says_why_in_words_that_a_server_may_hear(
     with pytest.raises(DataError) as caught:
         check_data(path, HEART_DISEASE)
 
-    assert caught.value.reason == reason
+    assert caught.value.reason.endswith(reason)
+    assert str(tmp_path) not in caught.value.reason
     assert str(caught.value).startswith(f"{path}: ")
 
 
-# What is never said
+# Cells are never quoted
 
 
 @pytest.mark.parametrize("secret", ["Brzęczyszczykiewicz", "-84713.90625"])
 @pytest.mark.parametrize("rows", [1, 303])
 @pytest.mark.parametrize("column", [*HEART_DISEASE.column_names, "disease", "note"])
-def test_no_cell_that_is_not_allowed_is_quoted(
-    tmp_path: Path, patients: pd.DataFrame, column: str, rows: int, secret: str
-) -> None:
+def test_no_invalid_cell_is_quoted(tmp_path: Path, patients: pd.DataFrame, column: str, rows: int, secret: str) -> None:
     patients["note"] = "a note"
     patients.loc[: rows - 1, column] = secret
 
     quality = check(patients, tmp_path)
 
     for part in ("Brz", "84713", "90625"):
-        assert part not in page_of(quality)
-    verdict = (
-        "This hospital may join." if column == "note" else f"This hospital may not join: its column {column} holds"
-    )
-    assert quality.verdict.startswith(verdict)
+        assert part not in text_of(quality)
+    assert ("may join" in quality.verdict) is (column == "note")
+    assert (f"its column {column} " in quality.verdict) is (column != "note")
 
 
 @pytest.mark.parametrize(
@@ -600,20 +602,18 @@ def test_no_cell_that_is_not_allowed_is_quoted(
     ],
 )
 @pytest.mark.parametrize("rows", [1, 200, 303])
-def test_no_cell_that_is_allowed_is_quoted(
-    tmp_path: Path, patients: pd.DataFrame, column: str, cell: str, rows: int
-) -> None:
+def test_no_valid_cell_is_quoted(tmp_path: Path, patients: pd.DataFrame, column: str, cell: str, rows: int) -> None:
     patients.loc[: rows - 1, column] = cell
 
-    words = page_of(check(patients, tmp_path))
+    text = text_of(check(patients, tmp_path))
 
-    assert "73.8" not in words
-    assert "7.38" not in words
+    assert "73.8" not in text
+    assert "7.38" not in text
 
 
 @pytest.mark.parametrize("task", [HEART_DISEASE, READMISSION], ids=lambda task: task.name)
 @pytest.mark.parametrize("position", range(15))
-def test_what_a_server_may_hear_of_a_cell_is_its_column_s_rule(
+def test_the_reason_for_the_server_names_column_and_rule_and_no_row(
     tmp_path: Path, patients: pd.DataFrame, records: pd.DataFrame, task: Task, position: int
 ) -> None:
     table = (patients if task is HEART_DISEASE else records.head(60)).copy()
@@ -626,11 +626,12 @@ def test_what_a_server_may_hear_of_a_cell_is_its_column_s_rule(
     obstacle = check(table, tmp_path, task).obstacle
 
     assert obstacle is not None
-    assert obstacle.reason == f"its column {column.name} holds what is not {column.rule}"
+    assert f"column {column.name} " in obstacle.reason
+    assert obstacle.reason.endswith(column.rule)
     assert "row 42" in str(obstacle)
     assert "42" not in obstacle.reason
     assert str(tmp_path) not in obstacle.reason
-    assert obstacle.reason.isascii()  # else gRPC would not carry it
+    assert obstacle.reason.isascii()  # gRPC carries no other text
 
 
 UNUSUAL = st.floats(allow_nan=False).map(repr).filter(lambda cell: len(re.sub(r"\D", "", cell).strip("0")) > 5)
@@ -643,8 +644,8 @@ def test_no_unusual_number_is_ever_quoted(cells: list[str], column: str) -> None
     with tempfile.TemporaryDirectory() as folder:
         quality = check(table.assign(**{column: cells}), Path(folder), SMALL)
 
-    words = page_of(quality).replace(str(quality.path), "")
-    assert not any(cell.lstrip("-") in words for cell in cells)
+    text = text_of(quality).replace(str(quality.path), "")
+    assert not any(cell.lstrip("-") in text for cell in cells)
 
 
 def test_rare_cells_are_neither_none_nor_all_in_percent(tmp_path: Path, patients: pd.DataFrame) -> None:
@@ -656,17 +657,20 @@ def test_rare_cells_are_neither_none_nor_all_in_percent(tmp_path: Path, patients
     assert (table["chol"]["missing %"], table["age"]["missing %"], table["sex"]["missing %"]) == (">99", "<1", "0")
 
 
-def test_columns_that_are_not_read_are_named_and_many_rows_are_not(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_ignored_columns_are_named_and_five_invalid_rows_at_most(tmp_path: Path, patients: pd.DataFrame) -> None:
     patients = patients.assign(patient_id="7", **{"12 Main Street": "x"})
     patients.loc[10:16, "age"] = "200"
 
     findings = check(patients, tmp_path).findings()
 
-    rule = "age must be a number from 0 to 120 (years), or empty"
-    assert findings == [f"{rule}; see rows 11, 12, 13, 14, 15 and 2 more {BELOW}", "not read: patient_id"]
+    invalid, ignored = findings
+    assert invalid.startswith("age must be ")
+    assert "rows 11, 12, 13, 14, 15 and 2 more" in invalid
+    assert "patient_id" in ignored
+    assert "12 Main Street" not in ignored
 
 
-def test_rows_without_an_allowed_label_are_in_the_title(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_rows_without_a_valid_label_are_counted_in_the_title(tmp_path: Path, patients: pd.DataFrame) -> None:
     title = check(patients.assign(disease="2"), tmp_path).title
 
-    assert title.endswith("303 patients, 0 with disease = 1, 0 with disease = 0, 303 without a valid label")
+    assert "0 with disease = 1, 0 with disease = 0, 303 without a valid label" in title

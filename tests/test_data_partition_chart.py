@@ -1,4 +1,4 @@
-"""The areas of the colours in a partition chart are proportional to the numbers of patients."""
+"""The partition chart: areas of colours are proportional to numbers of patients."""
 
 import struct
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def draw(folder: Path, hospitals: Sequence[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize("count", [1, MAX_NAMES, 1000])
-def test_a_picture_is_a_png_of_a_size_for_a_screen(tmp_path: Path, count: int) -> None:
+def test_the_chart_is_a_png_that_fits_a_screen(tmp_path: Path, count: int) -> None:
     content = draw(tmp_path, entries(*[(i % 7, 1 + i % 5) for i in range(count)])).read_bytes()
 
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
@@ -44,7 +44,7 @@ def test_a_picture_is_a_png_of_a_size_for_a_screen(tmp_path: Path, count: int) -
 
 
 @pytest.mark.parametrize("count", [3, MAX_NAMES + 1])
-def test_either_colour_has_as_much_room_as_its_patients(tmp_path: Path, count: int) -> None:
+def test_the_area_of_a_colour_is_proportional_to_its_patients(tmp_path: Path, count: int) -> None:
     path = draw(tmp_path, entries(*[(100, 300)] * count))
 
     warm, cold = (pixels(path, color)[:-60].sum() for color in (POSITIVE, NEGATIVE))  # the legend is below
@@ -52,7 +52,7 @@ def test_either_colour_has_as_much_room_as_its_patients(tmp_path: Path, count: i
     assert warm / cold == pytest.approx(3, rel=0.05)
 
 
-def test_bars_are_as_long_as_hospitals_are_large_the_first_one_on_top(tmp_path: Path) -> None:
+def test_bars_are_proportional_to_sizes_with_the_first_hospital_on_top(tmp_path: Path) -> None:
     path = draw(tmp_path, entries((100, 100), (50, 50), (0, 25)))
 
     lengths = (pixels(path, POSITIVE) | pixels(path, NEGATIVE))[:-60].sum(axis=1)
@@ -60,7 +60,7 @@ def test_bars_are_as_long_as_hospitals_are_large_the_first_one_on_top(tmp_path: 
     assert np.array(found) / found[0] == pytest.approx([1, 0.5, 0.125], abs=0.02)
 
 
-def test_many_hospitals_stand_side_by_side_in_order(tmp_path: Path) -> None:
+def test_many_hospitals_are_drawn_side_by_side_in_order(tmp_path: Path) -> None:
     path = draw(tmp_path, entries(*[(i, 0) for i in range(1, 51)]))
 
     heights = pixels(path, NEGATIVE)[:-60].sum(axis=0)

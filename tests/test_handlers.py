@@ -223,7 +223,7 @@ def test_a_csv_that_may_not_join_is_a_data_error_with_words_for_the_server(
     with pytest.raises(DataError) as caught:
         handlers.register(registration_of(), context)
 
-    assert caught.value.reason == "its column age holds what is not a number from 0 to 120 (years), or empty"
+    assert caught.value.reason == "its column age holds a value that is not a number from 0 to 120 (years), or empty"
 
     context.node_config[ALLOWED_EPSILON] = 2.0  # no budget accounts for what is in the file
     with pytest.raises(DataError, match="column age, row 5") as caught:

@@ -112,7 +112,7 @@ def test_a_file_of_seven_different_patients_is_refused_however_often_they_stand_
     notes = [f"{cells},{i}" for i, cells in enumerate(rows)]
     path = write(tmp_path, f"{HEADER},note", *notes)
 
-    with pytest.raises(DataError, match=re.escape(f"{path}: has 7 different patients; at least 8 are needed")):
+    with pytest.raises(DataError, match=re.escape(f"{path}: expected at least 8 different patients, got 7")):
         load(path)
 
 
@@ -130,5 +130,7 @@ def test_a_real_file_with_invalid_cells_is_refused(
 ) -> None:
     spoil(patients).to_csv(tmp_path / "patients.csv", index=False)
 
-    with pytest.raises(DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more cells"):
+    with pytest.raises(
+        DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more invalid cells"
+    ):
         load(tmp_path / "patients.csv")

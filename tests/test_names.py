@@ -1,4 +1,4 @@
-"""Names made of what people call a hospital are valid, or there is none."""
+"""Hospital names, and names made from a hospital's title."""
 
 import pytest
 from hypothesis import given
@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from federated_health.names import hospital_name_from, is_hospital_name, printable
 
-WORDS = st.one_of(st.text(), st.text("aZ9 -_.éßﬁ٣²ÆŁİ\n", max_size=90))
+TITLES = st.one_of(st.text(), st.text("aZ9 -_.éßﬁ٣²ÆŁİ\n", max_size=90))
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("title", "name"),
     [
         ("VA Long Beach", "va-long-beach"),
         ("Hôpital Saint-Étienne (Lyon)", "hopital-saint-etienne-lyon"),
@@ -28,13 +28,13 @@ WORDS = st.one_of(st.text(), st.text("aZ9 -_.éßﬁ٣²ÆŁİ\n", max_size=90))
         ("x" * 61 + " yz", "x" * 61 + "-y"),
     ],
 )
-def test_a_name_worked_by_hand(words: str, name: str) -> None:
-    assert hospital_name_from(words) == name
+def test_names_of_titles(title: str, name: str) -> None:
+    assert hospital_name_from(title) == name
 
 
-@given(WORDS)
-def test_a_name_is_valid_or_empty_and_a_name_of_its_own(words: str) -> None:
-    name = hospital_name_from(words)
+@given(TITLES)
+def test_a_name_is_valid_or_empty_and_stays_when_converted_again(title: str) -> None:
+    name = hospital_name_from(title)
 
     assert name == "" or is_hospital_name(name)
     assert hospital_name_from(name) == name
@@ -42,17 +42,17 @@ def test_a_name_is_valid_or_empty_and_a_name_of_its_own(words: str) -> None:
 
 
 @given(st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(is_hospital_name))
-def test_what_is_a_name_already_stays(name: str) -> None:
+def test_a_valid_name_stays(name: str) -> None:
     assert hospital_name_from(name) == name
 
 
-@given(WORDS)
-def test_case_and_what_stands_around_do_not_matter(words: str) -> None:
-    assert hospital_name_from(f" ({words}) ") == hospital_name_from(words)
+@given(TITLES)
+def test_surrounding_punctuation_does_not_matter(title: str) -> None:
+    assert hospital_name_from(f" ({title}) ") == hospital_name_from(title)
 
 
 @given(st.text(max_size=600), st.integers(1, 500))
-def test_a_stranger_s_words_are_shown_as_one_line_without_control_characters(text: str, longest: int) -> None:
+def test_printable_text_is_one_line_without_control_characters(text: str, longest: int) -> None:
     shown = printable(text, longest)
 
     assert len(shown) == min(len(text), longest)

@@ -1,4 +1,4 @@
-"""Every row lands in one hospital; sizes, skew and seeds are as asked for, and copies of a patient stay together."""
+"""Partitions: each row is at one hospital, sizes and skew are as requested, and copies of a patient stay together."""
 
 import itertools
 import math
@@ -77,7 +77,7 @@ def sizes_of(hospitals: dict[str, pd.DataFrame]) -> list[int]:
     return [len(rows) for rows in hospitals.values()]
 
 
-def parted(hospitals: dict[str, pd.DataFrame]) -> int:
+def count_split_contents(hospitals: dict[str, pd.DataFrame]) -> int:
     """Contents that are at more than one hospital."""
     where = Counter(content for rows in hospitals.values() for content in set(contents_of(rows)))
     return sum(times > 1 for times in where.values())
@@ -88,7 +88,7 @@ def is_subsequence(part: Iterable[Row], whole: Iterable[Row]) -> bool:
     return all(row in left for row in part)
 
 
-# Of any table and any partition.
+# Any table and any partition.
 
 TABLES = st.integers(1, 40).flatmap(
     lambda rows: st.builds(
@@ -117,8 +117,8 @@ def divisions(draw: st.DrawFn) -> tuple[Source, Partition]:
 def divided(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     try:
         return divide(source, partition)
-    except DataError as refused:  # of a few rows, ratios and Dirichlet's shares can leave a hospital nothing
-        assume("would get none" not in str(refused) and "without a patient each time" not in str(refused))
+    except DataError as refused:  # ratios and Dirichlet shares of a few rows can leave a hospital none
+        assume(not str(refused).startswith(("--ratios", "--alpha")))
         raise
 
 
@@ -156,14 +156,14 @@ def test_a_hospital_s_table_is_the_task_s_columns_and_the_label_numbered_anew(
 @given(divisions())
 def test_the_same_seed_gives_the_same_tables(division: tuple[Source, Partition]) -> None:
     source, partition = division
-    one, other = divided(source, partition), divided(source, partition)
+    first, second = divided(source, partition), divided(source, partition)
 
-    assert list(one) == list(other)
-    for name, rows in one.items():
-        pd.testing.assert_frame_equal(rows, other[name])
+    assert list(first) == list(second)
+    for name, rows in first.items():
+        pd.testing.assert_frame_equal(rows, second[name])
 
 
-@pytest.mark.parametrize("partition", [iid(4), size(8, 4, 2, 1), dirichlet(4, 1.0)], ids=lambda one: one.by)
+@pytest.mark.parametrize("partition", [iid(4), size(8, 4, 2, 1), dirichlet(4, 1.0)], ids=lambda partition: partition.by)
 def test_another_seed_gives_other_tables(partition: Partition) -> None:
     source = different(100)
     found = set()
@@ -199,7 +199,7 @@ def test_the_order_of_hospitals_names_is_that_of_their_numbers(count: int, first
         assert all(is_hospital_name(name) for name in names)
 
 
-# By hospital, as the data says.
+# By hospital.
 
 
 def test_hospitals_of_the_data_come_in_order_of_first_appearance() -> None:
@@ -218,12 +218,12 @@ def test_hospitals_of_the_data_come_in_order_of_first_appearance() -> None:
 def test_another_number_of_hospitals_than_the_data_s_is_refused(count: int) -> None:
     source = source_of(range(3), hospitals=["a", "b", "c"])
 
-    with pytest.raises(DataError, match=rf"^--hospitals: expected 3, as in the data, got {count}; see --by$"):
+    with pytest.raises(DataError, match=rf"--hospitals: expected 3, .*got {count}"):
         divide(source, Partition(by="hospital", seed=42, hospitals=count))
 
 
-def test_data_that_names_no_hospital_cannot_be_divided_by_it() -> None:
-    with pytest.raises(DataError, match=r"^--by hospital: the data does not say which hospital a patient is from$"):
+def test_data_without_a_hospital_column_cannot_be_divided_by_hospital() -> None:
+    with pytest.raises(DataError, match="has no column"):
         divide(different(5), Partition(by="hospital", seed=42))
 
 
@@ -233,18 +233,18 @@ def test_data_of_more_than_a_thousand_hospitals_is_refused(count: int, is_refuse
     partition = Partition(by="hospital", seed=42)
 
     if is_refused:
-        with pytest.raises(DataError, match=r"^--by hospital: expected at most 1000 hospitals, got 1001$"):
+        with pytest.raises(DataError, match="expected at most 1000 hospitals, got 1001"):
             divide(source, partition)
     else:
         assert sizes_of(divide(source, partition)) == [1] * 1000
 
 
-def test_a_hospital_column_means_nothing_to_the_other_kinds() -> None:
+def test_other_kinds_ignore_the_hospital_column() -> None:
     named, unnamed = source_of(range(30), hospitals=["a", "b", "c"] * 10), different(30)
 
     for partition in (iid(4), size(2, 1), dirichlet(2, 1.0)):
-        one, other = divide(named, partition), divide(unnamed, partition)
-        assert [contents_of(rows) for rows in one.values()] == [contents_of(rows) for rows in other.values()]
+        contents = [[contents_of(rows) for rows in divide(source, partition).values()] for source in (named, unnamed)]
+        assert contents[0] == contents[1]
 
 
 # Sizes.
@@ -278,7 +278,7 @@ def test_iid_hospitals_differ_by_one_row_at_most(source: Source, data: st.DataOb
         (3, (1, 1, 1), [1, 1, 1]),
     ],
 )
-def test_sizes_are_in_the_ratios_asked_for(rows: int, ratios: tuple[float, ...], expected: list[int]) -> None:
+def test_sizes_are_in_the_requested_ratios(rows: int, ratios: tuple[float, ...], expected: list[int]) -> None:
     assert sizes_of(divide(different(rows), size(*ratios))) == expected
 
 
@@ -294,8 +294,8 @@ def test_sizes_are_rounded_by_largest_remainder(rows: int, ratios: list[float], 
     assert sum(sizes) == rows
     assert all(floor <= got <= floor + 1 for floor, got in zip(floors, sizes, strict=True))
     remainders = [share - floor for share, floor in zip(exact, floors, strict=True)]
-    up = [one for one, floor, got in zip(remainders, floors, sizes, strict=True) if got > floor]
-    down = [one for one, floor, got in zip(remainders, floors, sizes, strict=True) if got == floor]
+    up = [remainder for remainder, floor, got in zip(remainders, floors, sizes, strict=True) if got > floor]
+    down = [remainder for remainder, floor, got in zip(remainders, floors, sizes, strict=True) if got == floor]
     assert not up or not down or min(up) >= max(down) - Fraction(1, 10**9)
 
 
@@ -307,20 +307,20 @@ def test_a_size_that_only_the_largest_remainder_lifts_above_zero_is_one_patient(
 
 @pytest.mark.parametrize("ratios", [(1e-300, 1), (1, 1e-300, 1), (1e-320, 1e308), (1000, 1), (1, 1e9)])
 def test_ratios_that_leave_a_hospital_without_a_patient_are_refused(ratios: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match=r"^--ratios: of 12 patients a hospital would get none$"):
+    with pytest.raises(DataError, match="none of the 12 patients"):
         divide(different(12), size(*ratios))
 
 
 @pytest.mark.parametrize(
-    "partition", [iid(13), size(*[1.0] * 13), dirichlet(13, 1e6), iid(1000)], ids=lambda one: one.by
+    "partition", [iid(13), size(*[1.0] * 13), dirichlet(13, 1e6), iid(1000)], ids=lambda partition: partition.by
 )
 def test_more_hospitals_than_patients_are_refused(partition: Partition) -> None:
-    with pytest.raises(DataError, match=r"^--hospitals: expected at most one per patient \(12\), got (13|1000)$"):
+    with pytest.raises(DataError, match=r"--hospitals: .*at most one per patient \(12\), got (13|1000)"):
         divide(different(12), partition)
 
 
 @pytest.mark.parametrize("contents", [range(12), [1] * 12, [1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6]])
-@pytest.mark.parametrize("partition", [iid(12), size(*[2.5] * 12)], ids=lambda one: one.by)
+@pytest.mark.parametrize("partition", [iid(12), size(*[2.5] * 12)], ids=lambda partition: partition.by)
 def test_as_many_hospitals_as_patients_have_one_each(contents: Sequence[int], partition: Partition) -> None:
     hospitals = divide(source_of(contents), partition)
 
@@ -328,7 +328,7 @@ def test_as_many_hospitals_as_patients_have_one_each(contents: Sequence[int], pa
     assert sorted(contents_of(pd.concat(hospitals.values()))) == sorted(contents)
 
 
-@pytest.mark.parametrize("partition", [iid(1), size(7.5), dirichlet(1, 0.001)], ids=lambda one: one.by)
+@pytest.mark.parametrize("partition", [iid(1), size(7.5), dirichlet(1, 0.001)], ids=lambda partition: partition.by)
 def test_one_hospital_has_the_whole_table(partition: Partition) -> None:
     source = source_of([3, 3, 1, 2, 2, 2, 0, 0, 0, 0])
 
@@ -337,7 +337,9 @@ def test_one_hospital_has_the_whole_table(partition: Partition) -> None:
     pd.testing.assert_frame_equal(rows, source.table)
 
 
-@pytest.mark.parametrize("partition", [iid(1000), size(*[1.0] * 1000), dirichlet(1000, 100.0)], ids=lambda one: one.by)
+@pytest.mark.parametrize(
+    "partition", [iid(1000), size(*[1.0] * 1000), dirichlet(1000, 100.0)], ids=lambda partition: partition.by
+)
 def test_a_thousand_hospitals_can_be_made(partition: Partition) -> None:
     hospitals = divide(different(20_000), partition)
 
@@ -382,7 +384,7 @@ def shares(source: Source, hospitals: int, alpha: float, seeds: int) -> np.ndarr
 
 
 @pytest.mark.parametrize(("hospitals", "alpha"), [(4, 5.0), (2, 1.0)])
-def test_shares_vary_as_dirichlet_s_formula_says(hospitals: int, alpha: float) -> None:
+def test_shares_have_the_mean_and_variance_of_a_dirichlet_distribution(hospitals: int, alpha: float) -> None:
     found = shares(different(1500, positive=600), hospitals, alpha, seeds=200)
 
     mean, total = 1 / hospitals, alpha * hospitals
@@ -391,7 +393,7 @@ def test_shares_vary_as_dirichlet_s_formula_says(hospitals: int, alpha: float) -
     np.testing.assert_allclose(found.var(axis=(0, 1)), variance, rtol=0.25)
 
 
-def test_the_two_labels_are_shared_out_independently() -> None:
+def test_the_shares_of_the_two_labels_are_independent() -> None:
     found = shares(different(600, positive=300), 3, 1.0, seeds=150)
 
     correlation = np.corrcoef(found[..., 0].ravel(), found[..., 1].ravel())[0, 1]
@@ -419,14 +421,14 @@ def test_the_smaller_alpha_the_more_label_balance_and_size_are_skewed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_largest_alpha_is_as_good_as_equal_shares_of_either_label(seed: int) -> None:
+def test_the_largest_alpha_gives_equal_shares_of_each_label(seed: int) -> None:
     for rows in divide(different(2000, positive=800), dirichlet(4, 1e6, seed)).values():
         assert rows["disease"].sum() == pytest.approx(200, abs=3)
         assert len(rows) == pytest.approx(500, abs=5)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_labels_of_one_class_are_shared_out(label: int) -> None:
+def test_rows_of_a_single_class_are_divided(label: int) -> None:
     hospitals = divide(source_of(range(200), [label] * 200), dirichlet(4, 1.0))
 
     assert sum(sizes_of(hospitals)) == 200
@@ -448,7 +450,7 @@ class _Counted:
         return getattr(self._generator, name)
 
 
-def test_an_alpha_that_leaves_a_hospital_empty_is_refused_after_a_hundred_draws(
+def test_an_alpha_that_always_leaves_a_hospital_empty_is_refused_after_a_hundred_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted = _Counted(np.random.default_rng(42))
@@ -456,21 +458,20 @@ def test_an_alpha_that_leaves_a_hospital_empty_is_refused_after_a_hundred_draws(
 
     with pytest.raises(
         DataError,
-        match=r"^--alpha 0\.001: in 100 draws a hospital was left without a patient each time; expected a larger alpha "
-        r"or fewer than 50 hospitals$",
+        match=r"--alpha 0\.001: each of 100 draws .*fewer than 50 hospitals",
     ):
         divide(different(500), dirichlet(50, 0.001))
-    assert counted.shares == 200  # two labels
+    assert counted.shares == 200  # one per label and draw
 
 
-def test_draws_that_leave_a_hospital_empty_are_drawn_again() -> None:
-    # Both labels at one and the same hospital of two, that is half of all draws: without another draw, some seed fails.
+def test_shares_that_leave_a_hospital_empty_are_drawn_again() -> None:
+    # In half of all draws both labels go to the same one of two hospitals: without another draw, some seed fails.
     for seed in range(40):
         assert all(sizes_of(divide(different(100), dirichlet(2, 0.001, seed))))
 
 
 @pytest.mark.parametrize("alpha", [0.001, 1e6])
-def test_the_bounds_of_alpha_themselves_are_allowed(alpha: float) -> None:
+def test_the_bounds_of_alpha_are_allowed(alpha: float) -> None:
     assert sum(sizes_of(divide(different(100), dirichlet(2, alpha)))) == 100
 
 
@@ -482,13 +483,13 @@ def test_the_bounds_of_alpha_themselves_are_allowed(alpha: float) -> None:
 def test_copies_stay_together_where_there_are_single_rows_to_fill_up_with(
     copies: list[int], hospitals: int, seed: int, is_iid: bool
 ) -> None:
-    # With three single rows a hospital, some hospital has room for four as long as a copy is to be placed.
+    # With three single rows per hospital, some hospital has room for four as long as a copy is to be placed.
     singles = 3 * hospitals
     contents = [content for content, times in enumerate([*copies, *[1] * singles]) for _ in range(times)]
     source = source_of(np.random.default_rng(seed).permutation(contents).tolist())
     partition = iid(hospitals, seed) if is_iid else size(*range(3, 3 + hospitals), seed=seed)
 
-    assert parted(divide(source, partition)) == 0
+    assert count_split_contents(divide(source, partition)) == 0
 
 
 @pytest.mark.parametrize(
@@ -503,11 +504,11 @@ def test_copies_stay_together_where_there_are_single_rows_to_fill_up_with(
         ([4] * 23, 10, 3),  # two whole units each
     ],
 )
-def test_no_more_copies_are_parted_than_must_be(copies: list[int], hospitals: int, fewest: int) -> None:
+def test_no_more_copies_are_separated_than_necessary(copies: list[int], hospitals: int, fewest: int) -> None:
     contents = [content for content, times in enumerate(copies) for _ in range(times)]
     for seed in range(50):
         found = divide(source_of(contents), iid(hospitals, seed))
-        assert parted(found) == fewest
+        assert count_split_contents(found) == fewest
         assert max(sizes_of(found)) - min(sizes_of(found)) <= 1
 
 
@@ -518,13 +519,13 @@ def test_no_more_copies_are_parted_than_must_be(copies: list[int], hospitals: in
     st.sampled_from([0.5, 1.0, 1e6]),
     SEEDS,
 )
-def test_dirichlet_never_parts_up_to_four_copies_whatever_their_labels(
+def test_dirichlet_never_separates_up_to_four_copies(
     contents: list[int], labels: list[int], alpha: float, seed: int
 ) -> None:
     assume(max(Counter(contents).values()) <= 4)
     source = source_of(contents, labels[: len(contents)])
 
-    assert parted(divided(source, dirichlet(2, alpha, seed))) == 0
+    assert count_split_contents(divided(source, dirichlet(2, alpha, seed))) == 0
 
 
 def test_copies_count_as_the_label_of_the_first() -> None:
@@ -552,33 +553,35 @@ def test_copies_go_to_a_hospital_as_often_as_its_size_says() -> None:
     assert first / 200 == pytest.approx(0.25, abs=0.1)  # the deviation is 0.03
 
 
-@pytest.mark.parametrize("partition", [iid(4), size(1, 2, 3), dirichlet(3, 10.0)], ids=lambda one: one.by)
+@pytest.mark.parametrize("partition", [iid(4), size(1, 2, 3), dirichlet(3, 10.0)], ids=lambda partition: partition.by)
 @pytest.mark.parametrize(("copies", "stay"), [(2, True), (3, True), (4, True), (5, False), (8, False)])
-def test_up_to_four_equal_rows_are_one_patient_and_more_are_dealt_out_like_others(
+def test_up_to_four_equal_rows_are_one_patient_and_more_are_separate_patients(
     partition: Partition, copies: int, stay: bool
 ) -> None:
     source = source_of([*[200] * copies, *range(40)])
 
-    found = [parted(divide(source, Partition(**{**partition.describe(), "seed": seed}))) for seed in range(25)]
+    found = [
+        count_split_contents(divide(source, Partition(**{**partition.describe(), "seed": seed}))) for seed in range(25)
+    ]
 
     assert any(found) is not stay
 
 
-@pytest.mark.parametrize("partition", [iid(4), size(1, 1, 1, 1), dirichlet(4, 1e6)], ids=lambda one: one.by)
-def test_a_table_of_identical_rows_is_dealt_out(partition: Partition) -> None:
+@pytest.mark.parametrize("partition", [iid(4), size(1, 1, 1, 1), dirichlet(4, 1e6)], ids=lambda partition: partition.by)
+def test_a_table_of_identical_rows_is_divided(partition: Partition) -> None:
     hospitals = divide(source_of([7] * 400, [0, 1] * 200), partition)
 
     assert all(got == pytest.approx(100, abs=0 if partition.alpha is None else 3) for got in sizes_of(hospitals))
     assert all(0.3 < rows["disease"].mean() < 0.7 for rows in hospitals.values())
 
 
-def test_a_column_that_the_task_does_not_know_makes_no_row_different() -> None:
+def test_rows_that_differ_in_unknown_columns_only_are_copies() -> None:
     source = source_of([5, 5, *range(10, 30)])
     source.table["note"] = [f"note {i}" for i in range(22)]
 
     for seed in range(20):
         hospitals = divide(source, iid(2, seed))
-        assert parted(hospitals) == 0
+        assert count_split_contents(hospitals) == 0
         assert sorted(pd.concat(hospitals.values())["note"]) == sorted(source.table["note"])
 
 
@@ -595,73 +598,61 @@ def test_the_real_pairs_of_uci_stay_together(uci: Source) -> None:
                 assert all(counts[pair] in (0, 2) for pair in pairs)
 
 
-# What cannot be asked for.
+# Invalid options.
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "words"),
     [
-        ({"by": "random"}, "--by: expected one of hospital, iid, dirichlet, size, got 'random'"),
-        ({"by": ""}, "--by: expected one of hospital, iid, dirichlet, size, got ''"),
-        ({"by": "iid"}, "--hospitals: --by iid needs their number"),
-        ({"by": "dirichlet", "alpha": 1.0}, "--hospitals: --by dirichlet needs their number"),
-        ({"by": "dirichlet", "hospitals": 2}, "--alpha: --by dirichlet needs it"),
-        ({"by": "size"}, "--ratios: --by size needs it"),
-        ({"by": "size", "hospitals": 2}, "--ratios: --by size needs it"),
-        ({"by": "size", "ratios": (1.0, 2.0), "hospitals": 3}, "--hospitals: expected 2, as in --ratios, got 3"),
+        ({"by": "random"}, "--by: expected .*got 'random'"),
+        ({"by": ""}, "--by: expected .*got ''"),
+        ({"by": "iid"}, "--hospitals: required"),
+        ({"by": "dirichlet", "alpha": 1.0}, "--hospitals: required"),
+        ({"by": "dirichlet", "hospitals": 2}, "--alpha: required"),
+        ({"by": "size"}, "--ratios: required"),
+        ({"by": "size", "hospitals": 2}, "--ratios: required"),
+        ({"by": "size", "ratios": (1.0, 2.0), "hospitals": 3}, "--hospitals: expected 2, .*got 3"),
         ({"by": "size", "ratios": ()}, "--hospitals: expected 1 to 1000, got 0"),
         ({"by": "size", "ratios": (1.0,) * 1001}, "--hospitals: expected 1 to 1000, got 1001"),
-        *(
-            ({"by": by, "hospitals": 2, "alpha": 1.0}, "--alpha: goes with --by dirichlet only")
-            for by in ("hospital", "iid")
-        ),
-        ({"by": "size", "ratios": (1.0,), "alpha": 1.0}, "--alpha: goes with --by dirichlet only"),
-        *(
-            ({"by": by, "hospitals": 2, "ratios": (1.0, 1.0)}, "--ratios: goes with --by size only")
-            for by in ("hospital", "iid")
-        ),
-        (
-            {"by": "dirichlet", "hospitals": 2, "alpha": 1.0, "ratios": (1.0, 1.0)},
-            "--ratios: goes with --by size only",
-        ),
+        *(({"by": by, "hospitals": 2, "alpha": 1.0}, "--alpha: .*dirichlet only") for by in ("hospital", "iid")),
+        ({"by": "size", "ratios": (1.0,), "alpha": 1.0}, "--alpha: .*dirichlet only"),
+        *(({"by": by, "hospitals": 2, "ratios": (1.0, 1.0)}, "--ratios: .*size only") for by in ("hospital", "iid")),
+        ({"by": "dirichlet", "hospitals": 2, "alpha": 1.0, "ratios": (1.0, 1.0)}, "--ratios: .*size only"),
         *(
             ({"by": "iid", "hospitals": count}, f"--hospitals: expected 1 to 1000, got {count}")
             for count in (-1, 0, 1001, 2**31)
         ),
         ({"by": "hospital", "hospitals": 1001}, "--hospitals: expected 1 to 1000, got 1001"),
         *(
-            (
-                {"by": "dirichlet", "hospitals": 2, "alpha": alpha},
-                f"--alpha: expected 0.001 to 1e+06, got {alpha:g}",
-            )
+            ({"by": "dirichlet", "hospitals": 2, "alpha": alpha}, rf"--alpha: expected .*got {re.escape(f'{alpha:g}')}")
             for alpha in (0.0, -1.0, 0.00099, 1.1e6, math.nan, math.inf, -math.inf)
         ),
         *(
-            ({"by": "size", "ratios": ratios}, "--ratios: expected numbers above 0, such as 8,4,2,1")
+            ({"by": "size", "ratios": ratios}, "--ratios: expected numbers above 0")
             for ratios in ((0.0,), (1.0, 0.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.inf), (-math.inf,))
         ),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused_by_the_name_of_its_flag(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+def test_an_invalid_option_is_refused_by_the_name_of_its_flag(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{words}"):
         Partition(seed=42, **flags)
 
 
-def test_each_kind_describes_what_belongs_to_it_and_no_more() -> None:
-    described = [
+def test_the_manifest_entry_of_a_partition_has_its_own_options_only() -> None:
+    entries = [
         Partition(by="hospital", seed=1).describe(),
         iid(3, seed=2).describe(),
         dirichlet(3, 0.5, seed=3).describe(),
         size(2.0, 1.0, seed=4).describe(),
     ]
 
-    assert described == [
+    assert entries == [
         {"by": "hospital", "seed": 1},
         {"by": "iid", "seed": 2, "hospitals": 3},
         {"by": "dirichlet", "seed": 3, "hospitals": 3, "alpha": 0.5},
         {"by": "size", "seed": 4, "ratios": (2.0, 1.0)},
     ]
-    assert sorted(one["by"] for one in described) == sorted(KINDS)
+    assert sorted(entry["by"] for entry in entries) == sorted(KINDS)
 
 
 @settings(max_examples=50)
@@ -682,8 +673,7 @@ def test_any_ratios_are_refused_or_give_a_partition(ratios: list[float]) -> None
         hospitals = divide(different(60), size(*ratios))
     except SettingsError:
         assert not all(0 < ratio < math.inf for ratio in ratios)
-    except DataError as refused:
-        assert str(refused) == "--ratios: of 60 patients a hospital would get none"  # noqa: PT017
+    except DataError:
         assert min(ratios) / max(ratios) < 1 / 60
     else:
         assert sum(sizes_of(hospitals)) == 60

@@ -215,7 +215,7 @@ def test_a_client_takes_its_name_from_its_certificate(show: Show, hospitals_fold
     for name in ([], ["--name", "a"]):
         code, page, said = show("client.py", *own, *name)
         assert code == 1
-        assert " a: 227 patients to train on" in page
+        assert " a: 227 training rows" in page
         assert_one_line((code, said), address, "no server within 0.1 s: it cannot be reached (Connection refused)")
 
 
@@ -336,27 +336,27 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
     ("typed", "code", "words"),
     [
         ("--by random", 2, "argument --by: invalid choice: 'random'"),
-        ("--by size", 2, "--ratios: --by size needs it"),
-        ("--by size --hospitals 3", 2, "--ratios: --by size needs it"),
+        ("--by size", 2, "--ratios: required with --by size"),
+        ("--by size --hospitals 3", 2, "--ratios: required with --by size"),
         ("--by size --ratios 2,1 --hospitals 3", 2, "--hospitals: expected 2, as in --ratios, got 3"),
         ("--by size --ratios 2,0", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 2,nan", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 1e999,1", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 2,", 2, "argument --ratios: expected numbers above 0 between commas"),
         ("--by size --ratios 2;1", 2, "argument --ratios: expected numbers above 0 between commas"),
-        ("--by size --ratios 2,1 --alpha 1", 2, "--alpha: goes with --by dirichlet only"),
-        ("--by size --ratios 1e-300,1", 1, "--ratios: of 920 patients a hospital would get none"),
-        ("--by size --ratios 10000,1", 1, "--ratios: of 920 patients a hospital would get none"),
-        ("--ratios 2,1", 2, "--ratios: goes with --by size only"),
-        ("--alpha 1", 2, "--alpha: goes with --by dirichlet only"),
-        ("--by iid --alpha 1", 2, "--alpha: goes with --by dirichlet only"),
-        ("--by dirichlet --ratios 2,1", 2, "--ratios: goes with --by size only"),
+        ("--by size --ratios 2,1 --alpha 1", 2, "--alpha: allowed with --by dirichlet only"),
+        ("--by size --ratios 1e-300,1", 1, "--ratios: a hospital would get none of the 920 patients"),
+        ("--by size --ratios 10000,1", 1, "--ratios: a hospital would get none of the 920 patients"),
+        ("--ratios 2,1", 2, "--ratios: allowed with --by size only"),
+        ("--alpha 1", 2, "--alpha: allowed with --by dirichlet only"),
+        ("--by iid --alpha 1", 2, "--alpha: allowed with --by dirichlet only"),
+        ("--by dirichlet --ratios 2,1", 2, "--ratios: allowed with --by size only"),
         ("--by dirichlet --alpha 0", 2, "--alpha: expected 0.001 to 1e+06, got 0"),
         ("--by dirichlet --alpha=-1", 2, "--alpha: expected 0.001 to 1e+06, got -1"),
         ("--by dirichlet --alpha nan", 2, "--alpha: expected 0.001 to 1e+06, got nan"),
         ("--by dirichlet --alpha inf", 2, "--alpha: expected 0.001 to 1e+06, got inf"),
         ("--by dirichlet --alpha half", 2, "argument --alpha: expected a number, got 'half'"),
-        ("--by dirichlet --hospitals 60 --alpha 0.001", 1, "--alpha 0.001: in 100 draws a hospital was left without"),
+        ("--by dirichlet --hospitals 60 --alpha 0.001", 1, "--alpha 0.001: each of 100 draws left a hospital without"),
         ("--hospitals 3", 1, "--hospitals: expected 4, as in the data, got 3; see --by"),
         ("--by hospital --hospitals 5", 1, "--hospitals: expected 4, as in the data, got 5; see --by"),
         ("--by iid --hospitals 921", 1, "--hospitals: expected at most one per patient (920), got 921"),
@@ -390,7 +390,7 @@ def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
         (
             "--source heart.csv --by hospital",
             1,
-            "--by hospital: the data does not say which hospital a patient is from",
+            "--by hospital: the data has no column that names each",
         ),
         ("--source heart.csv --hospitals 5", 1, "--hospitals: expected at most one per patient (4), got 5"),
         ("--out heart.csv", 1, "heart.csv: cannot be written to (File exists)"),
@@ -704,8 +704,8 @@ def test_a_check_of_a_numbered_hospital_shows_the_page_and_sends_nothing(show: S
     ]
     assert page.endswith(
         "This hospital may join.\n"
-        "  look at this: one class of disease is rare: this hospital's own AUC is too noisy to interpret\n"
-        "  look at this: chol is missing in every row\n"
+        "  warning: one class of disease is rare: this hospital's own AUC is too noisy to interpret\n"
+        "  warning: chol is missing in every row\n"
     )
 
 
@@ -727,21 +727,21 @@ def test_a_check_of_a_file_that_may_not_join_shows_the_page_and_ends_in_one_line
     assert code == 1
     assert said == (
         "error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text "
-        "(and 2 more cells that break a rule)\n"
+        "(and 2 more invalid cells)\n"
     )
     assert "sixty" not in page
     assert rows_of(page)["age"] == ["0", "0", "3"]
     assert rows_of(page)["chol"] == ["1", "<1", "1"]
     rule = "a number from 0 to 120 (years), or empty"
     assert page.endswith(
-        f"This hospital may not join: its column age holds what is not {rule}.\n"
+        f"This hospital may not join: its column age holds a value that is not {rule}.\n"
         f"  age must be {rule}; see rows 7, 8, 9 (1 is the first below the header)\n"
     )
 
 
 def test_a_check_of_too_few_patients_ends_in_one_line(show: Show, unheard: str, patients: pd.DataFrame) -> None:
     code, page, said = show("client.py", "--data", write(patients.head(7)), "--check", "--server", unheard)
-    assert (code, said) == (1, "error: mine.csv: has 7 different patients; at least 8 are needed\n")
+    assert (code, said) == (1, "error: mine.csv: expected at least 8 different patients, got 7\n")
     assert "This hospital may not join: it has fewer than 8 different patients." in page
 
 
@@ -810,8 +810,8 @@ def test_a_client_that_may_not_join_tells_the_server_why_and_ends(show: Show, pa
     assert (code, page) == (1, "")
     assert said == ("error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text\n")
     assert words == [
-        "refused mine: its own check says no: its column age holds what is not a number from 0 to 120 (years), or empty"
-        " (from 127.0.0.1)"
+        "refused mine: its own check says no: its column age holds a value that is not a number from 0 to 120 (years), "
+        "or empty (from 127.0.0.1)"
     ]
 
 
@@ -833,7 +833,7 @@ def test_a_client_that_may_not_join_and_has_no_server_ends_at_once(run: Run, pat
     started = time.monotonic()
     result = run("client.py", "--data", write(patients.head(7)), "--name", "mine", "--server", address)
     assert time.monotonic() - started < 3
-    assert_one_line(result, "has 7 different patients; at least 8 are needed")
+    assert_one_line(result, "expected at least 8 different patients, got 7")
 
 
 # What leaves

@@ -1,207 +1,137 @@
-"""How patients are split into training and test rows, and dealt into folds."""
+"""Which patients a hospital gets, and which of them it never trains on.
 
-import math
+The table is divided among hospitals, one CSV each; then each hospital splits its own rows into training and test rows.
+More cases are in test_partitions.py and test_split_properties.py.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.split import assign_folds, split_rows
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.hospital import Hospital, Patients, load_hospital
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.source import Source
+from federated_health.data.split import split_rows
+from federated_health.data.tasks import HEART_DISEASE
+from federated_health.hospital import handlers
+from federated_health.ml.networks import weights_hash
+from federated_health.server.plain_run import PlainRun
+from federated_health.settings import Settings, read_defaults
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
+
+BY_HOSPITAL = Partition(by="hospital", seed=42)
+IID = Partition(by="iid", seed=42, hospitals=7)
+DIRICHLET = Partition(by="dirichlet", seed=42, hospitals=4, alpha=0.5)
+SIZE = Partition(by="size", seed=42, ratios=(8, 4, 2, 1))
+PARTITIONS = [pytest.param(partition, id=partition.by) for partition in (BY_HOSPITAL, IID, DIRICHLET, SIZE)]
 
 
-def positions(table: pd.DataFrame, seed: int = 42) -> tuple[list[int], list[int]]:
-    train, test = split_rows(table, "disease", seed)
-    return train.tolist(), test.tolist()
+def write_files(folder: Path, source: Source, partition: Partition) -> list[Path]:
+    write_hospitals(folder, source, divide(source, partition), partition=partition.describe())
+    return sorted(folder.glob("client_*.csv"))
 
 
-def table_of(labels: list[int]) -> pd.DataFrame:
-    """Rows that all differ."""
-    return pd.DataFrame({"age": np.arange(len(labels), dtype=np.float64), "disease": np.array(labels, np.float64)})
+def sizes_of(source: Source, partition: Partition) -> list[int]:
+    return [len(rows) for rows in divide(source, partition).values()]
 
 
-# Patients of a class, and how many of them are held out: a quarter, halves rounded up, and one of two at least.
-QUARTERS = {0: 0, 1: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 2, 9: 2, 10: 3, 13: 3, 14: 4, 18: 5, 96: 24, 98: 25}
+def load(folder: Path, number: int, seed: int = 42) -> Hospital:
+    return load_hospital(folder / f"client_{number}.csv", HEART_DISEASE, f"hospital-{number}", seed)
 
 
-@pytest.mark.parametrize("seed", [42, 7, -1])
-@pytest.mark.parametrize("healthy", QUARTERS)
-@pytest.mark.parametrize("diseased", QUARTERS)
-def test_a_quarter_of_each_class_is_held_out_and_every_row_is_on_one_side(
-    diseased: int, healthy: int, seed: int
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_each_hospital_has_one_csv_and_each_row_is_in_exactly_one(
+    tmp_path: Path, uci: Source, partition: Partition
 ) -> None:
-    train, test = positions(table_of([1] * diseased + [0] * healthy), seed)
+    files = write_files(tmp_path, uci, partition)
 
-    assert sorted(train + test) == list(range(diseased + healthy))
-    assert (train, test) == (sorted(train), sorted(test))
-    assert sum(row < diseased for row in test) == QUARTERS[diseased]
-    assert sum(row >= diseased for row in test) == QUARTERS[healthy]
-
-
-def test_the_seed_alone_decides_the_split() -> None:
-    table = table_of([0, 1] * 50)
-
-    assert positions(table, 7) == positions(table.copy(), 7)
-    assert len({str(positions(table, seed)) for seed in (7, 8, 0, -7, 2**64)}) == 5
+    rows = [line for file in files for line in file.read_text().splitlines()[1:]]
+    table = uci.table.drop(columns="hospital").to_csv(index=False, float_format="%.15g").splitlines()[1:]
+    assert len(files) == len(divide(uci, partition))
+    assert Counter(rows) == Counter(table)
 
 
-def test_the_split_is_the_one_that_hospitals_have_always_had() -> None:
-    """Patients who change sides between versions would be tested on after they were trained on."""
-    assert positions(table_of([0, 1] * 8))[1] == [1, 4, 14, 15]
-
-
-def test_every_patient_is_held_out_by_some_seed_about_as_often_as_others() -> None:
-    table = table_of([0, 1] * 20)
-    times = np.zeros(40)
-    for seed in range(400):
-        times[positions(table, seed)[1]] += 1
-
-    assert times.sum() == 400 * 10
-    assert times.min() > 60  # of 100 expected, with a deviation of less than 9
-    assert times.max() < 140
-
-
-CONTENT = st.tuples(st.sampled_from([40.0, 50.0, -0.0, 0.0, math.nan]), st.sampled_from([1.0, 2.0, math.nan]))
-PATIENT = st.tuples(CONTENT, st.sampled_from([0, 1]))
-SEED = st.integers(-(2**63), 2**63 - 1)
-Rows = list[tuple[tuple[float, float], int]]
-
-
-def table_from(rows: Rows) -> pd.DataFrame:
-    return pd.DataFrame([[*content, label] for content, label in rows], columns=["age", "cp", "disease"])
-
-
-def text_of(content: tuple[float, float]) -> str:
-    """Equal for equal contents, missing cells too."""
-    return str(tuple(cell + 0.0 for cell in content))
-
-
-def contents_on(side: list[int], rows: Rows) -> set[str]:
-    return {text_of(rows[i][0]) for i in side}
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(rows=st.lists(PATIENT, min_size=1, max_size=60), seed=SEED)
-def test_rows_that_are_equal_but_for_the_label_land_on_the_same_side(rows: Rows, seed: int) -> None:
-    train, test = positions(table_from(rows), seed)
-
-    assert sorted(train + test) == list(range(len(rows)))
-    assert not contents_on(train, rows) & contents_on(test, rows)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(rows=st.lists(PATIENT, min_size=1, max_size=60), seed=SEED)
-def test_equal_rows_count_as_one_patient_who_is_diseased_where_any_of_them_is(rows: Rows, seed: int) -> None:
-    _, test = positions(table_from(rows), seed)
-
-    diseased = {text_of(content) for content, label in rows if label}
-    healthy = {text_of(content) for content, _ in rows} - diseased
-    held_out = contents_on(test, rows)
-    assert len(held_out & diseased) == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3][len(diseased)]
-    assert len(held_out & healthy) == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3][len(healthy)]
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(
-    rows=st.lists(PATIENT, min_size=1, max_size=40).flatmap(
-        lambda rows: st.tuples(st.just(rows), st.permutations(rows))
-    ),
-    seed=SEED,
-)
-def test_the_order_of_the_file_moves_no_patient(rows: tuple[Rows, Rows], seed: int) -> None:
-    (_, before), (_, after) = (positions(table_from(order), seed) for order in rows)
-
-    assert contents_on(before, rows[0]) == contents_on(after, rows[1])
-
-
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(labels=st.lists(st.sampled_from([0, 1]), max_size=60), label=st.sampled_from([0, 1]), seed=SEED)
-def test_a_new_patient_moves_at_most_one_old_one(labels: list[int], label: int, seed: int) -> None:
-    before = set(positions(table_of(labels), seed)[1])
-    after = set(positions(table_of([*labels, label]), seed)[1]) - {len(labels)}
-
-    assert len(before ^ after) <= 1
-    assert all(labels[row] == label for row in before ^ after)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(rows=st.lists(PATIENT, min_size=1, max_size=40), seed=SEED, data=st.data())
-def test_a_patient_who_is_recorded_again_moves_nobody(rows: Rows, seed: int, data: st.DataObject) -> None:
-    again = [*rows, data.draw(st.sampled_from(rows))]
-
-    assert contents_on(positions(table_from(rows), seed)[1], rows) == contents_on(
-        positions(table_from(again), seed)[1], again
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_same_seed_gives_the_same_files(tmp_path: Path, uci: Source, partition: Partition) -> None:
+    first, second, other = (
+        [file.read_bytes() for file in write_files(tmp_path / name, uci, replace(partition, seed=seed))]
+        for name, seed in (("first", 42), ("second", 42), ("other", 43))
     )
 
-
-# Folds
-
-FOLDS = st.integers(2, 12)
+    assert first == second
+    assert (first == other) is (partition is BY_HOSPITAL)  # whose hospitals are in the data
 
 
-def folds_of(table: pd.DataFrame, folds: int, seed: int = 42) -> list[int]:
-    return [int(fold) for fold in assign_folds(table, "disease", folds, seed)]
+def test_a_partition_has_the_promised_sizes(uci: Source) -> None:
+    assert sizes_of(uci, BY_HOSPITAL) == [303, 294, 123, 200]
+    assert sizes_of(uci, IID) == [132, 132, 132, 131, 131, 131, 131]  # 920 = 7 x 131 + 3
+    assert sizes_of(uci, SIZE) == [491, 245, 123, 61]  # 490 2/3, 245 1/3, 122 2/3 and 61 1/3, rounded to a sum of 920
 
 
-@given(labels=st.lists(st.sampled_from([0, 1]), min_size=1, max_size=80), folds=FOLDS, seed=SEED)
-def test_folds_and_their_classes_are_of_the_same_size_give_or_take_one(
-    labels: list[int], folds: int, seed: int
-) -> None:
-    """Also where there are more folds than patients."""
-    fold_of = np.array(folds_of(table_of(labels), folds, seed))
+def test_a_smaller_alpha_gives_more_skewed_hospitals(uci: Source) -> None:
+    divisions = [divide(uci, replace(DIRICHLET, alpha=alpha)).values() for alpha in (0.1, 1.0, 1e6)]
 
-    assert len(fold_of) == len(labels)
-    for members in (fold_of, fold_of[np.array(labels) == 1], fold_of[np.array(labels) == 0]):
-        sizes = np.bincount(members, minlength=folds)
-        assert len(sizes) == folds
-        assert np.ptp(sizes) <= 1
+    spreads = [np.std([rows["disease"].mean() for rows in hospitals]) for hospitals in divisions]
+    assert spreads == sorted(spreads, reverse=True)
+    assert spreads[0] > 0.2
+    assert spreads[-1] < 0.01
 
 
-@given(rows=st.lists(PATIENT, min_size=1, max_size=60), folds=FOLDS, seed=SEED)
-def test_rows_that_are_equal_but_for_the_label_share_a_fold(rows: Rows, folds: int, seed: int) -> None:
-    fold_of = folds_of(table_from(rows), folds, seed)
+# Healthy and diseased patients: 164 and 139 at hospital 1, of whom a quarter is 41 and 34.75; 8 and 115 at hospital 3.
+@pytest.mark.parametrize(("number", "train", "test"), [(1, [123, 104], [41, 35]), (3, [6, 86], [2, 29])])
+def test_a_quarter_of_each_class_is_held_out(hospitals_folder: Path, number: int, train: object, test: object) -> None:
+    hospital = load(hospitals_folder, number)
 
-    folds_by_content: dict[str, set[int]] = {}
-    for (content, _), fold in zip(rows, fold_of, strict=True):
-        folds_by_content.setdefault(text_of(content), set()).add(fold)
-    assert all(len(those) == 1 for those in folds_by_content.values())
-    sizes = np.bincount([fold for (fold,) in folds_by_content.values()], minlength=folds)
-    assert np.ptp(sizes) <= 1  # of patients, however often they stand in the file
+    assert [np.bincount(side.labels.astype(int)).tolist() for side in (hospital.train, hospital.test)] == [train, test]
 
 
-@given(
-    rows=st.lists(PATIENT, min_size=1, max_size=40).flatmap(
-        lambda rows: st.tuples(st.just(rows), st.permutations(rows))
-    ),
-    folds=FOLDS,
-    seed=SEED,
-)
-def test_the_order_of_the_file_moves_no_patient_to_another_fold(rows: tuple[Rows, Rows], folds: int, seed: int) -> None:
-    before, after = (
-        {text_of(row[0]): fold for row, fold in zip(order, folds_of(table_from(order), folds, seed), strict=True)}
-        for order in rows
-    )
+@pytest.mark.parametrize("seed", range(10))
+def test_duplicate_rows_stay_on_one_side_of_the_split(seed: int) -> None:
+    ages = [age for age in range(40, 60) for _ in range(3)]
+    table = pd.DataFrame({"age": ages, "disease": [0, 1, 1] * 20})  # three rows per patient, not all with one label
 
-    assert before == after
+    train, test = (table["age"].iloc[side] for side in split_rows(table, "disease", seed))
+
+    assert set(train).isdisjoint(test)
+    assert (len(train), len(test)) == (45, 15)  # of 20 patients, 5 are held out
 
 
-def test_another_seed_deals_other_folds() -> None:
-    table = table_of([0, 1] * 50)
+@pytest.mark.usefixtures("server_identity")
+def test_the_split_does_not_depend_on_the_server(hospitals_folder: Path) -> None:
+    path = hospitals_folder / "client_1.csv"
+    context = hospital_context("cleveland", {"data": str(path), "split-seed": 7})
+    agreement = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash}
+    expected, other = (load(hospitals_folder, 1, seed).test.values for seed in (7, 42))
 
-    assert folds_of(table, 5, 1) == folds_of(table, 5, 1)
-    same = np.mean(np.array(folds_of(table, 5, 1)) == folds_of(table, 5, 2))
-    assert 0.05 < same < 0.4  # a fifth by chance
+    for seed in (42, 43):
+        config = ConfigRecord({**agreement, "seed": seed, "split-seed": seed})
+        hospital = handlers.hospital_of(Message(RecordDict({"config": config}), 1, "train"), context)
+        np.testing.assert_array_equal(hospital.test.values, expected)
+        assert not np.array_equal(hospital.test.values, other, equal_nan=True)
 
 
-def test_each_pair_of_patients_shares_a_fold_about_as_often_as_others() -> None:
-    """4 of one class in 2 folds: of the three ways to pair them each comes up as often."""
-    table = table_of([1, 1, 1, 1])
-    partners = [
-        np.flatnonzero(np.array(fold_of[1:]) == fold_of[0])
-        for fold_of in (folds_of(table, 2, seed) for seed in range(600))
-    ]
+@pytest.mark.slow  # imports TensorFlow
+def test_test_rows_are_never_used_for_training(hospitals_folder: Path) -> None:
+    settings = replace(Settings.from_config(read_defaults()), hospitals=2, min_hospitals=2, rounds=2, appraisal=False)
 
-    times = np.bincount(np.concatenate(partners), minlength=3)
-    assert times.sum() == 600
-    assert times.min() > 150  # of 200, with a deviation of 12
+    def federate(hospitals: list[Hospital]) -> PlainRun:
+        contexts = {hospital.name: handlers.InMemoryHospital(hospital) for hospital in hospitals}
+        run = PlainRun(InProcessTransport(handlers.answer, contexts), settings)
+        run.run()
+        return run
+
+    hospitals = [load(hospitals_folder, number) for number in (1, 2)]
+    tests = [Patients(hospital.test.values[:40], 1 - hospital.test.labels[:40]) for hospital in hospitals]
+    altered = [replace(hospital, test=test) for hospital, test in zip(hospitals, tests, strict=True)]
+    run, other_run = federate(hospitals), federate(altered)
+
+    assert weights_hash(run.weights) == weights_hash(other_run.weights)
+    assert (run.normalisation, run.threshold) == (other_run.normalisation, other_run.threshold)
+    assert run.history[-1].federation != other_run.history[-1].federation

@@ -607,7 +607,7 @@ def test_only_the_transport_and_the_superlink_command_touch_flowers_internals() 
 # Hospitals that may not join
 
 report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
-REASON = "its column age holds what is not a number from 0 to 120 (years), or empty"
+REASON = "its column age holds a value that is not a number from 0 to 120 (years), or empty"
 
 
 def test_a_hospital_that_may_not_join_is_refused_in_its_own_words_and_never_connected() -> None:

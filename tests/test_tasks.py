@@ -1,4 +1,4 @@
-"""The declaration of a task, and what derives from it."""
+"""Tasks: the declarations, and what is derived from them."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -50,7 +50,7 @@ def test_the_heart_task_has_uci_s_codes() -> None:
     }
 
 
-def test_zero_means_missing_where_no_living_patient_has_it_and_nowhere_else() -> None:
+def test_zero_means_missing_only_where_no_living_patient_has_it() -> None:
     names = [column.name for column in HEART_DISEASE.measurements if column.zero_is_missing]
 
     assert names == ["trestbps", "chol", "thalach"]
@@ -66,17 +66,18 @@ def test_equal_declarations_have_one_schema_hash() -> None:
     [
         pytest.param(replace(TINY, name="other"), id="name"),
         pytest.param(replace(TINY, columns=(AGE, SEX, STAGE, CHOL)), id="order"),
-        pytest.param(replace(TINY, columns=(SEX, AGE, STAGE)), id="a column less"),
+        pytest.param(replace(TINY, columns=(SEX, AGE, STAGE)), id="one column less"),
         pytest.param(replace(TINY, columns=(SEX, replace(AGE, unit="months"), STAGE, CHOL)), id="unit"),
         pytest.param(replace(TINY, columns=(SEX, replace(AGE, high=130), STAGE, CHOL)), id="bound"),
         pytest.param(replace(TINY, columns=(SEX, replace(AGE, zero_is_missing=True), STAGE, CHOL)), id="zero"),
         pytest.param(
-            replace(TINY, columns=(replace(SEX, codes={0: "male", 1: "female"}), AGE, STAGE, CHOL)), id="word of a code"
+            replace(TINY, columns=(replace(SEX, codes={0: "male", 1: "female"}), AGE, STAGE, CHOL)),
+            id="meaning of a code",
         ),
         pytest.param(replace(TINY, label=Label(name="well", meaning="is ill")), id="label"),
     ],
 )
-def test_whatever_makes_rows_mean_something_else_changes_the_schema_hash(other: Task) -> None:
+def test_a_change_of_meaning_changes_the_schema_hash(other: Task) -> None:
     assert other.schema_hash != TINY.schema_hash
 
 
@@ -85,8 +86,8 @@ def test_a_task_is_found_by_its_name() -> None:
     assert all(get_task(name).name == name for name in TASKS)
 
 
-def test_an_unknown_task_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"^task: expected one of heart-disease.*, got 'heart'$"):
+def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"task: expected .*heart-disease, readmission, got 'heart'"):
         get_task("heart")
 
 

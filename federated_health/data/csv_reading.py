@@ -24,7 +24,7 @@ MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 
 @dataclass(frozen=True, eq=False)
 class CheckedCells:
-    """Cells of a table as numbers, with what breaks the rules of their columns.
+    """Cells of a table as numbers, and which of them break the rules of their columns.
 
     Attributes:
         text: the whole table.
@@ -44,11 +44,13 @@ class CheckedCells:
 def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of a CSV as text, and float64 columns of the task, NaN for missing, with the same index.
 
-    A DataError names the file and, where possible, the column, the row and the rule; never a value. Columns that the
-    task does not know are ignored.
+    Columns that the task does not know are ignored.
 
     Args:
         labelled: whether the label is required; if so, it is the last of the columns.
+
+    Raises:
+        DataError: names the file and, where possible, the column, the row and the rule; never a value.
     """
     columns = task.labelled_columns if labelled else task.columns
     cells = read_cells(path, columns)
@@ -58,7 +60,7 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
 
 
 def read_cells(path: Path, columns: Sequence[Column]) -> CheckedCells:
-    """Cells of a CSV that has at least one patient and each of the columns once; else a DataError."""
+    """Cells of a CSV; a DataError unless it has at least one patient and each of the columns once."""
     text = parse_csv(read_bytes(path), str(path))
     header, names = list(text.columns), [column.name for column in columns]
     if missing := [name for name in names if name not in header]:
@@ -100,11 +102,11 @@ def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) ->
         if len(header) == 1 and re.search("[;\t|]", header[0]):
             raise _file_error(name, "is not separated by commas")
         if any(_is_number(column) for column in header):  # probably a patient, whom no message may quote
-            raise _file_error(name, "has no header", ": its first line holds numbers, not the names of the columns")
+            raise _file_error(name, "has no header", ": its first line holds numbers, not column names")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            detail = f": row {number} has {len(row)} cells, expected {len(header)}"
-            raise _file_error(name, "has a row of a wrong length", detail)
+            detail = f": in row {number}, expected {len(header)} cells, got {len(row)}"
+            raise _file_error(name, "has a row of the wrong length", detail)
     return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
 
 
@@ -148,15 +150,15 @@ def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.S
 
 
 def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
-    """Error that names the first invalid cell, if there is one."""
+    """An error that names the first invalid cell; None if every cell is valid."""
     invalid = [column for column in columns if cells.invalid[column.name].any()]
     if not invalid:
         return None
     name, rule = invalid[0].name, invalid[0].rule
     others = int(cells.invalid.to_numpy().sum()) - 1
-    more = f" (and {others} more cells that break a rule)" if others else ""
+    more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
     first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
-    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds what is not {rule}")
+    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
 
 
 def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", rule: str) -> str:
@@ -171,7 +173,7 @@ def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", r
 
 
 def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Raise a DataError, with the file's name, for a table that has one of the columns twice, or no rows."""
+    """Raise a DataError, with the file's name, for a table with one of the columns twice, or without rows."""
     header = list(text.columns)
     if repeated := [column for column in columns if header.count(column) > 1]:
         raise _file_error(name, f"has the column {', '.join(repeated)} more than once")

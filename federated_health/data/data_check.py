@@ -1,4 +1,4 @@
-"""Checks one hospital's CSV: what it holds, whether the hospital may join, and what its data team should look at.
+"""Checks one hospital's CSV: what it holds, whether the hospital may join, and what its data team should review.
 
 The result stays at the hospital. The server learns only whether the hospital may join and, if not, the reason, which
 holds no value.
@@ -39,7 +39,7 @@ class DataCheck:
     Attributes:
         cells: cells of the task's columns and the label.
         obstacle: why the hospital may not join; None if it may. Its `reason` is sent to the server.
-        warnings: what to look at, without values.
+        warnings: what the data team should review, without values.
     """
 
     path: Path
@@ -80,14 +80,14 @@ class DataCheck:
             name: {
                 "missing": int(missing[name]),
                 "missing %": _percent(int(missing[name]), len(self.numbers)),
-                "of them 0": zeros or "",
-                "not allowed": int(invalid[name]) or "",
+                "recorded as 0": zeros or "",
+                "invalid": int(invalid[name]) or "",
             }
             for name, zeros in self.cells.zeros.items()
         }
 
     def findings(self) -> list[str]:
-        """Invalid columns, warnings and unread columns, one line each."""
+        """Invalid columns, warnings and ignored columns, one line each."""
         invalid = [
             f"{column.name} must be {column.rule}; see {_list_rows(self.cells.invalid[column.name])}"
             for column in self.task.labelled_columns
@@ -96,21 +96,22 @@ class DataCheck:
         names = [
             name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
         ]
-        unread = [f"not read: {', '.join(names)}"] if names else []
-        return [*invalid, *(f"look at this: {warning}" for warning in self.warnings), *unread]
+        ignored = [f"ignored columns: {', '.join(names)}"] if names else []
+        return [*invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
 
 
 def check_data(path: Path, task: Task) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
-    A DataError if the file is not a table with the task's columns, so that there is nothing to check.
+    Raises:
+        DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
     cells = csv_reading.read_cells(path, task.labelled_columns)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     different = len(cells.numbers.drop_duplicates(list(task.column_names)))
     if obstacle is None and different < MIN_PATIENTS:
         obstacle = DataError(
-            f"{path}: has {different} different patients; at least {MIN_PATIENTS} are needed",
+            f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",
             reason=f"it has fewer than {MIN_PATIENTS} different patients",
         )
     warnings = (*_warn_about_rows(task, cells), *_warn_about_columns(task, cells))
@@ -137,7 +138,7 @@ def _warn_about_rows(task: Task, cells: CheckedCells) -> Iterator[str]:
     readable = cells.numbers[~cells.is_text.any(axis=1)]  # whether two texts mean the same is unknown
     repeats = int(readable.duplicated().sum())
     if rows < FEW_PATIENTS:
-        yield f"few patients: figures on the quarter of {rows} that is held out are too noisy to interpret"
+        yield f"few patients: figures on the held-out quarter of {rows} rows are too noisy to interpret"
     if len(counts) == 1:
         yield f"{label} is {counts.index[0]:g} in every row: the AUC is undefined, and there is only one class to learn"
     elif len(counts) and counts.min() < FEW_OF_A_CLASS:

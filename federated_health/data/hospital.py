@@ -49,7 +49,7 @@ class Patients:
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
-    """A hospital's patients, and what its data team should look at. This never leaves the hospital's process."""
+    """A hospital's patients, and what its data team should review. This never leaves the hospital's process."""
 
     name: str
     task: Task
@@ -59,8 +59,8 @@ class Hospital:
 
     def remarks(self) -> list[str]:
         """Log lines for the hospital's data team."""
-        rows = f"{self.name}: {len(self.train)} patients to train on, {len(self.test)} held out"
-        return [rows, *(f"look at this: {warning}" for warning in self.warnings)]
+        rows = f"{self.name}: {len(self.train)} training rows, {len(self.test)} held-out rows"
+        return [rows, *(f"warning: {warning}" for warning in self.warnings)]
 
 
 @lru_cache(maxsize=1024)

@@ -33,11 +33,14 @@ Vector = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How rows are divided: `by` one of KINDS, with the options that belong to it; else a SettingsError.
+    """How rows are divided: `by` one of KINDS, with the options that belong to it.
 
     Attributes:
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
+
+    Raises:
+        SettingsError: an option is missing, out of range, or belongs to another kind.
     """
 
     by: str
@@ -51,9 +54,9 @@ class Partition:
             raise SettingsError(f"--by: expected one of {', '.join(KINDS)}, got {self.by!r}")
         for flag, value, kind in (("--alpha", self.alpha, "dirichlet"), ("--ratios", self.ratios, "size")):
             if self.by == kind and value is None:
-                raise SettingsError(f"{flag}: --by {kind} needs it")
+                raise SettingsError(f"{flag}: required with --by {kind}")
             if self.by != kind and value is not None:
-                raise SettingsError(f"{flag}: goes with --by {kind} only")
+                raise SettingsError(f"{flag}: allowed with --by {kind} only")
         low, high = ALPHA_RANGE
         if self.alpha is not None and not low <= self.alpha <= high:
             raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
@@ -63,7 +66,7 @@ class Partition:
             if self.hospitals not in (None, len(self.ratios)):
                 raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
-            raise SettingsError(f"--hospitals: --by {self.by} needs their number")
+            raise SettingsError(f"--hospitals: required with --by {self.by}")
         if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
             raise SettingsError(f"--hospitals: expected 1 to {MAX_HOSPITALS}, got {self.count}")
 
@@ -83,7 +86,10 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed. A DataError if the rows cannot be divided so.
+    so that both label balance and size are skewed.
+
+    Raises:
+        DataError: the rows cannot be divided so.
     """
     table = source.table
     if partition.by == "hospital":
@@ -109,7 +115,7 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
 def _divide_by_hospital(table: pd.DataFrame, count: int | None) -> dict[str, pd.DataFrame]:
     """Hospitals of the data, in order of first appearance."""
     if HOSPITAL_COLUMN not in table.columns:
-        raise DataError("--by hospital: the data does not say which hospital a patient is from")
+        raise DataError("--by hospital: the data has no column that names each patient's hospital")
     hospitals = {
         str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
         for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
@@ -139,7 +145,9 @@ def _round_sizes(ratios: Sequence[float], rows: int) -> Vector:
     order = np.argsort(sizes - exact, kind="stable")
     sizes[order[: rows - sizes.sum()]] += 1
     if (sizes == 0).any():
-        raise DataError(f"--ratios: of {rows} patients a hospital would get none")
+        raise DataError(
+            f"--ratios: a hospital would get none of the {rows} patients; expected ratios closer to each other"
+        )
     return sizes
 
 
@@ -188,6 +196,6 @@ def _assign_by_label(
         if np.bincount(owners, minlength=hospitals).min() > 0:
             return owners
     raise DataError(
-        f"--alpha {alpha:g}: in {MAX_DRAWS} draws a hospital was left without a patient each time; expected a larger "
-        f"alpha or fewer than {hospitals} hospitals"
+        f"--alpha {alpha:g}: each of {MAX_DRAWS} draws left a hospital without patients; expected a larger alpha, or "
+        f"fewer than {hospitals} hospitals"
     )

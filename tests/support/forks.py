@@ -1,7 +1,7 @@
-"""The scripts as forks of one process that has imported TensorFlow: a tenth of a second each, in place of five.
+"""The scripts as forks of one process that has imported TensorFlow: they start in 0.1 s instead of 5 s.
 
-For tests of what server and hospitals do with each other. How a door starts, and what it imports and when, is tested
-where it starts anew, with `federated_health.processes.process`.
+For tests of what server and hospitals do with each other. Tests of how a script starts, and of what it imports and
+when, start it anew with `federated_health.processes.process`.
 """
 
 import signal
@@ -26,14 +26,13 @@ def start_fork_server() -> None:
     with pytest.MonkeyPatch.context() as undone:
         undone.setenv("PYTHONPATH", "")  # prepare_forks() sets it for good, and other tests start processes, too
         prepare_forks()
-        forkserver.set_forkserver_preload(
-            ["chaos_preload", "tests.support.checkpoints"]
-        )  # test_checkpoint_crashes, too
+        # Besides the scripts, what the forks of test_checkpoint_crashes and of integration/test_chaos import.
+        forkserver.set_forkserver_preload(["chaos_preload", "tests.support.checkpoints", "chaos_run", "chaos_verdict"])
         forkserver.ensure_running()
 
 
 class Fork:
-    """A forked process, with what tests want of `subprocess.Popen`."""
+    """A forked process, with those methods of `subprocess.Popen` that tests need."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         _, script_command, *flags = command
@@ -48,10 +47,10 @@ class Fork:
         return self._process.code
 
     def wait(self, timeout: float) -> int:
-        """Its exit code.
+        """Wait for the exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: the process is still running.
         """
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
@@ -69,9 +68,9 @@ class Fork:
 
 @contextmanager
 def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
-    """What `federated_health.processes.process` starts of a door's command, but for its imports."""
+    """Run a script's command as `federated_health.processes.process` does, in a fork."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")  # it is there at once, and empty
+    log.write_bytes(b"")  # the file exists from the start
     running = Fork(command, log)
     try:
         yield running

@@ -1,4 +1,4 @@
-"""Layouts: how the files that people have write the columns of a task. Declarations only; `source` reads the files.
+"""Layouts: how common files write the columns of a task. Declarations only; `source` reads the files.
 
 Facts about the heart files, each checked against the UCI table in the repository: Kaggle's `heart.csv` (303 rows, or
 1,025 with each patient three or four times) is Cleveland with shifted codes and an inverted label: target 1 means no

@@ -64,7 +64,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
             return {name: archive.read(member) for name, member in uci or csvs}
     except _ZIP_ERRORS:
-        raise DataError(f"{path}: is not a zip that can be read") from None
+        raise DataError(f"{path}: is not a readable zip: damaged, encrypted or of an unknown compression") from None
 
 
 def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:

@@ -29,7 +29,7 @@ MAX_DROPPED = 0.2
 """Largest share of invalid rows at which an error suggests --drop-invalid; above it, something else is wrong."""
 
 MIN_AGREEMENT = 0.95
-"""Smallest share of patients in UCI's table, too, who must have UCI's diagnosis."""
+"""Smallest share of the patients who are also in UCI's table that must have the diagnosis given there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class Source:
         title: kind of file, for people.
         path: file or folder that was read.
         files: name -> SHA-256, in hex, of each file that was read; includes an archive itself.
-        mapped: what was read as something else, and the evidence for it, one line each.
+        mapped: names and codes that were translated, and the evidence for it, one line each.
         dropped: reason -> rows that are not in the table.
         facts: further entries of the manifest.
         table: one row per patient; `hospital` if the data has it, then the task's columns as numbers (NaN for missing),
@@ -85,7 +85,7 @@ def read_uci() -> Source:
 
 
 def generate_readmission(patients: int, seed: int) -> Source:
-    """Generated diabetes patients of two virtual hospitals; at least 2, for an AUC, and not more than memory holds."""
+    """Generate diabetes patients of two virtual hospitals: at least 2, for an AUC, and no more than fit into memory."""
     low, high = PATIENTS_RANGE
     if not low <= patients <= high:
         raise SettingsError(f"--patients: expected {low} to {high}, got {patients}")
@@ -104,8 +104,10 @@ def generate_readmission(patients: int, seed: int) -> Source:
 def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
-    A DataError, which never quotes a value, if no layout is known or a cell is invalid. With `drop_invalid`, rows with
-    an invalid cell are dropped and counted instead.
+    With `drop_invalid`, rows with an invalid cell are dropped and counted.
+
+    Raises:
+        DataError: the layout is unknown or a cell is invalid. The text never quotes a value.
     """
     contents = read_contents(path)
     files = [recognise_file(file, content, path) for file, content in contents.items()]
@@ -117,7 +119,7 @@ def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -
     if layout.repeats_are_copies:
         table = table.drop_duplicates(ignore_index=True)
     if table.empty:
-        raise DataError(f"{path}: no patient is left")
+        raise DataError(f"{path}: no patients are left; expected at least one valid row")
     mapped = layout.describe_mappings()
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
@@ -160,7 +162,7 @@ def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFram
 
 
 def _read_hospitals(file: RecognisedFile) -> "pd.Series[str]":
-    """Hospital name of each row, "" where there is none."""
+    """Hospital name of each row; empty where the row has none."""
     column = file.layout.hospital
     names = {cell: hospital_name_from(cell) for cell in file.text[column].unique()}
     present = [name for name in names.values() if name]
@@ -182,7 +184,7 @@ def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> Data
 
 
 def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
-    """Compare the label with UCI's for the patients who are in UCI's table, too; refuse one that is not inverted."""
+    """Compare the label with UCI's for the patients who are also in UCI's table; refuse one that is not inverted."""
     columns, label = list(layout.task.column_names), layout.task.label.name
     known = read_uci().table[[*columns, label]].drop_duplicates(columns)
     both = table.merge(known, on=columns, suffixes=("", " of UCI"))
@@ -190,7 +192,7 @@ def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
     if agreeing < MIN_AGREEMENT * len(both):
         raise DataError(
             f"{path}: its target is not inverted as in {layout.title}: {len(both) - agreeing} of {len(both)} patients "
-            "who are in UCI's table have the other diagnosis there"
+            "who are also in UCI's table have the opposite diagnosis there"
         )
     if both.empty:
         return f"NOT CONFIRMED: no patient is in UCI's table; a target of 1 means no disease, as in {layout.title}"
