@@ -22,7 +22,7 @@ from federated_health.data.tasks import HEART_DISEASE
 from federated_health.hospital import handlers
 from federated_health.ml.networks import weights_hash
 from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings, read_defaults
+from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
@@ -119,7 +119,7 @@ def test_the_split_does_not_depend_on_the_server(hospitals_folder: Path) -> None
 
 @pytest.mark.slow  # imports TensorFlow
 def test_test_rows_are_never_used_for_training(hospitals_folder: Path) -> None:
-    settings = replace(Settings.from_config(read_defaults()), hospitals=2, min_hospitals=2, rounds=2, appraisal=False)
+    settings = Settings(hospitals=2, min_hospitals=2, rounds=2, appraisal=False)
 
     def federate(hospitals: list[Hospital]) -> PlainRun:
         contexts = {hospital.name: handlers.InMemoryHospital(hospital) for hospital in hospitals}
