@@ -80,7 +80,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--rounds 0", 2, "rounds: expected at least 1, got 0"),
         ("--strategy qfedavg --epsilons 1", 2, "qfedavg: needs each hospital's training loss"),
         ("--dp-epsilon 1", 2, "unrecognized arguments: --dp-epsilon 1"),
-        ("--data nowhere", 1, "nowhere/manifest.json: is not there; run: python create_dataset.py"),
+        ("--data nowhere", 1, "nowhere/manifest.json: does not exist"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(

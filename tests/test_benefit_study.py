@@ -83,7 +83,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--strategies fedavg,bulyan --strategy-args q=1", 2, "strategy-args: fedavg has no parameters"),
         ("--strategy fedavg --strategy-args nonsense", 2, "strategy-args"),
         ("--strategy fedprox --strategy-args proximal-mu=much", 2, "proximal-mu"),
-        ("--data nowhere", 1, "nowhere/manifest.json: is not there; run: python create_dataset.py"),
+        ("--data nowhere", 1, "nowhere/manifest.json: does not exist"),
         ("--hospitals 3", 2, "unrecognized arguments: --hospitals 3"),
     ],
 )

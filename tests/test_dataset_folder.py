@@ -287,7 +287,7 @@ def test_a_number_that_no_hospital_has_is_refused(hospitals_folder: Path, number
 
 
 def test_a_folder_without_a_split_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"manifest\.json: is not there; run: python create_dataset\.py"):
+    with pytest.raises(DataError, match=r"manifest\.json: does not exist.* create-dataset"):
         find_hospital(tmp_path / "data", 1)
 
 

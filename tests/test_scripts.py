@@ -127,7 +127,7 @@ def test_client_without_its_csv(run: Run) -> None:
 
 
 def test_client_without_a_data_set(run: Run) -> None:
-    assert_one_line(run("client.py", "--hospital", 1), "manifest.json", "python create_dataset.py")
+    assert_one_line(run("client.py", "--hospital", 1), "manifest.json", "does not exist")
 
 
 def test_client_with_a_number_that_no_hospital_has(run: Run) -> None:

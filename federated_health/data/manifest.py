@@ -22,7 +22,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         listed_hashes(manifest)
         return manifest
     except FileNotFoundError:
-        raise DataError(f"{path}: does not exist; create it with: python create_dataset.py") from None
+        raise DataError(f"{path}: does not exist; create it with: python -m federated_health create-dataset") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):
