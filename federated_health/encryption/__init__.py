@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def load(name: str) -> ModuleType:
     """A module of this folder; MissingLibraryError if TenSEAL is not installed."""
-    check_installed("tenseal", "encrypt", library="TenSEAL", extra="encryption")
+    check_installed("tenseal", "encryption", library="TenSEAL", extra="encryption")
     return import_module(f"{__name__}.{name}")
 
 

@@ -12,7 +12,7 @@ def load_privacy_plan() -> ModuleType:
     """The module `privacy_plan`, for a run with differential privacy.
 
     Raises:
-        MissingLibraryError: dp-accounting is not installed, so that no plan could be computed.
+        MissingLibraryError: dp-accounting is not installed; the noise of a plan cannot be computed without it.
     """
     check_installed("dp_accounting", "differential privacy", library="dp-accounting", extra="privacy")
     from federated_health.ml import privacy_plan  # noqa: PLC0415  # optional feature
