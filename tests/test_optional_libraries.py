@@ -78,9 +78,9 @@ def cleveland(hospitals_folder: Path) -> InMemoryHospital:
 
 def request_of(module: str) -> Message:
     """The first message of a run that needs a library."""
-    config = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, "dp-epsilon": 1.0}
+    config = ConfigRecord({"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, "dp-epsilon": 1.0})
     kind = messages.OFFER if module == "tenseal" else "query.statistics"
-    return Message(RecordDict({"config": ConfigRecord({**config})}), node_id_of("cleveland"), kind)
+    return Message(RecordDict({"config": config}), node_id_of("cleveland"), kind)
 
 
 # Runs that need neither

@@ -57,10 +57,11 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            kind = type(getattr(self, field.name))
-            if kind is not field.type:  # isinstance would accept a bool as a number
+            expected: Any = field.type
+            got = type(getattr(self, field.name))
+            if got is not expected:  # isinstance would accept a bool as a number
                 raise ValueError(
-                    f"its {_key(field.name)} has the wrong type: expected {field.type.__name__}, got {kind.__name__}"
+                    f"its {_key(field.name)} has the wrong type: expected {expected.__name__}, got {got.__name__}"
                 )
         is_valid = {
             "epsilon": MIN_EPSILON <= self.epsilon <= MAX_EPSILON,
