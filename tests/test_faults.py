@@ -171,7 +171,7 @@ def test_a_final_message_is_sent_three_times_to_a_hospital_that_fails() -> None:
 def test_a_failing_hospital_gets_no_fourth_final_message_while_an_absent_one_is_awaited() -> None:
     failing = Failing("b", "evaluate.final", 10**6)
     grid = ComingAndGoing(three_with_scores(), failing)
-    federated_run = PlainRun(grid, settings(wait=0.5))
+    federated_run = PlainRun(grid, settings(wait=0.2))
     federated_run.gather()
     list(federated_run.rounds())
     grid.gone = {"c"}
@@ -393,7 +393,7 @@ def test_a_resumed_run_starts_with_the_hospitals_that_a_round_needs_and_names_th
     assert waiting.endswith(" b")
     assert resuming.endswith("round 1 with a, c")
     grid.gone = set()
-    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2, wait=1.0))
+    federated_run = cut_off_after_a_round(grid, settings(min_hospitals=2, wait=0.2))
     grid.gone = {"b", "c"}
     with pytest.raises(RunError, match="absent: b, c"):
         federated_run.gather(lines.append)
