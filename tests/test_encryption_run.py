@@ -542,8 +542,7 @@ def test_a_hospital_without_a_certificate_is_excluded(hospitals: Hospitals) -> N
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    (reason,) = federated_run.problems.unanswered["hungary"]
-    assert "--tls" in reason
+    assert any("--tls" in reason for reason in federated_run.problems.unanswered["hungary"])
 
 
 def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(hospitals: Hospitals) -> None:
@@ -563,8 +562,7 @@ def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospita
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    (reason,) = federated_run.problems.rejected["hungary"]
-    assert "cleveland does not trust its certificate" in reason
+    assert any("cleveland does not trust" in reason for reason in federated_run.problems.rejected["hungary"])
     assert "key" not in hospitals.contexts["hungary"].state[handlers.ENCRYPTED_RUN]
 
 
