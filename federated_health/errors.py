@@ -3,6 +3,8 @@
 A message says what is wrong and where, what was expected and what came. It never holds a patient's value.
 """
 
+from importlib.util import find_spec
+
 
 class UserError(Exception):
     """Something that the user can fix.
@@ -23,6 +25,10 @@ class SettingsError(UserError):
     """A setting is unknown, of the wrong type or out of range."""
 
     exit_code = 2  # argparse's code for the same kind of mistake
+
+
+class MissingLibraryError(UserError):
+    """A run asks for a feature whose library is not installed."""
 
 
 class DataError(UserError):
@@ -81,3 +87,21 @@ class BudgetError(PrivacyError):
     """A run would spend more of the privacy budget than the hospital allows, or none is accounted for."""
 
     default_reason = None
+
+
+def check_installed(module: str, feature: str, library: str, extra: str) -> None:
+    """Raise MissingLibraryError if a feature's library is not installed; does not import it.
+
+    Args:
+        module: name of the library's module.
+        extra: name of the distribution's extra that installs it.
+    """
+    try:
+        is_installed = find_spec(module) is not None
+    except ModuleNotFoundError:
+        is_installed = False
+    if not is_installed:
+        remedy = f"pip install 'federated-health[{extra}]'"
+        raise MissingLibraryError(
+            f"{feature}: needs {library}, which is not installed: {remedy}", reason=f"it has no {library}"
+        )

@@ -197,6 +197,8 @@ class Settings:
             raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
+        if self.dp_epsilon:
+            load_privacy_plan()  # a missing library ends the run here, before anything is written
         if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
             raise SettingsError(
                 f"dp-steps: expected at most {limits.MAX_STEPS} in all rounds together, spare ones included"

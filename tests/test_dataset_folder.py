@@ -473,7 +473,7 @@ def test_a_manifest_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_a_manifest_names_its_folder_in_full(in_folder: Path) -> None:
-    with pytest.raises(DataError, match=rf"^{in_folder}/data/manifest\.json: is not there"):
+    with pytest.raises(DataError, match=rf"^{in_folder}/data/manifest\.json: does not exist"):
         read_manifest(Path("data"))
 
 

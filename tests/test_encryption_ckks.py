@@ -1,4 +1,4 @@
-"""The cipher against NumPy, and what malformed bytes may come instead."""
+"""Encrypted vectors against NumPy; malformed keys and vectors are rejected."""
 
 import math
 import struct
@@ -22,12 +22,13 @@ from federated_health.encryption.ckks import (
 from federated_health.messages.records import MalformedMessageError
 
 KEY = SecretKey()
+tenseal = sys.modules["tenseal"]  # as `ckks` loads it beside TensorFlow
 ADDER = Adder()
 ONES = KEY.encrypt(np.ones(700))
 
 
 @pytest.mark.parametrize("length", [1, 700, SLOTS, SLOTS + 1, 3 * SLOTS + 5])
-def test_sums_of_encrypted_vectors_are_those_of_plain_ones(length: int) -> None:
+def test_sums_of_encrypted_vectors_equal_plain_sums(length: int) -> None:
     plain = np.random.default_rng(length).uniform(-MAX_VALUE, MAX_VALUE, (5, length))
     encrypted = [KEY.encrypt(vector) for vector in plain]
     added = ADDER.add([ADDER.read(chunks, length) for chunks in encrypted])
@@ -36,28 +37,33 @@ def test_sums_of_encrypted_vectors_are_those_of_plain_ones(length: int) -> None:
 
 
 def test_the_largest_sum_does_not_overflow() -> None:
-    one = ADDER.read(KEY.encrypt(np.full(10, MAX_VALUE)), 10)
-    added = ADDER.add([one] * MAX_VECTORS)
+    vector = ADDER.read(KEY.encrypt(np.full(10, MAX_VALUE)), 10)
+    added = ADDER.add([vector] * MAX_VECTORS)
     assert KEY.decrypt(added, 10) == pytest.approx(np.full(10, MAX_VALUE * MAX_VECTORS), rel=1e-9)
-    with pytest.raises(ValueError, match="expected 1 to 500"):
-        ADDER.add([one] * (MAX_VECTORS + 1))
+    with pytest.raises(ValueError, match="got 501"):
+        ADDER.add([vector] * (MAX_VECTORS + 1))
+    with pytest.raises(ValueError, match="got 0"):
+        ADDER.add([])
 
 
 def test_the_error_of_a_large_sum_is_within_the_bound() -> None:
-    one = ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS)
-    added = ADDER.add([one] * 20 + [ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS) for _ in range(20)])
+    vector = ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS)
+    added = ADDER.add([vector] * 20 + [ADDER.read(KEY.encrypt(np.zeros(SLOTS)), SLOTS) for _ in range(20)])
     assert np.abs(KEY.decrypt(added, SLOTS)).max() < 40 * MAX_ERROR
 
 
-def test_one_vector_encrypted_twice_looks_different_each_time() -> None:
+def test_a_vector_encrypted_twice_gives_different_bytes() -> None:
     assert KEY.encrypt(np.ones(3)) != KEY.encrypt(np.ones(3))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.001 * MAX_VALUE])
 def test_numbers_that_are_not_finite_or_too_large_are_not_encrypted(value: float) -> None:
-    with pytest.raises(ValueError, match="expected finite numbers"):
+    with pytest.raises(ValueError, match="finite"):
         KEY.encrypt(np.array([0.0, value]))
-    with pytest.raises(ValueError, match="expected finite numbers"):
+
+
+def test_an_empty_vector_is_not_encrypted() -> None:
+    with pytest.raises(ValueError, match="finite"):
         KEY.encrypt(np.array([]))
 
 
@@ -79,15 +85,20 @@ def test_an_adder_without_a_key_cannot_decrypt() -> None:
         ADDER.read(ONES, 700)[0].decrypt()
 
 
-@pytest.mark.parametrize("content", [b"", b"key", ADDER._context.serialize()])
-def test_bytes_that_are_no_key_are_refused(content: bytes) -> None:
-    with pytest.raises(MalformedMessageError, match="it is not a key"):
+def public_part(key: SecretKey) -> bytes:
+    context = tenseal.context_from(key.content, n_threads=1)
+    context.make_context_public()
+    content: bytes = context.serialize()
+    return content
+
+
+@pytest.mark.parametrize("content", [b"", b"key", public_part(KEY)], ids=["empty", "other bytes", "public part"])
+def test_bytes_without_a_secret_key_are_rejected(content: bytes) -> None:
+    with pytest.raises(MalformedMessageError, match="secret key"):
         SecretKey(content)
 
 
-def test_a_key_of_other_parameters_is_refused() -> None:
-    import tenseal
-
+def test_a_key_and_a_vector_of_other_parameters_are_rejected() -> None:
     other = tenseal.context(
         tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[60, 40, 60], n_threads=1
     )
@@ -101,9 +112,9 @@ def test_a_key_of_other_parameters_is_refused() -> None:
 @pytest.mark.parametrize(
     ("chunks", "length", "words"),
     [
-        ([], 700, "right number of chunks"),
-        (ONES * 2, 700, "right number of chunks"),
-        (ONES, SLOTS + 1, "right number of chunks"),
+        ([], 700, "expected 1 chunks, got 0"),
+        (ONES * 2, 700, "expected 1 chunks, got 2"),
+        (ONES, SLOTS + 1, "expected 2 chunks, got 1"),
         (ONES, 699, "another length"),
         ([ONES[0] + b"\0"], 700, "cannot be read|another length"),
         ([b""], 700, "cannot be read|another length"),
@@ -111,14 +122,14 @@ def test_a_key_of_other_parameters_is_refused() -> None:
         ([ONES[0][:-9]], 700, "cannot be read|another length"),
     ],
 )
-def test_a_malformed_vector_is_refused(chunks: list[bytes], length: int, words: str) -> None:
+def test_a_malformed_vector_is_rejected(chunks: list[bytes], length: int, words: str) -> None:
     with pytest.raises(MalformedMessageError, match=words):
         ADDER.read(chunks, length)
 
 
-def test_a_vector_that_claims_another_scale_is_refused() -> None:
+def test_a_vector_of_another_scale_is_rejected() -> None:
     claim = ONES[0][:-8] + struct.pack("<d", 2.0**39)
-    with pytest.raises(MalformedMessageError, match="another length or other parameters"):
+    with pytest.raises(MalformedMessageError, match="other parameters"):
         ADDER.read([claim], 700)
 
 
@@ -128,23 +139,23 @@ def test_a_vector_that_claims_another_scale_is_refused() -> None:
     st.booleans(),
     st.integers(0, 120),
 )
-def test_altered_bytes_are_refused_or_read_as_a_vector(
-    changes: list[tuple[int, int]], at_the_beginning: bool, cut: int
+def test_altered_bytes_are_rejected_or_read_as_a_vector(
+    changes: list[tuple[int, int]], in_header: bool, cut: int
 ) -> None:
     altered = bytearray(ONES[0])
     for place, value in changes:
-        altered[place % 120 if at_the_beginning else place] = value
+        altered[place % 120 if in_header else place] = value
     content = bytes(altered[: len(altered) - cut])
     try:
-        read = ADDER.read([content], 700)
+        vector = ADDER.read([content], 700)
     except MalformedMessageError:
         return
-    added = ADDER.add([read, ADDER.read(ONES, 700)])
+    added = ADDER.add([vector, ADDER.read(ONES, 700)])
     assert KEY.decrypt(added, 700).shape == (700,)
 
 
 def test_a_process_that_has_tensorflow_already_can_encrypt() -> None:
-    """Both bring a protobuf, and TensorFlow's symbols are seen by all that is loaded after it."""
+    """Both contain protobuf, and libraries that are loaded later see TensorFlow's symbols."""
     program = (
         "from federated_health.ml.backend import load_tensorflow; load_tensorflow()\n"
         "import numpy as np\n"
@@ -152,9 +163,4 @@ def test_a_process_that_has_tensorflow_already_can_encrypt() -> None:
         "key = SecretKey(SecretKey().content)\n"
         "assert abs(key.decrypt(key.encrypt(np.ones(3)), 3) - 1).max() < 1e-7\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
-def test_scripts_do_not_import_tenseal_without_encryption() -> None:
-    program = "import sys, server, client; assert not [name for name in sys.modules if 'tenseal' in name]"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

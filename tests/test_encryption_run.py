@@ -1,7 +1,6 @@
-"""Encrypted runs in process, with real hospitals: what comes out equals a plain run, and nothing plain goes in."""
+"""Encrypted runs in process, with real hospitals: the model is that of a plain run, and nothing is sent in plain."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -23,19 +22,21 @@ from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
-from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, Update
+from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
 from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
+from federated_health.report.run_summary import RunSummary
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.interface import ReplyFutures, hospital_context
 
 pytestmark = pytest.mark.slow
 
@@ -56,20 +57,20 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @dataclass
 class Hospitals:
-    """Hospitals in process, some of whom can be made to err, to die, and to come back without any memory.
+    """Hospitals in process, whose replies can be altered, and which can restart without memory.
 
     Attributes:
-        spoilt: name -> what becomes of its answers to messages of a type.
-        heard: everything that hospitals sent, in Flower's bytes.
-        asked: types of messages, in their order, by name.
+        alterations: by name and message type, what replaces a reply.
+        replies: name, message type and reply, in their order, before any alteration.
+        received: name and type of each message, in their order.
     """
 
     paths: Mapping[str, Path]
     identities: Mapping[str, Path]
     contexts: dict[str, Context] = field(default_factory=dict)
-    spoilt: dict[tuple[str, str], Callable[[Message], Message]] = field(default_factory=dict)
-    heard: list[tuple[str, str, Message]] = field(default_factory=list)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    alterations: dict[tuple[str, str], Callable[[Message], Message]] = field(default_factory=dict)
+    replies: list[tuple[str, str, Message]] = field(default_factory=list)
+    received: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in self.paths:
@@ -80,28 +81,28 @@ class Hospitals:
         self.contexts[name] = hospital_context(name, {**config, **node})
 
 
-class Grid(InProcessTransport):
-    """Hospitals that may be away, and come back.
+class Grid(ReplyFutures):
+    """Hospitals that may be absent, and return.
 
     Args:
-        tells: whether it says that one was started anew meanwhile, as our streams do and Flower's grids do not.
+        knows_processes: whether it reports a restarted hospital, as our streams do and Flower's grids do not.
     """
 
-    def __init__(self, hospitals: Hospitals, present: tuple[str, ...] = NAMES, *, tells: bool = True) -> None:
-        super().__init__(handlers.answer, hospitals.contexts)
+    def __init__(self, hospitals: Hospitals, present: tuple[str, ...] = NAMES, *, knows_processes: bool = True) -> None:
+        super().__init__()
         self.hospitals = hospitals
         self.present = set(present)
         self.dies_at: dict[str, str] = {}
-        self.tells = tells
+        self.knows_processes = knows_processes
 
     def processes(self) -> dict[int, str]:
-        return {node: str(id(self.hospitals.contexts[name])) for node, name in self.names().items() if self.tells}
+        contexts = self.hospitals.contexts
+        return {node: str(id(contexts[name])) for node, name in self.names().items() if self.knows_processes}
 
     def names(self) -> dict[int, str]:
         return {node_id_of(name): name for name in self.hospitals.contexts if name in self.present}
 
     def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
-        self._contexts = {node_id_of(name): self.hospitals.contexts[name] for name in self.present}
         replies = {}
         for key, message in messages.items():
             name = self.names().get(message.metadata.dst_node_id, "")
@@ -109,12 +110,12 @@ class Grid(InProcessTransport):
             if self.dies_at.get(name) == kind:
                 del self.dies_at[name]
                 self.present.discard(name)
-                del self._contexts[message.metadata.dst_node_id]
-            self.hospitals.asked.append((name, kind))
-            reply = super().send({key: message})[key].result()
-            self.hospitals.heard.append((name, kind, reply))
-            if spoil := self.hospitals.spoilt.get((name, kind)):
-                reply = spoil(reply)
+            self.hospitals.received.append((name, kind))
+            contexts = {name: self.hospitals.contexts[name] for name in self.present}
+            reply = InProcessTransport(handlers.answer, contexts).send({key: message})[key].result()
+            self.hospitals.replies.append((name, kind, reply))
+            if alter := self.hospitals.alterations.get((name, kind)):
+                reply = alter(reply)
             replies[key] = Future[Message]()
             replies[key].set_result(reply)
         return replies
@@ -138,13 +139,34 @@ def plain_run(paths: Mapping[str, Path], settings: Settings) -> PlainRun:
 
 
 def weights_at(hospitals: Hospitals, name: str) -> Weights:
-    kept = handlers.final_model(hospitals.contexts[name])
-    assert kept is not None
-    return kept[1]
+    return final_model_at(hospitals, name)[1]
 
 
-def furthest(one: Weights, other: Weights) -> float:
-    return max(float(np.abs(one[name] - other[name]).max()) for name in other)
+def final_model_at(hospitals: Hospitals, name: str) -> tuple[TrainConfig, Weights]:
+    model = handlers.final_model(hospitals.contexts[name])
+    assert model is not None
+    return model
+
+
+def result_at(hospitals: Hospitals, name: str) -> RunSummary:
+    result = remembered_result(hospitals.contexts[name])
+    assert result is not None
+    return result
+
+
+def unanswered_reasons(federated_run: FederatedRun) -> set[str]:
+    return {reason for counter in federated_run.problems.unanswered.values() for reason in counter}
+
+
+def content_of(federated_run: EncryptedRun, **config: Any) -> RecordDict:
+    """What the server of a run may send, without encrypted weights."""
+    rows = (registered.train_examples + registered.test_examples for registered in federated_run.registrations.values())
+    entries = {messages.RUN: federated_run.run_id, messages.PATIENTS: sum(rows), messages.SCALE: 1.0, **config}
+    return RecordDict({CONFIG: ConfigRecord({**federated_run.train_config().to_record(), **entries})})
+
+
+def greatest_difference(left: Weights, right: Weights) -> float:
+    return max(float(np.abs(left[name] - right[name]).max()) for name in right)
 
 
 @pytest.mark.parametrize(
@@ -165,20 +187,19 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
     assert federated_run.run() == {"encrypted": True, "has_result": list(NAMES)}
     plain = plain_run(paths, settings)
     for name in NAMES:
-        assert 0 < furthest(weights_at(hospitals, name), plain.weights) < 1e-6
+        assert 0 < greatest_difference(weights_at(hospitals, name), plain.weights) < 1e-6
         assert all(
             np.array_equal(*pair)
             for pair in zip(weights_at(hospitals, name).values(), weights_at(hospitals, NAMES[0]).values(), strict=True)
         )
-        kept = handlers.final_model(hospitals.contexts[name])
-        assert kept is not None
+        config, _ = final_model_at(hospitals, name)
         assert plain.normalisation is not None
-        assert kept[0].normalisation.mean == pytest.approx(plain.normalisation.mean, rel=1e-6)
-        assert kept[0].normalisation.variance == pytest.approx(plain.normalisation.variance, rel=1e-6)
-        assert (kept[0].strategy, kept[0].rounds) == (settings.strategy, settings.rounds)
+        assert config.normalisation.mean == pytest.approx(plain.normalisation.mean, rel=1e-6)
+        assert config.normalisation.variance == pytest.approx(plain.normalisation.variance, rel=1e-6)
+        assert (config.strategy, config.rounds) == (settings.strategy, settings.rounds)
 
 
-def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths: dict[str, Path]) -> None:
+def test_figures_are_of_all_patients_together(hospitals: Hospitals, paths: dict[str, Path]) -> None:
     from federated_health.hospital.local_model import (
         LocalModel,  # brings TensorFlow, which fast tests need not wait for
     )
@@ -186,19 +207,18 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     settings = settings_of(appraisal=True)
     EncryptedRun(Grid(hospitals), settings).run()
     plain = plain_run(paths, settings)
-    train_config, weights = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
-    locals_ = [
+    train_config, weights = final_model_at(hospitals, "hungary")
+    local_models = [
         LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.model, train_config.normalisation)
         for name, path in paths.items()
     ]
-    scores = [one.score(weights) for one in locals_]
-    labels = [one.hospital.test.labels for one in locals_]
+    scores = [local.score(weights) for local in local_models]
+    labels = [local.hospital.test.labels for local in local_models]
     counts = merge_counts(
         count_outcomes(probability(score), label, train_config.threshold)
         for score, label in zip(scores, labels, strict=True)
     )
-    result = remembered_result(hospitals.contexts["hungary"])
-    assert result is not None
+    result = result_at(hospitals, "hungary")
     together = result.figures["federation"]
     assert (together["train_examples"], together["test_examples"]) == (689, 231)
     assert (together["accuracy"], together["f1"]) == (counts.accuracy, counts.f1)
@@ -208,22 +228,23 @@ def test_figures_are_those_of_all_patients_together(hospitals: Hospitals, paths:
     exact = roc_auc(np.concatenate(scores), np.concatenate(labels))
     assert together["roc_auc"] == pytest.approx(exact, abs=0.002)
     aucs = [roc_auc(score, label) for score, label in zip(scores, labels, strict=True)]
-    assert together["mean_roc_auc"] == pytest.approx(np.mean([one for one in aucs if one is not None]), abs=1e-6)
+    assert together["mean_roc_auc"] == pytest.approx(np.mean([auc for auc in aucs if auc is not None]), abs=1e-6)
     assert list(result.figures["hospitals"]) == list(result.figures["joining"]) == ["hungary"]
     assert result.figures["hospitals"]["hungary"]["roc_auc"] == aucs[1]
-    assert [one.number for one in result.rounds] == list(range(1, ROUNDS + 1))
-    for mine, theirs in zip(result.rounds, plain.history, strict=True):
-        assert mine.federation.train_examples == 689
-        assert mine.federation.train_loss == pytest.approx(theirs.federation.train_loss, abs=1e-5)
-        assert mine.federation.counts is not None
-        assert theirs.federation.counts is not None
-        assert mine.federation.counts.matrix == theirs.federation.counts.matrix
-        assert mine.federation.counts.loss == pytest.approx(theirs.federation.counts.loss, abs=1e-5)
-        assert list(mine.hospitals) == ["hungary"]
-        own, same = mine.hospitals["hungary"].counts, theirs.hospitals["hungary"].counts
+    assert [completed.number for completed in result.rounds] == list(range(1, ROUNDS + 1))
+    for encrypted_round, plain_round in zip(result.rounds, plain.history, strict=True):
+        figures, expected = encrypted_round.federation, plain_round.federation
+        assert figures.train_examples == 689
+        assert figures.train_loss == pytest.approx(expected.train_loss, abs=1e-5)
+        assert figures.counts is not None
+        assert expected.counts is not None
+        assert figures.counts.matrix == expected.counts.matrix
+        assert figures.counts.loss == pytest.approx(expected.counts.loss, abs=1e-5)
+        assert list(encrypted_round.hospitals) == ["hungary"]
+        own, expected_own = encrypted_round.hospitals["hungary"].counts, plain_round.hospitals["hungary"].counts
         assert own is not None
-        assert same is not None
-        assert own.matrix == same.matrix
+        assert expected_own is not None
+        assert own.matrix == expected_own.matrix
     assert "va-long-beach" not in json.dumps(vars(result), default=str)
 
 
@@ -243,9 +264,9 @@ def numbers_in(reply: Message) -> Iterator[tuple[str, str, Any]]:
             yield record, name, value
 
 
-def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(hospitals: Hospitals) -> None:
+def test_only_ciphertexts_row_counts_and_key_names_leave_a_hospital(hospitals: Hospitals) -> None:
     EncryptedRun(Grid(hospitals), settings_of(appraisal=True)).run()
-    kinds = {kind for _, kind, _ in hospitals.heard}
+    kinds = {kind for _, kind, _ in hospitals.replies}
     assert kinds == {
         "query.statistics",
         messages.OFFER,
@@ -258,11 +279,11 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
         messages.FINAL,
         messages.RESULT,
     }
-    keys = {bytes(one.state[handlers.ENCRYPTED_RUN]["key"]) for one in hospitals.contexts.values()}  # type: ignore[arg-type]
+    keys = {bytes(context.state[handlers.ENCRYPTED_RUN]["key"]) for context in hospitals.contexts.values()}  # type: ignore[arg-type]
     assert len(keys) == 1
     (key,) = keys
-    own = SecretKey(key)
-    for name, kind, reply in hospitals.heard:
+    run_key = SecretKey(key)
+    for name, kind, reply in hospitals.replies:
         assert not reply.has_error(), (name, kind)
         assert not reply.content.array_records
         rows = load_hospital(hospitals.paths[name], HEART_DISEASE, name, 42)
@@ -280,7 +301,7 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
                     assert value == name
                 case "encrypted", "vector":
                     assert all(len(chunk) > 60_000 for chunk in value)
-                    own.read(value, LENGTHS[kind])  # raises if it is of another length
+                    run_key.read(value, LENGTHS[kind])  # raises if it is of another length
                 case "envelopes", "key":
                     assert value == "" or len(value) == 32
                 case "envelopes", "envelopes":
@@ -289,22 +310,21 @@ def test_nothing_but_ciphertexts_row_numbers_and_keys_names_leaves_a_hospital(ho
                     pytest.fail(f"{kind}: {record}/{item}")
 
 
-def test_the_server_is_left_with_no_key_and_no_normalisation(hospitals: Hospitals) -> None:
+def test_the_server_has_no_normalisation_threshold_figures_or_weights(hospitals: Hospitals) -> None:
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.run()
-    assert not federated_run._adder._context.has_secret_key()
     assert federated_run.train_config().normalisation.mean == ()
     assert federated_run.threshold == 0.5
-    assert all(one.train_loss is None and one.counts is None for one in federated_run.history[-1].hospitals.values())
+    figures = federated_run.history[-1].hospitals.values()
+    assert all(hospital.train_loss is None and hospital.counts is None for hospital in figures)
     assert federated_run.weights is None
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_again(
-    hospitals: Hospitals, tells: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("knows_processes", [True, False])
+def test_a_hospital_that_restarts_during_a_round_receives_the_key_again(
+    hospitals: Hospitals, knows_processes: bool
 ) -> None:
-    caplog.set_level(logging.INFO)
-    grid = Grid(hospitals, tells=tells)
+    grid = Grid(hospitals, knows_processes=knows_processes)
     federated_run = EncryptedRun(grid, settings_of(rounds=6))
     federated_run.gather()
     rounds = federated_run.rounds()
@@ -315,8 +335,6 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     assert handlers.ENCRYPTED_RUN not in hospitals.contexts["cleveland"].state
     grid.present.add("cleveland")
     assert list(next(rounds).hospitals) == list(NAMES)
-    assert "received the key of this run from hungary" in caplog.text
-    assert "sealed the key of this run for switzerland" in caplog.text
     grid.dies_at["hungary"] = messages.EVALUATE
     next(rounds)
     hospitals.start("hungary")
@@ -324,22 +342,15 @@ def test_a_hospital_that_dies_in_mid_round_comes_back_without_a_key_and_gets_it_
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
     federated_run.evaluate()
-    assert furthest(weights_at(hospitals, "hungary"), weights_at(hospitals, "va-long-beach")) == 0.0
-    result = remembered_result(hospitals.contexts["cleveland"])
-    assert result is not None
-    assert [one.federation.train_examples for one in result.rounds] == [
-        689,
-        462,
-        689,
-        469,  # hungary had trained, and did not say with which loss
-        689,
-        689,
-    ]
+    assert greatest_difference(weights_at(hospitals, "hungary"), weights_at(hospitals, "va-long-beach")) == 0.0
+    result = result_at(hospitals, "cleveland")
+    rows = [completed.federation.train_examples for completed in result.rounds]
+    assert rows == [689, 462, 689, 469, 689, 689]  # in round 4 hungary trained, but its loss was lost
     assert federated_run.problems.absent == {"cleveland": 1}
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "average"])
-def test_a_round_without_one_is_the_mean_of_the_others(
+def test_a_round_without_a_hospital_is_the_mean_of_the_others(
     hospitals: Hospitals, paths: dict[str, Path], identities: dict[str, Path], strategy: str
 ) -> None:
     grid = Grid(hospitals)
@@ -351,11 +362,11 @@ def test_a_round_without_one_is_the_mean_of_the_others(
     plain = PlainRun(readable, settings_of(rounds=1, strategy=strategy, encrypt=False))
     readable.dies_at["hungary"] = "train"
     plain.run()
-    assert furthest(weights_at(hospitals, "cleveland"), plain.weights) < 1e-6
-    assert furthest(plain_run(paths, settings_of(rounds=1, strategy=strategy)).weights, plain.weights) > 1e-3
+    assert greatest_difference(weights_at(hospitals, "cleveland"), plain.weights) < 1e-6
+    assert greatest_difference(plain_run(paths, settings_of(rounds=1, strategy=strategy)).weights, plain.weights) > 1e-3
 
 
-def test_a_hospital_that_was_started_anew_between_two_rounds_gets_the_key_before_the_next(hospitals: Hospitals) -> None:
+def test_a_hospital_that_restarts_between_two_rounds_takes_part_in_the_next(hospitals: Hospitals) -> None:
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     rounds = federated_run.rounds()
@@ -375,15 +386,14 @@ def test_a_hospital_that_joins_late_takes_part_in_the_weights(hospitals: Hospita
     assert list(next(rounds).hospitals) == list(NAMES)
     next(rounds)
     federated_run.evaluate()
-    assert furthest(weights_at(hospitals, "va-long-beach"), weights_at(hospitals, "cleveland")) == 0.0
+    assert greatest_difference(weights_at(hospitals, "va-long-beach"), weights_at(hospitals, "cleveland")) == 0.0
     of_three = plain_run({name: paths[name] for name in NAMES[:3]}, settings_of(hospitals=3))
-    kept = handlers.final_model(hospitals.contexts["va-long-beach"])
+    config, _ = final_model_at(hospitals, "va-long-beach")
     assert of_three.normalisation is not None
-    assert kept is not None
-    assert kept[0].normalisation.mean == pytest.approx(of_three.normalisation.mean, rel=1e-6)
+    assert config.normalisation.mean == pytest.approx(of_three.normalisation.mean, rel=1e-6)
 
 
-def test_a_run_goes_on_from_its_checkpoint_with_hospitals_that_kept_the_key(
+def test_a_run_resumes_from_its_checkpoint_with_hospitals_that_have_the_key(
     hospitals: Hospitals, paths: dict[str, Path], tmp_path: Path
 ) -> None:
     first = EncryptedRun(Grid(hospitals), settings_of())
@@ -396,11 +406,10 @@ def test_a_run_goes_on_from_its_checkpoint_with_hospitals_that_kept_the_key(
     second.resume(CheckpointFolder(tmp_path / "checkpoints").load())
     second.run()
     assert len(second.history) == ROUNDS
-    assert furthest(weights_at(hospitals, "hungary"), plain_run(paths, settings_of()).weights) < 1e-6
-    assert sum(kind == messages.KEY for _, kind in hospitals.asked) == 1
-    result = remembered_result(hospitals.contexts["hungary"])
-    assert result is not None
-    assert [one.federation.train_examples for one in result.rounds] == [689] * ROUNDS
+    assert greatest_difference(weights_at(hospitals, "hungary"), plain_run(paths, settings_of()).weights) < 1e-6
+    assert sum(kind == messages.KEY for _, kind in hospitals.received) == 1
+    result = result_at(hospitals, "hungary")
+    assert [completed.federation.train_examples for completed in result.rounds] == [689] * ROUNDS
 
 
 def test_a_run_whose_key_is_lost_ends_with_an_error(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
@@ -411,104 +420,103 @@ def test_a_run_whose_key_is_lost_ends_with_an_error(hospitals: Hospitals, caplog
         hospitals.start(name)
     second = EncryptedRun(Grid(hospitals), settings_of())
     second.resume(checkpoint)
-    with pytest.raises(RunError, match="round 1: 0 of 4 hospitals sent a valid update"):
+    with pytest.raises(RunError, match="round 1: 0 of 4"):
         second.run()
-    assert "no connected hospital has the run's key" in caplog.text
+    assert "run's key" in caplog.text
 
 
-def replaced(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Update], Update]) -> None:
-    """Spoil a hospital's updates before they are encrypted."""
+def alter_updates(monkeypatch: pytest.MonkeyPatch, name: str, alter: Callable[[Update], Update]) -> None:
+    """Alter a hospital's updates before they are encrypted."""
     real = handlers.train
 
     def train(message: Message, context: Context) -> Update:
         update = real(message, context)
-        return spoil(update) if context.node_config["name"] == name else update
+        return alter(update) if context.node_config["name"] == name else update
 
     monkeypatch.setattr(handlers, "train", train)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
-def test_an_update_that_is_not_finite_is_not_encrypted_and_costs_its_hospital_only(
-    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: float
+def test_an_update_that_cannot_be_encrypted_excludes_its_hospital_only(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    def spoil(update: Update) -> Update:
-        return replace(update, weights={name: np.full_like(one, value) for name, one in update.weights.items()})
+    def fill(update: Update) -> Update:
+        return replace(update, weights={name: np.full_like(array, value) for name, array in update.weights.items()})
 
-    replaced(monkeypatch, "hungary", spoil)
+    alter_updates(monkeypatch, "hungary", fill)
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    assert "a number is not finite, or too large" in caplog.text
+    (reason,) = unanswered_reasons(federated_run)
+    assert "not finite" in reason
 
 
-def test_an_average_that_moves_too_far_is_noticed_by_those_who_can_see_it(
-    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def spoil(update: Update) -> Update:
-        return replace(update, weights={name: one + 100 for name, one in update.weights.items()})
+def test_hospitals_reject_an_average_that_moves_too_far(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shift(update: Update) -> Update:
+        return replace(update, weights={name: array + 100 for name, array in update.weights.items()})
 
-    replaced(monkeypatch, "hungary", spoil)
+    alter_updates(monkeypatch, "hungary", shift)
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     next(federated_run.rounds())
-    reasons = {reason for counted in federated_run.problems.unanswered.values() for reason in counted}
-    assert reasons == {"the decrypted average moves the weights more than 30 times as far as its own update"}
+    (reason,) = unanswered_reasons(federated_run)
+    assert "30 times as far as its own update" in reason
     assert "hungary" not in federated_run.problems.unanswered
 
 
-def test_a_ciphertext_of_another_key_ends_the_run_in_a_line_before_the_round_is_finished(hospitals: Hospitals) -> None:
+def test_a_ciphertext_of_another_key_ends_the_run_before_the_round_is_completed(hospitals: Hospitals) -> None:
     stranger = SecretKey()
 
-    def other(reply: Message) -> Message:
+    def encrypt_with_another_key(reply: Message) -> Message:
         reply.content.config_records["encrypted"]["vector"] = stranger.encrypt(np.zeros(LENGTHS[messages.TRAIN]))
         return reply
 
-    hospitals.spoilt["hungary", messages.TRAIN] = other
+    hospitals.alterations["hungary", messages.TRAIN] = encrypt_with_another_key
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
-    with pytest.raises(RunError, match="round 1: no hospital could use the average of the encrypted updates"):
+    with pytest.raises(RunError, match="round 1: no hospital could use the average"):
         next(federated_run.rounds())
-    reasons = {reason for counted in federated_run.problems.unanswered.values() for reason in counted}
-    assert reasons == {"the decrypted average is none that hospitals can have sent"}
+    (reason,) = unanswered_reasons(federated_run)
+    assert "average is impossible" in reason
     assert federated_run.last_round is None
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("alter", "word"),
     [
         (lambda chunks: [chunks[0][:-1]], "cannot be read"),
         (lambda chunks: [chunks[0][:20] + bytes(40) + chunks[0][60:]], "cannot be read"),
-        (lambda chunks: chunks * 2, "right number of chunks"),
-        (lambda _: [], "right number of chunks"),
+        (lambda chunks: chunks * 2, "expected 1 chunks, got 2"),
+        (lambda _: [], "expected 1 chunks, got 0"),
         (lambda _: [b"x" * 1_000_000], "too large"),
     ],
 )
-def test_a_spoilt_ciphertext_costs_its_own_reply_only(
-    hospitals: Hospitals, spoil: Callable[[list[bytes]], list[bytes]], reason: str
+def test_a_malformed_ciphertext_excludes_its_hospital_only(
+    hospitals: Hospitals, alter: Callable[[list[bytes]], list[bytes]], word: str
 ) -> None:
-    def spoilt(reply: Message) -> Message:
+    def alter_vector(reply: Message) -> Message:
         record = reply.content.config_records["encrypted"]
-        record["vector"] = spoil(list(record["vector"]))  # type: ignore[arg-type]
+        record["vector"] = alter(list(record["vector"]))  # type: ignore[arg-type]
         return reply
 
-    hospitals.spoilt["hungary", messages.TRAIN] = spoilt
+    hospitals.alterations["hungary", messages.TRAIN] = alter_vector
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    assert reason in next(iter(federated_run.problems.rejected["hungary"]))
+    (reason,) = federated_run.problems.rejected["hungary"]
+    assert word in reason
 
 
-def test_a_round_of_two_is_not_averaged(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_round_of_two_hospitals_is_not_averaged(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     grid = Grid(hospitals, NAMES[:3])
     federated_run = EncryptedRun(grid, settings_of(hospitals=3))
     federated_run.gather()
     rounds = federated_run.rounds()
     next(rounds)
     grid.dies_at["hungary"] = messages.TRAIN
-    with pytest.raises(RunError, match="round 2: 2 of 3 hospitals were connected"):
+    with pytest.raises(RunError, match="round 2: 2 of 3"):
         next(rounds)
-    words = "2 of 3 hospitals sent a valid update, and 3 are needed (--encrypt: of a sum of two each learns"
-    assert words in caplog.text
+    assert "3 are needed (--encrypt" in caplog.text
 
 
 def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
@@ -522,21 +530,19 @@ def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
     next(rounds)
     grid.dies_at["switzerland"] = messages.FINAL
     federated_run.evaluate()
-    result = remembered_result(hospitals.contexts["cleveland"])
-    assert result is not None
-    assert [one.federation.counts is None for one in result.rounds] == [True, False]
+    result = result_at(hospitals, "cleveland")
+    assert [completed.federation.counts is None for completed in result.rounds] == [True, False]
     assert result.figures["federation"]["roc_auc"] is None
     assert result.evaluations["federation"].positives is None
 
 
-def test_a_hospital_without_a_certificate_says_so(hospitals: Hospitals) -> None:
+def test_a_hospital_without_a_certificate_is_excluded(hospitals: Hospitals) -> None:
     hospitals.identities = {name: hospitals.identities[name] for name in NAMES if name != "hungary"}
     hospitals.start("hungary")
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    reason = "an encrypted run needs --tls: this hospital has no certificate"
-    assert reason in federated_run.problems.unanswered["hungary"]
+    assert any("--tls" in reason for reason in federated_run.problems.unanswered["hungary"])
 
 
 def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(hospitals: Hospitals) -> None:
@@ -544,7 +550,9 @@ def test_a_hospital_with_the_certificate_of_another_is_refused_without_a_path(ho
     hospitals.start("hungary")
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
-    assert set(federated_run.problems.unanswered["hungary"]) == {"its certificate cannot be used"}
+    (reason,) = federated_run.problems.unanswered["hungary"]
+    assert "certificate" in reason
+    assert str(hospitals.identities["hungary"]) not in reason
 
 
 def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospitals, tmp_path: Path) -> None:
@@ -554,19 +562,18 @@ def test_a_hospital_of_another_authority_is_not_given_the_key(hospitals: Hospita
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     assert list(next(federated_run.rounds()).hospitals) == ["cleveland", "switzerland", "va-long-beach"]
-    reason = "cleveland does not trust its certificate with the run's key"
-    assert reason in federated_run.problems.rejected["hungary"]
+    assert any("cleveland does not trust" in reason for reason in federated_run.problems.rejected["hungary"])
     assert "key" not in hospitals.contexts["hungary"].state[handlers.ENCRYPTED_RUN]
 
 
-def test_a_server_that_asks_for_plain_answers_in_an_encrypted_run_gets_none(hospitals: Hospitals) -> None:
+def test_a_hospital_answers_no_plain_message_during_an_encrypted_run(hospitals: Hospitals) -> None:
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     plain = PlainRun(Grid(hospitals), settings_of(encrypt=False))
     with pytest.raises(RunError, match="0 could take part"):
         plain.gather()
-    reasons = {reason for counted in plain.problems.unanswered.values() for reason in counted}
-    assert reasons == {"it takes part in an encrypted run, and sends nothing unencrypted"}
+    (reason,) = unanswered_reasons(plain)
+    assert "encrypted run" in reason
 
 
 def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
@@ -579,15 +586,14 @@ def test_a_hospital_can_insist_on_encryption(hospitals: Hospitals) -> None:
     assert federated_run.run()["has_result"] == list(NAMES)
 
 
-def test_a_stopped_run_leaves_hospitals_what_the_finished_rounds_gave(hospitals: Hospitals) -> None:
+def test_a_stopped_run_leaves_hospitals_the_model_and_figures_of_its_completed_rounds(hospitals: Hospitals) -> None:
     federated_run = EncryptedRun(Grid(hospitals), settings_of())
     federated_run.gather()
     rounds = federated_run.rounds()
     next(rounds)
     next(rounds)
     assert federated_run.figures_of_last_round()["has_result"] == list(NAMES)
-    result = remembered_result(hospitals.contexts["hungary"])
-    assert result is not None
+    result = result_at(hospitals, "hungary")
     assert result.stopped
     assert len(result.rounds) == 2
     counts = result.rounds[-1].federation.counts
@@ -597,7 +603,7 @@ def test_a_stopped_run_leaves_hospitals_what_the_finished_rounds_gave(hospitals:
 
 
 def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospitals, tmp_path: Path) -> None:
-    """Noisy weights are encrypted like others, and nothing of training rows is asked for."""
+    """Noisy weights are encrypted like others, and no message asks for sums of training rows."""
     copies = {}
     for name, path in hospitals.paths.items():  # budget files lie beside the CSVs
         copies[name] = tmp_path / name / path.name
@@ -608,20 +614,19 @@ def test_encryption_can_be_combined_with_differential_privacy(hospitals: Hospita
         hospitals.start(name)
     federated_run = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0, appraisal=True))
     assert federated_run.run()["has_result"] == list(NAMES)
-    kinds = {kind for _, kind in hospitals.asked}
+    kinds = {kind for _, kind in hospitals.received}
     assert not kinds & {messages.SUMS, messages.THRESHOLD}
-    result = remembered_result(hospitals.contexts["hungary"])
-    assert result is not None
+    result = result_at(hospitals, "hungary")
     assert result.rounds[-1].federation.train_loss is None
     assert result.rounds[-1].federation.counts is not None
     assert "joining" not in result.figures
     assert not pd.isna(result.figures["federation"]["roc_auc"])
-    told, _ = handlers.final_model(hospitals.contexts["hungary"]) or pytest.fail("no model")
-    assert told.privacy is not None
-    shown = render(page_of_run(replace(result, privacy_spent="all that there was")))
-    assert "Privacy budget of this hospital: all that there was." in shown
-    assert "noisy weights in every round, counts of held-out patients and sums of their losses" in shown
-    assert "sums of its columns" not in shown  # they were not asked for
+    config, _ = final_model_at(hospitals, "hungary")
+    assert config.privacy is not None
+    report = render(page_of_run(replace(result, privacy_spent="EPSILON 7.5")))
+    assert "EPSILON 7.5" in report
+    assert "noisy weights" in report
+    assert "sums of its columns" not in report  # they were not sent
 
 
 def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -> None:
@@ -635,23 +640,21 @@ def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -
 
 
 @pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])
-def test_under_differential_privacy_it_refuses_what_reads_training_rows(hospitals: Hospitals, kind: str) -> None:
+def test_a_private_hospital_refuses_messages_that_read_training_rows(hospitals: Hospitals, kind: str) -> None:
     for name in NAMES:
         hospitals.start(name)
     federated_run = EncryptedRun(Grid(hospitals), settings_of(dp_epsilon=8.0))
     federated_run.gather()
-    question = federated_run._content(config={ROUND: 1, messages.ASKS_BENEFIT: True})
-    if kind == messages.SUMS:
-        question = RecordDict({CONFIG: federated_run._keys.config(**{messages.PATIENTS: 900})})
+    content = content_of(federated_run, **{ROUND: 1, messages.ASKS_BENEFIT: True})
 
     with pytest.raises(AnswerError, match=r"no privacy budget accounts for it|joined a run with differential privacy"):
-        handlers.answer(Message(question, node_id_of("hungary"), kind), hospitals.contexts["hungary"])
+        handlers.answer(Message(content, node_id_of("hungary"), kind), hospitals.contexts["hungary"])
 
 
 def test_a_private_round_has_no_training_loss_of_an_earlier_round(
     paths: dict[str, Path], identities: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Also of a server that trains without privacy first, in what it says is the same run."""
+    """Not even if the server first trains without privacy in the same run."""
     own = tmp_path / "a.csv"  # its budget file lies beside it
     own.write_bytes(paths["hungary"].read_bytes())
     hospitals = Hospitals({**paths, "hungary": own}, identities)
@@ -666,11 +669,11 @@ def test_a_private_round_has_no_training_loss_of_an_earlier_round(
     registration: dict[str, Any] = {**task, SUMS_WITHHELD: True, **plan}
     handlers.answer(Message(RecordDict({CONFIG: ConfigRecord(registration)}), node, "query.statistics"), context)
     for kind in (messages.TRAIN, messages.EVALUATE):
-        content = federated_run._content(config={**plan, ROUND: 2, messages.SHARE: 0.5, messages.IS_COUNTED: True})
+        content = content_of(federated_run, **plan, **{ROUND: 2, messages.SHARE: 0.5, messages.IS_COUNTED: True})
         reply = handlers.answer(Message(content, node, kind), context)
 
     state: Mapping[str, Any] = context.state.config_records[handlers.ENCRYPTED_RUN]
     key = load_key(state["key"])
     sums = key.decrypt(messages.read_chunks(reply.content, messages.VECTOR), SLOTS)
-    figures = read_round(2, sums, federated_run._patients)
-    assert figures.train_loss is None
+    patients = int(str(content.config_records[CONFIG][messages.PATIENTS]))
+    assert read_round(2, sums, patients).train_loss is None

@@ -1,3 +1,5 @@
+"""FLamby's split of the heart data, and its figures for the majority class."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -25,12 +27,12 @@ def table(uci: Source) -> pd.DataFrame:
 
 
 def test_flamby_keeps_740_patients(table: pd.DataFrame) -> None:
-    kept = table[keeps(table)]
+    patients = table[keeps(table)]
     sizes = {"cleveland": 303, "hungary": 261, "switzerland": 46, "va-long-beach": 130}
-    assert kept["hospital"].value_counts().to_dict() == sizes
+    assert patients["hospital"].value_counts().to_dict() == sizes
     # UCI's zeros are no `?`: Switzerland's cholesterol, 33 of VA Long Beach's and one of its blood pressures.
     empty = {"cleveland": (0, 0), "hungary": (0, 0), "switzerland": (0, 46), "va-long-beach": (1, 33)}
-    for name, of_hospital in kept.groupby("hospital"):
+    for name, of_hospital in patients.groupby("hospital"):
         missing = of_hospital[COLUMNS].drop(columns=list(DROPPED_COLUMNS)).isna().sum()
         assert (missing["trestbps"], missing["chol"]) == empty[str(name)]
         assert missing.sum() == sum(empty[str(name)])
@@ -38,12 +40,12 @@ def test_flamby_keeps_740_patients(table: pd.DataFrame) -> None:
 
 def test_the_split_is_flambys(table: pd.DataFrame) -> None:
     split = flamby_split(table)
-    sizes = {name: (len(one.train), len(one.test)) for name, one in split.items()}
+    sizes = {name: (len(sides.train), len(sides.test)) for name, sides in split.items()}
     assert sizes == {"cleveland": (199, 104), "hungary": (172, 89), "switzerland": (30, 16), "va-long-beach": (85, 45)}
-    rows = np.concatenate([np.concatenate([one.train, one.test]) for one in split.values()])
+    rows = np.concatenate([np.concatenate([sides.train, sides.test]) for sides in split.values()])
     assert sorted(rows) == np.flatnonzero(keeps(table)).tolist()
-    # Which ones FLamby's own code tests on, run on UCI's files; as rows of the whole table from 0.
-    assert {name: (*one.test[:3].tolist(), int(one.test.sum())) for name, one in split.items()} == {
+    # Test rows of FLamby's own code on UCI's files, as positions in the whole table.
+    assert {name: (*sides.test[:3].tolist(), int(sides.test.sum())) for name, sides in split.items()} == {
         "cleveland": (5, 13, 16, 16832),
         "hungary": (307, 311, 320, 40320),
         "switzerland": (616, 618, 620, 10515),
@@ -77,19 +79,19 @@ def test_both_protocols_test_the_same_patients(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("protocol", "rows"), [(flamby_split, (199, 172, 30, 84)), (every_patient_split, (199, 205, 107, 154))]
 )
-def test_no_patient_who_is_tested_is_trained_on(
+def test_no_test_patient_is_used_for_training(
     table: pd.DataFrame, protocol: Callable[[pd.DataFrame], dict[str, Split]], rows: tuple[int, ...]
 ) -> None:
     splits = without_twins(table, protocol(table))
-    assert tuple(len(one.train) for one in splits.values()) == rows
+    assert tuple(len(sides.train) for sides in splits.values()) == rows
     train, test = (
         {tuple(row) for row in table.iloc[np.concatenate(side)][COLUMNS].fillna(-99).to_numpy()}
-        for side in zip(*((one.train, one.test) for one in splits.values()), strict=True)
+        for side in zip(*((split.train, split.test) for split in splits.values()), strict=True)
     )
     assert not train & test
 
 
-def test_a_twin_is_a_twin_at_another_hospital_and_with_another_label_too() -> None:
+def test_twins_are_found_across_hospitals_and_labels() -> None:
     row = dict.fromkeys(COLUMNS, 1.0) | {"chol": np.nan}
     table = pd.DataFrame([row, row | {"age": 2.0}, row | {"age": 3.0}, row]).assign(disease=[0, 1, 0, 1])
     splits = without_twins(

@@ -1,4 +1,4 @@
-"""Counts against scikit-learn and by hand; cells of scores that are coarse and still tell the pooled AUC."""
+"""Counts and figures against scikit-learn and by hand; ROC-AUC and threshold from microaggregated scores."""
 
 import itertools
 import math
@@ -86,7 +86,7 @@ def test_figures_are_scikit_learn_s(seed: int) -> None:
     assert roc_auc(log_odds, labels) == pytest.approx(reference.roc_auc_score(labels, scores))
 
 
-def test_precision_and_recall_are_not_each_other() -> None:
+def test_precision_and_recall_are_not_swapped() -> None:
     counts = Counts(true_positives=6, false_positives=2, true_negatives=1, false_negatives=6)
 
     assert precision_and_recall(counts) == (0.75, 0.5)
@@ -135,13 +135,13 @@ def test_precision_without_a_positive_prediction_is_not_defined_and_recall_is_ze
     assert (*precision_and_recall(counts), counts.f1) == (None, 0.0, 0.0)
 
 
-def test_recall_without_a_diseased_patient_is_not_defined_and_precision_is_zero() -> None:
+def test_recall_without_a_positive_patient_is_not_defined_and_precision_is_zero() -> None:
     counts = Counts(true_negatives=3, false_positives=2)
 
     assert (*precision_and_recall(counts), counts.f1) == (0.0, None, 0.0)
 
 
-def test_figures_hold_the_numbers_of_the_counts() -> None:
+def test_figures_are_computed_from_the_counts() -> None:
     figures = figures_of(count_outcomes(SCORES, LABELS), 20, 0.75)
 
     assert (figures["train_examples"], figures["test_examples"], figures["roc_auc"]) == (20, 6, 0.75)
@@ -168,12 +168,12 @@ def test_probabilities_do_not_overflow_and_stay_within_0_and_1() -> None:
 
 @pytest.mark.parametrize("log_odds", [-25.0, -10.0, -1.0, 1.0, 10.0, 25.0])
 def test_probabilities_are_precise_where_the_loss_needs_them(log_odds: float) -> None:
-    found = probability(np.array([log_odds], dtype=np.float32))
+    risk = probability(np.array([log_odds], dtype=np.float32))
 
-    assert found[0] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-4, abs=0)
+    assert risk[0] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-4, abs=0)
 
 
-def test_counts_merged_from_none_are_nothing_of_the_right_type() -> None:
+def test_no_counts_merge_to_zeros_of_the_right_types() -> None:
     merged = merge_counts([])
 
     assert merged == Counts()
@@ -201,7 +201,7 @@ def test_merged_counts_are_those_of_the_pooled_patients(parts: list[list[tuple[f
     assert merged.squared_error_sum == pytest.approx(pooled.squared_error_sum)
 
 
-def test_the_federation_s_accuracy_is_not_the_mean_of_accuracies() -> None:
+def test_merged_accuracy_is_not_the_mean_of_accuracies() -> None:
     large, small = Counts(true_positives=90, false_positives=10), Counts(false_positives=10)
 
     assert merge_counts([large, small]).accuracy == pytest.approx(90 / 110)
@@ -231,13 +231,13 @@ def test_cells_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("number", range(MIN_CELL_SIZE))
-def test_fewer_scores_than_a_cell_needs_release_nothing(number: int) -> None:
+def test_scores_too_few_for_a_cell_are_not_released(number: int) -> None:
     assert microaggregate(np.ones(number)).shape == (0, 3)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(number=st.integers(0, 2000), seed=st.integers(0, 1000))
-def test_cells_are_few_and_never_small_and_lose_no_patient(number: int, seed: int) -> None:
+def test_cells_have_their_minimum_size_and_hold_every_patient(number: int, seed: int) -> None:
     log_odds = np.random.default_rng(seed).normal(0, 3, number)
 
     cells = microaggregate(log_odds)
@@ -262,7 +262,7 @@ def test_cells_do_not_depend_on_the_order_of_patients() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_auc_from_cells_is_near_the_exact_one_over_the_same_patients(seed: int) -> None:
+def test_the_auc_from_cells_is_near_the_exact_auc(seed: int) -> None:
     hospitals = [
         hospital(seed, 303, 0.46),
         hospital(seed + 100, 294, 0.36, shift=-0.4),
@@ -281,7 +281,7 @@ def test_the_auc_from_cells_is_near_the_exact_one_over_the_same_patients(seed: i
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_auc_from_cells_of_real_hospitals_is_within_its_stated_bounds(uci: Source, seed: int) -> None:
-    """0.005 over the patients that cells were released of, 0.02 over all: Switzerland has few without disease."""
+    """0.005 over the patients in released cells, 0.02 over all: Switzerland has few patients without disease."""
     rows = uci.table.drop(columns=["hospital", "disease"])
     missing = rows.isna().astype(np.float64)
     features = np.hstack([((rows - rows.mean()) / rows.std()).fillna(0.0).to_numpy(), missing.to_numpy()])
@@ -325,7 +325,7 @@ def test_the_auc_from_cells_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("deviation", [0.8, 1.0, 2.0])
-def test_a_cell_s_patients_are_taken_as_spread_as_its_deviation_says(deviation: float) -> None:
+def test_patients_of_a_cell_are_spread_by_its_deviation(deviation: float) -> None:
     """An even spread of that deviation reaches sqrt(3) deviations from its mean, here 1, to either side."""
     reach = np.sqrt(3) * deviation
     above_zero = (1 + reach) / (2 * reach)
@@ -335,7 +335,7 @@ def test_a_cell_s_patients_are_taken_as_spread_as_its_deviation_says(deviation: 
     assert from_cells == pytest.approx(above_zero, abs=1 / 30 + 1e-9)  # fifteen points a cell
 
 
-def test_the_auc_from_cells_of_a_class_that_nobody_released_is_not_defined() -> None:
+def test_the_auc_from_cells_needs_both_classes() -> None:
     cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
 
     assert roc_auc_from_microaggregates(cells, nothing) is None
@@ -353,7 +353,7 @@ def pooled(hospitals: Hospitals) -> tuple[Scores, Labels]:
 
 
 def threshold_of(hospitals: Hospitals) -> float | None:
-    """From what the hospitals release of each class."""
+    """The threshold from the cells that the hospitals release of each class."""
     positives = np.concatenate([microaggregate(log_odds[labels == 1]) for log_odds, labels in hospitals])
     negatives = np.concatenate([microaggregate(log_odds[labels == 0]) for log_odds, labels in hospitals])
     return choose_threshold(positives, negatives)
@@ -369,7 +369,7 @@ def greatest_f1(log_odds: Scores, labels: Labels) -> float:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_threshold_from_cells_is_nearly_as_good_as_the_best_on_exact_scores(seed: int) -> None:
+def test_the_threshold_from_cells_is_nearly_the_best(seed: int) -> None:
     hospitals = [
         hospital(seed, 227, 0.46),
         hospital(seed + 100, 220, 0.36, shift=-0.4),
@@ -384,9 +384,7 @@ def test_the_threshold_from_cells_is_nearly_as_good_as_the_best_on_exact_scores(
 
 
 @pytest.mark.parametrize(("diseased", "shift"), [(0.05, 0.0), (0.2, -2.0), (0.5, 3.0), (0.95, 0.0), (0.1, 6.0)])
-def test_the_threshold_is_nearly_the_best_whatever_the_prevalence_and_the_calibration(
-    diseased: float, shift: float
-) -> None:
+def test_the_threshold_is_nearly_the_best_at_any_prevalence_and_calibration(diseased: float, shift: float) -> None:
     hospitals = [hospital(seed, 2000, diseased, shift=shift) for seed in (1, 2, 3)]
     log_odds, labels = pooled(hospitals)
     chosen = threshold_of(hospitals)
@@ -399,13 +397,13 @@ def test_the_threshold_is_nearly_the_best_whatever_the_prevalence_and_the_calibr
 def brute_force(positives: list[tuple[int, float]], negatives: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """F1 and thresholds in log-odds of cells without deviation: below all scores, and midway between neighbours."""
     points = sorted({mean for _, mean in (*positives, *negatives)})
-    found = []
+    thresholds = []
     for threshold in [points[0] - 0.1, *((low + high) / 2 for low, high in itertools.pairwise(points))]:
         hits = sum(patients for patients, mean in positives if mean >= threshold)
         alarms = sum(patients for patients, mean in negatives if mean >= threshold)
         misses = sum(patients for patients, _ in positives) - hits
-        found.append((2 * hits / (2 * hits + alarms + misses), threshold))
-    return found
+        thresholds.append((2 * hits / (2 * hits + alarms + misses), threshold))
+    return thresholds
 
 
 CELLS = st.lists(
@@ -418,9 +416,9 @@ CELLS = st.lists(
 def test_the_threshold_is_the_lowest_with_the_greatest_f1(
     positives: list[tuple[int, float]], negatives: list[tuple[int, float]]
 ) -> None:
-    tried = brute_force(positives, negatives)
-    greatest = max(f1 for f1, _ in tried)
-    lowest = min(threshold for f1, threshold in tried if f1 > greatest - 1e-9)
+    thresholds = brute_force(positives, negatives)
+    greatest = max(f1 for f1, _ in thresholds)
+    lowest = min(threshold for f1, threshold in thresholds if f1 > greatest - 1e-9)
 
     chosen = choose_threshold(
         *(np.array([(patients, mean, 0.0) for patients, mean in cells]) for cells in (positives, negatives))
@@ -456,7 +454,7 @@ def test_a_threshold_needs_both_classes() -> None:
 
 
 @pytest.mark.parametrize("score", [-6.0, 0.0, 2.5, 7.0])
-def test_where_all_scores_are_equal_every_patient_is_predicted_positive(score: float) -> None:
+def test_equal_scores_predict_every_patient_positive(score: float) -> None:
     chosen = choose_threshold(np.array([[5.0, score, 0.0]]), np.array([[500.0, score, 0.0]]))
 
     assert chosen is not None
@@ -483,7 +481,7 @@ def test_a_threshold_is_a_plain_number_with_four_decimals() -> None:
         (1e38, 1e37, 2 / 3),
     ],
 )
-def test_extreme_scores_do_not_round_the_threshold_past_every_patient(
+def test_the_threshold_of_extreme_scores_is_not_rounded_past_every_patient(
     positive: float, negative: float, worst: float
 ) -> None:
     chosen = choose_threshold(np.array([[10.0, positive, 0.0]]), np.array([[10.0, negative, 0.0]]))

@@ -37,7 +37,7 @@ SOME_PATIENTS = st.lists(
 
 
 @given(SOME_PATIENTS)
-def test_the_auc_of_a_draw_is_scikit_learn_s_with_times_as_weights_ties_included(
+def test_the_auc_of_a_draw_is_that_of_scikit_learn_with_weights(
     patients: list[tuple[float, int, int]],
 ) -> None:
     scores, labels, times = (np.array(column, dtype=np.float64) for column in zip(*patients, strict=True))
@@ -65,7 +65,7 @@ def test_repeats_give_the_mean_of_their_aucs_draw_by_draw() -> None:
 
     assert not np.allclose(roc_auc_draws(first, labels, times), roc_auc_draws(second, labels, times))
     expected = [
-        np.mean([roc_auc_score(labels, one, sample_weight=draw) for one in (first, second)]) for draw in times.T
+        np.mean([roc_auc_score(labels, scores, sample_weight=draw) for scores in (first, second)]) for draw in times.T
     ]
     np.testing.assert_allclose(both, expected, atol=1e-12)
 
@@ -93,7 +93,7 @@ def test_each_patient_is_drawn_as_often_as_with_replacement() -> None:
     assert np.corrcoef(times[0], times[1])[0, 1] == pytest.approx(-1 / 7, abs=0.03)
 
 
-def test_a_seed_gives_the_same_draws_again_and_another_one_others() -> None:
+def test_draws_depend_on_the_seed() -> None:
     labels = labels_of(10, 10)
 
     np.testing.assert_array_equal(resample(labels, 20, seed=[1, 2]), resample(labels, 20, seed=[1, 2]))
@@ -101,7 +101,7 @@ def test_a_seed_gives_the_same_draws_again_and_another_one_others() -> None:
 
 
 @pytest.mark.parametrize("cells", [1, 50, 51, 333, 10**9])
-def test_draws_in_chunks_are_the_draws(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
     scores, labels = binormal(2, 20, 30)
     times = resample(labels, 13, seed=0)
     expected = [roc_auc_score(labels, scores, sample_weight=draw) for draw in times.T]
@@ -115,9 +115,9 @@ def test_draws_in_chunks_are_the_draws(monkeypatch: pytest.MonkeyPatch, cells: i
 
 
 def test_an_interval_is_between_the_quantiles_of_the_draws() -> None:
-    found = interval_of(0.7, np.arange(201)[::-1] / 200)
+    interval = interval_of(0.7, np.arange(201)[::-1] / 200)
 
-    assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.025, 0.975))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.7, 0.025, 0.975))
 
 
 def test_an_interval_is_scipy_s_stratified_percentile_bootstrap() -> None:
@@ -138,21 +138,23 @@ def test_an_interval_is_scipy_s_stratified_percentile_bootstrap() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.008)
 
 
-def test_intervals_hold_the_true_auc_about_as_often_as_they_say() -> None:
-    """200 samples of 60 and 40 patients: 95 % of 200 have a deviation of 1.5 %, and percentile intervals of this size
-    are known to fall one or two short. 90 % is beyond all that; 100 % would be an interval that is far too wide.
+def test_intervals_cover_the_true_auc_at_about_their_level() -> None:
+    """Of 200 samples, 95 % have a standard error of 1.5 %, and percentile intervals of 60 and 40 patients cover one or
+    two per cent too few. An interval that always covers would be far too wide.
     """
     true = norm.cdf(1.2 / np.sqrt(2))
-    found = []
+    covered = []
     for seed in range(200):
         scores, labels = binormal(seed, 60, 40)
-        found.append(Resampled.of(labels, seed, draws=400).interval(scores))
+        interval = Resampled.of(labels, seed, draws=400).interval(scores)
+        assert interval.low is not None
+        assert interval.high is not None
+        covered.append(interval.low <= true <= interval.high)
 
-    held = np.mean([one.low <= true <= one.high for one in found if one.low is not None and one.high is not None])
-    assert 0.90 <= held <= 0.99
+    assert 0.90 <= np.mean(covered) <= 0.99
 
 
-def test_a_paired_interval_of_two_good_models_is_far_narrower_than_that_of_either() -> None:
+def test_a_paired_interval_is_far_narrower_than_that_of_either_model() -> None:
     scores, labels = binormal(5, 60, 40)
     other = scores + np.random.default_rng(0).normal(0, 0.1, len(scores))
     resampled = Resampled.of(labels, seed=1)
@@ -166,7 +168,7 @@ def test_a_paired_interval_of_two_good_models_is_far_narrower_than_that_of_eithe
     assert difference.high - difference.low < (alone.high - alone.low) / 3
 
 
-def test_a_paired_difference_takes_the_same_draws_for_both() -> None:
+def test_a_paired_difference_uses_the_same_draws_for_both_models() -> None:
     (scores, labels), (other, _) = binormal(6, 25, 35), binormal(6, 25, 35, distance=0.5)
     resampled = Resampled.of(labels, seed=9, draws=150)
 
@@ -207,7 +209,7 @@ def test_without_both_classes_nothing_is_defined(labels: Array) -> None:
         (-0.2, -0.001, Verdict.LOSES),
     ],
 )
-def test_a_verdict_is_where_the_whole_interval_is(low: float, high: float, verdict: Verdict) -> None:
+def test_a_verdict_is_clear_if_the_interval_excludes_zero(low: float, high: float, verdict: Verdict) -> None:
     assert judge(Interval(value=0.0, low=low, high=high)) is verdict
 
 
@@ -216,8 +218,8 @@ def test_without_an_interval_the_verdict_is_undefined() -> None:
     assert judge(Interval(value=0.1)) is Verdict.UNDEFINED
 
 
-def test_two_models_that_rank_alike_do_not_differ_in_any_draw() -> None:
-    """Repeats in another order, and other scores in the same one, must not differ by a rounding error: that would be a
+def test_two_models_with_the_same_ranking_differ_in_no_draw() -> None:
+    """A rounding error between repeats in another order, or between other scores with the same ranking, would be a
     verdict.
     """
     scores, labels = binormal(7, 37, 41)
@@ -230,7 +232,7 @@ def test_two_models_that_rank_alike_do_not_differ_in_any_draw() -> None:
 
 
 @pytest.mark.parametrize("rarer", [SMALL_CLASS - 1, SMALL_CLASS])
-def test_a_set_is_small_below_ten_of_either_class(rarer: int) -> None:
+def test_a_set_is_small_with_fewer_than_ten_of_a_class(rarer: int) -> None:
     assert is_small(labels_of(rarer, 100)) is (rarer < 10)
     assert is_small(labels_of(100, rarer)) is (rarer < 10)
 
@@ -242,7 +244,7 @@ def test_a_verdict_needs_five_patients_of_each_class(rarer: int) -> None:
 
 
 def test_intervals_of_fewer_than_five_patients_exclude_zero_too_often() -> None:
-    """Two models that are equally good: the fewer of a class, the more often an interval wrongly excludes 0."""
+    """Two equally good models: the fewer patients of a class, the more often an interval wrongly excludes 0."""
 
     def wrong(negatives: int) -> float:
         verdicts = []
@@ -250,9 +252,9 @@ def test_intervals_of_fewer_than_five_patients_exclude_zero_too_often() -> None:
             generator = np.random.default_rng([seed, negatives])
             labels = labels_of(100, negatives)
             shared = generator.normal(1.2 * labels, 1.0)
-            one, other = shared + generator.normal(0, 0.7, (2, len(labels)))
-            verdicts.append(judge(Resampled.of(labels, seed, draws=300).difference(one, other)))
-        return float(np.mean([one is not Verdict.UNCLEAR for one in verdicts]))
+            first, second = shared + generator.normal(0, 0.7, (2, len(labels)))
+            verdicts.append(judge(Resampled.of(labels, seed, draws=300).difference(first, second)))
+        return float(np.mean([verdict is not Verdict.UNCLEAR for verdict in verdicts]))
 
     rates = [wrong(negatives) for negatives in (1, 5, 40)]
 

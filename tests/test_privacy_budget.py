@@ -1,13 +1,14 @@
 """A hospital's privacy budget: what was spent stays recorded, and nothing is spent beyond the budget."""
 
 import errno
+import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -101,7 +102,7 @@ def test_a_run_spends_its_planned_rounds_and_no_more(is_on_disk: bool, csv: Path
     budget = budget_of(csv) if is_on_disk else PrivacyBudget()
     budget.check_run(PLAN, ROWS)
     spend_rounds(budget, 8)
-    with pytest.raises(BudgetError, match="all 8 rounds that run 0000000000000000 may spend have been spent"):
+    with pytest.raises(BudgetError, match="all 8 rounds that run 0000000000000000"):
         budget.spend(PLAN)
     with pytest.raises(BudgetError, match="all 8 rounds"):
         budget.spend(PLAN, 50.0)  # a plan's promise holds whatever the hospital would allow
@@ -146,8 +147,8 @@ def test_a_smaller_budget_ends_a_run_early(csv: Path) -> None:
     assert len(lines_of(budget)) == 5
 
 
-def test_a_new_run_must_fit_with_all_its_rounds(csv: Path) -> None:
-    with pytest.raises(BudgetError, match=r"epsilon 0 of 0\.9 is spent .* could raise it to 0\.9999"):
+def test_a_new_run_must_fit_into_the_budget_with_all_its_rounds(csv: Path) -> None:
+    with pytest.raises(BudgetError, match=r"epsilon 0 of 0\.9 .* 0\.9999"):
         budget_of(csv).check_run(PLAN, ROWS, 0.9)
     budget_of(csv).check_run(PLAN, ROWS, 1.0)
 
@@ -158,7 +159,7 @@ def test_delta_must_be_below_one_over_the_training_rows(rows: int, is_allowed: b
     if is_allowed:
         budget.check_run(PLAN, rows)
         return
-    with pytest.raises(BudgetError, match=f"delta 1e-05 is not below 1/{rows}") as refused:
+    with pytest.raises(BudgetError, match=f"delta .*1/{rows}.* got 1e-05") as refused:
         budget.check_run(PLAN, rows, 50.0)
     assert refused.value.reason == str(refused.value)
 
@@ -177,15 +178,15 @@ def test_delta_must_be_below_one_over_the_training_rows(rows: int, is_allowed: b
 def test_a_run_cannot_change_its_promise(changed: PrivacyPlan, csv: Path) -> None:
     budget = budget_of(csv)
     budget.spend(PLAN, 10.0)
-    with pytest.raises(BudgetError, match="run 0000000000000000 was begun with another privacy plan"):
+    with pytest.raises(BudgetError, match=r"run 0000000000000000 .*another privacy plan"):
         budget.check_run(changed, ROWS, 10.0)
-    with pytest.raises(BudgetError, match="was begun with another privacy plan"):
+    with pytest.raises(BudgetError, match="another privacy plan"):
         budget.spend(changed, 10.0)
     assert len(lines_of(budget)) == 1
 
 
 def test_a_run_whose_noise_was_calibrated_otherwise_keeps_to_the_budget(csv: Path) -> None:
-    """As where a release of dp-accounting, new since the run was stopped, allows a little less noise."""
+    """A later release of dp-accounting may allow a little less noise."""
     spend = replace(RoundSpend.of(PLAN), noise_multiplier=PLAN.noise_multiplier * 0.8)
     budget = budget_of(csv)
     assert budget.path is not None
@@ -201,13 +202,11 @@ def test_a_run_whose_noise_was_calibrated_otherwise_keeps_to_the_budget(csv: Pat
 def test_a_second_run_needs_a_larger_budget(csv: Path) -> None:
     spend_rounds(budget_of(csv), 8)
     budget = budget_of(csv)
-    with pytest.raises(BudgetError) as refused:
+    with pytest.raises(BudgetError, match=r"epsilon 0\.9999 of 1 .*1e-05.* 1\.458; --dp-budget") as caught:
         budget.check_run(OTHER, ROWS)
-    assert str(refused.value) == (
-        f"{budget.path}: epsilon 0.9999 of 1 is spent (at delta 1e-05), and the run could raise it to 1.458; "
-        "--dp-budget allows more"
-    )
-    assert refused.value.reason == "its privacy budget does not allow the run, or the rest of it"
+    assert str(budget.path) in str(caught.value)
+    assert str(csv.parent) not in caught.value.reason
+    assert "0.9999" not in caught.value.reason
     with pytest.raises(BudgetError):
         budget.check_run(OTHER, ROWS, 1.45)
     with pytest.raises(BudgetError):
@@ -217,37 +216,37 @@ def test_a_second_run_needs_a_larger_budget(csv: Path) -> None:
     assert budget.summary().epsilon == epsilon_of([Steps(0.5, PLAN.noise_multiplier, 64)], 1e-5)
 
 
-def test_no_later_run_raises_the_budget_of_the_first(csv: Path) -> None:
-    """Not even one whose noise, the least that there is, costs less than the epsilon that it asks for."""
+def test_a_later_run_does_not_raise_the_budget_of_the_first(csv: Path) -> None:
+    """Not even a run with the minimum of noise, which costs less than its plan's epsilon."""
     spend_rounds(budget_of(csv), 8)
     greedy = replace(OTHER, epsilon=100.0, steps=1, rounds=1)
     assert epsilon_of([RoundSpend.of(PLAN).times(8), RoundSpend.of(greedy).times(1)], 1e-5) < 100.0
     budget = budget_of(csv)
-    with pytest.raises(BudgetError, match=r"epsilon 0\.9999 of 1 is spent"):
+    with pytest.raises(BudgetError, match=r"epsilon 0\.9999 of 1 "):
         budget.check_run(greedy, ROWS)
-    with pytest.raises(BudgetError, match=r"epsilon 0\.9999 of 1 is spent"):
+    with pytest.raises(BudgetError, match=r"epsilon 0\.9999 of 1 "):
         budget.spend(greedy)
 
 
-def test_the_rest_of_one_run_is_not_enough_for_another(csv: Path) -> None:
+def test_the_remaining_rounds_of_a_run_are_not_enough_for_another(csv: Path) -> None:
     spend_rounds(budget_of(csv), 3)
     with pytest.raises(BudgetError, match="--dp-budget"):
         budget_of(csv).check_run(OTHER, ROWS)
 
 
-def test_a_run_that_was_not_checked_spends_up_to_the_budget_only(csv: Path) -> None:
+def test_an_unchecked_run_spends_up_to_the_budget(csv: Path) -> None:
     budget = budget_of(csv)
     spend_rounds(budget, 3)
     assert count_rounds_until_refused(budget, OTHER) == 5  # the same noise, so the same rounds in all
     assert len(lines_of(budget)) == 8
 
 
-def test_runs_of_other_figures_compose(csv: Path) -> None:
+def test_runs_with_different_plans_compose(csv: Path) -> None:
     budget = budget_of(csv)
-    unlike = replace(OTHER, epsilon=0.5, delta=1e-6, sampling_rate=1.0, steps=1, rounds=3)
+    different = replace(OTHER, epsilon=0.5, delta=1e-6, sampling_rate=1.0, steps=1, rounds=3)
     spend_rounds(budget, 8, allowed_epsilon=5.0)
-    spend_rounds(budget, 3, unlike, 5.0)
-    kinds = [Steps(0.5, PLAN.noise_multiplier, 32), Steps(1.0, unlike.noise_multiplier, 3)]
+    spend_rounds(budget, 3, different, 5.0)
+    kinds = [Steps(0.5, PLAN.noise_multiplier, 32), Steps(1.0, different.noise_multiplier, 3)]
     summary = budget_of(csv).summary()
     assert summary.delta == 1e-6
     assert summary.epsilon == epsilon_of(kinds, 1e-6)
@@ -256,11 +255,11 @@ def test_runs_of_other_figures_compose(csv: Path) -> None:
     assert (first.rounds, second.rounds) == (8, 3)
     assert first.epsilon == epsilon_of(kinds[:1], 1e-5)
     assert second.epsilon == epsilon_of(kinds[1:], 1e-6)
-    assert second.last_round == RoundSpend.of(unlike)
+    assert second.last_round == RoundSpend.of(different)
     assert first.first <= first.last <= second.first <= second.last
 
 
-def test_a_budget_is_of_the_smallest_delta_that_was_promised(csv: Path) -> None:
+def test_a_budget_is_at_the_smallest_delta_of_all_plans(csv: Path) -> None:
     strict = replace(OTHER, delta=1e-9)
     spend_rounds(budget_of(csv), 8, strict)
     whole = epsilon_of([RoundSpend.of(strict).times(8), RoundSpend.of(PLAN).times(8)], 1e-9)
@@ -285,8 +284,7 @@ def test_an_incomplete_last_line_does_not_count(tail: bytes, csv: Path) -> None:
     whole = budget.path.read_bytes()
     with budget.path.open("ab") as file:
         file.write(tail)
-    for one in (budget, budget_of(csv)):
-        assert one.summary().rounds == 2
+    assert budget.summary().rounds == budget_of(csv).summary().rounds == 2
     spend_rounds(budget, 1)
     spend_rounds(budget_of(csv), 1)
     assert budget.path.read_bytes().startswith(whole)
@@ -308,14 +306,14 @@ def test_a_last_line_without_a_line_break_counts(csv: Path) -> None:
     spend_rounds(budget, 2)
     assert budget.path is not None
     budget.path.write_bytes(budget.path.read_bytes()[:-1])
-    one, other = budget_of(csv), budget_of(csv)
-    assert one.summary().rounds == other.summary().rounds == 2
-    one.spend(PLAN)
-    assert one.summary().rounds == other.summary().rounds == budget_of(csv).summary().rounds == 3
-    assert len(lines_of(one)) == 3
+    first, second = budget_of(csv), budget_of(csv)
+    assert first.summary().rounds == second.summary().rounds == 2
+    first.spend(PLAN)
+    assert first.summary().rounds == second.summary().rounds == budget_of(csv).summary().rounds == 3
+    assert len(lines_of(first)) == 3
 
 
-def spoilt(line: bytes, **changes: object) -> bytes:
+def altered(line: bytes, **changes: object) -> bytes:
     return json.dumps({**json.loads(line), **changes}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -338,20 +336,20 @@ LINE = write_line(RoundSpend.of(replace(PLAN, epsilon=1.0)), datetime(2026, 11, 
         LINE[:-2] + b"\n",
         LINE[1:],
         LINE.replace(b"{", b"{{", 1),
-        spoilt(LINE, time=5),
-        spoilt(LINE, time="yesterday"),
-        spoilt(LINE, run="../.."),
-        spoilt(LINE, steps=-4),
-        spoilt(LINE, steps=4.0),
-        spoilt(LINE, steps=True),
-        spoilt(LINE, noise_multiplier=0.0),
-        spoilt(LINE, noise_multiplier=-1.0),
-        spoilt(LINE, noise_multiplier=float("nan")),
-        spoilt(LINE, noise_multiplier=float("inf")),
-        spoilt(LINE, sampling_rate=0.0),
-        spoilt(LINE, delta=2.0),
-        spoilt(LINE, patients=3),
-        spoilt(LINE, epsilon="1"),
+        altered(LINE, time=5),
+        altered(LINE, time="yesterday"),
+        altered(LINE, run="../.."),
+        altered(LINE, steps=-4),
+        altered(LINE, steps=4.0),
+        altered(LINE, steps=True),
+        altered(LINE, noise_multiplier=0.0),
+        altered(LINE, noise_multiplier=-1.0),
+        altered(LINE, noise_multiplier=float("nan")),
+        altered(LINE, noise_multiplier=float("inf")),
+        altered(LINE, sampling_rate=0.0),
+        altered(LINE, delta=2.0),
+        altered(LINE, patients=3),
+        altered(LINE, epsilon="1"),
     ],
 )
 @pytest.mark.parametrize("place", [1, 2])
@@ -360,15 +358,15 @@ def test_an_invalid_line_makes_the_file_unusable(line: bytes, place: int, csv: P
     assert budget.path is not None
     content = line + LINE if place == 1 and line.endswith(b"\n") else LINE * (place - 1) + line
     budget.path.write_bytes(content)
-    words = f"^{budget.path}, line {place}: is not a line of a privacy budget; put back"
-    for refused in (
+    for use in (
         lambda: budget_of(csv).check_run(PLAN, ROWS, 50.0),
         lambda: budget_of(csv).spend(PLAN, 50.0),
         lambda: budget_of(csv).summary(),
     ):
-        with pytest.raises(PrivacyError, match=words) as error:
-            refused()
-        assert error.value.reason == "its privacy budget cannot be used"
+        with pytest.raises(PrivacyError, match=f"line {place}: is not a line") as caught:
+            use()
+        assert str(budget.path) in str(caught.value)
+        assert caught.value.reason == PrivacyError.default_reason
     assert budget.path.read_bytes() == content
 
 
@@ -381,7 +379,7 @@ def test_a_line_after_an_incomplete_one_is_an_error(tail: bytes, csv: Path) -> N
         budget.spend(PLAN, 50.0)
 
 
-def test_a_line_that_is_damaged_during_a_run_is_named_by_its_number(csv: Path) -> None:
+def test_a_line_damaged_during_a_run_is_named_by_its_number(csv: Path) -> None:
     budget = budget_of(csv)
     spend_rounds(budget, 1)
     spend_rounds(budget_of(csv), 2)
@@ -393,7 +391,7 @@ def test_a_line_that_is_damaged_during_a_run_is_named_by_its_number(csv: Path) -
         budget.spend(PLAN)
 
 
-def test_a_refused_file_counts_for_nothing_once_the_right_one_is_back(csv: Path) -> None:
+def test_a_rejected_file_leaves_no_trace_once_the_right_one_is_back(csv: Path) -> None:
     spend_rounds(budget_of(csv), 3)
     budget = budget_of(csv)
     assert budget.path is not None
@@ -413,29 +411,28 @@ def test_lost_lines_are_an_error(change: object, csv: Path) -> None:
     assert budget.path is not None
     assert callable(change)
     change(budget.path)
-    with pytest.raises(PrivacyError, match=r"has lost lines that it held|cannot be read"):
+    with pytest.raises(PrivacyError, match=r"lost lines|cannot be read"):
         budget.summary()
-    with pytest.raises(PrivacyError, match="has lost lines that it held"):
+    with pytest.raises(PrivacyError, match="lost lines"):
         budget.spend(PLAN)
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
-def test_a_folder_that_is_read_only(error: int, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_in_a_read_only_folder_is_not_spent(error: int, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> int:
         raise OSError(error, os.strerror(error))
 
     budget = budget_of(csv)
     budget.check_run(PLAN, ROWS)
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PrivacyError) as refused:
+    with pytest.raises(PrivacyError, match=f"cannot be written .{os.strerror(error)}") as caught:
         budget.spend(PLAN)
-    assert str(refused.value) == (
-        f"{budget.path}: cannot be written ({os.strerror(error)}); a round that cannot be recorded is not trained"
-    )
-    assert refused.value.reason == "its privacy budget cannot be used"
+    assert str(budget.path) in str(caught.value)
+    assert caught.value.reason == PrivacyError.default_reason
+    assert budget.summary().rounds == 0
 
 
-def test_a_disk_that_is_full_for_a_while(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_written_line_on_a_full_disk_does_not_count(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = budget_of(csv)
     spend_rounds(budget, 2)
 
@@ -454,7 +451,7 @@ def test_a_disk_that_is_full_for_a_while(csv: Path, monkeypatch: pytest.MonkeyPa
     assert budget_of(csv).summary().rounds == len(lines_of(budget)) == 8
 
 
-def test_a_round_that_may_be_on_the_disk_counts(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_that_may_be_on_disk_counts(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = budget_of(csv)
 
     def fail(_: int) -> None:
@@ -482,15 +479,15 @@ def test_a_round_is_on_the_disk_when_spend_returns(csv: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "fsync", fsync)
     assert budget.path is not None
     budget.spend(PLAN)
-    one = budget.path.stat().st_size
-    assert sorted(events) == [("file", one), ("folder", 0)]
+    size = budget.path.stat().st_size
+    assert sorted(events) == [("file", size), ("folder", 0)]
     events.clear()
     budget.spend(PLAN)
     assert events == [("file", budget.path.stat().st_size)]
-    assert budget.path.stat().st_size == 2 * one
+    assert budget.path.stat().st_size == 2 * size
 
 
-def test_a_disk_that_has_no_room_at_all(csv: Path) -> None:
+def test_a_round_on_a_full_disk_is_not_spent(csv: Path) -> None:
     budget = budget_of(csv)
     assert budget.path is not None
     budget.path.symlink_to("/dev/full")
@@ -504,15 +501,17 @@ SPEND_LOOP = """
 import sys
 from federated_health.errors import BudgetError
 from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy import accounting
 from federated_health.privacy.budget import PrivacyBudget
 from pathlib import Path
 
+accounting.calibrate = lambda *_: 50.0  # the accountant takes seconds to import
 plan = PrivacyPlan(
     epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=int(sys.argv[2]),
     run="0" * 16,
 )
 budget = PrivacyBudget.beside(Path(sys.argv[1]), "a")
-print("ready", plan.noise_multiplier, flush=True)
+print("ready", flush=True)
 try:
     while True:
         budget.spend(plan)
@@ -546,27 +545,32 @@ def test_a_killed_process_has_recorded_every_round_it_drew_noise_for(csv: Path) 
 
 @pytest.mark.slow
 def test_processes_that_share_a_file_share_its_budget(csv: Path) -> None:
-    with start_spending(csv, 400) as one, start_spending(csv, 400) as other:
-        words = [process.communicate(timeout=100)[0].splitlines() for process in (one, other)]
-    assert [said[-1] for said in words] == ["spent", "spent"]
-    assert sum(said.count("drawn") for said in words) == 400
+    with start_spending(csv, 400) as first, start_spending(csv, 400) as second:
+        outputs = [process.communicate(timeout=100)[0].splitlines() for process in (first, second)]
+    assert [lines[-1] for lines in outputs] == ["spent", "spent"]
+    assert sum(lines.count("drawn") for lines in outputs) == 400
     assert budget_of(csv).summary().rounds == len(lines_of(budget_of(csv))) == 400
 
 
-@pytest.mark.slow
-def test_a_process_waits_while_another_writes(csv: Path) -> None:
-    budget = budget_of(csv)
+def test_a_round_waits_while_another_is_written(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock belongs to an open file, so that a thread waits as another process would."""
+    budget, is_locking, flock = budget_of(csv), threading.Event(), fcntl.flock
     spend_rounds(budget, 1)
     assert budget.path is not None
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=spend_rounds, args=(budget_of(csv), 1))
+
+    def report_and_lock(file: FileIO, operation: int) -> None:
+        is_locking.set()
+        flock(file, operation)
+
+    other = threading.Thread(target=spend_rounds, args=(budget_of(csv), 1))
     with files.open_to_append(budget.path, lock=True):
-        child.start()
-        child.join(6)
-        assert child.is_alive()
+        monkeypatch.setattr(fcntl, "flock", report_and_lock)
+        other.start()
+        assert is_locking.wait(60)
+        other.join(0.2)
+        assert other.is_alive()
         assert len(lines_of(budget)) == 1
-    child.join(60)
-    assert child.exitcode == 0
+    other.join(60)
     assert len(lines_of(budget)) == 2
     spend_rounds(budget, 6)
     with pytest.raises(BudgetError):
@@ -576,17 +580,17 @@ def test_a_process_waits_while_another_writes(csv: Path) -> None:
 # Cost
 
 
-def test_the_accountant_is_asked_once_per_run(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget, asked = budget_of(csv), list[float]()
+def test_the_accountant_computes_once_per_run(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, deltas = budget_of(csv), list[float]()
     spend_rounds(budget, 8)
     real = BudgetSummary.epsilon_at
 
     def counted(self: BudgetSummary, delta: float, *more: Steps) -> float:
-        asked.append(delta)
+        deltas.append(delta)
         return real(self, delta, *more)
 
     monkeypatch.setattr(BudgetSummary, "epsilon_at", counted)
     budget.spend(OTHER, 1.46)
-    assert len(asked) == 1  # all of them fit
+    assert len(deltas) == 1  # all of them fit
     spend_rounds(budget, 7, OTHER, 1.46)
-    assert len(asked) == 1
+    assert len(deltas) == 1

@@ -1,4 +1,4 @@
-"""The page of a privacy budget."""
+"""The page of a privacy account."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from federated_health.cli import console
 from federated_health.errors import PrivacyError
-from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.privacy_plan import ACCOUNTANT, PROMISE, PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 from federated_health.privacy.budget_page import BudgetPage, read_page
 from federated_health.privacy.spending import RoundSpend, write_line
@@ -37,16 +37,12 @@ def path(tmp_path: Path) -> Path:
 def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
     page = page_of(path, FIRST, FIRST, SECOND)
     total = epsilon_of([Steps(1 / 3, 6.25, 8), Steps(1.0, 20.0, 1)], 1e-6)
-    assert page.title == f"Privacy spent on the training rows, by {path}"
-    assert page.lines() == [
-        "from 2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC",
-        "promised: neighbours differ by adding or removing one training row; which rows are held out and how many "
-        "rows there are is public; held-out patients are not protected by it",
-        f"spent by all runs: epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs",
-        "accountant: privacy loss distributions (dp-accounting), Poisson-sampled Gaussian",
-        "a round counts from before its noise was drawn, whether or not its update arrived",
-        "runs without differential privacy are not included; with --dp-budget a hospital joins none of them",
-    ]
+    assert str(path) in page.title
+    period, promise, spent, accountant, *_ = page.lines()
+    assert "2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC" in period
+    assert PROMISE in promise
+    assert f"epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs" in spent
+    assert ACCOUNTANT in accountant
     assert page.tables() == {
         "Runs": {
             "2026-11-20 0000000000000000": {
@@ -76,15 +72,15 @@ def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str])
     console.print_lines(page.title, page.lines())
     for title, table in page.tables().items():
         console.print_figures(title, table)
-    shown = capsys.readouterr().out
-    assert "in 1 round of 1 run" in shown
-    assert re.search(r"\b0\.\d+ of 1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", shown)
+    output = capsys.readouterr().out
+    assert "in 1 round of 1 run" in output
+    assert re.search(r"\b0\.\d+ of 1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", output)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "cannot be read (No such file or directory)"),
+        (None, "cannot be read"),
         (b"", "holds no round"),
         (b'{"time":"2026', "holds no round"),
     ],
@@ -92,20 +88,19 @@ def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_file_without_a_round_has_no_page(content: bytes | None, words: str, path: Path) -> None:
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PrivacyError) as refused:
+    with pytest.raises(PrivacyError, match=words):
         read_page(path)
-    assert str(refused.value) == f"{path}: {words}"
 
 
 def test_another_file_has_no_page(path: Path) -> None:
     path.write_text("age,sex\n63,1\n")
-    with pytest.raises(PrivacyError, match=f"^{path}, line 1: is not a line of a privacy budget"):
+    with pytest.raises(PrivacyError, match="line 1: is not a line"):
         read_page(path)
 
 
-def test_a_pipe_is_refused(path: Path) -> None:
+def test_a_pipe_has_no_page(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(PrivacyError, match="is not a regular file"):
+    with pytest.raises(PrivacyError, match="regular file"):
         read_page(path)
 
 

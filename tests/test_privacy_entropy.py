@@ -1,4 +1,4 @@
-"""Noise and samples: their distributions, and that only the operating system can say what they are."""
+"""Noise and samples: their distributions, and their source, the operating system's entropy."""
 
 import os
 import random
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest, norm
 
-from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, _gaussians, gaussian_noise, poisson_sample
+from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, gaussian_noise, poisson_sample
 
 MIN_P = 1e-9
 """Probability that a test on true randomness fails by chance: not to be expected in a lifetime."""
@@ -18,15 +18,15 @@ Stream = Callable[[int], bytes]
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The operating system's entropy replaced by a known stream; the numbers of bytes that were asked for."""
-    asked: list[int] = []
+    """The operating system's entropy replaced by a known stream; the numbers of bytes that were read."""
+    reads: list[int] = []
 
-    def known(count: int) -> bytes:
-        asked.append(count)
-        return np.random.default_rng(len(asked)).bytes(count)
+    def urandom(count: int) -> bytes:
+        reads.append(count)
+        return np.random.default_rng(len(reads)).bytes(count)
 
-    monkeypatch.setattr(os, "urandom", known)
-    return asked
+    monkeypatch.setattr(os, "urandom", urandom)
+    return reads
 
 
 def test_noise_is_gaussian() -> None:
@@ -47,7 +47,7 @@ def test_neighbouring_noise_is_independent() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (7,), (3, 5), (2, 3, 4), (MAX_AT_ONCE + 3,)])
-def test_noise_has_the_shape_asked_for(shape: tuple[int, ...]) -> None:
+def test_noise_has_the_given_shape(shape: tuple[int, ...]) -> None:
     noise = gaussian_noise(1.0, shape)
     assert noise.shape == shape
     assert noise.dtype == np.float64
@@ -65,28 +65,30 @@ def test_noise_has_the_shape_asked_for(shape: tuple[int, ...]) -> None:
         (0x4000000000000000, norm.ppf(0.875)),
     ],
 )
-def test_a_gaussian_by_its_word(word: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_give_their_gaussians(word: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "urandom", lambda count: word.to_bytes(8, "little") * (count // 8))
-    assert _gaussians(1)[0] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert gaussian_noise(1.0, (1,))[0] == pytest.approx(2 * expected, rel=1e-9, abs=1e-15)  # of four, half the sum
     assert abs(expected) < 8.3
 
 
-def test_noise_is_half_the_sum_of_four(stream: list[int]) -> None:
+def test_noise_is_half_the_sum_of_four_gaussians(stream: list[int]) -> None:
     noise = gaussian_noise(3.0, (5,))
     assert stream == [8 * DRAWS * 5]
-    stream.clear()
-    assert noise == pytest.approx(3.0 * _gaussians(20).reshape(4, 5).sum(axis=0) / 2, rel=1e-12)
+    words = np.frombuffer(np.random.default_rng(1).bytes(8 * 20), dtype="<u8")
+    lower = norm.ppf(((words >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**53)
+    gaussians = np.where(words % 2 == 1, lower, -lower).reshape(4, 5)
+    assert noise == pytest.approx(3.0 * gaussians.sum(axis=0) / 2, rel=1e-12)
 
 
-def test_everything_comes_from_the_operating_system(stream: list[int]) -> None:
-    one = gaussian_noise(1.0, (MAX_AT_ONCE + 3,)), poisson_sample(9, 0.5, 4)
+def test_all_entropy_comes_from_the_operating_system(stream: list[int]) -> None:
+    draws = gaussian_noise(1.0, (MAX_AT_ONCE + 3,)), poisson_sample(9, 0.5, 4)
     assert stream == [8 * DRAWS * MAX_AT_ONCE, 8 * DRAWS * 3, 8 * 36]
     stream.clear()
     again = gaussian_noise(1.0, (MAX_AT_ONCE + 3,)), poisson_sample(9, 0.5, 4)
-    assert all(np.array_equal(first, second) for first, second in zip(one, again, strict=True))
+    assert all(np.array_equal(first, second) for first, second in zip(draws, again, strict=True))
 
 
-def test_no_seed_repeats_anything() -> None:
+def test_no_seed_repeats_noise_or_samples() -> None:
     def seeded() -> tuple[bytes, bytes]:
         np.random.seed(6)
         random.seed(6)
@@ -98,7 +100,7 @@ def test_no_seed_repeats_anything() -> None:
 
 
 @pytest.mark.slow
-def test_tensorflows_seed_repeats_nothing_and_is_not_moved() -> None:
+def test_tensorflow_s_seed_repeats_nothing_and_its_stream_is_not_used() -> None:
     import tensorflow as tf
 
     def seeded() -> tuple[bytes, bytes, bytes]:
@@ -120,8 +122,8 @@ def test_each_patient_is_drawn_with_the_rate(rate: float) -> None:
     assert binomtest(int(drawn.sum()), drawn.size, rate).pvalue > MIN_P
 
 
-def test_patients_are_drawn_by_themselves() -> None:
-    """So that their number in a step varies as a binomial one does, and no patient goes with another or with a step."""
+def test_patients_are_sampled_independently() -> None:
+    """Their number in a step is binomial, and neither patients nor steps are correlated."""
     drawn = poisson_sample(100, 0.4, 5_000)
     variance = drawn.sum(axis=1).var()
     assert variance == pytest.approx(100 * 0.4 * 0.6, rel=7 * np.sqrt(2 / 5_000))
@@ -130,7 +132,7 @@ def test_patients_are_drawn_by_themselves() -> None:
     assert np.abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 7 / np.sqrt(drawn.size)
 
 
-def test_all_are_drawn_at_rate_one_and_the_edges_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sampling_threshold_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [0, 2**62 - 1, 2**62, 2**64 - 1]
     content = b"".join(word.to_bytes(8, "little") for word in words)
     monkeypatch.setattr(os, "urandom", lambda _: content)

@@ -1,4 +1,4 @@
-"""Privacy plans in messages: an invalid plan is refused with the name of the key and without its value."""
+"""Privacy plans in messages: an invalid plan is rejected with the name of the key and without its value."""
 
 import json
 import math
@@ -34,51 +34,51 @@ CONFIG = {
 }
 
 
-def test_a_plan_survives_the_config_of_a_message() -> None:
+def test_a_plan_is_read_from_the_config_of_a_message() -> None:
     assert PLAN.to_config() == CONFIG
     record = ConfigRecord({**PLAN.to_config(), "server-round": 3})
     assert PrivacyPlan.from_config(record) == PLAN
 
 
-def test_no_plan_is_none() -> None:
+def test_a_config_without_a_plan_gives_none() -> None:
     assert PrivacyPlan.from_config({"server-round": 3}) is None
 
 
 @pytest.mark.parametrize("key", CONFIG)
-def test_a_plan_that_lacks_a_key_is_no_plan(key: str) -> None:
-    with pytest.raises(ValueError, match="its privacy plan has missing or unknown keys"):
+def test_a_plan_that_lacks_a_key_is_rejected(key: str) -> None:
+    with pytest.raises(ValueError, match="missing or unknown keys"):
         PrivacyPlan.from_config({name: value for name, value in CONFIG.items() if name != key})
 
 
-def test_a_plan_with_an_unknown_key_is_no_plan() -> None:
-    with pytest.raises(ValueError, match="its privacy plan has missing or unknown keys"):
+def test_a_plan_with_an_unknown_key_is_rejected() -> None:
+    with pytest.raises(ValueError, match="missing or unknown keys"):
         PrivacyPlan.from_config({**CONFIG, "dp-noise": 1.0})
 
 
-def test_the_message_reader_refuses_an_invalid_plan_as_a_malformed_message() -> None:
+def test_an_invalid_plan_makes_a_malformed_message() -> None:
     assert read_privacy_plan(CONFIG) == PLAN
     assert read_privacy_plan({"server-round": 3}) is None
-    with pytest.raises(MalformedMessageError, match=r"^its dp-epsilon is out of range$"):
+    with pytest.raises(MalformedMessageError, match="dp-epsilon"):
         read_privacy_plan({**CONFIG, "dp-epsilon": -1.0})
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "expected"),
     [
-        ("dp-epsilon", 2),
-        ("dp-epsilon", "2.0"),
-        ("dp-delta", None),
-        ("dp-clip", True),
-        ("dp-sampling-rate", [0.5]),
-        ("dp-steps", 4.0),
-        ("dp-steps", True),
-        ("dp-rounds", b"8"),
-        ("dp-run", 0),
-        ("dp-run", b"0123456789abcdef"),
+        ("dp-epsilon", 2, "float"),
+        ("dp-epsilon", "2.0", "float"),
+        ("dp-delta", None, "float"),
+        ("dp-clip", True, "float"),
+        ("dp-sampling-rate", [0.5], "float"),
+        ("dp-steps", 4.0, "int"),
+        ("dp-steps", True, "int"),
+        ("dp-rounds", b"8", "int"),
+        ("dp-run", 0, "str"),
+        ("dp-run", b"0123456789abcdef", "str"),
     ],
 )
-def test_another_type_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"its {key} has the wrong type"):
+def test_a_value_of_another_type_is_rejected(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} .*expected {expected}, got {type(value).__name__}"):
         PrivacyPlan.from_config({**CONFIG, key: value})
 
 
@@ -108,9 +108,10 @@ def test_another_type_is_refused(key: str, value: Any) -> None:
         ("dp-run", "../../etc/passwd"),
     ],
 )
-def test_what_is_out_of_range_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^its {key} is out of range$"):
+def test_a_value_out_of_range_is_rejected_without_the_value(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{key} is out of range") as caught:
         PrivacyPlan.from_config({**CONFIG, key: value})
+    assert str(value) == "" or str(value) not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +133,14 @@ def test_the_ends_of_the_ranges_are_allowed(key: str, value: Any) -> None:
     assert plan.to_config()[key] == value
 
 
-def test_the_noise_is_for_all_steps_of_all_rounds() -> None:
+def test_the_noise_is_calibrated_for_all_steps_of_all_rounds() -> None:
     assert PLAN.noise_multiplier == calibrate(2.0, 1e-5, 0.5, 32) == pytest.approx(5.810, rel=1e-3)
 
 
 def test_the_entry_of_metrics_json() -> None:
-    said = PLAN.to_json()
-    assert json.loads(json.dumps(said)) == said
-    assert said | {"noise_multiplier": 0, "accountant": ""} == {
+    entry = PLAN.to_json()
+    assert json.loads(json.dumps(entry)) == entry
+    assert entry | {"noise_multiplier": 0, "accountant": ""} == {
         "epsilon": 2.0,
         "delta": 1e-5,
         "clip": 0.75,
@@ -151,5 +152,4 @@ def test_the_entry_of_metrics_json() -> None:
         "accountant": "",
         "neighbours": "add or remove one training row",
     }
-    assert said["noise_multiplier"] == PLAN.noise_multiplier
-    assert "held-out patients are not protected by it" in PROMISE
+    assert entry["noise_multiplier"] == PLAN.noise_multiplier

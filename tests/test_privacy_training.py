@@ -1,3 +1,5 @@
+"""Private training against an implementation in NumPy that goes patient by patient; samples and noise are given."""
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.slow  # compiles
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of private steps; a plan has them, within its limits."""
+    """Settings of private steps without the limits of a `PrivacyPlan`."""
 
     clip: float
     sampling_rate: float
@@ -130,17 +132,18 @@ def silence(weights: list[Array], steps: int) -> list[Exact]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (7, 3), (64, 1), (65, 2), (700, 2)])  # 700 rows are two blocks
 @pytest.mark.parametrize(("l2", "proximal_mu"), [(0.0, 0.0), (0.1, 0.3)])
-def test_a_step_is_as_by_hand(train: Train, model: str, rows: int, steps: int, l2: float, proximal_mu: float) -> None:
+def test_steps_are_those_of_numpy(
+    train: Train, model: str, rows: int, steps: int, l2: float, proximal_mu: float
+) -> None:
     weights, features, labels, sampled = case(model, rows, steps)
     generator = np.random.default_rng(2)
     noise = [generator.normal(0, 0.2, (steps, *array.shape)) for array in weights]
     recipe = Recipe(clip=0.4, sampling_rate=0.5, learning_rate=0.5, steps=steps)
 
-    got = train(model, weights, features, labels, sampled, noise, recipe, l2=l2, proximal_mu=proximal_mu)
+    trained = train(model, weights, features, labels, sampled, noise, recipe, l2=l2, proximal_mu=proximal_mu)
 
-    for array, wanted in zip(
-        got, descend(weights, features, labels, sampled, noise, recipe, l2, proximal_mu), strict=True
-    ):
+    expected = descend(weights, features, labels, sampled, noise, recipe, l2, proximal_mu)
+    for array, wanted in zip(trained, expected, strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=2e-5)
 
 
@@ -155,56 +158,55 @@ def test_no_patient_moves_a_sum_by_more_than_the_clipping_norm(train: Train, mod
     others[0, patient] = False
     recipe = Recipe(clip=0.25, sampling_rate=1 / 3, learning_rate=1.0)
 
-    with_them, without = (
+    with_patient, without = (
         train(model, weights, features, labels, sample, silence(weights, 1), recipe) for sample in (everybody, others)
     )
 
     parts = gradient_of([array.astype(np.float64) for array in weights], features[patient], labels[patient])
-    moved = length(one.astype(np.float64) - other for one, other in zip(with_them, without, strict=True))
-    whole = length(parts)
-    assert moved == pytest.approx(min(0.25, whole), rel=1e-3)
+    moved = length(array.astype(np.float64) - other for array, other in zip(with_patient, without, strict=True))
+    assert moved == pytest.approx(min(0.25, length(parts)), rel=1e-3)
 
 
-def test_a_patient_whose_gradient_is_not_finite_counts_as_none(train: Train) -> None:
+def test_a_gradient_that_is_not_finite_is_dropped(train: Train) -> None:
     weights, features, labels, _ = case("mlp", 5, 1)
     features[2] = np.inf
     everybody, others = np.ones((1, 5), dtype=np.bool_), np.array([[True, True, False, True, True]])
     recipe = Recipe(clip=0.25, sampling_rate=0.5, learning_rate=1.0)
 
-    got, wanted = (
+    trained, expected = (
         train("mlp", weights, features, labels, sample, silence(weights, 1), recipe) for sample in (everybody, others)
     )
 
-    assert [array.tobytes() for array in got] == [array.tobytes() for array in wanted]
+    assert [array.tobytes() for array in trained] == [array.tobytes() for array in expected]
 
 
-def test_a_step_that_samples_nobody_is_noise_alone(train: Train) -> None:
+def test_a_step_without_patients_adds_noise_only(train: Train) -> None:
     weights, features, labels, _ = case("logistic", 4, 1)
     noise = [np.full((1, *array.shape), 0.6) for array in weights]
     nobody = np.zeros((1, 4), dtype=np.bool_)
 
     recipe = Recipe(clip=1.0, sampling_rate=0.5, learning_rate=0.5)
 
-    got = train("logistic", weights, features, labels, nobody, noise, recipe)
+    trained = train("logistic", weights, features, labels, nobody, noise, recipe)
 
-    for array, before in zip(got, weights, strict=True):
+    for array, before in zip(trained, weights, strict=True):
         np.testing.assert_allclose(array, before - 0.15, atol=1e-6)  # 0.5 * 0.6 / 2
 
 
-def test_the_divisor_does_not_tell_how_many_were_sampled(train: Train) -> None:
+def test_the_divisor_does_not_depend_on_the_sample(train: Train) -> None:
     weights, features, labels, _ = case("logistic", 2, 1)
     features[1], labels[1] = features[0], labels[0]
     moves = []
     for sample in ([[True, False]], [[True, True]]):
         recipe = Recipe(clip=0.1, sampling_rate=0.5, learning_rate=1.0)
-        got = train("logistic", weights, features, labels, np.array(sample), silence(weights, 1), recipe)
-        moves.append(got[0] - weights[0])
+        kernel, _ = train("logistic", weights, features, labels, np.array(sample), silence(weights, 1), recipe)
+        moves.append(kernel - weights[0])
 
     np.testing.assert_allclose(moves[1], 2 * moves[0], atol=1e-6)
 
 
-def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(train: Train) -> None:
-    """Else a server that asks for a tiny clip, and so for tiny noise, of patients surely well, sees sums."""
+def test_a_gradient_whose_squares_underflow_in_float32_is_clipped(train: Train) -> None:
+    """Otherwise a server could ask for a tiny clip, and so for tiny noise, and see unclipped sums."""
     _, features, _, _ = case("logistic", 4, 1)
     weights = [np.zeros((features.shape[1], 1), np.float32), np.array([-50.0], np.float32)]
     everybody = np.ones((1, 4), dtype=np.bool_)
@@ -217,7 +219,7 @@ def test_a_gradient_whose_squares_are_nothing_in_float32_is_clipped(train: Train
 
 
 def test_noise_is_added_before_anything_is_rounded(train: Train) -> None:
-    """Else the last bits of what nearly cancels tell how large it was without noise."""
+    """Otherwise the last bits of a sum that nearly cancels reveal its size without noise."""
     weights = [np.zeros((TINY.feature_width, 1), np.float32), np.zeros(1, np.float32)]
     features, labels = np.zeros((1, TINY.feature_width), np.float32), np.zeros(1, np.float32)
     features[0, 0] = 3.0  # the gradient is 1.5 there, 0.5 of the bias, and clipped to the norm 1

@@ -1,4 +1,4 @@
-"""Weights in Flower's bytes: as NumPy's own writer makes them, and read back without believing what they claim."""
+"""Weights in Flower's format: written as NumPy writes them, and validated when they are read."""
 
 import io
 from collections.abc import Callable
@@ -19,34 +19,33 @@ from federated_health.messages.records import (
 SHAPES: list[tuple[int, ...]] = [(1,), (41, 16), (16, 1), (0,), (2, 3, 4), ()]
 
 
-def some(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def random_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_bytes_are_those_that_flower_and_numpy_write(shape: tuple[int, ...]) -> None:
-    array = np.asarray(some(shape))
+    array = np.asarray(random_array(shape))
     (ours,), (theirs,) = weights_to_record({"w": array}).values(), [Array(array)]
     assert (ours.dtype, ours.shape, ours.stype, ours.data) == (theirs.dtype, theirs.shape, theirs.stype, theirs.data)
     np.testing.assert_array_equal(np.load(io.BytesIO(ours.data), allow_pickle=False), array)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_was_written_is_read(shape: tuple[int, ...]) -> None:
-    array = np.asarray(some(shape))
-    read = weights_from_record(weights_to_record({"w": array}), {"w": shape})["w"]
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, array)
+def test_written_weights_are_read_unchanged(shape: tuple[int, ...]) -> None:
+    array = np.asarray(random_array(shape))
+    copy = weights_from_record(weights_to_record({"w": array}), {"w": shape})["w"]
+    assert copy.dtype == np.float32
+    np.testing.assert_array_equal(copy, array)
 
 
-def test_an_array_in_another_order_of_memory_is_written_in_rows() -> None:
-    array = np.asfortranarray(some((3, 5)))
-    assert weights_to_record({"w": array})["w"].data == Array(np.ascontiguousarray(array)).data
-    assert weights_to_record({"w": some((4, 4)).T})["w"].data == Array(np.ascontiguousarray(some((4, 4)).T)).data
+def test_an_array_in_column_order_is_written_in_row_order() -> None:
+    for array in (np.asfortranarray(random_array((3, 5))), random_array((4, 4)).T):
+        assert weights_to_record({"w": array})["w"].data == Array(np.ascontiguousarray(array)).data
 
 
-def test_a_header_that_says_the_same_in_other_bytes_is_read() -> None:
-    array = some((2, 3))
+def test_a_header_with_other_padding_is_read() -> None:
+    array = random_array((2, 3))
     header = str({"descr": "<f4", "fortran_order": False, "shape": (2, 3)}).encode()
     header += b" " * (-(len(header) + 11) % 64 + 64) + b"\n"  # NumPy's is padded less
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + array.tobytes()
@@ -56,25 +55,25 @@ def test_a_header_that_says_the_same_in_other_bytes_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("alter", "words"),
     [
         (lambda data: data[:-1], "cut off or too long"),
         (lambda data: data + b"\0", "cut off or too long"),
-        (lambda _: Array(some((3, 2))).data, "another type or shape"),
-        (lambda _: Array(some((2, 3)).astype(np.float64)).data, "another type or shape"),
-        (lambda _: Array(np.asfortranarray(some((2, 3)))).data, "another type or shape"),
+        (lambda _: Array(random_array((3, 2))).data, "another type or shape"),
+        (lambda _: Array(random_array((2, 3)).astype(np.float64)).data, "another type or shape"),
+        (lambda _: Array(np.asfortranarray(random_array((2, 3)))).data, "another type or shape"),
         (lambda data: data[:60], "cannot be read"),
     ],
 )
-def test_bytes_that_do_not_hold_the_weights_are_refused(data: Callable[[bytes], bytes], words: str) -> None:
-    spoilt = data(Array(some((2, 3))).data)
-    record = ArrayRecord({"w": Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=spoilt)})
+def test_bytes_that_do_not_hold_the_weights_are_rejected(alter: Callable[[bytes], bytes], words: str) -> None:
+    data = alter(Array(random_array((2, 3))).data)
+    record = ArrayRecord({"w": Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=data)})
     with pytest.raises(MalformedMessageError, match=words):
         weights_from_record(record, {"w": (2, 3)})
 
 
 def test_sizes_and_distances() -> None:
     assert size_of({"a": (2, 3), "b": (4,), "c": ()}) == 4 * (6 + 4 + 1)
-    one = {"a": np.array([3.0, 0.0], np.float32), "b": np.array([[0.0]], np.float32)}
-    other = {"a": np.array([0.0, 0.0], np.float32), "b": np.array([[4.0]], np.float32)}
-    assert distance_between(one, other) == 5.0
+    left = {"a": np.array([3.0, 0.0], np.float32), "b": np.array([[0.0]], np.float32)}
+    right = {"a": np.array([0.0, 0.0], np.float32), "b": np.array([[4.0]], np.float32)}
+    assert distance_between(left, right) == 5.0

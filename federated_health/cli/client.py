@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 
-from federated_health import privacy
+from federated_health import encryption, privacy
 from federated_health.cli import parsing
 from federated_health.cli.console import configure_logging, print_figures, print_lines
 from federated_health.data.data_check import check_data
@@ -109,6 +109,14 @@ def add_privacy(parser: Any) -> None:
     group.add_argument("--encrypted-only", action="store_true", help=help_text)
 
 
+def check_libraries(flags: argparse.Namespace) -> None:
+    """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
+    if flags.dp_budget is not None:
+        privacy.load()
+    if flags.encrypted_only:
+        encryption.load("messages")
+
+
 def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:
     """A hospital's node config, from its name, its files and the flags that a Flower SuperNode takes, too."""
     config: dict[str, Value] = {"data": str(data), "name": name, "tls": str(tls or ""), "split-seed": flags.split_seed}
@@ -166,6 +174,7 @@ def _check(hospital: OwnHospital) -> None:
 
 def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
     """Check the CSV, join the server, and answer its messages until the run is over."""
+    check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
     ledger = Ledger.beside(own.data, own.name)
     try:

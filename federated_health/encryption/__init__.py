@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message
 
-from federated_health.errors import AnswerError
+from federated_health.errors import AnswerError, check_installed
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> ModuleType:
-    """A module of this folder."""
+    """A module of this folder; MissingLibraryError if TenSEAL is not installed."""
+    check_installed("tenseal", "encryption", library="TenSEAL", extra="encryption")
     return import_module(f"{__name__}.{name}")
 
 

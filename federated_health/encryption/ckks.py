@@ -66,13 +66,13 @@ class Adder:
         """
         sizes = [min(SLOTS, length - start) for start in range(0, length, SLOTS)]
         if len(chunks) != len(sizes):
-            raise MalformedMessageError("its encrypted vector is not of the right number of chunks")
+            raise MalformedMessageError(f"its encrypted vector: expected {len(sizes)} chunks, got {len(chunks)}")
         return [self._read_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True)]
 
     def add(self, vectors: Sequence[EncryptedVector]) -> list[bytes]:
         """Sum of 1 to MAX_VECTORS vectors of the same length, in chunks."""
         if not 0 < len(vectors) <= MAX_VECTORS:
-            raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors")
+            raise ValueError(f"expected 1 to {MAX_VECTORS} encrypted vectors, got {len(vectors)}")
         return [reduce(operator.add, parts).serialize() for parts in zip(*vectors, strict=True)]
 
     def _read_chunk(self, chunk: bytes, size: int) -> Any:
@@ -145,7 +145,7 @@ def _read_context(content: bytes) -> Any:
     except Exception:  # malformed bytes make TenSEAL, SEAL and protobuf raise various exceptions
         is_valid = False
     if not is_valid:
-        raise MalformedMessageError("it is not a key")
+        raise MalformedMessageError("the bytes are not a secret key of the expected parameters")
     return context
 
 

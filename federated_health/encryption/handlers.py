@@ -1,4 +1,4 @@
-"""A hospital's handlers for an encrypted run: each decrypts the message, does as in a plain run, encrypts the reply."""
+"""A hospital's handlers for an encrypted run: each decrypts, calls the handler of a plain run, encrypts the reply."""
 
 import json
 from collections.abc import Callable, Mapping

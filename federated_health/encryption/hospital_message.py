@@ -35,8 +35,8 @@ class EncryptedMessage:
     Attributes:
         config: of the message.
         run: the run's token.
-        state: what this hospital knows of the run, and the server does not; kept in its own context, from which
-            everything of any other run is deleted.
+        state: what this hospital knows of the run and the server does not. It is kept in the hospital's context, from
+            which everything of any other run is deleted.
 
     Raises:
         MalformedMessageError: the message does not belong to an encrypted run.
@@ -148,5 +148,5 @@ def _decrypt_average(key: SecretKey, chunks: tuple[bytes, ...], length: int, sca
     """The average, [length]; cached because each average is used twice per round."""
     average = key.decrypt(chunks, length) * scale
     if not (np.abs(average) <= MAX_VALUE).all():  # as if encrypted with another key
-        raise EncryptionError("the decrypted average is none that hospitals can have sent")
+        raise EncryptionError(f"the decrypted average is impossible: expected numbers up to {MAX_VALUE:g}")
     return average

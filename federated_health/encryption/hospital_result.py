@@ -1,4 +1,4 @@
-"""What one hospital knows at the end of an encrypted run, and the files that it writes of it.
+"""One hospital's result of an encrypted run, and the files that it writes.
 
 The hospital decrypts all sums. The result is what the server of a plain run would have, without the other hospitals'
 own figures, which no one sends.

@@ -46,8 +46,8 @@ class EncryptedRun(FederatedRun):
     def __init__(self, transport: Transport, settings: Settings) -> None:
         if not transport.keeps_processes:
             raise SettingsError(
-                "encrypt: works between terminals only: Flower's engines end a hospital's process with each message, "
-                "and with it the only one that could keep the model"
+                "encrypt: needs server.py and client.py in terminals: Flower's engines end a hospital's process after "
+                "each message, and with it the run's key and model"
             )
         super().__init__(transport, settings)
         self.normalisation = Normalisation(mean=(), variance=())  # only the hospitals know it

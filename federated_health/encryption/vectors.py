@@ -54,7 +54,7 @@ def write_sums(values: Vector, measurements: Sequence[Measurement], patients: in
 
     Args:
         values: [rows, measurements], NaN for missing.
-        patients: of all hospitals.
+        patients: number of patients of all hospitals.
     """
     middle, half = _ranges(measurements)
     sums = column_sums((values - middle) / half)
@@ -187,4 +187,4 @@ def _ranges(measurements: Sequence[Measurement]) -> tuple[Vector, Vector]:
 
 
 def _impossible(what: str) -> EncryptionError:
-    return EncryptionError(f"the sums of {what} are none that hospitals can have sent")
+    return EncryptionError(f"the sums of {what} are impossible: no hospitals can have sent them")

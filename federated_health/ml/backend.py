@@ -1,6 +1,6 @@
 """TensorFlow and Keras, imported on first use, since the import takes seconds and half a gigabyte.
 
-Of their log, only warnings are shown unless the logger `tensorflow` is at DEBUG.
+Their log shows warnings only, unless the logger `tensorflow` is at DEBUG.
 """
 
 import logging

@@ -58,7 +58,7 @@ def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
 
     Args:
         labels: [patients], 0 or 1.
-        seed: of `numpy.random.default_rng`.
+        seed: for `numpy.random.default_rng`.
     """
     generator = np.random.default_rng(seed)
     times = np.zeros((len(labels), draws))

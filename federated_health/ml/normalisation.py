@@ -84,10 +84,10 @@ def normalisation_from(sums: ColumnSums) -> Normalisation:
     """
     is_finite = np.isfinite([sums.count, sums.total, sums.squares]).all()
     if not is_finite or (sums.count < 0).any() or (sums.count != np.floor(sums.count)).any():
-        raise RunError("the hospitals' merged statistics are impossible: counts must be whole and sums finite")
+        raise RunError("the hospitals' merged sums are impossible: expected whole counts and finite sums")
     mean, mean_square = np.array([sums.total, sums.squares]) / np.maximum(sums.count, 1.0)
     variance = mean_square - mean**2
     if (variance < -1e-9 * np.maximum(mean_square, 1.0)).any():
-        raise RunError("the hospitals' merged statistics are impossible: a variance is negative")
+        raise RunError("the hospitals' merged sums are impossible: expected no negative variance")
     negligible = variance <= 1e-9 * np.maximum(mean_square, 1e-12)
     return Normalisation(mean=tuple(mean.tolist()), variance=tuple(np.where(negligible, 1.0, variance).tolist()))

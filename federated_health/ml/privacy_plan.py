@@ -1,4 +1,4 @@
-"""What a run with differential privacy promises its training patients; other runs do not load this module.
+"""The promise of a run with differential privacy to its training patients; other runs do not load this module.
 
 The server sends the plan with its first message; each hospital validates and remembers it.
 """
@@ -38,8 +38,8 @@ class PrivacyPlan:
         clip: L2 norm to which one patient's gradient is clipped, in [1e-6, 1e6].
         sampling_rate: each patient's probability to be in a step, in [1e-6, 1].
         steps: noisy local steps per round.
-        learning_rate: of these steps.
-        rounds: that a hospital may train: the run's, and spare ones for repeated rounds.
+        learning_rate: size of these steps.
+        rounds: number that a hospital may train: the run's, and spare ones for repeated rounds.
         run: a random token of 16 hex digits that identifies the run.
 
     Raises:
@@ -57,8 +57,12 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if type(getattr(self, field.name)) is not field.type:  # isinstance would accept a bool as a number
-                raise ValueError(f"its {_key(field.name)} has the wrong type")
+            expected: Any = field.type
+            got = type(getattr(self, field.name))
+            if got is not expected:  # isinstance would accept a bool as a number
+                raise ValueError(
+                    f"its {_key(field.name)} has the wrong type: expected {expected.__name__}, got {got.__name__}"
+                )
         is_valid = {
             "epsilon": MIN_EPSILON <= self.epsilon <= MAX_EPSILON,
             "delta": MIN_DELTA <= self.delta < 1,

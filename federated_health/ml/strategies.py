@@ -111,8 +111,8 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
     "fedadam": StrategyDeclaration(
         "the mean change as the gradient of Adam at the server (Reddi et al. 2021)", (_eta(0.02), BETA_1, BETA_2, TAU)
     ),
-    "fedyogi": StrategyDeclaration("the same of Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU)),
-    "fedadagrad": StrategyDeclaration("the same of Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU)),
+    "fedyogi": StrategyDeclaration("the same with Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU)),
+    "fedadagrad": StrategyDeclaration("the same with Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU)),
     "fedmedian": StrategyDeclaration(
         "median of each weight (Yin et al. 2018)",
         equal_weights=True,

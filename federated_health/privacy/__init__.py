@@ -7,16 +7,24 @@ May import `security` and everything below.
 import sys
 from types import ModuleType
 
+from federated_health.ml import load_privacy_plan
+
 
 def load() -> ModuleType:
-    """This package with `budget` and `message_checks`, for a run with differential privacy."""
+    """This package with `budget` and `message_checks`, for a run with differential privacy.
+
+    Raises:
+        MissingLibraryError: dp-accounting is not installed.
+    """
+    load_privacy_plan()
     from federated_health.privacy import budget, message_checks  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
 
 
 def load_page() -> ModuleType:
-    """The module `budget_page`, which shows a budget."""
+    """The module `budget_page`, which shows a budget; MissingLibraryError if dp-accounting is not installed."""
+    load_privacy_plan()
     from federated_health.privacy import budget_page  # noqa: PLC0415  # the loader of this folder
 
     return budget_page

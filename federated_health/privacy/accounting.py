@@ -28,7 +28,8 @@ MIN_NOISE = 0.1
 """Smallest noise multiplier, even if epsilon would allow less."""
 
 MAX_STRIDE = 0.7
-"""Largest step of the search, in the noise multiplier's logarithm: far below the root the accountant needs memory."""
+"""Largest step of the search, in the noise multiplier's logarithm. Far below the root, the accountant needs much
+memory."""
 
 
 class Steps(NamedTuple):

@@ -1,8 +1,8 @@
 """A hospital's privacy budget: the epsilon that all runs together have spent on its training rows, and what is left.
 
-The file `privacy-NAME.jsonl` lies next to the hospital's CSV and belongs to its rows: move or copy both together. Each
-line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended, so a repeated
-round is spent again.
+The privacy account `privacy-NAME.jsonl` lies next to the hospital's CSV and belongs to its rows: move or copy both
+together. Each line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended,
+so a repeated round is spent again.
 """
 
 import os
@@ -125,7 +125,10 @@ class PrivacyBudget:
             PrivacyError: the file cannot be read.
         """
         if plan.delta * rows >= 1:
-            raise BudgetError(f"the run's delta {plan.delta:g} is not below 1/{rows}, one over the training rows")
+            raise BudgetError(
+                f"the run's delta is too large: expected less than 1/{rows}, one over the number of training rows, "
+                f"got {plan.delta:g}"
+            )
         self._read()
         self._check_rounds_left(1 if plan.run in self._spent.runs else plan.rounds, plan, allowed_epsilon)
 
@@ -246,8 +249,8 @@ class PrivacyBudget:
                 file.seek(0)
                 line_number = file.read(end).count(b"\n") + 1
                 raise PrivacyError(
-                    f"{self.path}, line {line_number}: is not a line of a privacy budget; put back the file as it was, "
-                    "since without it the privacy spent is not known"
+                    f"{self.path}, line {line_number}: is not a line of a privacy account; put back the file as it "
+                    "was, since without it the privacy spent is not known"
                 ) from None
             end += len(line)
         for spend in spent:  # only now: a file that is refused counts for nothing

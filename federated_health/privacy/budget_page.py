@@ -1,4 +1,4 @@
-"""The page that shows a hospital's privacy budget: the promise, the total, one row per run."""
+"""The page that shows a hospital's privacy account: the promise, the total, one row per run."""
 
 import stat
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from federated_health.report.formatting import number_of
 
 @dataclass(frozen=True)
 class BudgetPage:
-    """The page of a budget file that holds at least one round."""
+    """The page of a privacy account that holds at least one round."""
 
     path: Path
     summary: BudgetSummary
@@ -42,7 +42,7 @@ class BudgetPage:
 
 
 def read_page(path: Path) -> BudgetPage:
-    """The page of a budget file; PrivacyError if it cannot be read, is not a budget file, or holds no round."""
+    """The page of a privacy account; PrivacyError if it cannot be read, is no such file, or holds no round."""
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Privacy spent by a round, and its line in a hospital's file `privacy-NAME.jsonl`."""
+"""Privacy spent by a round, and its line in a hospital's privacy account."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def read_line(line: bytes) -> tuple[RoundSpend, datetime]:
         spend = RoundSpend(**entry)
         noise_multiplier = entry.pop("noise_multiplier")
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise ValueError("not a line of a privacy budget") from None
+        raise ValueError("not a line of a privacy account") from None
     PrivacyPlan(**entry, learning_rate=1.0)  # checks types and ranges
     if type(noise_multiplier) is not float or not 0 < noise_multiplier < math.inf:
         raise ValueError("the noise multiplier is out of range")

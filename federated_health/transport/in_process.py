@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from flwr.app import Context, Message
 from flwr.common.constant import ErrorCode
 
-from federated_health.errors import AnswerError, UserError
+from federated_health.errors import AnswerError, MissingLibraryError, UserError
 from federated_health.names import node_id_of
 from federated_health.transport.interface import ReplyFutures, error_reply
 
@@ -45,6 +45,9 @@ def call_app(app: App, message: Message, context: Context) -> Message:
     """The app's reply; an exception becomes an error reply.
 
     The reply holds the reason of an AnswerError only, since the text of another exception may hold a patient's values.
+
+    Raises:
+        MissingLibraryError: the run needs a library that is not installed, so that no later message can be answered.
     """
     try:
         reply = app(message, context)
@@ -54,6 +57,8 @@ def call_app(app: App, message: Message, context: Context) -> Message:
     except Exception as raised:
         answer = raised if isinstance(raised, AnswerError) else AnswerError(raised)
         error = answer.error
+        if isinstance(error, MissingLibraryError):
+            raise error from None
         if isinstance(error, UserError):
             logger.error("%s", error)
         else:

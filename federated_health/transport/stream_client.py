@@ -18,7 +18,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.data.tasks import write_agreement
-from federated_health.errors import JoinError
+from federated_health.errors import JoinError, MissingLibraryError
 from federated_health.transport import channels
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL, unwrap, wrap
 from federated_health.transport.in_process import App, call_app
@@ -74,6 +74,7 @@ def join_run(
         tls: the hospital's identity; None for no encryption.
 
     Raises:
+        MissingLibraryError: the run needs a library that is not installed; the server has received the reason.
         LedgerError: something could not be recorded, and was not sent.
         JoinError: no server within the wait; it refused, stopped, or sent invalid bytes; or a certificate was rejected.
         CertificateError: the certificate has another name, or its key cannot be read.
@@ -87,6 +88,7 @@ def join_run(
             announce(remark)
         find_obstacle(address, tls, wait)
     note = "; loading Keras"
+    obstacle: MissingLibraryError | None = None
     while True:
         began, limit = time.monotonic(), None
         with _open_channel(address, tls) as channel:
@@ -102,12 +104,21 @@ def join_run(
                     prepare()
                 for wrapped in call:
                     message = _read_message(wrapped, address)
-                    stream.send(message, call_app(app, message, context), limit or MAX_REPLY_BYTES)
+                    try:
+                        reply = call_app(app, message, context)
+                    except MissingLibraryError as error:
+                        obstacle = error
+                        reply = error_reply(message, error.reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+                    stream.send(message, reply, limit or MAX_REPLY_BYTES)
+                    if obstacle is not None:
+                        break
             except grpc.RpcError:
                 pass
             finally:
                 stream.close()
             code, reason = call.code(), call.details() or ""
+        if obstacle is not None:
+            raise obstacle
         if code is grpc.StatusCode.OK:
             return
         if limit is not None:

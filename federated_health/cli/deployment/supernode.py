@@ -10,7 +10,7 @@ from typing import NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federated_health.cli import parsing
-from federated_health.cli.client import add_privacy, add_split_seed, node_config
+from federated_health.cli.client import add_privacy, add_split_seed, check_libraries, node_config
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
@@ -141,6 +141,7 @@ def main() -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Check the CSV, and keep Flower's SuperNode running with it."""
+    check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
     for line in load_hospital(flags.data, get_task(flags.task), identity.name, flags.split_seed).remarks():
