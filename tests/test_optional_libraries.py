@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 import client
 import server
 from federated_health import encryption, ml, privacy
+from federated_health.cli import demo
 from federated_health.cli.client import run_client
 from federated_health.cli.server import serve
 from federated_health.data.hospital import load_hospital
@@ -143,6 +144,16 @@ def test_a_server_ends_before_it_listens_or_writes(
         serve(server.app)
 
     assert not (tmp_path / "run").exists()
+
+
+def test_a_demo_ends_before_it_writes(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--encrypt"] if missing == "tenseal" else ["--dp-epsilon", "2"]
+    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path / "demo"), *flags])
+
+    with pytest.raises(MissingLibraryError):
+        demo.main()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_under_flower_s_own_runtime_ends_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:

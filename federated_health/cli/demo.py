@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from federated_health import encryption
 from federated_health.cli import parsing
 from federated_health.data.dataset_folder import EXAMPLE_PATIENTS
 from federated_health.data.manifest import read_manifest
@@ -87,12 +88,14 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
         encrypt: whether the server averages ciphertexts that it cannot decrypt; a hospital then has the results.
 
     Raises:
-        SettingsError: the server would not start with these settings; nothing is written.
+        SettingsError, MissingLibraryError: the server would not start with these settings; nothing is written.
         RunError: a process failed; a hospital's last line is in the message.
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
     Settings.from_config({**shared, "encrypt": encrypt, **settings})
+    if encrypt:
+        encryption.load("messages")  # reports a missing library before anything is written
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:
         raise RunError(f"create-dataset failed with code {code}")
