@@ -35,8 +35,8 @@ INVERSION = (
     "Share of the columns of patients that can be reconstructed from one update of the smallest hospital, by the "
     "number of patients in it. Categories count if they are equal, measurements if they are within half a standard "
     "deviation. Every reconstructed patient is assigned to a true one as well as possible. Guesses are assigned in the "
-    "same way: they are one typical held-out patient of the hospital for all, or random ones. Only a share that is "
-    "clearly above the guesses reveals something."
+    "same way. They come from the held-out patients of the hospital: one typical patient for all, or random ones. "
+    "Only a share that is clearly above the guesses reveals something."
 )
 
 
