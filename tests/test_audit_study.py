@@ -101,14 +101,22 @@ def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
     assert list(Path().iterdir()) == []
 
 
-def test_a_hospital_that_is_too_small_to_be_halved_is_refused(
+def test_a_hospital_that_is_too_small_to_join_a_run_is_refused(
     audit: Subcommand, uci: Source, plans: list[AuditPlan]
 ) -> None:
     partition = Partition(by="iid", hospitals=3, seed=1)
     write_hospitals(Path("data"), uci, divide(uci, partition), partition=partition.describe())
     path = Path("data/client_2.csv")
     path.write_text("\n".join(path.read_text().splitlines()[:4]))
-    assert_refused(audit("--data", "data"), 1, "data/client_2.csv", "at least 4", "got ")
+    assert_refused(audit("--data", "data"), 1, "data/client_2.csv", "3", "8")
+    assert plans == []
+
+
+def test_a_hospital_with_too_few_training_rows_to_halve_is_refused(
+    audit: Subcommand, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_study, "MIN_ROWS", 100)
+    assert_refused(audit("--data", hospitals_folder), 1, "client_3.csv", "at least 100", "got 92")
     assert plans == []
 
 
