@@ -42,22 +42,22 @@ def test_a_single_patient_of_a_logistic_regression_is_reconstructed_exactly() ->
     before = {"kernel": kernel, "bias": bias}
     after = {"kernel": kernel - rate * (features.T @ pull + penalty * kernel), "bias": bias - rate * pull[0]}
     step = Step(before, after)
-    found = invert_single(step, Training(order=ALL_AT_ONCE, learning_rate=rate, l2=penalty))
-    assert found == pytest.approx(features)
+    reconstructed = invert_single(step, Training(order=ALL_AT_ONCE, learning_rate=rate, l2=penalty))
+    assert reconstructed == pytest.approx(features)
 
 
 def test_an_update_without_movement_gives_features_of_zero() -> None:
     weights = initial_weights(HEART_DISEASE, "mlp", 1)
-    found = invert_single(Step(weights, weights), Training(order=ALL_AT_ONCE, learning_rate=0.1, l2=0.0))
-    assert found.tolist() == [[0.0] * HEART_DISEASE.feature_width]
+    reconstructed = invert_single(Step(weights, weights), Training(order=ALL_AT_ONCE, learning_rate=0.1, l2=0.0))
+    assert reconstructed.tolist() == [[0.0] * HEART_DISEASE.feature_width]
 
 
 def test_features_become_columns_in_their_own_units() -> None:
     features = np.array([[1.5, 0.2, 0.1, 0.7, 0.2], [3.0, 0.9, 0.5, 0.1, 0.6]])
-    found = to_columns(TASK, features, SCALE)
-    assert found[0].tolist() == [150.0, 1.0]
-    assert np.isnan(found[1, 0])
-    assert found[1, 1] == 2.0
+    columns = to_columns(TASK, features, SCALE)
+    assert columns[0].tolist() == [150.0, 1.0]
+    assert np.isnan(columns[1, 0])
+    assert columns[1, 1] == 2.0
 
 
 def test_tolerance_is_half_a_standard_deviation_of_the_measured_values() -> None:
