@@ -101,7 +101,7 @@ def invert_single(step: Step, training: Training) -> Array:
     """Features of the only patient behind an update, [1, width], by least squares over the first layer's units."""
     (before, _), *_ = layers_of(step.before)
     (kernel, bias), *_ = difference(layers_of(step.after), layers_of(step.before))
-    # Minus the effect of the L2 penalty, which is computed as if the kernel had not moved.
+    # The effect of the L2 penalty is removed, computed as if the kernel had not moved.
     kernel = kernel + len(training.order) * training.learning_rate * training.l2 * before
     scale = float(bias @ bias)
     return (kernel @ bias / scale if scale else np.zeros(len(kernel)))[None, :]
