@@ -359,6 +359,7 @@ def test_a_worker_process_that_dies_is_a_run_error_and_the_journal_stays(tmp_pat
 
 def run_sleeping_study() -> None:
     """A study in the folder that the first argument names; its fits do not end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored below a background job of a shell
     try:
         run_in(Path(sys.argv[1]), app=awkward_apps.sleeps, jobs=2)
     except KeyboardInterrupt:
