@@ -1,4 +1,4 @@
-"""Gradient inversion: a single patient exactly, several by search, and how what is rebuilt is judged."""
+"""Gradient inversion: one patient exactly, several by search, and the share of columns recovered."""
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ TASK = Task(
 SCALE = Normalisation(mean=(120.0,), variance=(400.0,))
 
 
-def test_a_single_patient_of_a_logistic_regression_is_found_exactly() -> None:
+def test_a_single_patient_of_a_logistic_regression_is_reconstructed_exactly() -> None:
     """One step: kernel and bias move against (p - y) times the features, and (p - y)."""
     features = np.array([[0.3, -1.7, 0.0, 1.0]])
     kernel, bias, rate, penalty = np.array([[0.1], [0.4], [-0.2], [0.9]]), np.array([0.05]), 0.1, 0.01
@@ -42,25 +42,25 @@ def test_a_single_patient_of_a_logistic_regression_is_found_exactly() -> None:
     before = {"kernel": kernel, "bias": bias}
     after = {"kernel": kernel - rate * (features.T @ pull + penalty * kernel), "bias": bias - rate * pull[0]}
     step = Step(before, after)
-    found = invert_single(step, Training(order=ALL_AT_ONCE, learning_rate=rate, l2=penalty))
-    assert found == pytest.approx(features)
+    reconstructed = invert_single(step, Training(order=ALL_AT_ONCE, learning_rate=rate, l2=penalty))
+    assert reconstructed == pytest.approx(features)
 
 
-def test_of_an_update_that_is_none_nothing_is_found() -> None:
+def test_an_update_without_movement_gives_features_of_zero() -> None:
     weights = initial_weights(HEART_DISEASE, "mlp", 1)
-    found = invert_single(Step(weights, weights), Training(order=ALL_AT_ONCE, learning_rate=0.1, l2=0.0))
-    assert found.tolist() == [[0.0] * HEART_DISEASE.feature_width]
+    reconstructed = invert_single(Step(weights, weights), Training(order=ALL_AT_ONCE, learning_rate=0.1, l2=0.0))
+    assert reconstructed.tolist() == [[0.0] * HEART_DISEASE.feature_width]
 
 
 def test_features_become_columns_in_their_own_units() -> None:
     features = np.array([[1.5, 0.2, 0.1, 0.7, 0.2], [3.0, 0.9, 0.5, 0.1, 0.6]])
-    found = to_columns(TASK, features, SCALE)
-    assert found[0].tolist() == [150.0, 1.0]
-    assert np.isnan(found[1, 0])
-    assert found[1, 1] == 2.0
+    columns = to_columns(TASK, features, SCALE)
+    assert columns[0].tolist() == [150.0, 1.0]
+    assert np.isnan(columns[1, 0])
+    assert columns[1, 1] == 2.0
 
 
-def test_half_a_standard_deviation_of_those_measured_is_near() -> None:
+def test_tolerance_is_half_a_standard_deviation_of_the_measured_values() -> None:
     patients = np.array([[100.0, 0.0], [140.0, 1.0], [NAN, 2.0]])
     assert tolerances(TASK, patients).tolist() == [10.0, 0.0]
     assert tolerances(TASK, np.array([[NAN, 0.0]])).tolist() == [0.0, 0.0]
@@ -73,22 +73,22 @@ def test_half_a_standard_deviation_of_those_measured_is_near() -> None:
         ([[109.9, 0.0], [140.1, 2.0], [NAN, 1.0]], 1.0),  # within 10
         ([[110.1, 0.0], [139.9, 2.0], [NAN, 1.0]], 4 / 6),
         ([[100.0, 1.0], [100.0, 1.0], [100.0, 1.0]], 2 / 6),  # each patient is assigned one guess
-        ([[NAN, 0.0], [NAN, 2.0], [130.0, 1.0]], 3 / 6),  # missing is not any value
+        ([[NAN, 0.0], [NAN, 2.0], [130.0, 1.0]], 3 / 6),  # a missing value equals no other
     ],
 )
-def test_the_share_of_columns_recovered_by_hand(guesses: list[list[float]], share: float) -> None:
+def test_recovered_share_matches_hand_calculation(guesses: list[list[float]], share: float) -> None:
     patients = np.array([[100.0, 0.0], [150.0, 2.0], [NAN, 1.0]])
     assert recovered_share(np.array(guesses), patients, np.array([10.0, 0.0])) == pytest.approx(share)
 
 
-def test_the_best_assignment_is_not_the_greedy_one() -> None:
+def test_guesses_are_assigned_optimally_and_not_greedily() -> None:
     """The first guess fits the first patient best, but the second guess fits nobody else."""
     patients = np.array([[100.0, 0.0], [100.0, 1.0]])
     guesses = np.array([[100.0, 0.0], [100.0, 0.0]])
     assert recovered_share(guesses, patients, np.array([10.0, 0.0])) == pytest.approx(3 / 4)
 
 
-def test_the_typical_patient_has_medians_and_the_commonest_codes() -> None:
+def test_the_typical_patient_has_medians_and_the_most_frequent_codes() -> None:
     patients = np.array([[100.0, 1.0], [150.0, 1.0], [NAN, 2.0], [180.0, 0.0]])
     assert typical_patient(TASK, patients).tolist() == [150.0, 1.0]
     mostly_missing = typical_patient(TASK, np.array([[100.0, 2.0], [NAN, 2.0], [NAN, 0.0]]))
@@ -127,21 +127,21 @@ def some_patients(number: int) -> tuple[Array, Array]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 3])
-def test_patients_of_a_small_update_are_rebuilt(number: int) -> None:
+def test_patients_of_a_small_update_are_reconstructed(number: int) -> None:
     """After five steps, of which the server knows the order."""
     features, labels = some_patients(number)
     step, training = trained(features, labels, np.tile(np.arange(number, dtype=np.int32), (5, 1)))
-    rebuilt = invert(HEART_DISEASE, step, training, number, seed=1)
+    reconstructed = invert(HEART_DISEASE, step, training, number, seed=1)
     scale = Normalisation(*((value,) * len(HEART_DISEASE.measurements) for value in (0.0, 1.0)))
-    truth, found = (to_columns(HEART_DISEASE, one, scale) for one in (features, rebuilt))
+    truth, found = (to_columns(HEART_DISEASE, values, scale) for values in (features, reconstructed))
     within = np.where([isinstance(column, Measurement) for column in HEART_DISEASE.columns], 0.5, 0.0)
     assert recovered_share(found, truth, within) > 0.9
 
 
 @pytest.mark.slow
-def test_of_another_update_others_are_rebuilt() -> None:
-    """What is rebuilt comes from the update, not from the search."""
+def test_another_update_gives_other_patients() -> None:
+    """The result comes from the update, and not from the search alone."""
     step, training = trained(*some_patients(1), ALL_AT_ONCE)
     other, _ = trained(*some_patients(2), np.array([[0, 1]], dtype=np.int32))
-    one, two = (invert(HEART_DISEASE, which, training, 1, seed=1) for which in (step, other))
-    assert np.abs(one - two).max() > 0.5
+    patient, others = (invert(HEART_DISEASE, update, training, 1, seed=1) for update in (step, other))
+    assert np.abs(patient - others).max() > 0.5

@@ -1,4 +1,4 @@
-"""Membership inference: cases by hand, an independent implementation, and models that remember or know nothing."""
+"""Membership inference: cases by hand, an independent implementation, overfitted and untrained models."""
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,16 @@ def halves(runs: int, patients: int, seed: int) -> Flags:
     """Every second run has the complement of the one before it."""
     generator = np.random.default_rng(seed)
     first = [generator.permutation(patients) < patients // 2 for _ in range(runs // 2)]
-    return np.array([half for one in first for half in (one, ~one)])
+    return np.array([half for members in first for half in (members, ~members)])
 
 
-def test_losses_and_confidences_are_of_the_patient_s_own_label() -> None:
+def test_losses_and_confidences_use_the_patients_own_label() -> None:
     log_odds, labels = np.array([np.log(3.0), np.log(3.0), -1000.0]), np.array([1.0, 0.0, 1.0])
     assert losses(log_odds, labels) == pytest.approx([-np.log(0.75), -np.log(0.25), 1000.0])
     assert confidences(log_odds, labels) == pytest.approx([np.log(3.0), -np.log(3.0), -1000.0])
 
 
-# How well an attack does
+# Strength of an attack
 
 
 def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
@@ -49,7 +49,7 @@ def test_a_perfect_attack_has_auc_1_and_finds_all() -> None:
     )
 
 
-def test_an_attack_that_says_the_same_of_everybody_has_auc_one_half_and_finds_nobody() -> None:
+def test_an_attack_with_equal_scores_has_auc_one_half_and_finds_nobody() -> None:
     members = halves(6, 400, 1)
     strength = measure_attack(np.full(members.shape, 0.3), members, 1)
     assert strength.roc_auc == Interval(value=0.5, low=0.5, high=0.5)
@@ -64,52 +64,52 @@ def test_the_auc_is_the_mean_over_runs() -> None:
     assert measure_attack(scores, members, 1).roc_auc.value == pytest.approx((1.0 + 0.25) / 2)
 
 
-def test_runs_are_no_further_patients() -> None:
-    """The same runs thrice say no more than once."""
+def test_repeated_runs_do_not_narrow_the_interval() -> None:
+    """Runs share their patients: three copies of every run hold no more information than one."""
     members = halves(4, 60, 2)
     scores = members + np.random.default_rng(3).normal(size=members.shape)
-    once, thrice = (measure_attack(np.tile(scores, (n, 1)), np.tile(members, (n, 1)), 5).roc_auc for n in (1, 3))
-    assert (thrice.value, thrice.low, thrice.high) == pytest.approx((once.value, once.low, once.high))
-    assert once.low is not None
-    assert once.high is not None
-    assert 0.05 < once.high - once.low < 0.4
+    interval, repeated = (measure_attack(np.tile(scores, (n, 1)), np.tile(members, (n, 1)), 5).roc_auc for n in (1, 3))
+    assert vars(repeated) == pytest.approx(vars(interval))
+    assert interval.low is not None
+    assert interval.high is not None
+    assert 0.05 < interval.high - interval.low < 0.4
 
 
-def test_one_model_says_less_than_many_and_its_interval_is_that_of_a_run_by_itself() -> None:
+def test_the_interval_of_one_model_is_that_of_a_single_run_and_wider_than_that_of_the_mean() -> None:
     members = halves(20, 100, 2)
     scores = 0.35 * members + np.random.default_rng(3).normal(size=members.shape)
     many = measure_attack(scores, members, 5)
     singles = [measure_attack(scores[[run]], members[[run]], 5) for run in range(20)]
-    lows, highs = ([getattr(one.roc_auc, end) for one in singles] for end in ("low", "high"))
+    lows, highs = ([getattr(strength.roc_auc, end) for strength in singles] for end in ("low", "high"))
     assert many.one_model.value == many.roc_auc.value
     assert many.one_model.low == pytest.approx(np.mean(lows), abs=0.01)
     assert many.one_model.high == pytest.approx(np.mean(highs), abs=0.01)
-    held = np.mean([low <= 0.5 <= high for low, high in zip(lows, highs, strict=True)])
-    assert many.undecided == pytest.approx(held, abs=0.051)  # draws differ a little: one run may be beside
-    assert 0.2 < held < 0.95
+    undecided = np.mean([low <= 0.5 <= high for low, high in zip(lows, highs, strict=True)])
+    assert many.undecided == pytest.approx(undecided, abs=0.051)  # other draws: one run of 20 may differ
+    assert 0.2 < undecided < 0.95
     assert many.roc_auc.low is not None
     assert many.one_model.low is not None
     assert many.one_model.low < 0.5 < many.roc_auc.low
 
 
-def test_where_nobody_was_a_member_there_is_no_figure() -> None:
+def test_an_attack_without_members_has_no_figure() -> None:
     assert measure_attack(np.zeros((2, 5)), np.zeros((2, 5), dtype=bool), 1).roc_auc == Interval()
 
 
-def test_intervals_of_an_attack_without_signal_hold_one_half_about_as_often_as_they_say() -> None:
-    """95 in 100; with 60 audits at least 52 is what chance leaves (probability 0.997)."""
-    held, values = 0, []
+def test_intervals_of_an_attack_without_signal_have_nominal_coverage() -> None:
+    """95 of 100 intervals contain one half; of 60, at least 52 do with probability 0.997."""
+    covered, values = 0, []
     for seed in range(60):
         members = halves(8, 120, seed)
         generator = np.random.default_rng([seed, 1])
-        # What a patient shows depends on the patient, and not on whether they were trained on.
-        seen = generator.normal(size=120) + generator.normal(size=members.shape)
-        auc = measure_attack(lira_scores(seen, members), members, seed, draws=200).roc_auc
+        # The statistic depends on the patient, and not on membership.
+        statistics = generator.normal(size=120) + generator.normal(size=members.shape)
+        auc = measure_attack(lira_scores(statistics, members), members, seed, draws=200).roc_auc
         assert auc.low is not None
         assert auc.high is not None
-        held += auc.low <= 0.5 <= auc.high
+        covered += auc.low <= 0.5 <= auc.high
         values.append(auc.value)
-    assert held >= 52
+    assert covered >= 52
     assert np.mean(np.array(values, dtype=np.float64)) == pytest.approx(0.5, abs=0.008)
 
 
@@ -122,7 +122,7 @@ def test_intervals_of_an_attack_without_signal_hold_one_half_about_as_often_as_t
         (1.0, 1.0),
     ],
 )
-def test_the_true_positive_rate_by_hand(rate: float, found: float) -> None:
+def test_true_positive_rate_matches_hand_calculation(rate: float, found: float) -> None:
     scores, members = np.array([5.0, 4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0, 1.0])
     assert true_positive_rates(scores, members, np.ones((5, 1)), rate).tolist() == [pytest.approx(found)]
 
@@ -134,14 +134,14 @@ def test_patients_of_equal_score_are_found_together_or_not_at_all() -> None:
 
 
 def test_a_draw_counts_patients_as_often_as_they_were_drawn() -> None:
-    """In the second column the first member counts thrice, and the other between the members not at all."""
+    """In the second draw, the first member counts three times and the first non-member does not count."""
     scores, members = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])
     times = np.array([[1.0, 3.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
     assert true_positive_rates(scores, members, times, 0.0).tolist() == [0.5, 1.0]
 
 
-def test_one_per_cent_of_300_is_three() -> None:
-    """The product 0.01 * 300 must not be taken for less than 3."""
+def test_one_per_cent_of_300_patients_is_3() -> None:
+    """The product 0.01 * 300 must not be rounded down to 2."""
     scores = np.concatenate([[10.0], np.arange(300.0, 0.0, -1.0) / 100])
     members = np.concatenate([[1.0], np.zeros(300)])
     scores[0] = scores[3] - 0.005  # below three others
@@ -156,31 +156,31 @@ def test_one_per_cent_of_300_is_three() -> None:
 @pytest.mark.parametrize("runs", [8, 80], ids=["variance of all", "variance of each"])
 def test_lira_is_the_likelihood_ratio_of_shadows_with_and_without_the_patient(runs: int) -> None:
     members = halves(runs, 24, 4)
-    seen = members * 0.5 + np.random.default_rng(5).normal(size=members.shape) * np.linspace(1.0, 7.0, 24)
-    expected = np.zeros(seen.shape)
+    statistics = members * 0.5 + np.random.default_rng(5).normal(size=members.shape) * np.linspace(1.0, 7.0, 24)
+    expected = np.zeros(statistics.shape)
     for target in range(runs):
         complement = target + 1 if target % 2 == 0 else target - 1
         shadows = [run for run in range(runs) if run not in (target, complement)]
-        fits = {}
-        for inside in (True, False):
-            groups = [[seen[run, one] for run in shadows if members[run, one] == inside] for one in range(24)]
-            variances = [float(np.var(group, ddof=1)) for group in groups]
-            spread = np.full(24, np.mean(variances)) if runs == 8 else np.array(variances)
-            fits[inside] = [norm(np.mean(group), np.sqrt(one)) for group, one in zip(groups, spread, strict=True)]
-        for one in range(24):
-            expected[target, one] = fits[True][one].logpdf(seen[target, one]) - fits[False][one].logpdf(
-                seen[target, one]
-            )
-    assert lira_scores(seen, members) == pytest.approx(expected)
+        for inside, sign in ((True, 1), (False, -1)):
+            groups = [
+                [statistics[run, patient] for run in shadows if members[run, patient] == inside]
+                for patient in range(24)
+            ]
+            variances = np.array([np.var(group, ddof=1) for group in groups])
+            deviation = np.sqrt(variances.mean() if runs == 8 else variances)
+            means = [np.mean(group) for group in groups]
+            expected[target] += sign * norm.logpdf(statistics[target], means, deviation)
+    assert lira_scores(statistics, members) == pytest.approx(expected)
 
 
-def test_lira_finds_a_patient_whom_only_shadows_can_tell_from_others() -> None:
-    """Patients differ by far more than membership does: a threshold sees nothing, LiRA sees it."""
+def test_lira_finds_members_that_a_threshold_does_not() -> None:
+    """Patients differ from each other far more than membership changes their statistic."""
     members = halves(20, 200, 6)
     generator = np.random.default_rng(7)
-    seen = generator.normal(size=200) * 50 + members + generator.normal(size=members.shape) * 0.5
+    statistics = generator.normal(size=200) * 50 + members + generator.normal(size=members.shape) * 0.5
     plain, calibrated = (
-        measure_attack(one, members, 1, draws=50).roc_auc for one in (seen, lira_scores(seen, members))
+        measure_attack(scores, members, 1, draws=50).roc_auc
+        for scores in (statistics, lira_scores(statistics, members))
     )
     assert plain.value == pytest.approx(0.5, abs=0.05)
     assert calibrated.value is not None
@@ -189,7 +189,7 @@ def test_lira_finds_a_patient_whom_only_shadows_can_tell_from_others() -> None:
 
 def test_too_few_shadows_are_refused() -> None:
     members = halves(4, 10, 1)
-    with pytest.raises(ValueError, match="too few shadow models"):
+    with pytest.raises(ValueError, match="shadow models"):
         lira_scores(np.zeros(members.shape), members)
 
 
@@ -215,8 +215,8 @@ def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [0, 400])
-def test_an_overfitted_model_is_found_by_its_losses_and_an_untrained_one_is_not(epochs: int) -> None:
-    """Twenty patients whose labels no column explains: a model can only learn them by heart."""
+def test_losses_reveal_the_members_of_an_overfitted_model_and_not_of_an_untrained_one(epochs: int) -> None:
+    """Of 20 patients whose labels no column explains, a model can only memorise the labels."""
     from federated_health.data.tasks import HEART_DISEASE
 
     generator = np.random.default_rng(8)

@@ -1,4 +1,4 @@
-"""What is observed of a run: recorded updates, averages, patients' gradients, and the statistics that they give."""
+"""Observations of a run: recorded updates, averages, patients' gradients, and the statistics made of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,10 +50,10 @@ def pairs(steps: Sequence[Step]) -> list[tuple[float, float]]:
 
 @pytest.fixture
 def app() -> ClientApp:
-    """Each hospital's training adds the length of its name; `broken` answers nothing."""
-    made = ClientApp()
+    """Each hospital's training adds the length of its name to the weights; `broken` fails."""
+    client_app = ClientApp()
 
-    @made.train()
+    @client_app.train()
     def train(message: Message, context: Context) -> Message:
         name = str(context.node_config["name"])
         if name == "broken":
@@ -61,15 +61,15 @@ def app() -> ClientApp:
         record: ArrayRecord = message.content.array_records[ARRAYS]
         return Message(content(float(record["logit/kernel"].numpy()[0, 0]) + len(name)), reply_to=message)
 
-    @made.evaluate()
+    @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001
         return Message(content(99.0), reply_to=message)
 
-    return made
+    return client_app
 
 
 @pytest.mark.usefixtures("server_identity")
-def test_the_weights_of_each_hospital_s_training_are_recorded_and_nothing_else(app: ClientApp) -> None:
+def test_only_the_weights_of_each_hospitals_training_are_recorded(app: ClientApp) -> None:
     recorder = RecordingApp(app)
     grid = InProcessTransport(recorder, {name: hospital_context(name, {}) for name in ("a", "bcd", "broken")})
     for start in (1.0, 10.0):
@@ -83,7 +83,7 @@ def test_the_weights_of_each_hospital_s_training_are_recorded_and_nothing_else(a
     }
 
 
-def test_averages_go_from_round_to_round_and_to_the_final_weights() -> None:
+def test_average_steps_lead_from_round_to_round_to_the_final_weights() -> None:
     def weights(value: float) -> Weights:
         return {"w": np.full((1, 1), value, dtype=np.float32)}
 
@@ -113,7 +113,7 @@ def gradients_at(weights: Weights) -> Layers:
     return patient_gradients(layers_of(weights), FEATURES, LABELS)
 
 
-def test_log_odds_and_gradients_of_a_network_by_hand() -> None:
+def test_log_odds_and_gradients_match_hand_calculation() -> None:
     """relu(1*2 + 1) = 3 and relu(-1*2 + 0) = 0; 3*0.5 + 0*9 - 1 = 0.5."""
     network = [(np.array([[1.0, -1.0]]), np.array([1.0, 0.0])), (np.array([[0.5], [9.0]]), np.array([-1.0]))]
     assert log_odds_of(network, np.array([[2.0]])).tolist() == [0.5]
@@ -125,7 +125,7 @@ def test_log_odds_and_gradients_of_a_network_by_hand() -> None:
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
-def test_gradients_are_those_of_finite_differences(model: str) -> None:
+def test_gradients_match_finite_differences(model: str) -> None:
     start, other = in_double(model), in_double(model, 2)
     step = 1e-6
     up, down = (
@@ -137,8 +137,8 @@ def test_gradients_are_those_of_finite_differences(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
-def test_inner_products_are_those_of_gradients_written_out(model: str) -> None:
-    def written_out(gradients: Layers) -> Array:
+def test_inner_products_match_explicit_gradients(model: str) -> None:
+    def explicit(gradients: Layers) -> Array:
         parts = [
             part
             for inputs, errors in gradients
@@ -146,23 +146,23 @@ def test_inner_products_are_those_of_gradients_written_out(model: str) -> None:
         ]
         return np.concatenate(parts, axis=1)
 
-    one, other = gradients_at(in_double(model)), gradients_at(in_double(model, 3))
-    assert inner_products(one, other) == pytest.approx(written_out(one) @ written_out(other).T)
+    gradients, others = gradients_at(in_double(model)), gradients_at(in_double(model, 3))
+    assert inner_products(gradients, others) == pytest.approx(explicit(gradients) @ explicit(others).T)
 
 
 # Statistics
 
 
-def test_drops_add_up_over_steps() -> None:
+def test_loss_drops_are_summed_over_steps() -> None:
     first, second, third = (initial_weights(HEART_DISEASE, "mlp", seed) for seed in (1, 2, 3))
-    # Not one after the other: what a server averaged in between is no part of this hospital's steps.
+    # Not consecutive: the server's averaging between them is no part of this hospital's training.
     steps = [Step(first, second), Step(first, third)]
     expected = 2 * loss_at(first) - loss_at(second) - loss_at(third)
     assert patient_statistics(steps, FEATURES, LABELS)["drop"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
-def test_patients_who_took_part_have_a_share_in_the_step_and_others_have_none(model: str) -> None:
+def test_only_training_patients_have_a_share_in_the_step(model: str) -> None:
     """One tiny step along the mean gradient of the first six, and the penalty of kernels."""
     rate, penalty = 1e-3, 0.1
     before = in_double(model)
@@ -178,7 +178,7 @@ def test_patients_who_took_part_have_a_share_in_the_step_and_others_have_none(mo
             slope[place] = (ends[0] - ends[1]) / 2e-6
         after[name] = array - rate * (slope + penalty * array * (array.ndim > 1))
     shares = patient_statistics([Step(before, after)], FEATURES, LABELS)["share"]
-    # The ridge takes from those whose gradient is small or like another one's.
+    # The ridge lowers the shares of patients whose gradient is small, or close to that of another.
     assert np.median(shares[:6]) == pytest.approx(rate / 6, rel=0.1)
     assert shares[:6].min() > 2 * np.abs(shares[6:]).max()
 

@@ -1,4 +1,4 @@
-"""Who is trained on where, and federations that are trained and watched, in process."""
+"""The training rows of each shadow run, and shadow runs that are trained and observed in process."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from federated_health.studies.audit.shadow_runs import (
 from tests.support.audits import hospitals_of, plan_of
 
 
-def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_in_each() -> None:
+def test_every_patient_is_in_half_of_the_runs_and_half_of_each_hospital_in_every_run() -> None:
     plan = plan_of()
     members = plan.members()
     assert members.shape == (8, 91)
@@ -42,21 +42,21 @@ def test_every_patient_is_in_half_of_the_federations_and_half_of_every_hospital_
     assert (members != replace(plan, seed=8).members()).any()
 
 
-def test_patients_stand_one_hospital_after_the_other() -> None:
+def test_hospitals_follow_each_other_in_the_order_of_patients() -> None:
     plan = plan_of()
     assert plan.slices() == {"large": slice(0, 40), "small": slice(40, 60), "middle": slice(60, 91)}
     assert plan.smallest == "small"
 
 
-def test_every_setting_has_the_same_federations() -> None:
+def test_every_privacy_setting_has_the_same_shadow_runs() -> None:
     plan = plan_of()
     runs = plan.shadow_runs()
     assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2)
     for privacy in plan.privacies:
-        mine = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
-        assert mine[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
-        assert mine[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
-        assert mine[10] == ShadowRun(privacy="", kind=SMALL, number=0, rows=1)
+        same = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
+        assert same[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
+        assert same[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
+        assert same[10] == ShadowRun(privacy="", kind=SMALL, number=0, rows=1)
 
 
 def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int = 0) -> ShadowRunResult:
@@ -64,7 +64,7 @@ def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int
 
 
 def small_plan(**changes: object) -> AuditPlan:
-    """Logistic regression for two rounds, plain and with much noise."""
+    """Logistic regression for two rounds, without noise and with strong noise."""
     quick = {"model": "logistic", "rounds": 2, "local-epochs": 1, "appraisal": False, "hospitals": 2}
     config = {**quick, **changes}
     return plan_of(
@@ -79,42 +79,42 @@ def small_plan(**changes: object) -> AuditPlan:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
-def test_a_federation_is_trained_watched_and_attacked(privacy: str) -> None:
+def test_half_runs_give_every_attack_its_statistics_and_full_runs_give_none(privacy: str) -> None:
     plan = small_plan()
-    halved = trained(plan, privacy, HALF, 1)
-    assert {target: set(kinds) for target, kinds in halved.statistics.items()} == {
+    half = trained(plan, privacy, HALF, 1)
+    assert {target: set(kinds) for target, kinds in half.statistics.items()} == {
         FINAL: {"confidence"},
         UPDATES: {"drop", "share"},
         AVERAGES: {"drop", "share"},
     }
-    for target, ways in ATTACKS.items():
-        for kind, _ in ways.values():
-            values = halved.statistics[target][kind]
+    for target, attacks in ATTACKS.items():
+        for statistic, _ in attacks.values():
+            values = half.statistics[target][statistic]
             assert values.shape == (36,)
             assert np.isfinite(values).all()
             assert values.std() > 0
-    assert halved.roc_auc is not None
-    assert 0 <= halved.roc_auc <= 1
-    whole = trained(plan, privacy, FULL)
-    assert whole.roc_auc is not None
-    assert not whole.statistics
+    assert half.roc_auc is not None
+    assert 0 <= half.roc_auc <= 1
+    full = trained(plan, privacy, FULL)
+    assert full.roc_auc is not None
+    assert not full.statistics
 
 
 @pytest.mark.slow
-def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hospitals_folder: Path) -> None:
-    """After two rounds, without any shadow model; the final model hardly does."""
+def test_updates_of_real_patients_reveal_members_and_the_final_model_hardly_does(hospitals_folder: Path) -> None:
+    """After two rounds, without any shadow model."""
     hospitals = {}
     for number in (3, 4):
         path, name = find_hospital(hospitals_folder, number)
         hospitals[name] = load_hospital(path, HEART_DISEASE, name, 42)
     settings = Settings.from_config({"rounds": 2, "hospitals": 2})
     plan = plan_of(hospitals=hospitals, privacies={"plain": settings})
-    outcome = trained(plan, "plain", HALF)
+    result = trained(plan, "plain", HALF)
     for place in plan.slices().values():
         members = plan.members()[:1, place]
         share, confidence = (
-            measure_attack(outcome.statistics[target][kind][None, place], members, 1).roc_auc
-            for target, kind in ((UPDATES, "share"), (FINAL, "confidence"))
+            measure_attack(result.statistics[target][statistic][None, place], members, 1).roc_auc
+            for target, statistic in ((UPDATES, "share"), (FINAL, "confidence"))
         )
         assert share.low is not None
         assert confidence.value is not None
@@ -123,7 +123,7 @@ def test_an_update_of_real_patients_tells_its_hospital_s_members_from_others(hos
 
 
 @pytest.mark.slow
-def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_does_not() -> None:
+def test_a_plain_update_of_one_patient_reveals_the_patient_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
     plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in plan.privacies)
     assert plain["update"] == 1.0
@@ -134,8 +134,8 @@ def test_a_plain_update_of_one_patient_gives_the_patient_away_and_a_noisy_one_do
 
 
 @pytest.mark.slow
-def test_a_federation_that_loses_a_hospital_is_refused() -> None:
-    """It may not join: too few training rows for this delta."""
+def test_a_shadow_run_that_loses_a_hospital_fails() -> None:
+    """The hospital may not join: it has too few training rows for this delta."""
     plan = small_plan(**{"dp-delta": 0.1})
     with pytest.raises(RunError):
         trained(plan, "epsilon 1", HALF)

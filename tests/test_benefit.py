@@ -1,4 +1,4 @@
-"""A hospital's own look at the final model: over the wire, refused where malformed, and what its figures are."""
+"""The benefit of joining at one hospital: its message, its validation, and its figures."""
 
 import logging
 import re
@@ -56,7 +56,7 @@ def read(content: RecordDict) -> Benefit:
 
 
 def content_with(**changes: Any) -> RecordDict:
-    """A good appraisal with these metrics changed; None leaves one out."""
+    """A valid message with these metrics changed; None leaves one out."""
     content = BENEFIT.to_content()
     for key, value in changes.items():
         if value is None:
@@ -69,15 +69,15 @@ def content_with(**changes: Any) -> RecordDict:
 # Over the wire
 
 
-@pytest.mark.parametrize("appraisal", [BENEFIT, UNDEFINED], ids=["defined", "undefined"])
-def test_an_appraisal_survives_the_wire(appraisal: Benefit) -> None:
-    arrived = read(over_the_wire(appraisal.to_content()))
+@pytest.mark.parametrize("benefit", [BENEFIT, UNDEFINED], ids=["defined", "undefined"])
+def test_a_benefit_survives_the_wire(benefit: Benefit) -> None:
+    received = read(over_the_wire(benefit.to_content()))
 
-    assert arrived.roc_auc == appraisal.roc_auc
-    assert arrived.own_roc_auc == appraisal.own_roc_auc
-    assert arrived.difference == appraisal.difference
-    assert arrived.importance.tolist() == appraisal.importance.tolist()
-    assert arrived.observed.tolist() == appraisal.observed.tolist()
+    assert received.roc_auc == benefit.roc_auc
+    assert received.own_roc_auc == benefit.own_roc_auc
+    assert received.difference == benefit.difference
+    assert received.importance.tolist() == benefit.importance.tolist()
+    assert received.observed.tolist() == benefit.observed.tolist()
 
 
 AUCS = ("roc_auc_value", "roc_auc_low", "roc_auc_high", "own_roc_auc")
@@ -99,20 +99,20 @@ DIFFERENCES = ("difference_value", "difference_low", "difference_high")
     ],
     ids=str,
 )
-def test_a_malformed_appraisal_is_refused(changes: dict[str, Any]) -> None:
+def test_a_malformed_benefit_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessageError):
         read(content_with(**changes))
 
 
 @pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
-def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None:
-    with pytest.raises(MalformedMessageError, match="only some of its ROC-AUCs"):
+def test_some_aucs_without_the_others_are_refused(lacking: str) -> None:
+    with pytest.raises(MalformedMessageError, match="ROC-AUCs"):
         read(content_with(**{lacking: None}))
 
 
-def test_a_difference_of_other_aucs_is_refused() -> None:
+def test_a_difference_that_contradicts_the_aucs_is_refused() -> None:
     assert BENEFIT.difference.value is not None
-    with pytest.raises(MalformedMessageError, match=r"^its difference is not that of its ROC-AUCs$"):
+    with pytest.raises(MalformedMessageError, match="difference"):
         read(content_with(difference_value=BENEFIT.difference.value + 0.001))
 
 
@@ -129,11 +129,11 @@ def test_a_difference_of_other_aucs_is_refused() -> None:
     ],
     ids=str,
 )
-def test_the_bounds_themselves_are_allowed(changes: dict[str, Any]) -> None:
+def test_values_at_their_bounds_are_allowed(changes: dict[str, Any]) -> None:
     read(content_with(**changes))
 
 
-def test_an_appraisal_with_another_record_is_refused() -> None:
+def test_a_benefit_with_another_record_is_refused() -> None:
     content = BENEFIT.to_content()
     content["more"] = MetricRecord({"rows": 3})
 
@@ -141,23 +141,23 @@ def test_an_appraisal_with_another_record_is_refused() -> None:
         read(content)
 
 
-# Words
+# The log line
 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [(0.01, 0.2, "gains"), (-0.01, 0.2, "no clear difference"), (-0.2, -0.01, "loses")],
 )
-def test_the_verdict_is_said_with_its_figures(low: float, high: float, words: str) -> None:
-    said = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)))
+def test_a_benefit_is_described_by_its_verdict_and_figures(low: float, high: float, words: str) -> None:
+    line = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)))
 
-    assert f"joining: {words};" in said
-    assert re.findall(r"[+-]?\d\.\d{3}", said) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
+    assert words in line
+    assert re.findall(r"[+-]?\d\.\d{3}", line) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
 
 
-def test_too_few_patients_are_named_as_the_reason() -> None:
+def test_an_undefined_benefit_is_described_by_its_reason() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
-    assert re.search(r"joining: too few patients to tell.*fewer than 5 held-out patients", describe_benefit(UNDEFINED))
+    assert re.search(r"too few patients.*fewer than 5 held-out patients", describe_benefit(UNDEFINED))
 
 
 # At the hospital
@@ -177,16 +177,16 @@ class AgeAlone:
 
 
 def hospital_of(labels: Iterable[int], train: int = 12) -> Hospital:
-    """Ages that rise with the label, some of them overlapping."""
-    truth = np.array(list(labels), dtype=np.float32)
-    generator = np.random.default_rng(len(truth))
-    ages = generator.normal(50 + 12 * truth, 6)
-    values = np.column_stack([ages, generator.integers(0, 2, len(truth)), np.full(len(truth), np.nan)])
+    """Ages that are higher for positive patients, with some overlap."""
+    outcomes = np.array(list(labels), dtype=np.float32)
+    generator = np.random.default_rng(len(outcomes))
+    ages = generator.normal(50 + 12 * outcomes, 6)
+    values = np.column_stack([ages, generator.integers(0, 2, len(outcomes)), np.full(len(outcomes), np.nan)])
     training = Patients(np.tile([[50.0, 1.0, 200.0]], (train, 1)), np.ones(train, np.float32))
-    return Hospital(name="a", task=TINY, train=training, test=Patients(values, truth))
+    return Hospital(name="a", task=TINY, train=training, test=Patients(values, outcomes))
 
 
-INSTRUCTIONS = TrainConfig(
+CONFIG = TrainConfig(
     task="tiny",
     schema=TINY.schema_hash,
     model="logistic",
@@ -203,7 +203,7 @@ INSTRUCTIONS = TrainConfig(
 )
 
 
-def test_a_column_that_the_model_ignores_weighs_nothing_and_the_one_that_it_uses_weighs() -> None:
+def test_only_the_column_that_the_model_uses_has_importance() -> None:
     labels = [0] * 12 + [1] * 12
 
     age, sex, chol = weigh_columns(AgeAlone(hospital_of(labels)), {}, [1])  # type: ignore[arg-type]
@@ -212,8 +212,8 @@ def test_a_column_that_the_model_ignores_weighs_nothing_and_the_one_that_it_uses
     assert age > 1
 
 
-def test_importance_worked_by_hand() -> None:
-    """Two patients: an order is as it is or swapped, and the loss of a swap is known."""
+def test_importance_matches_hand_calculation() -> None:
+    """Two patients: a shuffle keeps or swaps them, and the loss of a swap is known."""
     hospital = hospital_of([0, 1])
     hospital.test.values[:, 0] = [45.0, 65.0]  # log-odds -1 and 1, both on the right side
     right, wrong = 2 * np.log1p(np.exp(-1.0)), 2 * np.log1p(np.exp(1.0))
@@ -227,26 +227,26 @@ def test_importance_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("observed", [0, 1, 4, 5, 12])
-def test_how_often_a_column_was_observed_is_told_from_five_on(observed: int) -> None:
+def test_counts_of_observed_values_are_released_from_five_on(observed: int) -> None:
     hospital = hospital_of([0, 0, 1])
     hospital.train.values[observed:, 2] = np.nan
 
-    appraisal = measure_benefit(AgeAlone(hospital), {}, INSTRUCTIONS)  # type: ignore[arg-type]
+    benefit = measure_benefit(AgeAlone(hospital), {}, CONFIG)  # type: ignore[arg-type]
 
-    assert appraisal.observed.tolist() == [12.0, 12.0, observed if observed >= 5 else 0.0]
+    assert benefit.observed.tolist() == [12.0, 12.0, observed if observed >= 5 else 0.0]
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(4, 20), (20, 4), (0, 9), (0, 0)])
-def test_a_handful_of_a_class_is_no_ground_for_a_verdict(positives: int, negatives: int) -> None:
-    appraisal = measure_benefit(
+def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, negatives: int) -> None:
+    benefit = measure_benefit(
         AgeAlone(hospital_of([1] * positives + [0] * negatives)),  # type: ignore[arg-type]
         {},
-        INSTRUCTIONS,
+        CONFIG,
     )
 
-    assert appraisal.verdict is Verdict.UNDEFINED
-    assert (appraisal.roc_auc, appraisal.own_roc_auc, appraisal.difference) == (Interval(), None, Interval())
-    assert read(over_the_wire(appraisal.to_content())).importance.tolist() == appraisal.importance.tolist()
+    assert benefit.verdict is Verdict.UNDEFINED
+    assert (benefit.roc_auc, benefit.own_roc_auc, benefit.difference) == (Interval(), None, Interval())
+    assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 
 # In a run's figures
@@ -256,8 +256,8 @@ def evaluation_of(positives: int, negatives: int) -> Evaluation:
     return Evaluation(counts=Counts(true_positives=positives, true_negatives=negatives))
 
 
-def test_appraisals_in_metrics_json_worked_by_hand() -> None:
-    """20 and 60 held-out patients: loss sums of 2 and 6 more are 0.1 more for a patient."""
+def test_benefits_in_metrics_json_match_hand_calculation() -> None:
+    """20 and 60 held-out patients: importance is the sum of both losses, divided by 80."""
     other = replace(UNDEFINED, importance=np.array([1.5, 0.125, 0.0]), observed=np.array([7.0, 8.0, 0.0]))
 
     summary = summarise_benefits(
@@ -286,7 +286,7 @@ def test_appraisals_in_metrics_json_worked_by_hand() -> None:
     assert summary["observed"] == {"a": {"age": 7, "sex": 8, "chol": 0}, "b": {"age": 30, "sex": 0, "chol": 5}}
 
 
-def test_without_appraisals_the_figures_have_none() -> None:
+def test_metrics_without_benefits_have_no_entries_for_them() -> None:
     assert summarise_benefits({}, {"a": evaluation_of(5, 5)}, TINY) == {}
     assert summarise_benefits({"a": BENEFIT}, {}, TINY) == {}
 
@@ -306,19 +306,21 @@ def run_of(hospitals: list[Hospital], **changes: Any) -> PlainRun:
         Settings(),
         **({"hospitals": len(hospitals), "rounds": 4, "local_epochs": 2} | changes),
     )
-    return PlainRun(InProcessTransport(app, {one.name: InMemoryHospital(one) for one in hospitals}), settings)
+    return PlainRun(
+        InProcessTransport(app, {hospital.name: InMemoryHospital(hospital) for hospital in hospitals}), settings
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
-def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary: Hospital, model: str) -> None:
+def test_a_hospitals_own_model_equals_a_run_of_that_hospital_alone(hungary: Hospital, model: str) -> None:
     run = run_of([hungary], model=model, appraisal=False)
     run.run()
-    told = run.train_config()
-    alone = handlers.local_model(hungary, told.model, told.normalisation).score(run.weights)
+    config = run.train_config()
+    alone = handlers.local_model(hungary, config.model, config.normalisation).score(run.weights)
 
-    # Whatever scale a larger federation has, a hospital's own model has its own.
-    wide = replace(told, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
+    # The own model uses its own normalisation, and not that of the federation.
+    wide = replace(config, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
     own = score_alone(handlers.local_model(hungary, wide.model, wide.normalisation), wide)
 
     assert own.tobytes() == alone.tobytes()
@@ -326,23 +328,23 @@ def test_a_model_of_own_rows_is_to_the_bit_a_federation_of_one_hospital(hungary:
 
 
 @pytest.mark.slow
-def test_columns_whose_weights_are_zero_weigh_nothing_to_the_bit(hungary: Hospital) -> None:
+def test_a_column_with_zero_weights_has_no_importance(hungary: Hospital) -> None:
     run = run_of([hungary], model="logistic", rounds=20, appraisal=False)
     run.run()
-    told = run.train_config()
+    config = run.train_config()
     weights = {name: array.copy() for name, array in run.weights.items()}
     ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
     weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0
 
-    importance = weigh_columns(handlers.local_model(hungary, told.model, told.normalisation), weights, [1])
+    importance = weigh_columns(handlers.local_model(hungary, config.model, config.normalisation), weights, [1])
 
     assert importance[ignored] == 0.0
     assert importance[used] > 1.0
 
 
 @pytest.mark.slow
-def test_a_shuffled_column_is_shuffled_alone_and_whole(hungary: Hospital) -> None:
-    """As if the column's cells had been shuffled in the CSV."""
+def test_a_shuffled_column_gives_the_scores_of_a_shuffled_csv(hungary: Hospital) -> None:
+    """Shuffling features and shuffling the column in the CSV are the same to the bit."""
     normalisation = Normalisation(mean=(50.0, 130.0, 240.0, 150.0, 1.0), variance=(80.0, 300.0, 2500.0, 500.0, 1.0))
     local = handlers.local_model(hungary, "mlp", normalisation)
     weights = initial_weights(HEART_DISEASE, "mlp", 3)
@@ -359,7 +361,7 @@ def test_a_shuffled_column_is_shuffled_alone_and_whole(hungary: Hospital) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_asks_for_appraisals_and_a_hospital_logs_its_own(
+def test_a_run_collects_benefits_and_each_hospital_logs_its_own(
     hungary: Hospital, caplog: pytest.LogCaptureFixture
 ) -> None:
     others = replace(hungary, name="a-copy")
@@ -368,9 +370,9 @@ def test_a_run_asks_for_appraisals_and_a_hospital_logs_its_own(
         figures = run_of([hungary, others]).run()
 
     assert list(figures["joining"]) == ["a-copy", "hungary"]
-    one = figures["joining"]["hungary"]
-    assert one["roc_auc"]["value"] == pytest.approx(figures["hospitals"]["hungary"]["roc_auc"])
-    assert one["difference"]["value"] == pytest.approx(one["roc_auc"]["value"] - one["own_roc_auc"])
-    assert any("joining: " in record.message for record in caplog.records)
+    benefit = figures["joining"]["hungary"]
+    assert benefit["roc_auc"]["value"] == pytest.approx(figures["hospitals"]["hungary"]["roc_auc"])
+    assert benefit["difference"]["value"] == pytest.approx(benefit["roc_auc"]["value"] - benefit["own_roc_auc"])
+    assert any("joining" in record.message for record in caplog.records)
     assert set(figures["importance"]) == set(HEART_DISEASE.column_names)
     assert "joining" not in run_of([hungary, others], appraisal=False).run()

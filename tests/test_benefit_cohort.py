@@ -1,4 +1,4 @@
-"""All hospitals' rows in one place: every row is tested once a repeat, and inner folds stay inside training rows."""
+"""The rows of all hospitals: each is held out once per repeat, and inner folds stay inside training rows."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def cohort(hospitals_folder: Path) -> Cohort:
     return read_cohort(hospitals_folder)
 
 
-def test_the_folds_of_a_seed_test_every_row_once(cohort: Cohort) -> None:
+def test_the_folds_of_a_seed_hold_out_every_row_once(cohort: Cohort) -> None:
     splits = [cohort.split(folds=5, fold=fold, seed=7) for fold in range(5)]
 
     for name, rows in cohort.tables.items():
@@ -27,15 +27,15 @@ def test_the_folds_of_a_seed_test_every_row_once(cohort: Cohort) -> None:
             assert sorted([*split[name].train, *split[name].test]) == list(range(len(rows)))
 
 
-def test_folds_hold_as_many_of_each_class(cohort: Cohort) -> None:
+def test_folds_are_stratified_by_class(cohort: Cohort) -> None:
     splits = [cohort.split(folds=5, fold=fold, seed=7) for fold in range(5)]
 
     for name in cohort.tables:
         positives = [cohort.labels(name)[split[name].test].sum() for split in splits]
-        assert np.ptp(positives) <= 2  # of equal rows, which share a fold, there are a few
+        assert np.ptp(positives) <= 2  # not 1: a few equal rows share a fold
 
 
-def test_another_seed_tests_other_rows_together(cohort: Cohort) -> None:
+def test_another_seed_gives_other_folds(cohort: Cohort) -> None:
     first, same, other = (cohort.split(folds=5, fold=0, seed=seed) for seed in (7, 7, 8))
 
     for name in cohort.tables:
@@ -43,7 +43,7 @@ def test_another_seed_tests_other_rows_together(cohort: Cohort) -> None:
         assert first[name].test.tolist() != other[name].test.tolist()
 
 
-def test_inner_folds_divide_the_training_rows_alone(cohort: Cohort) -> None:
+def test_inner_folds_divide_only_the_training_rows(cohort: Cohort) -> None:
     outer = cohort.split(folds=5, fold=2, seed=7)
 
     inner = [cohort.split(folds=3, fold=fold, seed=7, within=outer) for fold in range(3)]
@@ -55,7 +55,7 @@ def test_inner_folds_divide_the_training_rows_alone(cohort: Cohort) -> None:
             assert not set(split[name].test) & set(side.test)
 
 
-def test_a_hospital_has_the_rows_of_its_side() -> None:
+def test_a_hospital_has_the_rows_of_its_split() -> None:
     table = patients(9, seed=1)
     cohort = cohort_of({"a": table, "b": patients(8, seed=2)})
 
@@ -80,8 +80,8 @@ def test_real_hospitals_are_read_with_their_hashes(cohort: Cohort, hospitals_fol
     assert cohort.hashes["hungary"] == hash_file(hospitals_folder / "client_2.csv")
 
 
-def test_no_two_real_hospitals_have_a_patient_in_common(cohort: Cohort) -> None:
-    """Else one could be trained on at one hospital and tested at another: folds are dealt hospital by hospital."""
+def test_no_two_real_hospitals_share_a_patient(cohort: Cohort) -> None:
+    """Folds are made per hospital: a shared patient could be a training row of one and held out at the other."""
     contents = [
         {row.tobytes() for row in rows.drop(columns="disease").to_numpy(np.float64)} for rows in cohort.tables.values()
     ]
@@ -91,7 +91,7 @@ def test_no_two_real_hospitals_have_a_patient_in_common(cohort: Cohort) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two hospitals, written as create_dataset.py does, as far as it matters."""
+    """Two hospitals in the layout of create_dataset.py."""
     names = ("north", "south")
     for number in (1, 2):
         patients(30, seed=number).to_csv(tmp_path / f"client_{number}.csv", index=False)
@@ -107,28 +107,28 @@ def write_manifest(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_folder_is_read(folder: Path) -> None:
+def test_a_folder_gives_the_tables_of_its_hospitals(folder: Path) -> None:
     cohort = read_cohort(folder)
 
     assert list(cohort.tables) == ["north", "south"]
     pd.testing.assert_series_equal(cohort.tables["south"]["age"], patients(30, seed=2)["age"])
 
 
-def test_ledgers_beside_the_csvs_are_not_read(folder: Path) -> None:
+def test_ledgers_in_the_folder_are_ignored(folder: Path) -> None:
     without = read_cohort(folder)
     for name in without.tables:
         (folder / f"egress-{name}.jsonl").write_text("not a table")
     assert read_cohort(folder).hashes == without.hashes
 
 
-def test_one_hospital_is_not_enough(folder: Path) -> None:
+def test_a_study_needs_two_hospitals(folder: Path) -> None:
     write_manifest(folder, ("north",))
 
     with pytest.raises(DataError, match="at least 2"):
         read_cohort(folder)
 
 
-def test_a_hospital_that_may_not_join_is_in_no_study(folder: Path) -> None:
+def test_a_hospital_whose_data_may_not_join_a_run_is_refused(folder: Path) -> None:
     patients(5, seed=1).to_csv(folder / "client_2.csv", index=False)
 
     with pytest.raises(DataError, match=r"client_2\.csv"):

@@ -1,6 +1,7 @@
-"""Figures of a study against scikit-learn, on small scores made by hand."""
+"""Figures of a study against scikit-learn, on small made-up scores."""
 
 import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn import metrics as reference
 
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import calibration
-from federated_health.ml.metrics import Verdict, probability
+from federated_health.ml.metrics import Interval, Verdict, probability
 from federated_health.studies.benefit.comparison import (
     POINT_ESTIMATES,
     OutOfFold,
@@ -21,7 +22,7 @@ from federated_health.studies.benefit.comparison import (
 from federated_health.studies.benefit.training_setups import Fit, FitResult, TrainingSetup, plan_fits
 from tests.support.cohorts import cohort_of, patients, protocol_of
 
-WAYS = ("own", "federated", "pooled", "without")
+SETUPS = ("own", "federated", "pooled", "without")
 REPEATS, DRAWS = 2, 200
 
 
@@ -37,15 +38,15 @@ def out_of_fold(labels: npt.NDArray[np.float32], distance: float, seed: int, shi
     return OutOfFold(log_odds, generator.choice([0.3, 0.5, 0.6], size))
 
 
-def scores_of(labels: dict[str, npt.NDArray[np.float32]], ways: tuple[str, ...] = WAYS) -> Scores:
+def scores_of(labels: dict[str, npt.NDArray[np.float32]], models: tuple[str, ...] = SETUPS) -> Scores:
     return Scores(
         labels,
         {
-            way: {
-                name: out_of_fold(those, 1.0 + 0.3 * place, seed=10 * place + number, shift=float(number))
-                for number, (name, those) in enumerate(labels.items())
+            model: {
+                name: out_of_fold(outcomes, 1.0 + 0.3 * place, seed=10 * place + number, shift=float(number))
+                for number, (name, outcomes) in enumerate(labels.items())
             }
-            for place, way in enumerate(ways)
+            for place, model in enumerate(models)
         },
     )
 
@@ -53,7 +54,7 @@ def scores_of(labels: dict[str, npt.NDArray[np.float32]], ways: tuple[str, ...] 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
     return scores_of(
-        {"a": labels_of(20, 30), "b": labels_of(9, 40, 1), "one-class": labels_of(7, 0)}, (*WAYS, "median")
+        {"a": labels_of(20, 30), "b": labels_of(9, 40, 1), "one-class": labels_of(7, 0)}, (*SETUPS, "median")
     )
 
 
@@ -62,194 +63,201 @@ def figures(scores: Scores) -> dict[str, Any]:
     return compare_models(scores, seed=1, draws=DRAWS)
 
 
-def by_scikit_learn(labels: npt.NDArray[np.float32], one: OutOfFold) -> dict[str, float]:
-    risks = probability(one.log_odds)
-    return {
-        "roc_auc": float(np.mean([reference.roc_auc_score(labels, each) for each in one.log_odds])),
-        "average_precision": float(np.mean([reference.average_precision_score(labels, each) for each in one.log_odds])),
-        "accuracy": float(
-            np.mean([reference.accuracy_score(labels, risks[i] >= one.thresholds[i]) for i in range(REPEATS)])
-        ),
-        "brier": float(np.mean([reference.brier_score_loss(labels, each) for each in risks])),
-    }
+def by_scikit_learn(labels: npt.NDArray[np.float32], scores: OutOfFold) -> dict[str, float]:
+    """Means over repeats."""
+    risks = probability(scores.log_odds)
+    repeats = [
+        {
+            "roc_auc": reference.roc_auc_score(labels, scores.log_odds[repeat]),
+            "average_precision": reference.average_precision_score(labels, scores.log_odds[repeat]),
+            "accuracy": reference.accuracy_score(labels, risks[repeat] >= scores.thresholds[repeat]),
+            "brier": reference.brier_score_loss(labels, risks[repeat]),
+        }
+        for repeat in range(REPEATS)
+    ]
+    return {key: float(np.mean([figures[key] for figures in repeats])) for key in repeats[0]}
 
 
-@pytest.mark.parametrize("way", [*WAYS, "median"])
+@pytest.mark.parametrize("model", [*SETUPS, "median"])
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_a_hospital_s_figures_are_the_means_of_its_repeats_by_scikit_learn(
-    scores: Scores, figures: dict[str, Any], way: str, name: str
+def test_figures_of_a_hospital_are_means_over_repeats_as_by_scikit_learn(
+    scores: Scores, figures: dict[str, Any], model: str, name: str
 ) -> None:
-    found = figures["hospitals"][name]["models"][way]
+    metrics = figures["hospitals"][name]["models"][model]
 
-    expected = by_scikit_learn(scores.labels[name], scores.models[way][name])
-    assert found["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
-    fitted = [calibration(one, scores.labels[name]) for one in scores.models[way][name].log_odds]
-    assert found["calibration_slope"] == pytest.approx(np.mean([one.slope for one in fitted]))
-    assert found["calibration_intercept"] == pytest.approx(np.mean([one.intercept for one in fitted]))
-    assert set(found) == {"roc_auc", *POINT_ESTIMATES}
+    expected = by_scikit_learn(scores.labels[name], scores.models[model][name])
+    assert metrics["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
+    lines = [calibration(log_odds, scores.labels[name]) for log_odds in scores.models[model][name].log_odds]
+    assert metrics["calibration_slope"] == pytest.approx(np.mean([line.slope for line in lines]))
+    assert metrics["calibration_intercept"] == pytest.approx(np.mean([line.intercept for line in lines]))
+    assert set(metrics) == {"roc_auc", *POINT_ESTIMATES}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_figures_over_all_patients_are_those_of_all_scores_together(
-    scores: Scores, figures: dict[str, Any], way: str
+@pytest.mark.parametrize("model", SETUPS)
+def test_figures_over_all_patients_use_the_scores_of_all_hospitals(
+    scores: Scores, figures: dict[str, Any], model: str
 ) -> None:
     labels = np.concatenate([scores.labels[name] for name in ("a", "b", "one-class")])
     everyone = OutOfFold(
         *(
-            np.concatenate([getattr(scores.models[way][name], field) for name in ("a", "b", "one-class")], axis=1)
+            np.concatenate([getattr(scores.models[model][name], field) for name in ("a", "b", "one-class")], axis=1)
             for field in ("log_odds", "thresholds")
         )
     )
 
-    found = figures["all"]["models"][way]
+    metrics = figures["all"]["models"][model]
 
     expected = by_scikit_learn(labels, everyone)
-    assert found["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert metrics["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
     assert (figures["all"]["patients"], figures["all"]["positives"]) == (106, 36)
 
 
-def test_all_patients_are_in_the_order_of_the_labels_whatever_order_a_way_is_in(scores: Scores) -> None:
-    turned = Scores(scores.labels, {way: dict(reversed(list(of.items()))) for way, of in scores.models.items()})
+def test_all_patients_are_in_the_order_of_the_labels_whatever_the_order_of_the_scores(scores: Scores) -> None:
+    models = {model: dict(reversed(list(hospitals.items()))) for model, hospitals in scores.models.items()}
+    reordered = Scores(scores.labels, models).all_patients("own")
 
-    np.testing.assert_array_equal(turned.all_patients("own").log_odds, scores.all_patients("own").log_odds)
-    np.testing.assert_array_equal(turned.all_patients("own").thresholds, scores.all_patients("own").thresholds)
+    np.testing.assert_array_equal(reordered.log_odds, scores.all_patients("own").log_odds)
+    np.testing.assert_array_equal(reordered.thresholds, scores.all_patients("own").thresholds)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_mean_over_hospitals_counts_each_of_them_once(figures: dict[str, Any], way: str) -> None:
-    """Where a figure is not defined in one hospital, it is the mean over the others."""
-    of = {name: one["models"][way] for name, one in figures["hospitals"].items()}
+@pytest.mark.parametrize("model", SETUPS)
+def test_the_mean_over_hospitals_counts_each_hospital_once(figures: dict[str, Any], model: str) -> None:
+    """A figure that is not defined in one hospital is the mean over the others."""
+    metrics = {name: entry["models"][model] for name, entry in figures["hospitals"].items()}
 
-    found = figures["mean"]["models"][way]
+    mean = figures["mean"]["models"][model]
 
-    assert found["roc_auc"]["value"] == pytest.approx((of["a"]["roc_auc"]["value"] + of["b"]["roc_auc"]["value"]) / 2)
+    aucs = [metrics[name]["roc_auc"]["value"] for name in ("a", "b")]
+    assert mean["roc_auc"]["value"] == pytest.approx(sum(aucs) / 2)
     for key in ("accuracy", "brier"):
-        assert found[key] == pytest.approx(sum(of[name][key] for name in of) / 3)
+        assert mean[key] == pytest.approx(sum(metrics[name][key] for name in metrics) / 3)
     for key in ("average_precision", "calibration_slope", "calibration_intercept"):
-        assert found[key] == pytest.approx((of["a"][key] + of["b"][key]) / 2)
+        assert mean[key] == pytest.approx((metrics["a"][key] + metrics["b"][key]) / 2)
 
 
 def test_one_class_has_no_auc_no_average_precision_and_no_verdict(figures: dict[str, Any]) -> None:
-    one = figures["hospitals"]["one-class"]
+    entry = figures["hospitals"]["one-class"]
 
-    nothing = {"value": None, "low": None, "high": None}
-    assert one["verdict"] == "cannot be said"
-    assert one["small"] is True
-    assert all(difference == nothing for difference in one["differences"].values())
-    for model in one["models"].values():
-        assert model["roc_auc"] == nothing
-        assert (model["average_precision"], model["calibration_slope"], model["calibration_intercept"]) == (None,) * 3
-        assert 0 <= model["accuracy"] <= 1
+    undefined = asdict(Interval())
+    assert entry["verdict"] == Verdict.UNDEFINED
+    assert entry["small"] is True
+    assert all(difference == undefined for difference in entry["differences"].values())
+    for metrics in entry["models"].values():
+        assert metrics["roc_auc"] == undefined
+        assert [metrics[key] for key in ("average_precision", "calibration_slope", "calibration_intercept")] == [
+            None
+        ] * 3
+        assert 0 <= metrics["accuracy"] <= 1
 
 
-def test_differences_are_paired_and_of_the_hospital_s_own_draws(scores: Scores, figures: dict[str, Any]) -> None:
+def test_differences_are_paired_within_the_draws_of_a_hospital(scores: Scores, figures: dict[str, Any]) -> None:
     resampled = Resampled.of(scores.labels["b"], [1, 1], DRAWS)  # the seed, and the hospital's place
 
-    found = figures["hospitals"]["b"]["differences"]
+    differences = figures["hospitals"]["b"]["differences"]
 
     for other in ("own", "pooled", "without"):
-        of = {way: scores.models[way]["b"].log_odds for way in ("federated", other)}
-        paired = resampled.difference(of["federated"], of[other])
-        assert found[f"federated_minus_{other}"] == {"value": paired.value, "low": paired.low, "high": paired.high}
-    values = {way: figures["hospitals"]["b"]["models"][way]["roc_auc"]["value"] for way in ("median", "federated")}
-    assert found["median_minus_federated"]["value"] == pytest.approx(values["median"] - values["federated"])
-    assert len(found) == 4
+        log_odds = {model: scores.models[model]["b"].log_odds for model in ("federated", other)}
+        paired = resampled.difference(log_odds["federated"], log_odds[other])
+        assert differences[f"federated_minus_{other}"] == asdict(paired)
+    aucs = {model: figures["hospitals"]["b"]["models"][model]["roc_auc"]["value"] for model in ("median", "federated")}
+    assert differences["median_minus_federated"]["value"] == pytest.approx(aucs["median"] - aucs["federated"])
+    assert len(differences) == 4
 
 
-def test_the_mean_difference_is_of_independent_draws_in_each_hospital(scores: Scores, figures: dict[str, Any]) -> None:
+def test_the_mean_difference_uses_independent_draws_in_each_hospital(scores: Scores, figures: dict[str, Any]) -> None:
     draws = []
     for place, name in enumerate(("a", "b")):
         resampled = Resampled.of(scores.labels[name], [1, place], DRAWS)
-        federated, own = (resampled.roc_auc(scores.models[way][name].log_odds)[1] for way in ("federated", "own"))
+        federated, own = (resampled.roc_auc(scores.models[model][name].log_odds)[1] for model in ("federated", "own"))
         draws.append(federated - own)
 
-    found = figures["mean"]["differences"]["federated_minus_own"]
+    interval = figures["mean"]["differences"]["federated_minus_own"]
 
-    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(np.mean(draws, axis=0), [0.025, 0.975])))
+    assert (interval["low"], interval["high"]) == pytest.approx(
+        tuple(np.quantile(np.mean(draws, axis=0), [0.025, 0.975]))
+    )
     correlation = np.mean((draws[0] - draws[0].mean()) * (draws[1] - draws[1].mean())) / draws[0].std() / draws[1].std()
     assert abs(correlation) < 0.3  # 200 pairs of independent draws: a deviation of 0.07
 
 
-def test_the_interval_over_all_patients_takes_as_many_of_each_hospital_and_class(
+def test_the_interval_over_all_patients_is_stratified_by_hospital_and_class(
     scores: Scores, figures: dict[str, Any]
 ) -> None:
     parts = [Resampled.of(scores.labels[name], [1, place], DRAWS).times for place, name in enumerate(scores.labels)]
     labels, log_odds = scores.all_labels, scores.all_patients("own").log_odds
     drawn = [
-        np.mean([reference.roc_auc_score(labels, one, sample_weight=draw) for one in log_odds])
+        np.mean([reference.roc_auc_score(labels, repeat, sample_weight=draw) for repeat in log_odds])
         for draw in np.concatenate(parts).T
     ]
 
-    found = figures["all"]["models"]["own"]["roc_auc"]
+    interval = figures["all"]["models"]["own"]["roc_auc"]
 
-    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    assert (interval["low"], interval["high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
-def verdicts_of(federated: float, own: float, labels: npt.NDArray[np.float32]) -> Any:
-    ways = {way: {"a": out_of_fold(labels, own, seed=place)} for place, way in enumerate(WAYS)}
-    ways["federated"] = {"a": out_of_fold(labels, federated, seed=9)}
-    return compare_models(Scores({"a": labels}, ways), seed=1, draws=DRAWS)
+def entry_of(federated: float, own: float, labels: npt.NDArray[np.float32]) -> Any:
+    """Figures of one hospital, by the distance of the classes in two models' scores."""
+    models = {model: {"a": out_of_fold(labels, own, seed=place)} for place, model in enumerate(SETUPS)}
+    models["federated"] = {"a": out_of_fold(labels, federated, seed=9)}
+    return compare_models(Scores({"a": labels}, models), seed=1, draws=DRAWS)["hospitals"]["a"]
 
 
 @pytest.mark.parametrize(
     ("federated", "own", "verdict"),
     [(4.0, 0.5, Verdict.GAINS), (0.5, 4.0, Verdict.LOSES), (1.5, 1.5, Verdict.UNCLEAR)],
 )
-def test_a_verdict_is_that_of_federated_minus_own(federated: float, own: float, verdict: Verdict) -> None:
-    figures = verdicts_of(federated, own, labels_of(60, 60))
-
-    assert figures["hospitals"]["a"]["verdict"] is verdict
+def test_the_verdict_judges_federated_minus_own(federated: float, own: float, verdict: Verdict) -> None:
+    assert entry_of(federated, own, labels_of(60, 60))["verdict"] is verdict
 
 
 @pytest.mark.parametrize(("rarer", "verdict"), [(4, Verdict.UNDEFINED), (5, Verdict.GAINS)])
-def test_four_of_a_class_have_figures_and_no_verdict(rarer: int, verdict: Verdict) -> None:
-    one = verdicts_of(6.0, 0.0, labels_of(rarer, 60))["hospitals"]["a"]
+def test_a_verdict_needs_five_patients_of_each_class(rarer: int, verdict: Verdict) -> None:
+    entry = entry_of(6.0, 0.0, labels_of(rarer, 60))
 
-    assert one["verdict"] is verdict
-    assert one["small"] is True
-    assert one["differences"]["federated_minus_own"]["low"] is not None
+    assert entry["verdict"] is verdict
+    assert entry["small"] is True
+    assert entry["differences"]["federated_minus_own"]["low"] is not None
 
 
-def test_a_slope_that_one_repeat_does_not_have_is_not_defined_and_left_out_of_every_way_s_mean() -> None:
-    """Else the mean slope of one way would be over other hospitals than that of another."""
+def test_a_slope_without_a_value_in_one_repeat_is_left_out_of_the_mean_of_every_model() -> None:
+    """Otherwise the means of two models would be over different hospitals."""
     scores = scores_of({"a": labels_of(20, 30), "b": labels_of(20, 20, 1)})
     scores.models["own"]["b"].log_odds[1] = 2 * scores.labels["b"] - 1  # this repeat separates the classes
 
-    found = compare_models(scores, seed=1, draws=10)
+    figures = compare_models(scores, seed=1, draws=10)
 
     slopes = {
-        name: {way: model["calibration_slope"] for way, model in one["models"].items()}
-        for name, one in found["hospitals"].items()
+        name: {model: metrics["calibration_slope"] for model, metrics in entry["models"].items()}
+        for name, entry in {**figures["hospitals"], "mean": figures["mean"]}.items()
     }
     assert slopes["b"]["own"] is None
     assert slopes["b"]["federated"] is not None
-    assert {way: one["calibration_slope"] for way, one in found["mean"]["models"].items()} == pytest.approx(slopes["a"])
+    assert slopes["mean"] == pytest.approx(slopes["a"])
 
 
 def test_figures_are_plain_json(figures: dict[str, Any]) -> None:
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
-def test_one_seed_gives_the_same_figures_and_another_one_other_intervals(scores: Scores, figures: Any) -> None:
+def test_a_seed_determines_the_intervals(scores: Scores, figures: Any) -> None:
     again, other = compare_models(scores, seed=1, draws=DRAWS), compare_models(scores, seed=2, draws=DRAWS)
 
     assert again == figures
-    one, another = (of["hospitals"]["a"]["models"]["own"]["roc_auc"] for of in (figures, other))
-    assert one["value"] == another["value"]
-    assert one["low"] != another["low"]
+    first, second = (study["hospitals"]["a"]["models"]["own"]["roc_auc"] for study in (figures, other))
+    assert first["value"] == second["value"]
+    assert first["low"] != second["low"]
 
 
 # From fits to scores
 
 
-def test_every_fit_s_scores_are_put_in_their_rows_places() -> None:
-    """A score names its hospital, its row, its repeat and its way, so that a wrong place would be seen."""
+def test_scores_of_every_fit_are_at_the_positions_of_their_rows() -> None:
+    """A score encodes its model, repeat, hospital and row, so that a wrong position is noticed."""
     cohort = cohort_of({"a": patients(13, 1), "b": patients(17, 2)})
     protocol = protocol_of(folds=3, repeats=2)
-    strategies = ("fedavg", "average")
-    protocol = type(protocol)(**{**vars(protocol), "strategies": strategies})
+    protocol = replace(protocol, strategies=("fedavg", "average"))
     codes = {"own": 1, "fedavg": 2, "average": 3, "": 4, "without": 5}
 
     def number(fit: Fit, name: str, row: int) -> float:
@@ -270,12 +278,12 @@ def test_every_fit_s_scores_are_put_in_their_rows_places() -> None:
     scores = collect_scores(cohort, protocol, results)
 
     assert set(scores.models) == {"own", "federated", "average", "pooled", "without"}
-    for way, code in {"own": 1, "federated": 2, "average": 3, "pooled": 4, "without": 5}.items():
+    for model, code in {"own": 1, "federated": 2, "average": 3, "pooled": 4, "without": 5}.items():
         for name, rows in {"a": 13, "b": 17}.items():
             for repeat in range(2):
                 expected = 10_000 * code + 1000 * repeat + 100 * (name == "b") + np.arange(rows)
-                assert scores.models[way][name].log_odds[repeat].tolist() == expected.tolist()
+                assert scores.models[model][name].log_odds[repeat].tolist() == expected.tolist()
     for fold in range(3):
-        tested_rows = cohort.split(folds=3, fold=fold, seed=protocol.settings.seed + 1)["b"].test
-        assert (scores.models["own"]["b"].thresholds[1, tested_rows] == 0.1 + fold / 10).all()
+        held_out_rows = cohort.split(folds=3, fold=fold, seed=protocol.settings.seed + 1)["b"].test
+        assert (scores.models["own"]["b"].thresholds[1, held_out_rows] == 0.1 + fold / 10).all()
     assert scores.labels["a"].tolist() == cohort.tables["a"]["disease"].tolist()

@@ -1,4 +1,4 @@
-"""The journal of fits, resuming, several processes, and what becomes of them when one dies or the study is stopped."""
+"""The journal of fits, resuming, and worker processes of a study that is stopped or killed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PROTOCOL = protocol_of(folds=2, rounds=1, local_epochs=1)
 FITS = plan_fits(["a", "b", "c"], PROTOCOL)  # 16
 
 
-def scored_of(number: int) -> FitResult:
+def result_of(number: int) -> FitResult:
     return FitResult(scores={"a": [number / 3, -0.5], "b": []}, threshold=0.25, rounds=number, importance={"a": [0.5]})
 
 
@@ -49,57 +49,58 @@ def lines_of(folder: Path) -> list[str]:
 # The journal
 
 
-def keep(folder: Path, number: int) -> None:
+def save(folder: Path, number: int) -> None:
+    """Save the first fits in a new journal."""
     journal = journal_in(folder)
     for place, fit in enumerate(FITS[:number]):
-        journal.add(fit, scored_of(place))
+        journal.add(fit, result_of(place))
 
 
-def test_a_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    keep(tmp_path, 3)
+def test_a_journal_returns_the_saved_results(tmp_path: Path) -> None:
+    save(tmp_path, 3)
 
     journal = journal_in(tmp_path)
-    assert journal.results == {fit: scored_of(place) for place, fit in enumerate(FITS[:3])}
+    assert journal.results == {fit: result_of(place) for place, fit in enumerate(FITS[:3])}
     assert all(isinstance(fit.setup, TrainingSetup) for fit in journal.results)
 
 
-def test_a_result_is_on_disk_before_anything_else_happens(tmp_path: Path) -> None:
+def test_a_result_is_on_disk_when_add_returns(tmp_path: Path) -> None:
     journal = journal_in(tmp_path)
-    journal.add(FITS[0], scored_of(7))
+    journal.add(FITS[0], result_of(7))
 
     assert json.loads(lines_of(tmp_path)[-1])["rounds"] == 7
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_torn_last_line_costs_its_own_fit_alone(tmp_path: Path, cut: int) -> None:
-    keep(tmp_path, 3)
+def test_a_truncated_last_line_loses_only_its_own_fit(tmp_path: Path, cut: int) -> None:
+    save(tmp_path, 3)
     path = tmp_path / JOURNAL
     path.write_bytes(path.read_bytes()[: -cut - 1])
 
     journal = journal_in(tmp_path)
     assert list(journal.results) == FITS[:2]
-    journal.add(FITS[2], scored_of(9))
+    journal.add(FITS[2], result_of(9))
 
     again = journal_in(tmp_path)
     assert list(again.results) == FITS[:3]
-    assert again.results[FITS[2]] == scored_of(9)
+    assert again.results[FITS[2]] == result_of(9)
 
 
-def test_a_last_line_that_lacks_its_end_of_line_alone_is_whole(tmp_path: Path) -> None:
-    keep(tmp_path, 2)
+def test_a_complete_last_line_without_its_newline_counts(tmp_path: Path) -> None:
+    save(tmp_path, 2)
     path = tmp_path / JOURNAL
     path.write_bytes(path.read_bytes()[:-1])
 
     journal = journal_in(tmp_path)
-    journal.add(FITS[2], scored_of(2))
+    journal.add(FITS[2], result_of(2))
 
     again = journal_in(tmp_path)
     assert list(again.results) == FITS[:3]
 
 
-def test_opening_a_journal_never_leaves_less_than_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The power fails while it is written anew."""
-    keep(tmp_path, 3)
+def test_a_power_cut_while_a_journal_is_opened_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a journal writes it anew."""
+    save(tmp_path, 3)
     before = lines_of(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
@@ -110,7 +111,7 @@ def test_opening_a_journal_never_leaves_less_than_there_was(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
 
-OTHERS: dict[str, Any] = {
+OTHER_STUDIES: dict[str, EvaluationProtocol] = {
     "folds": replace(PROTOCOL, folds=3),
     "repeats": replace(PROTOCOL, repeats=2),
     "tune": replace(PROTOCOL, tune=True),
@@ -122,25 +123,25 @@ OTHERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_another_study_s_journal_is_refused_and_left_alone(tmp_path: Path, what: str) -> None:
-    keep(tmp_path, 3)
+@pytest.mark.parametrize("change", OTHER_STUDIES)
+def test_the_journal_of_another_study_is_refused_and_left_unchanged(tmp_path: Path, change: str) -> None:
+    save(tmp_path, 3)
     before = lines_of(tmp_path)
 
-    with pytest.raises(RunError, match=r"another study .* --force starts anew"):
-        journal_in(tmp_path, OTHERS[what])
+    with pytest.raises(RunError, match=r"another study .* --force"):
+        journal_in(tmp_path, OTHER_STUDIES[change])
 
     assert lines_of(tmp_path) == before
 
 
 def test_a_further_strategy_adds_to_a_study(tmp_path: Path) -> None:
-    keep(tmp_path, 3)
+    save(tmp_path, 3)
 
     journal = journal_in(tmp_path, replace(PROTOCOL, strategies=(*PROTOCOL.strategies, "average")))
     assert len(journal.results) == 3
 
 
-def test_a_strategy_s_default_may_be_given_by_name() -> None:
+def test_a_default_argument_of_a_strategy_makes_no_other_study() -> None:
     def prox(arguments: str) -> EvaluationProtocol:
         settings = replace(PROTOCOL.settings, strategy="fedprox", strategy_args=arguments)
         return replace(PROTOCOL, settings=settings, strategies=("fedprox",))
@@ -149,8 +150,8 @@ def test_a_strategy_s_default_may_be_given_by_name() -> None:
     assert fingerprint_of(COHORT, prox("")) != fingerprint_of(COHORT, prox("proximal-mu=0.2"))
 
 
-def test_other_rows_are_another_study(tmp_path: Path) -> None:
-    keep(tmp_path, 1)
+def test_other_rows_make_another_study(tmp_path: Path) -> None:
+    save(tmp_path, 1)
     other = Cohort(COHORT.task, COHORT.tables, {**COHORT.hashes, "b": "another hash"})
 
     with pytest.raises(RunError, match="another study"):
@@ -160,61 +161,61 @@ def test_other_rows_are_another_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"verbose": True}, {"wait": 3.0}, {"out": "elsewhere"}, {"force": True}, {"data": "elsewhere"}], ids=str
 )
-def test_what_no_result_depends_on_makes_no_other_study(tmp_path: Path, change: dict[str, Any]) -> None:
-    keep(tmp_path, 3)
+def test_settings_without_effect_on_results_make_no_other_study(tmp_path: Path, change: dict[str, Any]) -> None:
+    save(tmp_path, 3)
 
     journal = journal_in(tmp_path, replace(PROTOCOL, settings=replace(PROTOCOL.settings, **change)))
     assert len(journal.results) == 3
 
 
-def test_force_starts_anew_where_another_study_is_and_goes_on_where_the_same_is(tmp_path: Path) -> None:
-    keep(tmp_path, 3)
+def test_force_resumes_the_same_study_and_replaces_another_one(tmp_path: Path) -> None:
+    save(tmp_path, 3)
 
     journal = journal_in(tmp_path, force=True)
     assert len(journal.results) == 3
-    journal = journal_in(tmp_path, OTHERS["seed"], force=True)
+    journal = journal_in(tmp_path, OTHER_STUDIES["seed"], force=True)
     assert journal.results == {}
     assert len(lines_of(tmp_path)) == 1
 
 
-def test_a_file_that_is_no_journal_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_not_replaced_even_with_force(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(RunError, match="expected a study's journal"):
+    with pytest.raises(RunError, match="journal"):
         journal_in(tmp_path, force=True)
 
     assert (tmp_path / JOURNAL).read_bytes() == b"\xff\xfe\x00"
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="cannot be written"):
-        journal_in(tmp_path / "not there")
+def test_a_missing_folder_is_a_run_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="missing"):
+        journal_in(tmp_path / "missing")
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_run_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     journal = journal_in(tmp_path)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
-        journal.add(FITS[0], scored_of(0))
+        journal.add(FITS[0], result_of(0))
 
 
-# Running, in this process
+# Studies in this process
 
 
 @pytest.fixture
-def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
-    """Every fit is as quick as nothing; which ones were run, in order."""
-    done: list[Fit] = []
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
+    """The trained fits in order; results are made up, and nothing is trained."""
+    fits: list[Fit] = []
 
     def run(fit: Fit, **_: Any) -> FitResult:
-        done.append(fit)
-        return scored_of(FITS.index(fit))
+        fits.append(fit)
+        return result_of(FITS.index(fit))
 
     monkeypatch.setattr(training_setups, "run_fit", run)
-    return done
+    return fits
 
 
 def run_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, **options: Any) -> dict[Fit, FitResult]:
@@ -222,39 +223,39 @@ def run_in(folder: Path, protocol: EvaluationProtocol = PROTOCOL, **options: Any
     return run_fits(COHORT, protocol, journal, **({"jobs": 1} | options))
 
 
-def test_fits_of_a_further_strategy_do_not_count_as_done(tmp_path: Path, fitted: list[Fit]) -> None:
-    """One of 16 models is left, and the journal holds four of another strategy besides."""
+def test_fits_of_another_strategy_do_not_count_as_finished(tmp_path: Path, trained: list[Fit]) -> None:
+    """The journal holds 15 of 16 fits of this study, and 4 of another strategy."""
     others = [Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject=f"other-{number}") for number in range(4)]
     journal = journal_in(tmp_path)
     for place, fit in enumerate([*FITS[:15], *others]):
-        journal.add(fit, scored_of(place))
+        journal.add(fit, result_of(place))
     shown: list[tuple[int, int]] = []
 
     run_in(tmp_path, show=lambda done, total: shown.append((done, total)))
 
-    assert fitted == FITS[15:]
+    assert trained == FITS[15:]
     assert shown == [(15, 16), (16, 16)]
 
 
-def test_a_study_runs_every_fit_once_and_says_how_far_it_is(tmp_path: Path, fitted: list[Fit]) -> None:
+def test_a_study_trains_every_fit_once_and_reports_progress(tmp_path: Path, trained: list[Fit]) -> None:
     shown: list[tuple[int, int]] = []
 
     results = run_in(tmp_path, show=lambda done, total: shown.append((done, total)))
 
-    assert fitted == FITS
-    assert results == {fit: scored_of(place) for place, fit in enumerate(FITS)}
+    assert trained == FITS
+    assert results == {fit: result_of(place) for place, fit in enumerate(FITS)}
     assert shown == [(done, 16) for done in range(17)]
     assert len(lines_of(tmp_path)) == 17
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 15])
-def test_a_study_that_was_stopped_goes_on_where_it_was(
-    tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch, after: int
+def test_a_stopped_study_resumes_after_its_last_fit(
+    tmp_path: Path, trained: list[Fit], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    run = vars(training_setups)["run_fit"]
+    run = training_setups.run_fit
 
     def stop(fit: Fit, **rest: Any) -> FitResult:
-        if len(fitted) == after:
+        if len(trained) == after:
             raise KeyboardInterrupt
         result: FitResult = run(fit, **rest)
         return result
@@ -263,51 +264,51 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path)
     monkeypatch.setattr(training_setups, "run_fit", run)
-    assert fitted == FITS[:after]
+    assert trained == FITS[:after]
 
     shown: list[tuple[int, int]] = []
     results = run_in(tmp_path, show=lambda done, total: shown.append((done, total)))
 
-    assert fitted == FITS  # each once
+    assert trained == FITS  # each once
     assert shown[0] == (after, 16)
     assert list(results) == FITS
-    assert results == {fit: scored_of(place) for place, fit in enumerate(FITS)}
+    assert results == {fit: result_of(place) for place, fit in enumerate(FITS)}
 
 
-def test_a_finished_study_runs_nothing(tmp_path: Path, fitted: list[Fit]) -> None:
+def test_a_finished_study_trains_nothing(tmp_path: Path, trained: list[Fit]) -> None:
     first = run_in(tmp_path)
-    fitted.clear()
+    trained.clear()
 
     assert run_in(tmp_path, jobs=4) == first
-    assert fitted == []
+    assert trained == []
 
 
-def test_a_fit_that_fails_is_named_and_the_finished_ones_are_kept(
-    tmp_path: Path, fitted: list[Fit], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_fit_is_named_and_the_finished_ones_are_saved(
+    tmp_path: Path, trained: list[Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = vars(training_setups)["run_fit"]
+    run = training_setups.run_fit
 
     def fail(fit: Fit, **rest: Any) -> FitResult:
         if fit == FITS[8 + 1]:
-            raise RunError("no hospital sent an update that can be used")
+            raise RunError("training diverged")
         result: FitResult = run(fit, **rest)
         return result
 
     monkeypatch.setattr(training_setups, "run_fit", fail)
 
-    with pytest.raises(RunError, match=r"^repeat 1, fold 2, own b: no hospital sent"):
+    with pytest.raises(RunError, match=r"^repeat 1, fold 2, own b: training diverged"):
         run_in(tmp_path)
 
-    assert fitted == FITS[:9]
+    assert trained == FITS[:9]
     assert len(lines_of(tmp_path)) == 1 + 9
 
 
-# Several processes
+# Worker processes
 
 
 @pytest.fixture
 def started(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the processes of a study leave their ids."""
+    """The folder in which worker processes leave their ids."""
     folder = tmp_path_factory.mktemp("started")
     monkeypatch.setenv(awkward_apps.STARTED, str(folder))
     return folder
@@ -318,7 +319,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def is_alive(process: int) -> bool:
-    """And not only waiting for its parent to look."""
+    """Whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -326,30 +327,32 @@ def is_alive(process: int) -> bool:
 
 
 def wait_until(condition: Any) -> None:
-    """However slow the machine is; a test that waits for ever has found something, too."""
+    """Wait without a limit, since machines may be slow."""
     while not condition():
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_one_to_the_bit(tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
+    """The last four fits are trained; the journals hold made-up results of the others."""
+    serial, parallel = tmp_path / "serial", tmp_path / "parallel"
+    for folder in (serial, parallel):
         folder.mkdir()
+        save(folder, len(FITS) - 4)
 
-    one, two = (run_in(folder, jobs=jobs) for folder, jobs in zip(folders, (1, 2), strict=True))
+    results = run_in(serial, jobs=1)
 
-    assert list(one) == list(two) == FITS
-    assert one == two  # equal floats, of which Python writes every bit
-    assert sorted(lines_of(folders[0])) == sorted(lines_of(folders[1]))
+    assert list(results) == FITS
+    assert run_in(parallel, jobs=2) == results
+    assert sorted(lines_of(parallel)) == sorted(lines_of(serial))
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_one_line_and_the_journal_stays(tmp_path: Path, started: Path) -> None:
-    keep(tmp_path, 5)
+def test_a_worker_process_that_dies_is_a_run_error_and_the_journal_stays(tmp_path: Path, started: Path) -> None:
+    save(tmp_path, 5)
     before = lines_of(tmp_path)
 
-    with pytest.raises(RunError, match="the same command resumes it"):
+    with pytest.raises(RunError, match=r"worker process .* resumes"):
         run_in(tmp_path, app=awkward_apps.dies, jobs=2)
 
     assert lines_of(tmp_path) == before
@@ -357,7 +360,8 @@ def test_a_process_that_dies_is_one_line_and_the_journal_stays(tmp_path: Path, s
 
 
 def run_sleeping_study() -> None:
-    """In the folder that the first argument names."""
+    """A study in the folder that the first argument names; its fits do not end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored below a background job of a shell
     try:
         run_in(Path(sys.argv[1]), app=awkward_apps.sleeps, jobs=2)
     except KeyboardInterrupt:
@@ -366,7 +370,7 @@ def run_sleeping_study() -> None:
 
 @pytest.fixture
 def sleeping(tmp_path: Path, started: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A study of two processes, both of them amid a fit."""
+    """A study with two worker processes, both in a fit that takes ten minutes."""
     command = [sys.executable, "-m", "tests.support.awkward_apps", str(tmp_path)]
     with subprocess.Popen(command, cwd=PROJECT, start_new_session=True) as running:
         wait_until(lambda: len(processes_in(started)) == 2 or running.poll() is not None)
@@ -376,11 +380,12 @@ def sleeping(tmp_path: Path, started: Path) -> Iterator["subprocess.Popen[bytes]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [False, True], ids=["to the study alone", "to all, as a terminal does"])
-def test_ctrl_c_leaves_no_process_behind_and_waits_for_no_fit(
+@pytest.mark.parametrize(
+    "group", [False, True], ids=["signal to the study", "signal to all processes, as by a terminal"]
+)
+def test_ctrl_c_ends_all_processes_without_waiting_for_fits(
     sleeping: "subprocess.Popen[bytes]", started: Path, group: bool
 ) -> None:
-    """The fits would sleep for ten minutes."""
     processes = processes_in(started)
     assert all(map(is_alive, processes))
 
@@ -391,7 +396,7 @@ def test_ctrl_c_leaves_no_process_behind_and_waits_for_no_fit(
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_leaves_no_process_behind(sleeping: "subprocess.Popen[bytes]", started: Path) -> None:
+def test_workers_of_a_killed_study_end(sleeping: "subprocess.Popen[bytes]", started: Path) -> None:
     processes = processes_in(started)
     assert all(map(is_alive, processes))
 

@@ -1,4 +1,4 @@
-"""Whose rows each training setup trains on, proved by making the other rows absurd; tuning; settings."""
+"""The rows of each training setup, checked with absurd values in all other rows; tuning; settings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -44,8 +44,8 @@ def test_every_fold_has_every_model_once() -> None:
     fits = plan_fits(HOSPITALS, protocol)
 
     assert len(fits) == len(set(fits)) == 2 * 3 * (3 + 2 + 1 + 3)
-    one = [(fit.setup, fit.subject) for fit in fits if (fit.repeat, fit.fold) == (2, 1)]
-    assert one == [
+    last = [(fit.setup, fit.subject) for fit in fits if (fit.repeat, fit.fold) == (2, 1)]
+    assert last == [
         *(("own", name) for name in HOSPITALS),
         ("federated", "fedavg"),
         ("federated", "average"),
@@ -64,7 +64,9 @@ def test_every_fold_has_every_model_once() -> None:
         (TrainingSetup.LEAVE_ONE_OUT, "b", 2, "average"),
     ],
 )
-def test_a_fit_is_a_federation_of_so_many(setup: TrainingSetup, subject: str, hospitals: int, strategy: str) -> None:
+def test_each_setup_has_its_number_of_hospitals_and_strategy(
+    setup: TrainingSetup, subject: str, hospitals: int, strategy: str
+) -> None:
     protocol = replace(protocol_of(), strategies=("average", "fedavg"))
 
     settings = settings_for(Fit(repeat=0, fold=0, setup=setup, subject=subject), protocol, 3)
@@ -75,7 +77,7 @@ def test_a_fit_is_a_federation_of_so_many(setup: TrainingSetup, subject: str, ho
     )
 
 
-def test_of_two_hospitals_the_one_that_is_left_is_alone() -> None:
+def test_one_of_two_hospitals_alone_is_trained_by_fedavg() -> None:
     settings = settings_for(
         Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="a"),
         replace(protocol_of(), strategies=("average",)),
@@ -90,12 +92,12 @@ def test_an_unknown_strategy_is_a_settings_error() -> None:
         settings_for(Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject="magic"), protocol_of(), 3)
 
 
-# Whose rows
+# Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt(Cohort):
-    """A cohort that is split as another one was, whatever its rows have become."""
+class SplitAsBefore(Cohort):
+    """A changed cohort with the splits of the original one."""
 
     original: Cohort
 
@@ -115,53 +117,61 @@ SEED = 42
 
 
 def absurd(cohort: Cohort, hospital: str, *, train: bool, test: bool) -> Cohort:
-    """All patients on one side of one hospital are 119 years old, with the other label."""
+    """A cohort in which patients on these sides of one hospital are 119 years old and have the other label."""
     side = cohort.split(folds=FOLDS, fold=0, seed=SEED)[hospital]
     rows = np.concatenate([*([side.train] if train else []), *([side.test] if test else [])])
     table = cohort.tables[hospital].copy()
     table.loc[rows, "age"], table.loc[rows, "chol"] = 119.0, 999.0
     table.loc[rows, "disease"] = 1 - table.loc[rows, "disease"]
-    return Dealt(cohort.task, {**cohort.tables, hospital: table}, cohort.hashes, cohort)
+    return SplitAsBefore(cohort.task, {**cohort.tables, hospital: table}, cohort.hashes, cohort)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a fit's final federation came to."""
+class Trained:
+    """A fit and its final run.
+
+    Attributes:
+        registrations: name, training rows and held-out rows of each hospital.
+    """
 
     weights: str
     normalisation: Any
-    scored: FitResult
-    introduced: tuple[tuple[str, int, int], ...]
+    result: FitResult
+    registrations: tuple[tuple[str, int, int], ...]
 
 
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a fit of fold 0, and looks at its federation."""
+    """Trains a model of fold 0."""
     from client import app
 
-    made: list[PlainRun] = []
+    runs: list[PlainRun] = []
 
-    class Watched(PlainRun):
+    class RecordedRun(PlainRun):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            made.append(self)
+            runs.append(self)
 
-    monkeypatch.setattr(study, "PlainRun", Watched)
+    monkeypatch.setattr(study, "PlainRun", RecordedRun)
 
-    def run(cohort: Cohort, setup: TrainingSetup, subject: str = "", **protocol: Any) -> Fitted:
-        scored = run_fit(Fit(repeat=0, fold=0, setup=setup, subject=subject), cohort, protocol_of(**protocol), app)
-        last = made[-1]
-        introduced = sorted((one.name, one.train_examples, one.test_examples) for one in last.registrations.values())
-        return Fitted(weights_hash(last.weights), last.normalisation, scored, tuple(introduced))
+    def train(cohort: Cohort, setup: TrainingSetup, subject: str = "", **protocol: Any) -> Trained:
+        result = run_fit(Fit(repeat=0, fold=0, setup=setup, subject=subject), cohort, protocol_of(**protocol), app)
+        run = runs[-1]
+        registrations = sorted(
+            (registration.name, registration.train_examples, registration.test_examples)
+            for registration in run.registrations.values()
+        )
+        return Trained(weights_hash(run.weights), run.normalisation, result, tuple(registrations))
 
-    return run
+    return train
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tune", [False, True])
-def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort: Cohort, tune: bool) -> None:
-    """Neither training nor normalisation, threshold or tuning moves by a bit when all its rows become absurd; and its
-    tested rows' scores do not when its training rows do.
+def test_leave_one_out_models_never_see_a_row_of_the_hospital(fit: Any, cohort: Cohort, tune: bool) -> None:
+    """Absurd rows of the hospital do not change weights, normalisation, threshold or number of rounds by a bit.
+
+    Its absurd training rows do not change the scores of its held-out rows either.
     """
     reference = fit(cohort, TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
 
@@ -169,25 +179,25 @@ def test_a_federation_without_a_hospital_never_sees_a_row_of_it(fit: Any, cohort
     training = fit(absurd(cohort, "b", train=True, test=False), TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
     another = fit(absurd(cohort, "c", train=True, test=False), TrainingSetup.LEAVE_ONE_OUT, "b", tune=tune, rounds=2)
 
-    assert [name for name, *_ in reference.introduced] == ["a", "c"]
+    assert [name for name, *_ in reference.registrations] == ["a", "c"]
     assert (everything.weights, everything.normalisation) == (reference.weights, reference.normalisation)
-    assert replace(everything.scored, scores={}) == replace(reference.scored, scores={})
-    assert everything.scored.scores != reference.scored.scores
-    assert training.scored == reference.scored
-    assert list(reference.scored.scores) == ["b"]
-    assert another.weights != reference.weights  # absurd rows would be noticed
+    assert replace(everything.result, scores={}) == replace(reference.result, scores={})
+    assert everything.result.scores != reference.result.scores
+    assert training.result == reference.result
+    assert list(reference.result.scores) == ["b"]
+    assert another.weights != reference.weights  # so absurd rows would be noticed
     assert another.normalisation != reference.normalisation
 
 
 @pytest.mark.slow
-def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
+def test_own_models_see_only_the_rows_of_their_hospital(fit: Any, cohort: Cohort) -> None:
     reference = fit(cohort, TrainingSetup.OWN, "a")
 
     others = fit(absurd(absurd(cohort, "b", train=True, test=True), "c", train=True, test=True), TrainingSetup.OWN, "a")
 
     assert others == reference
-    assert list(reference.scored.scores) == ["a"]
-    assert reference.introduced == (("a", 24, 12),)
+    assert list(reference.result.scores) == ["a"]
+    assert reference.registrations == (("a", 24, 12),)
     assert fit(absurd(cohort, "a", train=True, test=False), TrainingSetup.OWN, "a").weights != reference.weights
 
 
@@ -202,50 +212,50 @@ def test_an_own_model_sees_its_own_rows_only(fit: Any, cohort: Cohort) -> None:
     ],
 )
 @pytest.mark.parametrize("tune", [False, True])
-def test_no_setup_sees_a_tested_row_before_it_scores_it(
+def test_no_setup_trains_on_held_out_rows(
     fit: Any, cohort: Cohort, setup: TrainingSetup, subject: str, tune: bool
 ) -> None:
-    spoilt = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
+    changed = absurd(absurd(cohort, "a", train=False, test=True), "c", train=False, test=True)
 
-    reference, found = (fit(one, setup, subject, tune=tune, rounds=2) for one in (cohort, spoilt))
+    reference, other = (fit(rows, setup, subject, tune=tune, rounds=2) for rows in (cohort, changed))
 
-    assert (found.weights, found.normalisation) == (reference.weights, reference.normalisation)
-    untested: dict[str, Any] = {"scores": {}, "importance": {}}  # both are of the tested rows
-    assert replace(found.scored, **untested) == replace(reference.scored, **untested)
-    if "b" in reference.scored.scores:
-        assert found.scored.scores["b"] == reference.scored.scores["b"]
+    assert (other.weights, other.normalisation) == (reference.weights, reference.normalisation)
+    figures: dict[str, Any] = {"scores": {}, "importance": {}}  # of held-out rows
+    assert replace(other.result, **figures) == replace(reference.result, **figures)
+    if "b" in reference.result.scores:
+        assert other.result.scores["b"] == reference.result.scores["b"]
 
 
 @pytest.mark.slow
-def test_federated_and_pooled_models_are_normalised_alike_and_tested_on_the_same_rows(fit: Any, cohort: Cohort) -> None:
+def test_federated_and_pooled_models_share_normalisation_and_held_out_rows(fit: Any, cohort: Cohort) -> None:
     federated, pooled = fit(cohort, TrainingSetup.FEDERATED, "fedavg"), fit(cohort, TrainingSetup.POOLED)
 
     np.testing.assert_allclose(pooled.normalisation.mean, federated.normalisation.mean, rtol=1e-12)
     np.testing.assert_allclose(pooled.normalisation.variance, federated.normalisation.variance, rtol=1e-9)
-    assert federated.introduced == (("a", 24, 12), ("b", 30, 15), ("c", 40, 20))
-    assert pooled.introduced == (("pooled", 94, 47),)
+    assert federated.registrations == (("a", 24, 12), ("b", 30, 15), ("c", 40, 20))
+    assert pooled.registrations == (("pooled", 94, 47),)
     sizes = {"a": 12, "b": 15, "c": 20}
-    assert {name: len(scores) for name, scores in federated.scored.scores.items()} == sizes
-    assert {name: len(scores) for name, scores in pooled.scored.scores.items()} == sizes
-    by_hand = np.concatenate(
+    assert {name: len(scores) for name, scores in federated.result.scores.items()} == sizes
+    assert {name: len(scores) for name, scores in pooled.result.scores.items()} == sizes
+    ages = np.concatenate(
         [
             rows.iloc[cohort.split(folds=FOLDS, fold=0, seed=SEED)[name].train]["age"]
             for name, rows in cohort.tables.items()
         ]
     )
-    assert pooled.normalisation.mean[0] == pytest.approx(by_hand.mean())
+    assert pooled.normalisation.mean[0] == pytest.approx(ages.mean())
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order(fit: Any, cohort: Cohort) -> None:
-    """Logistic regression by hand, from the weights; a hospital that had no part is scored with the same."""
+def test_scores_match_a_logistic_regression_by_hand(fit: Any, cohort: Cohort) -> None:
+    """Scores of a hospital that did not take part, from the final weights and in the order of its rows."""
     from client import app
 
     protocol = protocol_of()
     split = cohort.split(folds=FOLDS, fold=0, seed=SEED)
-    job = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="b")
+    left_out = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="b")
     hospitals = {name: cohort.hospital(name, rows) for name, rows in split.items() if name != "b"}
-    federated_run = open_run(hospitals, settings_for(job, protocol, 3), app)
+    federated_run = open_run(hospitals, settings_for(left_out, protocol, 3), app)
     federated_run.run()
     kernel, bias = (array.astype(np.float64) for array in federated_run.weights.values())
     assert federated_run.normalisation is not None
@@ -261,23 +271,23 @@ def test_scores_are_those_of_the_final_weights_on_the_fold_s_rows_in_their_order
         else:
             expected += kernel[place.stop - 1, 0]  # missing
 
-    scored = fit(cohort, TrainingSetup.LEAVE_ONE_OUT, "b").scored
+    result = fit(cohort, TrainingSetup.LEAVE_ONE_OUT, "b").result
 
-    np.testing.assert_allclose(scored.scores["b"], expected, atol=1e-4)
-    assert handlers.local_model.cache_info().currsize == 0  # no rows of a fold are kept
+    np.testing.assert_allclose(result.scores["b"], expected, atol=1e-4)
+    assert handlers.local_model.cache_info().currsize == 0  # the rows of the fold are freed
 
 
 @pytest.mark.slow
-def test_repeats_train_with_other_seeds_and_the_same_one_for_every_setup(cohort: Cohort, monkeypatch: Any) -> None:
+def test_every_repeat_has_a_seed_of_its_own_for_all_setups(cohort: Cohort, monkeypatch: Any) -> None:
     from client import app
 
     seeds: list[int] = []
 
-    def watch(hospitals: Any, settings: Any, app: Any) -> Any:
+    def open_recorded(hospitals: Any, settings: Any, app: Any) -> Any:
         seeds.append(settings.seed)
         return open_run(hospitals, settings, app)
 
-    monkeypatch.setattr(training_setups, "open_run", watch)
+    monkeypatch.setattr(training_setups, "open_run", open_recorded)
     for repeat in (0, 1):
         for setup, subject in (
             (TrainingSetup.OWN, "a"),
@@ -289,13 +299,13 @@ def test_repeats_train_with_other_seeds_and_the_same_one_for_every_setup(cohort:
     assert seeds == [42] * 3 + [43] * 3
 
 
-# Awkward hospitals
+# Small hospitals
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("folds", "tune"), [(10, False), (2, True)])
-def test_hospitals_of_a_few_patients_or_one_class_break_nothing(folds: int, tune: bool) -> None:
-    """Also where a fold tests no row of a hospital, because it has fewer patients than there are folds."""
+def test_hospitals_of_few_patients_or_one_class_have_finite_scores(folds: int, tune: bool) -> None:
+    """Also if a fold holds out no row of a hospital, because it has fewer patients than there are folds."""
     from client import app
 
     tiny, single = patients(8, 1), patients(9, 2)
@@ -305,16 +315,16 @@ def test_hospitals_of_a_few_patients_or_one_class_break_nothing(folds: int, tune
     fits = [fit for fit in plan_fits(list(cohort.tables), protocol) if fit.fold == folds - 1]
 
     for fit in fits:
-        scored = run_fit(fit, cohort, protocol, app)
+        result = run_fit(fit, cohort, protocol, app)
 
         split = cohort.split(folds=folds, fold=fit.fold, seed=42)
-        assert all(len(scores) == len(split[name].test) for name, scores in scored.scores.items())
-        assert all(np.isfinite(scores).all() for scores in scored.scores.values())
+        assert all(len(scores) == len(split[name].test) for name, scores in result.scores.items())
+        assert all(np.isfinite(scores).all() for scores in result.scores.values())
 
 
 @pytest.mark.slow
-def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
-    """A federation's run would go on without it."""
+def test_a_fit_without_the_update_of_a_hospital_fails(cohort: Cohort) -> None:
+    """Other runs continue without it."""
     from client import app
 
     def fail_at_b(message: Message, context: Any) -> Message:
@@ -322,7 +332,7 @@ def test_a_model_that_lacks_a_hospital_is_no_result(cohort: Cohort) -> None:
             raise ValueError
         return app(message, context)
 
-    with pytest.raises(RunError, match=r"^b sent no usable update in round 1$"):
+    with pytest.raises(RunError, match=r"^b .*round 1"):
         run_fit(
             Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject="fedavg"),
             cohort,
@@ -352,14 +362,14 @@ class KnownLosses:
 
 
 def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tuple[int, int, list[list[str]]]:
-    """The number of rounds that was chosen, how many were tried, and the hospitals of each inner fold."""
+    """The chosen number of rounds, the number of rounds tried, and the hospitals of each inner fold."""
     cohort = cohort_of({name: patients(30, seed) for seed, name in enumerate(HOSPITALS)})
     split = cohort.split(folds=3, fold=0, seed=42)
-    tried: list[list[str]] = []
+    participants: list[list[str]] = []
     runs: list[KnownLosses] = []
 
     def open_known(hospitals: Any, settings: Any, _app: Any) -> Any:
-        tried.append(list(hospitals))
+        participants.append(list(hospitals))
         runs.append(KnownLosses(losses, len(runs), settings.rounds))
         return runs[-1]
 
@@ -367,27 +377,28 @@ def tuned(monkeypatch: pytest.MonkeyPatch, losses: Any, rounds: int = 6) -> tupl
     fit = Fit(repeat=0, fold=0, setup=TrainingSetup.LEAVE_ONE_OUT, subject="a")
     chosen = training_setups.choose_rounds(fit, split, cohort, protocol_of(rounds=rounds).settings, ClientApp())
     assert len({run.reached for run in runs}) == 1
-    return chosen, runs[0].reached, tried
+    return chosen, runs[0].reached, participants
 
 
 @pytest.mark.parametrize("best", [1, 4, 6])
-def test_the_rounds_of_least_loss_over_all_inner_folds_are_chosen(monkeypatch: pytest.MonkeyPatch, best: int) -> None:
+def test_the_rounds_with_the_lowest_loss_over_all_inner_folds_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
     """Each fold alone would choose another round."""
-    least = [{best: 5.0, 2: 4.9}, {best: 5.0, 3: 4.9}, {best: 5.0, 5: 4.9}]
+    lowest = [{best: 5.0, 2: 4.9}, {best: 5.0, 3: 4.9}, {best: 5.0, 5: 4.9}]
 
-    rounds, _, tried = tuned(monkeypatch, lambda inner, number: least[inner].get(number, 5.1))
+    rounds, _, participants = tuned(monkeypatch, lambda inner, number: lowest[inner].get(number, 5.1))
 
     assert rounds == best
-    assert len(tried) == INNER_FOLDS
-    assert tried == [["b", "c"]] * INNER_FOLDS
+    assert participants == [["b", "c"]] * INNER_FOLDS
 
 
-def test_of_equal_losses_the_fewer_rounds_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_losses_choose_the_smaller_number_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuned(monkeypatch, lambda _, number: 4.0 if number in (3, 5) else 5.0)[0] == 3
 
 
-def test_patience_ends_when_none_of_so_many_rounds_was_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later round that would be better still is not waited for; one just in time is."""
+def test_tuning_ends_after_patience_rounds_without_a_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lower loss in the last of these rounds counts, one in the round after it does not."""
     late = {3: 4.0, 4 + PATIENCE: 1.0}
 
     rounds, reached, _ = tuned(monkeypatch, lambda _, number: late.get(number, 5.0), rounds=40)
@@ -397,14 +408,14 @@ def test_patience_ends_when_none_of_so_many_rounds_was_the_best(monkeypatch: pyt
     assert tuned(monkeypatch, lambda _, number: in_time.get(number, 5.0), rounds=40)[0] == 3 + PATIENCE
 
 
-def test_a_round_that_nobody_could_evaluate_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_without_an_evaluation_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuned(monkeypatch, lambda _, number: 9.0 if number == 2 else None)[0] == 2
 
 
 @pytest.mark.slow
-def test_where_columns_say_nothing_tuning_stops_early(fit: Any) -> None:
+def test_tuning_on_noise_stops_early(fit: Any) -> None:
     noise = cohort_of({name: patients(30, seed, nothing) for seed, name in enumerate(HOSPITALS)})
 
-    found = fit(noise, TrainingSetup.OWN, "a", tune=True, rounds=12, local_epochs=5, learning_rate=0.5)
+    trained = fit(noise, TrainingSetup.OWN, "a", tune=True, rounds=12, local_epochs=5, learning_rate=0.5)
 
-    assert found.scored.rounds < 12
+    assert trained.result.rounds < 12

@@ -1,4 +1,4 @@
-"""A federation in which one hospital must gain, one must lose, and for one it cannot matter, through a real study."""
+"""A real study of a federation in which one hospital gains, one loses, and one has no difference."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def patients(number: int, seed: int, direction: float) -> pd.DataFrame:
-    """Every column says a little, and all of them together all, in this direction; 0 where nothing was recorded."""
+    """All columns together determine the label, in this direction; with direction 0 nothing was recorded."""
     mechanism, generator = np.random.default_rng(1), np.random.default_rng(seed)
     table, log_odds = pd.DataFrame(), np.zeros(number)
     for column in HEART_DISEASE.columns:
@@ -34,22 +34,25 @@ def patients(number: int, seed: int, direction: float) -> pd.DataFrame:
             log_odds += (mechanism.permutation(np.linspace(-1.5, 1.5, len(column.codes))))[place]
     if not direction:
         table[:] = np.nan
-        table["age"] = 50 + np.arange(number) * 1e-9  # other patients, whose features are the same
+        table["age"] = 50 + np.arange(number) * 1e-9  # different rows with the same features
     risk = direction * log_odds if direction else generator.random(number)
-    table["disease"] = (risk >= np.median(risk)).astype(np.float64)  # as many of either class
+    table["disease"] = (risk >= np.median(risk)).astype(np.float64)  # classes of equal size
     return table
 
 
 def hospitals(seed: int) -> Cohort:
     """Most patients are those of one large hospital.
 
-    - `small` has the same mechanism, and too few patients to learn so many columns from.
-    - `contrary` has enough of them, and the mechanism is the other way round.
-    - `blank` recorded nothing: no model can tell its patients apart.
+    - `small` has the same mechanism, and too few patients to learn the effect of so many columns.
+    - `contrary` has the opposite mechanism.
+    - `blank` recorded nothing: no model can distinguish its patients.
     """
     sizes = {"large": (600, 1.0), "small": (60, 1.0), "contrary": (60, -1.0), "blank": (40, 0.0)}
     return cohort_of(
-        {name: patients(rows, 10 * seed + place, way) for place, (name, (rows, way)) in enumerate(sizes.items())}
+        {
+            name: patients(rows, 10 * seed + place, direction)
+            for place, (name, (rows, direction)) in enumerate(sizes.items())
+        }
     )
 
 
@@ -70,24 +73,25 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ("name", "verdict"),
     [("small", Verdict.GAINS), ("contrary", Verdict.LOSES), ("blank", Verdict.UNCLEAR)],
 )
-def test_each_hospital_has_the_verdict_that_it_must_have(figures: dict[str, Any], name: str, verdict: Verdict) -> None:
+def test_each_hospital_has_the_verdict_of_its_mechanism(figures: dict[str, Any], name: str, verdict: Verdict) -> None:
     assert figures["hospitals"][name]["verdict"] is verdict
 
 
-def test_the_figures_behind_the_verdicts(figures: dict[str, Any]) -> None:
-    of = {
-        name: {way: model["roc_auc"]["value"] for way, model in one["models"].items()}
-        for name, one in figures["hospitals"].items()
+def test_aucs_agree_with_the_mechanism_of_each_hospital(figures: dict[str, Any]) -> None:
+    aucs = {
+        name: {model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()}
+        for name, entry in figures["hospitals"].items()
     }
 
-    assert of["small"]["federated"] - of["small"]["own"] > 0.1
-    assert of["small"]["without"] > 0.8  # the others know its mechanism without it
-    assert of["contrary"]["own"] > 0.6
-    assert of["contrary"]["federated"] < 0.4
-    assert set(of["blank"].values()) == {0.5}
-    assert of["large"]["without"] < 0.7  # what is left without it is small, contrary and blank
+    assert aucs["small"]["federated"] - aucs["small"]["own"] > 0.1
+    assert aucs["small"]["without"] > 0.8  # the others teach its mechanism without it
+    assert aucs["contrary"]["own"] > 0.6
+    assert aucs["contrary"]["federated"] < 0.4
+    assert set(aucs["blank"].values()) == {0.5}
+    assert aucs["large"]["without"] < 0.7  # small, contrary and blank remain
 
 
-def test_nothing_is_small_or_undefined(figures: dict[str, Any]) -> None:
-    assert not any(one["small"] for one in figures["hospitals"].values())
-    assert all(one["differences"]["federated_minus_own"]["low"] is not None for one in figures["hospitals"].values())
+def test_no_figure_is_small_or_undefined(figures: dict[str, Any]) -> None:
+    entries = figures["hospitals"].values()
+    assert not any(entry["small"] for entry in entries)
+    assert all(entry["differences"]["federated_minus_own"]["low"] is not None for entry in entries)

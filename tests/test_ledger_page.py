@@ -46,15 +46,14 @@ def page_of(path: Path, text: str | bytes) -> Summary:
     return summarise(path)
 
 
-def test_totals_and_tables_by_hand(path: Path) -> None:
+def test_totals_and_tables_match_hand_calculation(path: Path) -> None:
     page = page_of(path, "".join(LINES))
-    assert page.title == f"What left a, by {path}"
-    assert page.lines() == [
-        "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC",
-        "6 messages, 7,780 bytes, rounds 1 to 3",
-        "5,226 of these bytes are the values below; the rest is packing: names, types and lengths",
-        "errors sent instead of a reply: train 1",
-    ]
+    assert f"{path}" in page.title
+    period, totals, values, errors = page.lines()
+    assert period == "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC"
+    assert totals == "6 messages, 7,780 bytes, rounds 1 to 3"
+    assert "5,226" in values
+    assert errors.endswith(": train 1")
     assert page.tables() == {
         "join: 1 message, 1,000 bytes": {
             "metadata hospital": {"shape": "", "dtype": "text", "times": 1, "bytes": 1},
@@ -71,48 +70,49 @@ def test_totals_and_tables_by_hand(path: Path) -> None:
     }
 
 
-def test_a_report_of_what_may_not_join_is_an_error_that_left(path: Path) -> None:
+def test_a_rejected_registration_counts_as_an_error(path: Path) -> None:
     page = page_of(path, line("unfit", 1, None, 10, item("metadata", "unfit", 5, dtype="text")))
-    assert "errors sent instead of a reply: unfit 1" in page.lines()
-    assert page_of(path, LINES[1]).lines()[-1] == "errors sent instead of a reply: none"
+    assert page.lines()[-1].endswith(": unfit 1")
+    assert page_of(path, LINES[1]).lines()[-1].endswith(": none")
 
 
 def test_one_round_and_one_byte_are_singular(path: Path) -> None:
     assert page_of(path, line("train", 1, 7, 1)).lines()[1] == "1 message, 1 byte, round 7"
 
 
-def test_times_are_ordered_whatever_the_clock_did_and_shown_in_utc(path: Path) -> None:
+def test_the_period_is_in_utc_and_independent_of_the_order_of_lines(path: Path) -> None:
     later = line("join", 0, None, 1, time="2026-11-22T05:15:30.000+02:00")
     page = page_of(path, later + LINES[0])
     assert page.lines()[0] == "from 2026-11-22 03:15:01 to 2026-11-22 03:15:30 UTC"
 
 
-def test_several_shapes_are_named_and_many_are_not(path: Path) -> None:
+def test_up_to_three_shapes_of_an_item_are_listed(path: Path) -> None:
     for count, words in ((3, "1, 2, 3"), (4, "several"), (9, "several")):
         several = "".join(line("train", 1, 1, 1, item("arrays", "k", 4, (size,))) for size in range(1, count + 1))
         (table,) = page_of(path, several).tables().values()
         assert table["arrays k"]["shape"] == words
 
 
-def test_ledgers_that_were_put_together_name_all_hospitals(path: Path) -> None:
+def test_a_concatenated_ledger_names_all_hospitals(path: Path) -> None:
     page = page_of(path, line("join", 1, None, 1, hospital="b") + LINES[0])
-    assert page.title.startswith("What left a, b, by ")
+    assert " a, b" in page.title
 
 
 @pytest.mark.parametrize("tail", [b'{"time":"2026', b'{"ti', LINES[1].encode()[:-2], b"\0\0\0", b'{"time":"20\0\0'])
 @pytest.mark.parametrize("more", ["", "\n" + LINES[3]])
-def test_a_line_that_was_cut_off_is_counted_and_tolerated(tail: bytes, more: str, path: Path) -> None:
+def test_a_truncated_line_is_counted_and_skipped(tail: bytes, more: str, path: Path) -> None:
     page = page_of(path, LINES[0].encode() + tail + more.encode())
     assert page.total.messages == (2 if more else 1)
-    assert page.lines()[-1] == "1 line cut off, as by a power cut or a full disk, and not counted"
+    assert (page.torn, page.unreadable) == (1, 0)
+    assert "1 line" in page.lines()[-1]
 
 
-def test_a_whole_last_line_without_its_end_counts(path: Path) -> None:
+def test_a_complete_last_line_without_its_newline_counts(path: Path) -> None:
     page = page_of(path, "".join(LINES[:2]).rstrip("\n"))
     assert (page.total.messages, page.torn) == (2, 0)
 
 
-def test_blank_lines_are_none(path: Path) -> None:
+def test_blank_lines_are_skipped(path: Path) -> None:
     page = page_of(path, "\n" + LINES[0] + "\n\n" + LINES[1])
     assert (page.total.messages, page.torn) == (2, 0)
 
@@ -150,41 +150,43 @@ def test_blank_lines_are_none(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("before", ["", '{"time":"2026\n'])
-def test_what_is_no_line_of_a_ledger_is_named_where_no_message_was_before(bad: str, before: str, path: Path) -> None:
-    with pytest.raises(LedgerError) as caught:
+def test_an_invalid_line_is_an_error_before_the_first_message_and_counted_after_it(
+    bad: str, before: str, path: Path
+) -> None:
+    with pytest.raises(LedgerError, match=rf"egress-a\.jsonl, line {2 if before else 1}: .*egress ledger"):
         page_of(path, before.encode() + bad.encode("latin-1") + LINES[0].encode())
-    assert str(caught.value) == f"{path}, line {2 if before else 1}: is not a line of an egress ledger"
     page = page_of(path, LINES[0].encode() + bad.encode("latin-1") + LINES[1].encode())
     assert (page.total.messages, page.total.bytes, page.torn, page.unreadable) == (2, 4000, 0, 1)
-    assert page.lines()[-1] == "1 line cannot be read, and not counted"
+    assert "1 line" in page.lines()[-1]
 
 
-def test_a_server_cannot_hide_messages_by_their_round(path: Path) -> None:
-    page = page_of(path, line("evaluate", 1, -1, 300) + LINES[1])  # the server's message names the round
+def test_messages_of_an_invalid_round_count(path: Path) -> None:
+    """The server chooses the round, and must not be able to hide messages by it."""
+    page = page_of(path, line("evaluate", 1, -1, 300) + LINES[1])
     assert (page.total.messages, page.total.bytes, page.unreadable) == (2, 3300, 0)
 
 
-def test_blank_lines_count_in_the_number_of_a_line(path: Path) -> None:
+def test_line_numbers_in_errors_include_blank_lines(path: Path) -> None:
     with pytest.raises(LedgerError, match=r", line 3: "):
         page_of(path, "\n\nx\n" + LINES[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{"time":"2026'])
-def test_a_file_without_a_message_is_no_page(content: bytes, path: Path) -> None:
-    with pytest.raises(LedgerError, match=r": holds no message$"):
+def test_a_file_without_a_message_is_refused(content: bytes, path: Path) -> None:
+    with pytest.raises(LedgerError, match="no message"):
         page_of(path, content)
 
 
-def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"egress-a\.jsonl: cannot be read \(No such file or directory\)$"):
+def test_unreadable_and_special_files_are_refused(path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"egress-a\.jsonl: .*No such file or directory"):
         summarise(path)
     os.mkfifo(path)
     for other in (path, path.parent, Path("/dev/zero")):
-        with pytest.raises(LedgerError, match=r": is not a regular file$"):
+        with pytest.raises(LedgerError, match="regular file"):
             summarise(other)
 
 
-def test_a_line_without_an_end_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_page, "MAX_LINE_BYTES", 1024)
     with pytest.raises(LedgerError, match=r"egress-a\.jsonl, line 1: "):
         page_of(path, '{"time":' + "1" * 5000)
@@ -202,15 +204,15 @@ def test_a_large_ledger_is_read_line_by_line(path: Path) -> None:
     assert peak < path.stat().st_size / 4
 
 
-def test_control_characters_reach_no_console(path: Path) -> None:
-    evil = line("tr\x1bain", 1, 1, 1, item("a\x1b", "b\r", 1, dtype="c\x1b"), hospital="\x1b[31m")
-    page = page_of(path, evil)
+def test_control_characters_are_not_shown(path: Path) -> None:
+    crafted = line("tr\x1bain", 1, 1, 1, item("a\x1b", "b\r", 1, dtype="c\x1b"), hospital="\x1b[31m")
+    page = page_of(path, crafted)
     shown = [page.title, *page.lines(), *page.tables(), *(str(table) for table in page.tables().values())]
     assert all(text.isprintable() for text in shown)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_the_page_fits_a_terminal(
+def test_tables_fit_the_terminal(
     columns: int, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -220,6 +222,6 @@ def test_the_page_fits_a_terminal(
     page = capsys.readouterr().out
     assert " arrays hidden/kernel  40x16  float32      2   5120\n" in page
     assert "train: 3 messages, 6,080 bytes, rounds 1 to 3\n" in page
-    assert "What never leaves:\n  a patient's row or a cell of it" in page
+    assert "a patient's row" in page
     tables = [row for row in page.splitlines() if row.startswith(" ") and not row.startswith("  ")]
     assert max(map(len, tables)) <= columns

@@ -1,4 +1,4 @@
-"""Charts are SVG that can stand in a page beside each other, and show what they were given."""
+"""Charts are SVG elements that share a page, and show their data."""
 
 import re
 import warnings
@@ -56,8 +56,8 @@ def numbers_in(outline: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", outline)]
 
 
-def of(names: list[str]) -> dict[str, Callable[[], str]]:
-    """Every chart with something of each name."""
+def charts_of(names: list[str]) -> dict[str, Callable[[], str]]:
+    """Every chart, with data for each name."""
     return {
         "curves": lambda: draw_learning_curves({name: [0.1, 0.2] for name in names}, quantity="q", rounds=[1, 2]),
         "roc": lambda: draw_roc({name: band(2) for name in names}),
@@ -67,12 +67,12 @@ def of(names: list[str]) -> dict[str, Callable[[], str]]:
         "labels": lambda: draw_labels(dict.fromkeys(names, (1, 2)), positive="yes", negative="no"),
         "importance": lambda: draw_importance(dict.fromkeys(names, 0.1), quantity="q"),
         "intervals": lambda: draw_intervals(
-            {name: {"regime": Interval(value=0.5, low=0.4, high=0.6)} for name in names}, quantity="q", reference=0
+            {name: {"setup": Interval(value=0.5, low=0.4, high=0.6)} for name in names}, quantity="q", reference=0
         ),
     }
 
 
-KINDS = list(of([]))
+KINDS = list(charts_of([]))
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +83,8 @@ def _settings_of_matplotlib_stay() -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_chart_is_an_svg_of_the_page_and_not_of_a_file(kind: str) -> None:
-    svg = of(["one"])[kind]()
+def test_a_chart_is_an_svg_element_in_the_style_of_the_page(kind: str) -> None:
+    svg = charts_of(["a"])[kind]()
     root = ElementTree.fromstring(svg)
 
     assert svg.startswith("<svg ")
@@ -95,8 +95,8 @@ def test_a_chart_is_an_svg_of_the_page_and_not_of_a_file(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(kind: str) -> None:
-    svg = of(["one", "two"])[kind]()
+def test_equal_data_give_equal_charts_whatever_the_users_settings(kind: str) -> None:
+    svg = charts_of(["a", "b"])[kind]()
     with mpl.rc_context(
         {
             "font.family": ["monospace"],
@@ -106,13 +106,13 @@ def test_the_same_content_gives_the_same_characters_whatever_the_users_settings(
             "lines.dash_capstyle": "round",
         }
     ):
-        assert of(["one", "two"])[kind]() == svg
+        assert charts_of(["a", "b"])[kind]() == svg
 
 
 @pytest.mark.parametrize("name", ['<i id="x">&', "$a_1$ #010101", "0.12345678"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_are_text_whatever_they_look_like(kind: str, name: str) -> None:
-    assert name in words_of(of([name])[kind]())
+def test_names_with_markup_are_text(kind: str, name: str) -> None:
+    assert name in words_of(charts_of([name])[kind]())
 
 
 @pytest.mark.parametrize(
@@ -123,17 +123,17 @@ def test_names_are_text_whatever_they_look_like(kind: str, name: str) -> None:
         ("importance", 20),
     ],
 )
-def test_of_many_the_first_are_shown_and_the_others_counted(kind: str, most: int) -> None:
+def test_the_first_hospitals_are_shown_and_the_others_counted(kind: str, most: int) -> None:
     names = [f"h{place}" for place in range(1000)]
-    words = words_of(of(names)[kind]())
+    words = words_of(charts_of(names)[kind]())
 
     assert [word for word in words if re.fullmatch(r"h\d+", word)] == names[:most]
     assert [word for word in words if "more" in word and f"{1000 - most:,}" in word]
-    assert not [word for word in words_of(of(names[:most])[kind]()) if "not shown" in word]
+    assert not [word for word in words_of(charts_of(names[:most])[kind]()) if "not shown" in word]
 
 
-def test_words_stay_inside_the_picture() -> None:
-    """By the widths of matplotlib's font; the browser's test looks at those of the page."""
+def test_text_stays_inside_the_picture() -> None:
+    """Widths are those of matplotlib's font; the browser test uses those of the page."""
     for picture in strained_pictures():
         root = ElementTree.fromstring(picture.svg)
         height = float(root.attrib["viewBox"].split()[3])
@@ -157,14 +157,14 @@ def test_a_round_without_a_value_leaves_a_gap() -> None:
     assert lines == [1, 2]
 
 
-def test_a_value_without_neighbours_has_a_marker() -> None:
+def test_an_isolated_value_has_a_marker() -> None:
     series = [None] * 6 + [1.0] + [None] * 33
     for name in ("a", "federation"):
         svg = draw_learning_curves({name: series}, quantity="q", rounds=range(40))
         assert len(re.findall("<use ", svg)) == 2  # and one in the legend
 
 
-def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals() -> None:
+def test_the_federation_has_a_thick_line_besides_those_of_the_hospitals() -> None:
     names = ["federation", *(f"h{place}" for place in range(MAX_LINES))]
     svg = draw_learning_curves({name: [1, 2] for name in names}, quantity="q", rounds=[1, 2])
 
@@ -174,7 +174,7 @@ def test_the_federation_is_heavy_and_last_and_does_not_count_among_the_hospitals
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0], [1e15, -1e15], [1e-12, 2e-12], [5.0, None]])
-def test_curves_of_strange_values_are_drawn(values: list[float | None]) -> None:
+def test_curves_of_extreme_values_are_drawn(values: list[float | None]) -> None:
     assert "round" in words_of(draw_learning_curves({"a": values}, quantity="q", rounds=[1, 2]))
 
 
@@ -190,40 +190,40 @@ def test_a_curve_without_an_interval_is_drawn() -> None:
 
 
 def test_a_higher_curve_is_drawn_higher() -> None:
-    low, high = (numbers_in(paths_of(draw_roc({"a": one}), SERIES[0])[-1]) for one in (band(1.1), band(5)))
+    low, high = (numbers_in(paths_of(draw_roc({"a": curve}), SERIES[0])[-1]) for curve in (band(1.1), band(5)))
 
-    assert np.mean(high[1::2]) < np.mean(low[1::2])  # from the top
+    assert np.mean(high[1::2]) < np.mean(low[1::2])  # SVG measures from the top
 
 
 @pytest.mark.parametrize("make", [lambda x, y: Curve(x=x, y=y), lambda x, y: Curve(x=x, y=x, low=y)])
-def test_arrays_that_do_not_fit_are_refused(make: Callable[[Any, Any], Curve]) -> None:
-    with pytest.raises(ValueError, match="of one shape"):
+def test_curves_of_arrays_of_different_shapes_are_refused(make: Callable[[Any, Any], Curve]) -> None:
+    with pytest.raises(ValueError, match="shape"):
         make(np.zeros(3), np.zeros(2))
-    with pytest.raises(ValueError, match="of one shape"):
+    with pytest.raises(ValueError, match="shape"):
         make(np.zeros((2, 2)), np.zeros((2, 2)))
 
 
-def test_more_patients_have_a_larger_point() -> None:
-    one = CalibrationCurve(
+def test_a_point_of_more_patients_is_larger() -> None:
+    curve = CalibrationCurve(
         predicted=np.array([0.2, 0.8]),
         observed=np.array([0.2, 0.8]),
         low=np.array([0.1, 0.7]),
         high=np.array([0.3, 0.9]),
         patients=np.array([1, 100]),
     )
-    rounds = [numbers_in(path)[::2] for path in paths_of(draw_calibration({"a": one}), SERIES[0]) if "C" in path]
-    few, many = (max(x) - min(x) for x in rounds)
+    circles = [numbers_in(path)[::2] for path in paths_of(draw_calibration({"a": curve}), SERIES[0]) if "C" in path]
+    few, many = (max(x) - min(x) for x in circles)
 
     assert (many / few) ** 2 == pytest.approx(50 / 5.45, rel=0.02)
 
 
-def test_a_confusion_says_counts_and_shares_of_the_actual_class() -> None:
+def test_a_confusion_matrix_has_counts_and_shares_of_the_actual_class() -> None:
     words = words_of(draw_confusion({"a": (30, 10, 0, 0)}))
 
     assert [word for word in words if word[0].isdigit()] == ["30", "75 %", "10", "25 %", "0", "0"]
 
 
-def test_a_heat_map_says_per_cent_and_hides_what_is_not_released() -> None:
+def test_a_heat_map_has_percentages_and_hatches_values_that_are_not_released() -> None:
     svg = draw_heat_map({"a": [0.0, 0.42, nan, 1.0]}, ["x", "y", "z", "u"])
     words = words_of(svg)
 
@@ -240,7 +240,7 @@ def test_a_larger_share_is_darker() -> None:
     assert dark == pytest.approx(2 * light)
 
 
-def test_many_columns_go_below_each_other() -> None:
+def test_many_columns_continue_below() -> None:
     names = [f"c{place}" for place in range(30)]
     svg = draw_heat_map({"a": [0.0] * 30}, names)
 
@@ -248,7 +248,7 @@ def test_many_columns_go_below_each_other() -> None:
     assert words_of(svg).count("a") == 2
 
 
-def test_bars_are_as_long_as_counts_are_large() -> None:
+def test_bars_are_as_long_as_their_counts() -> None:
     svg = draw_labels({"a": (10, 30), "b": (0, 20), "c": (0, 0)}, positive="ill", negative="well")
     ill, well = (
         [numbers_in(path) for path in paths_of(svg, color) if path.rstrip().endswith("z")]
@@ -267,20 +267,20 @@ def test_bars_are_as_long_as_counts_are_large() -> None:
     ]
 
 
-def test_importance_has_its_value_beside_every_bar() -> None:
+def test_every_bar_of_importance_has_its_value() -> None:
     words = words_of(draw_importance({"c": 0.25, "d": 0.0, "a": -0.5}, quantity="q"))
 
     assert words == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "q"]
 
 
-def test_a_figure_that_is_not_defined_is_a_note() -> None:
+def test_an_undefined_interval_is_a_note() -> None:
     svg = draw_intervals({"a": {"r": Interval()}}, quantity="q", reference=None)
 
     assert "not defined" in words_of(svg)
     assert paths_of(svg, SERIES[0]) == []
 
 
-def test_whiskers_end_where_the_interval_does() -> None:
+def test_whiskers_are_as_long_as_their_interval() -> None:
     def whisker(low: float, high: float) -> float:
         scale = {"scale": Interval(value=0.0, low=-1.0, high=1.0)}
         figures = {**scale, "r": Interval(value=0.5, low=low, high=high)}
@@ -293,8 +293,8 @@ def test_whiskers_end_where_the_interval_does() -> None:
 
 
 def test_a_training_setup_looks_the_same_in_every_group() -> None:
-    one = Interval(value=0.5, low=0.4, high=0.6)
-    svg = draw_intervals({"a": {"r": one, "s": one}, "b": {"r": one, "s": one}}, quantity="q", reference=None)
+    setups = dict.fromkeys("rs", Interval(value=0.5, low=0.4, high=0.6))
+    svg = draw_intervals({"a": setups, "b": setups}, quantity="q", reference=None)
 
     assert [len(paths_of(svg, color)) for color in SERIES[:3]] == [3, 3, 0]  # whiskers, and one outline of the marker
 
@@ -311,12 +311,12 @@ def test_a_training_setup_looks_the_same_in_every_group() -> None:
         (-1.5e-7, f"{MINUS}1.5e{MINUS}7"),
     ],
 )
-def test_numbers_take_little_room(value: float, words: str) -> None:
+def test_short_numbers_have_three_significant_digits(value: float, words: str) -> None:
     assert short_number(value) == words
 
 
 @pytest.mark.parametrize(("share", "words"), [(0, "0"), (0.001, "<1"), (0.126, "13"), (0.999, ">99"), (1, "100")])
-def test_per_cent_does_not_say_none_or_all_of_what_is_not(share: float, words: str) -> None:
+def test_only_exact_shares_are_0_or_100_per_cent(share: float, words: str) -> None:
     assert short_percent(share) == words
 
 
@@ -339,7 +339,7 @@ def test_an_axis_has_room_around_its_values() -> None:
     assert limits_of([]) == pytest.approx((-0.06, 1.06))
 
 
-def test_a_long_name_keeps_its_ends_and_fits() -> None:
+def test_a_long_name_loses_its_middle() -> None:
     short = shorten(LONG_NAME, 100)
 
     assert short.startswith("st-mary")

@@ -1,4 +1,4 @@
-"""The page holds what it was given, escaped and in order, and nothing that would need a network."""
+"""A page holds its content, escaped and in order, and nothing that needs a network."""
 
 import re
 from collections import Counter
@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from federated_health import __version__
 from federated_health.report import template
 from federated_health.report.formatting import MINUS
 from federated_health.report.page import Card, Cards, Caution, Page, Picture, Section, Table, render
@@ -19,7 +20,7 @@ VOID = {"meta", "link", "br", "hr", "img"}
 
 
 class Reader(HTMLParser):
-    """All elements in order, and all that is written; fails where an element is not closed in turn."""
+    """All elements and texts in order; fails where an element is not closed in turn."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -66,12 +67,12 @@ def channels(color: str) -> tuple[float, ...]:
     return tuple(int(color[place : place + 2], 16) / 255 for place in (1, 3, 5))
 
 
-def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
+def contrast(color: tuple[float, ...], background: tuple[float, ...]) -> float:
+    dark, light = sorted((luminance(color), luminance(background)))
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_all_words_of_all_blocks_are_escaped() -> None:
+def test_text_of_every_block_is_escaped() -> None:
     html = render(
         Page(
             title=NASTY,
@@ -104,7 +105,7 @@ def test_all_words_of_all_blocks_are_escaped() -> None:
     }
 
 
-def test_there_is_no_script_and_nothing_from_elsewhere() -> None:
+def test_a_page_has_no_script_and_loads_nothing() -> None:
     html = render(page(strained=True))
     page_ = Reader(html)
 
@@ -118,17 +119,17 @@ def test_there_is_no_script_and_nothing_from_elsewhere() -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page_.of("meta")
 
 
-def test_every_id_is_there_once_and_every_reference_leads_somewhere() -> None:
+def test_ids_are_unique_and_references_have_a_target() -> None:
     html = render(page(strained=True))  # holds the same picture twice
     ids = re.findall(r' id="([^"]+)"', html)
 
     assert [name for name, count in Counter(ids).items() if count > 1] == []
     assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html))
-    referred = {one or other for one, other in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)}
+    referred = {link or url for link, url in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)}
     assert referred - set(ids) == set()
 
 
-def test_landmarks_headings_and_the_skip_link() -> None:
+def test_a_page_has_landmarks_headings_in_order_and_a_skip_link() -> None:
     page_ = Reader(render(page()))
 
     assert [len(page_.of(tag)) for tag in ("html", "h1", "header", "nav", "main", "footer")] == [1] * 6
@@ -139,7 +140,7 @@ def test_landmarks_headings_and_the_skip_link() -> None:
     assert page_.of("a")[0] == {"class": "skip", "href": f"#{page_.of('main')[0]['id']}"}
 
 
-def test_the_contents_lead_to_sections_by_their_titles() -> None:
+def test_the_contents_link_to_the_sections() -> None:
     page_ = read(Section("Was joining worth it?", []), Section("ROC curves", []))
     slugs = ["was-joining-worth-it", "roc-curves"]
 
@@ -147,7 +148,7 @@ def test_the_contents_lead_to_sections_by_their_titles() -> None:
     assert [link["href"] for link in page_.of("a")[1:]] == [f"#{slug}" for slug in slugs]
 
 
-def test_a_table_has_headers_and_scrolls_inside_itself() -> None:
+def test_a_table_has_headers_and_scrolls_in_a_region_of_its_own() -> None:
     table = Table(
         caption="Figures",
         columns=("hospital", "patients", "AUC"),
@@ -164,7 +165,7 @@ def test_a_table_has_headers_and_scrolls_inside_itself() -> None:
     assert page_.words.count("A note.") == 2
 
 
-def test_the_same_picture_twice_keeps_its_references_apart() -> None:
+def test_ids_of_a_repeated_picture_differ() -> None:
     picture = Picture(svg=SVG, alt="A dot.", caption="c")
     page_ = read(Section("A", [picture, picture]))
 
@@ -172,14 +173,14 @@ def test_the_same_picture_twice_keeps_its_references_apart() -> None:
     assert [use["href"] for use in page_.of("use")] == ["#figure1_a", "#figure2_a"]
 
 
-def test_a_tone_has_a_sign_of_its_own() -> None:
+def test_every_tone_has_its_own_symbol() -> None:
     cards = [Card(name="n", verdict="v", tone=tone, text="w") for tone in ("good", "neutral", "bad")]
     page_ = read(Section("A", [Cards(cards)]))
 
     assert [word for word in page_.words if word in "▲●▼"] == ["▲", "●", "▼"]
 
 
-def test_a_folded_section_is_a_closed_details_with_its_heading() -> None:
+def test_a_folded_section_is_a_closed_details_element_with_its_heading() -> None:
     page_ = read(Section("A", ["inside"], folded=True), Section("B", []))
 
     assert page_.of("details") == [{}]
@@ -187,8 +188,13 @@ def test_a_folded_section_is_a_closed_details_with_its_heading() -> None:
     assert tags[-6:] == ["details", "summary", "h2", "p", "h2", "p"]  # the last one is in the footer
 
 
-def test_the_same_page_gives_the_same_characters() -> None:
+def test_equal_pages_give_equal_html() -> None:
     assert render(page()) == render(page())
+
+
+def test_the_footer_states_the_version_of_the_program() -> None:
+    html = render(Page(title="A page", lead="A lead.", sections=[]))
+    assert __version__ in html[html.index("<footer>") : html.index("</footer>")]
 
 
 def test_every_color_is_defined_in_both_modes() -> None:
@@ -201,11 +207,11 @@ def test_every_color_is_defined_in_both_modes() -> None:
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
-def test_words_and_lines_stand_out_from_what_is_behind_them(mode: int) -> None:
+def test_text_and_lines_have_enough_contrast(mode: int) -> None:
     parts = template.STYLE.split("@media screen and (prefers-color-scheme: dark)", 1)
     color = {name: channels(value) for name, value in colors(parts[mode].split("* {")[0]).items()}
     shade = tuple(
-        DARKEST * one + (1 - DARKEST) * other for one, other in zip(color["--shade"], color["--paper"], strict=True)
+        DARKEST * shade + (1 - DARKEST) * paper for shade, paper in zip(color["--shade"], color["--paper"], strict=True)
     )
 
     for words in ("--ink", "--muted", "--link"):

@@ -1,4 +1,4 @@
-"""The picture of what is gained against what it costs."""
+"""The trade-off chart of model quality against the strength of attacks."""
 
 from collections.abc import Mapping
 from xml.etree import ElementTree
@@ -21,30 +21,30 @@ def panel(title: str = "attack", marks: Mapping[str, Mark] = MARKS) -> Panel:
 
 
 def words_of(svg: str) -> list[str]:
-    return [one.text or "" for one in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    return [text.text or "" for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_the_panels_and_choices_are_named() -> None:
+def test_panels_choices_and_ticks_have_labels() -> None:
     words = words_of(draw_tradeoff([panel(), panel("rate")], across="worth"))
     assert {"attack", "rate", "→ worth", "plain", "epsilon 1", "0.6", "0.90"} <= set(words)
 
 
-def test_a_choice_is_named_once_however_many_panels_it_is_in() -> None:
+def test_a_choice_in_several_panels_is_in_the_legend_once() -> None:
     words = words_of(draw_tradeoff([panel(), panel("b"), panel("c", {"other": MARKS["plain"]})], across="worth"))
     assert (words.count("plain"), words.count("other")) == (1, 1)
 
 
 @pytest.mark.parametrize("mark", [(None, Interval(value=0.5, low=0.4, high=0.6)), (0.9, Interval())])
-def test_what_is_not_defined_is_not_drawn(mark: Mark) -> None:
+def test_a_choice_with_an_undefined_mark_is_in_the_legend(mark: Mark) -> None:
     assert "lacking" in words_of(draw_tradeoff([panel(marks={**MARKS, "lacking": mark})], across="worth"))
 
 
-def test_the_same_drawing_gives_the_same_characters_and_another_one_others() -> None:
-    one, again, other = (draw_tradeoff([panel(title)], across="worth") for title in ("a", "a", "b"))
-    assert one == again != other
+def test_equal_panels_give_equal_charts() -> None:
+    chart, copy, other = (draw_tradeoff([panel(title)], across="worth") for title in ("a", "a", "b"))
+    assert chart == copy != other
 
 
-def test_a_whisker_reaches_as_far_as_its_interval() -> None:
+def test_the_axis_covers_the_whiskers() -> None:
     wide = {**MARKS, "plain": (0.9, Interval(value=0.8, low=0.1, high=0.9))}
     assert "0.2" in words_of(draw_tradeoff([panel(marks=wide)], across="worth"))
     assert "0.2" not in words_of(draw_tradeoff([panel()], across="worth"))

@@ -1,4 +1,4 @@
-"""Runs in this process: their settings."""
+"""Settings of runs in this process."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.audits import hospitals_of
 
 
 @pytest.mark.usefixtures("server_identity")
-def test_a_run_waits_for_nobody_and_limits_no_update() -> None:
+def test_a_run_in_process_does_not_wait_and_limits_no_update() -> None:
     from client import app
 
     settings = open_run(hospitals_of({"a": 8, "b": 8}), Settings(), app).settings

@@ -1,4 +1,4 @@
-"""Tasks that are run in this process; test_benefit_journal.py and test_audit_study.py also test several processes."""
+"""Tasks in this process and in worker processes; test_benefit_journal.py kills and stops workers."""
 
 from functools import partial
 
@@ -47,7 +47,7 @@ def test_progress_counts_tasks_that_were_finished_earlier() -> None:
 
 def test_a_user_error_names_its_task_and_earlier_results_are_saved() -> None:
     saved: dict[int, float] = {}
-    with pytest.raises(RunError, match=r"^-2: is below 0$"):
+    with pytest.raises(RunError, match=r"^-2: .*below 0"):
         run_tasks(
             [1, -2, 3],
             partial(divide, divisor=4),
@@ -59,7 +59,7 @@ def test_a_user_error_names_its_task_and_earlier_results_are_saved() -> None:
     assert saved == {1: 0.25}
 
 
-def test_any_other_error_is_not_swallowed() -> None:
+def test_any_other_error_is_raised_unchanged() -> None:
     with pytest.raises(ZeroDivisionError):
         results_of([1], divisor=0)
 
@@ -67,5 +67,5 @@ def test_any_other_error_is_not_swallowed() -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_same_results_and_errors() -> None:
     assert results_of([1, 2, 3], jobs=2) == {1: 0.25, 2: 0.5, 3: 0.75}
-    with pytest.raises(RunError, match=r"^-2: is below 0$"):
+    with pytest.raises(RunError, match=r"^-2: .*below 0"):
         results_of([-2, -2], jobs=2)

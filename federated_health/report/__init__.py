@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page each, its charts, and the saved model of a run.
+"""Reports as self-contained HTML pages, their charts, and the saved model of a run.
 
 Pages and charts load when there are results to show, through `load`. May import `messages` and everything below.
 """

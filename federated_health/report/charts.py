@@ -1,4 +1,4 @@
-"""All charts of runs and studies but the trade-off of an audit, as SVG. Names are shown in the order given."""
+"""All charts of runs and studies as SVG, except the trade-off of an audit. Names are shown in the order given."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ _MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat m
 
 
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
-    """One line per hospital over the rounds, of which the first are shown, and a heavy one for the federation.
+    """One line per hospital over the rounds, for the first MAX_LINES hospitals, and a thick one for the federation.
 
     A series has one value per round; None leaves a gap.
     """
@@ -68,7 +68,7 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
 
 
 def _marked(values: Floats, *, isolated_only: bool) -> list[int]:
-    """Places of the values with a marker: those without a neighbour, which no line shows, and about 8 others."""
+    """Positions of the values with a marker: those without a neighbour, which no line shows, and about 8 others."""
     shown = np.pad(~np.isnan(values), 1)
     marked = ~(shown[:-2] | shown[2:])
     if not isolated_only:
@@ -78,7 +78,7 @@ def _marked(values: Floats, *, isolated_only: bool) -> list[int]:
 
 
 def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, negative: str) -> str:
-    """Class balance: one stacked bar per hospital of its patients with and without the label."""
+    """Class balance: one stacked bar per hospital, of its patients with and without the label."""
     shown, more = first_of(hospitals)
     with_label, without = zip(*shown.values(), strict=True)
     totals = {name: sum(counts) for name, counts in shown.items()}
@@ -91,7 +91,7 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
         pale: dict[str, Any] = {"facecolor": (svg.SHADE, 0.5), "edgecolor": svg.SERIES[0], "linewidth": 0.7}
         axes.barh(range(len(shown)), with_label, height=_BAR, **full)
         axes.barh(range(len(shown)), without, left=with_label, height=_BAR, **pale)
-        for line, (text, style) in enumerate([(f"{positive}, in per cent of all", full), (negative, pale)]):
+        for line, (text, style) in enumerate([(f"{positive}, as a percentage of all", full), (negative, pale)]):
             swatch = paper.axes(left, 4 + svg.ROW * line, 10, 8)
             swatch.set_axis_off()
             swatch.bar(0, 1, width=1, **style)
@@ -116,7 +116,11 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
 def _bars(
     bars: Mapping[str, tuple[float, str]], limits: tuple[float, float], top: float, more: int, noun: str = "hospitals"
 ) -> Iterator[tuple[svg.Canvas, "Axes", float]]:
-    """A canvas, axes for bars, name -> end and the note behind it, and the left edge of the axes."""
+    """Canvas and axes of a bar chart, and the left edge of the axes.
+
+    Args:
+        bars: name -> end of its bar, and the note after it.
+    """
     labels = [svg.shorten(name, _MAX_NAME_WIDTH) for name in bars]
     left = max(map(svg.text_width, labels)) + 8
     room = svg.WIDTH - left - max(svg.text_width(note) for _, note in bars.values()) - 8
@@ -177,19 +181,19 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
 
 
 def draw_roc(curves: Mapping[str, Curve]) -> str:
-    """ROC curves: share of the negative that are called positive (x), share of the positive that are found (y)."""
+    """ROC curves: false-positive rate (x) and sensitivity (y)."""
 
     def draw(axes: "Axes", curve: Curve) -> None:
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=svg.SERIES[0], alpha=0.22, linewidth=0)
         axes.plot(curve.x, curve.y, color=svg.SERIES[0], linewidth=1.8)
 
-    x_title = f"1 {MINUS} specificity: share of the negative called positive"
-    return _draw_unit_panels(curves, draw, x_title, "sensitivity: share of the positive found")
+    x_title = f"1 {MINUS} specificity: share of negatives predicted positive"
+    return _draw_unit_panels(curves, draw, x_title, "sensitivity: share of positives found")
 
 
 def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
-    """Predicted risk (x) and observed share (y) of each bin of patients; the more patients, the larger the point."""
+    """Predicted risk (x) and observed share (y) of each bin of patients; a larger point has more patients."""
     most = max(int(curve.patients.max()) for curve in curves.values())
 
     def draw(axes: "Axes", curve: CalibrationCurve) -> None:
@@ -197,7 +201,7 @@ def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
         x, y, sizes = curve.predicted, curve.observed, 5 + 45 * curve.patients / most
         axes.scatter(x, y, s=sizes, color=svg.SERIES[0], linewidth=0, clip_on=False, zorder=3)
 
-    return _draw_unit_panels(curves, draw, "predicted risk", "observed share; the larger a point, the more patients")
+    return _draw_unit_panels(curves, draw, "predicted risk", "observed share; a larger point has more patients")
 
 
 def _draw_unit_panels(
@@ -254,9 +258,9 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
 
 
 def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -> str:
-    """A table of shares, in per cent and as shades; NaN, for what was not released, is hatched.
+    """A heat map of shares, as percentages and shades; NaN, for values that were not released, is hatched.
 
-    Columns that do not fit beside each other go below.
+    Columns that do not fit side by side continue below.
     """
     shown, more = first_of(rows)
     shares = np.array(list(shown.values()), dtype=np.float64)
@@ -284,7 +288,7 @@ def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -
                         paper.write(x, y, short_percent(share), ha="center", color=svg.INK, size=svg.TINY)
             _draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
             top += body + 8
-        paper.write(left, top + 6, "numbers are per cent")
+        paper.write(left, top + 6, "numbers are percentages")
         if has_hidden:
             _draw_shades(paper.axes(left, top + svg.ROW, 16, 10), np.array([[np.nan]]))
             paper.write(left + 21, top + 5 + svg.ROW, "not released")

@@ -1,4 +1,4 @@
-"""How reports write numbers, intervals and long lists."""
+"""Formatting of numbers, intervals and long lists in reports."""
 
 import re
 from collections import Counter
@@ -31,14 +31,14 @@ def short_number(value: float) -> str:
 
 
 def short_percent(share: float) -> str:
-    """A share in whole per cent without the sign. Only an exact 0 is written 0, and only an exact 1 is written 100."""
+    """A share as a whole percentage without the sign. Only an exact 0 is written 0, and only an exact 1 is 100."""
     if 0 < share < 0.005 or 0.995 <= share < 1:
         return "<1" if share < 0.5 else ">99"
     return f"{100 * share:.0f}"
 
 
 def percent_of(share: float | None) -> str:
-    """A share in whole per cent, or a dash where it is not defined."""
+    """A share as a whole percentage, or a dash where it is not defined."""
     return NOT_DEFINED if share is None else f"{100 * share:.0f} %"
 
 
@@ -85,5 +85,7 @@ def list_some(parts: Iterable[str], joint: str = "; ") -> str:
 def list_verdicts(verdicts: Iterable[str]) -> str:
     """The number of hospitals with each verdict."""
     counts = Counter(verdicts)
-    given = [f"{counts[verdict]:,} {verdict_text(verdict)}" for verdict in Verdict if counts[verdict]]
-    return f"{number_of(counts.total(), 'hospital')}: {', '.join(given)}."
+    first, *others = [verdict for verdict in Verdict if counts[verdict]]
+    parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
+    parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
+    return f"{'; '.join(parts)}."

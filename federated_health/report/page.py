@@ -1,6 +1,6 @@
 """Plain content of a page, and its HTML: one file that needs no network and no script.
 
-Knows nothing of medicine, of federated learning or of how pictures are drawn.
+Independent of medicine, of federated learning and of how pictures are drawn.
 """
 
 import logging
@@ -93,7 +93,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML, with all text escaped. The same page gives the same characters."""
+    """The page as HTML, with all text escaped. Equal pages give equal HTML."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  # most processes render nothing
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -102,11 +102,15 @@ def render(page: Page) -> str:
 
 
 def write_report(path: Path, make: Callable[[], Page]) -> None:
-    """Write a page; RunError, which says that all other results are saved, if it cannot be made or written."""
+    """Write a page.
+
+    Raises:
+        RunError: the page could not be made, and all other results are saved; or it could not be written.
+    """
     try:
         text = render(make())
     except Exception as error:
-        # Only where it happened, since the exception's text may hold patients' values.
+        # Only the place of the error, since the exception's text may hold patients' values.
         frames = traceback.extract_tb(error.__traceback__)
         logger.debug("".join(traceback.format_list(frames)))
         what = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"

@@ -21,20 +21,20 @@ from federated_health.report.run_summary import RunSummary
 Array = npt.NDArray[np.float64]
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as cells of at least {MIN_CELL_SIZE} patients of one class. The curves spread these "
-    "patients evenly within their cell; a class with fewer patients is left out."
+    f"Scores leave a hospital only as averages over cells of at least {MIN_CELL_SIZE} patients of one class. The "
+    "curves spread these patients evenly within their cell. A class with fewer patients is left out."
 )
 _FROM_BINS = (
-    "Scores were added up while encrypted, in bins of log-odds over all hospitals; the curves place patients in the "
-    "middle of their bin."
+    "Encrypted scores were added up over all hospitals, in bins of log-odds. The curves place patients in the middle "
+    "of their bin."
 )
 _HELD_OUT_LOSS = (
     "Mean loss (binary cross-entropy) on held-out patients after each round. Lower is better; a risk of 50 % for every "
     "patient gives 0.693. A gap means that the hospital did not reply."
 )
 _TRAINING_LOSS = (
-    "The same on training patients, while each hospital trained and before the weights were averaged. If this "
-    "loss falls while the one above rises, more rounds make the model worse."
+    "Mean loss on training patients during local training, before the weights were averaged. If it falls while the "
+    "loss on held-out patients rises, more rounds make the model worse."
 )
 
 
@@ -108,7 +108,7 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
     drawn, more = sections.first_panels(counts)
     matrices = {name: part.matrix for name, part in drawn.items()}
     matrices.setdefault(FEDERATION, merge_counts(counts.values()).matrix)
-    caption = f"Held-out patients; predicted positive from a risk of {run.config.threshold} on. {more}"
+    caption = f"Held-out patients. Predicted positive: a risk of at least {run.config.threshold}. {more}"
     yield sections.confusion_section(matrices, caption.strip())
 
 
@@ -134,5 +134,5 @@ def holdings_of_run(run: RunSummary) -> Iterator[Section]:
 def importance_of_run(run: RunSummary) -> Iterator[Section]:
     """Permutation importance of the columns; nothing if hospitals were not asked."""
     if importance := run.figures.get("importance"):
-        patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles at every hospital."
+        patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles per hospital."
         yield sections.importance_section(importance, patients)

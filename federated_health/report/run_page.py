@@ -1,4 +1,4 @@
-"""The page of a run: of a server, or of one hospital, which sees less. Sections with charts are in run_charts.py."""
+"""The page of a run, for the server or for one hospital, which sees less. run_charts.py has the charts."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ def write_run_report(path: Path, run: RunSummary) -> None:
 
 
 def page_of_run(run: RunSummary) -> Page:
-    """Everything that the writer of the page knows of a run."""
+    """A page with everything that its writer knows of a run."""
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -94,9 +94,9 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         return
     rows = {
         name: {
-            "trained on": str(registration.train_examples),
-            "held out": str(registration.test_examples),
-            "rounds trained in": str(run.rounds_trained[name]),
+            "training patients": str(registration.train_examples),
+            "held-out patients": str(registration.test_examples),
+            "rounds trained": str(run.rounds_trained[name]),
         }
         for name, registration in sorted(run.registrations.items())
     }
@@ -105,7 +105,7 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
         private = "differential privacy leaves no budget for the comparison"
-        reason = private if run.config.privacy else "no hospital was asked, or none could answer"
+        reason = private if run.config.privacy else "no hospital was asked for it, or none could compute it"
         blocks.append(f"The benefit of joining is not known: {reason}.")
     if run.problems:
         more = len(run.problems) - MAX_ROWS
@@ -121,14 +121,14 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
         return
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
     blocks: list[Block] = [
-        "Each hospital also trained a model of its own patients alone, with the same settings, and compared the "
-        f"two on its held-out patients. {sections.AUC}",
+        "Each hospital also trained a model on its own patients alone, with the same settings, and compared both "
+        f"models on its held-out patients. {sections.AUC}",
         *sections.verdict_cards(benefits),
         *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
         sections.VERDICT_RULE,
         Caution(
-            "One split of few patients gives wide intervals. If records may be in one place, the command "
-            "python -m federated_health evidence tests every patient, several times."
+            "One split of few patients gives wide intervals. If records may be collected in one place, the command "
+            "python -m federated_health evidence tests models on every patient, several times."
         ),
     ]
     yield Section("Was joining worth it?", blocks)
@@ -165,9 +165,9 @@ def _quality(run: RunSummary) -> Section:
         last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), title_of("roc_auc"): mean}
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
-        noisy = f"Fewer than {SMALL_CLASS} patients of one class, so that ROC-AUC is too noisy to interpret"
+        noisy = f"Fewer than {SMALL_CLASS} held-out patients of one class, so ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
-    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training rows"
+    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
@@ -184,12 +184,12 @@ def _figures(row: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def _privacy(run: RunSummary) -> Iterator[Section]:
-    """What was promised to each training patient, and how; nothing without differential privacy."""
+    """The guarantee to each training patient and how it was met; nothing without differential privacy."""
     plan = run.config.privacy
     if plan is None:
         return
     promise = (
-        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy of its training "
+        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy for its training "
         f"patients, over the whole run: {load_privacy_plan().PROMISE}."
     )
     items = [
@@ -202,12 +202,12 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
         "comparisons with a hospital's own model were released, so the threshold is 0.5.",
     ]
     items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
-    exact = Caution("Figures on held-out patients, above, are exact: differential privacy does not protect these.")
+    exact = Caution("Figures on held-out patients are exact: differential privacy does not protect these patients.")
     yield Section("Differential privacy", [promise, items, exact])
 
 
 def _sent_by_hospitals(run: RunSummary) -> Section:
-    """A summary for readers who must know what left the hospitals; `messages` has the exact list."""
+    """A summary of the data that left the hospitals; `messages` has the exact list."""
     private = run.config.privacy is not None
     if run.encrypted:
         sums, weights, losses = "sums of its columns, ", "weights", "losses"
@@ -239,9 +239,9 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
-                "number of training patients who have each column."
+                "number of training patients with a value in each column."
             )
-        source = "This page also uses what stayed here." if run.hospital else "This page uses nothing else."
+        source = "This page also uses figures that stayed here." if run.hospital else "This page uses nothing else."
     return Section("What each hospital sent", [items, f"No patient's record left a hospital. {source}"])
 
 

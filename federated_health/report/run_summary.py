@@ -1,4 +1,4 @@
-"""What a run's page is made of."""
+"""The data from which a run's page is made."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class RunSummary:
 
     @property
     def rounds_trained(self) -> Counter[str]:
-        """Number of known rounds in which each hospital trained; without those that did not."""
+        """Hospital -> number of known rounds in which it trained; without hospitals that did not train."""
         return Counter(name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples)
 
     @property

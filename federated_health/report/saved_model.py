@@ -24,7 +24,7 @@ SAVED = b"saved"
 
 
 def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
-    """Save the self-contained Keras model of a run, which describes how it was trained; StorageError if it cannot."""
+    """Save the self-contained Keras model of a run, with a description of its training; StorageError on failure."""
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
     model = build_model(get_task(config.task), config.model, config.normalisation, weights)
@@ -52,7 +52,7 @@ def read_request(content: bytes) -> tuple[Path, TrainConfig, Weights]:
 
 
 def main() -> None:
-    """Load Keras, wait for the request, and save the model; without a request end in silence."""
+    """Load Keras, wait for the request, and save the model; without a request, exit silently."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from federated_health.ml.backend import load_keras  # noqa: PLC0415  # only in the process that saves
 

@@ -20,15 +20,15 @@ from federated_health.settings import OPERATIONAL, Settings
 T = TypeVar("T")
 
 AUC = (
-    "ROC-AUC is the chance that the model gives a patient who is positive a higher risk than one who is not: 1 is "
+    "ROC-AUC is the probability that the model gives a positive patient a higher risk than a negative one: 1 is "
     "perfect, 0.5 is guessing."
 )
 VERDICT_RULE = (
     f"A hospital gains if the whole {formatting.INTERVAL} of the difference (federated minus own ROC-AUC) is above 0, "
     "and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict if fewer than "
-    f"{MIN_CLASS_SIZE} of the tested patients are positive, or fewer than {MIN_CLASS_SIZE} negative. The interval is a "
-    "bootstrap over the tested patients, stratified by class, and paired: both models are compared on the same "
-    "patients. It is conditional on the two models: it does not cover what other training patients would have given."
+    f"{MIN_CLASS_SIZE} held-out patients are positive, or fewer than {MIN_CLASS_SIZE} negative. The interval is a "
+    "bootstrap over the held-out patients, stratified by class, and paired: both models are compared on the same "
+    "patients. It treats the two models as fixed: other training patients would have given other models."
 )
 POOLED_AUC = (
     "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their share of positive patients: "
@@ -51,7 +51,7 @@ def figures_table(
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table of names, in the `first` column, and their figures by column.
+    """A table with names in the `first` column and their figures in the others.
 
     It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
     """
@@ -83,28 +83,28 @@ def _verdict_card(name: str, benefit: Mapping[str, Any], details: str) -> Card:
         parts.append(f"{both}; difference {formatting.with_interval(difference, signed=True)}.")
     parts += [details] if details else []
     if verdict == Verdict.UNDEFINED:
-        parts.append(f"Fewer than {MIN_CLASS_SIZE} of the tested patients are of one class, too few for a verdict.")
+        parts.append(f"Fewer than {MIN_CLASS_SIZE} held-out patients are of one class: too few for a verdict.")
     elif benefit["small"]:
-        few = f"Fewer than {SMALL_CLASS} of the tested patients are of one class"
-        parts.append(f"{few}: one patient more or less would change these figures much.")
+        few = f"Fewer than {SMALL_CLASS} held-out patients are of one class"
+        parts.append(f"{few}: one patient more or less would change these figures considerably.")
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
     return Card(name=name, verdict=verdict_text(verdict), tone=tone, text=" ".join(parts))
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:
-    """ROC curves and how to read them; the caption says which patients these are. Then the `rest` of the section."""
+    """ROC curves and how to read them, then the `rest` of the section; the caption names the patients."""
     shares = {name: formatting.percent_of(float(np.interp(0.1, curve.x, curve.y))) for name, curve in curves.items()}
     found = formatting.list_some((f"{name} {share}" for name, share in shares.items()), ", ")
     picture = Picture(
         svg=charts.draw_roc(curves),
-        alt=f"ROC curves. Where 10 % of the negative are called positive, the share of the positive found: {found}.",
+        alt=f"ROC curves. Sensitivity at a false-positive rate of 10 %: {found}.",
         caption=f"{caption} The dashed diagonal is guessing.",
     )
     return Section("ROC curves", [picture, *rest])
 
 
 def calibration_section(curves: Mapping[str, CalibrationCurve], caption: str, alt: str) -> Section:
-    """Calibration curves and how to read them; the caption says which patients these are."""
+    """Calibration curves and how to read them; the caption names the patients."""
     picture = Picture(
         svg=charts.draw_calibration(curves),
         alt=alt,
@@ -121,7 +121,7 @@ def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Se
         f"{name}: {tn} true negatives, {fp} false positives, {fn} false negatives, {tp} true positives"
         for name, (tn, fp, fn, tp) in matrices.items()
     )
-    caption = f"{caption} Per cents are of the patients who are actually negative, or positive."
+    caption = f"{caption} Percentages are of the patients who are actually negative, or actually positive."
     picture = Picture(svg=charts.draw_confusion(matrices), alt=alt, caption=caption)
     return Section("Decisions at the threshold", [picture])
 
@@ -129,7 +129,7 @@ def confusion_section(matrices: Mapping[str, Sequence[int]], caption: str) -> Se
 def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
     """The hospitals that get a panel, and a sentence with the number of the others."""
     shown, more = formatting.first_of(hospitals, MAX_PANELS)
-    return shown, f"{formatting.number_of(more, 'more hospital')} not drawn." if more else ""
+    return shown, f"Not drawn: {formatting.number_of(more, 'more hospital')}." if more else ""
 
 
 def holdings_section(
@@ -145,12 +145,12 @@ def holdings_section(
     Args:
         labels: hospital -> patients with and without the label.
         missing: hospital -> shares of the task's columns, from 0 to 1, NaN where not released; may be empty.
-        of_labels, of_missing: which patients these are of, and what was not released.
+        of_labels, of_missing: sentences that name the patients, and what was not released.
     """
     label, counts = task.label, (f"{name}: {ill} with and {well} without" for name, (ill, well) in labels.items())
     balance = Picture(
         svg=charts.draw_labels(labels, positive=f"{label.name} = 1", negative=f"{label.name} = 0"),
-        alt=f"Patients with and without it. {formatting.list_some(counts)}",
+        alt=f"Patients with and without {label.name}. {formatting.list_some(counts)}",
         caption=f"{label.name} = 1: {label.meaning}. {of_labels}",
     )
     blocks: list[Block] = [balance]
@@ -158,8 +158,8 @@ def holdings_section(
         most = formatting.list_some(f"{name}: {_mostly_missing(task, shares)}" for name, shares in missing.items())
         picture = Picture(
             svg=charts.draw_heat_map(missing, task.column_names),
-            alt=f"Missing values. Columns of which at least half is missing, by hospital: {most}.",
-            caption=f"Missing values, in per cent. {of_missing}",
+            alt=f"Columns with at least half of their values missing, by hospital: {most}.",
+            caption=f"Missing values, as percentages. {of_missing}",
         )
         blocks.append(picture)
     if meanings := {column.name: column.meaning for column in task.columns if column.meaning != column.name}:
@@ -178,13 +178,13 @@ def importance_section(importance: Mapping[str, float], patients: str) -> Sectio
 
     Args:
         importance: column -> rise of the mean loss per patient, in nats.
-        patients: sentence that says on which patients it was measured, and how often.
+        patients: sentence that names the patients, and the number of shuffles.
     """
     ordered = dict(sorted(importance.items(), key=lambda item: -item[1]))
     figures = ", ".join(f"{name} {formatting.figure(value)}" for name, value in ordered.items())
     picture = Picture(
         svg=charts.draw_importance(ordered, quantity="rise of the mean loss, nats per patient"),
-        alt=f"Rise of the loss, most first: {figures}",
+        alt=f"Rise of the loss, largest first: {figures}",
         caption="Rise of the loss when a column's values are shuffled among the patients of a hospital "
         f"(permutation importance). {patients}",
     )
@@ -199,7 +199,7 @@ def importance_section(importance: Mapping[str, float], patients: str) -> Sectio
 def settings_section(
     settings: Settings, others: Mapping[str, str], *, leave_out: frozenset[str] = frozenset()
 ) -> Section:
-    """Everything that is needed to repeat the run or study: settings that apply, other facts, and versions."""
+    """Everything needed to repeat the run or study: settings that apply, other facts, and versions."""
     applied = {
         name: "yes" if value is True else "no" if value is False else str(value) or formatting.NOT_DEFINED
         for name, value in settings.to_config().items()
@@ -224,8 +224,8 @@ def model_card(task: Task, hospitals: Sequence[str], extra: Sequence[str]) -> Se
         "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
         "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
         "used on data that it was not trained on.",
-        "Records that stay at home do not guarantee privacy: weights and small aggregates can reveal something about "
-        "the patients they come from. The fewer these patients are, the more is revealed.",
+        "Records that stay at the hospital do not guarantee privacy: weights and small aggregates can reveal something "
+        "about their patients. The fewer patients, the more they reveal.",
         *extra,
     ]
     caution = Caution("Not a medical device. No decision about a patient may rest on it.")

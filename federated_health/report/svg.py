@@ -53,7 +53,7 @@ _STYLE = {
 
 
 class Look(NamedTuple):
-    """How a series is drawn. Marker and dashes tell series apart without colour, too."""
+    """Style of a series. Marker and dashes tell series apart even without colour."""
 
     color: str
     marker: str
@@ -99,7 +99,7 @@ class Canvas:
         )
 
     def svg(self) -> str:
-        """The picture as an <svg> element. The same drawing gives the same characters."""
+        """The picture as an <svg> element. Equal drawings give equal elements."""
         file = io.StringIO()
         self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         body = _as_part_of_page(file.getvalue())
@@ -109,7 +109,7 @@ class Canvas:
 
 @contextmanager
 def canvas(height: float, more: int = 0, noun: str = "hospitals") -> Iterator[Canvas]:
-    """A canvas to draw on, whatever the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
+    """A canvas that ignores the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
     from matplotlib import figure, style  # noqa: PLC0415  # slow to import, and used by drawings only
 
     height += ROW if more else 0
@@ -154,7 +154,7 @@ def shorten(text: str, room: float) -> str:
 
 
 def limits_of(values: Iterable[float | None]) -> tuple[float, float]:
-    """Ends of an axis that leave some room around all values."""
+    """Ends of an axis with some room around all values."""
     shown = [value for value in values if value is not None] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     is_constant = high - low <= 1e-9 * max(abs(low), abs(high))
@@ -185,12 +185,12 @@ def own_ids(svg: str, prefix: str) -> str:
 
 
 def _missing_glyphs_allowed() -> AbstractContextManager[None]:
-    """No warning about letters that matplotlib's font lacks, since the browser draws them."""
+    """Ignore warnings about letters that matplotlib's font lacks: the browser draws them."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:
-    """Change the tags only, and leave the text between them as it is."""
+    """Change the tags, and leave the text between them as it is."""
     return re.sub(r"<[^>]*>", lambda found: change(found[0]), svg)
 
 

@@ -1,4 +1,4 @@
-"""Trade-off charts: what is gained against what it costs, as panels with a mark and a whisker per choice, in SVG."""
+"""Trade-off charts of costs and benefits: panels with a mark and a whisker per choice, as SVG."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def draw_tradeoff(panels: Sequence[Panel], *, across: str) -> str:
             for choice, (position, mark) in panel.marks.items():
                 number = choices.index(choice)
                 look = svg.look_of(number)
-                # NaN, which is not drawn, for what is not defined.
+                # Undefined values become NaN, which matplotlib does not draw.
                 at, low, value, high = np.array([position, mark.low, mark.value, mark.high], dtype=np.float64)
                 axes.plot([at, at], [low, high], color=look.color, linewidth=1.3, zorder=2)
                 # The first choice's mark is larger and hollow, so that it is seen around another in the same place.

@@ -1,4 +1,4 @@
-"""What the studies share: the hospitals' files, the folder of the results, and federated runs over rows in memory."""
+"""Shared by the studies: the hospitals' files, the folder of the results, and federated runs over rows in memory."""
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
 
 NO_WAIT = 0.1
-"""Seconds. In process, a hospital that cannot take part at once never will."""
+"""Seconds to wait for hospitals: in process, one that cannot take part at once never will."""
 
 
 def find_hospitals(folder: Path) -> tuple[Task, dict[str, Path]]:
@@ -57,7 +57,7 @@ def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None
 
 
 def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App) -> PlainRun:
-    """A run in this process that has not begun, over all of these hospitals.
+    """A run of these hospitals in this process, not yet started.
 
     The norm of updates is not limited: hospitals in process are honest, and the smaller of two may well move further.
     """

@@ -27,14 +27,14 @@ def run_tasks(
     crashed: str,
     finished: int = 0,
 ) -> None:
-    """Call a function on every task, in any order, and save each result as soon as it is there.
+    """Call a function on every task, in any order, and save each result at once.
 
     Args:
         function: can be pickled, so that worker processes can call it.
-        jobs: number of processes; with 1 all tasks are run in this process.
+        jobs: number of processes; 1 runs all tasks in this process.
         save: called with a task and its result.
         show: called with the number of finished tasks and the total, before the first task and after each.
-        crashed: error message where a worker process dies.
+        crashed: error message for a worker process that dies.
         finished: number of tasks that were finished earlier, for `show`.
 
     Raises:

@@ -1,12 +1,14 @@
-"""The verb evidence as a process on the four real hospitals: its files, that it resumes, and that it ends when told."""
+"""The subcommand evidence as a process on three real hospitals: it is stopped, resumed and done again."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,35 +18,88 @@ from federated_health.processes import process
 from federated_health.studies.benefit.journal import JOURNAL
 from tests.support.scripts import PROJECT
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 
-FEW = ("--folds", "2", "--repeats", "1", "--rounds", "2", "--no-tune", "--jobs", "2")
-LONGER = ("--folds", "2", "--repeats", "1", "--rounds", "30", "--no-tune", "--jobs", "2")
-NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
-WAYS = ["own", "federated", "pooled", "without", "fedprox"]
-FITS = 2 * (4 + 2 + 1 + 4)
+FLAGS = ("--folds", "2", "--repeats", "1", "--rounds", "2", "--no-tune", "--strategies", "fedavg,fedprox")
+NAMES = ["cleveland", "hungary", "switzerland"]
+MODELS = ["own", "federated", "pooled", "without", "fedprox"]
+FITS = 2 * (3 + 2 + 1 + 3)
 
 
-def evidence(data: Path, out: Path, *flags: str) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """A study of two worker processes after SIGTERM.
+
+    Attributes:
+        workers: ids of its child processes just before the signal.
+        journal: lines of its journal.
+        files: names of all its files.
+    """
+
+    data: Path
+    out: Path
+    exit_code: int
+    log: str
+    workers: set[int]
+    journal: list[str]
+    files: list[str]
+
+
+def command(data: Path, out: Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "federated_health", "evidence", "--data", str(data), "--out", str(out), *flags]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run_again(study: Stopped) -> str:
+    """Run the study in one process to its end; returns what it prints."""
     wide = os.environ | {"COLUMNS": "120"}
-    return subprocess.run(command, cwd=PROJECT, env=wide, check=False, capture_output=True, text=True, timeout=300)
+    arguments = command(study.data, study.out, *FLAGS, "--jobs", "1")
+    completed = subprocess.run(
+        arguments, cwd=PROJECT, env=wide, check=False, capture_output=True, text=True, timeout=300
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
-def finished(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a study, and what was printed."""
-    out = tmp_path_factory.mktemp("evidence") / "study"
-    ended = run(evidence(hospitals_folder, out, *FEW, "--strategies", "fedavg,fedprox"))
-    assert ended.returncode == 0, ended.stderr
-    return out, ended.stdout
+def stopped(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    """Stopped as soon as two models are in the journal."""
+    folder = tmp_path_factory.mktemp("evidence")
+    data, out, log = folder / "data", folder / "study", folder / "log.txt"
+    shutil.copytree(hospitals_folder, data)
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["hospitals"] = manifest["hospitals"][:3]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    with process(command(data, out, *FLAGS, "--jobs", "2"), log=log, folder=PROJECT) as study:
+        deadline = time.monotonic() + 300
+        while not (out / JOURNAL).exists() or len((out / JOURNAL).read_text().splitlines()) < 3:
+            assert time.monotonic() < deadline, log.read_text()
+            assert study.poll() is None, log.read_text()
+            time.sleep(0.05)
+        workers = children_of(study.pid)
+        os.kill(study.pid, signal.SIGTERM)
+        exit_code = study.wait(120)
+    return Stopped(
+        data=data,
+        out=out,
+        exit_code=exit_code,
+        log=log.read_text(),
+        workers=workers,
+        journal=(out / JOURNAL).read_text().splitlines(),
+        files=[path.name for path in out.iterdir()],
+    )
+
+
+@pytest.fixture(scope="module")
+def output(stopped: Stopped) -> str:
+    """What the resumed study prints; its files are in the folder of the stopped one."""
+    return run_again(stopped)
 
 
 class Links(HTMLParser):
-    """What a page would fetch, and its headings."""
+    """Everything that a page would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,75 +112,17 @@ class Links(HTMLParser):
                 self.fetched.append(f"{tag} {value}")
 
 
-def test_the_files_hold_every_figure_and_the_page_fetches_nothing(finished: tuple[Path, str]) -> None:
-    out, printed = finished
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    figures = json.loads((out / "evidence.json").read_text(), parse_constant=refuse)
-    assert list(figures["hospitals"]) == NAMES
-    assert sum(one["patients"] for one in figures["hospitals"].values()) == figures["all"]["patients"] == 920
-    assert sorted(figures["hospitals"]["hungary"]["models"]) == sorted(WAYS)
-    for name, one in figures["hospitals"].items():
-        interval = one["models"]["federated"]["roc_auc"]
-        assert interval["low"] <= interval["value"] <= interval["high"]
-        assert f"{interval['value']:.3f}" in printed
-        assert f"{one['differences']['federated_minus_own']['value']:+.3f}" in printed, name
-    html = (out / "report.html").read_text()
-    links = Links()
-    links.feed(html)
-    assert links.fetched == []
-    assert "url(http" not in html
-    assert "@import" not in html
-    titles = re.findall(r"<h2>(.*?)</h2>", html)
-    assert {"The answer, hospital by hospital", "Strategies", "Calibration", "Intended use and limits"} <= set(titles)
-    assert sorted(path.name for path in out.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
-
-
-def test_the_console_says_how_far_it_is_and_shows_three_tables(finished: tuple[Path, str]) -> None:
-    _, printed = finished
-    assert f"model 0/{FITS}" in printed
-    assert f"model {FITS}/{FITS}" in printed
-    for title in ("ROC-AUC of out-of-fold scores", "Benefit of joining", "Other figures, as means over hospitals"):
-        assert title in printed
-    assert "Traceback" not in printed
-    assert "INFO" not in printed
-
-
-def test_a_second_run_fits_nothing_anew_and_gives_the_same_bytes(
-    finished: tuple[Path, str], hospitals_folder: Path
-) -> None:
-    out, _ = finished
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    ended = run(evidence(hospitals_folder, out, *FEW, "--strategies", "fedavg,fedprox"))
-    assert ended.returncode == 0, ended.stderr
-    assert f"model {FITS}/{FITS}" in ended.stdout
-    assert "model 0/" not in ended.stdout
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_another_study_in_the_same_folder_is_refused(finished: tuple[Path, str], hospitals_folder: Path) -> None:
-    out, _ = finished
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    ended = run(evidence(hospitals_folder, out, *FEW, "--seed", "7"))
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert "--force starts anew" in ended.stderr
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
 def children_of(parent: int) -> set[int]:
-    """Processes that descend from one."""
-    found: set[int] = set()
+    """All descendants of a process."""
+    children: set[int] = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             _, ppid = stat.read_text().rsplit(")", 1)[1].split()[:2]
         except OSError:  # it has ended
             continue
         if int(ppid) == parent:
-            found |= {int(stat.parent.name)} | children_of(int(stat.parent.name))
-    return found
+            children |= {int(stat.parent.name)} | children_of(int(stat.parent.name))
+    return children
 
 
 def is_alive(pid: int) -> bool:
@@ -135,32 +132,64 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_study_that_is_told_to_end_keeps_its_fits_and_leaves_no_process(
-    hospitals_folder: Path, tmp_path: Path
-) -> None:
-    out, log = tmp_path / "study", tmp_path / "log.txt"
-    command = evidence(hospitals_folder, out, *LONGER)
-    with process(command, log=log, folder=PROJECT) as study:
-        deadline = time.monotonic() + 300
-        while not (out / JOURNAL).exists() or len((out / JOURNAL).read_text().splitlines()) < 3:
-            assert time.monotonic() < deadline, log.read_text()
-            assert study.poll() is None, log.read_text()
-            time.sleep(0.05)
-        others = children_of(study.pid)
-        assert len(others) >= 2
-        os.kill(study.pid, signal.SIGTERM)
-        assert study.wait(120) == 130
-    assert log.read_text().endswith("stopped\n")
-    assert "Traceback" not in log.read_text()
-    while any(map(is_alive, others)):
-        assert time.monotonic() < deadline + 60, "a process of the study is still there"
+def test_a_stopped_study_keeps_its_fits_and_leaves_no_process(stopped: Stopped) -> None:
+    assert stopped.exit_code == 130
+    assert stopped.log.endswith("stopped\n")
+    assert "Traceback" not in stopped.log
+    assert len(stopped.workers) >= 2
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, stopped.workers)):
+        assert time.monotonic() < deadline, "a process of the study is still running"
         time.sleep(0.05)
-    assert [path.name for path in out.iterdir()] == [JOURNAL]
-    lines = (out / JOURNAL).read_text().splitlines()
-    kept = [json.loads(line) for line in lines[1:]]
-    assert 2 <= len(kept) < 20
-    again = run(evidence(hospitals_folder, out, *LONGER))
-    assert again.returncode == 0, again.stderr
-    assert (out / JOURNAL).read_text().splitlines()[: len(lines)] == lines
-    assert f"model {len(kept)}/20" in again.stdout
+    assert stopped.files == [JOURNAL]
+    fits = [json.loads(line) for line in stopped.journal[1:]]
+    assert 2 <= len(fits) < FITS
+
+
+def test_a_resumed_study_trains_the_remaining_models(stopped: Stopped, output: str) -> None:
+    lines = (stopped.out / JOURNAL).read_text().splitlines()
+    assert lines[: len(stopped.journal)] == stopped.journal
+    assert len(lines) == 1 + FITS
+    assert f"model {len(stopped.journal) - 1}/{FITS}" in output
+    assert f"model {FITS}/{FITS}" in output
+    assert "model 0/" not in output
+
+
+def test_files_hold_every_figure_and_the_page_fetches_nothing(stopped: Stopped, output: str) -> None:
+    out = stopped.out
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    figures = json.loads((out / "evidence.json").read_text(), parse_constant=refuse)
+    assert list(figures["hospitals"]) == NAMES
+    assert sum(entry["patients"] for entry in figures["hospitals"].values()) == figures["all"]["patients"] == 720
+    assert sorted(figures["hospitals"]["hungary"]["models"]) == sorted(MODELS)
+    for name, entry in figures["hospitals"].items():
+        interval = entry["models"]["federated"]["roc_auc"]
+        assert interval["low"] <= interval["value"] <= interval["high"]
+        assert f"{interval['value']:.3f}" in output
+        assert f"{entry['differences']['federated_minus_own']['value']:+.3f}" in output, name
+    html = (out / "report.html").read_text()
+    links = Links()
+    links.feed(html)
+    assert links.fetched == []
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert {"Strategies", "Calibration"} <= set(re.findall(r"<h2>(.*?)</h2>", html))
+    assert sorted(path.name for path in out.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
+
+
+def test_the_console_shows_tables_without_log_lines(output: str) -> None:
+    for title in ("ROC-AUC", "joining", "strategies"):
+        assert title in output
+    assert "Traceback" not in output
+    assert "INFO" not in output
+
+
+def test_a_completed_study_trains_nothing_again_and_gives_the_same_bytes(stopped: Stopped, output: str) -> None:
+    assert f"model {FITS}/{FITS}" in output
+    before = {path.name: path.read_bytes() for path in stopped.out.iterdir()}
+    progress = re.findall(r"model \d+/\d+", run_again(stopped))
+    assert set(progress) == {f"model {FITS}/{FITS}"}
+    assert {path.name: path.read_bytes() for path in stopped.out.iterdir()} == before

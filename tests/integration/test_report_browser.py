@@ -1,4 +1,7 @@
-"""The page as a browser shows it: readable by everybody, on paper and on a phone, without script, error or request."""
+"""The page in a browser: accessible, on paper and on a phone, without a script, an error or a request.
+
+The tests need playwright and axe-playwright-python (requirements-dev.txt) and a Chromium on the machine.
+"""
 
 import os
 import re
@@ -20,7 +23,7 @@ from tests.support.studies import Labels, study_of
 
 pytestmark = pytest.mark.slow
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 WIDTHS = {"desk": 1280, "phone": 360}
@@ -44,17 +47,17 @@ OVERLAPS = """() => [...document.querySelectorAll("svg")].flatMap(svg => {
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip("Chromium is not installed")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with playwright_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield started
-        started.close()
+        instance = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield instance
+        instance.close()
 
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Opener:
-    """Opens the page from a file; at the end there was no request for anything else, and no error on the console."""
+    """Opens a page from a file; fails if it requests anything else, or logs an error."""
 
     @contextmanager
     def opened(
@@ -86,8 +89,8 @@ def opened(browser: Any, tmp_path: Path) -> Opener:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_no_violation(opened: Opener, width: str, scheme: str) -> None:
-    with opened(width=width, scheme=scheme, bypass_csp=True) as shown:  # else axe would be kept out, too
+def test_axe_finds_no_violation_in_any_block_or_chart(opened: Opener, width: str, scheme: str) -> None:
+    with opened(width=width, scheme=scheme, bypass_csp=True) as shown:  # so that axe may run
         shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         results = axe_api.Axe().run(shown)
         assert results.violations_count == 0, results.generate_report()
@@ -95,7 +98,7 @@ def test_axe_finds_no_violation(opened: Opener, width: str, scheme: str) -> None
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_itself_never_scrolls_sideways_and_wide_tables_do(opened: Opener, width: str) -> None:
+def test_wide_tables_scroll_sideways_and_the_page_does_not(opened: Opener, width: str) -> None:
     with opened(width=width, strained=True) as shown:
         shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         assert shown.evaluate("document.documentElement.scrollWidth") == WIDTHS[width]
@@ -110,13 +113,13 @@ def test_the_page_itself_never_scrolls_sideways_and_wide_tables_do(opened: Opene
             assert max(edges) <= WIDTHS[width]
 
 
-def test_no_words_of_a_picture_overlap_or_leave_it(opened: Opener) -> None:
+def test_text_of_pictures_does_not_overlap_or_leave_them(opened: Opener) -> None:
     with opened(strained=True) as shown:
         assert shown.evaluate("document.querySelectorAll('svg text').length") > 500
         assert shown.evaluate(OVERLAPS) == []
 
 
-def test_words_in_pictures_are_large_enough_on_a_phone(opened: Opener) -> None:
+def test_text_of_pictures_is_large_enough_on_a_phone(opened: Opener) -> None:
     with opened(width="phone") as shown:
         heights = shown.evaluate(
             "[...document.querySelectorAll('svg text')].map(text => parseFloat(getComputedStyle(text).fontSize)"
@@ -136,7 +139,7 @@ def test_pictures_use_the_font_and_the_colours_of_the_page(opened: Opener) -> No
     assert inks[0] != inks[1]
 
 
-def test_what_is_folded_is_printed_and_in_light_colours(opened: Opener) -> None:
+def test_folded_sections_are_printed_in_light_colours(opened: Opener) -> None:
     folded = "document.querySelector('details p')"
     with opened(scheme="dark") as shown:
         dark = shown.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -147,7 +150,7 @@ def test_what_is_folded_is_printed_and_in_light_colours(opened: Opener) -> None:
         assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
-def test_keys_reach_the_content_the_tables_and_what_is_folded(opened: Opener) -> None:
+def test_the_keyboard_reaches_the_content_tables_and_folded_sections(opened: Opener) -> None:
     with opened() as shown:
         shown.keyboard.press("Tab")
         assert shown.evaluate("document.activeElement.className") == "skip"
@@ -164,7 +167,7 @@ def test_keys_reach_the_content_the_tables_and_what_is_folded(opened: Opener) ->
 
 @cache
 def page_of_a_run() -> Page:
-    """Every verdict; a hospital that comes late, and one whose scores stay at home."""
+    """Every verdict, a hospital that misses the first round, and one that releases no scores."""
     few = evaluation(tp=16, fp=1, tn=1, fn=2, roc_auc=0.75, cells=False)
     return page_of(
         {
@@ -183,10 +186,10 @@ def page_of_many_hospitals() -> Page:
 
 @cache
 def page_of_a_small_study() -> Page:
-    """Four hospitals with overlapping scores, of one of which no verdict is given; two strategies."""
+    """Four hospitals with overlapping scores, one of them without a verdict; two strategies."""
 
-    def score(hospital: str, way: str, labels: Labels) -> npt.NDArray[np.float64]:
-        noise = np.random.default_rng(list(f"{hospital}{way}".encode())).normal(size=len(labels))
+    def score(hospital: str, model: str, labels: Labels) -> npt.NDArray[np.float64]:
+        noise = np.random.default_rng(list(f"{hospital}{model}".encode())).normal(size=len(labels))
         return 1.5 * labels.astype(np.float64) - 0.5 + noise
 
     labels = {name: [1, 0] * 30 for name in HOSPITALS} | {"switzerland": [1] * 40 + [0] * 3}
@@ -196,12 +199,20 @@ def page_of_a_small_study() -> Page:
 PAGES = [page_of_a_run, page_of_many_hospitals, page_of_a_small_study]
 
 
-@pytest.mark.parametrize("of", PAGES)
-@pytest.mark.parametrize(("width", "scheme"), [("desk", "light"), ("desk", "dark"), ("phone", "light")])
+@pytest.mark.parametrize(
+    ("of", "width", "scheme"),
+    [
+        (page_of_a_run, "desk", "light"),
+        (page_of_a_run, "phone", "dark"),
+        (page_of_a_small_study, "desk", "dark"),
+        (page_of_a_small_study, "phone", "light"),
+        (page_of_many_hospitals, "phone", "light"),
+    ],
+)
 def test_axe_finds_no_violation_in_a_real_report(
     opened: Opener, of: Callable[[], Page], width: str, scheme: str
 ) -> None:
-    with opened(of=of, width=width, scheme=scheme, bypass_csp=True) as shown:  # else axe would be kept out, too
+    with opened(of=of, width=width, scheme=scheme, bypass_csp=True) as shown:  # so that axe may run
         shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         results = axe_api.Axe().run(shown)
         assert results.violations_count == 0, results.generate_report()
@@ -210,7 +221,7 @@ def test_axe_finds_no_violation_in_a_real_report(
 
 @pytest.mark.parametrize("of", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_real_report_does_not_scroll_sideways_and_its_words_do_not_overlap(
+def test_a_real_report_does_not_scroll_sideways_and_its_text_does_not_overlap(
     opened: Opener, of: Callable[[], Page], width: str
 ) -> None:
     with opened(of=of, width=width) as shown:
@@ -231,5 +242,5 @@ def test_a_real_report_is_a_few_pages_of_a4(opened: Opener) -> None:
     with opened(of=page_of_a_run) as shown:
         printed = shown.pdf(prefer_css_page_size=True)
         sizes = set(re.findall(rb"/MediaBox \[([^\]]*)\]", printed))
-        assert {tuple(round(float(one)) for one in size.split()) for size in sizes} == {(0, 0, 595, 842)}
+        assert {tuple(round(float(edge)) for edge in size.split()) for size in sizes} == {(0, 0, 595, 842)}
         assert 5 <= printed.count(b"/Type /Page\n") <= 15

@@ -1,4 +1,4 @@
-"""Hospitals' apps that a study's processes must survive; they need no TensorFlow."""
+"""Apps of hospitals that end or block the worker processes of a study, without TensorFlow."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 
 STARTED = "FEDERATED_HEALTH_TEST_STARTED"
-"""Environment variable: a folder in which a process leaves its id."""
+"""Environment variable: the folder in which a process leaves its id."""
 
 
 def _begin() -> None:
@@ -15,19 +15,19 @@ def _begin() -> None:
 
 
 def dies(message: Message, context: Context) -> Message:  # noqa: ARG001
-    """As of a process that was out of memory."""
+    """End the process, as the kernel does when memory is full."""
     _begin()
     os._exit(3)
 
 
 def sleeps(message: Message, context: Context) -> Message:  # noqa: ARG001
-    """As of a fit that takes long."""
+    """Take ten minutes, as in a slow fit."""
     _begin()
     time.sleep(600)
     raise AssertionError
 
 
-if __name__ == "__main__":  # a study in a process of its own, for a test that ends it
+if __name__ == "__main__":  # a study in a process of its own, for tests that end it
     from tests.test_benefit_journal import run_sleeping_study
 
     run_sleeping_study()

@@ -1,4 +1,4 @@
-"""Hospitals made up for tests of evidence: heart patients of whom two columns say something, or nothing."""
+"""Made-up hospitals for tests of studies: heart patients whose age and cholesterol predict the disease, or do not."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,34 +16,29 @@ from federated_health.studies.benefit.training_setups import EvaluationProtocol
 
 Array = npt.NDArray[np.float64]
 Mechanism = Callable[[Array, Array], Array]
-"""Log-odds of the disease, of age and cholesterol in deviations from their means."""
+"""Age and cholesterol, in standard deviations from their means -> log-odds of the disease."""
 
 
 def clear(age: Array, chol: Array) -> Array:
-    """What both columns say, clearly."""
+    """Both columns predict the disease."""
     return 2.0 * age + 1.0 * chol
 
 
-def reverse(age: Array, chol: Array) -> Array:
-    """The other way round."""
-    return -clear(age, chol)
-
-
 def nothing(age: Array, _: Array) -> Array:
-    """No column says anything."""
+    """No column predicts the disease."""
     return np.zeros_like(age)
 
 
 def patients(number: int, seed: int, mechanism: Mechanism = clear) -> pd.DataFrame:
-    """Both classes in about the same number."""
+    """Patients with these two columns; half of them are positive."""
     generator = np.random.default_rng(seed)
     age, chol = generator.normal(size=(2, number))
     table = pd.DataFrame({name: np.full(number, np.nan) for name in HEART_DISEASE.column_names})
     table["age"], table["chol"] = np.clip(55 + 9 * age, 1, 119), np.clip(240 + 50 * chol, 60, 900)
     risk = probability(mechanism(age, chol))
-    # As many of each class whatever the seed: those whose risk lies furthest above a number drawn for each.
-    luck = risk - generator.random(number)
-    table["disease"] = (luck >= np.median(luck)).astype(np.float64)
+    # The positive half are those whose risk lies furthest above a random number.
+    excess = risk - generator.random(number)
+    table["disease"] = (excess >= np.median(excess)).astype(np.float64)
     return table
 
 
@@ -52,7 +47,7 @@ def cohort_of(hospitals: Mapping[str, pd.DataFrame]) -> Cohort:
 
 
 def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **settings: Any) -> EvaluationProtocol:
-    """Logistic regression that takes a few steps."""
+    """Logistic regression with a few steps."""
     quick: dict[str, Any] = {
         "rounds": 3,
         "local_epochs": 2,

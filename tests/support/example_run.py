@@ -24,7 +24,7 @@ from federated_health.transport.in_process import InProcessTransport
 COLUMNS = HEART_DISEASE.column_names
 FACTS = {"SHA-256 of model.keras": "abc123"}
 
-Of = TypeVar("Of")
+Kind = TypeVar("Kind")
 
 
 @dataclass(kw_only=True)
@@ -33,8 +33,8 @@ class Replies:
 
     Attributes:
         train, test: numbers of patients.
-        losses: training losses by round; None where the hospital did not answer.
-        final: None where it was gone at the end.
+        losses: training losses by round; None where the hospital did not reply.
+        final: None if it was absent at the end.
     """
 
     train: int = 40
@@ -47,7 +47,7 @@ class Replies:
 def evaluation(
     *, tp: int = 8, fp: int = 2, tn: int = 7, fn: int = 3, roc_auc: float | None = 0.85, cells: bool = True
 ) -> Evaluation:
-    """20 patients, of whom 10 positive and 10 negative are in cells, in the log-odds +-2."""
+    """20 patients by default; the cells hold 10 positive and 9 negative ones, with log-odds of 2 and -2."""
     parts = (np.array([[10.0, 2.0, 0.0]]), np.array([[9.0, -2.0, 0.0]])) if cells else (None, None)
     counts = Counts(
         true_positives=tp,
@@ -61,7 +61,7 @@ def evaluation(
 
 
 def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
-    """A federated ROC-AUC of 0.85 against one that is less by the difference; None: too few patients."""
+    """A federated ROC-AUC of 0.85 and an own one that is lower by the difference; None: too few patients."""
     importance = np.zeros(len(COLUMNS))
     importance[[COLUMNS.index("cp"), COLUMNS.index("age")]] = 2.0, -0.5
     observed = np.full(len(COLUMNS), 40.0)
@@ -79,15 +79,15 @@ def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11))
 
 
 def run_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
-    """The federation as it is when a run has ended."""
+    """A completed run."""
     run = PlainRun(InProcessTransport(ClientApp(), {}), replace(Settings(), rounds=2, **settings))
     nothing = np.zeros(len(HEART_DISEASE.measurements))
     sums = ColumnSums(count=nothing, total=nothing, squares=nothing)
     run.registrations = {
-        name: Registration(name=name, train_examples=one.train, test_examples=one.test, sums=sums)
-        for name, one in hospitals.items()
+        name: Registration(name=name, train_examples=replies.train, test_examples=replies.test, sums=sums)
+        for name, replies in hospitals.items()
     }
-    run.evaluations = {name: one.final for name, one in hospitals.items() if one.final}
+    run.evaluations = {name: replies.final for name, replies in hospitals.items() if replies.final}
     run.threshold = 0.42
     run.history = list(rounds_of(hospitals))
     run.normalisation = public_normalisation(HEART_DISEASE.measurements)
@@ -96,8 +96,8 @@ def run_of(hospitals: Mapping[str, Replies], **settings: Any) -> PlainRun:
 
 def figures_of(run: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any]:
     """As `PlainRun.evaluate_finally` returns them."""
-    rows = {name: one.train for name, one in hospitals.items()}
-    benefits = {name: one.benefit for name, one in hospitals.items() if one.benefit}
+    rows = {name: replies.train for name, replies in hospitals.items()}
+    benefits = {name: replies.benefit for name, replies in hospitals.items() if replies.benefit}
     return {
         **summarise_run(run.evaluations, rows),
         **summarise_benefits(benefits, run.evaluations, HEART_DISEASE),
@@ -105,22 +105,22 @@ def figures_of(run: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any
 
 
 def rounds_of(hospitals: Mapping[str, Replies]) -> list[Round]:
-    """Their rounds; held-out losses are 0.1 above those of training."""
-    length = max(len(one.losses) for one in hospitals.values())
+    """Their rounds; held-out losses are 0.1 above training losses."""
+    length = max(len(replies.losses) for replies in hospitals.values())
     rounds = []
     for place in range(length):
-        there = {name: (one, loss) for name, one in hospitals.items() if (loss := one.losses[place]) is not None}
-        updates = {name: Update(weights={}, examples=one.train, loss=loss) for name, (one, loss) in there.items()}
+        losses = {name: loss for name, replies in hospitals.items() if (loss := replies.losses[place]) is not None}
+        updates = {name: Update(weights={}, examples=hospitals[name].train, loss=loss) for name, loss in losses.items()}
         counts = {
-            name: Counts(true_negatives=one.test, loss_sum=(loss + 0.1) * one.test)
-            for name, (one, loss) in there.items()
+            name: Counts(true_negatives=hospitals[name].test, loss_sum=(loss + 0.1) * hospitals[name].test)
+            for name, loss in losses.items()
         }
         rounds.append(summarise_round(place + 1, updates, counts))
     return rounds
 
 
 def page_of(hospitals: Mapping[str, Replies], **settings: Any) -> Page:
-    """The page of a run that went to its end."""
+    """The page of a completed run."""
     run = run_of(hospitals, **settings)
     return page_of_run(summarise(run, figures_of(run, hospitals), stopped=False, facts=FACTS))
 
@@ -133,12 +133,17 @@ def titles(page: Page) -> list[str]:
 
 
 def section(page: Page, title: str) -> Section:
-    (found,) = [one for one in page.sections if one.title == title]
-    return found
+    (part,) = [section for section in page.sections if section.title == title]
+    return part
 
 
-def blocks(of: Section, kind: type[Of]) -> list[Of]:
-    return [one for one in of.blocks if isinstance(one, kind)]
+def blocks(section: Section, kind: type[Kind]) -> list[Kind]:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def facts(section: Section) -> dict[str, str]:
+    """Names and values of all its blocks of facts."""
+    return {name: value for block in blocks(section, dict) for name, value in block.items()}
 
 
 def rows(table: Table) -> dict[str, tuple[str, ...]]:

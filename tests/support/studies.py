@@ -1,4 +1,4 @@
-"""Studies made up for tests: which scores a way gives is said, and nothing is fitted."""
+"""Made-up studies for tests: their scores are given, and nothing is trained."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ from tests.support.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]
 Scoring = Callable[[str, str, Labels], npt.NDArray[np.float64]]
-"""Log-odds of a hospital's patients by way, as Regime or strategy calls it."""
+"""Hospital, training setup or strategy, and labels -> log-odds of the hospital's patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that its page is made of."""
+    """The content of a study's page."""
 
     cohort: Cohort
     protocol: EvaluationProtocol
@@ -37,29 +37,33 @@ class Study:
 
 
 def study_of(
-    labels: Mapping[str, list[int]], scoring: Scoring, *, strategies: tuple[str, ...] = ("fedavg",), **how: Any
+    labels: Mapping[str, list[int]],
+    scoring: Scoring,
+    *,
+    strategies: tuple[str, ...] = ("fedavg",),
+    **protocol_changes: Any,
 ) -> Study:
     """A study of hospitals whose patients have these labels; two folds, one repeat."""
-    tables = {name: patients(len(one), seed) for seed, (name, one) in enumerate(labels.items())}
-    for name, one in labels.items():
-        tables[name]["disease"] = np.array(one, dtype=np.float64)
+    tables = {name: patients(len(outcomes), seed) for seed, (name, outcomes) in enumerate(labels.items())}
+    for name, outcomes in labels.items():
+        tables[name]["disease"] = np.array(outcomes, dtype=np.float64)
         tables[name]["ca"] = 1.0
     cohort = cohort_of(tables)
-    protocol = replace(protocol_of(folds=2, **how), strategies=strategies)
+    protocol = replace(protocol_of(folds=2, **protocol_changes), strategies=strategies)
     results: Results = {}
     splits = [cohort.split(folds=2, fold=fold, seed=protocol.settings.seed) for fold in (0, 1)]
     for fit in plan_fits(list(labels), protocol):
-        tested = [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else list(labels)
-        way = fit.subject if fit.setup is TrainingSetup.FEDERATED else str(fit.setup)
-        rows = {name: splits[fit.fold][name].test for name in tested}
-        each = (100.0 if way != strategies[0] else 1.0, *([0.0] * (len(HEART_DISEASE.columns) - 1)))
+        names = [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else list(labels)
+        model = fit.subject if fit.setup is TrainingSetup.FEDERATED else str(fit.setup)
+        held_out = {name: splits[fit.fold][name].test for name in names}
+        age = 1.0 if model == strategies[0] else 100.0  # importance per patient; that of the other columns is 0
         results[fit] = FitResult(
-            scores={name: scoring(name, way, cohort.labels(name))[of].tolist() for name, of in rows.items()},
+            scores={name: scoring(name, model, cohort.labels(name))[rows].tolist() for name, rows in held_out.items()},
             threshold=0.5,
             rounds=3,
             importance={
-                name: [len(of) * one for one in each]
-                for name, of in rows.items()
+                name: [len(rows) * age, *([0.0] * (len(HEART_DISEASE.columns) - 1))]
+                for name, rows in held_out.items()
                 if fit.setup is TrainingSetup.FEDERATED
             },
         )

@@ -1,4 +1,4 @@
-"""The attacks of an audit on its shadow runs, and the figures that they give."""
+"""The attacks of an audit on its shadow runs, and their figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,8 +19,8 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     UPDATES: {DROP: ("drop", True), SHARE: ("share", True)},
     AVERAGES: {DROP: ("drop", True), SHARE: ("share", True)},
 }
-"""Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). The last attack on a
-target is the one for figures by hospital. Confidences order patients as losses do, in reverse."""
+"""Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). Figures by
+hospital are those of the last attack on a target. Confidences order patients as losses do, in reverse."""
 
 Results = Mapping[shadow_runs.ShadowRun, ShadowRunResult]
 
@@ -29,7 +29,7 @@ def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
     """The figures as in audit.json, by privacy setting; None for what cannot be attacked or is undefined.
 
     Returns:
-        privacy -> `attacked` and `whole`: how good the models are that were trained on half of the rows and on all;
+        privacy -> `attacked` and `whole`: quality of the models that were trained on half of the rows and on all;
         `attacks`: target -> attack -> figures (see `membership.AttackStrength`); `hospitals`: hospital -> target ->
         figures of the last attack; `inversion`: rows -> mean shares of recovered columns.
     """

@@ -1,4 +1,4 @@
-"""The report of an audit: what can be found out, by whom, and what privacy costs. Its tables serve the console, too."""
+"""The report of an audit: what each attacker finds out, and what privacy costs. The console shows its tables, too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,22 +21,22 @@ Rows = dict[str, dict[str, str]]
 TARGETS = {FINAL: "the final model", UPDATES: "one hospital's updates", AVERAGES: "the rounds' averages"}
 RATE = f"true-positive rate at {FALSE_POSITIVE_RATE * 100:g} % false positives"
 WHO = [
-    "the final model: anybody who is given it",
+    "the final model: anyone who receives it",
     "one hospital's updates: the server, and whoever operates it, who see each hospital's weights before and after its "
     "local training in each round; with encrypted averaging they hold ciphertexts and none of these",
     "the rounds' averages: every hospital, under every setting, since it continues training from them",
 ]
 MEANING = (
     "An attack's ROC-AUC is the probability that it ranks a training patient above a patient of the same hospital who "
-    "was not trained on: 0.5 is guessing, 1 is certainty. The share of training patients that it names while it names "
-    f"at most 1 % of the others ({RATE}) shows whether it is sure of some; 0.01 is guessing."
+    "was not used for training: 0.5 is guessing, 1 is certainty. The share of training patients that it finds while it "
+    f"names at most 1 % of the others ({RATE}) shows whether it is certain about some; 0.01 is guessing."
 )
 INVERSION = (
-    "Share of the columns of patients that can be rebuilt from one update of the smallest hospital, by the number of "
-    "patients in it. Categories count if they are equal, measurements if they are within half a standard deviation. "
-    "Every rebuilt patient is assigned to a true one as well as possible. So are guesses, made from patients of the "
-    "same hospital that the model was not trained on: one typical patient for all, or random ones. Only a share that "
-    "is clearly above the guesses reveals something."
+    "Share of the columns of patients that can be reconstructed from one update of the smallest hospital, by the "
+    "number of patients in it. Categories count if they are equal, measurements if they are within half a standard "
+    "deviation. Every reconstructed patient is assigned to a true one as well as possible. Guesses are assigned in the "
+    "same way. They come from the held-out patients of the hospital: one typical patient for all, or random ones. "
+    "Only a share that is clearly above the guesses reveals something."
 )
 
 
@@ -44,7 +44,7 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
     """The report of an audit."""
     patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
     return Page(
-        title=f"The attack on ourselves: {plan.task.name}",
+        title=f"Privacy audit: {plan.task.name}",
         lead=f"{formatting.number_of(patients, 'training patient')} of "
         f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient's "
         "record was used for training, or what it holds? And what does it cost to prevent that?",
@@ -72,7 +72,7 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
 def strongest_attack(figures: Figures, target: str) -> Figures | None:
     """Figures of the attack on a target with the greatest ROC-AUC; None if there is nothing to attack.
 
-    The greatest of several is slightly too great, which errs on the patients' side.
+    The greatest of several is slightly too great, which overstates the risk rather than understating it.
     """
     attacks: Figures = figures["attacks"][target] or {}
     return max(attacks.values(), key=lambda attack: attack["roc_auc"]["value"] or 0.0, default=None)
@@ -87,12 +87,12 @@ def strength_rows(figures: Figures, key: str) -> Rows:
 
 
 def one_model_rows(figures: Figures) -> Rows:
-    """The attack on a single final model: privacy -> its interval, and the share of models like guessing."""
+    """The attack on a single final model: privacy -> its interval, and the share of models at chance level."""
     rows = {}
     for privacy, entry in figures.items():
         attack = entry["attacks"][FINAL][_last_attack(FINAL)]
         guessing = formatting.percent_of(attack["undecided"])
-        rows[privacy] = {"ROC-AUC, one model": _cell(attack, "one_model"), "models like guessing": guessing}
+        rows[privacy] = {"ROC-AUC, one model": _cell(attack, "one_model"), "models at chance level": guessing}
     return rows
 
 
@@ -162,8 +162,8 @@ def _choice(figures: Figures, runs: int) -> Section:
             f"ROC-AUC of attacks ({formatting.INTERVAL})",
             rows,
             first="privacy",
-            note="ROC-AUC, all rows: of models of all training rows, over all held-out patients. The attacked models "
-            "were trained on half of the rows each. The strongest attack on each target; all are listed below. "
+            note="ROC-AUC, all rows: models of all training rows, on all held-out patients. The attacked models were "
+            "trained on half of the rows each. For each target, the strongest attack is shown; all are listed below. "
             f"{formatting.NOT_DEFINED}: nothing to attack.",
         ),
         sections.figures_table(
@@ -171,15 +171,15 @@ def _choice(figures: Figures, runs: int) -> Section:
             one_model_rows(figures),
             first="privacy",
             note="The intervals above are of the mean over all attacked models, so they show effects that are too "
-            "small to be seen in one model. An attacker with one model has this interval. Models like guessing: share "
-            "of those whose own interval contains 0.5; 95 % if there is nothing to find.",
+            "small to be seen in one model. An attacker with one model has this interval. Models at chance level: "
+            "those whose own interval contains 0.5; about 95 % if the attack finds nothing.",
         ),
         sections.figures_table(
             f"{RATE[0].upper()}{RATE[1:]} ({formatting.INTERVAL})",
             strength_rows(figures, "true_positive_rate"),
             first="privacy",
-            note=f"Of about {final['patients'] // 2:,} patients who were not trained on, 1 % is "
-            f"{formatting.number_of(final['false_positives'], 'patient')}: with so few, the rate is too noisy to use.",
+            note=f"Of about {final['patients'] // 2:,} patients who were not used for training, 1 % is "
+            f"{formatting.number_of(final['false_positives'], 'patient')}: the rate is too noisy to interpret.",
         ),
     ]
     if ENCRYPTED in figures:
@@ -190,7 +190,7 @@ def _choice(figures: Figures, runs: int) -> Section:
             "does."
         )
         blocks.append(Caution(caution))
-    return Section("The choice", blocks)
+    return Section("Attacks and model quality", blocks)
 
 
 def _attacks(figures: Figures) -> Section:
@@ -205,7 +205,7 @@ def _attacks(figures: Figures) -> Section:
         for name, attack in attacks.items()
     }
     table = sections.figures_table(f"Membership inference ({formatting.INTERVAL})", rows, first="attack")
-    return Section("Every attack", ["Who sees what:", WHO, table], folded=True)
+    return Section("All attacks", ["Who sees what:", WHO, table], folded=True)
 
 
 def _by_hospital(plan: AuditPlan, figures: Figures) -> Section:
@@ -232,7 +232,7 @@ def _inversion(plan: AuditPlan, figures: Figures) -> Section:
         note=f"Means over {formatting.number_of(plan.draws, 'draw')} of patients. "
         f"{formatting.NOT_DEFINED}: nothing to attack.",
     )
-    return Section("Patients rebuilt from an update", [INVERSION, table])
+    return Section("Patients reconstructed from an update", [INVERSION, table])
 
 
 def _method(plan: AuditPlan) -> Section:
@@ -240,7 +240,7 @@ def _method(plan: AuditPlan) -> Section:
         f"Under each setting {plan.half_runs} runs were trained, each on a random half of every hospital's training "
         "rows, so that members and non-members are patients of the same kind. Each run is attacked with the others as "
         "shadow models.",
-        "Loss threshold (Yeom et al. 2018): a patient with a small loss was trained on. LiRA (Carlini et al. 2022): "
+        "Loss threshold (Yeom et al. 2018): a small loss marks a training patient. LiRA (Carlini et al. 2022): "
         "the likelihood ratio of a patient's statistic, from shadow models with and without that patient.",
         "LiRA on loss drops: by how much a hospital's update lowers the patient's loss, over all rounds (cf. Nasr et "
         "al. 2019). LiRA on gradient shares: the share of the patient's own gradient in the first rounds' updates, by "

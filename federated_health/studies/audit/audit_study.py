@@ -24,10 +24,10 @@ from federated_health.studies.workers import run_tasks
 AUDIT = "audit.json"
 
 MIN_HALF_RUNS = 6
-"""Then at least two shadow models were trained with each patient, and two without."""
+"""Smallest number of half runs: two shadow models are then trained with each patient, and two without."""
 
 MIN_ROWS = 4
-"""Training rows per hospital, of which half runs take half."""
+"""Smallest number of training rows per hospital; half runs use half of them."""
 
 SIZES = (1, 4, 16)
 """Rows in the updates that are inverted, besides all rows of the smallest hospital."""
@@ -124,5 +124,6 @@ def _privacy_settings(
     most = max(len(hospital.train) for hospital in hospitals.values())
     delta = privacies[PLAIN].dp_delta
     if delta * most >= 1:  # the hospitals would refuse it, but only after all plain runs
-        raise SettingsError(f"dp-delta: expected less than 1/{most}, one over the training rows, got {delta!r}")
+        problem = f"expected less than 1/{most} (1 / training rows of the largest hospital), got {delta!r}"
+        raise SettingsError(f"dp-delta: {problem}")
     return privacies

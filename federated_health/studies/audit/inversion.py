@@ -1,4 +1,4 @@
-"""Gradient inversion: patients' columns rebuilt from one update of their hospital, and the share recovered.
+"""Gradient inversion: patients' columns reconstructed from one update of their hospital, and the share recovered.
 
 Dummy patients are changed until local training on them gives the observed update (Zhu et al. 2019, "Deep leakage from
 gradients"), by the cosine of the two (Geiping et al. 2020, "Inverting gradients"). A single patient has a closed form:
@@ -25,13 +25,13 @@ ITERATIONS = 2000
 STEP_SIZE = 0.1
 DUMMIES = 64
 MIN_STARTS, MAX_STARTS = 2, 8
-"""Limits of the number of searches, each from other dummy patients; the best one is taken. Together about DUMMIES."""
+"""Limits of the number of searches, which start from about DUMMIES dummy patients together; the best one is used."""
 
 MAX_DEVIATION = 4.0
-"""Standard deviations from the mean within which measurements are searched."""
+"""Largest deviation of a measurement from its mean in the search, in standard deviations."""
 
 TOLERANCE = 0.5
-"""Standard deviations of all training patients within which a measurement counts as recovered."""
+"""Largest error of a recovered measurement, in standard deviations over all training patients."""
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -40,7 +40,7 @@ Indices = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """What the attacker knows, or guesses, of the local training that led to an update.
+    """The local training behind an update, as the attacker knows or guesses it.
 
     Attributes:
         order: [steps, batch], positions of patients in each step, -1 for none (see `training.batch_order`).
@@ -74,7 +74,7 @@ def invert(task: Task, step: Step, training: Training, patients: int, seed: int)
 
     Args:
         step: the hospital's weights before and after its local training.
-        seed: of the dummy patients that the searches start from.
+        seed: seed of the dummy patients at the start of the searches.
     """
     if patients == 1:
         return invert_single(step, training)
@@ -101,7 +101,7 @@ def invert_single(step: Step, training: Training) -> Array:
     """Features of the only patient behind an update, [1, width], by least squares over the first layer's units."""
     (before, _), *_ = layers_of(step.before)
     (kernel, bias), *_ = difference(layers_of(step.after), layers_of(step.before))
-    # Without the part of the L2 penalty, which is computed as if the kernel had not moved.
+    # The effect of the L2 penalty is removed, computed as if the kernel had not moved.
     kernel = kernel + len(training.order) * training.learning_rate * training.l2 * before
     scale = float(bias @ bias)
     return (kernel @ bias / scale if scale else np.zeros(len(kernel)))[None, :]
@@ -127,7 +127,7 @@ def to_columns(task: Task, features: Floats, normalisation: Normalisation) -> Ar
 
 def tolerances(task: Task, patients: Array) -> Array:
     """Distance within which a value counts as recovered, [columns], from [patients, columns]; 0 for categories."""
-    deviations = pd.DataFrame(patients).std(ddof=0).fillna(0.0)  # of a column that nobody was measured in
+    deviations = pd.DataFrame(patients).std(ddof=0).fillna(0.0)  # NaN for a column without a value
     return np.where(_is_measurement(task), TOLERANCE * deviations, 0.0)
 
 

@@ -20,7 +20,7 @@ from federated_health.ml.metrics import Interval
 FALSE_POSITIVE_RATE = 0.01
 
 GUESSING = 0.5
-"""ROC-AUC of an attack that knows nothing."""
+"""ROC-AUC of an attack without information."""
 
 MIN_RUNS_FOR_OWN_VARIANCE = 64
 """With fewer shadow models, the mean variance of all patients estimates better than each patient's own (Carlini et al.
@@ -37,7 +37,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class AttackStrength:
-    """How well an attack does. ROC-AUC and true-positive rate are means over the attacked runs.
+    """Strength of an attack. ROC-AUC and true-positive rate are means over the attacked runs.
 
     Attributes:
         roc_auc: with the interval of the mean, which is narrower the more runs there are.
@@ -74,7 +74,7 @@ def lira_scores(statistics: Array, members: Flags) -> Array:
     in half of the shadow models.
 
     Raises:
-        ValueError: fewer than two shadow models have, or lack, some patient.
+        ValueError: fewer than two shadow models were trained with, or without, some patient.
     """
     scores = np.empty_like(statistics, dtype=np.float64)
     for run, half in enumerate(members):
@@ -94,7 +94,7 @@ def _log_density(values: Array, statistics: Array, chosen: Flags) -> Array:
     """
     number = chosen.sum(axis=0)
     if number.min() < 2:
-        raise ValueError("too few shadow models with or without a patient")
+        raise ValueError(f"shadow models with or without a patient: expected at least 2, got {number.min()}")
     mean = np.where(chosen, statistics, 0.0).sum(axis=0) / number
     variance = np.where(chosen, (statistics - mean) ** 2, 0.0).sum(axis=0) / (number - 1)
     if 2 * number.min() < MIN_RUNS_FOR_OWN_VARIANCE:
@@ -105,7 +105,7 @@ def _log_density(values: Array, statistics: Array, chosen: Flags) -> Array:
 
 
 def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: int = DRAWS) -> AttackStrength:
-    """How well an attack does, with percentile intervals of a bootstrap over patients.
+    """Strength of an attack, with percentile intervals of a bootstrap over patients.
 
     A patient is drawn together with the scores of all runs: runs share their patients, so more runs are not more
     patients. The intervals treat the trained models as fixed.

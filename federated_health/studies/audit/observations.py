@@ -1,8 +1,8 @@
-"""What can be observed of a run, and the statistics of each patient that it gives to an attacker.
+"""Observations of a run, and the statistics of each patient that an attacker computes from them.
 
 server      one hospital's weights before and after each round's local training, unless they are encrypted
 hospital    the averages that every hospital gets in each round
-anybody     the final model
+anyone      the final model
 
 A model's head is dense layers with ReLU between them (see `ml.keras_models.build_head`). Statistics are in double
 precision, from features [patients, width] and labels [patients], 0 or 1.
@@ -24,10 +24,10 @@ from federated_health.studies.audit.membership import losses
 from federated_health.transport.in_process import App
 
 REGRESSED_ROUNDS = 5
-"""Rounds whose steps are regressed. On heart disease all 30 rounds reveal less: few patients drive the late steps."""
+"""Number of rounds in the regression. On heart disease all 30 reveal less: few patients drive the late steps."""
 
 RIDGE = 0.01
-"""Share of the mean diagonal, since patients' gradients are nearly collinear. 0.001 to 0.1 work about as well."""
+"""Ridge penalty, as a share of the mean diagonal: gradients are nearly collinear. 0.001 to 0.1 work about as well."""
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -67,7 +67,7 @@ def _weights_in(message: Message) -> Weights:
 
 
 def average_steps(steps: Mapping[str, Sequence[Step]], final: Weights) -> list[Step]:
-    """The averaged weights from round to round, as every hospital gets them, to the final ones.
+    """The steps of the average from each round to the next, as every hospital sees them, up to the final weights.
 
     Args:
         steps: hospital -> its local training; every hospital took part in every round.
@@ -131,7 +131,7 @@ def directional(gradients: Layers, direction: Layers) -> Array:
 
 
 def patient_statistics(steps: Sequence[Step], features: Floats, labels: Floats) -> dict[str, Array]:
-    """What a sequence of steps reveals about each patient, each [patients].
+    """Statistics of each patient from a sequence of steps, each [patients].
 
     drop     decrease of the patient's loss in each step, summed
     share    share of the patient's gradient in the first steps, by ridge regression. Local training moves the weights

@@ -1,8 +1,8 @@
-"""The shadow runs of an audit: which there are, who is trained on in each, and what the attacks observe of it.
+"""The shadow runs of an audit: their kinds, their training rows, and what the attacks observe of them.
 
 half     a random half of each hospital's training rows, to be attacked by membership inference
-full     all training rows, as in a real run: how good the model is
-small    all rows, but only a few of the smallest hospital, one update of which is inverted
+full     all training rows, as in a real run, to measure the quality of the model
+small    all rows, but only a few of the smallest hospital, whose first update is inverted
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from federated_health.studies.study import forget_local_models, local_model, ope
 from federated_health.transport.in_process import App
 
 HALF, FULL, SMALL = "half", "full", "small"
-"""Kinds of shadow runs: which rows they are trained on (see this module)."""
+"""Kinds of shadow runs, by their training rows (see this module)."""
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""
 
 GUESSES = 20
-"""Draws of random patients, with which rebuilt patients are compared."""
+"""Draws of random patients, with which reconstructed patients are compared."""
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -57,11 +57,11 @@ class ShadowRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowRunResult:
-    """What an audit keeps of a shadow run.
+    """The part of a shadow run that an audit needs.
 
     Attributes:
         roc_auc: of half and full runs, on the held-out rows of all hospitals together; None where undefined.
-        mean_roc_auc: the same as a mean over the hospitals in which it is defined.
+        mean_roc_auc: the mean ROC-AUC of the hospitals in which it is defined.
         statistics: of half runs; target -> statistic -> [all hospitals' training patients].
         inversion: of small runs; see `_invert`.
     """
@@ -117,7 +117,7 @@ class AuditPlan:
         return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
 
     def members(self) -> Flags:
-        """Who is trained on in each half run, [runs, patients]: a random half of every hospital's patients.
+        """Training patients of each half run, [runs, patients]: a random half of every hospital's patients.
 
         Every second run has the complement of the one before, so every patient is in half of the runs.
         """
@@ -125,14 +125,14 @@ class AuditPlan:
         sizes = [len(hospital.train) for hospital in self.hospitals.values()]
         runs = []
         for _ in range(self.half_runs // 2):
-            # Those whose position in a random order is in its first half.
+            # The patients in the first half of a random order.
             half = np.concatenate([np.argsort(generator.permutation(size)) < size // 2 for size in sizes])
             runs += [half, ~half]
         return np.array(runs)
 
 
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:
-    """Train a shadow run, and keep what the attacks need of it; raises RunError if it could not be trained."""
+    """Train a shadow run and observe it; RunError if it could not be trained."""
     settings = plan.privacies[shadow.privacy]
     try:
         if shadow.kind == SMALL:
@@ -196,9 +196,9 @@ def _invert(shadow: ShadowRun, plan: AuditPlan, settings: Settings, app: App) ->
     """Invert the first update of the smallest hospital, with this many of its rows.
 
     Returns:
-        The share of patients' columns that is recovered, by what they are rebuilt from: `update`, their hospital's
-        update; `average`, the average that all hospitals get; `typical`, guessing the same typical patient for all;
-        `random`, guessing other patients of the hospital, mean over GUESSES draws.
+        The share of patients' columns that is recovered from each source: `update`, their hospital's update;
+        `average`, the average that all hospitals get; `typical`, the same typical patient as a guess for all;
+        `random`, other patients of the hospital as guesses, mean over GUESSES draws.
     """
     task, smallest, rows = plan.task, plan.hospitals[plan.smallest], shadow.rows
     # The same patients under every privacy setting.

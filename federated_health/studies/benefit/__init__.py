@@ -1,4 +1,4 @@
-"""Is joining worth it? Models with and without the federation, compared by cross-validation on the same patients.
+"""The benefit of joining: models with and without the federation, compared on the same patients.
 
 May import what `studies` may.
 """

@@ -1,4 +1,4 @@
-"""The report of a study: is joining worth it, for which hospital, and how the figures were obtained."""
+"""The report of a study: the benefit of joining per hospital, and how the figures were obtained."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -35,11 +35,11 @@ SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
-    "without it: the federated model of the other hospitals, which is what a hospital gets that does not join",
+    "without it: the federated model of the other hospitals, which is what a hospital gets if it does not join",
 ]
 READING = (
     f"{sections.FIGURES_EXPLAINED} Accuracy uses each model's own threshold, which maximises F1 over its training "
-    "rows. Average precision: mean precision over all thresholds. Ideal are a calibration slope of 1 and an "
+    "patients. Average precision: mean precision over all thresholds. Perfect calibration has a slope of 1 and an "
     "intercept of 0; a slope below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
@@ -55,7 +55,7 @@ def benefit_page(
         "strategies": ", ".join(protocol.strategies),
         "folds": str(protocol.folds),
         "repeats": str(protocol.repeats),
-        "rounds chosen inside training rows": "yes" if protocol.tune else "no",
+        "rounds chosen by inner cross-validation": "yes" if protocol.tune else "no",
         "SHA-256 of the schema": cohort.task.schema_hash,
         **hashes,
     }
@@ -73,7 +73,7 @@ def benefit_page(
             _decisions(scores),
             _holdings(cohort),
             sections.importance_section(
-                _importance(cohort, protocol, results), "The federated models, on the test patients of each fold."
+                _importance(cohort, protocol, results), "The federated models, on the held-out patients of each fold."
             ),
             _method(protocol),
             Section("All other figures", [_all_estimates(figures)], folded=True),
@@ -111,10 +111,11 @@ def _verdicts(figures: Figures) -> Section:
         for name, entry in figures["hospitals"].items()
     )
     caption = (
-        f"ROC-AUC of the federated model minus that of another on the same patients, with its {formatting.INTERVAL}."
+        "ROC-AUC of the federated model minus that of another model on the same patients, with its "
+        f"{formatting.INTERVAL}."
     )
     blocks: list[Block] = [
-        f"Four ways to train a model, each tested on patients that it was not trained on. {sections.AUC}",
+        f"Four training setups, each tested on held-out patients. {sections.AUC}",
         SETUPS,
         *sections.verdict_cards(benefits, details),
     ]
@@ -141,7 +142,7 @@ def _models(figures: Figures) -> Section:
             Picture(
                 svg=draw_intervals(intervals, quantity="ROC-AUC", reference=None),
                 alt="The same figures as in the table of ROC-AUCs below.",
-                caption=f"ROC-AUC on patients that the model was not trained on, with its {formatting.INTERVAL}.",
+                caption=f"ROC-AUC on held-out patients, with its {formatting.INTERVAL}.",
             ),
             _table(
                 f"ROC-AUC ({formatting.INTERVAL})",
@@ -174,7 +175,7 @@ def _estimates(entry: Figures, model: str) -> dict[str, str]:
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
-    """Further strategies compared with the first one, if there are any."""
+    """Further strategies compared with the first one; nothing if there are none."""
     first, *further = protocol.strategies
     if not further:
         return
@@ -185,7 +186,7 @@ def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Sect
             **{f"{name} minus {first}": _difference(entry, f"{name}_minus_federated") for name in further},
         },
         figures,
-        note="Of 20 strategies that make no difference, 1 has an interval without 0 by chance.",
+        note="By chance, about 1 in 20 strategies that make no difference has an interval without 0.",
     )
     models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
     means = {strategy: _estimates(figures["mean"], model) for strategy, model in models.items()}
@@ -204,7 +205,7 @@ def _roc_curves(scores: Scores, seed: int) -> Section:
         resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS)
         curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].log_odds, resampled)
     one_class = formatting.list_some([name for name in scores.labels if name not in places], ", ")
-    text = f"Without a curve, since all patients are of one class: {one_class}. {more}" if one_class else more
+    text = f"Without a curve, because all patients are of one class: {one_class}. {more}" if one_class else more
     caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
     return sections.roc_section(curves, caption, *([text.strip()] if text else []))
 
@@ -225,7 +226,7 @@ def _calibration(scores: Scores, figures: Figures) -> Section:
         metrics = entry["models"][federated]
         line = (f"{key} {formatting.figure(metrics[f'calibration_{key}'])}" for key in ("slope", "intercept"))
         text.append(f"{name}: {', '.join(line)}")
-    caption = f"The federated model, all repeats together. {more}".strip()
+    caption = f"Held-out patients of all repeats, by the federated models. {more}".strip()
     alt = f"Calibration of the federated model. {formatting.list_some(text)}."
     return sections.calibration_section(curves, caption, alt)
 
@@ -238,7 +239,7 @@ def _decisions(scores: Scores) -> Section:
         out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
         positive = probability(out_of_fold.log_odds[0]) >= out_of_fold.thresholds[0]
         matrices[name] = count_outcomes(positive.astype(np.float64), labels).matrix
-    caption = f"The federated models of the first repeat, each at its own threshold. {more}"
+    caption = f"Held-out patients of the first repeat, by the federated models at their own thresholds. {more}"
     return sections.confusion_section(matrices, caption.strip())
 
 
@@ -251,7 +252,7 @@ def _holdings(cohort: Cohort) -> Section:
         {name: (int(values.sum()), int((1 - values).sum())) for name, values in labels.items()},
         {name: table[columns].isna().mean().tolist() for name, table in cohort.tables.items()},
         of_labels="All patients.",
-        of_missing="All patients; zeros that stand for a missing value count as missing.",
+        of_missing="All patients. A zero that stands for a missing value counts as missing.",
     )
 
 
@@ -273,14 +274,14 @@ def _method(protocol: EvaluationProtocol) -> Section:
     )
     items = [
         f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation, stratified by "
-        "class within each hospital. All models of a fold are trained and tested on the same rows; equal "
+        "class within each hospital. All models of a fold share one split into training and held-out patients; equal "
         "rows are never on both sides.",
         tuned,
         "The same apps and strategies train every model in process as over the network; own and pooled models are "
         "runs of one hospital.",
         "A repeat scores every patient once, by a model that was not trained on that patient. Each figure is computed "
         "on these concatenated scores, as the mean over repeats.",
-        "Several hospitals are compared at once, without a correction for multiple tests: of many hospitals without a "
-        "difference, 1 in 20 would get a verdict by chance.",
+        "There is no correction for multiple tests: of many hospitals without a difference, about 1 in 20 gains or "
+        "loses by chance.",
     ]
     return Section("Methods", [items])

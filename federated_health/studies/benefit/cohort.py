@@ -18,7 +18,7 @@ from federated_health.studies.study import find_hospitals
 
 @dataclass(frozen=True)
 class HospitalSplit:
-    """Positions of one hospital's training and test rows."""
+    """Positions of one hospital's training rows and held-out rows (`test`)."""
 
     train: Positions
     test: Positions
@@ -45,7 +45,7 @@ class Cohort:
         return Patients.from_table(self.tables[hospital], self.task).labels
 
     def hospital(self, name: str, split: HospitalSplit) -> Hospital:
-        """A hospital with these training and test rows."""
+        """A hospital with these training and held-out rows."""
         patients = Patients.from_table(self.tables[name], self.task)
         return Hospital(name=name, task=self.task, train=patients.take(split.train), test=patients.take(split.test))
 

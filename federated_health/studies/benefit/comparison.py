@@ -72,7 +72,7 @@ class Scores:
 
 
 def collect_scores(cohort: Cohort, protocol: EvaluationProtocol, results: Results) -> Scores:
-    """Put the scores of every fit at the positions of their rows."""
+    """The scores of every fit, at the positions of their rows."""
     labels = {name: cohort.labels(name) for name in cohort.tables}
     splits = {
         (repeat, fold): cohort.split(folds=protocol.folds, fold=fold, seed=protocol.settings.seed + repeat)

@@ -1,4 +1,4 @@
-"""The journal of a study: each result on disk as soon as it is there, so that an interrupted study resumes."""
+"""The journal of a study: it saves each result at once, so that an interrupted study can resume."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

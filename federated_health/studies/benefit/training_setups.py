@@ -3,7 +3,7 @@
 own                        one hospital's rows only
 federated                  all hospitals' rows, by a federated strategy
 pooled                     all rows as if one hospital had them: what sharing the records would give
-leave-one-hospital-out     a run of the others: what a hospital gets that does not join
+leave-one-hospital-out     a run of the others: what a hospital gets if it does not join
 
 Own and pooled models are runs of one hospital, so that the same code trains every model.
 """
@@ -21,13 +21,13 @@ from federated_health.studies.study import forget_local_models, local_model, ope
 from federated_health.transport.in_process import App
 
 INNER_FOLDS = 3
-"""Folds of a model's training rows, by which its number of rounds is chosen."""
+"""Folds of a model's training rows, to choose its number of rounds."""
 
 PATIENCE = 10
-"""Rounds without a lower loss, after which no more are tried."""
+"""Number of rounds without a lower loss after which the search ends."""
 
 SINGLE_HOSPITAL_STRATEGY = "fedavg"
-"""The average of one hospital's weights is these weights."""
+"""Strategy of runs with one hospital, where the average equals the hospital's weights."""
 
 
 class TrainingSetup(StrEnum):
@@ -58,10 +58,10 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a study keeps of a model.
+    """The part of a trained model that a study needs.
 
     Attributes:
-        scores: hospital -> log-odds of its test rows, in the order of the fold.
+        scores: hospital -> log-odds of its held-out rows, in the order of the fold.
         threshold: probability from which the model predicts positive, chosen from training rows.
         rounds: number of training rounds.
         importance: hospital -> [columns], see `hospital.benefit.Benefit`; of federated models only.
@@ -109,7 +109,7 @@ def plan_fits(hospitals: list[str], protocol: EvaluationProtocol) -> list[Fit]:
 
 
 def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) -> FitResult:
-    """Train one model and score the test rows of its fold; raises RunError if it could not be trained."""
+    """Train one model and score the held-out rows of its fold; RunError if it could not be trained."""
     seed = protocol.settings.seed + fit.repeat
     split = cohort.split(folds=protocol.folds, fold=fit.fold, seed=seed)
     settings = replace(settings_for(fit, protocol, len(split)), seed=seed)
@@ -161,7 +161,7 @@ def training_hospitals(fit: Fit, split: Split, cohort: Cohort) -> dict[str, Hosp
 
 
 def choose_rounds(fit: Fit, split: Split, cohort: Cohort, settings: Settings, app: App) -> int:
-    """The number of rounds with the lowest loss over inner test rows, all of them training rows of the fit.
+    """The number of rounds with the lowest loss on the rows held out by inner folds of the fit's training rows.
 
     The runs of the inner folds advance together, until PATIENCE rounds have not lowered the loss.
     """
