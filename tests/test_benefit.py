@@ -112,7 +112,7 @@ def test_some_aucs_without_the_others_are_refused_in_words(lacking: str) -> None
 
 def test_a_difference_of_other_aucs_is_refused() -> None:
     assert BENEFIT.difference.value is not None
-    with pytest.raises(MalformedMessageError, match=r"^its difference is not that of its ROC-AUCs$"):
+    with pytest.raises(MalformedMessageError, match="difference of its ROC-AUCs"):
         read(content_with(difference_value=BENEFIT.difference.value + 0.001))
 
 
