@@ -239,7 +239,7 @@ def test_a_certificate_that_cannot_be_written_elsewhere_is_kept_by_the_authority
         (timedelta(days=1), timedelta(days=2), "is not valid before "),
     ],
 )
-def test_show_counts_the_days_left_that_have_begun(
+def test_show_rounds_the_days_left_up(
     start: timedelta, end: timedelta, words: str, succeed: Callable[[str], str]
 ) -> None:
     certificate = Signer().sign(hospital("a"), issuing.make_key(), (now() + start, now() + end))
@@ -247,7 +247,9 @@ def test_show_counts_the_days_left_that_have_begun(
     assert f"UTC: {words}" in succeed("show a.pem")
 
 
-def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(succeed: Callable[[str], str]) -> None:
+def test_a_tls_folder_with_the_authority_s_certificate_is_shown_as_its_party(
+    succeed: Callable[[str], str],
+) -> None:
     """The folder is as `superlink` leaves it."""
     folder, _ = make_demo_identities(Path("tls"), ())
     (folder / "authority.pem").write_bytes(Path("tls/authority/authority.pem").read_bytes())
@@ -255,10 +257,7 @@ def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(su
 
 
 def test_every_subcommand_has_a_help_page(succeed: Callable[[str], str]) -> None:
-    words = " ".join(succeed("--help").split())
-    assert "An authority lasts 10 years, a certificate one year" in words
-    assert "five minutes before" in words
-    assert "revoke, request --force" in words
-    for verb in ("init", "request", "sign", "revoke", "renew", "show"):
-        assert verb in words
-        succeed(f"{verb} --help")
+    page = succeed("--help")
+    for subcommand in ("init", "request", "sign", "revoke", "renew", "show"):
+        assert subcommand in page
+        assert "example" in succeed(f"{subcommand} --help").lower()

@@ -708,6 +708,7 @@ def test_a_hospital_waits_for_a_server_with_tls_and_reconnects_to_it(
     federation: DemoIdentities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.05)
+    monkeypatch.setattr(stream_server, "GRACE_SECONDS", 0.1)
     announcements: list[str] = []
     port = free_port()
     member = LightHospital("a", f"127.0.0.1:{port}", tls=federation.hospitals["a"], wait=30)

@@ -44,6 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends notice a silent cut after 1 second instead of 40."""
     monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", 0.5)
     monkeypatch.setattr(channels, "CHANNEL_OPTIONS", channels.channel_options(0.5))
+    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Search the memory of another process (Linux)."""
+"""Search in the memory of another process (Linux)."""
 
 import os
 import re
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 RUN = 16
-"""Consecutive bytes that are searched for."""
+"""Number of consecutive bytes per search pattern."""
 
 PAGE = 4096
-"""Bytes that are skipped together where all of them are 0, as most memory of a process is unused."""
+"""Bytes per page. Pages of zeros are skipped, since most memory of a process is unused."""
 
 BITS = 22
 """Size of the first lookup table, as a power of 2."""
@@ -48,7 +48,7 @@ def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
 
 
 def find_in_process(pid: int, wanted: set[bytes]) -> set[bytes]:
-    """The wanted runs that occur in a process's writable memory; the process is stopped meanwhile."""
+    """The wanted runs that occur in a process's writable memory. The process is stopped during the search."""
     found = set()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -89,5 +89,5 @@ def _regions(pid: int) -> Iterator[bytes]:
                 try:
                     memory.seek(begin)
                     yield _without_empty_pages(memory.read(min(2**26 + RUN, end - begin)))
-                except OSError:  # freed meanwhile, or not readable
+                except OSError:  # freed during the search, or not readable
                     break
