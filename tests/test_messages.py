@@ -307,11 +307,11 @@ def test_a_registration_survives_the_wire() -> None:
     )
     original = Registration(name="cleveland", train_examples=227, test_examples=76, sums=sums)
 
-    read = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
+    result = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
 
-    assert (read.name, read.train_examples, read.test_examples) == ("cleveland", 227, 76)
+    assert (result.name, result.train_examples, result.test_examples) == ("cleveland", 227, 76)
     for name in ("count", "total", "squares"):
-        np.testing.assert_array_equal(getattr(read.sums, name), getattr(sums, name))
+        np.testing.assert_array_equal(getattr(result.sums, name), getattr(sums, name))
 
 
 def test_a_registration_holds_only_its_documented_fields() -> None:
@@ -331,7 +331,7 @@ def test_a_registration_holds_only_its_documented_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
         ({"train-examples": 0}, "train-examples is not a whole"),
         ({"train-examples": -731}, "train-examples is not a whole"),
@@ -349,8 +349,8 @@ def test_a_registration_holds_only_its_documented_fields() -> None:
         ({"age-of-first-patient": 731.0}, "not exactly: .*count, squares"),
     ],
 )
-def test_a_malformed_registration_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError, match=words) as caught:
+def test_a_malformed_registration_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         Registration.from_content(over_the_wire(registration(**changes)), MEASUREMENTS)
 
     assert_no_value(caught.value, "731")
@@ -372,7 +372,7 @@ TOO_SMALL = "sums of squares are smaller"
 
 
 @pytest.mark.parametrize(
-    ("column", "count", "total", "squares", "words"),
+    ("column", "count", "total", "squares", "pattern"),
     [
         pytest.param(0, -1000, 0, 0, IMPOSSIBLE_COUNTS, id="negative count"),
         pytest.param(0, 226.5, 12345.5, 700000, IMPOSSIBLE_COUNTS, id="fractional count"),
@@ -395,13 +395,13 @@ TOO_SMALL = "sums of squares are smaller"
     ],
 )
 def test_a_registration_with_impossible_sums_is_refused(
-    column: int, count: float, total: float, squares: float, words: str
+    column: int, count: float, total: float, squares: float, pattern: str
 ) -> None:
     changed = {key: list(registration().metric_records["metrics"][key]) for key in ("count", "total", "squares")}  # type: ignore[arg-type]
     for key, value in (("count", count), ("total", total), ("squares", squares)):
         changed[key][column] = float(value)
 
-    with pytest.raises(MalformedMessageError, match=words):
+    with pytest.raises(MalformedMessageError, match=pattern):
         Registration.from_content(registration(**changed), MEASUREMENTS)
 
 
@@ -419,9 +419,9 @@ def test_sums_of_plausible_patients_are_read(patients: list[list[float]]) -> Non
     sums = column_sums(np.array(patients))
     content = Registration(name="a", train_examples=len(patients), test_examples=0, sums=sums).to_content()
 
-    read = Registration.from_content(over_the_wire(content), MEASUREMENTS).sums
+    result = Registration.from_content(over_the_wire(content), MEASUREMENTS).sums
 
-    np.testing.assert_array_equal([read.count, read.total, read.squares], [sums.count, sums.total, sums.squares])
+    np.testing.assert_array_equal([result.count, result.total, result.squares], [sums.count, sums.total, sums.squares])
 
 
 # Updates
@@ -440,14 +440,14 @@ def update(**changes: Any) -> RecordDict:
 def test_an_update_survives_the_wire() -> None:
     original = Update(weights={"logit/kernel": KERNEL, "logit/bias": BIAS}, examples=227, loss=1 / 3)
 
-    read = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227)
+    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227)
 
-    assert (read.examples, read.loss) == (227, 1 / 3)
-    assert [array.tobytes() for array in read.weights.values()] == [KERNEL.tobytes(), BIAS.tobytes()]
+    assert (result.examples, result.loss) == (227, 1 / 3)
+    assert [array.tobytes() for array in result.weights.values()] == [KERNEL.tobytes(), BIAS.tobytes()]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
         ({"num-examples": 226}, "num-examples is not the number of training rows"),
         ({"num-examples": 10**9}, "num-examples is not the number of training rows"),
@@ -464,8 +464,8 @@ def test_an_update_survives_the_wire() -> None:
         ({"train-loss": 7.31e6}, "train-loss is out of range"),
     ],
 )
-def test_a_malformed_update_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError, match=words):
+def test_a_malformed_update_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern):
         Update.from_content(over_the_wire(update(**changes)), SHAPES, 227)
 
 
@@ -482,12 +482,12 @@ COUNTS = Counts(
 def test_an_update_holds_the_counts_that_the_server_requested() -> None:
     weights = {"logit/kernel": KERNEL, "logit/bias": BIAS}
     original = Update(weights=weights, examples=227, loss=0.5, counts=COUNTS)
-    read = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
-    assert (read.counts, read.examples, read.loss) == (COUNTS, 227, 0.5)
+    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
+    assert (result.counts, result.examples, result.loss) == (COUNTS, 227, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "changes", "words"),
+    ("evaluated", "changes", "pattern"),
     [
         (None, {}, "not exactly: num-examples, train-loss"),
         (75, {}, "outcome counts do not add up"),
@@ -502,8 +502,10 @@ def test_an_update_holds_the_counts_that_the_server_requested() -> None:
         ),
     ],
 )
-def test_malformed_counts_in_an_update_are_refused(evaluated: int | None, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError, match=words):
+def test_malformed_counts_in_an_update_are_refused(
+    evaluated: int | None, changes: dict[str, Any], pattern: str
+) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern):
         Update.from_content(over_the_wire(update(**{**asdict(COUNTS), **changes})), SHAPES, 227, evaluated=evaluated)
 
 
@@ -555,9 +557,9 @@ def evaluation(**changes: Any) -> RecordDict:
 
 
 def test_an_evaluation_survives_the_wire() -> None:
-    read = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), 76)
+    result = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), 76)
 
-    assert read == Evaluation(counts=COUNTS, roc_auc=None, positives=None, negatives=None)
+    assert result == Evaluation(counts=COUNTS, roc_auc=None, positives=None, negatives=None)
 
 
 def test_a_final_evaluation_survives_the_wire() -> None:
@@ -565,35 +567,35 @@ def test_a_final_evaluation_survives_the_wire() -> None:
     positives, negatives = microaggregate(generator.normal(1, 1, 37)), microaggregate(generator.normal(-1, 1, 39))
     original = Evaluation(counts=COUNTS, roc_auc=0.875, positives=positives, negatives=negatives)
 
-    read = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
+    result = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
 
-    assert (read.counts, read.roc_auc) == (COUNTS, 0.875)
-    assert read.positives is not None
-    assert read.negatives is not None
-    np.testing.assert_array_equal(read.positives, positives)
-    np.testing.assert_array_equal(read.negatives, negatives)
+    assert (result.counts, result.roc_auc) == (COUNTS, 0.875)
+    assert result.positives is not None
+    assert result.negatives is not None
+    np.testing.assert_array_equal(result.positives, positives)
+    np.testing.assert_array_equal(result.negatives, negatives)
 
 
 def test_a_class_too_small_for_cells_is_read() -> None:
     counts = Counts(true_positives=30, false_negatives=7, true_negatives=2, false_positives=1)
     cells = microaggregate(np.random.default_rng(1).normal(-1, 1, 3))
 
-    read = Evaluation.from_content(
+    result = Evaluation.from_content(
         over_the_wire(Evaluation(counts=counts, negatives=cells).to_content()), 40, final=True
     )
 
-    assert read.positives is None
-    assert read.negatives is not None
-    assert read.negatives.shape == (0, 3)
+    assert result.positives is None
+    assert result.negatives is not None
+    assert result.negatives.shape == (0, 3)
 
 
 @pytest.mark.parametrize("auc", [0.0, 1.0])
 def test_figures_at_their_bounds_are_read(auc: float) -> None:
     counts = Counts(false_negatives=7, squared_error_sum=7.0)
 
-    read = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), 7, final=True)
+    result = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), 7, final=True)
 
-    assert (read.counts, read.roc_auc) == (counts, auc)
+    assert (result.counts, result.roc_auc) == (counts, auc)
 
 
 @pytest.mark.parametrize(("key", "value"), [("roc_auc", 0.9), ("positives", [37.0, 1.0, 1.0]), ("negatives", [])])
@@ -609,14 +611,14 @@ def test_the_largest_number_of_cells_is_read() -> None:
     cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
     content = Evaluation(counts=Counts(true_positives=300, false_negatives=20), positives=cells).to_content()
 
-    read = Evaluation.from_content(content, 320, final=True)
+    result = Evaluation.from_content(content, 320, final=True)
 
-    assert read.positives is not None
-    assert len(read.positives) == 64
+    assert result.positives is not None
+    assert len(result.positives) == 64
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
         ({"true_positives": None}, "not exactly: .*loss_sum"),
         ({"num-examples": None}, "not exactly: .*loss_sum"),
@@ -664,8 +666,8 @@ def test_the_largest_number_of_cells_is_read() -> None:
         ({"negatives": [1e9, 731.0, 1.0]}, "negatives do not add up"),
     ],
 )
-def test_a_malformed_evaluation_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError, match=words) as caught:
+def test_a_malformed_evaluation_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         Evaluation.from_content(over_the_wire(evaluation(**changes)), 76, final=True)
 
     assert_no_value(caught.value, "731")
@@ -693,14 +695,14 @@ def test_squares_over_no_rows_cannot_be_negative() -> None:
     registration = Registration(
         name="a", train_examples=9, test_examples=3, sums=ColumnSums(count=zeros, total=zeros, squares=zeros - 1e12)
     )
-    with pytest.raises(MalformedMessageError):
+    with pytest.raises(MalformedMessageError, match="of squares"):
         Registration.from_content(registration.to_content(), HEART_DISEASE.measurements)
 
 
 def test_weights_that_flower_could_not_read_are_refused() -> None:
     good = Array(np.zeros((2, 1), dtype=np.float32))
     record = ArrayRecord({"logit/kernel": Array(good.dtype, good.shape, "torch.tensor", good.data)})
-    with pytest.raises(MalformedMessageError):
+    with pytest.raises(MalformedMessageError, match="not a NumPy array"):
         weights_from_record(record, {"logit/kernel": (2, 1)})
 
 
@@ -717,10 +719,10 @@ def test_training_scores_survive_the_wire() -> None:
     positives, negatives = microaggregate(generator.normal(1, 1, 137)), microaggregate(generator.normal(-1, 1, 90))
     content = over_the_wire(TrainingScores(positives=positives, negatives=negatives).to_content())
 
-    read = TrainingScores.from_content(content, 227)
+    result = TrainingScores.from_content(content, 227)
 
-    np.testing.assert_array_equal(read.positives, positives)
-    np.testing.assert_array_equal(read.negatives, negatives)
+    np.testing.assert_array_equal(result.positives, positives)
+    np.testing.assert_array_equal(result.negatives, negatives)
     assert list(content) == ["metrics"]
     assert set(content.metric_records["metrics"]) == {"positives", "negatives"}
 
@@ -729,21 +731,21 @@ def test_training_scores_of_a_class_without_cells_are_read() -> None:
     nothing = np.zeros((0, 3))
     original = TrainingScores(positives=nothing, negatives=nothing)
 
-    read = TrainingScores.from_content(over_the_wire(original.to_content()), 3)
+    result = TrainingScores.from_content(over_the_wire(original.to_content()), 3)
 
-    assert (read.positives.shape, read.negatives.shape) == ((0, 3), (0, 3))
+    assert (result.positives.shape, result.negatives.shape) == ((0, 3), (0, 3))
 
 
 @pytest.mark.parametrize("declared", [18, 22])  # up to 4 patients per class may be withheld
 def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int) -> None:
-    read = TrainingScores.from_content(over_the_wire(training_scores()), declared)
+    result = TrainingScores.from_content(over_the_wire(training_scores()), declared)
 
-    assert read.positives.tolist() == [[6, 1, 0.5], [5, 2, 0.1]]
-    assert read.negatives.tolist() == [[7, -1, 0]]
+    assert result.positives.tolist() == [[6, 1, 0.5], [5, 2, 0.1]]
+    assert result.negatives.tolist() == [[7, -1, 0]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
         ({"positives": None}, "not exactly: negatives, positives"),
         ({"negatives": None}, "not exactly: negatives, positives"),
@@ -766,8 +768,8 @@ def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int
         ({"negatives": [5.0, 731.0, -0.1]}, "negatives are too small"),
     ],
 )
-def test_malformed_training_scores_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError, match=words) as caught:
+def test_malformed_training_scores_are_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         TrainingScores.from_content(over_the_wire(training_scores(**changes)), 18)
 
     assert_no_value(caught.value, "731")
@@ -786,8 +788,8 @@ def test_the_most_extreme_cells_that_are_read_give_a_threshold_without_overflow(
     largest = float(np.finfo(np.float32).max)
     extreme = training_scores(positives=[5.0, largest, largest], negatives=[5.0, -largest, largest])
 
-    read = TrainingScores.from_content(over_the_wire(extreme), 10)
+    result = TrainingScores.from_content(over_the_wire(extreme), 10)
 
-    chosen = choose_threshold(read.positives, read.negatives)  # warnings are errors here
-    assert chosen is not None
-    assert 0 <= chosen <= 1
+    threshold = choose_threshold(result.positives, result.negatives)  # warnings are errors here
+    assert threshold is not None
+    assert 0 <= threshold <= 1

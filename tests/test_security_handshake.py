@@ -126,8 +126,8 @@ def test_a_server_s_certificate_is_checked_against_the_host(
 ) -> None:
     hosts = "fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1"
     resolve = socket.getaddrinfo
-    there = write_identity(tmp_path / "s", server(["fl.example.org", "192.0.2.7"]), signer)
-    with listener(tls_server(there)) as port:
+    identity = write_identity(tmp_path / "s", server(["fl.example.org", "192.0.2.7"]), signer)
+    with listener(tls_server(identity)) as port:
         addresses = resolve("127.0.0.1", port, type=socket.SOCK_STREAM)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
         for host in ("other.example.org", "192.0.2.8", "example.org"):
@@ -154,9 +154,9 @@ def test_a_hospital_in_the_server_s_place_is_a_final_problem(own: Identity, sign
 
 
 def test_a_revoked_server_is_a_final_problem(own: Identity, signer: Signer, tmp_path: Path) -> None:
-    there = write_identity(tmp_path / "s", server(()), signer)
-    (own.folder / "revoked.pem").write_bytes(signer.revocations(there.certificate))
-    with listener(tls_server(there)) as port:
+    identity = write_identity(tmp_path / "s", server(()), signer)
+    (own.folder / "revoked.pem").write_bytes(signer.revocations(identity.certificate))
+    with listener(tls_server(identity)) as port:
         assert_problem(look(port, own), "the server's certificate was revoked", is_final=True)
 
 
@@ -185,7 +185,7 @@ def test_a_server_without_encryption_is_a_final_problem(greeting: bytes, own: Id
 def test_a_handshake_ended_without_a_reason_is_not_final(signer: Signer, tmp_path: Path) -> None:
     """The server may be stopping, so waiting may help."""
     own = write_identity(tmp_path / "a", hospital("a"), signer)
-    there = tls_server(write_identity(tmp_path / "s", server(()), signer))
+    proper = tls_server(write_identity(tmp_path / "s", server(()), signer))
 
     def refuse(connection: socket.socket) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -200,7 +200,7 @@ def test_a_handshake_ended_without_a_reason_is_not_final(signer: Signer, tmp_pat
     for serve in (refuse, reset, lambda connection: connection.close()):
         with listener(serve) as port:
             assert_problem(look(port, own), "ended the handshake without a reason", is_final=False)
-    with listener(there) as port:
+    with listener(proper) as port:
         assert look(port, own) is None
 
 

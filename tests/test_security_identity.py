@@ -54,11 +54,13 @@ def test_a_renewal_requests_the_same_key_and_party(valid: Valid | None, signer: 
 def test_an_identity_is_read_as_it_was_written(signer: Signer, tmp_path: Path) -> None:
     for party in (hospital("a"), server(["fl.example.org"])):
         written = write_identity(tmp_path / party.name, party, signer)
-        read = load_identity(tmp_path / party.name, party.role)
-        assert read == written
-        assert read.name == party.name
-        assert read.certificate_bytes + read.authority_bytes == (read.folder / "certificate.pem").read_bytes()
-        assert read.read_key() == (read.folder / "key.pem").read_bytes()
+        identity = load_identity(tmp_path / party.name, party.role)
+        assert identity == written
+        assert identity.name == party.name
+        assert (
+            identity.certificate_bytes + identity.authority_bytes == (identity.folder / "certificate.pem").read_bytes()
+        )
+        assert identity.read_key() == (identity.folder / "key.pem").read_bytes()
 
 
 def test_a_name_other_than_the_certificate_s_is_refused(signer: Signer, tmp_path: Path) -> None:
@@ -129,9 +131,9 @@ def test_missing_files_are_named(signer: Signer, tmp_path: Path) -> None:
         load_identity(tmp_path, Role.HOSPITAL)
     write_identity(tmp_path, hospital("a"), signer)
     (tmp_path / "key.pem").chmod(0o640)
-    for read in (lambda: load_identity(tmp_path, Role.HOSPITAL), lambda: renew_request(tmp_path)):
+    for action in (lambda: load_identity(tmp_path, Role.HOSPITAL), lambda: renew_request(tmp_path)):
         with pytest.raises(CertificateError, match="mode 640"):
-            read()
+            action()
 
 
 def test_the_owner_of_a_certificate_that_ends_soon_is_warned(signer: Signer, tmp_path: Path) -> None:

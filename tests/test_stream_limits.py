@@ -130,7 +130,7 @@ def test_a_reply_to_no_message_is_a_problem_and_the_wait_continues(to: str) -> N
 
 def test_a_reply_in_another_hospital_s_name_ends_the_wait_at_once() -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
-        good = LightHospital("b", address)
+        other = LightHospital("b", address)
         wait_for_hospitals(grid, 2)
         exchange = Exchange(grid, question("a", 1), question("b", 2))
         raw.reply(raw.read(), src="b")
@@ -138,7 +138,7 @@ def test_a_reply_in_another_hospital_s_name_ends_the_wait_at_once() -> None:
         assert replies[0].error.reason == f"it {OTHER_HOSPITAL}"
         assert answer_of(replies[1]) == ("b", 2)
         assert grid.take_problems() == [Problem("a", OTHER_HOSPITAL)]
-    assert good.end() is None
+    assert other.end() is None
 
 
 def test_a_reply_to_another_hospital_s_message_is_a_problem_and_changes_nothing() -> None:
@@ -159,7 +159,7 @@ def test_bytes_that_are_no_message_end_the_wait_for_the_reply_and_the_stream_con
     content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with server() as (grid, address), RawHospital("a", address) as raw:
-        good = LightHospital("b", address)
+        other = LightHospital("b", address)
         wait_for_hospitals(grid, 2)
         exchange = Exchange(grid, question("a", 1), question("b", 2))
         raw.read()
@@ -173,7 +173,7 @@ def test_bytes_that_are_no_message_end_the_wait_for_the_reply_and_the_stream_con
         exchange = Exchange(grid, question("a", 2))
         raw.reply(raw.read())
         assert answer_of(exchange.end()[0]) == ("raw", 1)
-    assert good.end() is None
+    assert other.end() is None
     assert "Traceback" not in caplog.text
 
 
@@ -244,7 +244,7 @@ def test_a_second_reply_is_recognised_before_the_first_was_returned() -> None:
 
 def test_a_message_beyond_the_limit_is_a_problem_and_not_a_reply() -> None:
     with server(max_message_bytes=20_000) as (grid, address), RawHospital("a", address) as raw:
-        good = LightHospital("b", address)
+        other = LightHospital("b", address)
         wait_for_hospitals(grid, 2)
         for size in (20_001, 39_000):
             exchange = Exchange(grid, question("a", 1), question("b", 2))
@@ -259,7 +259,7 @@ def test_a_message_beyond_the_limit_is_a_problem_and_not_a_reply() -> None:
         exchange = Exchange(grid, question("a", 1))
         raw.reply(raw.read())  # the stream goes on
         assert answer_of(exchange.end()[0]) == ("raw", 1)
-    assert good.end() is None
+    assert other.end() is None
 
 
 @pytest.mark.usefixtures("server_identity")
@@ -277,7 +277,7 @@ def test_a_message_of_exactly_the_largest_size_is_read() -> None:
 
 def test_a_message_of_over_twice_the_limit_ends_its_stream_and_no_other() -> None:
     with server(max_message_bytes=20_000) as (grid, address), RawHospital("a", address) as raw:
-        good = LightHospital("b", address)
+        other = LightHospital("b", address)
         wait_for_hospitals(grid, 2)
         exchange = Exchange(grid, question("a", 1), question("b", 2))
         raw.read()
@@ -293,7 +293,7 @@ def test_a_message_of_over_twice_the_limit_ends_its_stream_and_no_other() -> Non
             exchange = Exchange(grid, question("a", 1))
             again.reply(again.read())
             assert answer_of(exchange.end()[0]) == ("raw", 1)
-    assert good.end() is None
+    assert other.end() is None
 
 
 def test_a_hospital_that_leaves_in_order_is_no_problem() -> None:
@@ -319,9 +319,9 @@ def test_memory_stays_bounded_when_twenty_hospitals_send_too_much_at_once(tmp_pa
 
     def peak(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) // 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert match is not None
+        return int(match[1]) // 1024
 
     with peers() as running:
         running.append(serving := peer(log, "serve", address))
