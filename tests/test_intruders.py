@@ -300,26 +300,6 @@ def test_a_peer_without_a_certificate_is_rejected_even_if_a_handshake_accepted_i
     assert "no readable certificate" in str(reason)
 
 
-def test_a_refusal_is_announced_again_after_a_hospital_joined(federation: DemoIdentities) -> None:
-    announcements: list[str] = []
-    with streams.server(announcements, tls=federation.server) as (_, address):
-        for _ in range(2):
-            report_unfit("c", address, AGREEMENT, "none", UNWRITTEN, tls=federation.hospitals["b"])
-        member = LightHospital("a", address, tls=federation.hospitals["a"])
-        wait_until(lambda: announcements[-1] == "a joined")
-        report_unfit("c", address, AGREEMENT, "none", UNWRITTEN, tls=federation.hospitals["b"])
-    assert member.end() is None
-    assert [line.split(":")[0] for line in announcements] == ["refused c", "a joined", "refused c"]
-
-
-def test_a_limited_number_of_refusals_is_announced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_server, "MAX_REFUSALS", 3)
-    pair = pair_of(site.federation.hospitals["b"])
-    for name in ("a", "c", "a", "d", "c", "e", "f"):
-        knock(site, name, pair=pair)
-    assert [line.split(":")[0] for line in site.refusals()] == ["refused a", "refused c", "refused d"]
-
-
 # Old TLS, no TLS, and silence
 
 
@@ -599,7 +579,7 @@ def self_signed_server(federation: DemoIdentities, folder: Path) -> Identity:
 @pytest.mark.parametrize(
     ("pose", "words"),
     [
-        (as_hospital, "got one for hospital b"),
+        (as_hospital, "certificate of hospital b"),
         (of_another_authority, "another authority, 'Theirs'"),
         (self_signed_server, "another authority, 'localhost'"),
         (expired_server, "expired on"),

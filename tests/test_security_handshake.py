@@ -150,7 +150,7 @@ def test_another_authority_of_the_same_name_is_not_trusted(own: Identity, tmp_pa
 
 def test_a_hospital_in_the_server_s_place_is_a_final_problem(own: Identity, signer: Signer, tmp_path: Path) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", hospital("b"), signer))) as port:
-        assert_problem(look(port, own), "got one for hospital b", is_final=True)
+        assert_problem(look(port, own), "certificate of hospital b", is_final=True)
 
 
 def test_a_revoked_server_is_a_final_problem(own: Identity, signer: Signer, tmp_path: Path) -> None:

@@ -57,9 +57,8 @@ def test_an_identity_is_read_as_it_was_written(signer: Signer, tmp_path: Path) -
         identity = load_identity(tmp_path / party.name, party.role)
         assert identity == written
         assert identity.name == party.name
-        assert (
-            identity.certificate_bytes + identity.authority_bytes == (identity.folder / "certificate.pem").read_bytes()
-        )
+        content = identity.certificate_bytes + identity.authority_bytes
+        assert content == (identity.folder / "certificate.pem").read_bytes()
         assert identity.read_key() == (identity.folder / "key.pem").read_bytes()
 
 

@@ -442,9 +442,9 @@ REFUSAL = f"refused a: its data check failed: {REASON} (from 127.0.0.1)"
 
 
 def test_a_report_ends_only_after_the_server_has_refused_the_hospital(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_slowly(*agreements: Mapping[str, str]) -> str | None:
+    def find_slowly(agreement: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
         time.sleep(0.2)
-        return find_difference(*agreements)
+        return find_difference(agreement, expected)
 
     monkeypatch.setattr(stream_server, "find_difference", find_slowly)
     announcements: list[str] = []

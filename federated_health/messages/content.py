@@ -1,4 +1,4 @@
-"""Messages as types: what each holds, and how it becomes Flower's records and is read from them.
+"""Messages as types, and their mapping to and from Flower's records.
 
 A hospital sends the following in a plain run, besides Flower's envelope of each reply (node ids, times);
 `encryption.messages` lists what it sends in an encrypted run:

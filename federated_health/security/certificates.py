@@ -130,7 +130,7 @@ def _parse(content: bytes, parse: Callable[[bytes], Parsed], message: str) -> Pa
 
 
 def party_of(signed: Signed) -> Party:
-    """Party that a certificate or a request made by this package is for; other extensions are ignored."""
+    """Party that a certificate or a request is for, as this package writes it; other content is ignored."""
     try:
         extensions = signed.extensions
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
@@ -195,7 +195,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 def validity_problem(
     certificate: x509.Certificate, revocations: x509.CertificateRevocationList | None = None
 ) -> str | None:
-    """Why a certificate is not valid now, as a predicate without a subject; None if it is valid."""
+    """Why a certificate is not valid now, without a subject, such as "expired on ..."; None if it is valid."""
     now, start, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
         return f"is not valid before {format_time(start)} (this machine's clock: {format_time(now)})"

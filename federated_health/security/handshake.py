@@ -122,6 +122,6 @@ def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity
             hosts = ", ".join(party.hosts) if party else "other hosts"
             return f"the server's certificate: expected one for {host}, got one for {hosts}"
         case 26:  # X509_V_ERR_INVALID_PURPOSE
-            return f"the certificate of the server: expected a server's{f', got one for {party}' if party else ''}"
+            return f"the server shows the certificate of {party or 'another party'}: expected a server's"
     ours = certificates.name_of(identity.authority.subject)
     return f"the server's certificate was signed by another authority{theirs}; expected this hospital's, {ours!r}"
