@@ -1,5 +1,6 @@
 """`python -m federated_health certificates`: from a new authority to a renewal, and one line per mistake."""
 
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from cryptography import x509
 import utils
 from federated_health.cli import main as cli
 from federated_health.security import certificates, issuing
-from federated_health.security.authority import make_demo_identities
-from federated_health.security.identity import load_identity
-from federated_health.security.parties import Role, hospital, server
+from federated_health.security.authority import Authority, make_demo_identities
+from federated_health.security.identity import load_identity, request_identity
+from federated_health.security.parties import Party, Role, hospital, server
 from tests.support.identities import Signer, expired, not_yet, now, write_identity
 
 Certificates = Callable[[str], tuple[int, str, str]]
@@ -125,34 +126,43 @@ def test_show_of_an_unanswered_request_is_an_error(run: Certificates) -> None:
     assert errors.startswith("error: hospital/certificate.pem: does not exist yet")
 
 
-@pytest.fixture
-def prepared(run: Certificates) -> None:
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority `ca` with a hospital `a` and a server, another authority `other`, and folders with mistakes."""
-    run("init --authority ca --name Ours")
-    run("init --authority other --name Theirs")
-    run("request --tls a --name a")
-    run("sign a/request.pem --authority ca --out a/certificate.pem")
-    run("request --tls server --server")
-    run("sign server/request.pem --authority ca --out server/certificate.pem")
-    run("request --tls new-a --name a")
-    run("request --tls waiting --name waiting")
-    run("request --tls mixed --name a")
-    Path("mixed/certificate.pem").write_bytes(Path("a/certificate.pem").read_bytes())
-    run("request --tls foreign --name f")
-    run("sign foreign/request.pem --authority other --out foreign/certificate.pem")
-    Path("foreign/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
-    Path("garbage").write_bytes(b"\xff\0garbage")
-    signer = Signer.of(Path("ca"))
-    write_identity(Path("expired"), hospital("x"), signer, expired())
-    write_identity(Path("early"), hospital("y"), signer, not_yet())
-    run("request --tls open --name o")
-    run("sign open/request.pem --authority ca --out open/certificate.pem")
-    Path("open/key.pem").chmod(0o644)
-    run("init --authority old")
-    key = certificates.read_key(Path("old/key.pem"))
-    old = issuing.make_authority_certificate(key, "Old", expired())
-    Path("old/authority.pem").write_bytes(issuing.pem(old))
-    Path("old/revoked.pem").write_bytes(Signer("Old", key=key).revocations())
+    folder = tmp_path_factory.mktemp("mistakes")
+    ours, theirs = Authority.create(folder / "ca", "Ours"), Authority.create(folder / "other", "Theirs")
+
+    def certify(name: str, party: Party, authority: Authority = ours) -> None:
+        issued = authority.sign(request_identity(folder / name, party))
+        (folder / name / "certificate.pem").write_bytes(issued.path.read_bytes())
+
+    certify("a", hospital("a"))
+    certify("server", server(()))
+    request_identity(folder / "new-a", hospital("a"))
+    request_identity(folder / "waiting", hospital("waiting"))
+    request_identity(folder / "mixed", hospital("a"))
+    (folder / "mixed" / "certificate.pem").write_bytes((folder / "a" / "certificate.pem").read_bytes())
+    certify("foreign", hospital("f"), theirs)
+    (folder / "foreign" / "revoked.pem").write_bytes((folder / "ca" / "revoked.pem").read_bytes())
+    (folder / "garbage").write_bytes(b"\xff\0garbage")
+    signer = Signer.of(folder / "ca")
+    write_identity(folder / "expired", hospital("x"), signer, expired())
+    write_identity(folder / "early", hospital("y"), signer, not_yet())
+    certify("open", hospital("o"))
+    (folder / "open" / "key.pem").chmod(0o644)
+    Authority.create(folder / "old", "Old")
+    key = certificates.read_key(folder / "old" / "key.pem")
+    (folder / "old" / "authority.pem").write_bytes(
+        issuing.pem(issuing.make_authority_certificate(key, "Old", expired()))
+    )
+    (folder / "old" / "revoked.pem").write_bytes(Signer("Old", key=key).revocations())
+    return folder
+
+
+@pytest.fixture
+def prepared(mistakes: Path, in_folder: Path) -> None:
+    """A copy of the folders with mistakes, in the test's own folder."""
+    shutil.copytree(mistakes, in_folder, dirs_exist_ok=True)
 
 
 @pytest.mark.usefixtures("prepared")
