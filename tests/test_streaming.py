@@ -329,6 +329,8 @@ def test_the_wait_starts_anew_when_a_hospital_loses_its_server(monkeypatch: pyte
         wait_until(lambda: len(hospital.announcements) == 2)
         assert "waiting up to 30 s" in hospital.announcements[1]
         assert hospital.error is None
+        elapsed = 7200.0
+        assert "no server within 30 s" in str(hospital.end())
 
 
 @pytest.mark.usefixtures("gives_up_a_taken_name")
