@@ -376,6 +376,27 @@ def test_a_hospital_that_does_not_read_delays_no_other_hospital() -> None:
     assert other.end() is None
 
 
+def test_a_server_ends_while_a_hospital_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream_server, "GRACE_SECONDS", 0.1)
+    ended = threading.Event()
+
+    def answer(message: Message, context: Context) -> Message:
+        ended.wait(20)  # meanwhile the hospital reads nothing
+        return echo(message, context)
+
+    with server() as (grid, address):
+        hospital = LightHospital("a", address, answer, wait=0.2)
+        wait_for_hospitals(grid)
+        large = question("a", 2)
+        large.content.config_records["question"]["padding"] = bytes(16 * 1024 * 1024)
+        grid.push_messages([question("a", 1), large])
+    ended.set()
+    hospital.end()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 # Processes
 
 

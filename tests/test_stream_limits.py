@@ -304,6 +304,10 @@ def test_a_hospital_that_leaves_in_order_is_no_problem() -> None:
         raw.leave()
         assert exchange.end()[0].error.reason == "its connection was lost"
         wait_until(lambda: grid.get_node_ids() == [])
+        with RawHospital("a", address) as idle:
+            wait_for_hospitals(grid)
+            idle.leave()
+            wait_until(lambda: grid.get_node_ids() == [])
         assert grid.take_problems() == []
 
 
