@@ -380,9 +380,10 @@ def test_a_server_ends_while_a_hospital_does_not_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream_server, "GRACE_SECONDS", 0.1)
-    ended = threading.Event()
+    busy, ended = threading.Event(), threading.Event()
 
     def answer(message: Message, context: Context) -> Message:
+        busy.set()
         ended.wait(20)  # meanwhile the hospital reads nothing
         return echo(message, context)
 
@@ -391,9 +392,11 @@ def test_a_server_ends_while_a_hospital_does_not_read(
         wait_for_hospitals(grid)
         large = question("a", 2)
         large.content.config_records["question"]["padding"] = bytes(16 * 1024 * 1024)
-        grid.push_messages([question("a", 1), large])
+        grid.push_messages([question("a", 1)])
+        assert busy.wait(10)
+        grid.push_messages([large] * 4)  # more than fits into the buffers
     ended.set()
-    hospital.end()
+    assert isinstance(hospital.end(), JoinError)
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
