@@ -1,6 +1,6 @@
 """Errors that a user can fix. A script prints each as one line, and exits with its code.
 
-A message says what is wrong and where, what was expected and what came. It never holds a patient's value.
+A message says what is wrong and where, what was expected, and what was found. It never holds a patient's value.
 """
 
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ class UserError(Exception):
     """Something that the user can fix.
 
     Attributes:
-        reason: for another party, without paths, rows and values; by default the class's own, or else the message.
+        reason: text for the other side, without paths, rows or values; by default the class's own, or else the message.
     """
 
     exit_code = 1
@@ -46,7 +46,7 @@ class JoinError(UserError):
 
 
 class AnswerError(Exception):
-    """A hospital cannot answer. The text is safe to send: the `reason` of the error that is the cause, or its type."""
+    """A hospital cannot answer. The text is safe to send: the `reason` or the type of the error that caused it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error.reason if isinstance(error, UserError) else f"{type(error).__name__} at the hospital")
@@ -74,7 +74,7 @@ class EncryptionError(UserError):
 
 
 class LedgerError(UserError):
-    """An egress ledger cannot record a message, which is therefore not sent; or a file is not a ledger."""
+    """An egress ledger cannot record a message, so the hospital does not send it; or a file is not a ledger."""
 
 
 class PrivacyError(UserError):

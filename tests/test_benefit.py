@@ -112,7 +112,7 @@ def test_some_aucs_without_the_others_are_refused(lacking: str) -> None:
 
 def test_a_difference_that_contradicts_the_aucs_is_refused() -> None:
     assert BENEFIT.difference.value is not None
-    with pytest.raises(MalformedMessageError, match="difference"):
+    with pytest.raises(MalformedMessageError, match="difference of its ROC-AUCs"):
         read(content_with(difference_value=BENEFIT.difference.value + 0.001))
 
 

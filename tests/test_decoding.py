@@ -1,4 +1,4 @@
-"""A server survives whatever bytes a hospital sends in place of a reply; `benchmarks/decoder.py` tries many more."""
+"""A server survives any bytes that a hospital sends as a reply; `benchmarks/decoder.py` tries many more."""
 
 import tracemalloc
 
@@ -10,17 +10,17 @@ PROTOS = original_protos()
 OUTCOMES = {"accepted", "error reply", "malformed", "not a message", "too large"}
 SIZE = MAX_BYTES - 1000
 MAX_MEMORY = 8 * MAX_BYTES
-"""Limit of the memory that Python itself allocates."""
+"""Limit on the memory that Python itself allocates."""
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_the_originals_are_good(kind: str) -> None:
+def test_unchanged_replies_are_accepted(kind: str) -> None:
     assert receive(wrap_bytes(PROTOS[kind].SerializeToString()), kind) == "accepted"
     assert receive(wrap_bytes(PROTOS["error"].SerializeToString()), kind) == "error reply"
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_good_reply_to_another_question_is_malformed(kind: str) -> None:
+def test_a_reply_to_another_kind_of_message_is_malformed(kind: str) -> None:
     content = wrap_bytes(PROTOS[kind].SerializeToString())
     # A round's evaluation holds all that the final one must.
     alike = {("evaluation", "final")}
@@ -31,7 +31,7 @@ def test_a_good_reply_to_another_question_is_malformed(kind: str) -> None:
 
 @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
 @given(examples())
-def test_no_spoiled_reply_does_harm(example: Example) -> None:
+def test_a_malformed_reply_has_one_of_the_known_outcomes(example: Example) -> None:
     kind, operations, read_as = example
     assert receive(corrupt(PROTOS[kind], operations), read_as) in OUTCOMES
 
@@ -42,7 +42,7 @@ def varint(number: int) -> bytes:
 
 
 def repeated(field: bytes, *path: int) -> bytes:
-    """Very many of one field, inside fields of these numbers, in a message that is good so far."""
+    """A valid message followed by very many copies of one field, nested in fields of these numbers."""
     content = field * (SIZE // len(field))
     for number in reversed(path):
         content = varint(number << 3 | 2) + varint(len(content)) + content
@@ -63,7 +63,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_megabyte_that_would_become_very_much_does_not(claim: str) -> None:
+def test_a_message_that_would_expand_in_memory_is_refused_before(claim: str) -> None:
     tracemalloc.start()
     try:
         assert receive(CLAIMS[claim], "update") == "not a message"
@@ -73,7 +73,7 @@ def test_a_megabyte_that_would_become_very_much_does_not(claim: str) -> None:
     assert peak < MAX_MEMORY
 
 
-def test_two_records_under_one_name_are_no_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_records_under_one_name_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     """Flower would write the name into its log."""
     proto = original_protos()["update"]
     proto.content.items.add(key="arrays").config_record.SetInParent()

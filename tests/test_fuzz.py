@@ -1,6 +1,6 @@
-"""Whatever a file holds, a script succeeds or ends with one line that quotes no cell, and leaves nothing half done.
+"""For any file, a script succeeds, or ends with one line that quotes no cell, and leaves no partial output.
 
-Scripts are called in this process, as in `test_scripts`. Another script is a line in `TARGETS`.
+Scripts are called in this process, as in `test_scripts`. To test another script, add it to `TARGETS`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from federated_health.data.tasks import READMISSION, get_task
 from federated_health.names import is_hospital_name
 
 SECRET = "Zqxj"
-"""Stands in cells that are spoiled, and nowhere else."""
+"""Text in damaged cells only, which no output may quote."""
 
 SECRET_NUMBER = "86753.0925"
 
@@ -40,8 +40,8 @@ class Target:
     """A script that reads a file.
 
     Attributes:
-        arguments: of a path and a folder for results.
-        prints_before_refusing: whether stdout may hold something when it ends with an error.
+        arguments: command line for a path and a folder for results.
+        prints_before_refusing: whether stdout may be non-empty when the script ends with an error.
     """
 
     name: str
@@ -71,60 +71,60 @@ TARGETS = [
 
 
 def run(target: Target, arguments: Sequence[str]) -> tuple[object, str, str]:
-    """Exit code, stdout and stderr. An exception that is no `SystemExit` is a traceback, and fails the test."""
-    printed, said = io.StringIO(), io.StringIO()
+    """Exit code, stdout and stderr. Any exception but `SystemExit` fails the test."""
+    output, errors = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", [target.name, *arguments]),
         mock.patch.object(signal, "signal"),
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
         pytest.raises(SystemExit) as ended,
     ):
         utils.run_script(target.main)
-    return ended.value.code, printed.getvalue(), said.getvalue()
+    return ended.value.code, output.getvalue(), errors.getvalue()
 
 
 def assert_ends_well(target: Target, name: str, content: bytes) -> None:
-    """Run a script on a file of that name and content in a folder of its own."""
+    """Run a script on a file of this name and content in a new folder, and check how it ends."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         path, out = folder / name, folder / "out"
         path.write_bytes(content)
 
-        code, printed, said = run(target, target.arguments(path, out))
+        code, output, errors = run(target, target.arguments(path, out))
 
         assert code in (0, 1, 2)
         assert path.read_bytes() == content
-        for shown in (said, printed if code else ""):
+        for shown in (errors, output if code else ""):
             assert SECRET.lower() not in shown.lower()
             assert SECRET_NUMBER not in shown
         if code:
-            assert said.startswith("error: ")
-            assert said.endswith("\n")
-            assert len(said.splitlines()) == 1, said
-            assert said.rstrip("\n").isprintable(), said
-            assert target.prints_before_refusing or printed == ""
+            assert errors.startswith("error: ")
+            assert errors.endswith("\n")
+            assert len(errors.splitlines()) == 1, errors
+            assert errors.rstrip("\n").isprintable(), errors
+            assert target.prints_before_refusing or output == ""
             assert list(folder.rglob("*")) == [path]
         else:
-            assert said == ""
+            assert errors == ""
             assert_readable(out)
 
 
 def assert_readable(out: Path) -> None:
-    """What was written, if anything, is allowed at a hospital."""
+    """Check that the written files, if any, are a hospital's valid data."""
     if not out.exists():
         return
     manifest = read_manifest(out)
     entries = manifest["hospitals"]
-    expected = {*(entry["file"] for entry in entries), "manifest.json", "example_patients.csv"}
-    assert {file.name for file in out.iterdir()} == expected
+    names = [*(entry["file"] for entry in entries), "example_patients.csv", "manifest.json"]
+    assert sorted(file.name for file in out.iterdir()) == sorted(names)
     for entry in entries:
         assert is_hospital_name(entry["name"])
         _, numbers = read_patients(out / entry["file"], get_task(manifest["task"]), labelled=True)
         assert len(numbers) == entry["rows"] == sum(entry["labels"].values())
 
 
-# Good files, one of each layout.
+# Valid files, one per layout.
 
 HEART = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal"
 UCI_ROWS = """63,1,1,145,233,1,2,150,0,2.3,3,0,6,0
@@ -155,9 +155,9 @@ FILES = {
 }
 Cells = list[list[str]]
 HOSPITAL_COLUMNS = {KAGGLE_UCI.hospital, UCI.hospital}
-"""A hospital's name is no secret: a message may hold it."""
+"""A hospital's name is not secret: a message may hold it."""
 
-# How cells and files are spoiled.
+# Damage to cells and files.
 
 WITH_SECRETS = [
     SECRET,
@@ -176,7 +176,7 @@ WITH_SECRETS = [
     f"\ufeff{SECRET}",
     f"\u202e{SECRET}\u2028{SECRET}",
     SECRET * 50,
-    SECRET * 40_000,  # more than the csv module takes
+    SECRET * 40_000,  # more than the csv module accepts
     SECRET_NUMBER,
     f"-{SECRET_NUMBER}e5",
     f"{SECRET_NUMBER}e999",
@@ -223,8 +223,8 @@ NASTY = st.sampled_from(
 CELLS = SECRETS | NASTY | st.text(max_size=5)
 
 
-def spoil(cells: Cells, draw: st.DrawFn) -> Cells:
-    """A table with one thing wrong, or right again."""
+def damage(cells: Cells, draw: st.DrawFn) -> Cells:
+    """A table with one change, which may undo an earlier one."""
     header, *rows = cells
     places = st.integers(0, len(header) - 1)
     kind = draw(st.sampled_from(["cell", "cell", "column", "delete", "repeat", "move", "rows", "ragged", "header"]))
@@ -232,9 +232,7 @@ def spoil(cells: Cells, draw: st.DrawFn) -> Cells:
     match kind:
         case "cell":
             row = draw(st.integers(0, len(rows)))
-            if (
-                row and place < len(cells[row]) and header[place] not in HOSPITAL_COLUMNS
-            ):  # a hospital's name is no secret
+            if row and place < len(cells[row]) and header[place] not in HOSPITAL_COLUMNS:
                 cells[row][place] = draw(CELLS)
         case "column":
             cell = draw(NASTY if header[place] in HOSPITAL_COLUMNS else CELLS)
@@ -255,8 +253,8 @@ def spoil(cells: Cells, draw: st.DrawFn) -> Cells:
     return cells if cells and all(cells) else [["age"]]
 
 
-def spoil_bytes(content: bytes, draw: st.DrawFn) -> bytes:
-    """A file with one thing wrong, or right in another way."""
+def damage_bytes(content: bytes, draw: st.DrawFn) -> bytes:
+    """A file with one change, which may leave it valid."""
     place = draw(st.integers(0, len(content)))
     kinds = ["same", "same", "cut", "BOM", "inside", "UTF-16", "Latin-1", "ends", "delimiter", "gone", "blank", "swap"]
     match draw(st.sampled_from(kinds)):
@@ -290,15 +288,15 @@ def spoil_bytes(content: bytes, draw: st.DrawFn) -> bytes:
 
 
 @st.composite
-def spoiled_files(draw: st.DrawFn) -> tuple[str, bytes]:
-    """Name and content of a good file that was spoiled up to three times, as it is or in a zip."""
+def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
+    """Name and content of a valid file with up to three changes, as it is or in a zip."""
     name, good = FILES[draw(st.sampled_from(sorted(FILES)))]
     cells = [line.split(",") for line in good.splitlines()]
     for _ in range(draw(st.integers(0, 2))):
-        cells = spoil(cells, draw)
+        cells = damage(cells, draw)
     quoted = draw(st.booleans())
     lines = [",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if quoted else cell for cell in row) for row in cells]
-    content = spoil_bytes("\n".join([*lines, ""]).encode(errors="replace"), draw)
+    content = damage_bytes("\n".join([*lines, ""]).encode(errors="replace"), draw)
     match draw(st.sampled_from(["plain", "plain", "plain", "zip", "broken zip"])):
         case "zip":
             return "some.zip", zipped(name, content)
@@ -321,7 +319,7 @@ def zipped(name: str, content: bytes, packed: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 @pytest.mark.parametrize("packed", PACKED)
-def test_every_byte_of_a_packed_file_may_be_damaged(packed: int) -> None:
+def test_a_zip_with_any_damaged_byte_ends_well(packed: int) -> None:
     good = zipped("mine.csv", FILES["canonical"][1].encode(), packed)
     begin = good.index(b"mine.csv") + len(b"mine.csv")
 
@@ -329,41 +327,41 @@ def test_every_byte_of_a_packed_file_may_be_damaged(packed: int) -> None:
         assert_ends_well(TARGETS[0], "some.zip", good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
 
 
-def test_a_zip_whose_names_are_not_the_utf_8_that_they_are_said_to_be_ends_well() -> None:
+def test_a_zip_whose_names_are_not_valid_utf_8_ends_well() -> None:
     archive = zipped("h\xe9art.csv", FILES["canonical"][1].encode())
 
     assert_ends_well(TARGETS[0], "some.zip", archive.replace("h\xe9art".encode(), b"h\xff\xffart"))
 
 
-def test_there_is_a_file_of_each_layout() -> None:
+def test_each_layout_has_a_file_here() -> None:
     headers = [set(text.splitlines()[0].split(",")) for _, text in FILES.values()]
 
     assert all(any(set(layout.header) <= header for header in headers) for layout in LAYOUTS)
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_the_good_files_are_good(tmp_path: Path, kind: str) -> None:
+def test_the_undamaged_files_are_accepted(tmp_path: Path, kind: str) -> None:
     name, text = FILES[kind]
     path = tmp_path / name
     path.write_text(text)
 
-    code, _, said = run(TARGETS[1], TARGETS[1].arguments(path, tmp_path / "out"))
+    code, _, errors = run(TARGETS[1], TARGETS[1].arguments(path, tmp_path / "out"))
 
-    assert (code, said) == (0, "")
+    assert (code, errors) == (0, "")
 
 
 @pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2]], ids=["create", "check"])
 @pytest.mark.parametrize("kind", FILES)
-def test_no_column_s_cell_is_quoted_with_its_header_or_without(kind: str, target: Target) -> None:
+def test_no_error_quotes_a_cell_of_any_column_with_or_without_the_header(kind: str, target: Target) -> None:
     name, good = FILES[kind]
     header, *_ = cells = [line.split(",") for line in good.splitlines()]
     for place, column in enumerate(header):
         if column not in HOSPITAL_COLUMNS:
-            spoiled = [list(row) for row in cells]
-            spoiled[1][place] = WITH_SECRETS[place % len(WITH_SECRETS)]
+            damaged = [list(row) for row in cells]
+            damaged[1][place] = WITH_SECRETS[place % len(WITH_SECRETS)]
             for first in (0, 1):
-                assert_ends_well(target, name, "\n".join(map(",".join, spoiled[first:])).encode())
-                spoiled[1][place] = SECRET
+                assert_ends_well(target, name, "\n".join(map(",".join, damaged[first:])).encode())
+                damaged[1][place] = SECRET
 
 
 fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -371,12 +369,12 @@ fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, 
 
 @pytest.mark.parametrize("target", TARGETS, ids=["create", "create and drop", "check", "check readmission"])
 @fuzzed
-@given(spoiled_files())
-def test_a_spoiled_file_ends_well(target: Target, file: tuple[str, bytes]) -> None:
+@given(damaged_files())
+def test_a_damaged_file_ends_well(target: Target, file: tuple[str, bytes]) -> None:
     assert_ends_well(target, *file)
 
 
-# A first line that looks like names is shown on purpose, so it holds no secret.
+# Scripts show a first line that looks like a header, so it holds no secret here.
 LINES = st.lists(
     st.lists(
         st.sampled_from([*HEART.split(","), "disease", "63", "1", "", '"', "\0"]) | st.text(max_size=3), max_size=15

@@ -525,7 +525,7 @@ def test_a_hospital_that_comes_back_records_that_it_joins_again(ledger: Ledger) 
         hospital = Hospital(wire.address, ledger)
         ask(grid, 1)
         wire.cut()
-        wait_until(lambda: sum(word in ("a joined", "a came back") for word in words) == 2)
+        wait_until(lambda: sum(word in ("a joined", "a reconnected") for word in words) == 2)
         ask(grid, 2)
     assert hospital.end() is None
     lines = read_lines(ledger.path)

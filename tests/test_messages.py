@@ -1,9 +1,9 @@
-"""Messages survive the wire; what is malformed is refused in words without values."""
+"""Messages survive the wire; malformed ones are refused with reasons that quote no value."""
 
 import io
 import math
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def npy(array: np.ndarray[Any, Any], *, allow_pickle: bool = False) -> bytes:
 
 
 def record_of(data: bytes, stype: str = "numpy.ndarray") -> ArrayRecord:
-    """A kernel of these bytes, whatever they are, and a good bias."""
+    """A kernel of any bytes, and a valid bias."""
     return ArrayRecord({"logit/kernel": Array("float32", (3, 1), stype, data), "logit/bias": Array(BIAS)})
 
 
@@ -98,7 +98,7 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
 
     message = refusal_of_weights(weights_to_record({"logit/kernel": kernel, "logit/bias": BIAS}))
 
-    assert message == "its weights logit/kernel are not all finite"
+    assert "logit/kernel are not all finite" in message
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,8 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
 def test_weights_of_another_type_or_shape_are_refused(kernel: np.ndarray[Any, Any]) -> None:
     message = refusal_of_weights(ArrayRecord({"logit/kernel": Array(kernel), "logit/bias": Array(BIAS)}))
 
-    assert message == "its weights logit/kernel have another type or shape"
+    assert "logit/kernel" in message
+    assert "another type or shape" in message
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_weights_of_other_names_or_in_another_order_are_refused(names: list[str]
 
     message = refusal_of_weights(ArrayRecord({name: Array(arrays.get(name, BIAS)) for name in names}))
 
-    assert message == "its weights have other names"
+    assert "names" in message
 
 
 GOOD_BYTES = npy(KERNEL)
@@ -151,8 +152,8 @@ def zip_of_arrays() -> bytes:
     return buffer.getvalue()
 
 
-def spoilt(old: bytes, new: bytes) -> bytes:
-    """The good bytes with something else, as long, in one place."""
+def replaced(old: bytes, new: bytes) -> bytes:
+    """The valid bytes with one part replaced by another of the same length."""
     assert GOOD_BYTES.count(old) == 1
     assert len(old) == len(new)
     return GOOD_BYTES.replace(old, new)
@@ -167,31 +168,31 @@ def spoilt(old: bytes, new: bytes) -> bytes:
         pytest.param(GOOD_BYTES[:30], id="half a header"),
         pytest.param(zip_of_arrays(), id="npz"),
         pytest.param(b"PK\x03\x04 and no zip", id="broken npz"),
-        pytest.param(spoilt(b"(3, 1), } ", b"(3, 1), (} "[:10]), id="broken header"),
-        pytest.param(spoilt(b"'descr'", b"'dascr'"), id="a header of other keys"),
-        pytest.param(spoilt(b"'<f4'", b"'<x4'"), id="no type"),
-        pytest.param(spoilt(b"(3, 1), }   ", b"(3, 'a'), } "), id="no shape"),
+        pytest.param(replaced(b"(3, 1), } ", b"(3, 1), (} "[:10]), id="broken header"),
+        pytest.param(replaced(b"'descr'", b"'dascr'"), id="a header of other keys"),
+        pytest.param(replaced(b"'<f4'", b"'<x4'"), id="no type"),
+        pytest.param(replaced(b"(3, 1), }   ", b"(3, 'a'), } "), id="no shape"),
         pytest.param(GOOD_BYTES[:8] + b"\xff\xff" + GOOD_BYTES[10:], id="a header longer than all"),
         pytest.param(GOOD_BYTES[:8] + b"\xff\xff" + b"(" * 70_000, id="a header that is too deep"),
     ],
 )
 def test_weights_that_cannot_be_read_are_refused(data: bytes) -> None:
-    assert refusal_of_weights(record_of(data)) == "its weights logit/kernel cannot be read"
+    assert "logit/kernel cannot be read" in refusal_of_weights(record_of(data))
 
 
 @pytest.mark.parametrize(
     "data",
     [
         pytest.param(npy(np.array([[None]] * 3), allow_pickle=True), id="pickle"),
-        pytest.param(spoilt(b"'fortran_order': False", b"'fortran_order': True "), id="Fortran's order"),
-        pytest.param(spoilt(b"NUMPY\x01\x00", b"NUMPY\x02\x00"), id="version 2.0"),
-        pytest.param(spoilt(b"NUMPY\x01\x00", b"NUMPY\x01\x01"), id="version 1.1"),
-        pytest.param(spoilt(b"(3, 1), }        ", b"(2000000000000,)}"), id="8 TB"),
-        pytest.param(spoilt(b"(3, 1), }  ", b"(-3, -1), }"), id="negative"),
+        pytest.param(replaced(b"'fortran_order': False", b"'fortran_order': True "), id="Fortran's order"),
+        pytest.param(replaced(b"NUMPY\x01\x00", b"NUMPY\x02\x00"), id="version 2.0"),
+        pytest.param(replaced(b"NUMPY\x01\x00", b"NUMPY\x01\x01"), id="version 1.1"),
+        pytest.param(replaced(b"(3, 1), }        ", b"(2000000000000,)}"), id="8 TB"),
+        pytest.param(replaced(b"(3, 1), }  ", b"(-3, -1), }"), id="negative"),
     ],
 )
-def test_weights_that_claim_something_else_are_refused_before_they_are_read(data: bytes) -> None:
-    assert refusal_of_weights(record_of(data)) == "its weights logit/kernel have another type or shape"
+def test_weights_whose_header_claims_something_else_are_refused_unread(data: bytes) -> None:
+    assert "another type or shape" in refusal_of_weights(record_of(data))
 
 
 @pytest.mark.parametrize(
@@ -204,18 +205,18 @@ def test_weights_that_claim_something_else_are_refused_before_they_are_read(data
     ],
 )
 def test_weights_of_another_length_are_refused(data: bytes) -> None:
-    assert refusal_of_weights(record_of(data)) == "its weights logit/kernel are cut off or too long"
+    assert "logit/kernel are cut off or too long" in refusal_of_weights(record_of(data))
 
 
-def test_a_header_that_numpy_would_warn_of_is_refused_in_silence() -> None:
-    data = spoilt(b"(3, 1), } ", b"(3L, 1), }")  # as Python 2 wrote it
-    with warnings.catch_warnings(record=True) as said:
+def test_a_header_that_numpy_warns_about_is_refused_without_a_warning() -> None:
+    data = replaced(b"(3, 1), } ", b"(3L, 1), }")  # as Python 2 wrote it
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert refusal_of_weights(record_of(data)) == "its weights logit/kernel cannot be read"
-    assert said == []
+        assert "logit/kernel cannot be read" in refusal_of_weights(record_of(data))
+    assert caught == []
 
 
-# Instructions
+# Train configs
 
 TRAIN_CONFIG = TrainConfig(
     task="heart-disease",
@@ -234,27 +235,27 @@ TRAIN_CONFIG = TrainConfig(
 )
 
 
-def test_instructions_survive_the_wire() -> None:
+def test_a_train_config_survives_the_wire() -> None:
     content = over_the_wire(RecordDict({"config": TRAIN_CONFIG.to_record()}))
 
     assert TrainConfig.from_record(content.config_records["config"]) == TRAIN_CONFIG
 
 
-def test_instructions_are_read_beside_what_flower_adds() -> None:
+def test_a_train_config_is_read_beside_keys_that_flower_adds() -> None:
     record = TRAIN_CONFIG.to_record()
     record["server-round"] = 4
 
     assert TrainConfig.from_record(record) == TRAIN_CONFIG
 
 
-def lacking(key: str) -> dict[str, Any]:
+def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in TRAIN_CONFIG.to_record().items() if name != key}
 
 
-@pytest.mark.parametrize("record", [{}, *(lacking(key) for key in TRAIN_CONFIG.to_record())])
+@pytest.mark.parametrize("record", [{}, *(without(key) for key in TRAIN_CONFIG.to_record())])
 def test_a_train_config_that_lacks_a_key_is_malformed(record: dict[str, Any]) -> None:
     (missing, *_) = (key for key in ("mean", "variance", *TRAIN_CONFIG.to_record()) if key not in record)
-    with pytest.raises(MalformedMessageError, match=rf"^the server's train config lacks {missing}$"):
+    with pytest.raises(MalformedMessageError, match=f"lacks {missing}$"):
         TrainConfig.from_record(record)
 
 
@@ -273,12 +274,12 @@ def test_the_weight_of_the_proximal_term_is_read(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 1, "0.1", [0.1], True])
-def test_a_weight_of_the_proximal_term_that_is_none_is_malformed(value: Any) -> None:
-    with pytest.raises(MalformedMessageError, match=r"^the server's proximal-mu is not a number of at least 0$"):
+def test_an_invalid_weight_of_the_proximal_term_is_malformed(value: Any) -> None:
+    with pytest.raises(MalformedMessageError, match="proximal-mu"):
         read_proximal_mu({"proximal-mu": value})
 
 
-# Introductions
+# Registrations
 
 MEASUREMENTS = (
     Measurement(name="age", meaning="age", unit="years", low=0, high=120),
@@ -288,7 +289,7 @@ MEASUREMENTS = (
 
 
 def registration(**changes: Any) -> RecordDict:
-    """A good introduction's content with some of its metrics changed; None takes one away."""
+    """A valid registration's content with some of its metrics changed; None takes one away."""
     good: dict[str, Any] = {
         "train-examples": 227,
         "test-examples": 76,
@@ -300,23 +301,20 @@ def registration(**changes: Any) -> RecordDict:
     return RecordDict({"hospital": ConfigRecord({"name": "cleveland"}), "metrics": MetricRecord(metrics)})
 
 
-def test_an_introduction_survives_the_wire() -> None:
+def test_a_registration_survives_the_wire() -> None:
     sums = ColumnSums(
         count=np.array([227.0, 0.0, 5.0]), total=np.array([1e5 / 7, 0.0, -1 / 3]), squares=np.array([1e6, 0.0, 1 / 7])
     )
     original = Registration(name="cleveland", train_examples=227, test_examples=76, sums=sums)
 
-    read = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
+    result = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS)
 
-    assert (read.name, read.train_examples, read.test_examples) == ("cleveland", 227, 76)
+    assert (result.name, result.train_examples, result.test_examples) == ("cleveland", 227, 76)
     for name in ("count", "total", "squares"):
-        np.testing.assert_array_equal(getattr(read.sums, name), getattr(sums, name))
+        np.testing.assert_array_equal(getattr(result.sums, name), getattr(sums, name))
 
 
-INTRODUCED = "count, squares, test-examples, total, train-examples"
-
-
-def test_an_introduction_holds_nothing_but_what_the_list_says() -> None:
+def test_a_registration_holds_only_its_documented_fields() -> None:
     rows = {"train-examples", "test-examples"}
     for sums, released in (
         (
@@ -333,49 +331,48 @@ def test_an_introduction_holds_nothing_but_what_the_list_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
-        ({"train-examples": 0}, "its train-examples is not a whole number of at least 1"),
-        ({"train-examples": -731}, "its train-examples is not a whole number of at least 1"),
-        ({"train-examples": 731.0}, "its train-examples is not a whole number of at least 1"),
-        ({"train-examples": [731]}, "its train-examples is not a whole number of at least 1"),
-        ({"test-examples": -731}, "its test-examples is not a whole number of at least 0"),
-        ({"count": 731.0}, "its count is not 3 finite numbers"),
-        ({"count": [731.0]}, "its count is not 3 finite numbers"),
-        ({"total": [731.0, 731.0, 731.0, 731.0]}, "its total is not 3 finite numbers"),
-        ({"total": [731.0, math.nan, 0.0]}, "its total is not 3 finite numbers"),
-        ({"squares": [731.0, math.inf, 0.0]}, "its squares is not 3 finite numbers"),
-        ({"squares": []}, "its squares is not 3 finite numbers"),
-        ({"train-examples": None}, f"its metrics are not exactly: {INTRODUCED}"),
-        ({"count": None}, f"its metrics are not exactly: {INTRODUCED}"),
-        ({"age-of-first-patient": 731.0}, f"its metrics are not exactly: {INTRODUCED}"),
+        ({"train-examples": 0}, "train-examples is not a whole"),
+        ({"train-examples": -731}, "train-examples is not a whole"),
+        ({"train-examples": 731.0}, "train-examples is not a whole"),
+        ({"train-examples": [731]}, "train-examples is not a whole"),
+        ({"test-examples": -731}, "test-examples is not a whole"),
+        ({"count": 731.0}, "count is not 3 finite"),
+        ({"count": [731.0]}, "count is not 3 finite"),
+        ({"total": [731.0, 731.0, 731.0, 731.0]}, "total is not 3 finite"),
+        ({"total": [731.0, math.nan, 0.0]}, "total is not 3 finite"),
+        ({"squares": [731.0, math.inf, 0.0]}, "squares is not 3 finite"),
+        ({"squares": []}, "squares is not 3 finite"),
+        ({"train-examples": None}, "not exactly: .*count, squares"),
+        ({"count": None}, "not exactly: .*count, squares"),
+        ({"age-of-first-patient": 731.0}, "not exactly: .*count, squares"),
     ],
 )
-def test_a_malformed_introduction_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError) as caught:
+def test_a_malformed_registration_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         Registration.from_content(over_the_wire(registration(**changes)), MEASUREMENTS)
 
-    assert str(caught.value) == words
     assert_no_value(caught.value, "731")
 
 
 @pytest.mark.parametrize("record", [None, {}, {"name": "Mercy Hospital"}, {"name": 731}, {"name": ["cleveland"]}])
-def test_an_introduction_without_a_proper_name_is_refused(record: dict[str, Any] | None) -> None:
+def test_a_registration_without_a_proper_name_is_refused(record: dict[str, Any] | None) -> None:
     content = RecordDict({"metrics": registration().metric_records["metrics"]})
     if record is not None:
         content["hospital"] = ConfigRecord(record)
 
-    with pytest.raises(MalformedMessageError, match=r"^its name is not one of lower-case letters, digits and hyphens$"):
+    with pytest.raises(MalformedMessageError, match="its name: expected lower-case letters"):
         Registration.from_content(content, MEASUREMENTS)
 
 
-IMPOSSIBLE_COUNTS = "its counts of observed rows are impossible"
-OUTSIDE = "its sums are outside what plausible values can add up to"
-TOO_SMALL = "its sums of squares are smaller than its sums allow"
+IMPOSSIBLE_COUNTS = "counts of observed rows"
+OUTSIDE = "outside what plausible values"
+TOO_SMALL = "sums of squares are smaller"
 
 
 @pytest.mark.parametrize(
-    ("column", "count", "total", "squares", "words"),
+    ("column", "count", "total", "squares", "pattern"),
     [
         pytest.param(0, -1000, 0, 0, IMPOSSIBLE_COUNTS, id="negative count"),
         pytest.param(0, 226.5, 12345.5, 700000, IMPOSSIBLE_COUNTS, id="fractional count"),
@@ -397,14 +394,14 @@ TOO_SMALL = "its sums of squares are smaller than its sums allow"
         pytest.param(2, 100, 0, -1e308, TOO_SMALL, id="very negative squares"),
     ],
 )
-def test_an_introduction_with_impossible_sums_is_refused(
-    column: int, count: float, total: float, squares: float, words: str
+def test_a_registration_with_impossible_sums_is_refused(
+    column: int, count: float, total: float, squares: float, pattern: str
 ) -> None:
     changed = {key: list(registration().metric_records["metrics"][key]) for key in ("count", "total", "squares")}  # type: ignore[arg-type]
     for key, value in (("count", count), ("total", total), ("squares", squares)):
         changed[key][column] = float(value)
 
-    with pytest.raises(MalformedMessageError, match=f"^{words}$"):
+    with pytest.raises(MalformedMessageError, match=pattern):
         Registration.from_content(registration(**changed), MEASUREMENTS)
 
 
@@ -418,19 +415,16 @@ def test_an_introduction_with_impossible_sums_is_refused(
         pytest.param([[54.0, math.nan, math.nan]] * 5, id="missing"),
     ],
 )
-def test_sums_of_whatever_plausible_patients_are_read(patients: list[list[float]]) -> None:
+def test_sums_of_plausible_patients_are_read(patients: list[list[float]]) -> None:
     sums = column_sums(np.array(patients))
     content = Registration(name="a", train_examples=len(patients), test_examples=0, sums=sums).to_content()
 
-    read = Registration.from_content(over_the_wire(content), MEASUREMENTS).sums
+    result = Registration.from_content(over_the_wire(content), MEASUREMENTS).sums
 
-    np.testing.assert_array_equal([read.count, read.total, read.squares], [sums.count, sums.total, sums.squares])
+    np.testing.assert_array_equal([result.count, result.total, result.squares], [sums.count, sums.total, sums.squares])
 
 
 # Updates
-
-
-COUNT_NAMES = [field.name for field in fields(Counts)]
 
 
 def update(**changes: Any) -> RecordDict:
@@ -446,35 +440,33 @@ def update(**changes: Any) -> RecordDict:
 def test_an_update_survives_the_wire() -> None:
     original = Update(weights={"logit/kernel": KERNEL, "logit/bias": BIAS}, examples=227, loss=1 / 3)
 
-    read = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227)
+    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227)
 
-    assert (read.examples, read.loss) == (227, 1 / 3)
-    assert [array.tobytes() for array in read.weights.values()] == [KERNEL.tobytes(), BIAS.tobytes()]
+    assert (result.examples, result.loss) == (227, 1 / 3)
+    assert [array.tobytes() for array in result.weights.values()] == [KERNEL.tobytes(), BIAS.tobytes()]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
-        ({"num-examples": 226}, "its num-examples is not the number of training rows that it registered"),
-        ({"num-examples": 10**9}, "its num-examples is not the number of training rows that it registered"),
-        ({"num-examples": None}, "its metrics are not exactly: num-examples, train-loss"),
-        ({"train-loss": None}, "its metrics are not exactly: num-examples, train-loss"),
-        ({"equal-weight": 731.0}, "its metrics are not exactly: num-examples, train-loss"),
-        ({"num-examples": 0}, "its num-examples is not a whole number of at least 1"),
-        ({"num-examples": -731}, "its num-examples is not a whole number of at least 1"),
-        ({"num-examples": 731.5}, "its num-examples is not a whole number of at least 1"),
-        ({"train-loss": math.nan}, "its train-loss is not a finite number"),
-        ({"train-loss": math.inf}, "its train-loss is not a finite number"),
-        ({"train-loss": [731.5]}, "its train-loss is not a finite number"),
-        ({"train-loss": -731.5}, "its train-loss is out of range"),
-        ({"train-loss": 7.31e6}, "its train-loss is out of range"),
+        ({"num-examples": 226}, "num-examples is not the number of training rows"),
+        ({"num-examples": 10**9}, "num-examples is not the number of training rows"),
+        ({"num-examples": None}, "not exactly: num-examples, train-loss"),
+        ({"train-loss": None}, "not exactly: num-examples, train-loss"),
+        ({"equal-weight": 731.0}, "not exactly: num-examples, train-loss"),
+        ({"num-examples": 0}, "num-examples is not a whole"),
+        ({"num-examples": -731}, "num-examples is not a whole"),
+        ({"num-examples": 731.5}, "num-examples is not a whole"),
+        ({"train-loss": math.nan}, "train-loss is not a finite"),
+        ({"train-loss": math.inf}, "train-loss is not a finite"),
+        ({"train-loss": [731.5]}, "train-loss is not a finite"),
+        ({"train-loss": -731.5}, "train-loss is out of range"),
+        ({"train-loss": 7.31e6}, "train-loss is out of range"),
     ],
 )
-def test_a_malformed_update_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError) as caught:
+def test_a_malformed_update_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern):
         Update.from_content(over_the_wire(update(**changes)), SHAPES, 227)
-
-    assert str(caught.value) == words
 
 
 COUNTS = Counts(
@@ -487,59 +479,60 @@ COUNTS = Counts(
 )
 
 
-def test_an_update_brings_the_counts_that_it_was_asked_for() -> None:
+def test_an_update_holds_the_counts_that_the_server_requested() -> None:
     weights = {"logit/kernel": KERNEL, "logit/bias": BIAS}
     original = Update(weights=weights, examples=227, loss=0.5, counts=COUNTS)
-    read = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
-    assert (read.counts, read.examples, read.loss) == (COUNTS, 227, 0.5)
+    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
+    assert (result.counts, result.examples, result.loss) == (COUNTS, 227, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "changes", "words"),
+    ("evaluated", "changes", "pattern"),
     [
-        (None, {}, "its metrics are not exactly: num-examples, train-loss"),
-        (75, {}, "its outcome counts do not add up to the held-out rows that it registered"),
-        (76, {"true_positives": 41}, "its outcome counts do not add up to the held-out rows that it registered"),
-        (76, {"true_positives": -1}, "its true_positives is not a whole number of at least 0"),
-        (76, {"loss_sum": 76 * 28.5}, "its sums of losses or of squared errors are out of range"),
-        (76, {"squared_error_sum": -0.5}, "its sums of losses or of squared errors are out of range"),
+        (None, {}, "not exactly: num-examples, train-loss"),
+        (75, {}, "outcome counts do not add up"),
+        (76, {"true_positives": 41}, "outcome counts do not add up"),
+        (76, {"true_positives": -1}, "true_positives is not a whole"),
+        (76, {"loss_sum": 76 * 28.5}, "sums of losses"),
+        (76, {"squared_error_sum": -0.5}, "sums of losses"),
         (
             76,
             {"loss_sum": None},
-            f"its metrics are not exactly: {', '.join(sorted(['num-examples', 'train-loss', *COUNT_NAMES]))}",
+            "not exactly: .*loss_sum",
         ),
     ],
 )
-def test_malformed_counts_in_an_update_are_refused(evaluated: int | None, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError) as caught:
+def test_malformed_counts_in_an_update_are_refused(
+    evaluated: int | None, changes: dict[str, Any], pattern: str
+) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern):
         Update.from_content(over_the_wire(update(**{**asdict(COUNTS), **changes})), SHAPES, 227, evaluated=evaluated)
-    assert str(caught.value) == words
 
 
-def test_an_update_without_the_counts_that_it_was_asked_for_is_refused() -> None:
+def test_an_update_without_the_requested_counts_is_refused() -> None:
     with pytest.raises(MalformedMessageError, match="its metrics are not"):
         Update.from_content(over_the_wire(update()), SHAPES, 227, evaluated=76)
 
 
-def test_an_update_that_lacks_weights_or_has_two_sets_of_them_is_refused() -> None:
-    lacking, twofold, renamed = update(), update(), update()
-    del lacking["arrays"]
+def test_an_update_without_weights_or_with_two_sets_of_them_is_refused() -> None:
+    empty, twofold, renamed = update(), update(), update()
+    del empty["arrays"]
     twofold["more"] = twofold.array_records["arrays"]
     renamed["weights"] = renamed.array_records["arrays"]
     del renamed["arrays"]
 
-    for content in (lacking, twofold, renamed, RecordDict()):
-        with pytest.raises(MalformedMessageError, match=r"^its reply does not hold exactly one set of weights$"):
+    for content in (empty, twofold, renamed, RecordDict()):
+        with pytest.raises(MalformedMessageError, match="exactly one set of weights"):
             Update.from_content(content, SHAPES, 227)
 
 
-def test_an_update_that_lacks_metrics_or_has_two_sets_of_them_is_refused() -> None:
-    lacking, twofold = update(), update()
-    del lacking["metrics"]
+def test_an_update_without_metrics_or_with_two_sets_of_them_is_refused() -> None:
+    empty, twofold = update(), update()
+    del empty["metrics"]
     twofold["more"] = MetricRecord({"num-examples": 10**6})
 
-    for content in (lacking, twofold):
-        with pytest.raises(MalformedMessageError, match=r"^its reply does not hold exactly one set of metrics$"):
+    for content in (empty, twofold):
+        with pytest.raises(MalformedMessageError, match="exactly one set of metrics"):
             Update.from_content(content, SHAPES, 227)
 
 
@@ -547,7 +540,7 @@ def test_an_update_with_bad_weights_is_refused() -> None:
     content = update()
     content["arrays"] = weights_to_record({"logit/kernel": KERNEL * np.float32(np.nan), "logit/bias": BIAS})
 
-    with pytest.raises(MalformedMessageError, match=r"^its weights logit/kernel are not all finite$"):
+    with pytest.raises(MalformedMessageError, match="not all finite"):
         Update.from_content(content, SHAPES, 227)
 
 
@@ -563,15 +556,10 @@ def evaluation(**changes: Any) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({key: value for key, value in metrics.items() if value is not None})})
 
 
-EVALUATED = (
-    "false_negatives, false_positives, loss_sum, num-examples, squared_error_sum, true_negatives, true_positives"
-)
-
-
 def test_an_evaluation_survives_the_wire() -> None:
-    read = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), 76)
+    result = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), 76)
 
-    assert read == Evaluation(counts=COUNTS, roc_auc=None, positives=None, negatives=None)
+    assert result == Evaluation(counts=COUNTS, roc_auc=None, positives=None, negatives=None)
 
 
 def test_a_final_evaluation_survives_the_wire() -> None:
@@ -579,125 +567,124 @@ def test_a_final_evaluation_survives_the_wire() -> None:
     positives, negatives = microaggregate(generator.normal(1, 1, 37)), microaggregate(generator.normal(-1, 1, 39))
     original = Evaluation(counts=COUNTS, roc_auc=0.875, positives=positives, negatives=negatives)
 
-    read = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
+    result = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
 
-    assert (read.counts, read.roc_auc) == (COUNTS, 0.875)
-    assert read.positives is not None
-    assert read.negatives is not None
-    np.testing.assert_array_equal(read.positives, positives)
-    np.testing.assert_array_equal(read.negatives, negatives)
+    assert (result.counts, result.roc_auc) == (COUNTS, 0.875)
+    assert result.positives is not None
+    assert result.negatives is not None
+    np.testing.assert_array_equal(result.positives, positives)
+    np.testing.assert_array_equal(result.negatives, negatives)
 
 
-def test_a_class_that_is_too_small_to_release_cells_is_read() -> None:
+def test_a_class_too_small_for_cells_is_read() -> None:
     counts = Counts(true_positives=30, false_negatives=7, true_negatives=2, false_positives=1)
     cells = microaggregate(np.random.default_rng(1).normal(-1, 1, 3))
 
-    read = Evaluation.from_content(
+    result = Evaluation.from_content(
         over_the_wire(Evaluation(counts=counts, negatives=cells).to_content()), 40, final=True
     )
 
-    assert read.positives is None
-    assert read.negatives is not None
-    assert read.negatives.shape == (0, 3)
+    assert result.positives is None
+    assert result.negatives is not None
+    assert result.negatives.shape == (0, 3)
 
 
 @pytest.mark.parametrize("auc", [0.0, 1.0])
-def test_the_bounds_of_the_figures_themselves_are_read(auc: float) -> None:
+def test_figures_at_their_bounds_are_read(auc: float) -> None:
     counts = Counts(false_negatives=7, squared_error_sum=7.0)
 
-    read = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), 7, final=True)
+    result = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), 7, final=True)
 
-    assert (read.counts, read.roc_auc) == (counts, auc)
+    assert (result.counts, result.roc_auc) == (counts, auc)
 
 
 @pytest.mark.parametrize(("key", "value"), [("roc_auc", 0.9), ("positives", [37.0, 1.0, 1.0]), ("negatives", [])])
-def test_what_is_told_once_at_the_end_is_refused_earlier(key: str, value: Any) -> None:
+def test_fields_of_the_final_evaluation_are_refused_in_other_rounds(key: str, value: Any) -> None:
     content = evaluation(**{"roc_auc": None, key: value})
 
     assert Evaluation.from_content(content, 76, final=True).counts == COUNTS
-    with pytest.raises(MalformedMessageError, match=f"^its metrics are not exactly: {EVALUATED}$"):
+    with pytest.raises(MalformedMessageError, match="not exactly"):
         Evaluation.from_content(content, 76)
 
 
-def test_as_many_cells_as_there_may_be_are_read() -> None:
+def test_the_largest_number_of_cells_is_read() -> None:
     cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
     content = Evaluation(counts=Counts(true_positives=300, false_negatives=20), positives=cells).to_content()
 
-    read = Evaluation.from_content(content, 320, final=True)
+    result = Evaluation.from_content(content, 320, final=True)
 
-    assert read.positives is not None
-    assert len(read.positives) == 64
+    assert result.positives is not None
+    assert len(result.positives) == 64
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
-        ({"true_positives": None}, f"its metrics are not exactly: {EVALUATED}"),
-        ({"num-examples": None}, f"its metrics are not exactly: {EVALUATED}"),
-        ({"loss_sum": None}, f"its metrics are not exactly: {EVALUATED}"),
-        ({"equal-weight": 731.0}, f"its metrics are not exactly: {EVALUATED}"),
-        ({"num-examples": -731}, "its num-examples is not a whole number of at least 0"),
-        ({"true_positives": -731}, "its true_positives is not a whole number of at least 0"),
-        ({"false_positives": 731.0}, "its false_positives is not a whole number of at least 0"),
-        ({"false_negatives": [731]}, "its false_negatives is not a whole number of at least 0"),
-        ({"true_negatives": 731}, "its outcome counts do not add up to the held-out rows that it registered"),
-        ({"num-examples": 731}, "its outcome counts do not add up to the held-out rows that it registered"),
+        ({"true_positives": None}, "not exactly: .*loss_sum"),
+        ({"num-examples": None}, "not exactly: .*loss_sum"),
+        ({"loss_sum": None}, "not exactly: .*loss_sum"),
+        ({"equal-weight": 731.0}, "not exactly: .*loss_sum"),
+        ({"num-examples": -731}, "num-examples is not a whole"),
+        ({"true_positives": -731}, "true_positives is not a whole"),
+        ({"false_positives": 731.0}, "false_positives is not a whole"),
+        ({"false_negatives": [731]}, "false_negatives is not a whole"),
+        ({"true_negatives": 731}, "outcome counts do not add up"),
+        ({"num-examples": 731}, "outcome counts do not add up"),
         (
             {"true_negatives": 34, "num-examples": 77},
-            "its outcome counts do not add up to the held-out rows that it registered",
+            "outcome counts do not add up",
         ),
-        ({"loss_sum": -0.731}, "its sums of losses or of squared errors are out of range"),
-        ({"squared_error_sum": -0.731}, "its sums of losses or of squared errors are out of range"),
-        ({"squared_error_sum": 76.731}, "its sums of losses or of squared errors are out of range"),
-        ({"loss_sum": 731}, "its loss_sum is not a finite number"),
-        ({"loss_sum": math.nan}, "its loss_sum is not a finite number"),
-        ({"squared_error_sum": -math.inf}, "its squared_error_sum is not a finite number"),
-        ({"roc_auc": 1.731}, "its ROC-AUC is not between 0 and 1"),
-        ({"roc_auc": -0.731}, "its ROC-AUC is not between 0 and 1"),
-        ({"roc_auc": math.nan}, "its roc_auc is not a finite number"),
-        ({"positives": [5.0, 731.0]}, "its cells of positives are not finite numbers in threes"),
-        ({"positives": 731.0}, "its cells of positives are not finite numbers in threes"),
-        ({"negatives": [5.0, math.nan, 731.0]}, "its cells of negatives are not finite numbers in threes"),
+        ({"loss_sum": -0.731}, "sums of losses"),
+        ({"squared_error_sum": -0.731}, "sums of losses"),
+        ({"squared_error_sum": 76.731}, "sums of losses"),
+        ({"loss_sum": 731}, "loss_sum is not a finite"),
+        ({"loss_sum": math.nan}, "loss_sum is not a finite"),
+        ({"squared_error_sum": -math.inf}, "squared_error_sum is not a finite"),
+        ({"roc_auc": 1.731}, "ROC-AUC is not between"),
+        ({"roc_auc": -0.731}, "ROC-AUC is not between"),
+        ({"roc_auc": math.nan}, "roc_auc is not a finite"),
+        ({"positives": [5.0, 731.0]}, "positives are not .* finite"),
+        ({"positives": 731.0}, "positives are not .* finite"),
+        ({"negatives": [5.0, math.nan, 731.0]}, "negatives are not .* finite"),
         (
             {"negatives": [5.0, 731.0, 1.0] * (MAX_CELLS + 1)},
-            "its cells of negatives are not finite numbers in threes",
+            "negatives are not .* finite",
         ),
-        ({"positives": [4.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
+        ({"positives": [4.0, 731.0, 1.0]}, "positives are too small"),
         (
             {"positives": [5.0, 1.0, 1.0, -5.0, 731.0, 1.0]},
-            "its cells of positives are too small or have a negative deviation",
+            "positives are too small",
         ),
-        ({"negatives": [5.5, 731.0, 1.0]}, "its cells of negatives are too small or have a negative deviation"),
-        ({"negatives": [5.0, 731.0, -0.1]}, "its cells of negatives are too small or have a negative deviation"),
-        ({"positives": [39.0, 731.0, 1.0]}, "its cells of positives do not add up to its patients of that class"),
+        ({"negatives": [5.5, 731.0, 1.0]}, "negatives are too small"),
+        ({"negatives": [5.0, 731.0, -0.1]}, "negatives are too small"),
+        ({"positives": [39.0, 731.0, 1.0]}, "positives do not add up"),
         (
             {"positives": [31.0, 731.0, 1.0, 5.0, 731.0, 1.0]},
-            "its cells of positives do not add up to its patients of that class",
+            "positives do not add up",
         ),
-        ({"negatives": [37.0, 731.0, 1.0]}, "its cells of negatives do not add up to its patients of that class"),
-        ({"negatives": [1e9, 731.0, 1.0]}, "its cells of negatives do not add up to its patients of that class"),
+        ({"negatives": [37.0, 731.0, 1.0]}, "negatives do not add up"),
+        ({"negatives": [1e9, 731.0, 1.0]}, "negatives do not add up"),
     ],
 )
-def test_a_malformed_evaluation_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError) as caught:
+def test_a_malformed_evaluation_is_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         Evaluation.from_content(over_the_wire(evaluation(**changes)), 76, final=True)
 
-    assert str(caught.value) == words
     assert_no_value(caught.value, "731")
 
 
 def test_an_evaluation_without_metrics_is_refused() -> None:
-    with pytest.raises(MalformedMessageError, match=r"^its reply does not hold exactly one set of metrics$"):
+    with pytest.raises(MalformedMessageError, match="exactly one set of metrics"):
         Evaluation.from_content(RecordDict(), 76)
 
 
-def test_a_truth_value_is_not_a_count() -> None:
-    """Reading need not tell True from 1: Flower's own records refuse it, and its wire format has no truth values."""
+def test_a_boolean_is_not_a_count() -> None:
+    """Readers need not distinguish True from 1: Flower's records refuse it, and its wire format has no booleans."""
     with pytest.raises(TypeError, match="bool"):
         MetricRecord({"num-examples": True})
 
 
-def test_an_evaluation_merged_from_none_survives() -> None:
+def test_an_evaluation_merged_from_no_hospital_survives() -> None:
     content = over_the_wire(Evaluation(counts=merge_counts([])).to_content())
 
     assert Evaluation.from_content(content, 0) == Evaluation(counts=Counts())
@@ -708,14 +695,14 @@ def test_squares_over_no_rows_cannot_be_negative() -> None:
     registration = Registration(
         name="a", train_examples=9, test_examples=3, sums=ColumnSums(count=zeros, total=zeros, squares=zeros - 1e12)
     )
-    with pytest.raises(MalformedMessageError):
+    with pytest.raises(MalformedMessageError, match="of squares"):
         Registration.from_content(registration.to_content(), HEART_DISEASE.measurements)
 
 
 def test_weights_that_flower_could_not_read_are_refused() -> None:
     good = Array(np.zeros((2, 1), dtype=np.float32))
     record = ArrayRecord({"logit/kernel": Array(good.dtype, good.shape, "torch.tensor", good.data)})
-    with pytest.raises(MalformedMessageError):
+    with pytest.raises(MalformedMessageError, match="not a NumPy array"):
         weights_from_record(record, {"logit/kernel": (2, 1)})
 
 
@@ -732,10 +719,10 @@ def test_training_scores_survive_the_wire() -> None:
     positives, negatives = microaggregate(generator.normal(1, 1, 137)), microaggregate(generator.normal(-1, 1, 90))
     content = over_the_wire(TrainingScores(positives=positives, negatives=negatives).to_content())
 
-    read = TrainingScores.from_content(content, 227)
+    result = TrainingScores.from_content(content, 227)
 
-    np.testing.assert_array_equal(read.positives, positives)
-    np.testing.assert_array_equal(read.negatives, negatives)
+    np.testing.assert_array_equal(result.positives, positives)
+    np.testing.assert_array_equal(result.negatives, negatives)
     assert list(content) == ["metrics"]
     assert set(content.metric_records["metrics"]) == {"positives", "negatives"}
 
@@ -744,48 +731,47 @@ def test_training_scores_of_a_class_without_cells_are_read() -> None:
     nothing = np.zeros((0, 3))
     original = TrainingScores(positives=nothing, negatives=nothing)
 
-    read = TrainingScores.from_content(over_the_wire(original.to_content()), 3)
+    result = TrainingScores.from_content(over_the_wire(original.to_content()), 3)
 
-    assert (read.positives.shape, read.negatives.shape) == ((0, 3), (0, 3))
+    assert (result.positives.shape, result.negatives.shape) == ((0, 3), (0, 3))
 
 
-@pytest.mark.parametrize("declared", [18, 22])  # four patients a class may be withheld
+@pytest.mark.parametrize("declared", [18, 22])  # up to 4 patients per class may be withheld
 def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int) -> None:
-    read = TrainingScores.from_content(over_the_wire(training_scores()), declared)
+    result = TrainingScores.from_content(over_the_wire(training_scores()), declared)
 
-    assert read.positives.tolist() == [[6, 1, 0.5], [5, 2, 0.1]]
-    assert read.negatives.tolist() == [[7, -1, 0]]
+    assert result.positives.tolist() == [[6, 1, 0.5], [5, 2, 0.1]]
+    assert result.negatives.tolist() == [[7, -1, 0]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
     [
-        ({"positives": None}, "its metrics are not exactly: negatives, positives"),
-        ({"negatives": None}, "its metrics are not exactly: negatives, positives"),
-        ({"num-examples": 18}, "its metrics are not exactly: negatives, positives"),
-        ({"negatives": [8.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
-        ({"positives": [19.0, 731.0, 0.0]}, "its cells hold more than the training rows that it registered"),
-        ({"positives": [1e30, 731.0, 0.0] * 64}, "its cells hold more than the training rows that it registered"),
-        ({"positives": [5.0, 731.0]}, "its cells of positives are not finite numbers in threes"),
-        ({"positives": 731.0}, "its cells of positives are not finite numbers in threes"),
-        ({"negatives": [5.0, math.nan, 731.0]}, "its cells of negatives are not finite numbers in threes"),
-        ({"negatives": [5.0, 731.0, math.inf]}, "its cells of negatives are not finite numbers in threes"),
-        ({"negatives": [5.0, 731.0, 1e308]}, "its cells of negatives are not finite numbers in threes"),
-        ({"negatives": [5.0, -1e308, 731.0]}, "its cells of negatives are not finite numbers in threes"),
-        ({"positives": [1e308, 731.0, 0.0] * 64}, "its cells of positives are not finite numbers in threes"),
-        ({"negatives": [5.0, 731.0, 1.0] * 65}, "its cells of negatives are not finite numbers in threes"),
-        ({"positives": [4.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
-        ({"positives": [0.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
-        ({"positives": [-5.0, 731.0, 1.0]}, "its cells of positives are too small or have a negative deviation"),
-        ({"negatives": [5.5, 731.0, 1.0]}, "its cells of negatives are too small or have a negative deviation"),
-        ({"negatives": [5.0, 731.0, -0.1]}, "its cells of negatives are too small or have a negative deviation"),
+        ({"positives": None}, "not exactly: negatives, positives"),
+        ({"negatives": None}, "not exactly: negatives, positives"),
+        ({"num-examples": 18}, "not exactly: negatives, positives"),
+        ({"negatives": [8.0, 731.0, 0.0]}, "more than the training rows"),
+        ({"positives": [19.0, 731.0, 0.0]}, "more than the training rows"),
+        ({"positives": [1e30, 731.0, 0.0] * 64}, "more than the training rows"),
+        ({"positives": [5.0, 731.0]}, "positives are not .* finite"),
+        ({"positives": 731.0}, "positives are not .* finite"),
+        ({"negatives": [5.0, math.nan, 731.0]}, "negatives are not .* finite"),
+        ({"negatives": [5.0, 731.0, math.inf]}, "negatives are not .* finite"),
+        ({"negatives": [5.0, 731.0, 1e308]}, "negatives are not .* finite"),
+        ({"negatives": [5.0, -1e308, 731.0]}, "negatives are not .* finite"),
+        ({"positives": [1e308, 731.0, 0.0] * 64}, "positives are not .* finite"),
+        ({"negatives": [5.0, 731.0, 1.0] * 65}, "negatives are not .* finite"),
+        ({"positives": [4.0, 731.0, 1.0]}, "positives are too small"),
+        ({"positives": [0.0, 731.0, 1.0]}, "positives are too small"),
+        ({"positives": [-5.0, 731.0, 1.0]}, "positives are too small"),
+        ({"negatives": [5.5, 731.0, 1.0]}, "negatives are too small"),
+        ({"negatives": [5.0, 731.0, -0.1]}, "negatives are too small"),
     ],
 )
-def test_malformed_training_scores_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(MalformedMessageError) as caught:
+def test_malformed_training_scores_are_refused(changes: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(MalformedMessageError, match=pattern) as caught:
         TrainingScores.from_content(over_the_wire(training_scores(**changes)), 18)
 
-    assert str(caught.value) == words
     assert_no_value(caught.value, "731")
 
 
@@ -794,7 +780,7 @@ def test_training_scores_without_metrics_are_refused() -> None:
     twofold["more"] = MetricRecord({"positives": [5.0, 1.0, 1.0]})
 
     for content in (RecordDict(), twofold):
-        with pytest.raises(MalformedMessageError, match=r"^its reply does not hold exactly one set of metrics$"):
+        with pytest.raises(MalformedMessageError, match="exactly one set of metrics"):
             TrainingScores.from_content(content, 18)
 
 
@@ -802,8 +788,8 @@ def test_the_most_extreme_cells_that_are_read_give_a_threshold_without_overflow(
     largest = float(np.finfo(np.float32).max)
     extreme = training_scores(positives=[5.0, largest, largest], negatives=[5.0, -largest, largest])
 
-    read = TrainingScores.from_content(over_the_wire(extreme), 10)
+    result = TrainingScores.from_content(over_the_wire(extreme), 10)
 
-    chosen = choose_threshold(read.positives, read.negatives)  # warnings are errors here
-    assert chosen is not None
-    assert 0 <= chosen <= 1
+    threshold = choose_threshold(result.positives, result.negatives)  # warnings are errors here
+    assert threshold is not None
+    assert 0 <= threshold <= 1

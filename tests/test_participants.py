@@ -24,10 +24,10 @@ from federated_health.settings import Settings
 from federated_health.transport.interface import Problem, error_reply, hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
+from tests.support.streams import wait_until
 from tests.support.wire import UNWRITTEN, Wire
 from tests.test_faults import ComingAndGoing, Failing, settings
 from tests.test_plain_run import LightHospital, app_of, three, three_with_scores
-from tests.test_streaming import wait_until
 
 OTHER_ROWS = "its rows are not those that it registered when the run began"
 

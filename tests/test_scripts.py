@@ -200,7 +200,7 @@ def test_with_tls_an_address_past_this_machine_may_be_used(
     assert run("client.py", *own, "--server", "192.0.2.1:8080")[0] == 0
     assert asked == ["192.0.2.1:8080"]
     result = run("server.py", "--tls", tls["server"], "--address", "192.0.2.1:8080")
-    assert_one_line(result, "address 192.0.2.1:8080: cannot be listened on; its host is not this machine's")
+    assert_one_line(result, "address 192.0.2.1:8080: cannot be listened on: its host is not this machine's")
 
 
 def test_an_empty_tls_folder_is_not_the_current_one(run: Run, hospitals_folder: Path) -> None:
@@ -222,12 +222,12 @@ def test_a_client_takes_its_name_from_its_certificate(show: Show, hospitals_fold
 def test_a_client_of_another_name_than_its_certificate_s_is_refused(
     run: Run, hospitals_folder: Path, tls: dict[str, Path]
 ) -> None:
-    words = "certificate.pem: is for hospital a, so its name is not b"
+    words = "certificate.pem: is for hospital a, got the name b"
     result = run("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "b", "--tls", tls["a"])
     assert_one_line(result, words)
     run("create_dataset.py")
     address = f"127.0.0.1:{free_port()}"
-    assert_one_line(run("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address), "name is not cleveland")
+    assert_one_line(run("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address), "got the name cleveland")
     own = ("client.py", "--hospital", 1, "--tls", tls["cleveland"], "--server", address, "--wait", "0.1")
     assert_one_line(run(*own), "no server within 0.1 s")
 
@@ -810,7 +810,7 @@ def test_a_client_that_may_not_join_tells_the_server_why_and_ends(show: Show, pa
     assert (code, page) == (1, "")
     assert said == ("error: mine.csv: column age, row 7: expected a number from 0 to 120 (years), or empty; got text\n")
     assert words == [
-        "refused mine: its own check says no: its column age holds a value that is not a number from 0 to 120 (years), "
+        "refused mine: its data check failed: its column age holds a value that is not a number from 0 to 120 (years), "
         "or empty (from 127.0.0.1)"
     ]
 
@@ -824,7 +824,7 @@ def test_a_client_whose_file_cannot_be_read_tells_the_server_without_its_path(ru
     with serve_streams(address, HEART_DISEASE.agreement, words.append):
         assert_one_line(run("client.py", "--data", "secret-path.csv", "--name", "mine", "--server", address), "secret")
     assert len(words) == 1
-    assert words[0].startswith("refused mine: its own check says no: its ")
+    assert words[0].startswith("refused mine: its data check failed: its ")
     assert "secret" not in words[0]
 
 

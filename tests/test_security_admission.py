@@ -1,4 +1,4 @@
-"""Which certificates a party accepts, and that revoked ones stay rejected whatever happens to the list."""
+"""Which certificates a party accepts; revoked ones stay rejected whatever happens to the list."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from federated_health.security import certificates, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.identity import Identity
 from federated_health.security.parties import Party, Role, hospital, server
-from tests.support.identities import Signer, Valid, expired, not_yet, now, usual, write_identity
+from tests.support.identities import Signer, Valid, expired, not_yet, usual, write_identity
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +43,26 @@ def test_a_hospital_of_the_same_authority_is_accepted(own: Identity, signer: Sig
 @pytest.mark.parametrize(
     ("party", "valid", "role", "name", "words"),
     [
-        (
-            hospital("a"),
-            usual(),
-            Role.HOSPITAL,
-            "b",
-            "the hospital's certificate is for hospital a, but it",
-        ),
-        (server(["a"]), usual(), Role.HOSPITAL, "a", "the hospital's certificate is for server a"),
-        (hospital("a"), usual(), Role.SERVER, None, "the server's certificate is for hospital a"),
-        (hospital("a"), expired(), Role.HOSPITAL, "a", "the hospital's certificate expired on "),
-        (hospital("a"), not_yet(), Role.HOSPITAL, "a", "the hospital's certificate is not valid before "),
+        (hospital("a"), usual(), Role.HOSPITAL, "b", "is for hospital a, but"),
+        (server(["a"]), usual(), Role.HOSPITAL, "a", "is for server a"),
+        (hospital("a"), usual(), Role.SERVER, None, "is for hospital a"),
+        (hospital("a"), expired(), Role.HOSPITAL, "a", "expired on"),
+        (hospital("a"), not_yet(), Role.HOSPITAL, "a", "not valid before"),
     ],
 )
 def test_another_name_role_or_time_is_refused(
     party: Party, valid: Valid, role: Role, name: str | None, words: str, own: Identity, signer: Signer
 ) -> None:
-    obstacle = Admission(own).rejection_reason(leaf(signer, party, valid), role, name)
-    assert obstacle is not None
-    assert obstacle.startswith(words)
+    assert words in str(Admission(own).rejection_reason(leaf(signer, party, valid), role, name))
 
 
 def test_another_authority_or_purpose_is_refused(own: Identity, signer: Signer) -> None:
     admission = Admission(own)
-    stranger = admission.rejection_reason(leaf(Signer()), Role.HOSPITAL)
-    assert stranger == "the hospital's certificate was signed by another authority"
+    assert "another authority" in str(admission.rejection_reason(leaf(Signer()), Role.HOSPITAL))
     for purposes in ((), (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH)):
         free = signer.sign_freely("a", issuing.make_key(), *purposes)
         for role in Role:
-            words = f"the {role.value}'s certificate is not a {role.value}'s: it"
-            assert str(admission.rejection_reason(free, role)).startswith(words)
+            assert f"is not a {role.value}'s" in str(admission.rejection_reason(free, role))
     assert "is not a hospital's" in str(admission.rejection_reason(signer.certificate, Role.HOSPITAL))
 
 
@@ -82,8 +72,7 @@ def test_a_new_or_longer_revocation_list_takes_effect_at_once(own: Identity, sig
     admission = Admission(own, announced.append)
     assert admission.rejection_reason(first, Role.HOSPITAL) is None
     save(own, signer.revocations(first))
-    words = f"the hospital's certificate was revoked on {certificates.format_time(now())[:-6]}"
-    assert str(admission.rejection_reason(first, Role.HOSPITAL)).startswith(words)
+    assert "was revoked on" in str(admission.rejection_reason(first, Role.HOSPITAL))
     assert admission.rejection_reason(second, Role.HOSPITAL) is None
     assert admission.expiry_reason(first, Role.HOSPITAL) == admission.rejection_reason(first, Role.HOSPITAL)
     assert admission.expiry_reason(second, Role.HOSPITAL) is None
@@ -103,23 +92,23 @@ def test_a_damaged_revocation_list_changes_nothing_and_is_announced_once(
     if content is None:
         (own.folder / "revoked.pem").unlink()
     else:
-        spoiled = {"older": signer.revocations(number=4), "foreign": Signer().revocations(number=9)}
-        save(own, content if isinstance(content, bytes) else spoiled[content])
+        lists = {"older": signer.revocations(number=4), "foreign": Signer().revocations(number=9)}
+        save(own, content if isinstance(content, bytes) else lists[content])
     assert admission.rejection_reason(bad, Role.HOSPITAL) is not None
     assert admission.expiry_reason(bad, Role.HOSPITAL) is not None
-    (problem,) = announced
-    assert problem.endswith("; revoked certificates stay revoked")
-    assert "\n" not in problem
+    (line,) = announced
+    assert "revoked certificates stay revoked" in line
+    assert "\n" not in line
     other = leaf(signer)
     save(own, signer.revocations(bad, other, number=6))
     assert admission.rejection_reason(other, Role.HOSPITAL) is not None
 
 
 def test_the_same_revocation_list_written_again_is_accepted(own: Identity, signer: Signer) -> None:
-    save(own, listed := signer.revocations(number=5))
+    save(own, content := signer.revocations(number=5))
     announced: list[str] = []
     admission = Admission(own, announced.append)
-    save(own, listed)
+    save(own, content)
     assert admission.expiry_reason(own.certificate, Role.SERVER) is None
     assert announced == []
 
@@ -141,10 +130,10 @@ def test_a_revocation_list_is_read_only_when_it_changes(
         admission.expiry_reason(own.certificate, Role.SERVER)
     assert reads == []
     path = own.folder / "revoked.pem"
-    found = path.stat()
+    status = path.stat()
     save(own, signer.revocations(number=3))
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a copy that keeps times
-    assert path.stat().st_mtime_ns == found.st_mtime_ns
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # like a copy that keeps times
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
     admission.expiry_reason(own.certificate, Role.SERVER)
     assert reads == [path]
 
@@ -161,5 +150,5 @@ def test_a_server_does_not_start_with_an_unusable_revocation_list(
 
 def test_a_revoked_party_does_not_start(own: Identity, signer: Signer) -> None:
     save(own, signer.revocations(own.certificate))
-    with pytest.raises(CertificateError, match="the server's certificate was revoked on"):
+    with pytest.raises(CertificateError, match="was revoked on"):
         Admission(own)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from cryptography.x509.oid import NameOID
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from federated_health.errors import CertificateError
 from federated_health.security import certificates, issuing
@@ -38,8 +38,8 @@ needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not insta
 
 
 def openssl(*arguments: object) -> tuple[int, str]:
-    done = subprocess.run([str(OPENSSL), *map(str, arguments)], capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    process = subprocess.run([str(OPENSSL), *map(str, arguments)], capture_output=True, text=True, check=False)
+    return process.returncode, process.stdout + process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +64,20 @@ def test_a_server_s_hosts_are_in_order_unique_and_include_loopback() -> None:
      "a\n", "a" * 64, "a." * 127 + "a", "[red]a[/red]", "10.0.0.0/8"],
 )  # fmt: skip
 def test_a_malformed_host_is_refused(host: str) -> None:
-    with pytest.raises(CertificateError, match="expected a DNS name or an address, without a port"):
+    with pytest.raises(CertificateError, match="expected a DNS name"):
         server([host])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]"])
 def test_an_unspecified_address_is_refused(host: str) -> None:
-    with pytest.raises(CertificateError, match="hospitals cannot call this address"):
+    with pytest.raises(CertificateError, match="that hospitals can reach"):
         server([host])
 
 
 def test_the_number_of_a_server_s_names_is_limited() -> None:
     hosts = [f"h{number}" for number in range(MAX_HOSTS)]
     assert len(server([*hosts, *LOOPBACK]).hosts) == MAX_HOSTS + 3
-    with pytest.raises(CertificateError, match="at most 20 names, got 21"):
+    with pytest.raises(CertificateError, match="at most 20 hosts, got 21"):
         server([*hosts, "one-more"])
 
 
@@ -91,13 +91,13 @@ def test_a_malformed_or_reserved_hospital_name_is_refused(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")  # which some damage makes
 @pytest.mark.parametrize("read", [certificates.read_request, certificates.read_certificates])
 def test_damaged_content_is_a_certificate_error(read: Callable[[Path], Any], signer: Signer, tmp_path: Path) -> None:
-    """Every byte in turn, since `cryptography` has errors of many types for what is not of the form."""
+    """Every byte in turn, since `cryptography` raises errors of many types for malformed content."""
     key, path = issuing.make_key(), tmp_path / "damaged.pem"
     is_request = read is certificates.read_request
-    made = issuing.make_request(hospital("a"), key) if is_request else signer.sign(hospital("a"), key)
-    whole, kind = made.public_bytes(Encoding.DER), "CERTIFICATE REQUEST" if is_request else "CERTIFICATE"
-    for place in range(len(whole)):
-        damaged = bytearray(whole)
+    original = issuing.make_request(hospital("a"), key) if is_request else signer.sign(hospital("a"), key)
+    content, kind = original.public_bytes(Encoding.DER), "CERTIFICATE REQUEST" if is_request else "CERTIFICATE"
+    for place in range(len(content)):
+        damaged = bytearray(content)
         damaged[place] ^= 0xFF
         text = encodebytes(damaged).decode()
         path.write_text(f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n")
@@ -122,9 +122,9 @@ def test_openssl_accepts_a_certificate_for_its_one_purpose(
     (tmp_path / "leaf").write_bytes(issuing.pem(signer.sign(party, issuing.make_key())))
     strict = ("verify", "-x509_strict", "-CAfile", tmp_path / "ca", "-purpose")
     assert openssl(*strict, purpose, tmp_path / "leaf")[0] == 0
-    code, said = openssl(*strict, other, tmp_path / "leaf")
+    code, output = openssl(*strict, other, tmp_path / "leaf")
     assert code != 0
-    assert "unsuitable certificate purpose" in said
+    assert "unsuitable certificate purpose" in output
     if party.role is Role.SERVER:
         for host, code in (("fl.example.org", 0), ("localhost", 0), ("other.example.org", 2)):
             assert openssl(*strict, purpose, "-verify_hostname", host, tmp_path / "leaf")[0] == code
@@ -139,8 +139,8 @@ def test_openssl_refuses_a_certificate_that_a_hospital_signed(signer: Signer, tm
     leaf = issuing.make_certificate(
         hospital("b"), issuing.make_key().public_key(), middle, key, (now(), now() + timedelta(1))
     )
-    for name, one in (("ca", signer.certificate), ("middle", middle), ("leaf", leaf)):
-        (tmp_path / name).write_bytes(issuing.pem(one))
+    for name, certificate in (("ca", signer.certificate), ("middle", middle), ("leaf", leaf)):
+        (tmp_path / name).write_bytes(issuing.pem(certificate))
     code, _ = openssl("verify", "-CAfile", tmp_path / "ca", "-untrusted", tmp_path / "middle", tmp_path / "leaf")
     assert code != 0
 
@@ -149,38 +149,39 @@ def test_openssl_refuses_a_certificate_that_a_hospital_signed(signer: Signer, tm
 def test_openssl_finds_a_revoked_certificate_in_the_list(signer: Signer, tmp_path: Path) -> None:
     good, bad = (signer.sign(hospital(name), issuing.make_key()) for name in ("good", "bad"))
     (tmp_path / "list").write_bytes(signer.revocations(bad))
-    for name, one in (("ca", signer.certificate), ("good", good), ("bad", bad)):
-        (tmp_path / name).write_bytes(issuing.pem(one))
+    for name, certificate in (("ca", signer.certificate), ("good", good), ("bad", bad)):
+        (tmp_path / name).write_bytes(issuing.pem(certificate))
     check = ("verify", "-crl_check", "-CAfile", tmp_path / "ca", "-CRLfile", tmp_path / "list")
     assert openssl(*check, tmp_path / "good")[0] == 0
     assert "certificate revoked" in openssl(*check, tmp_path / "bad")[1]
 
 
 def test_certificates_have_the_extensions_of_rfc_5280_and_no_others(signer: Signer) -> None:
-    """By their extensions: those that RFC 5280 asks for, and no more."""
     leaf = signer.sign(hospital("cleveland"), issuing.make_key())
-    kinds = {extension.oid._name: (extension.critical, extension.value) for extension in leaf.extensions}
-    assert list(kinds) == [
-        "basicConstraints",
-        "keyUsage",
-        "subjectKeyIdentifier",
-        "authorityKeyIdentifier",
-        "extendedKeyUsage",
-        "subjectAltName",
-    ]
-    assert kinds["basicConstraints"] == (True, x509.BasicConstraints(ca=False, path_length=None))
-    assert list(kinds["extendedKeyUsage"][1]) == [Purpose.CLIENT_AUTH]
-    assert list(kinds["subjectAltName"][1]) == [x509.DNSName("cleveland")]
-    usage = kinds["keyUsage"][1]
-    assert kinds["keyUsage"][0]
+    extensions: dict[type, Any] = {type(extension.value): extension for extension in leaf.extensions}
+    assert set(extensions) == {
+        x509.BasicConstraints,
+        x509.KeyUsage,
+        x509.SubjectKeyIdentifier,
+        x509.AuthorityKeyIdentifier,
+        x509.ExtendedKeyUsage,
+        x509.SubjectAlternativeName,
+    }
+    assert {kind for kind in extensions if extensions[kind].critical} == {x509.BasicConstraints, x509.KeyUsage}
+    assert extensions[x509.BasicConstraints].value == x509.BasicConstraints(ca=False, path_length=None)
+    assert list(extensions[x509.ExtendedKeyUsage].value) == [Purpose.CLIENT_AUTH]
+    assert list(extensions[x509.SubjectAlternativeName].value) == [x509.DNSName("cleveland")]
+    usage = extensions[x509.KeyUsage].value
     assert (usage.digital_signature, usage.key_cert_sign, usage.crl_sign) == (True, False, False)
     assert leaf.version is x509.Version.v3
-    own = signer.certificate.extensions
-    assert own.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(ca=True, path_length=0)
-    usage = own.get_extension_for_class(x509.KeyUsage).value
+    authority = signer.certificate.extensions
+    assert authority.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(
+        ca=True, path_length=0
+    )
+    usage = authority.get_extension_for_class(x509.KeyUsage).value
     assert (usage.digital_signature, usage.key_cert_sign, usage.crl_sign) == (False, True, True)
     identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    assert identifier == own.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    assert identifier == authority.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     serials = {signer.sign(hospital("a"), issuing.make_key()).serial_number for _ in range(20)}
     assert len(serials) == 20
     assert min(serials) > 2**64
@@ -191,12 +192,12 @@ def test_validity_begins_five_minutes_ago_and_lasts_the_given_days() -> None:
     assert end - start == timedelta(days=365, minutes=5)
     assert abs(start + timedelta(minutes=5) - now()) < timedelta(minutes=1)
     for days in (0, -1, 36501, 10**12):
-        with pytest.raises(CertificateError, match=f"days: expected 1 to 36500, got {days}"):
+        with pytest.raises(CertificateError, match=f"days: expected .* got {days}"):
             issuing.validity_of(days)
 
 
 def test_a_fingerprint_is_the_digest_of_the_public_key() -> None:
-    """SHA-256 of SubjectPublicKeyInfo, worked out with hashlib."""
+    """The expected value is hashlib's SHA-256 of SubjectPublicKeyInfo."""
     key = issuing.make_key()
     encoded = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     shown = certificates.fingerprint(key.public_key())
@@ -222,12 +223,12 @@ def test_a_host_longer_than_a_subject_is_read_whole(signer: Signer) -> None:
 @pytest.mark.parametrize(
     ("name", "purposes", "words"),
     [
-        ("a", (), "does not say whether it is for a hospital or a server"),
-        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "its purpose is neither hospital alone"),
-        ("a", (Purpose.CODE_SIGNING,), "its purpose is neither hospital alone"),
-        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "its purpose is neither hospital alone"),
-        ("federation", (Purpose.CLIENT_AUTH,), "the name federation is reserved"),
-        ("A", (Purpose.CLIENT_AUTH,), "a hospital's name is lower-case"),
+        ("a", (), "does not say whether"),
+        ("a", (Purpose.CLIENT_AUTH, Purpose.SERVER_AUTH), "its purpose"),
+        ("a", (Purpose.CODE_SIGNING,), "its purpose"),
+        ("a", (Purpose.ANY_EXTENDED_KEY_USAGE,), "its purpose"),
+        ("federation", (Purpose.CLIENT_AUTH,), "is reserved"),
+        ("A", (Purpose.CLIENT_AUTH,), "lower-case"),
         ("*.example.org", (Purpose.SERVER_AUTH,), "expected a DNS name"),
     ],
 )
@@ -247,11 +248,11 @@ def test_a_server_whose_subject_is_not_its_first_host_is_refused() -> None:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("fl.example.org")]), critical=False)
         .sign(key, SHA256())
     )
-    with pytest.raises(CertificateError, match="its subject is not the first of its hosts"):
+    with pytest.raises(CertificateError, match="its subject"):
         certificates.party_of(request)
 
 
-def test_two_common_names_count_as_none() -> None:
+def test_a_subject_with_two_common_names_has_no_name() -> None:
     names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("a", "b")]
     assert certificates.name_of(x509.Name(names)) == ""
     assert certificates.name_of(x509.Name(names[:1])) == "a"
@@ -280,7 +281,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_request_that_was_changed_is_refused(tmp_path: Path) -> None:
-    """One of cleveland with the name of hungary9, which is as long, in its place."""
+    """Cleveland's request with another name of the same length."""
     request = issuing.make_request(hospital("cleveland"), issuing.make_key()).public_bytes(Encoding.DER)
     changed = x509.load_der_x509_csr(request.replace(b"cleveland", b"hungary-9"))
     (tmp_path / "r").write_bytes(changed.public_bytes(Encoding.PEM))
@@ -307,7 +308,7 @@ def test_a_certificate_is_issued_only_by_the_authority_s_name_and_key(signer: Si
 
 
 def test_an_authority_is_self_signed_and_may_sign(signer: Signer) -> None:
-    """Neither one that may not sign, nor one that another authority made."""
+    """An authority that may not sign, or that another one signed, is none."""
     start, end = now(), now() + timedelta(days=1)
 
     def make(issuer: x509.Name, key: certificates.Key, *, may_sign: bool) -> x509.Certificate:
@@ -331,23 +332,24 @@ def test_an_authority_is_self_signed_and_may_sign(signer: Signer) -> None:
 def test_a_certificate_is_invalid_before_its_start_and_after_its_end(signer: Signer) -> None:
     key = issuing.make_key()
     assert certificates.validity_problem(signer.sign(hospital("a"), key)) is None
-    over = certificates.validity_problem(signer.sign(hospital("a"), key, expired()))
-    early = certificates.validity_problem(signer.sign(hospital("a"), key, not_yet()))
-    assert over is not None
-    assert over.startswith(f"expired on {certificates.format_time(expired()[1])} (this machine's clock: ")
-    assert early is not None
-    assert early.startswith(f"is not valid before {certificates.format_time(not_yet()[0])} (this machine's clock: ")
+    late, early = signer.sign(hospital("a"), key, expired()), signer.sign(hospital("a"), key, not_yet())
+    end, start = (
+        certificates.format_time(late.not_valid_after_utc),
+        certificates.format_time(early.not_valid_before_utc),
+    )
+    assert f"expired on {end}" in str(certificates.validity_problem(late))
+    assert f"not valid before {start}" in str(certificates.validity_problem(early))
 
 
 @given(
-    content=some.binary(max_size=300),
-    where=some.integers(0, 2000),
-    kind=some.sampled_from(("cert", "csr", "crl", "key")),
+    content=st.binary(max_size=300),
+    where=st.integers(0, 2000),
+    kind=st.sampled_from(("cert", "csr", "crl", "key")),
 )
 def test_malformed_files_are_refused_with_one_line(
     content: bytes, where: int, kind: str, signer: Signer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whole files, and proper ones with bytes that differ in the middle of what they encode."""
+    """Any bytes as a file, and valid files with other bytes in the middle of the encoded content."""
     key = KEY
     der, label = {
         "cert": (signer.certificate.public_bytes(Encoding.DER), b"CERTIFICATE"),
@@ -356,16 +358,18 @@ def test_malformed_files_are_refused_with_one_line(
         "key": (key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), b"PRIVATE KEY"),
     }[kind]
     at = where % len(der)
-    spoiled = der[:at] + content + der[at + len(content) :]
+    damaged = der[:at] + content + der[at + len(content) :]
     path = tmp_path_factory.getbasetemp() / "any.pem"
     read = {
-        "cert": lambda path: [certificates.party_of(one) for one in certificates.read_certificates(path)],
+        "cert": lambda path: [
+            certificates.party_of(certificate) for certificate in certificates.read_certificates(path)
+        ],
         "csr": lambda path: certificates.party_of(certificates.read_request(path)),
         "crl": lambda path: certificates.read_revocations(path, signer.certificate),
         "key": certificates.read_key,
     }[kind]
-    for whole in (content, b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, b64encode(spoiled), label)):
-        path.write_bytes(whole)
+    for text in (content, b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, b64encode(damaged), label)):
+        path.write_bytes(text)
         path.chmod(0o600)
         with suppress(CertificateError):
             read(path)
@@ -379,9 +383,7 @@ def test_a_key_with_permissions_for_others_is_refused(mode: int, tmp_path: Path)
     path = tmp_path / "key.pem"
     path.write_bytes(b"")
     path.chmod(mode)
-    with pytest.raises(
-        CertificateError, match=rf"others on this machine may read this key \(mode {mode:o}\); chmod 600"
-    ):
+    with pytest.raises(CertificateError, match=f"mode {mode:o}.*chmod 600"):
         certificates.read_file(path, private=True)
     for private in (0o600, 0o400):
         path.chmod(private)
@@ -393,7 +395,7 @@ def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
         for private in (True, False):
-            with pytest.raises(CertificateError, match=f"{name}: is not a regular file$"):
+            with pytest.raises(CertificateError, match=f"{name}: is not a regular file"):
                 certificates.read_file(tmp_path / name, private=private)
 
 

@@ -20,7 +20,7 @@ def signer() -> Signer:
 def test_a_key_and_its_request_are_made_in_the_given_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     path = request_identity(folder, hospital("a"))
-    modes = {one.name: one.stat().st_mode & 0o777 for one in folder.iterdir()}
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert modes == {"key.pem": 0o600, "request.pem": 0o644}
     request = certificates.read_request(path)
     assert certificates.party_of(request) == hospital("a")
@@ -30,7 +30,7 @@ def test_a_key_and_its_request_are_made_in_the_given_folder(tmp_path: Path) -> N
 def test_a_key_is_replaced_only_with_force(tmp_path: Path) -> None:
     request_identity(tmp_path, hospital("a"))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CertificateError, match=r"key\.pem: exists already; renew keeps it"):
+    with pytest.raises(CertificateError, match=r"key\.pem: exists already"):
         request_identity(tmp_path, hospital("a"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     request_identity(tmp_path, hospital("a"), force=True)
@@ -54,30 +54,31 @@ def test_a_renewal_requests_the_same_key_and_party(valid: Valid | None, signer: 
 def test_an_identity_is_read_as_it_was_written(signer: Signer, tmp_path: Path) -> None:
     for party in (hospital("a"), server(["fl.example.org"])):
         written = write_identity(tmp_path / party.name, party, signer)
-        read = load_identity(tmp_path / party.name, party.role)
-        assert read == written
-        assert read.name == party.name
-        assert read.certificate_bytes + read.authority_bytes == (read.folder / "certificate.pem").read_bytes()
-        assert read.read_key() == (read.folder / "key.pem").read_bytes()
+        identity = load_identity(tmp_path / party.name, party.role)
+        assert identity == written
+        assert identity.name == party.name
+        content = identity.certificate_bytes + identity.authority_bytes
+        assert content == (identity.folder / "certificate.pem").read_bytes()
+        assert identity.read_key() == (identity.folder / "key.pem").read_bytes()
 
 
 def test_a_name_other_than_the_certificate_s_is_refused(signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, hospital("a"), signer)
     identity.check_name("a")
-    with pytest.raises(CertificateError, match="is for hospital a, so its name is not b"):
+    with pytest.raises(CertificateError, match="is for hospital a, got the name b"):
         identity.check_name("b")
 
 
 @pytest.mark.parametrize(("own", "wanted"), [(hospital("a"), Role.SERVER), (server(["a"]), Role.HOSPITAL)])
 def test_a_certificate_of_the_other_role_is_refused(own: Party, wanted: Role, signer: Signer, tmp_path: Path) -> None:
     identity = write_identity(tmp_path, own, signer)
-    with pytest.raises(CertificateError, match=f"is for {identity.party}; expected a {wanted.value}'s"):
+    with pytest.raises(CertificateError, match=f"is for {identity.party}; expected a {wanted.value}"):
         load_identity(tmp_path, wanted)
 
 
 @pytest.mark.parametrize(
     ("valid", "words"),
-    [(expired(), "the certificate expired on .*; renew it"), (not_yet(), "the certificate is not valid before")],
+    [(expired(), "expired on .*; renew it"), (not_yet(), "not valid before")],
 )
 def test_an_expired_or_future_certificate_is_refused(valid: Valid, words: str, signer: Signer, tmp_path: Path) -> None:
     write_identity(tmp_path, hospital("a"), signer, valid)
@@ -87,7 +88,7 @@ def test_an_expired_or_future_certificate_is_refused(valid: Valid, words: str, s
 
 def test_an_expired_authority_is_refused(tmp_path: Path) -> None:
     write_identity(tmp_path, hospital("a"), Signer(valid=expired()))
-    with pytest.raises(CertificateError, match="the authority's certificate expired on"):
+    with pytest.raises(CertificateError, match="authority's certificate expired"):
         load_identity(tmp_path, Role.HOSPITAL)
 
 
@@ -97,12 +98,12 @@ def test_files_that_do_not_match_are_refused(signer: Signer, tmp_path: Path) -> 
     stranger = Signer(name="stranger")
     other = signer.sign(hospital("a"), issuing.make_key())
     for content, words in (
-        (issuing.pem(leaf), "expected a certificate and then its authority's"),
-        (issuing.pem(authority, leaf), "expected a certificate and then its authority's"),
-        (issuing.pem(leaf, authority, authority), "expected a certificate and then its authority's"),
-        (issuing.pem(leaf, other), "expected a certificate and then its authority's"),
-        (issuing.pem(leaf, stranger.certificate), "was not signed by its second, the authority's"),
-        (issuing.pem(leaf, Signer().certificate), "was not signed by its second, the authority's"),
+        (issuing.pem(leaf), "and then its authority's"),
+        (issuing.pem(authority, leaf), "and then its authority's"),
+        (issuing.pem(leaf, authority, authority), "and then its authority's"),
+        (issuing.pem(leaf, other), "and then its authority's"),
+        (issuing.pem(leaf, stranger.certificate), "was not signed by its second"),
+        (issuing.pem(leaf, Signer().certificate), "was not signed by its second"),
         (issuing.pem(other, authority), "is for another key than key.pem"),
         (issuing.pem(authority, authority), "is for another key than key.pem"),
         (b"", "is not a certificate"),
@@ -115,32 +116,30 @@ def test_files_that_do_not_match_are_refused(signer: Signer, tmp_path: Path) -> 
     (tmp_path / "certificate.pem").write_bytes(
         issuing.pem(signer.sign_freely("a", certificates.read_key(tmp_path / "key.pem")), authority)
     )
-    with pytest.raises(CertificateError, match=r"certificate\.pem: it does not say whether it is for a hospital"):
+    with pytest.raises(CertificateError, match=r"certificate\.pem: .*does not say whether"):
         load_identity(tmp_path, Role.HOSPITAL)
 
 
 def test_missing_files_are_named(signer: Signer, tmp_path: Path) -> None:
-    with pytest.raises(CertificateError, match="is not a folder; `certificates request --tls"):
+    with pytest.raises(CertificateError, match="none: is not a folder"):
         load_identity(tmp_path / "none", Role.HOSPITAL)
     with pytest.raises(CertificateError, match=r"key\.pem: cannot be read"):
         load_identity(tmp_path, Role.HOSPITAL)
     request_identity(tmp_path, hospital("a"))
-    with pytest.raises(CertificateError, match=r"does not exist yet: save the authority's answer to request\.pem"):
+    with pytest.raises(CertificateError, match=r"certificate\.pem: does not exist yet"):
         load_identity(tmp_path, Role.HOSPITAL)
     write_identity(tmp_path, hospital("a"), signer)
     (tmp_path / "key.pem").chmod(0o640)
-    for read in (lambda: load_identity(tmp_path, Role.HOSPITAL), lambda: renew_request(tmp_path)):
-        with pytest.raises(CertificateError, match="others on this machine may read this key"):
-            read()
+    for action in (lambda: load_identity(tmp_path, Role.HOSPITAL), lambda: renew_request(tmp_path)):
+        with pytest.raises(CertificateError, match="mode 640"):
+            action()
 
 
 def test_the_owner_of_a_certificate_that_ends_soon_is_warned(signer: Signer, tmp_path: Path) -> None:
     late = Signer(valid=(now() - DAY, now() + 90 * DAY))
     end = now() + 10 * DAY
     soon = write_identity(tmp_path / "soon", hospital("a"), late, (now(), end))
-    assert soon.expiry_warning() == (
-        f"the certificate in {tmp_path}/soon ends on {certificates.format_time(end)}: renew it"
-    )
+    assert f"{tmp_path}/soon ends on {certificates.format_time(end)}" in str(soon.expiry_warning())
     assert write_identity(tmp_path / "late", hospital("a"), late, (now(), now() + 31 * DAY)).expiry_warning() is None
     below = write_identity(tmp_path / "below", hospital("a"), signer, (now(), now() + 90 * DAY))
     assert below.expiry_warning() is not None  # its authority ends tomorrow
@@ -159,7 +158,7 @@ def test_demo_identities_are_complete_and_replace_only_earlier_ones(tmp_path: Pa
     second: Identity = load_identity(own, Role.SERVER)
     assert second.authority != first.authority
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(CertificateError, match=r"holds mine\.txt, which is not part of a demo"):
+    with pytest.raises(CertificateError, match=r"holds mine\.txt"):
         make_demo_identities(folder, ("a",))
     assert (folder / "hospitals" / "c").exists()
 

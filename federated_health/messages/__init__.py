@@ -1,4 +1,4 @@
-"""What server and hospitals exchange, and the validation of every field.
+"""Messages between server and hospitals, and the validation of every field.
 
 May import `ml` and `data`.
 """

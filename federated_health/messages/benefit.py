@@ -1,4 +1,4 @@
-"""What a hospital reports once, at the end of a run: what it gains by joining, and what the model depends on."""
+"""A hospital's report at the end of a run: what it gains by joining, and which columns the model depends on."""
 
 from dataclasses import dataclass, fields
 
@@ -19,16 +19,16 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Benefit:
-    """A hospital's comparison of the final model with one of its own rows alone.
+    """A hospital's comparison of the final model with a model of its own rows alone.
 
     Attributes:
-        roc_auc: of the federated model on the held-out rows, with its interval (see `ml.bootstrap`).
-        own_roc_auc: of a model of the hospital's own training rows alone.
-        difference: federated minus own on the same rows, paired. These three are undefined where the held-out rows
+        roc_auc: ROC-AUC of the federated model on the held-out rows, with its interval (see `ml.bootstrap`).
+        own_roc_auc: ROC-AUC of a model trained on the hospital's own training rows alone.
+        difference: federated minus own ROC-AUC on the same rows, paired. These three are undefined if the held-out rows
             hold fewer than MIN_CLASS_SIZE of one class.
-        importance: [columns], rise of the sum of the losses over the held-out rows, in nats, when a column's values are
-            shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019); it merges by addition.
-        observed: [columns], number of training rows in which the column is not missing; 0 where fewer than five.
+        importance: [columns], increase of the summed loss over the held-out rows, in nats, when a column's values are
+            shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019). Hospitals' values are added.
+        observed: [columns], number of training rows in which the column is not missing; 0 if there are fewer than 5.
     """
 
     roc_auc: Interval
@@ -65,7 +65,7 @@ class Benefit:
             own = _between(metrics, "own-roc-auc", 0.0)
             roc_auc, difference = _read_interval(metrics, "roc-auc", 0.0), _read_interval(metrics, "difference", -1.0)
             if abs(read_number(metrics, "difference-value") - (read_number(metrics, "roc-auc-value") - own)) > ROUNDING:
-                raise MalformedMessageError("its difference is not that of its ROC-AUCs")
+                raise MalformedMessageError("its difference is not the difference of its ROC-AUCs")
         else:
             own, roc_auc, difference = None, Interval(), Interval()
         columns = len(task.columns)
@@ -75,7 +75,7 @@ class Benefit:
             raise MalformedMessageError("its numbers of observed rows are impossible")
         importance = read_floats(metrics, "importance", columns)
         if (np.abs(importance) > test_examples * MAX_LOSS).any():
-            raise MalformedMessageError("its importance of columns is out of range")
+            raise MalformedMessageError("its column importance is out of range")
         return cls(roc_auc=roc_auc, own_roc_auc=own, difference=difference, importance=importance, observed=observed)
 
 

@@ -1,12 +1,12 @@
-"""What server and hospitals send each other: names in Flower's records, and their mapping to our own types.
+"""Messages as types, and their mapping to and from Flower's records.
 
-What leaves a hospital in a plain run, besides Flower's envelope of each reply (node ids, times); `encryption.messages`
-lists what leaves it in an encrypted run:
+A hospital sends the following in a plain run, besides Flower's envelope of each reply (node ids, times);
+`encryption.messages` lists what it sends in an encrypted run:
 
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
 - `query.statistics` (registration): its name, its numbers of training and held-out rows, and for each measurement the
-  count, sum and sum of squares over its training rows; no sums of fewer than five observed rows, and none under
+  count, sum and sum of squares over its training rows; no sums over fewer than 5 observed rows, and none under
   differential privacy;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
   no loss); from the second round on also outcome counts of its held-out rows under the weights of the message, and
@@ -15,12 +15,12 @@ lists what leaves it in an encrypted run:
 - `evaluate.threshold`, once, not under differential privacy: microaggregated scores of its training rows (see
   `metrics.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same counts and sums, its own ROC-AUC, and microaggregated scores of its held-out rows;
-- `evaluate.appraisal`, once, unless the run does without or has differential privacy: what it gains by joining, how
+- `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
-- in place of any of these, or if it may not join, the reason: an error's text without paths, rows and values, or an
+- in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
   exception's type.
 
-Each side validates what the other sends; what is wrong raises MalformedMessageError, whose text holds no values.
+Each side validates what the other sends. An invalid message raises MalformedMessageError, whose text holds no values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ ARRAYS, CONFIG, HOSPITAL = "arrays", "config", "hospital"
 NUM_EXAMPLES = "num-examples"
 
 EQUAL_WEIGHT = "equal-weight"
-"""Metric that the server itself adds to each accepted reply, by which strategies weigh all hospitals the same."""
+"""Metric that the server adds to each accepted reply, for strategies that give all hospitals the same weight."""
 
 ENCRYPTED_ONLY = "encrypted-only"
 """Key of a node's config: whether the hospital takes part in encrypted runs only."""
@@ -67,19 +67,19 @@ EVALUATE = "evaluate-first"
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
 MAX_TRAIN_LOSS = 1e6
-"""Far above the mean loss of any training that has not diverged, and small enough to be raised to a power."""
+"""Largest accepted mean loss: no training that has not diverged comes near it, and powers of it do not overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Configuration that a hospital gets with the weights.
+    """Configuration that the server sends with the weights.
 
     Attributes:
-        schema: the task's schema hash.
-        strategy_args: every parameter of the strategy, from `strategies.write_arguments`.
+        schema: hash of the task's schema.
+        strategy_args: all parameters of the strategy, written by `strategies.write_arguments`.
         rounds: number of completed rounds.
         threshold: smallest probability with which a patient is predicted positive.
-        privacy: plan of a run with differential privacy; None without.
+        privacy: plan of a run with differential privacy; None in other runs.
     """
 
     task: str
@@ -104,7 +104,7 @@ class TrainConfig:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
-        """Read the config of a server's message."""
+        """Read the config of a server's train message."""
         names = [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
@@ -144,7 +144,7 @@ class Registration:
     """A hospital's first message.
 
     Attributes:
-        sums: over the training rows; 0, and not sent, where they are withheld.
+        sums: sums over the training rows. Withheld sums are 0 and are not sent.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Registration:
     sums: ColumnSums
 
     def is_of_same_rows(self, other: "Registration") -> bool:
-        """Whether both are of the same rows, judged by numbers of rows and sums."""
+        """Whether both describe the same rows, judged by numbers of rows and sums."""
         same = self.train_examples == other.train_examples and self.test_examples == other.test_examples
         return same and all(
             np.allclose(getattr(self.sums, name), getattr(other.sums, name), rtol=1e-9, atol=0) for name in SUM_NAMES
@@ -166,11 +166,11 @@ class Registration:
 
     @classmethod
     def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
-        """Read a registration, whose sums are limited by the ranges of the task's measurements."""
+        """Read a registration. The ranges of the task's measurements limit its sums."""
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
-            raise MalformedMessageError("its name is not one of lower-case letters, digits and hyphens")
+            raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
         keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
         metrics = records.read_metrics(content, keys)
@@ -191,7 +191,7 @@ class Update:
     Attributes:
         examples: number of training rows.
         loss: mean training loss per row, in nats; None under differential privacy, which does not account for it.
-        counts: of the held-out rows under the weights of the train message; None unless it asked (see EVALUATE).
+        counts: outcome counts of the held-out rows under the received weights; None unless requested (see EVALUATE).
     """
 
     weights: Weights
@@ -221,7 +221,7 @@ class Update:
             shapes: shapes of the weights by name, in their order.
             declared: number of training rows with which the hospital registered.
             private: whether the run has differential privacy.
-            evaluated: number of held-out rows with which it registered, if it was asked to evaluate first.
+            evaluated: number of held-out rows with which it registered, if the server requested counts; else None.
         """
         arrays = records.read_only(content, ArrayRecord, ARRAYS, "weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
@@ -244,7 +244,7 @@ class Evaluation:
     """A hospital's evaluation of the run's weights on its held-out rows.
 
     Attributes:
-        roc_auc: exact, of the hospital's own rows; None where it is undefined, and before the final evaluation.
+        roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
         positives, negatives: microaggregated scores of each class (see `metrics.microaggregate`); None before the
             final evaluation.
     """

@@ -1,4 +1,4 @@
-"""Weights and figures in Flower's records; invalid or impossible ones raise, without values."""
+"""Weights and figures in Flower's records, validated as they are read; errors quote no value."""
 
 import math
 import warnings
@@ -26,7 +26,7 @@ COUNTS = {field.name: field.type for field in fields(Counts)}
 WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it registered"
 
 MAX_LOG_ODDS = 1e39
-"""Above every float32, and far enough below the largest float64 for sums."""
+"""Bound on scores: above every float32, and far enough below the largest float64 for sums."""
 
 NUMPY = "numpy.ndarray"
 """Flower's name for arrays in NumPy's format."""
@@ -35,7 +35,7 @@ Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 
 class MalformedMessageError(ValueError):
-    """A message is not valid; the text says why, without values."""
+    """A message is invalid; the text says why, and quotes no value."""
 
 
 def read_only(content: RecordDict, kind: type[Record], name: str, meaning: str) -> Record:
@@ -47,7 +47,7 @@ def read_only(content: RecordDict, kind: type[Record], name: str, meaning: str) 
 
 
 def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None = None) -> MetricRecord:
-    """The one set of metrics, of exactly these keys: Flower aggregates by key, so that another key would break it."""
+    """The only set of metrics, with exactly these keys: Flower aggregates by key, and another key would break it."""
     metrics = read_only(content, MetricRecord, METRICS, METRICS)
     if not keys <= set(metrics) <= keys | (optional or set()):
         raise MalformedMessageError(f"its metrics are not exactly: {', '.join(sorted(keys))}")
@@ -93,7 +93,7 @@ def read_counts(metrics: MetricRecord, declared: int) -> Counts:
 
 
 def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
-    """Refuse sums that no rows of plausible values can have."""
+    """Refuse sums that no rows of plausible values can add up to."""
     count, total, squares = sums.count, sums.total, sums.squares
     low = np.array([measurement.low for measurement in measurements])
     high = np.array([measurement.high for measurement in measurements])
@@ -115,7 +115,7 @@ def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
     """Microaggregated scores (see `metrics.microaggregate`), [cells, 3], of at least MIN_CELL_SIZE patients each."""
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
-        raise MalformedMessageError(f"its cells of {key} are not finite numbers in threes")
+        raise MalformedMessageError(f"its cells of {key} are not at most {MAX_CELLS} groups of 3 finite numbers")
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
         raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
@@ -134,7 +134,7 @@ def weights_to_record(weights: Weights) -> ArrayRecord:
 def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
     """Weights, which must have exactly these names and shapes and be finite float32."""
     if list(record) != list(shapes):
-        raise MalformedMessageError("its weights have other names")
+        raise MalformedMessageError("its weights do not have the expected names in the expected order")
     weights: Weights = {}
     for name, shape in shapes.items():
         weights[name] = _decode(record[name], name, shape)
@@ -144,12 +144,12 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
 
 
 def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Size of weights of these shapes, in bytes, without names and headers."""
+    """Size of weights of these shapes in bytes, without names and headers."""
     return sum(4 * math.prod(shape) for shape in shapes.values())
 
 
 def distance_between(weights: Weights, other: Weights) -> float:
-    """The L2 norm of their difference over all weights."""
+    """L2 norm of the difference between two sets of weights."""
     squares = (np.square(weights[name].astype(np.float64) - other[name]).sum() for name in other)
     return math.sqrt(sum(map(float, squares)))
 
@@ -158,7 +158,7 @@ def distance_between(weights: Weights, other: Weights) -> float:
 def array_header(shape: tuple[int, ...]) -> bytes:
     """Header of NumPy's format for float32 elements in C order.
 
-    Writing or parsing it takes longer than everything else about a small array.
+    Cached, since writing a header takes longer than everything else about a small array.
     """
     buffer = BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
@@ -166,8 +166,8 @@ def array_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The array in Flower's bytes, which are NumPy's own format; its header is validated first."""
-    if array.stype != NUMPY:  # Flower would fail to read it, and the whole round with it
+    """The array in Flower's bytes, in NumPy's own format. Its header is validated first."""
+    if array.stype != NUMPY:  # Flower would fail to read it, and the whole round would fail
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
     header = array_header(shape)
     start = len(header) if array.data.startswith(header) else _end_of_header(array, name, shape)
@@ -177,22 +177,22 @@ def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
 
 
 def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
-    """Length of a header that is equivalent to ours in other bytes; others are refused."""
+    """Length of a header that says the same as ours in other bytes; any other header is refused."""
     buffer = BytesIO(array.data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # NumPy warns of Python 2's format, and Python of odd literals
+            warnings.simplefilter("error")  # NumPy warns about Python 2's format, and Python about odd literals
             version = np.lib.format.read_magic(buffer)
             claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
     except Exception:  # NumPy's parser raises many types
         raise MalformedMessageError(f"its weights {name} cannot be read") from None
     if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
-        raise MalformedMessageError(f"its weights {name} have another type or shape")
+        raise MalformedMessageError(f"its weights {name}: expected float32 of shape {shape}, got another type or shape")
     return buffer.tell()
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:
-    """The weight of FedProx's proximal term in a train message's config; 0 if there is none."""
+    """The weight of FedProx's proximal term in a train message's config; 0 if it holds none."""
     value = record.get(PROXIMAL_MU, 0.0)
     if not isinstance(value, float) or not 0 <= value < float("inf"):
         raise MalformedMessageError(f"the server's {PROXIMAL_MU} is not a number of at least 0")

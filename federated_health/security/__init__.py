@@ -1,8 +1,8 @@
 """Certificates, who is admitted, and why a connection failed.
 
-A hospital's or server's key is made on its own machine and stays there. A signing request travels one way and a
-certificate the other, and neither is secret. Roles are in the certificate: a hospital's is valid for joining and
-nothing else, so that no hospital can pose as the server.
+A hospital or a server makes its key on its own machine, and the key stays there. A signing request travels one way and
+a certificate the other, and neither is secret. A certificate states its party's role: a hospital's is valid only for
+joining, so that no hospital can impersonate the server.
 
 A run without TLS loads nothing but this module. May import `report` and everything below.
 """

@@ -18,11 +18,11 @@ from federated_health.security.parties import Role
 class Admission:
     """Checks the certificates of the parties that connect to a party.
 
-    `revoked.pem` in the TLS folder is read again whenever it changes. A new file that is damaged, older than the list
-    in use, or missing changes nothing: revoked certificates stay revoked.
+    `revoked.pem` in the TLS folder is read again whenever it changes. If the new file is damaged, older than the list
+    in use, or missing, nothing changes: revoked certificates stay revoked.
 
     Args:
-        identity: the party that checks.
+        identity: identity of the party that checks.
         announce: receives a line, once per change, when `revoked.pem` cannot be used.
 
     Raises:
@@ -40,15 +40,15 @@ class Admission:
             raise CertificateError(f"{identity.folder}: {reason}")
 
     def rejection_reason(self, certificate: x509.Certificate | None, role: Role, name: str | None = None) -> str | None:
-        """Why a party is rejected, without more about it than its certificate says; None if it is accepted.
+        """Why a party is rejected; None if it is accepted. The reason holds only what the party's certificate says.
 
         Args:
-            certificate: certificate that the party showed; None if it showed none.
+            certificate: the party's certificate; None if it has shown none.
             role: role that the party must have.
             name: name that the party gave, if it gave one.
         """
         if certificate is None:
-            return "it has no certificate that can be read"
+            return "it has no readable certificate"
         title = f"the {role.value}'s certificate"
         if not certificates.is_issued_by(certificate, self._identity.authority):
             return f"{title} was signed by another authority"
@@ -63,7 +63,7 @@ class Admission:
         return self.expiry_reason(certificate, role)
 
     def expiry_reason(self, certificate: x509.Certificate, role: Role) -> str | None:
-        """Why a party that was accepted is now rejected (expired or revoked); None if it is not. Cheap per message."""
+        """Why an accepted party is now rejected (expired or revoked); None if it is not. Cheap per message."""
         try:
             self._refresh()
         except CertificateError as error:

@@ -33,7 +33,7 @@ class IssuedCertificate:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is valid now or will be later."""
+        """Whether the certificate is valid now or will be later."""
         return self.revoked is None and datetime.now(UTC) <= self.certificate.not_valid_after_utc
 
 
@@ -41,7 +41,7 @@ class Authority:
     """The authority of a folder that `create` made.
 
     Raises:
-        CertificateError: the folder is not an authority's, its files do not match, or what is asked for is refused.
+        CertificateError: the folder is not an authority's, its files do not match, or a method refuses its arguments.
         StorageError: the folder cannot be written to.
     """
 
@@ -61,10 +61,10 @@ class Authority:
         """Make a new authority with an empty list of revoked certificates, in a folder that holds none yet.
 
         Args:
-            name: shown to people; 1 to 64 printable characters.
+            name: name for people to read; 1 to 64 printable characters.
         """
         if printable(name, MAX_NAME_LENGTH) != name or not name.strip():
-            raise CertificateError(f"an authority's name is 1 to {MAX_NAME_LENGTH} printable characters")
+            raise CertificateError(f"authority's name: expected 1 to {MAX_NAME_LENGTH} printable characters")
         validity = issuing.validity_of(days)
         make_folder(folder, PRIVATE_FOLDER)
         with locked_folder(folder, wait=True):
@@ -81,8 +81,8 @@ class Authority:
     def sign(self, request: Path, days: int = issuing.CERTIFICATE_DAYS) -> IssuedCertificate:
         """Issue the certificate that a signing request asks for, valid at most as long as the authority's own.
 
-        Only the party and the key of the request are used. It is refused if the authority has expired, the party has a
-        valid certificate for another key, or the key is another party's or was revoked.
+        Only the party and the key of the request are used. A request is refused if the authority has expired, if the
+        party has a valid certificate for another key, or if the key is another party's or was revoked.
         """
         signing_request = certificates.read_request(request)
         try:
@@ -144,7 +144,7 @@ class Authority:
         return certificates.read_revocations(self.folder / REVOKED, self.certificate)
 
     def issued(self) -> list[IssuedCertificate]:
-        """All certificates that were signed, by name and then from the oldest to the newest."""
+        """All certificates that this authority signed, by name and then from the oldest to the newest."""
         revocations, issued = self.revocations(), []
         for path in (self.folder / ISSUED).glob("*.pem"):
             certificate = certificates.read_certificates(path)[0]
@@ -156,7 +156,7 @@ class Authority:
 
 
 def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
-    """Make a new authority, a server on loopback and hospitals in one folder, for demos, benchmarks and tests only.
+    """Make an authority, a server on loopback and hospitals in one folder, for demos, benchmarks and tests only.
 
     Replaces what an earlier call made, and refuses a folder that holds something else.
 
@@ -166,7 +166,7 @@ def make_demo_identities(folder: Path, names: Iterable[str]) -> tuple[Path, dict
     try:
         if folder.exists():
             if others := {path.name for path in folder.iterdir()} - {"authority", "server", "hospitals"}:
-                reason = f"holds {min(others)}, which is not part of a demo; it is not replaced"
+                reason = f"holds {min(others)}, which is not part of a demo, so the folder is not replaced"
                 raise CertificateError(f"{folder}: {reason}")
             shutil.rmtree(folder)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Reads X.509 files: keys, certificates, signing requests, revocation lists, and the party that each is for.
+"""Readers of X.509 files: keys, certificates, signing requests, revocation lists, and the party that each is for.
 
-All functions that read raise CertificateError on content that cannot be used; those of files name the file.
+They raise CertificateError for content that cannot be used. Functions that take a path name the file.
 """
 
 import os
@@ -34,10 +34,10 @@ MALFORMED = (
     *(ValueError, TypeError, KeyError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion),
     *(x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
 )
-"""Errors of `cryptography` on content of another form, or with another signature."""
+"""Errors that `cryptography` raises for malformed content or a wrong signature."""
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
-"""Largest file that is read: a list of about 300,000 revoked certificates."""
+"""Largest file that is read; it can list about 300,000 revoked certificates."""
 
 
 def read_file(path: Path, *, private: bool = False) -> bytes:
@@ -63,7 +63,7 @@ def read_file(path: Path, *, private: bool = False) -> bytes:
 
 
 def read_key(path: Path) -> Key:
-    """Private key of a file that only its owner can read: ECDSA on P-256, not encrypted."""
+    """Private key in a file that only its owner can read: ECDSA on P-256, not encrypted."""
     content = read_file(path, private=True)
     try:
         key = load_pem_private_key(content, password=None)
@@ -77,24 +77,24 @@ def read_key(path: Path) -> Key:
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
-    """Certificates of a file, at least one, in its order."""
+    """Certificates in a file, at least one, in their order."""
     return _parse(read_file(path), x509.load_pem_x509_certificates, f"{path}: is not a certificate (PEM)")
 
 
 def parse_certificate(content: bytes) -> x509.Certificate:
-    """First certificate of a PEM text."""
+    """First certificate in a PEM text."""
     return _parse(content, x509.load_pem_x509_certificate, "not a certificate (PEM)")
 
 
 def peer_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> x509.Certificate | None:
-    """Certificate of the other end of a gRPC call, by its `auth_context()`, which proves that it holds the key."""
+    """Certificate of the other end of a gRPC call, which has proved that it holds the key; `auth_context()` has it."""
     with suppress(KeyError, IndexError, CertificateError):
         return parse_certificate(auth_context["x509_pem_cert"][0])
     return None
 
 
 def read_request(path: Path) -> x509.CertificateSigningRequest:
-    """Signing request of a file, signed by the key that it holds, which is ECDSA on P-256."""
+    """Signing request in a file, signed with the key that it asks for: ECDSA on P-256."""
     request = _parse(read_file(path), x509.load_pem_x509_csr, f"{path}: is not a signing request (PEM)")
     try:
         is_signed = request.is_signature_valid
@@ -107,7 +107,7 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
 
 
 def read_revocations(path: Path, authority: x509.Certificate | None = None) -> x509.CertificateRevocationList:
-    """List of revoked certificates of a file.
+    """List of revoked certificates in a file.
 
     Args:
         authority: certificate of the authority that must have signed the list; None to accept any.
@@ -130,7 +130,7 @@ def _parse(content: bytes, parse: Callable[[bytes], Parsed], message: str) -> Pa
 
 
 def party_of(signed: Signed) -> Party:
-    """Party that a certificate or a request is for, in the form that this package makes; other content is ignored."""
+    """Party that a certificate or a request is for, as this package writes it; other content is ignored."""
     try:
         extensions = signed.extensions
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
@@ -146,7 +146,7 @@ def party_of(signed: Signed) -> Party:
     elif purposes == [PURPOSES[Role.HOSPITAL]]:
         party = hospital(common_name)
     else:
-        raise CertificateError("its purpose is neither hospital alone nor server alone")
+        raise CertificateError("its purpose: expected hospital alone or server alone")
     if party.name[:64] != common_name:
         raise CertificateError("its subject is not the first of its hosts")
     return party
@@ -161,7 +161,7 @@ def name_of(subject: x509.Name) -> str:
 
 
 def public_key_of(signed: Signed) -> PublicKey:
-    """Public key of a certificate or a request: ECDSA on P-256."""
+    """Public key in a certificate or a request: ECDSA on P-256."""
     with suppress(*MALFORMED):
         key = signed.public_key()
         if isinstance(key, PublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -195,7 +195,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 def validity_problem(
     certificate: x509.Certificate, revocations: x509.CertificateRevocationList | None = None
 ) -> str | None:
-    """Why a certificate is not valid now, as the end of a sentence about it; None if it is valid."""
+    """Why a certificate is not valid now, without a subject, such as "expired on ..."; None if it is valid."""
     now, start, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
         return f"is not valid before {format_time(start)} (this machine's clock: {format_time(now)})"
@@ -209,7 +209,7 @@ def validity_problem(
 def revocation_date(
     certificate: x509.Certificate, revocations: x509.CertificateRevocationList | None
 ) -> datetime | None:
-    """When a certificate was revoked according to a list; None if it was not, or if there is no list."""
+    """When a certificate was revoked, according to a list; None if it was not, or if there is no list."""
     entry = revocations and revocations.get_revoked_certificate_by_serial_number(certificate.serial_number)
     return entry.revocation_date_utc if entry else None
 

@@ -1,9 +1,9 @@
-"""Finds out why a TLS connection to a server fails, by a handshake with `ssl`, which explains what gRPC does not.
+"""Explains why a TLS connection to a server fails, by a handshake with `ssl`, which reports more than gRPC.
 
-gRPC's server closes a rejected handshake without an alert, and its client only learns 'Socket closed'. A hospital can
-see itself what is wrong with its own certificate, and `ssl` says what is wrong with the server's. In TLS 1.3 a client
-completes the handshake before the server has checked the client's certificate: only what the server sends next (its
-HTTP/2 settings, or the end of the connection) shows whether it accepted it.
+gRPC's server closes a rejected handshake without an alert, and its client only reports 'Socket closed'. A hospital can
+check its own certificate itself, and `ssl` reports what is wrong with the server's. In TLS 1.3 a client completes the
+handshake before the server has checked the client's certificate. Only what the server sends next (its HTTP/2 settings,
+or the end of the connection) shows whether it accepted the certificate.
 """
 
 import socket
@@ -24,12 +24,12 @@ ALPN = "h2"
 """Protocol that a gRPC server requires in the handshake."""
 
 _TOO_OLD = "the server's TLS is too old: expected 1.2 or newer"
-_NOT_TLS = "the server there does not encrypt: it runs without --tls, or is not a federation's server"
+_NOT_TLS = "the server does not use TLS: it runs without --tls, or is not a federation's server"
 FINAL_REASONS = {
     **dict.fromkeys(("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"), _TOO_OLD),
     **dict.fromkeys(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"), _NOT_TLS),
 }
-"""Reasons of `ssl.SSLError`, as OpenSSL names them, after which waiting does not help."""
+"""OpenSSL's names for the reasons of an `ssl.SSLError` after which waiting does not help."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ConnectionProblem:
 
     Attributes:
         reason: one line, to follow `HOST:PORT: `.
-        is_final: whether waiting does not help, because a file or a setting must be corrected.
+        is_final: whether waiting cannot help, because a file or a setting must be corrected.
     """
 
     reason: str
@@ -46,14 +46,14 @@ class ConnectionProblem:
 
 
 def find_connection_problem(host: str, port: int, identity: Identity, timeout: float) -> ConnectionProblem | None:
-    """Try a handshake as a hospital's gRPC channel would make it; None if the server accepts the certificate.
+    """Why a handshake like that of a hospital's gRPC channel fails; None if the server accepts the certificate.
 
-    The result is advice, since a later connection may reach another server. The channel itself checks authority, host
-    name and purpose, but not whether the server's certificate was revoked.
+    The result is advice, since a later connection may reach another server. The channel checks authority, host name and
+    purpose itself, but not whether the server's certificate was revoked.
 
     Args:
-        identity: the hospital's.
-        timeout: seconds for each of connecting, the handshake, and the server's first bytes.
+        identity: the hospital's identity.
+        timeout: seconds per step: the connection, the handshake, and the server's first bytes.
     """
     reason = (
         "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
@@ -70,7 +70,7 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
             if rejection := admission.rejection_reason(certificate, Role.SERVER):
                 raise CertificateError(rejection)
             if encrypted.selected_alpn_protocol() != ALPN:
-                raise CertificateError("the server there speaks TLS but not HTTP/2, so it is not a federation's server")
+                raise CertificateError("the server uses TLS but not HTTP/2, so it is not a federation's server")
             if encrypted.recv(1):
                 return None
     except CertificateError as error:
@@ -84,7 +84,7 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
             return ConnectionProblem(FINAL_REASONS[error.reason], is_final=True)
         reason = f"the handshake failed ({printable(error.reason or 'no reason given')})"
     except TimeoutError:
-        reason = "the server there does not answer"
+        reason = "the server does not answer"
     except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
         reason = f"it cannot be reached ({getattr(error, 'strerror', None) or error})"
     return ConnectionProblem(reason, is_final=False)
@@ -106,7 +106,7 @@ def _make_context(identity: Identity) -> ssl.SSLContext:
 
 
 def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity: Identity, timeout: float) -> str:
-    """What is wrong with the server's certificate, by the one that it shows to any client, not verified."""
+    """What is wrong with the server's certificate, which is fetched again without verification."""
     shown: x509.Certificate | None = None
     party: Party | None = None
     theirs = ""
@@ -120,8 +120,8 @@ def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity
             return f"the server's certificate {problem or 'is not valid now'}"
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
             hosts = ", ".join(party.hosts) if party else "other hosts"
-            return f"the server's certificate is not for {host}, but for {hosts}"
+            return f"the server's certificate: expected one for {host}, got one for {hosts}"
         case 26:  # X509_V_ERR_INVALID_PURPOSE
-            return f"the certificate shown there is not a server's{f', but for {party}' if party else ''}"
+            return f"the server shows the certificate of {party or 'another party'}: expected a server's"
     ours = certificates.name_of(identity.authority.subject)
     return f"the server's certificate was signed by another authority{theirs}; expected this hospital's, {ours!r}"

@@ -3,8 +3,8 @@
 `key.pem` is made in the folder and stays there. `request.pem` goes to the authority; its answer is saved as
 `certificate.pem`. With an optional `revoked.pem` a server rejects revoked hospitals, and a hospital a revoked server.
 
-Functions raise CertificateError where a file is missing, does not match the others or would be replaced, and
-StorageError where one cannot be written.
+Functions raise CertificateError if a file is missing, does not match the others or would be replaced, and StorageError
+if one cannot be written.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from federated_health.security.parties import Party, Role
 KEY, REQUEST, CERTIFICATE, REVOKED = "key.pem", "request.pem", "certificate.pem", "revoked.pem"
 
 RENEWAL_PERIOD = timedelta(days=30)
-"""Time before the end of a certificate in which its owner is asked to renew it."""
+"""Time before a certificate ends in which its owner is asked to renew it."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Identity:
 
     Attributes:
         folder: the TLS folder.
-        certificate: the party's own.
-        authority: certificate of the authority that signed it, and that must have signed every peer's.
+        certificate: the party's own certificate.
+        authority: certificate of the authority, which must have signed every peer's certificate, too.
     """
 
     folder: Path
@@ -61,17 +61,17 @@ class Identity:
     def check_name(self, name: str) -> None:
         """Refuse a name that is not the certificate's."""
         if name != self.name:
-            raise CertificateError(f"{self.folder / CERTIFICATE}: is for {self.party}, so its name is not {name}")
+            raise CertificateError(f"{self.folder / CERTIFICATE}: is for {self.party}, got the name {name}")
 
     def check_validity(self) -> None:
-        """Refuse a certificate that has expired or is not valid yet, the party's own or the authority's."""
+        """Refuse the party's or the authority's certificate if it has expired or is not valid yet."""
         for certificate, title in ((self.certificate, "certificate"), (self.authority, "authority's certificate")):
             if problem := certificates.validity_problem(certificate):
                 advice = "; renew it" if "expired" in problem and certificate is self.certificate else ""
                 raise CertificateError(f"{self.folder / CERTIFICATE}: the {title} {problem}{advice}")
 
     def expiry_warning(self) -> str | None:
-        """A line for the owner of a certificate that ends soon; None if it does not."""
+        """A line for the owner of a certificate that ends soon; None if it does not end soon."""
         end = min(self.certificate.not_valid_after_utc, self.authority.not_valid_after_utc)
         if end - datetime.now(UTC) > RENEWAL_PERIOD:
             return None
@@ -79,7 +79,7 @@ class Identity:
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:
-    """Make a private key and a signing request for it; returns the request's file, which is not secret.
+    """Make a private key and a signing request for it; returns the path of the request, which is not secret.
 
     Args:
         force: replace an existing key, which makes its certificate useless.
@@ -93,7 +93,7 @@ def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path
 
 
 def renew_request(folder: Path) -> Path:
-    """Make a new signing request for the key and the party of a certificate, expired or not; returns its file."""
+    """Make a new signing request for the key and party of a certificate, expired or not; returns its path."""
     return _write_request(folder, read_identity(folder).party, certificates.read_key(folder / KEY))
 
 
@@ -104,7 +104,7 @@ def _write_request(folder: Path, party: Party, key: certificates.Key) -> Path:
 
 
 def load_identity(folder: Path, role: Role) -> Identity:
-    """Identity of a party with this role, valid now, in its TLS folder."""
+    """Identity in a TLS folder, which must have this role and be valid now."""
     identity = read_identity(folder)
     if identity.party.role is not role:
         raise CertificateError(f"{folder / CERTIFICATE}: is for {identity.party}; expected a {role.value}'s")
@@ -113,7 +113,7 @@ def load_identity(folder: Path, role: Role) -> Identity:
 
 
 def read_identity(folder: Path) -> Identity:
-    """Identity in a TLS folder, of either role, valid now or not."""
+    """Identity in a TLS folder, in either role, valid now or not."""
     if not folder.is_dir():
         raise CertificateError(f"{folder}: is not a folder; `certificates request --tls {folder}` makes one")
     key, path = certificates.read_key(folder / KEY), folder / CERTIFICATE

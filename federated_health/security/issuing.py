@@ -1,4 +1,4 @@
-"""Makes X.509 objects: keys, signing requests, certificates and revocation lists.
+"""Makers of X.509 objects: keys, signing requests, certificates and revocation lists.
 
 Keys are ECDSA on P-256; signatures use SHA-256. An authority signs end-entity certificates only (path length 0). Such a
 certificate has one purpose: clientAuth for a hospital, serverAuth for the server (RFC 5280, 4.2.1.12).
@@ -19,10 +19,10 @@ from federated_health.security.certificates import PURPOSES, Key, PublicKey
 from federated_health.security.parties import Party
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS, MAX_DAYS = 3650, 365, 36500
-"""Default lifetimes of an authority and of a party's certificate, and the longest of either."""
+"""Default lifetimes of an authority's and of a party's certificate, and the longest lifetime of either."""
 
 BACKDATED = timedelta(minutes=5)
-"""How long before it is made a certificate becomes valid, for machines whose clock is slow."""
+"""A certificate is valid from this long before it was made, for machines whose clock is slow."""
 
 KEY_USAGES = (
     *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
@@ -48,7 +48,7 @@ def pem(*certificates: x509.Certificate) -> bytes:
 
 
 def validity_of(days: int) -> Validity:
-    """First and last moment of a certificate that is valid for 1 to MAX_DAYS days from now; else CertificateError."""
+    """Start and end of a certificate valid for this many days from now; raises CertificateError beyond MAX_DAYS."""
     if not 1 <= days <= MAX_DAYS:
         raise CertificateError(f"days: expected 1 to {MAX_DAYS}, got {days}")
     now = datetime.now(UTC)
@@ -94,11 +94,11 @@ def make_request(party: Party, key: Key) -> x509.CertificateSigningRequest:
 def make_revocations(
     authority: x509.Certificate, authority_key: Key, dates: Mapping[int, datetime], number: int
 ) -> bytes:
-    """A signed list of revoked certificates as PEM, which stays valid until there is a newer one.
+    """A signed list of revoked certificates as PEM. It stays valid until there is a newer list.
 
     Args:
         dates: serial number -> when that certificate was revoked.
-        number: number of the list, greater than that of the authority's list before.
+        number: number of the list, greater than that of the authority's previous list.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -115,7 +115,7 @@ def make_revocations(
 
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
-    """An extension that allows some of KEY_USAGES and no others."""
+    """An extension that allows these of KEY_USAGES and no others."""
     return x509.KeyUsage(**{usage: usage in allowed for usage in KEY_USAGES})
 
 

@@ -1,4 +1,4 @@
-"""Parties that a certificate is for: a hospital, by its name, or a server, by the hosts where it is reached."""
+"""The parties of certificates: a hospital, by its name, or a server, by the hosts where it is reached."""
 
 import ipaddress
 import re
@@ -13,13 +13,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that every server's certificate includes."""
 
 MAX_HOSTS = 20
-"""Hosts of a server, not counting LOOPBACK."""
+"""Largest number of a server's hosts, not counting LOOPBACK."""
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Role(Enum):
-    """The one purpose of a party's certificate."""
+    """What a certificate permits its party to be."""
 
     HOSPITAL = "hospital"
     SERVER = "server"
@@ -27,11 +27,11 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Party:
-    """A hospital or a server that a certificate or a request is for.
+    """The hospital or the server that a certificate or a request is for.
 
     Attributes:
         name: a hospital's name (see `names.is_hospital_name`), or the first of the server's hosts.
-        hosts: DNS names and addresses where the server is reached, including LOOPBACK; empty for a hospital.
+        hosts: DNS names and addresses where the server is reached, with LOOPBACK; empty for a hospital.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Party:
 
 
 def hospital(name: str) -> Party:
-    """A hospital; CertificateError if its name is not allowed."""
+    """A hospital; raises CertificateError for a name that is not allowed."""
     if name == FEDERATION:
         raise CertificateError(f"the name {FEDERATION} is reserved: it stands for all hospitals together")
     if not is_hospital_name(name):
         shown = printable(name, 63)
-        raise CertificateError(f"a hospital's name is lower-case letters, digits and hyphens, got {shown!r}")
+        raise CertificateError(f"hospital name: expected lower-case letters, digits and hyphens, got {shown!r}")
     return Party(name, Role.HOSPITAL)
 
 
 def server(hosts: Sequence[str]) -> Party:
-    """A server with these DNS names and addresses, at most MAX_HOSTS, and LOOPBACK; else CertificateError."""
+    """A server with these DNS names and addresses and LOOPBACK; raises CertificateError for more than MAX_HOSTS."""
     hosts = [_normalise(host) for host in hosts]
     if (count := len(set(hosts) - set(LOOPBACK))) > MAX_HOSTS:
-        raise CertificateError(f"a server has at most {MAX_HOSTS} names, got {count}")
+        raise CertificateError(f"server: expected at most {MAX_HOSTS} hosts, got {count}")
     unique = tuple(dict.fromkeys((*hosts, *LOOPBACK)))
     return Party(unique[0], Role.SERVER, unique)
 
@@ -72,5 +72,5 @@ def _normalise(host: str) -> str:
             raise CertificateError(f"host {shown!r}: expected a DNS name or an address, without a port") from None
         return name
     if address.is_unspecified:
-        raise CertificateError(f"host {host}: hospitals cannot call this address; give a name that they can reach")
+        raise CertificateError(f"host {host}: expected a name or address that hospitals can reach")
     return str(address)

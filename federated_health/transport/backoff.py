@@ -21,7 +21,7 @@ class Backoff:
         generator: draws the delays; without a seed by default, since hospitals must differ and no result depends on it.
 
     Attributes:
-        deadline: of `time.monotonic`.
+        deadline: on the clock of `time.monotonic`.
     """
 
     def __init__(self, seconds: float = math.inf, generator: random.Random | None = None) -> None:

@@ -13,10 +13,10 @@ from federated_health.errors import AddressError
 
 PROTOCOL = "3"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
-MAX_METADATA_BYTES = 128 * 1024  # a hospital's task agreement is in them; gRPC's own limit is 8 KiB
+MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping; after the same time without an answer it closes the connection."""
+"""Silence after which either end sends a ping; it closes the connection after the same time without an answer."""
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
@@ -26,7 +26,11 @@ MAX_REPLY_BYTES = MAX_MESSAGE_BYTES // 2
 
 
 def channel_options(keepalive: float) -> list[tuple[str, int]]:
-    """gRPC options of both ends of a connection, with the seconds of silence before a ping."""
+    """gRPC options of both ends of a connection.
+
+    Args:
+        keepalive: seconds of silence before a ping.
+    """
     milliseconds = round(keepalive * 1000)
     return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -35,15 +39,15 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # else gRPC waits for a minute
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # by default gRPC waits for a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # A server counts more frequent pings as an attack, and a hospital that trains for long sends many.
+        # gRPC's server treats more frequent pings as an attack, and a hospital that trains for long sends many.
         ("grpc.http2.min_ping_interval_without_data_ms", milliseconds // 2),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 5000),  # also how long a connection may take to be made
+        ("grpc.min_reconnect_backoff_ms", 5000),  # also the time limit for making a connection
         ("grpc.max_reconnect_backoff_ms", 5000),
-        ("grpc.enable_retries", 0),  # else gRPC may send again by itself what a hospital's ledger has once
+        ("grpc.enable_retries", 0),  # gRPC must not resend what the ledger recorded once
         ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the delay after a failed one
     ]
 
@@ -52,7 +56,7 @@ CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
 
 
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:
-    """Raise AddressError for a malformed address, and for one beyond this machine without TLS, unless that is allowed.
+    """Raise AddressError for a malformed address, or for one beyond this machine without TLS or permission.
 
     Args:
         encrypted: whether TLS is used.
@@ -66,7 +70,7 @@ def check_address(address: str, *, encrypted: bool = False, insecure: bool = Fal
     if not loopback and not encrypted and not insecure:
         raise AddressError(
             f"address {address}: is not loopback, and without --tls messages are not encrypted: anyone on the network "
-            "could read and change them; --insecure allows it nevertheless"
+            "could read and change them; use --tls, or --insecure to allow it"
         )
 
 
@@ -84,7 +88,7 @@ def wrap(message: bytes) -> Parameters:
 
 
 def serialise(message: Message, message_id: str, content: bytes) -> bytes:
-    """Serialise a message whose content is serialised already, since messages to several hospitals share it."""
+    """Serialise a message whose content is serialised already: messages to several hospitals share one content."""
     envelope = ProtoMessage(metadata=metadata_to_proto(message.metadata))
     envelope.metadata.message_id = message_id
     # In protobuf, concatenated fields are the serialised message that has them all.
@@ -92,11 +96,11 @@ def serialise(message: Message, message_id: str, content: bytes) -> bytes:
 
 
 def serialise_content(content: RecordDict) -> bytes:
-    """Protobuf bytes of a Flower message that has this content and nothing else."""
+    """Protobuf bytes of a Flower message that holds only this content."""
     return ProtoMessage(content=recorddict_to_proto(content)).SerializeToString()
 
 
 def unwrap(parameters: Parameters) -> ProtoMessage:
-    """The inverse of `wrap`; raises ValueError or protobuf's DecodeError on other content."""
+    """Undo `wrap`; raises ValueError or protobuf's DecodeError for other content."""
     (content,) = parameters.tensors
     return ProtoMessage.FromString(content)

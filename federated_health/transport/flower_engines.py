@@ -15,14 +15,14 @@ from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
 
 PULL_INTERVAL = 0.25
-"""Seconds between two requests for replies; the deployment's own `send_and_receive` waits 3."""
+"""Seconds between two requests for replies; `send_and_receive` of Flower's deployment waits 3."""
 
 
 class EngineTransport(Transport):
-    """A grid of Flower's as a transport. Flower ends a hospital's process with each message.
+    """One of Flower's grids as a transport. Flower ends a hospital's process after each message.
 
     A node of a deployment has the name under which the operator registered its key. The SuperLink admits nodes by key,
-    so that no hospital can pose as another. Other nodes have no name.
+    so that no hospital can impersonate another. Nodes of a simulation have no name.
     """
 
     keeps_processes = False
@@ -66,13 +66,13 @@ class SimulationTransport(EngineTransport):
         return list(self._grid.send_and_receive(messages, timeout=timeout))
 
     def check(self, settings: Settings) -> None:
-        """Refuse a simulation whose hospitals cannot be found, or are not as many as its settings say.
+        """Refuse a simulation whose hospitals cannot be found, or whose number differs from the settings.
 
-        Each virtual hospital would otherwise be left out in every round, and the server would wait for them in vain.
+        The server would otherwise leave out every virtual hospital in every round, and wait for them in vain.
 
         Raises:
             DataError: the folder `data` holds no hospitals.
-            SettingsError: the CSVs are not as many as the virtual nodes, too few to join, or of another task.
+            SettingsError: there are more or fewer CSVs than virtual nodes, too few to join, or CSVs of another task.
         """
         folder = Path(settings.data).absolute()
         try:
@@ -80,26 +80,26 @@ class SimulationTransport(EngineTransport):
         except DataError as error:
             where = "" if Path(settings.data).is_absolute() else ", where Flower's local SuperLink was started"
             raise DataError(
-                f"{error}. data={settings.data!r} was looked for in {Path.cwd()}{where}; name a folder, such as: "
+                f"{error}. data={settings.data!r} was searched for in {Path.cwd()}{where}; name a folder, such as: "
                 "--run-config \"data='$PWD/data'\""
             ) from None
         hospitals, nodes = len(manifest["hospitals"]), len(list(self.get_node_ids()))
         small = sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"])
         if nodes != hospitals or settings.hospitals > hospitals - small:
-            fewer = f", {small} of them with fewer than {MIN_PATIENTS} patients, which may not join" if small else ""
+            excluded = f", {small} of them with fewer than {MIN_PATIENTS} patients, which may not join" if small else ""
             raise SettingsError(
-                f"{folder} holds {hospitals} hospitals{fewer}; the simulation has {nodes} nodes, and hospitals is "
+                f"{folder} holds {hospitals} hospitals{excluded}; the simulation has {nodes} nodes, and hospitals is "
                 f"{settings.hospitals}: use --federation-config num-supernodes={hospitals} "
                 f"--run-config hospitals={hospitals - small}"
             )
         if manifest["task"] != settings.task:
             raise SettingsError(
-                f"task: {folder} is of {manifest['task']}, got {settings.task!r}; use "
+                f"task: expected {manifest['task']}, the task of {folder}, got {settings.task!r}; use "
                 f"--run-config \"task='{manifest['task']}'\""
             )
 
 
 def wrap_engine(grid: Grid) -> Transport:
     """The transport of one of Flower's engines."""
-    # Flower has no public way to tell them apart. Only the simulation's grid holds the state of its nodes.
+    # Flower has no public way to tell its grids apart. Only the simulation's grid holds the state of its nodes.
     return SimulationTransport(grid) if hasattr(grid, "state") else EngineTransport(grid)

@@ -62,7 +62,7 @@ def call_app(app: App, message: Message, context: Context) -> Message:
         if isinstance(error, UserError):
             logger.error("%s", error)
         else:
-            # The place of the error without its text, which may hold values: a log is a file.
+            # Where the error was raised, without its text: the text may hold values, and a log is a file.
             logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
             logger.debug("".join(traceback.format_tb(error.__traceback__)))
         return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)

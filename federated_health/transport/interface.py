@@ -38,7 +38,7 @@ LOG_INTERVAL = 15.0
 
 @dataclass(frozen=True)
 class Problem:
-    """A message of a hospital that reached no round, and the reason, without values."""
+    """A hospital's message that the server did not use, and the reason, without values."""
 
     hospital: str
     reason: str
@@ -59,7 +59,7 @@ class Transport(Grid):
         return self
 
     def set_run(self, run: Run) -> None:
-        """Nothing: there is one run from the start."""
+        """Do nothing: a transport has one run from the start."""
 
     @property
     def run(self) -> Run:
@@ -79,15 +79,15 @@ class Transport(Grid):
         return {}
 
     def take_problems(self) -> list[Problem]:
-        """Problems since the last call, in order; of one hospital only a limited number."""
+        """Problems since the last call, in order; their number per hospital is limited."""
         return []
 
     def check(self, settings: "Settings") -> None:  # most transports suit every run
-        """Raise a UserError for settings that no run over this transport can work with."""
+        """Raise a UserError for settings with which no run can work over this transport."""
 
 
 class ReplyFutures(Transport):
-    """A transport whose messages become futures of replies; a hospital's node id follows from its name."""
+    """A transport that returns a future reply for each message; a hospital's node id is computed from its name."""
 
     def __init__(self) -> None:
         # Flower's Message reads the identity of its process from here.
@@ -111,7 +111,7 @@ class ReplyFutures(Transport):
         return [self._replies.pop(key).result() for key in done]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """A reply for every message; an error reply for a hospital that is gone or misses the timeout, in seconds."""
+        """One reply per message; an error reply where a hospital is gone or misses the timeout, in seconds."""
         messages = list(messages)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         futures = [self._replies.pop(key) for key in self.push_messages(messages)]
@@ -133,7 +133,7 @@ class ReplyFutures(Transport):
     def _log_late(self, messages: list[Message], deadline: float) -> None:
         names = self.names()
         late = sorted(names.get(message.metadata.dst_node_id, "a hospital that left") for message in messages)
-        limit = "" if deadline == math.inf else f", for {deadline - time.monotonic():.0f} s at most"
+        limit = "" if deadline == math.inf else f", at most {deadline - time.monotonic():.0f} s longer"
         logger.info("waiting for %s to answer %s%s", ", ".join(late), messages[0].metadata.message_type, limit)
 
 
@@ -141,7 +141,7 @@ def transport_of(grid: Grid) -> Transport:
     """The transport behind a ServerApp's grid: one of ours, or a wrapper of one of Flower's engines."""
     if hasattr(grid, "transport"):
         return cast(Transport, grid.transport)
-    from federated_health.transport.flower_engines import wrap_engine  # noqa: PLC0415  # under `flwr run` only
+    from federated_health.transport.flower_engines import wrap_engine  # noqa: PLC0415  # needed under `flwr run` only
 
     return wrap_engine(grid)
 

@@ -1,4 +1,4 @@
-"""The server's port: gRPC options, credentials, and how many hospitals one server has room for.
+"""The server's port: gRPC options, credentials, and the largest number of hospitals per server.
 
 Each connection is an open file, and the system limits how many a process may have.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from federated_health.security.identity import Identity
 
 HANDSHAKE_SECONDS = 20.0
-"""Time that a new connection has to start speaking gRPC."""
+"""Time within which a new connection must start to speak gRPC."""
 
 IDLE_SECONDS = 60.0
 """Time that a connection may stay open without a call; a hospital's call lasts as long as the hospital is connected."""
@@ -28,7 +28,7 @@ PORT_TAKEN = "another server may be using the port"
 OBSTACLES = {
     errno.EADDRINUSE: PORT_TAKEN,
     errno.EADDRNOTAVAIL: "its host is not this machine's",
-    errno.EACCES: "this user may not open that port",
+    errno.EACCES: "this user has no permission to open the port",
 }
 """Why a port cannot be opened, by the number of the system's error."""
 
@@ -36,10 +36,10 @@ MAX_STREAMS = 2_000
 """Largest number of connected hospitals."""
 
 MAX_CONNECTIONS = MAX_STREAMS + 500
-"""Largest number of open connections; further ones are closed at once.
+"""Largest number of open connections; the server closes further ones at once.
 
-The reserve beyond MAX_STREAMS is for hospitals that reconnect before the server notices that their old connection
-broke, and for strangers.
+The reserve beyond MAX_STREAMS is for callers that are not hospitals, and for hospitals that reconnect before the
+server notices that their old connection broke.
 """
 
 OTHER_FILES = 100
@@ -47,7 +47,7 @@ OTHER_FILES = 100
 
 
 def open_files(wanted: int) -> int:
-    """Raise this process's limit of open files towards the wanted number, and return the number that it may open."""
+    """Raise this process's limit on open files towards the wanted number, and return the new limit."""
     try:
         import resource  # noqa: PLC0415  # Windows has neither the module nor such a limit
     except ImportError:
@@ -55,11 +55,11 @@ def open_files(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft < enough:
-        with suppress(OSError, ValueError):  # some systems allow less than they say
-            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-            return enough
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < target:
+        with suppress(OSError, ValueError):  # some systems allow less than their hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            return target
     return soft
 
 
@@ -74,12 +74,12 @@ def max_streams() -> int:
 
 
 def check_room(hospitals: int) -> None:
-    """Raise SettingsError, with the limit and its cause, for more hospitals than could ever be connected."""
+    """Raise SettingsError, with the limit and its cause, for more hospitals than one server can serve."""
     room = max_streams()
     if hospitals <= room:
         return
-    why = "" if room == MAX_STREAMS else f": this process may have {open_files(0)} files open (see `ulimit -n`)"
-    raise SettingsError(f"hospitals: expected at most {room}, which one server has room for{why}; got {hospitals}")
+    cause = "" if room == MAX_STREAMS else f"; this process may open {open_files(0)} files (see `ulimit -n`)"
+    raise SettingsError(f"hospitals: expected at most {room} per server, got {hospitals}{cause}")
 
 
 def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -87,7 +87,7 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
 
     Args:
         max_message_bytes: size limit of a hospital's message. gRPC ends the stream of a hospital that sends more than
-            twice as much, without telling the server's code; sizes between the two limits are reported.
+            twice as much, and does not report it to the server's code; sizes between the two limits are reported.
     """
     return [
         *(option for option in channels.CHANNEL_OPTIONS if option[0] != "grpc.max_receive_message_length"),
@@ -101,7 +101,7 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 
 def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None) -> None:
-    """Open the server's port; with an identity, for clients with a certificate of the same authority only.
+    """Open the server's port; with an identity, only for clients with a certificate of the same authority.
 
     gRPC's TLS is at least 1.2. It checks the client's authority and purpose (extended key usage, RFC 5280).
 
@@ -110,13 +110,13 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
         CertificateError: the identity's key cannot be read.
     """
     host, port = split_address(address)
-    # `localhost` has two addresses, and gRPC accepts either: a second server could take the other one.
+    # `localhost` has two addresses, and gRPC accepts either one: a second server could open the other.
     host = "127.0.0.1" if host.lower() == "localhost" else host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     reason = PORT_TAKEN
     try:
-        # gRPC reports why it cannot listen only in a line of its own on stderr.
+        # gRPC prints the reason to stderr only, so a plain socket tries first.
         socket.create_server((host, port), family=family).close()
         if tls is None:
             opened = server.add_insecure_port(where)
@@ -130,6 +130,6 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
         reason = "its host is not known"
     except OSError as error:
         reason = OBSTACLES.get(error.errno or 0) or error.strerror or PORT_TAKEN
-    except RuntimeError:  # gRPC's own, where another server was faster
+    except RuntimeError:  # raised by gRPC where another server was faster
         pass
-    raise AddressError(f"address {address}: cannot be listened on; {reason}")
+    raise AddressError(f"address {address}: cannot be listened on: {reason}")

@@ -24,36 +24,36 @@ logger = logging.getLogger(__name__)
 
 RETRYABLE = {
     grpc.StatusCode.UNAVAILABLE: "no server listens, the connection was lost, or the server is full",
-    grpc.StatusCode.CANCELLED: "the server went away in the middle, or did not answer within the wait",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "something in between timed out",
-    grpc.StatusCode.INTERNAL: "the transport broke",
-    grpc.StatusCode.UNKNOWN: "the server failed in its own code, or is no gRPC server",
+    grpc.StatusCode.CANCELLED: "the server ended, or did not answer within the wait",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "a proxy or the network timed out",
+    grpc.StatusCode.INTERNAL: "gRPC or the network failed",
+    grpc.StatusCode.UNKNOWN: "the server's code failed, or the peer is not a gRPC server",
 }
 """Statuses after which a hospital tries again, and their causes.
 
-OK is the end of the run. ALREADY_EXISTS is retried while it may be this hospital itself (see `name_taken_seconds`). All
-others are final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION, PERMISSION_DENIED, UNAUTHENTICATED,
-ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same would happen again (RESOURCE_EXHAUSTED: a
-message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
+OK is the end of the run. ALREADY_EXISTS is retried while the connected hospital may be this one (see
+`name_taken_seconds`). All others are final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION,
+PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same would
+happen again (RESOURCE_EXHAUSTED: a message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 """
 
 PREFLIGHT_SECONDS = 2.0
-"""Time limit of each step of finding out why there is no connection."""
+"""Time limit per step of the search for why there is no connection."""
 
 SILENT_SECONDS = 5.0
-"""Seconds after which an unanswered attempt is reported."""
+"""Seconds after which an unanswered attempt is announced."""
 
 
 def name_taken_seconds() -> float:
-    """Seconds that a hospital retries while its name is connected already.
+    """Seconds for which a hospital retries while its name is connected already.
 
-    After a power cut, a new process may come back before the server has noticed that the old one is gone.
+    After a power cut, a new process may connect before the server notices that the old one is gone.
     """
     return 2 * channels.KEEPALIVE_SECONDS + 10.0  # the server needs twice the keepalive; the rest is a margin
 
 
 class Reconnector:
-    """Waits between attempts to join, within limits, and reports each cause once."""
+    """Waits between attempts to join, within limits, and announces each kind of delay once."""
 
     def __init__(self, address: str, tls: "Identity | None", wait: float, announce: Callable[[str], None]) -> None:
         self._address = address
@@ -66,20 +66,20 @@ class Reconnector:
     def restart(self, lasted: float = MAX_DELAY) -> None:
         """Restart all limits after a stream that lasted `lasted` seconds.
 
-        Delays keep growing while streams break at once, so that a server that fails at each attempt is not flooded.
+        Delays keep growing while streams break soon after they begin, so that a failing server is not flooded.
         """
         self._deadline = time.monotonic() + self._wait
         self._name_taken_deadline: float | None = None
         self._refusal = ""
-        self._said: set[str] = set()
+        self._announced: set[str] = set()
         if lasted >= MAX_DELAY:
             self._backoff.reset()
 
     @contextmanager
     def limited(self, call: grpc.Call) -> Iterator[None]:
-        """Cancel a call that is not answered within the wait, and report it while it is silent."""
+        """Cancel a call that is not answered within the wait, and announce a long silence."""
         left = max(0.0, self._deadline - time.monotonic())
-        timers = [threading.Timer(left, call.cancel), threading.Timer(SILENT_SECONDS, self._say_waiting)]
+        timers = [threading.Timer(left, call.cancel), threading.Timer(SILENT_SECONDS, self._announce_waiting)]
         for timer in timers:
             timer.start()
         try:
@@ -92,7 +92,7 @@ class Reconnector:
         """Wait before the next attempt after a stream that ended with this status and reason.
 
         Raises:
-            JoinError: there will be no other attempt: the status is final, or the wait is over.
+            JoinError: the status is final, or the wait is over.
         """
         deadline = self._deadline
         if code is grpc.StatusCode.ALREADY_EXISTS:
@@ -100,39 +100,39 @@ class Reconnector:
                 self._name_taken_deadline = min(self._deadline, time.monotonic() + name_taken_seconds())
             deadline, self._refusal = self._name_taken_deadline, reason
             left = max(0.0, deadline - time.monotonic())
-            why = "in case the server has not noticed yet that this hospital lost its connection"
-            self._say("taken", f"{reason}; trying again for {left:.0f} s, {why}")
+            note = "in case the server has not noticed yet that this hospital lost its connection"
+            self._announce_once("taken", f"{reason}; trying again for {left:.0f} s, {note}")
         elif code not in RETRYABLE:
             raise JoinError(f"{self._address}: {reason}")
-        elif code is not grpc.StatusCode.CANCELLED:  # which may be our own time limit
+        elif code is not grpc.StatusCode.CANCELLED:  # which may come from `limited`
             self._refusal = ""
         logger.debug("the stream ended: %s %s", code.name, reason)
-        why = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
+        obstacle = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
-            raise JoinError(f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{why}'}")
+            raise JoinError(f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{obstacle}'}")
         if not self._refusal:
-            self._say_waiting(why)
+            self._announce_waiting(obstacle)
         time.sleep(min(self._backoff.next_delay(), left))
 
-    def _say_waiting(self, why: str = "") -> None:
-        self._say("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{why}")
+    def _announce_waiting(self, obstacle: str = "") -> None:
+        self._announce_once("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{obstacle}")
 
-    def _say(self, kind: str, message: str) -> None:
-        """Announce a kind of line once per restart."""
-        if kind not in self._said:
-            self._said.add(kind)
+    def _announce_once(self, kind: str, message: str) -> None:
+        """Announce the first message of a kind since the last restart."""
+        if kind not in self._announced:
+            self._announced.add(kind)
             self._announce(message)
 
 
 def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
-    """Why there is no connection, as the end of a line; empty where only the server is missing.
+    """Why there is no connection, as the end of a line; empty if only the server is missing.
 
     Args:
-        left: seconds that may be spent.
+        left: seconds until the caller's deadline.
 
     Raises:
-        JoinError: waiting does not help.
+        JoinError: waiting cannot help.
     """
     host, port = split_address(address)
     timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for

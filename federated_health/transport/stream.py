@@ -1,4 +1,4 @@
-"""The server's end of one hospital's stream: exchanges, decoding, and problems (messages that reach no round)."""
+"""The server's end of one hospital's stream: exchanges, decoding, and problems (messages that it cannot use)."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ from federated_health.transport.interface import Problem, error_reply
 logger = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 100
-"""Largest number of problems kept per hospital until they are taken."""
+"""Largest number of problems per hospital between two calls of `Problems.take`."""
 
 MAX_PAST_MESSAGES = 16
-"""Number of past messages remembered per stream, to recognise a late or second reply."""
+"""Number of past messages that a stream remembers, to recognise a late or a second reply."""
 
 MAX_RECORDS = 16
 """Largest number of records in a message; this project's messages have at most three."""
@@ -32,7 +32,7 @@ MAX_ITEMS = 1_000
 """Largest number of named arrays and values in all records of a message."""
 
 MAX_VALUES = 100_000
-"""Largest number of values in all lists of a message, such as one per column. Arrays do not count."""
+"""Largest number of values in all lists of a message, such as one per column. Arrays are not counted."""
 
 MAX_DIMENSIONS = 64
 """Largest number of dimensions of an array: NumPy's own limit."""
@@ -42,7 +42,7 @@ UNKNOWN_MESSAGE, OTHER_HOSPITAL = "sent a reply that no message awaits", "sent a
 
 
 class Problems:
-    """Problems since they were last taken, limited per hospital. Thread-safe."""
+    """Problems since the last `take`, limited per hospital. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,10 +69,10 @@ class Stream:
     Attributes:
         process: token of the hospital's process.
         max_message_bytes: size limit of a message.
-        replaced: done when the same process has reconnected on another stream.
-        awaited: by a message's id, its reply or the reason why there is none.
-        find_obstacle: returns why the hospital is no longer admitted; None while it is.
-        expelled: done, with the reason, when the hospital is no longer admitted.
+        replaced: done once the same process has reconnected on another stream.
+        awaited: message id -> its reply, or the reason why there is none.
+        find_obstacle: returns why the hospital is no longer admitted, or None while it is.
+        expelled: done, with the reason, once the hospital is no longer admitted.
     """
 
     name: str
@@ -94,9 +94,9 @@ class Stream:
             await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
 
     async def exchange(self, key: str, message: Message, content: bytes) -> Message:
-        """Send a message and return its reply, or an error reply where the stream ends first.
+        """Send a message and return its reply, or an error reply if the stream ends first.
 
-        A hospital that does not read blocks at most one write. A message that is given up before its turn is not sent.
+        A hospital that does not read blocks at most one write. A message that is cancelled before its turn is not sent.
 
         Args:
             content: content of the message (see `serialise_content`).
@@ -109,7 +109,7 @@ class Stream:
         past = TOO_LATE
         try:
             await self._writing.acquire()
-            # A write that has begun is completed even if its reply is given up: gRPC cannot cancel it.
+            # A write that has begun ends even if the exchange is cancelled: gRPC cannot cancel it.
             if not await asyncio.shield(asyncio.ensure_future(self._write_and_release(wrapped))):
                 return error_reply(message, "its connection was lost")
             reply = await waiter
@@ -133,7 +133,7 @@ class Stream:
             reply = decode_reply(content)
         except UndecodableError as error:
             self.report(str(error))
-            self.fail(f"it {error}")  # all waits, since the message that was answered is not known
+            self.fail(f"it {error}")  # every wait, since the answered message is unknown
             return
         key = reply.metadata.reply_to_message_id
         waiter = self.awaited.get(key)
@@ -146,7 +146,7 @@ class Stream:
             waiter.set_result(reply)
 
     def is_admitted(self) -> bool:
-        """Whether the hospital is still admitted; if not, its stream and the wait for its replies end."""
+        """Whether the hospital is still admitted; if not, its stream ends, and so does the wait for its replies."""
         if not self.expelled.done() and (obstacle := self.find_obstacle()):
             self.expelled.set_result(obstacle)
             self.fail(obstacle)
@@ -176,23 +176,23 @@ class Stream:
 
 
 class UndecodableError(ValueError):
-    """Bytes are not a message, or hold too much; the text says which, without values."""
+    """Bytes are not a message, or hold too much; the text says which, and quotes no value."""
 
 
 def decode_reply(content: bytes) -> Message:
-    """The message in bytes that a hospital sent over its stream.
+    """The message in the bytes that a hospital sent.
 
-    Its arrays stay bytes, and are checked by their reader (see `weights_from_record`).
+    Its arrays stay bytes until `weights_from_record` validates them.
 
     Raises:
         UndecodableError: the bytes are not a message, or the message has too many records, items, values or dimensions.
     """
     try:
         proto = unwrap(ClientMessage.FromString(content).fit_res.parameters)
-        # A byte of a list can become many in Python, so a limit of the size in bytes is not enough.
+        # One byte of a list can become many in Python, so a limit on the size in bytes is not enough.
         holds_too_much = _holds_too_much(proto)
         if not holds_too_much:
-            # Flower would keep the last of two records of one name, and write the name to its log.
+            # Of two records with one name, Flower would use the last, and write the name to its log.
             if len({record.key for record in proto.content.items}) < len(proto.content.items):
                 raise ValueError
             return message_from_proto(proto)

@@ -1,6 +1,6 @@
 """The hospital's side of a stream: joins a server, answers its messages with an app, and reconnects.
 
-Whatever a hospital hands to gRPC is recorded in its egress ledger first.
+A hospital records everything in its egress ledger before gRPC gets it.
 """
 
 import logging
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 JOIN_METHOD = "/flwr.proto.FlowerService/Join"
 
 JOIN, UNFIT = "join", "unfit"
-"""Kinds of metadata in the ledger: of a hospital that joins, and of one that may not join."""
+"""Kinds of metadata in the ledger: from a hospital that joins, and from one that may not join."""
 
 UNFIT_SECONDS = 3.0
-"""Time limit for telling the server that a hospital may not join."""
+"""Time limit for reporting to the server that a hospital may not join."""
 
 
 class Ledger(Protocol):
@@ -61,25 +61,26 @@ def join_run(
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
-    A server that is not up yet, or goes away, is tried again with growing, random delays. A reconnecting hospital
-    rejoins the run with its process, its context and all that its app remembers.
+    The hospital retries with growing, random delays while the server is not up yet, or is lost. A reconnecting hospital
+    rejoins the run with its process, its context and everything that its app remembers.
 
     Args:
         app: answers messages.
         agreement: what the server must agree to, such as task and schema.
-        wait: seconds to wait for a server that cannot be reached, anew after each loss.
-        announce: called with lines for the user.
+        wait: seconds to wait for a server that cannot be reached; counted anew after each loss.
+        announce: receives lines for the user.
         prepare: called once the server has accepted the hospital, before the first message is answered.
         ledger: records everything before it is sent.
         tls: the hospital's identity; None for no encryption.
 
     Raises:
         MissingLibraryError: the run needs a library that is not installed; the server has received the reason.
-        LedgerError: something could not be recorded, and was not sent.
-        JoinError: no server within the wait; it refused, stopped, or sent invalid bytes; or a certificate was rejected.
-        CertificateError: the certificate has another name, or its key cannot be read.
+        LedgerError: a message could not be recorded, and was not sent.
+        JoinError: no server answered within the wait; it refused, stopped or sent invalid bytes; or a side rejected the
+            other's certificate.
+        CertificateError: the certificate is for another name, or its key cannot be read.
     """
-    # Only this process knows the token, so that no other can replace its stream after a broken connection.
+    # Only this process knows the token, so no other can replace its stream after a lost connection.
     metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
@@ -96,7 +97,7 @@ def join_run(
             call = stream.begin(JOIN, metadata)
             try:
                 with reconnector.limited(call):
-                    # Waits until the server accepts; if it refuses or cannot be reached, there is no metadata.
+                    # Waits until the server accepts. If it refuses or cannot be reached, there is no metadata.
                     limit = _read_limit(call.initial_metadata())
                 if limit is not None:
                     announce(f"joined {address} as {name}{note}")
@@ -134,24 +135,24 @@ def report_unfit(
     ledger: Ledger,
     tls: "Identity | None" = None,
 ) -> None:
-    """Tell a server, if it is there, why this hospital may not join, without joining or waiting.
+    """Report to the server why this hospital may not join, without joining, and without waiting for a server.
 
     Args:
-        reason: words without values.
+        reason: a text without values.
 
     Raises:
-        LedgerError: it could not be recorded, and was not sent.
+        LedgerError: the report could not be recorded, and was not sent.
     """
     metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
         stream = _HospitalStream(channel, ledger)
         stream.close()
         call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
-        call.code()  # waits until the server has refused, or for the time limit
+        call.code()  # waits until the server has refused, or the time limit is over
 
 
 def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
-    """A hospital's channel, which connects on first use; gRPC checks the server's certificate and name."""
+    """A hospital's channel. It connects on first use; gRPC checks the server's certificate and name."""
     if tls is None:
         return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
@@ -161,8 +162,8 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
 class _HospitalStream:
     """The hospital's end of one stream.
 
-    Replies are serialised here rather than by gRPC, so that the ledger has the hash of the bytes that leave. What the
-    ledger cannot record raises LedgerError and is not sent.
+    Replies are serialised here rather than by gRPC, so that the ledger holds the hash of the bytes that leave. If the
+    ledger cannot record a message, LedgerError is raised and the message is not sent.
     """
 
     def __init__(self, channel: grpc.Channel, ledger: Ledger) -> None:
@@ -171,18 +172,18 @@ class _HospitalStream:
         self._replies: SimpleQueue[bytes | None] = SimpleQueue()
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
-        """Begin the stream with metadata; iterating over the call gives the server's messages."""
+        """Begin the stream with metadata; iterating over the call yields the server's messages."""
         self._ledger.record_metadata(kind, metadata)
         return self._begin(iter(self._replies.get, None), metadata=tuple(metadata), timeout=timeout)
 
     def send(self, message: Message, reply: Message, limit: int) -> None:
-        """Send the reply to a message, or an error where it cannot be serialised or exceeds the limit in bytes."""
+        """Send the reply to a message, or an error if it cannot be serialised or exceeds the limit in bytes."""
         reason = ""
         try:
             envelope, content = _serialise(reply)
             if len(content) > limit:
-                reason = f"its reply of {len(content)} bytes is larger than the {limit} bytes that the server accepts"
-        except Exception as error:  # such as whole numbers of more than 64 bits
+                reason = f"its reply is too large: the server accepts {limit} bytes, got {len(content)}"
+        except Exception as error:  # such as an integer of more than 64 bits
             reason = f"{type(error).__name__} at the hospital"
         if reason:
             logger.error("the reply to %s cannot be sent: %s", message.metadata.message_type, reason)
@@ -197,7 +198,7 @@ class _HospitalStream:
 
 
 def _serialise(reply: Message) -> tuple[bytes, bytes]:
-    """Bytes of a reply's metadata alone, and of the whole reply as it is sent."""
+    """A reply's metadata alone, and the whole reply as it is sent, as bytes."""
     proto = message_to_proto(reply)
     content = ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(proto.SerializeToString())))
     return proto.metadata.SerializeToString(), content.SerializeToString()
@@ -209,7 +210,7 @@ def _join_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, 
 
 
 def _read_limit(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
-    """Size limit of a reply, in bytes, with which a server accepts a hospital; None where it has not."""
+    """Size limit of a reply, in bytes, with which a server accepts a hospital; None if it has not accepted it."""
     value = str(dict(initial_metadata or ()).get(MAX_MESSAGE_KEY, ""))
     return int(value) if re.fullmatch("[0-9]{1,12}", value) else None
 

@@ -1,6 +1,6 @@
 """The server's side of the streams: accepts or refuses hospitals, and carries messages to them.
 
-It runs in an event loop in a thread of its own, so that a stream costs no thread.
+All streams share one event loop in one thread.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ logger = logging.getLogger(__name__)
 SERVICE = "flwr.proto.FlowerService"
 
 GRACE_SECONDS = 2.0
-"""Time that calls have to end by themselves when the server stops."""
+"""Time within which calls must end by themselves when the server stops."""
 
 MAX_REFUSAL_LENGTH = 500
-"""Largest number of characters of a refusal, which names the difference."""
+"""Largest number of characters that a refusal quotes from a hospital."""
 
 SETTLING_SECONDS = 0.05
-"""Time to tell a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
+"""Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 MAX_REFUSALS = 1000
-"""Different refusals that are announced until a hospital joins, so that a stranger cannot fill the log."""
+"""Largest number of different refusals announced until a hospital joins, so that a stranger cannot fill the log."""
 
 
 class _Servicer:
@@ -74,7 +74,7 @@ class _Servicer:
         stream = Stream(name, metadata.get("process", ""), context, self.problems, self._max_message_bytes)
         refusal = None
         if self._security and self._admission:
-            # The certificate is checked first: a stranger must not learn who is connected, or the agreement.
+            # The certificate is checked first: a stranger must learn neither the agreement nor who is connected.
             certificate = self._security.certificates.peer_certificate(context.auth_context())
             role = self._security.parties.Role.HOSPITAL
             if rejection := self._admission.rejection_reason(certificate, role, name):
@@ -90,11 +90,11 @@ class _Servicer:
             if previous is not None:
                 previous.replaced.set_result(None)
             self._announced.clear()
-            self._on_change(f"{name} {'came back' if previous else 'joined'}")
+            self._on_change(f"{name} {'reconnected' if previous else 'joined'}")
             await stream.accept()
             await self._read(stream)
         except asyncio.CancelledError:
-            # gRPC does not say which of the two it was.
+            # gRPC does not report which of the two happened.
             if stream.awaited and not self.ending.done():
                 limit = 2 * self._max_message_bytes / 2**20
                 stream.fail(f"its connection was lost, or it sent more than {limit:.3g} MiB at once")
@@ -107,16 +107,16 @@ class _Servicer:
                     self._on_change(f"{name} left")
         if stream.expelled.done():
             reason = stream.expelled.result()
-            await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"cut {name} off: {reason}")
+            await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"disconnected {name}: {reason}")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
     ) -> None:
-        """End a call, and announce it unless that was announced before: a refused caller may retry every second."""
+        """End a call, and announce it once: a refused caller may retry every second."""
         family, _, address = unquote(str(context.peer())).partition(":")
-        # Without the port, which differs in every call.
+        # The port is left out, since it differs in every call.
         caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
         line = f"{announcement} (from {caller})"
         if line not in self._announced and len(self._announced) < MAX_REFUSALS:
@@ -125,31 +125,31 @@ class _Servicer:
         await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
-        """Status and reason with which a hospital is refused; None where it may join."""
+        """Status and reason with which a hospital is refused; None if it may join."""
         if not is_hospital_name(name):
-            return grpc.StatusCode.INVALID_ARGUMENT, "a hospital's name is lower-case letters, digits and hyphens"
+            return grpc.StatusCode.INVALID_ARGUMENT, "hospital name: expected lower-case letters, digits and hyphens"
         connected = self.streams.get(node_id_of(name))
-        if connected is not None and not connected.is_admitted():  # which frees its name
+        if connected is not None and not connected.is_admitted():  # its name is free again
             del self.streams[node_id_of(name)]
             connected = None
-        # The same process may reconnect before the server notices the broken connection; only it knows its token.
+        # The same process may reconnect before the server notices the lost connection; only it knows its token.
         if connected is not None and (not connected.process or connected.process != metadata.get("process")):
             return grpc.StatusCode.ALREADY_EXISTS, f"a hospital called {name} is connected already"
         try:
             agreement = read_agreement(metadata.get("terms", "{}"))
         except ValueError:
-            return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's terms cannot be read"
+            return grpc.StatusCode.INVALID_ARGUMENT, "the hospital's task agreement cannot be read"
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            reason = f"its own check says no: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            reason = f"its data check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
             return grpc.StatusCode.FAILED_PRECONDITION, reason
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
 
     async def _read(self, stream: Stream) -> None:
-        """Deliver replies until the hospital leaves or reconnects on another stream, or the server stops."""
+        """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
         while True:
             reading = asyncio.ensure_future(stream.context.read())
             ends: set[asyncio.Future[Any]] = {self.ending, stream.replaced, stream.expelled}
@@ -183,7 +183,7 @@ class StreamTransport(ReplyFutures):
         return self._servicer.problems.take()
 
     def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
-        # A strategy's messages share one content, which is serialised once.
+        # Messages of a strategy share one content, which is serialised once.
         contents = {id(message.content): message.content for message in messages.values()}
         serialised = {identity: serialise_content(content) for identity, content in contents.items()}
         return {
@@ -211,17 +211,17 @@ def serve_streams(
 ) -> Iterator[StreamTransport]:
     """A gRPC server that hospitals join, as a transport.
 
-    When the block ends, hospitals learn that the run is over. When it ends in an exception, they learn that the server
-    stopped; after a StorageError they wait for a server that resumes the run.
+    When the block ends, hospitals are told that the run is over. If it ends in an exception, they are told that the
+    server stopped; after a StorageError they wait for a server that resumes the run.
 
     Args:
         address: HOST:PORT.
-        agreement: what a hospital must agree to when it joins, such as task and schema.
-        on_change: called, in another thread, with a line for each hospital that joins, leaves, is refused or cut off.
-        max_message_bytes: size limit of a hospital's message. A larger message is a problem and does not count as a
-            reply; one of more than twice the limit ends the hospital's stream.
-        tls: the server's identity. Every hospital must then have a certificate of the same authority that is valid and
-            not revoked, checked at each message. None for no encryption and no authentication.
+        agreement: what a hospital must agree to when it joins, such as task and schema, by name.
+        on_change: called in another thread with one line per hospital that joins, leaves, is refused or disconnected.
+        max_message_bytes: size limit of a hospital's message. A larger message is a problem and not a reply; one of
+            more than twice the limit ends the hospital's stream.
+        tls: the server's identity. Every hospital then needs a certificate of the same authority; whether it is expired
+            or revoked is checked with each message. None for no encryption and no authentication.
 
     Raises:
         AddressError: the port is taken, or the host is not this machine's.
@@ -236,7 +236,7 @@ def serve_streams(
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(max_message_bytes))
         servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
-        # Messages of hospitals stay bytes here, so that their size is checked before they are decoded.
+        # Hospitals' messages stay bytes here, so that their size is checked before they are decoded.
         join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
         listen(server, address, tls)
@@ -247,7 +247,7 @@ def serve_streams(
         servicer.ending.set_result(status)
         await server.stop(grace=GRACE_SECONDS)
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(tasks, timeout=GRACE_SECONDS)  # cancelled calls, which asyncio would report otherwise
+            await asyncio.wait(tasks, timeout=GRACE_SECONDS)  # asyncio would report calls that are still pending
 
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()

@@ -1,4 +1,4 @@
-"""Authorities and identities for tests, proper ones and others that no command here would make."""
+"""Authorities and identities for tests, valid ones and others that no subcommand would make."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def not_yet() -> Valid:
 
 @dataclass
 class Signer:
-    """A key with its certificate that signs, whether or not it may."""
+    """A key with a certificate. It signs whether or not it is permitted to."""
 
     name: str = "Test authority"
     valid: Valid = field(default_factory=usual)
@@ -73,15 +73,14 @@ class Signer:
         return builder.sign(self.key, SHA256())
 
     def revocations(self, *revoked: x509.Certificate, number: int = 2) -> bytes:
-        return issuing.make_revocations(
-            self.certificate, self.key, {one.serial_number: now() for one in revoked}, number
-        )
+        dates = {certificate.serial_number: now() for certificate in revoked}
+        return issuing.make_revocations(self.certificate, self.key, dates, number)
 
 
 def write_identity(
     folder: Path, party: Party, signer: Signer, valid: Valid | None = None, *, key: certificates.Key | None = None
 ) -> Identity:
-    """A TLS folder, and what is in it whether or not it is valid."""
+    """Write a TLS folder; returns its identity, valid or not."""
     key = key or issuing.make_key()
     leaf = signer.sign(party, key, valid)
     files.make_folder(folder, files.PRIVATE_FOLDER)
@@ -104,10 +103,10 @@ class DemoIdentities:
         self.hospitals = {name: load_identity(folder, Role.HOSPITAL) for name, folder in hospitals.items()}
 
     def revoke(self, name: str) -> None:
-        """Revoke a hospital, and let the server know."""
+        """Revoke a hospital, and give the server the new list."""
         self.authority.revoke(name)
         files.write_bytes(self.server.folder / REVOKED, (self.authority.folder / REVOKED).read_bytes())
 
     def add(self, name: str, valid: Valid | None = None, signer: Signer | None = None) -> Identity:
-        """One more hospital."""
+        """Identity of another hospital."""
         return write_identity(self.folder.parent / f"more-{name}", hospital(name), signer or self.signer, valid)

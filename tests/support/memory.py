@@ -1,4 +1,4 @@
-"""Search the memory of another process (Linux)."""
+"""Search in the memory of another process (Linux)."""
 
 import os
 import re
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 RUN = 16
-"""Consecutive bytes that are searched for."""
+"""Number of consecutive bytes per search pattern."""
 
 PAGE = 4096
-"""Bytes that are skipped together where all of them are 0, as most memory of a process is unused."""
+"""Bytes per page. Pages of zeros are skipped, since most memory of a process is unused."""
 
 BITS = 22
 """Size of the first lookup table, as a power of 2."""
@@ -23,11 +23,11 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 def runs_of(arrays: Iterable[npt.NDArray[np.generic]]) -> set[bytes]:
     """Every run of RUN bytes that begins with an element of an array."""
-    found = set()
+    runs = set()
     for array in arrays:
         content = array.tobytes()
-        found |= {content[start : start + RUN] for start in range(0, len(content) - RUN + 1, array.itemsize)}
-    return found
+        runs |= {content[start : start + RUN] for start in range(0, len(content) - RUN + 1, array.itemsize)}
+    return runs
 
 
 def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
@@ -35,7 +35,7 @@ def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
     keys = np.unique(np.array([np.frombuffer(run[:8], np.uint64)[0] for run in wanted], dtype=np.uint64))
     table = np.zeros(2**BITS, dtype=bool)
     table[_hash(keys)] = True
-    found = set()
+    runs = set()
     for offset in range(8):
         whole = len(content) - (len(content) - offset) % 8
         words = np.frombuffer(content[offset:whole], np.uint64)
@@ -43,29 +43,29 @@ def find_in(content: bytes, wanted: set[bytes]) -> set[bytes]:
         for place in places[np.isin(words[places], keys)]:
             run = content[offset + 8 * place : offset + 8 * place + RUN]
             if run in wanted:
-                found.add(run)
-    return found
+                runs.add(run)
+    return runs
 
 
 def find_in_process(pid: int, wanted: set[bytes]) -> set[bytes]:
-    """The wanted runs that occur in a process's writable memory; the process is stopped meanwhile."""
-    found = set()
+    """The wanted runs that occur in a process's writable memory. The process is stopped during the search."""
+    runs = set()
     os.kill(pid, signal.SIGSTOP)
     try:
         for content in _regions(pid):
-            found |= find_in(content, wanted)
+            runs |= find_in(content, wanted)
     finally:
         os.kill(pid, signal.SIGCONT)
-    return found
+    return runs
 
 
 def find_in_folder(folder: Path, wanted: set[bytes]) -> set[bytes]:
     """The wanted runs that occur in a file of a folder or below it."""
-    found = set()
+    runs = set()
     for path in folder.rglob("*"):
         if path.is_file():
-            found |= find_in(path.read_bytes(), wanted)
-    return found
+            runs |= find_in(path.read_bytes(), wanted)
+    return runs
 
 
 def _without_empty_pages(content: bytes) -> bytes:
@@ -89,5 +89,5 @@ def _regions(pid: int) -> Iterator[bytes]:
                 try:
                     memory.seek(begin)
                     yield _without_empty_pages(memory.read(min(2**26 + RUN, end - begin)))
-                except OSError:  # freed meanwhile, or not readable
+                except OSError:  # freed during the search, or not readable
                     break

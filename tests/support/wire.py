@@ -1,4 +1,4 @@
-"""What leaves a hospital, as the other end of its connection sees it."""
+"""The bytes that leave a hospital, as the other end of its connection receives them."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+from flwr.app import Message
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.transport_pb2 import ClientMessage
 
-from federated_health.hospital.ledger import Item, Ledger
 from federated_health.processes import free_port
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.listening import server_options
@@ -23,18 +23,18 @@ from federated_health.transport.listening import server_options
 JOIN = "/flwr.proto.FlowerService/Join"
 
 
-class _Unwritten(Ledger):
-    """A ledger of a hospital whose test is of something else."""
+class Unwritten:
+    """A ledger that records nothing, for tests of other things."""
 
-    def _append(self, kind: str, round_number: int | None, content: bytes, items: Sequence[Item]) -> None:
-        pass
+    def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None: ...
+    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None: ...
 
 
-UNWRITTEN = _Unwritten(Path(), "any")
+UNWRITTEN = Unwritten()
 
 
 class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
-    """A gRPC proxy that keeps what each hospital sends, metadata and messages, as bytes and in their order."""
+    """A gRPC proxy that records what each hospital sends, metadata and messages, as bytes and in their order."""
 
     def __init__(self, server: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
@@ -56,7 +56,7 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
         return [content for name, content in self._sent if name == hospital]
 
     def cut(self) -> None:
-        """End every stream as a network does."""
+        """End every stream, like a network failure."""
         for call in self._calls:
             call.cancel()
 
@@ -67,20 +67,20 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
         metadata = [(key, value) for key, value in context.invocation_metadata() if key != "user-agent"]
         hospital = dict(metadata)["hospital"]
         self._sent.append((hospital, "\n".join(f"{key}: {value}" for key, value in metadata).encode()))
-        call = self._channel.stream_stream(JOIN)(self._keep(hospital, messages), metadata=metadata)
+        call = self._channel.stream_stream(JOIN)(self._record(hospital, messages), metadata=metadata)
         self._calls.append(call)
         context.add_callback(call.cancel)
         try:
-            told = [(key, value) for key, value in call.initial_metadata() or () if key == MAX_MESSAGE_KEY]
+            acceptance = [(key, value) for key, value in call.initial_metadata() or () if key == MAX_MESSAGE_KEY]
             if not call.done():
-                context.send_initial_metadata(told)
+                context.send_initial_metadata(acceptance)
             yield from call
         except grpc.RpcError:
             is_cut = call.code() == grpc.StatusCode.CANCELLED
             context.abort(grpc.StatusCode.UNAVAILABLE if is_cut else call.code(), call.details())
 
-    def _keep(self, hospital: str, messages: Iterator[bytes]) -> Iterator[bytes]:
-        with suppress(Exception):  # gRPC raises a bare one where a stream is cut
+    def _record(self, hospital: str, messages: Iterator[bytes]) -> Iterator[bytes]:
+        with suppress(Exception):  # gRPC raises a bare Exception if a stream is cut
             for content in messages:
                 self._sent.append((hospital, content))
                 yield content
@@ -95,10 +95,10 @@ def digest(content: bytes) -> str:
 
 
 def assert_is_in_ledger(sent: Sequence[bytes], lines: Sequence[dict[str, Any]]) -> None:
-    """All that was sent, and no more, in this order, down to each value."""
-    assert [(len(content), digest(content)) for content in sent] == [(one["bytes"], one["sha256"]) for one in lines]
+    """Check that the ledger holds exactly what was sent, in this order, down to each value."""
+    assert [(len(content), digest(content)) for content in sent] == [(line["bytes"], line["sha256"]) for line in lines]
     for content, line in zip(sent, lines, strict=True):
-        recorded = [(one["record"], one["name"], one["bytes"], one["sha256"]) for one in line["records"]]
+        recorded = [(entry["record"], entry["name"], entry["bytes"], entry["sha256"]) for entry in line["records"]]
         if line["kind"] in ("join", "unfit"):
             pairs = [pair.split(": ", 1) for pair in content.decode().split("\n")]
             values = [("metadata", key, value.encode()) for key, value in pairs]
@@ -116,8 +116,8 @@ def _values_of(content: bytes) -> Iterator[tuple[str, str, bytes]]:
         yield "error", "reason", message.error.reason.encode()
     for item in message.content.items:
         kind = item.WhichOneof("value")
-        for one in getattr(item, str(kind)).items:
-            yield item.key, one.key, _content_of(str(kind), one.value)
+        for entry in getattr(item, str(kind)).items:
+            yield item.key, entry.key, _content_of(str(kind), entry.value)
     yield "envelope", "metadata", message.metadata.SerializeToString()
 
 
@@ -126,16 +126,16 @@ def _content_of(kind: str, value: Any) -> bytes:
         array: bytes = np.load(BytesIO(value.data)).tobytes()
         return array
     field = value.WhichOneof("value")
-    found = getattr(value, field)
-    many = list(found.vals) if field.endswith("list") else [found]
+    content = getattr(value, field)
+    values = list(content.vals) if field.endswith("list") else [content]
     match field.removesuffix("_list"):
         case "string":
-            return "\n".join(many).encode()
+            return "\n".join(values).encode()
         case "bytes":
-            return b"\n".join(many)
+            return b"\n".join(values)
         case "bool":
-            return bytes(many)
+            return bytes(values)
         case "double":
-            return struct.pack(f"<{len(many)}d", *many)
+            return struct.pack(f"<{len(values)}d", *values)
         case _:
-            return struct.pack(f"<{len(many)}q", *many)
+            return struct.pack(f"<{len(values)}q", *values)
