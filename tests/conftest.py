@@ -4,7 +4,7 @@ Fast tests run first; those marked slow import TensorFlow or start processes. Of
 whose tests take longest: where several workers share the tests (`make test`), none is then left alone with a long one.
 """
 
-from federated_health.setting_fields import PROJECT_FILE  # isort: skip  # first, for what the package says to gRPC
+import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
 
 import os
 from collections.abc import Iterator
@@ -19,12 +19,11 @@ from hypothesis import settings
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
+from tests.support.scripts import PROJECT as PROJECT  # other tests import it from here, too
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
-
-PROJECT = PROJECT_FILE.parent
 
 # The same examples every time, and none fails because a machine is slow.
 settings.register_profile("project", derandomize=True, deadline=None)

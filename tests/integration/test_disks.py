@@ -14,13 +14,14 @@ from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
-from federated_health.processes import free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
+from tests.support.scripts import script_command
 from tests.support.wire import UNWRITTEN
 from tests.test_plain_run import app_of, three_with_scores
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federated_health.processes import free_port, script_command
+from federated_health.processes import free_port
 from tests.support.forks import forked
+from tests.support.scripts import script_command
 from tests.support.wire import Wire, assert_is_in_ledger, read_lines
 
 pytestmark = pytest.mark.slow

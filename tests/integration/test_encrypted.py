@@ -15,10 +15,11 @@ import pytest
 
 from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
-from federated_health.processes import PROJECT, free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from tests.support.forks import Fork, forked
 from tests.support.memory import find_in, find_in_folder, find_in_process, runs_of
+from tests.support.scripts import PROJECT, script_command
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from federated_health.cli.deployment.flower_commands import environment
-from federated_health.processes import PROJECT, free_port
+from federated_health.processes import free_port
+from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow
 

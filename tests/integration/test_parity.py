@@ -25,13 +25,14 @@ from federated_health.data.sources.source import Source
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
-from federated_health.processes import free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
+from tests.support.scripts import script_command
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from federated_health.privacy.budget import PrivacyBudget
-from federated_health.processes import free_port, script_command
+from federated_health.processes import free_port
 from tests.support.forks import forked
+from tests.support.scripts import script_command
 from tests.support.wire import read_lines
 
 pytestmark = pytest.mark.slow

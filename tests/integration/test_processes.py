@@ -21,12 +21,13 @@ from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.metrics import verdict_text
 from federated_health.ml.networks import weights_hash
-from federated_health.processes import PROJECT, free_port, process, script_command
+from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings, read_defaults
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.forks import Fork, forked
+from tests.support.scripts import PROJECT, script_command
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.processes import PROJECT, free_port, process
+from federated_health.processes import free_port, process
+from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow
 

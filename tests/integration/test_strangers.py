@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from federated_health.data.tasks import HEART_DISEASE
-from federated_health.processes import free_port, interrupt, process, script_command
+from federated_health.processes import free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.stream_client import report_unfit
+from tests.support.scripts import script_command
 from tests.support.wire import UNWRITTEN
 
 pytestmark = pytest.mark.slow
