@@ -19,6 +19,7 @@ from hypothesis import settings
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
+from tests.support.interrupts import sigint_enabled
 from tests.support.scripts import PROJECT as PROJECT  # other tests import it from here, too
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
     from tests.support.sharing import InOrder
 
     return InOrder(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> Iterator[None]:
+    with sigint_enabled():
+        yield
 
 
 @pytest.fixture(scope="session")
