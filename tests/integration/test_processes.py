@@ -1,4 +1,4 @@
-"""Server and four hospitals as processes of their own, over gRPC, with the real model and data."""
+"""Server and four hospitals as fresh processes, over gRPC, with the real model and data."""
 
 import csv
 import json
@@ -90,10 +90,13 @@ def test_metrics_hold_every_figure_of_every_hospital(finished: Path) -> None:
     assert list(metrics["hospitals"]) == NAMES
     assert all(set(figures) == FIGURES for figures in metrics["hospitals"].values())
     assert set(metrics["federation"]) == FIGURES | {"mean_roc_auc"}
-    assert sum(one["test_examples"] for one in metrics["hospitals"].values()) == metrics["federation"]["test_examples"]
+    assert (
+        sum(figures["test_examples"] for figures in metrics["hospitals"].values())
+        == metrics["federation"]["test_examples"]
+    )
     assert metrics["federation"]["train_examples"] + metrics["federation"]["test_examples"] == 920
-    within = [one["roc_auc"] for one in metrics["hospitals"].values()]
-    assert metrics["federation"]["mean_roc_auc"] == pytest.approx(sum(within) / 4)
+    aucs = [figures["roc_auc"] for figures in metrics["hospitals"].values()]
+    assert metrics["federation"]["mean_roc_auc"] == pytest.approx(sum(aucs) / 4)
     assert metrics["federation"]["roc_auc"] > 0.8
 
 
@@ -107,7 +110,7 @@ def test_the_report_is_of_the_saved_model_and_holds_the_figures_of_metrics(finis
         assert f"<td>{metrics['hospitals'][name]['roc_auc']:.3f}</td>" in html
 
 
-def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Path) -> None:
+def test_rounds_csv_has_a_row_per_round_and_hospital_and_losses_fall(finished: Path) -> None:
     with (finished / "run" / "rounds.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["round"], row["hospital"]) for row in rows] == [
@@ -117,7 +120,7 @@ def test_rounds_csv_has_a_row_a_round_and_hospital_and_losses_fall(finished: Pat
     assert losses[-1] < losses[0]
 
 
-def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospitals_folder: Path) -> None:
+def test_weights_over_grpc_equal_those_in_process_to_the_bit(finished: Path, hospitals_folder: Path) -> None:
     settings = replace(Settings.from_config(read_defaults()), rounds=ROUNDS)
     contexts = {name: hospital_context(name, {"data": str(path_of(hospitals_folder, name))}) for name in NAMES}
     run = PlainRun(InProcessTransport(client.app, contexts), settings)
@@ -128,24 +131,24 @@ def test_weights_over_grpc_are_to_the_bit_those_in_process(finished: Path, hospi
     assert {key: metrics[key] for key in figures} == figures
 
 
-def test_hospitals_keep_the_same_model_and_see_their_own_figures(finished: Path) -> None:
+def test_each_hospital_gets_the_final_model_and_its_own_figures(finished: Path) -> None:
     expected = read_description(finished / "run" / "model.keras")["weights_sha256"]
     for name in NAMES:
         assert read_description(finished / name / "model.keras")["weights_sha256"] == expected
         assert "joined 127.0.0.1:" in (finished / name / f"{name}.log").read_text()
-        said = (finished / f"{name}.txt").read_text()
-        assert "The final model on held-out patients" in said
-        assert "the run is over" in said
+        output = (finished / f"{name}.txt").read_text()
+        assert "The final model on held-out patients" in output
+        assert "the run is over" in output
 
 
-def test_the_console_has_the_table_and_no_chatter(finished: Path) -> None:
-    said = (finished / "server.txt").read_text()
-    assert all(f"{name} joined" in said for name in NAMES)
-    assert "hospital mean" in said
-    assert "rounds per second after the first" in said
-    everything = said + "".join((finished / f"{name}.txt").read_text() for name in NAMES)
+def test_the_console_shows_the_figures_and_no_log_lines_of_libraries(finished: Path) -> None:
+    output = (finished / "server.txt").read_text()
+    assert all(f"{name} joined" in output for name in NAMES)
+    assert "hospital mean" in output
+    assert "rounds per second" in output
+    output += "".join((finished / f"{name}.txt").read_text() for name in NAMES)
     for chatter in ("DEPRECATED", "Deprecat", "oneDNN", "cuInit", "INFO", "WARNING", "Traceback"):
-        assert chatter not in everything
+        assert chatter not in output
 
 
 def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: Path, tmp_path: Path) -> None:
@@ -155,26 +158,26 @@ def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: 
         script_command("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=300
     )
     scored = pd.read_csv(risks, dtype={"patient": str})
-    given = pd.read_csv(patients, dtype={"patient": str})
-    pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), given)
+    unscored = pd.read_csv(patients, dtype={"patient": str})
+    pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), unscored)
     threshold = json.loads((finished / "run" / "metrics.json").read_text())["threshold"]
     assert scored["prediction"].tolist() == (scored["risk"] >= threshold).astype(int).tolist()
     assert scored["risk"].between(0, 1).all()
     assert scored["risk"].iloc[0] < 0.5 < scored["risk"].iloc[1]
 
 
-def test_predict_names_a_column_that_is_lacking(finished: Path, tmp_path: Path) -> None:
+def test_predict_names_a_missing_column(finished: Path, tmp_path: Path) -> None:
     patients = tmp_path / "patients.csv"
     pd.read_csv(PROJECT / "data" / "example_patients.csv").drop(columns="thalach").to_csv(patients, index=False)
     command = script_command("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
-    assert "lacks the column thalach" in ended.stderr
+    assert "thalach" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "risk.csv").exists()
 
 
-def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
+def test_ctrl_c_keeps_the_completed_rounds_of_a_run_that_lost_a_hospital(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
     flags = ("--rounds", 100_000)
@@ -188,14 +191,14 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
         assert server.wait(120) == 130
         others = [name for name in NAMES if name != "hungary"]
         assert [hospitals[name].wait(120) for name in others] == [1, 1, 1]
-    said = (tmp_path / "server.txt").read_text()
-    assert "Traceback" not in said
-    assert "hungary left" in said
-    assert said.rstrip().endswith("stopped")
+    output = (tmp_path / "server.txt").read_text()
+    assert "Traceback" not in output
+    assert "hungary left" in output
+    assert output.rstrip().endswith("stopped")
     for name in others:
-        words = (tmp_path / f"{name}.txt").read_text()
-        assert "the server stopped before the end of the run" in words
-        assert "Traceback" not in words
+        output = (tmp_path / f"{name}.txt").read_text()
+        assert "the server stopped" in output
+        assert "Traceback" not in output
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["stopped"] is True
     assert list(metrics["hospitals"]) == others
@@ -208,7 +211,7 @@ def test_ctrl_c_keeps_the_finished_rounds_and_a_dead_hospital_is_survived(
     assert read_description(tmp_path / "run" / "model.keras")["rounds"] == metrics["rounds"]
 
 
-def test_ctrl_c_at_a_hospital_that_waits_is_one_line(hospitals_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_waiting_hospital_without_a_traceback(hospitals_folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     own = ("--data", path_of(hospitals_folder, "cleveland"), "--name", "a", "--server", f"127.0.0.1:{free_port()}")
     with process(script_command("client.py", *own), log=log) as hospital:

@@ -66,10 +66,10 @@ def run_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> 
     return log.read_text()
 
 
-def assert_as_shown(readme: str, said: str, mark: str, rows: int) -> None:
-    """The last table that was printed is the README's first one after a mark, but for another processor's rounding."""
+def assert_as_shown(readme: str, output: str, mark: str, rows: int) -> None:
+    """Compare the last printed table with the README's first one after a mark; processors round differently."""
     shown = readme.split(mark, 1)[1].split("Figures on held-out patients\n", 1)[1].split("```", 1)[0]
-    printed = figures_in(said.split("Figures on held-out patients\n", 1)[1], rows)
+    printed = figures_in(output.split("Figures on held-out patients\n", 1)[1], rows)
     for name, figures in figures_in(shown, rows).items():
         assert printed[name] == pytest.approx(figures, abs=0.02), name
 
@@ -79,9 +79,9 @@ def walk_through(checkout: Path, mark: str) -> tuple[str, str]:
     readme = (checkout / "README.md").read_text()
     create, serve, *joins, predict = commands_of(readme, mark)
     run(checkout, create)
-    said = run_federation(checkout, serve, joins)
+    output = run_federation(checkout, serve, joins)
     run(checkout, predict)
-    return readme, said
+    return readme, output
 
 
 def run(checkout: Path, command: list[str]) -> None:
@@ -89,9 +89,9 @@ def run(checkout: Path, command: list[str]) -> None:
 
 
 def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
-    readme, said = walk_through(checkout, "walkthrough")
+    readme, output = walk_through(checkout, "walkthrough")
 
-    assert_as_shown(readme, said, "<!-- walkthrough -->", rows=6)
+    assert_as_shown(readme, output, "<!-- walkthrough -->", rows=6)
     scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
     rows = re.findall(r"^[ABC],.*,(0\.\d{6}),([01])$", readme, re.MULTILINE)
     assert scored["risk"].tolist() == pytest.approx([float(risk) for risk, _ in rows], abs=1e-3)
@@ -99,9 +99,9 @@ def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
 
 
 def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
-    readme, said = walk_through(checkout, "readmission")
+    readme, output = walk_through(checkout, "readmission")
 
-    assert_as_shown(readme, said, "<!-- readmission -->", rows=4)
+    assert_as_shown(readme, output, "<!-- readmission -->", rows=4)
     scored = pd.read_csv(checkout / "runs" / "readmission" / "risk.csv")
     threshold = json.loads((checkout / "runs" / "readmission" / "metrics.json").read_text())["threshold"]
     assert 0.1 < threshold < 0.5
