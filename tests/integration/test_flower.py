@@ -7,13 +7,25 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import client
 from federated_health.cli.deployment.flower_commands import environment
+from federated_health.data.manifest import find_hospital
+from federated_health.errors import SettingsError
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port
+from federated_health.server.plain_run import PlainRun
+from federated_health.settings import Settings, read_defaults
+from federated_health.transport.flower_engines import wrap_engine
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.support.scripts import PROJECT
+from tests.test_flower_engines import Simulation
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +86,9 @@ def run(script: str, checkout: Path, flower: dict[str, str]) -> str:
     return ended.stdout
 
 
-def test_four_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
+def test_four_hospitals_as_the_page_says_give_the_bits_of_a_run_in_process(
+    hospitals_folder: Path, checkout: Path, flower: dict[str, str]
+) -> None:
     output = run(block_of("simulation"), checkout, flower)
 
     run_folder = checkout / "runs" / "simulated"
@@ -82,6 +96,15 @@ def test_four_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str])
     metrics = json.loads((run_folder / "metrics.json").read_text())
     assert list(metrics["hospitals"]) == ["cleveland", "hungary", "switzerland", "va-long-beach"]
     assert metrics["federation"]["test_examples"] == 231
+
+    files = [find_hospital(hospitals_folder, number) for number in range(1, 5)]
+    contexts = {name: hospital_context(name, {"data": str(path)}) for path, name in files}
+    settings = replace(Settings.from_config(read_defaults()), rounds=5)
+    federated_run = PlainRun(InProcessTransport(client.app, contexts), settings)
+    federated_run.gather()
+    list(federated_run.rounds())
+    weights_sha256 = read_description(run_folder / "model.keras")["weights_sha256"]
+    assert weights_sha256 == weights_hash(federated_run.weights)
 
 
 def test_virtual_hospitals_as_the_page_says_but_fewer_and_each_records_what_its_privacy_costs(
@@ -104,11 +127,9 @@ def test_virtual_hospitals_as_the_page_says_but_fewer_and_each_records_what_its_
         assert (checkout / "data" / "virtual" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_a_run_with_another_number_of_nodes_is_rejected_before_it_starts(
-    hospitals_folder: Path, checkout: Path, flower: dict[str, str]
-) -> None:
-    output = run(f"flwr run . --stream --run-config \"data='{hospitals_folder}'\"", checkout, flower)
+@pytest.mark.usefixtures("server_identity")
+def test_a_run_with_another_number_of_nodes_is_rejected_before_it_starts(hospitals_folder: Path) -> None:
+    settings = replace(Settings.from_config(read_defaults()), data=str(hospitals_folder))
 
-    words = " ".join(output.split())
-    assert "holds 4 hospitals" in words
-    assert "the simulation has 2 nodes" in words
+    with pytest.raises(SettingsError, match="simulation has 2 nodes"):
+        PlainRun(wrap_engine(Simulation(2)), settings)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,6 +18,8 @@ import pandas as pd
 import pytest
 
 import client
+import predict
+import utils
 from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.metrics import verdict_text
@@ -151,12 +154,21 @@ def test_the_console_shows_the_figures_and_no_log_lines_of_libraries(finished: P
         assert chatter not in output
 
 
-def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: Path, tmp_path: Path) -> None:
+def run_predict(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run predict.py in this process; returns its exit code."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        utils.run_script(predict.predict)
+    return int(end.value.code or 0)
+
+
+def test_predict_scores_raw_patients_and_passes_other_columns_through(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     risks = tmp_path / "risk.csv"
     model, patients = finished / "run" / "model.keras", PROJECT / "data" / "example_patients.csv"
-    subprocess.run(
-        script_command("predict.py", model, patients, "--out", risks), check=True, capture_output=True, timeout=300
-    )
+    assert run_predict(monkeypatch, model, patients, "--out", risks) == 0
     scored = pd.read_csv(risks, dtype={"patient": str})
     unscored = pd.read_csv(patients, dtype={"patient": str})
     pd.testing.assert_frame_equal(scored.drop(columns=["risk", "prediction"]), unscored)
@@ -166,15 +178,17 @@ def test_predict_scores_raw_patients_and_passes_other_columns_through(finished: 
     assert scored["risk"].iloc[0] < 0.5 < scored["risk"].iloc[1]
 
 
-def test_predict_names_a_missing_column(finished: Path, tmp_path: Path) -> None:
+def test_predict_names_a_missing_column(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     patients = tmp_path / "patients.csv"
     pd.read_csv(PROJECT / "data" / "example_patients.csv").drop(columns="thalach").to_csv(patients, index=False)
-    command = script_command("predict.py", finished / "run" / "model.keras", patients, "--out", tmp_path / "risk.csv")
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 1
-    assert "thalach" in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert not (tmp_path / "risk.csv").exists()
+    model, risks = finished / "run" / "model.keras", tmp_path / "risk.csv"
+    assert run_predict(monkeypatch, model, patients, "--out", risks) == 1
+    errors = capsys.readouterr().err
+    assert "thalach" in errors
+    assert errors.count("\n") == 1
+    assert not risks.exists()
 
 
 def test_ctrl_c_keeps_the_completed_rounds_of_a_run_that_lost_a_hospital(

@@ -126,7 +126,7 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
 
     create, serve, *joins = commands_of(page, "third task commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--out", "runs/stroke"], joins)
+    run_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/stroke"], joins)
 
     metrics = json.loads((checkout / "runs" / "stroke" / "metrics.json").read_text())
     assert metrics["task"] == "stroke"
@@ -152,7 +152,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
 
     create, serve, *joins = commands_of(page, "new strategy commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--out", "runs/median"], joins)
+    run_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/median"], joins)
     metrics = json.loads((checkout / "runs" / "median" / "metrics.json").read_text())
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1
