@@ -1,8 +1,8 @@
 """One app, one seed, two hospitals: the same final weights in every way of running it, even if a hospital leaves.
 
-In process, terminals, terminals with mutual TLS and Flower's deployment are compared to the bit; test_flower.py adds its
-simulation. Each trains by the same compiled arithmetic, and the server sums updates in the order of hospitals' names.
-All ways run on one machine, since another processor may round differently.
+In process, terminals, terminals with mutual TLS and Flower's deployment are compared to the bit, and in
+test_flower.py its simulation. Each trains by the same compiled arithmetic, and the server sums updates in the order of
+hospitals' names. All ways run on one machine, since another processor may round differently.
 """
 
 import json
