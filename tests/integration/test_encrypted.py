@@ -179,10 +179,10 @@ def test_the_ledgers_list_ciphertexts(hospitals_folder: Path) -> None:
 def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
-    address, run = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    address, run, rounds = f"127.0.0.1:{free_port()}", tmp_path / "run", 100
     own, identities = make_demo_identities(tmp_path / "tls", NAMES)
     flags = ("--tls", own, "--address", address)
-    serve = script_command("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
+    serve = script_command("server.py", *flags, "--encrypt", "--rounds", rounds, "--no-appraisal", "--out", run)
 
     def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
@@ -197,23 +197,23 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
             assert time.monotonic() < deadline, (tmp_path / "server.txt").read_text()
             time.sleep(0.05)
 
-    def rounds() -> int:
+    def completed_rounds() -> int:
         table = run / "rounds.csv"
         return table.read_text().count(",federation,") if table.exists() else 0
 
     with ExitStack() as stack:
         server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
-        wait_until(lambda: rounds() >= 3)
+        wait_until(lambda: completed_rounds() >= 3)
         hospitals["cleveland"].kill()  # which made the key
         hospitals["cleveland"].wait(120)
-        before = rounds()
-        wait_until(lambda: rounds() >= before + 5)
+        before = completed_rounds()
+        wait_until(lambda: completed_rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
         wait_until(lambda: "received the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
         server.wait(120)
-        assert 0 < rounds() < 400
+        assert 0 < completed_rounds() < rounds
         server = stack.enter_context(
             forked(script_command("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt")
         )
@@ -222,11 +222,11 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["has_result"] == list(NAMES)
     assert len(metrics["faults"]["resumed_after"]) == 1
-    assert 0 < metrics["faults"]["absent"]["cleveland"] < 400
+    assert 0 < metrics["faults"]["absent"]["cleveland"] < rounds
     hashes = {read_description(tmp_path / name / "model.keras")["weights_sha256"] for name in NAMES}
     assert len(hashes) == 1
     with (tmp_path / "cleveland" / "rounds.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hospital"] == "federation"]
-    assert [row["round"] for row in rows] == [str(number) for number in range(1, 401)]
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, rounds + 1)]
     assert {row["train_examples"] for row in rows} == {"689", "462"}
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
