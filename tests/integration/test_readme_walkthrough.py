@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,6 +66,17 @@ def run_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> 
     return log.read_text()
 
 
+def run_forked_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> str:
+    """The same as `run_federation`, but the checkout's processes share the import of TensorFlow."""
+    address = f"127.0.0.1:{free_port()}"
+    commands = [[*serve, "--address", address], *([*join, "--server", address] for join in joins)]
+    command = [sys.executable, "-m", "tests.support.forked_federation", json.dumps(commands)]
+    ended = subprocess.run(command, cwd=checkout, check=False, capture_output=True, text=True, timeout=900)
+    output = (checkout / "server.txt").read_text()
+    assert ended.returncode == 0, ended.stderr + output
+    return output
+
+
 def assert_as_shown(readme: str, output: str, mark: str, rows: int) -> None:
     """Compare the last printed table with the README's first one after a mark; processors round differently."""
     shown = readme.split(mark, 1)[1].split("Figures on held-out patients\n", 1)[1].split("```", 1)[0]
@@ -74,12 +85,12 @@ def assert_as_shown(readme: str, output: str, mark: str, rows: int) -> None:
         assert printed[name] == pytest.approx(figures, abs=0.02), name
 
 
-def walk_through(checkout: Path, mark: str) -> tuple[str, str]:
+def walk_through(checkout: Path, mark: str, run_processes: Callable[..., str]) -> tuple[str, str]:
     """Run the README's commands with that mark; returns the README and what the server printed."""
     readme = (checkout / "README.md").read_text()
     create, serve, *joins, predict = commands_of(readme, mark)
     run(checkout, create)
-    output = run_federation(checkout, serve, joins)
+    output = run_processes(checkout, serve, joins)
     run(checkout, predict)
     return readme, output
 
@@ -89,7 +100,7 @@ def run(checkout: Path, command: list[str]) -> None:
 
 
 def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
-    readme, output = walk_through(checkout, "walkthrough")
+    readme, output = walk_through(checkout, "walkthrough", run_federation)
 
     assert_as_shown(readme, output, "<!-- walkthrough -->", rows=6)
     scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
@@ -99,7 +110,7 @@ def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
 
 
 def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
-    readme, output = walk_through(checkout, "readmission")
+    readme, output = walk_through(checkout, "readmission", run_forked_federation)
 
     assert_as_shown(readme, output, "<!-- readmission -->", rows=4)
     scored = pd.read_csv(checkout / "runs" / "readmission" / "risk.csv")
@@ -126,7 +137,7 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
 
     create, serve, *joins = commands_of(page, "third task commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/stroke"], joins)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/stroke"], joins)
 
     metrics = json.loads((checkout / "runs" / "stroke" / "metrics.json").read_text())
     assert metrics["task"] == "stroke"
@@ -152,7 +163,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
 
     create, serve, *joins = commands_of(page, "new strategy commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/median"], joins)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/median"], joins)
     metrics = json.loads((checkout / "runs" / "median" / "metrics.json").read_text())
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1
