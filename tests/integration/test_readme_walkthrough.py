@@ -107,6 +107,10 @@ def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
     rows = re.findall(r"^[ABC],.*,(0\.\d{6}),([01])$", readme, re.MULTILINE)
     assert scored["risk"].tolist() == pytest.approx([float(risk) for risk, _ in rows], abs=1e-3)
     assert scored["prediction"].tolist() == [int(prediction) for _, prediction in rows]
+    consoles = "".join(path.read_text() for path in checkout.glob("*.txt") if path.name != "requirements.txt")
+    assert consoles.count("the run is over") == 4
+    for chatter in ("DEPRECATED", "Deprecat", "oneDNN", "cuInit", "INFO", "WARNING", "Traceback"):
+        assert chatter not in consoles
 
 
 def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
