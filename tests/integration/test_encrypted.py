@@ -15,7 +15,7 @@ import pytest
 
 from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
-from federated_health.processes import free_port
+from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from tests.support.forks import Fork, forked, forked_call
 from tests.support.memory import find_in, find_in_folder, find_in_process, runs_of
@@ -62,7 +62,8 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
     in_memory: dict[int, set[str]] = {}
     all_runs: set[bytes] = set()
     with ExitStack() as stack:
-        server = stack.enter_context(forked(script_command("server.py", *settings, *flags), out / "server.txt"))
+        # Not a fork: it would hold the memory of all imports, which takes long to search.
+        server = stack.enter_context(process(script_command("server.py", *settings, *flags), out / "server.txt"))
         hospitals = []
         for place, name in enumerate(NAMES):
             path, _ = find_hospital(data, place + 1)
