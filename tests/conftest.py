@@ -1,12 +1,14 @@
 """Shared fixtures, and the order of the tests.
 
 Fast tests run first; those marked slow import TensorFlow or start processes. Of these, tests/integration comes first,
-whose tests take longest: where several workers share the tests (`make test`), none is then left alone with a long one.
+whose tests take longest, and then the files with the most slow tests: workers that share the tests (`make test`) end at
+about the same time if the last files are short.
 """
 
 import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from hypothesis import settings
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
+from tests.support.interrupts import sigint_enabled
 from tests.support.scripts import PROJECT as PROJECT  # other tests import it from here, too
 
 if TYPE_CHECKING:
@@ -31,13 +34,18 @@ settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=turn_of)
+    slow_tests = Counter(item.path for item in items if is_slow(item))
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        if not is_slow(item):
+            return 0, 0
+        return (1, 0) if PROJECT / "tests" / "integration" in item.path.parents else (2, -slow_tests[item.path])
+
+    items.sort(key=rank)
 
 
-def turn_of(item: pytest.Item) -> int:
-    if item.get_closest_marker("slow") is None:
-        return 0
-    return 1 if PROJECT / "tests" / "integration" in item.path.parents else 2
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is nothing to share out
@@ -45,6 +53,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
     from tests.support.sharing import InOrder
 
     return InOrder(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> Iterator[None]:
+    with sigint_enabled():
+        yield
 
 
 @pytest.fixture(scope="session")

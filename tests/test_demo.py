@@ -1,4 +1,4 @@
-"""What a demo refuses, before it makes anything."""
+"""Settings that a demo rejects, and what it knows of its scenarios."""
 
 import sys
 from pathlib import Path
@@ -14,13 +14,13 @@ from federated_health.errors import SettingsError
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--encrypt --task readmission", "hospitals: expected at least 3 with --encrypt"),
-        ("--encrypt --rounds 0", "rounds: expected at least 1, got 0"),
-        ("--dp-epsilon 101", "dp-epsilon: expected at most 100, got 101"),
-        ("--dp-epsilon 0.001", "dp-epsilon: expected 0 or at least 0.01"),
+        ("--encrypt --task readmission", "^hospitals: .*--encrypt"),
+        ("--encrypt --rounds 0", "^rounds: .*got 0"),
+        ("--dp-epsilon 101", "^dp-epsilon: .*got 101"),
+        ("--dp-epsilon 0.001", "^dp-epsilon: .*got 0.001"),
     ],
 )
-def test_what_the_server_would_refuse_is_refused_before_there_is_a_folder(
+def test_settings_that_the_server_would_reject_are_rejected_before_anything_is_written(
     flags: str, words: str, in_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["federated_health", "demo", "--out", "demo", *flags.split()])
@@ -29,5 +29,5 @@ def test_what_the_server_would_refuse_is_refused_before_there_is_a_folder(
     assert list(in_folder.iterdir()) == []
 
 
-def test_a_scenario_says_how_many_hospitals_there_are(uci: Source) -> None:
+def test_a_scenario_declares_the_number_of_hospitals_in_its_source(uci: Source) -> None:
     assert SCENARIOS["heart-disease"].hospitals == len(set(uci.table["hospital"]))

@@ -1,17 +1,18 @@
-"""Workers share the tests out in their order, and a file's neighbours go to one of them."""
+"""The order of the tests, and how pytest-xdist's workers share them."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("xdist", reason="pytest-xdist is not installed")
-
-from tests.conftest import PROJECT, pytest_collection_modifyitems
-from tests.support.sharing import pieces_of
+from tests.conftest import pytest_collection_modifyitems
+from tests.support.scripts import PROJECT
 
 
-def test_neighbours_of_one_file_are_a_piece_and_what_stands_apart_is_another() -> None:
+def test_consecutive_tests_of_a_file_are_one_piece() -> None:
+    pytest.importorskip("xdist", reason="pytest-xdist is not installed")
+    from tests.support.sharing import pieces_of
+
     tests = ["tests/a.py::one", "tests/a.py::two[x::y]", "tests/b.py::one", "tests/a.py::slow", "tests/a/b.py::one"]
     assert list(pieces_of(tests).items()) == [
         ("tests/a.py::one", "1 tests/a.py"),
@@ -22,15 +23,23 @@ def test_neighbours_of_one_file_are_a_piece_and_what_stands_apart_is_another() -
     ]
 
 
-def test_fast_tests_come_first_and_of_slow_ones_those_of_integration() -> None:
-    given = [
+def test_fast_tests_come_first_then_integration_then_the_files_with_most_slow_tests() -> None:
+    marked = [
         ("test_a.py", "slow"),
         ("integration/test_b.py", "slow"),
         ("test_c.py", None),
         ("integration/test_d.py", None),
+        ("test_c.py", "slow"),
+        ("test_c.py", "slow"),
+        ("integration/test_e.py", "slow"),
+        ("integration/test_e.py", "slow"),
     ]
     items: list[Any] = [
-        SimpleNamespace(path=PROJECT / "tests" / path, get_closest_marker={"slow": mark}.get) for path, mark in given
+        SimpleNamespace(path=PROJECT / "tests" / path, get_closest_marker={"slow": mark}.get) for path, mark in marked
     ]
     pytest_collection_modifyitems(items)
-    assert [item.path.name for item in items] == ["test_c.py", "test_d.py", "test_b.py", "test_a.py"]
+    fast, slow = (
+        ["test_c.py", "test_d.py"],
+        ["test_b.py", "test_e.py", "test_e.py", "test_c.py", "test_c.py", "test_a.py"],
+    )
+    assert [item.path.name for item in items] == fast + slow

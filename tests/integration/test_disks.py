@@ -1,4 +1,4 @@
-"""A whole server whose disk is full or read-only, on a small file system of its own: hospitals wait, and it goes on."""
+"""A server whose disk is full or read-only, on a small file system of its own: hospitals wait, and the run resumes."""
 
 import subprocess
 import threading
@@ -14,14 +14,15 @@ from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
-from federated_health.processes import free_port, process
+from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
-from tests.support.scripts import script_command
+from tests.support.forks import Fork, forked_call
+from tests.support.mounts import run_script_in_mounts
 from tests.support.wire import UNWRITTEN
 from tests.test_plain_run import app_of, three_with_scores
 
@@ -39,13 +40,14 @@ class Disk:
     """
 
     def __init__(self, holder: int, path: Path) -> None:
-        self.command = ["nsenter", "-t", str(holder), "-m"]
+        self.holder = holder
         self.path = path
         self.seen = Path(f"/proc/{holder}/root{path}")
         """The same folder, as this process sees it."""
 
     def run(self, *command: str) -> int:
-        return subprocess.run([*self.command, *command], check=False, capture_output=True).returncode
+        enter = ("nsenter", "-t", str(self.holder), "-m")
+        return subprocess.run([*enter, *command], check=False, capture_output=True).returncode
 
     def fill(self) -> None:
         with suppress(OSError), (self.seen / "filler").open("ab", buffering=0) as file:
@@ -89,42 +91,42 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 class Hospital:
-    """A light hospital in a thread, and what its side of the stream ended in."""
+    """A hospital without TensorFlow in a thread, and how its side of the stream ended."""
 
     def __init__(self, name: str, address: str, settings: Settings) -> None:
-        self.ended = False
+        self.has_ended = False
         self.error: BaseException | None = None
-        self.words: list[str] = []
+        self.announcements: list[str] = []
         self.thread = threading.Thread(target=self._join, args=(name, address, settings), daemon=True)
         self.thread.start()
 
     def _join(self, name: str, address: str, settings: Settings) -> None:
         try:
             join_run(
-                app_of({one.name: one for one in three_with_scores()}),
+                app_of({hospital.name: hospital for hospital in three_with_scores()}),
                 hospital_context(name, {}),
                 name=name,
                 address=address,
                 agreement=settings.task_declaration.agreement,
                 wait=60.0,
-                announce=self.words.append,
+                announce=self.announcements.append,
                 prepare=lambda: None,
                 ledger=UNWRITTEN,
             )
-            self.ended = True
+            self.has_ended = True
         except BaseException as error:
             self.error = error
 
 
 @pytest.mark.parametrize(
-    ("spoil", "mend", "why"),
+    ("spoil", "mend", "reason"),
     [
         (Disk.fill, Disk.empty, "No space left on device"),
         (Disk.protect, Disk.release, "Read-only file system"),
     ],
 )
-def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_hospitals(
-    spoil: Callable[[Disk], None], mend: Callable[[Disk], None], why: str, disk: Disk, tmp_path: Path
+def test_a_server_whose_disk_fails_ends_with_one_error_and_resumes_with_the_same_hospitals(
+    spoil: Callable[[Disk], None], mend: Callable[[Disk], None], reason: str, disk: Disk, tmp_path: Path
 ) -> None:
     config = {"hospitals": 3, "min-hospitals": 3, "rounds": ROUNDS, "appraisal": False}
     settings = Settings.from_config(config)
@@ -132,49 +134,51 @@ def test_a_server_whose_disk_fails_ends_in_one_line_and_goes_on_with_the_same_ho
     logs = [tmp_path / f"server-{number}.txt" for number in range(3)]
     hospitals = [Hospital(name, address, settings) for name in "abc"]
 
-    def serve(log: Path, *flags: object) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-        return process([*disk.command, *script_command("server.py", "--address", address, *flags)], log=log)
+    def serve(log: Path, *flags: object) -> AbstractContextManager[Fork]:
+        return forked_call(
+            log, run_script_in_mounts, disk.holder, "server.py", ["--address", address, *map(str, flags)]
+        )
 
-    def finished() -> int:
+    def completed_rounds() -> int:
         with suppress(OSError, ValueError):
             return int((out / "rounds.csv").read_text().splitlines()[-1].split(",")[0])
         return 0
 
     with serve(logs[0], "--out", disk.path / "run", *FLAGS) as server:
-        wait_until(lambda: finished() >= 3)
+        wait_until(lambda: completed_rounds() >= 3)
         spoil(disk)
         assert server.wait(60) == 1
-    assert_one_error(logs[0].read_text(), f"({why})")
-    kept = CheckpointFolder(out / "checkpoints").load().round_number
-    assert 3 <= kept < ROUNDS
+    assert_one_error(logs[0].read_text(), f"({reason})")
+    last_round = CheckpointFolder(out / "checkpoints").load().round_number
+    assert 3 <= last_round < ROUNDS
     assert not list(out.glob(".*"))
 
     with serve(logs[1], "--resume", disk.path / "run") as server:  # too early
         assert server.wait(60) == 1
-    assert_one_error(logs[1].read_text(), f"({why})")
+    assert_one_error(logs[1].read_text(), f"({reason})")
     # What it put in order first may have made room for a round.
-    assert kept <= (kept := CheckpointFolder(out / "checkpoints").load().round_number) < ROUNDS
+    assert last_round <= (last_round := CheckpointFolder(out / "checkpoints").load().round_number) < ROUNDS
 
     mend(disk)
     with serve(logs[2], "--resume", disk.path / "run") as server:
         assert server.wait(180) == 0, logs[2].read_text()
-    wait_until(lambda: all(one.ended for one in hospitals))
-    assert all(any("again" in words for words in one.words) for one in hospitals)
-    assert f"resuming after round {kept} with a, b, c" in logs[2].read_text()
+    wait_until(lambda: all(hospital.has_ended for hospital in hospitals))
+    assert all(any("again" in words for words in hospital.announcements) for hospital in hospitals)
+    assert f"resuming after round {last_round} with a, b, c" in logs[2].read_text()
     rows = (out / "rounds.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [number for number in range(1, ROUNDS + 1) for _ in range(4)]
     assert read_description(out / "model.keras")["weights_sha256"] == weights_hash(undisturbed(settings).weights)
 
 
-def assert_one_error(said: str, why: str) -> None:
-    assert "Traceback" not in said
-    assert "Exception" not in said
-    assert [line for line in said.splitlines() if line.startswith("error: ")] == said.splitlines()[-1:]
-    assert said.rstrip().endswith(why)
+def assert_one_error(output: str, reason: str) -> None:
+    assert "Traceback" not in output
+    assert "Exception" not in output
+    assert [line for line in output.splitlines() if line.startswith("error: ")] == output.splitlines()[-1:]
+    assert output.rstrip().endswith(reason)
 
 
 def undisturbed(settings: Settings) -> PlainRun:
-    hospitals = {one.name: one for one in three_with_scores()}
+    hospitals = {hospital.name: hospital for hospital in three_with_scores()}
     grid = InProcessTransport(app_of(hospitals), {name: hospital_context(name, {}) for name in hospitals})
     federated_run = PlainRun(grid, settings)
     federated_run.run()
@@ -190,17 +194,17 @@ def test_a_privacy_budget_on_a_failing_disk_spends_nothing_and_continues_afterwa
     plan = PrivacyPlan(
         epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=40, run="0" * 16
     )
-    budget, refused = PrivacyBudget.beside(disk.seen / "a.csv", "a"), set()
+    budget, reasons = PrivacyBudget.beside(disk.seen / "a.csv", "a"), set()
     spend_rounds(budget, plan, 3)
     for spoil, mend in ((Disk.fill, Disk.empty), (Disk.protect, Disk.release)):
         spoil(disk)
         before = budget.summary().rounds
         with pytest.raises(PrivacyError) as error:
             spend_rounds(budget, plan, 30)  # the last page of the file has room for some
-        refused.add(str(error.value).split("(")[1].split(")")[0])
+        reasons.add(str(error.value).split("(")[1].split(")")[0])
         mend(disk)
         assert PrivacyBudget.beside(disk.seen / "a.csv", "a").summary().rounds == budget.summary().rounds >= before
-    assert refused == {"No space left on device", "Read-only file system"}
+    assert reasons == {"No space left on device", "Read-only file system"}
     spend_rounds(budget, plan, 40 - budget.summary().rounds)
     with pytest.raises(BudgetError):
         budget.spend(plan)

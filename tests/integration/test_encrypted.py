@@ -17,9 +17,10 @@ from federated_health.data.manifest import find_hospital
 from federated_health.ml.keras_models import load_model, read_description
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
-from tests.support.forks import Fork, forked
+from tests.support.forks import Fork, forked, forked_call
 from tests.support.memory import find_in, find_in_folder, find_in_process, runs_of
-from tests.support.scripts import PROJECT, script_command
+from tests.support.recording_client import run_recording_client
+from tests.support.scripts import script_command
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,49 +54,37 @@ def forms_of(update: npt.NDArray[np.float32], name: str) -> list[npt.NDArray[np.
 
 
 def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
-    """A federation whose server's memory is searched in every round, while it waits for evaluations."""
+    """A federation whose server's memory is searched in every round, while the hospitals hold their next replies."""
     address, records = f"127.0.0.1:{free_port()}", out / "records"
     records.mkdir(parents=True)
     own, identities = make_demo_identities(out / "tls", NAMES)
-    serve = script_command(
-        "server.py",
-        "--tls",
-        own,
-        "--address",
-        address,
-        "--rounds",
-        ROUNDS,
-        "--no-appraisal",
-        "--out",
-        out / "run",
-        *flags,
-    )
+    settings = ("--tls", own, "--address", address, "--rounds", ROUNDS, "--no-appraisal", "--out", out / "run")
     in_memory: dict[int, set[str]] = {}
-    everything: set[bytes] = set()
+    all_runs: set[bytes] = set()
     with ExitStack() as stack:
-        server = stack.enter_context(process(serve, log=out / "server.txt"))
+        # Not a fork: it would hold the memory of all imports, which takes long to search.
+        server = stack.enter_context(process(script_command("server.py", *settings, *flags), out / "server.txt"))
         hospitals = []
         for place, name in enumerate(NAMES):
             path, _ = find_hospital(data, place + 1)
-            own_flags = ["--data", path, "--name", name, "--server", address, "--tls", identities[name]]
-            command = [sys.executable, "-m", "tests.support.recording_client", records, *own_flags, "--out", out / name]
-            log = out / f"{name}.txt"
-            hospitals.append(stack.enter_context(process([str(one) for one in command], log=log, folder=PROJECT)))
+            own_flags = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
+            words = [str(word) for word in (*own_flags, "--out", out / name)]
+            hospital = forked_call(out / f"{name}.txt", run_recording_client, records, words)
+            hospitals.append(stack.enter_context(hospital))
         for number in range(1, ROUNDS + 1):
-            files = {name: records / f"{number}-{name}.npy" for name in NAMES}
             deadline = time.monotonic() + 300
-            while not all(file.exists() for file in files.values()):
+            while not all((records / f"{number}-{name}.next").exists() for name in NAMES):
                 assert time.monotonic() < deadline, (out / "server.txt").read_text()
                 assert server.poll() is None, (out / "server.txt").read_text()
                 time.sleep(0.02)
-            time.sleep(0.5)  # for the last of them to arrive
-            runs = {name: runs_of(forms_of(np.load(file), name)) for name, file in files.items()}
+            runs = {name: runs_of(forms_of(np.load(records / f"{number}-{name}.npy"), name)) for name in NAMES}
             found = find_in_process(server.pid, set().union(*runs.values()))
-            in_memory[number] = {name for name, those in runs.items() if those & found}
-            everything |= set().union(*runs.values())
+            (records / f"{number}.searched").touch()
+            in_memory[number] = {name for name, wanted in runs.items() if wanted & found}
+            all_runs |= set().union(*runs.values())
         assert server.wait(120) == 0, (out / "server.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals] == [0] * len(NAMES)
-    return Search(in_memory, bool(find_in_folder(out / "run", everything)), out)
+    return Search(in_memory, bool(find_in_folder(out / "run", all_runs)), out)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +97,7 @@ def plain(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     return run_and_search(hospitals_folder, tmp_path_factory.mktemp("runs") / "plain", [])
 
 
-def test_the_search_finds_what_is_there() -> None:
+def test_the_search_finds_sixteen_bytes_at_any_offset() -> None:
     update = np.random.default_rng(1).normal(size=50).astype(np.float32)
     for offset in range(9):
         content = bytes(100 + offset) + update[20:25].tobytes() + bytes(50)
@@ -141,7 +130,7 @@ def test_every_hospital_has_the_model_of_the_plain_run_and_the_server_has_none(
         assert read_description(path)["rounds"] == ROUNDS
 
 
-def test_figures_and_report_are_at_the_hospitals_and_only_their_own(encrypted: Search, plain: Search) -> None:
+def test_each_hospital_has_its_own_figures_and_report_and_no_other_hospitals(encrypted: Search, plain: Search) -> None:
     metrics = json.loads((encrypted.out / "run" / "metrics.json").read_text())
     assert metrics["encrypted"] is True
     assert metrics["has_result"] == list(NAMES)
@@ -170,31 +159,31 @@ def test_figures_and_report_are_at_the_hospitals_and_only_their_own(encrypted: S
         assert json.loads((folder / "settings.json").read_text())["encrypt"] is True
 
 
-def test_the_servers_words_say_who_has_the_model(encrypted: Search) -> None:
-    said = (encrypted.out / "server.txt").read_text()
-    assert f"model, figures and report (client.py --out) are at: {', '.join(NAMES)}" in said
-    assert "Traceback" not in said
+def test_the_server_says_which_hospitals_have_the_model(encrypted: Search) -> None:
+    output = (encrypted.out / "server.txt").read_text()
+    assert f"are at: {', '.join(NAMES)}" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.usefixtures("encrypted")
 def test_the_ledgers_list_ciphertexts(hospitals_folder: Path) -> None:
     lines = (hospitals_folder / "egress-cleveland.jsonl").read_text().splitlines()
-    trained = [one for one in map(json.loads, lines) if one["kind"] == "train.encrypted"]
-    assert [one["round"] for one in trained] == list(range(1, ROUNDS + 1))
-    assert {(item["record"], item["name"], item["dtype"]) for one in trained for item in one["records"]} == {
+    updates = [line for line in map(json.loads, lines) if line["kind"] == "train.encrypted"]
+    assert [update["round"] for update in updates] == list(range(1, ROUNDS + 1))
+    assert {(item["record"], item["name"], item["dtype"]) for update in updates for item in update["records"]} == {
         ("encrypted", "vector", "bytes"),
         ("metrics", "num-examples", "int64"),
         ("envelope", "metadata", "protobuf"),
     }
 
 
-def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_nothing_had_been(
+def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
-    address, run = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    address, run, rounds = f"127.0.0.1:{free_port()}", tmp_path / "run", 100
     own, identities = make_demo_identities(tmp_path / "tls", NAMES)
     flags = ("--tls", own, "--address", address)
-    serve = script_command("server.py", *flags, "--encrypt", "--rounds", 400, "--no-appraisal", "--out", run)
+    serve = script_command("server.py", *flags, "--encrypt", "--rounds", rounds, "--no-appraisal", "--out", run)
 
     def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
@@ -209,23 +198,23 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
             assert time.monotonic() < deadline, (tmp_path / "server.txt").read_text()
             time.sleep(0.05)
 
-    def rounds() -> int:
+    def completed_rounds() -> int:
         table = run / "rounds.csv"
         return table.read_text().count(",federation,") if table.exists() else 0
 
     with ExitStack() as stack:
         server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
-        wait_until(lambda: rounds() >= 3)
-        hospitals["cleveland"].kill()  # who had made the key
+        wait_until(lambda: completed_rounds() >= 3)
+        hospitals["cleveland"].kill()  # which made the key
         hospitals["cleveland"].wait(120)
-        before = rounds()
-        wait_until(lambda: rounds() >= before + 5)
+        before = completed_rounds()
+        wait_until(lambda: completed_rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
         wait_until(lambda: "received the key of this run from hungary" in (tmp_path / "again.txt").read_text())
         server.kill()
         server.wait(120)
-        assert 0 < rounds() < 400
+        assert 0 < completed_rounds() < rounds
         server = stack.enter_context(
             forked(script_command("server.py", *flags, "--resume", run), log=tmp_path / "server-2.txt")
         )
@@ -234,11 +223,11 @@ def test_hospitals_and_server_that_are_killed_come_back_and_the_run_ends_as_if_n
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["has_result"] == list(NAMES)
     assert len(metrics["faults"]["resumed_after"]) == 1
-    assert 0 < metrics["faults"]["absent"]["cleveland"] < 400
+    assert 0 < metrics["faults"]["absent"]["cleveland"] < rounds
     hashes = {read_description(tmp_path / name / "model.keras")["weights_sha256"] for name in NAMES}
     assert len(hashes) == 1
     with (tmp_path / "cleveland" / "rounds.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hospital"] == "federation"]
-    assert [row["round"] for row in rows] == [str(number) for number in range(1, 401)]
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, rounds + 1)]
     assert {row["train_examples"] for row in rows} == {"689", "462"}
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])

@@ -1,4 +1,4 @@
-"""Flower's simulation as docs/runtimes.md says it: `flwr run .` in a fresh checkout, after the README's set-up."""
+"""The commands of docs/runtimes.md for Flower's simulation: `flwr run .` in a fresh checkout."""
 
 import json
 import os
@@ -7,13 +7,25 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import client
 from federated_health.cli.deployment.flower_commands import environment
+from federated_health.data.manifest import find_hospital
+from federated_health.errors import SettingsError
+from federated_health.ml.keras_models import read_description
+from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port
+from federated_health.server.plain_run import PlainRun
+from federated_health.settings import Settings
+from federated_health.transport.flower_engines import wrap_engine
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import hospital_context
 from tests.support.scripts import PROJECT
+from tests.test_flower_engines import Simulation
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +72,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(script: str, checkout: Path, flower: dict[str, str]) -> str:
-    """What a shell says that runs these lines."""
+    """The output of a shell that runs these lines."""
     ended = subprocess.run(
         ["bash", "-e", "-c", script],
         cwd=checkout,
@@ -74,38 +86,50 @@ def run(script: str, checkout: Path, flower: dict[str, str]) -> str:
     return ended.stdout
 
 
-def test_four_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
-    said = run(block_of("simulation"), checkout, flower)
+def test_four_hospitals_as_the_page_says_give_the_bits_of_a_run_in_process(
+    hospitals_folder: Path, checkout: Path, flower: dict[str, str]
+) -> None:
+    output = run(block_of("simulation"), checkout, flower)
 
     run_folder = checkout / "runs" / "simulated"
-    assert (run_folder / "model.keras").exists(), said
+    assert (run_folder / "model.keras").exists(), output
     metrics = json.loads((run_folder / "metrics.json").read_text())
     assert list(metrics["hospitals"]) == ["cleveland", "hungary", "switzerland", "va-long-beach"]
     assert metrics["federation"]["test_examples"] == 231
 
+    files = [find_hospital(hospitals_folder, number) for number in range(1, 5)]
+    contexts = {name: hospital_context(name, {"data": str(path)}) for path, name in files}
+    settings = replace(Settings(), rounds=5)
+    federated_run = PlainRun(InProcessTransport(client.app, contexts), settings)
+    federated_run.gather()
+    list(federated_run.rounds())
+    weights_sha256 = read_description(run_folder / "model.keras")["weights_sha256"]
+    assert weights_sha256 == weights_hash(federated_run.weights)
 
-def test_a_hundred_virtual_hospitals_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
-    said = run(block_of("virtual hospitals"), checkout, flower)
+
+def test_virtual_hospitals_as_the_page_says_but_fewer_and_each_records_what_its_privacy_costs(
+    checkout: Path, flower: dict[str, str]
+) -> None:
+    page_commands = block_of("virtual hospitals")
+    assert page_commands.count("100 ") == 3
+    commands = (
+        re.sub(r"\b100\b", "10", page_commands).replace("10000", "1000").replace("rounds=3", "rounds=3 dp-epsilon=4.0")
+    )
+    output = run(commands, checkout, flower)
 
     run_folder = checkout / "runs" / "virtual"
-    assert (run_folder / "metrics.json").exists(), said
+    assert (run_folder / "metrics.json").exists(), output
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    assert len(metrics["hospitals"]) == 100
+    assert len(metrics["hospitals"]) == 10
     assert metrics["rounds"] == 3
-
-
-def test_a_private_run_is_charged_to_each_hospital(checkout: Path, flower: dict[str, str]) -> None:
-    private = block_of("simulation").replace("runs/simulated", "runs/private").replace("rounds=5", "rounds=2")
-    said = run(private.replace("rounds=2", "rounds=2 dp-epsilon=4.0"), checkout, flower)
-
-    assert (checkout / "runs" / "private" / "metrics.json").exists(), said
-    metrics = json.loads((checkout / "runs" / "private" / "metrics.json").read_text())
     assert metrics["privacy"]["epsilon"] == 4
     for name in metrics["hospitals"]:
-        assert (checkout / "data" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 2
+        assert (checkout / "data" / "virtual" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_a_wrong_number_is_told_at_once(checkout: Path, flower: dict[str, str]) -> None:
-    said = run(f"flwr run . --stream --run-config \"data='{checkout / 'data'}'\"", checkout, flower)
+@pytest.mark.usefixtures("server_identity")
+def test_a_run_with_another_number_of_nodes_is_rejected_before_it_starts(hospitals_folder: Path) -> None:
+    settings = replace(Settings(), data=str(hospitals_folder))
 
-    assert "holds 4 hospitals; the simulation has 2 nodes, and hospitals is 4: use " in " ".join(said.split())
+    with pytest.raises(SettingsError, match="simulation has 2 nodes"):
+        PlainRun(wrap_engine(Simulation(2)), settings)

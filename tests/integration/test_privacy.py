@@ -1,4 +1,4 @@
-"""Real hospitals as processes under differential privacy: what they spent survives their death and still counts."""
+"""Hospitals as processes under differential privacy: what they spent before they were killed still counts."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def wait_for(is_so: Callable[[], bool], log: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_no_other_run_gets_more(
+def test_a_hospital_that_is_killed_continues_with_its_remaining_budget_and_rejects_another_run(
     hospitals_folder: Path, tmp_path: Path
 ) -> None:
     data = {name: tmp_path / name / file for name, file in HOSPITALS.items()}
@@ -75,9 +75,9 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         own = (tmp_path / name / "report.html").read_text()
         assert f"epsilon {summary.epsilon:.4g} at delta 1e-05" in own
         assert [other in own for other in HOSPITALS if other != name] == [False]
-        left = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
-        metrics_left = {one["name"] for line in left for one in line["records"] if one["record"] == "metrics"}
-        assert metrics_left == {"num-examples"}
+        updates = [line for line in read_lines(path.with_name(f"egress-{name}.jsonl")) if line["kind"] == "train"]
+        metrics_sent = {value["name"] for line in updates for value in line["records"] if value["record"] == "metrics"}
+        assert metrics_sent == {"num-examples"}
     report = (tmp_path / "first" / "report.html").read_text()
     assert "Differential privacy" in report
     assert "loss on training patients" not in report
@@ -88,8 +88,8 @@ def test_a_hospital_that_is_killed_goes_on_with_what_is_left_of_its_budget_and_n
         stack.enter_context(forked(second, log=tmp_path / "server2.txt"))
         for name in HOSPITALS:
             stack.enter_context(forked(join(name), log=tmp_path / f"{name}2.txt"))
-        refused = "cleveland is left out: its privacy budget does not allow the run"
-        wait_for(lambda: refused in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
+        rejection = "cleveland is left out: its privacy budget does not allow the run"
+        wait_for(lambda: rejection in (tmp_path / "server2.txt").read_text(), tmp_path / "server2.txt")
     assert {name: path.read_bytes() for name, path in budget_files.items()} == before
     assert "--dp-budget allows more" in (tmp_path / "cleveland2.txt").read_text()
     assert not (tmp_path / "second").exists()

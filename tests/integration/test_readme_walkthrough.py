@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,22 +66,33 @@ def run_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> 
     return log.read_text()
 
 
-def assert_as_shown(readme: str, said: str, mark: str, rows: int) -> None:
-    """The last table that was printed is the README's first one after a mark, but for another processor's rounding."""
+def run_forked_federation(checkout: Path, serve: list[str], joins: list[list[str]]) -> str:
+    """The same as `run_federation`, but the checkout's processes share the import of TensorFlow."""
+    address = f"127.0.0.1:{free_port()}"
+    commands = [[*serve, "--address", address], *([*join, "--server", address] for join in joins)]
+    command = [sys.executable, "-m", "tests.support.forked_federation", json.dumps(commands)]
+    ended = subprocess.run(command, cwd=checkout, check=False, capture_output=True, text=True, timeout=900)
+    output = (checkout / "server.txt").read_text()
+    assert ended.returncode == 0, ended.stderr + output
+    return output
+
+
+def assert_as_shown(readme: str, output: str, mark: str, rows: int) -> None:
+    """Compare the last printed table with the README's first one after a mark; processors round differently."""
     shown = readme.split(mark, 1)[1].split("Figures on held-out patients\n", 1)[1].split("```", 1)[0]
-    printed = figures_in(said.split("Figures on held-out patients\n", 1)[1], rows)
+    printed = figures_in(output.split("Figures on held-out patients\n", 1)[1], rows)
     for name, figures in figures_in(shown, rows).items():
         assert printed[name] == pytest.approx(figures, abs=0.02), name
 
 
-def walk_through(checkout: Path, mark: str) -> tuple[str, str]:
+def walk_through(checkout: Path, mark: str, run_processes: Callable[..., str]) -> tuple[str, str]:
     """Run the README's commands with that mark; returns the README and what the server printed."""
     readme = (checkout / "README.md").read_text()
     create, serve, *joins, predict = commands_of(readme, mark)
     run(checkout, create)
-    said = run_federation(checkout, serve, joins)
+    output = run_processes(checkout, serve, joins)
     run(checkout, predict)
-    return readme, said
+    return readme, output
 
 
 def run(checkout: Path, command: list[str]) -> None:
@@ -89,19 +100,23 @@ def run(checkout: Path, command: list[str]) -> None:
 
 
 def test_the_walkthrough_works_as_it_is_written(checkout: Path) -> None:
-    readme, said = walk_through(checkout, "walkthrough")
+    readme, output = walk_through(checkout, "walkthrough", run_federation)
 
-    assert_as_shown(readme, said, "<!-- demo -->", rows=6)
+    assert_as_shown(readme, output, "<!-- demo -->", rows=6)
     scored = pd.read_csv(checkout / "runs" / "first" / "risk.csv")
     rows = re.findall(r"^[ABC],.*,(0\.\d{6}),([01])$", readme, re.MULTILINE)
     assert scored["risk"].tolist() == pytest.approx([float(risk) for risk, _ in rows], abs=1e-3)
     assert scored["prediction"].tolist() == [int(prediction) for _, prediction in rows]
+    consoles = "".join(path.read_text() for path in checkout.glob("*.txt") if path.name != "requirements.txt")
+    assert consoles.count("the run is over") == 4
+    for chatter in ("DEPRECATED", "Deprecat", "oneDNN", "cuInit", "INFO", "WARNING", "Traceback"):
+        assert chatter not in consoles
 
 
 def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
-    readme, said = walk_through(checkout, "readmission")
+    readme, output = walk_through(checkout, "readmission", run_forked_federation)
 
-    assert_as_shown(readme, said, "<!-- readmission -->", rows=4)
+    assert_as_shown(readme, output, "<!-- readmission -->", rows=4)
     scored = pd.read_csv(checkout / "runs" / "readmission" / "risk.csv")
     threshold = json.loads((checkout / "runs" / "readmission" / "metrics.json").read_text())["threshold"]
     assert 0.1 < threshold < 0.5
@@ -126,7 +141,7 @@ def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> No
 
     create, serve, *joins = commands_of(page, "third task commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--out", "runs/stroke"], joins)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/stroke"], joins)
 
     metrics = json.loads((checkout / "runs" / "stroke" / "metrics.json").read_text())
     assert metrics["task"] == "stroke"
@@ -152,7 +167,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
 
     create, serve, *joins = commands_of(page, "new strategy commands")
     run(checkout, create)
-    run_federation(checkout, [*serve, "--out", "runs/median"], joins)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/median"], joins)
     metrics = json.loads((checkout / "runs" / "median" / "metrics.json").read_text())
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1

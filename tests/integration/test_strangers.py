@@ -1,4 +1,4 @@
-"""Strangers at the port of `server.py`: nothing of them is on its console but what it judged itself."""
+"""Strangers at the port of `server.py`: its console shows only the hospitals that it rejected itself."""
 
 import socket
 import ssl
@@ -20,7 +20,7 @@ from tests.support.wire import UNWRITTEN
 pytestmark = pytest.mark.slow
 
 
-def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Path) -> None:
+def test_failed_handshakes_leave_no_line_and_rejected_hospitals_one_line(tmp_path: Path) -> None:
     own, hospitals = make_demo_identities(tmp_path / "tls", ("a",))
     port, log = free_port(), tmp_path / "server.txt"
     command = script_command("server.py", "--tls", own, "--address", f"127.0.0.1:{port}", "--out", tmp_path / "run")
@@ -29,9 +29,9 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
         while "waiting for hospitals" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
-        anybody.set_alpn_protocols(["h2"])
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        tls.set_alpn_protocols(["h2"])
         for _ in range(5):
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
                 connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -39,7 +39,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
             with (
                 suppress(OSError),
                 socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
-                anybody.wrap_socket(connection) as encrypted,
+                tls.wrap_socket(connection) as encrypted,
             ):
                 encrypted.recv(100)
         a = load_identity(hospitals["a"], Role.HOSPITAL)
@@ -49,11 +49,7 @@ def test_failed_handshakes_leave_no_word_and_refusals_one_line_each(tmp_path: Pa
         interrupt([server])
         assert server.returncode == 130
     lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
-    refusal = "refused b: the hospital's certificate is for hospital a, but it gave another name (from 127.0.0.1)"
-    assert lines == [
-        f"listening on 127.0.0.1:{port}, as server localhost, with mutual TLS",
-        lines[1],
-        refusal,
-        "",
-    ]
-    assert lines[1].startswith("waiting for hospitals: 0 of 4 are connected")
+    listening, waiting, rejection, _ = lines
+    assert listening.startswith(f"listening on 127.0.0.1:{port}")
+    assert waiting.startswith("waiting for hospitals: 0 of 4")
+    assert all(words in rejection for words in ("b:", "certificate", "hospital a", "127.0.0.1"))

@@ -1,17 +1,18 @@
 """The scripts as forks of one process that has imported TensorFlow: they start in 0.1 s instead of 5 s.
 
-For tests of what server and hospitals do with each other. Tests of how a script starts, and of what it imports and
-when, start it anew with `federated_health.processes.process`.
+For tests of what server and hospitals do with each other. How a script starts, and what it imports and when, is tested
+with fresh processes: `federated_health.processes.process`.
 """
 
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos_processes import Process, prepare_forks, run_script
@@ -32,12 +33,11 @@ def start_fork_server() -> None:
 
 
 class Fork:
-    """A forked process, with those methods of `subprocess.Popen` that tests need."""
+    """A forked process, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        _, script_command, *flags = command
+    def __init__(self, log: Path, call: Callable[..., None], *arguments: Any) -> None:
         start_fork_server()
-        self._process = Process(log, run_script, Path(script_command).name, flags)
+        self._process = Process(log, call, *arguments)
 
     @property
     def pid(self) -> int:
@@ -67,11 +67,11 @@ class Fork:
 
 
 @contextmanager
-def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
-    """Run a script's command as `federated_health.processes.process` does, in a fork."""
+def forked_call(log: Path, call: Callable[..., None], *arguments: Any) -> Iterator[Fork]:
+    """A call in a forked process; as with `federated_health.processes.process`, it does not outlive the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")  # the file exists from the start
-    running = Fork(command, log)
+    log.write_bytes(b"")  # it is there at once, and empty
+    running = Fork(log, call, *arguments)
     try:
         yield running
     finally:
@@ -81,3 +81,9 @@ def forked(command: Sequence[str], log: Path) -> Iterator[Fork]:
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait(PATIENCE)
+
+
+def forked(command: Sequence[str], log: Path) -> AbstractContextManager[Fork]:
+    """A script's command, as `federated_health.processes.process` runs it, but without its imports."""
+    _, script, *flags = command
+    return forked_call(log, run_script, Path(script).name, flags)

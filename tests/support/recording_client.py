@@ -1,47 +1,46 @@
-"""`client.py` that saves every update that it makes unencrypted, for a test, and evaluates slowly.
+"""`client.py` that saves its updates unencrypted, and waits while a test searches the server's memory."""
 
-`python -m tests.support.recording_client FOLDER [client.py's flags]`
-"""
-
-import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
-
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from chaos_processes import run_script
 from flwr.app import Context, Message
 
-import client
-import utils
-from federated_health.cli.client import run_client
 from federated_health.hospital import handlers
 from federated_health.messages.content import Evaluation, Update
 
-PAUSE = 4.0
-"""Seconds per evaluation, during which the server still holds the updates of the round."""
 
+def run_recording_client(folder: Path, flags: Sequence[str]) -> None:
+    """Run `client.py` with these flags in a process of its own.
 
-def main() -> None:
-    folder = Path(sys.argv.pop(1))
+    Each update goes to ROUND-NAME.npy in the folder. When the next message arrives, and the server has the update
+    of every hospital, the hospital creates ROUND-NAME.next and holds its reply until there is ROUND.searched.
+    """
     train, evaluate = handlers.train, handlers.evaluate
+    last_round = 0
+
+    def wait_for_search(name: str) -> None:
+        if last_round:
+            (folder / f"{last_round}-{name}.next").touch()
+            while not (folder / f"{last_round}.searched").exists():
+                time.sleep(0.02)
 
     def record_update(message: Message, context: Context) -> Update:
+        nonlocal last_round
+        name = str(context.node_config["name"])
+        wait_for_search(name)
         update = train(message, context)
-        flat = np.concatenate([array.ravel() for array in update.weights.values()])
-        number = int(str(message.content.config_records["config"]["server-round"]))
-        partial = folder / f"{number}-{context.node_config['name']}.partial.npy"
-        np.save(partial, flat)
-        partial.rename(folder / f"{number}-{context.node_config['name']}.npy")
+        last_round = int(str(message.content.config_records["config"]["server-round"]))
+        np.save(
+            folder / f"{last_round}-{name}.npy", np.concatenate([array.ravel() for array in update.weights.values()])
+        )
         return update
 
-    def evaluate_slowly(message: Message, context: Context) -> Evaluation:
-        time.sleep(PAUSE)
+    def evaluate_after_search(message: Message, context: Context) -> Evaluation:
+        wait_for_search(str(context.node_config["name"]))
         return evaluate(message, context)
 
-    vars(handlers).update(train=record_update, evaluate=evaluate_slowly)
-    utils.run_script(lambda: run_client(client.app))
-
-
-if __name__ == "__main__":
-    main()
+    vars(handlers).update(train=record_update, evaluate=evaluate_after_search)
+    run_script("client.py", flags)

@@ -1,4 +1,4 @@
-"""How pytest-xdist shares the tests out among its workers: in their order, and neighbours of one file together."""
+"""How pytest-xdist's workers share the tests: in their order, and consecutive tests of a file together."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,15 +12,15 @@ def file_of(test: str) -> str:
 
 
 def pieces_of(tests: Sequence[str]) -> dict[str, str]:
-    """Test -> the piece of work that it is in, in the order of the tests: neighbours of one file are a piece."""
-    neighbours = enumerate(groupby(tests, file_of), start=1)
-    return {test: f"{number} {file}" for number, (file, those) in neighbours for test in those}
+    """Test -> its piece of work, in the order of the tests; consecutive tests of a file are one piece."""
+    pieces = enumerate(groupby(tests, file_of), start=1)
+    return {test: f"{number} {file}" for number, (file, members) in pieces for test in members}
 
 
 class InOrder(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
-    """Keeps the order of the collection, in which a file's fast tests stand apart from its slow ones.
+    """Keeps the order of the collection, which separates a file's fast tests from its slow ones.
 
-    One worker takes all neighbours of a file: what they share (a module's fixtures, compiled training) is made once.
+    One worker takes a whole piece, so that what its tests share (a module's fixtures, compiled training) is made once.
     """
 
     def schedule(self) -> None:
