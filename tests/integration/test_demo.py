@@ -46,8 +46,8 @@ def test_a_demo_whose_hospital_fails_ends_with_the_last_line_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command_with_a_wrong_task(name: str, *rest: object) -> list[str]:
-        return script_command(name, *rest, *(["--task", "none"] if name == "client.py" else []))
+        return command(name, *rest, *(["--task", "none"] if name == "client" else []))
 
-    monkeypatch.setattr(demo, "script_command", command_with_a_wrong_task)
+    monkeypatch.setattr(demo, "command", command_with_a_wrong_task)
     with pytest.raises(RunError, match=r"ended with code 2: .*--task"):
         run_demo(tmp_path / "demo", "heart-disease", {"wait": 60})
