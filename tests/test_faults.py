@@ -325,7 +325,7 @@ def test_an_update_out_of_all_proportion_is_left_out_and_counted(caplog: pytest.
     federated_run.gather()
     next(federated_run.rounds())
     assert shift_of(federated_run) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
-    reason = "its update moves the weights more than 30 times the median"
+    reason = "its update moves the weights more than 30 times as far as the median update"
     assert federated_run.problems.to_json()["rejected"] == {"c": {reason: 1}}
     assert f"c is left out: {reason}" in caplog.text
 
