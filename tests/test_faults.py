@@ -25,7 +25,7 @@ from federated_health.settings import Settings
 from federated_health.transport import backoff
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
-from tests.test_plain_run import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
+from tests.support.light_hospitals import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]
 """Called with a hospital's name and the kind of a message before it is answered; may raise."""

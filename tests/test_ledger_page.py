@@ -46,15 +46,15 @@ def page_of(path: Path, text: str | bytes) -> Summary:
     return summarise(path)
 
 
-def test_totals_and_tables_by_hand(path: Path) -> None:
+def test_the_page_holds_totals_and_a_table_per_kind(path: Path) -> None:
     page = page_of(path, "".join(LINES))
-    assert page.title == f"What left a, by {path}"
-    assert page.lines() == [
-        "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC",
-        "6 messages, 7,780 bytes, rounds 1 to 3",
-        "5,226 of these bytes are the values below; the rest is packing: names, types and lengths",
-        "errors sent instead of a reply: train 1",
-    ]
+    assert "left a," in page.title
+    assert str(path) in page.title
+    period, totals, values, errors = page.lines()
+    assert period == "from 2026-11-22 03:15:01 to 2026-11-22 03:15:09 UTC"
+    assert totals == "6 messages, 7,780 bytes, rounds 1 to 3"
+    assert values.startswith("5,226 ")
+    assert errors.endswith(": train 1")
     assert page.tables() == {
         "join: 1 message, 1,000 bytes": {
             "metadata hospital": {"shape": "", "dtype": "text", "times": 1, "bytes": 1},
@@ -71,48 +71,48 @@ def test_totals_and_tables_by_hand(path: Path) -> None:
     }
 
 
-def test_a_report_of_what_may_not_join_is_an_error_that_left(path: Path) -> None:
+def test_a_report_of_an_unfit_hospital_counts_as_an_error(path: Path) -> None:
     page = page_of(path, line("unfit", 1, None, 10, item("metadata", "unfit", 5, dtype="text")))
-    assert "errors sent instead of a reply: unfit 1" in page.lines()
-    assert page_of(path, LINES[1]).lines()[-1] == "errors sent instead of a reply: none"
+    assert page.lines()[-1].endswith(": unfit 1")
+    assert page_of(path, LINES[1]).lines()[-1].endswith(": none")
 
 
 def test_one_round_and_one_byte_are_singular(path: Path) -> None:
     assert page_of(path, line("train", 1, 7, 1)).lines()[1] == "1 message, 1 byte, round 7"
 
 
-def test_times_are_ordered_whatever_the_clock_did_and_shown_in_utc(path: Path) -> None:
+def test_times_are_in_utc_and_ordered_although_the_clock_was_set_back(path: Path) -> None:
     later = line("join", 0, None, 1, time="2026-11-22T05:15:30.000+02:00")
     page = page_of(path, later + LINES[0])
     assert page.lines()[0] == "from 2026-11-22 03:15:01 to 2026-11-22 03:15:30 UTC"
 
 
-def test_several_shapes_are_named_and_many_are_not(path: Path) -> None:
+def test_up_to_three_shapes_of_a_value_are_listed(path: Path) -> None:
     for count, words in ((3, "1, 2, 3"), (4, "several"), (9, "several")):
         several = "".join(line("train", 1, 1, 1, item("arrays", "k", 4, (size,))) for size in range(1, count + 1))
         (table,) = page_of(path, several).tables().values()
         assert table["arrays k"]["shape"] == words
 
 
-def test_ledgers_that_were_put_together_name_all_hospitals(path: Path) -> None:
+def test_joined_ledgers_name_all_hospitals(path: Path) -> None:
     page = page_of(path, line("join", 1, None, 1, hospital="b") + LINES[0])
-    assert page.title.startswith("What left a, b, by ")
+    assert "a, b" in page.title
 
 
 @pytest.mark.parametrize("tail", [b'{"time":"2026', b'{"ti', LINES[1].encode()[:-2], b"\0\0\0", b'{"time":"20\0\0'])
 @pytest.mark.parametrize("more", ["", "\n" + LINES[3]])
-def test_a_line_that_was_cut_off_is_counted_and_tolerated(tail: bytes, more: str, path: Path) -> None:
+def test_an_incomplete_line_is_reported_and_its_message_not_counted(tail: bytes, more: str, path: Path) -> None:
     page = page_of(path, LINES[0].encode() + tail + more.encode())
     assert page.total.messages == (2 if more else 1)
-    assert page.lines()[-1] == "1 line cut off, as by a power cut or a full disk, and not counted"
+    assert page.lines()[-1].startswith("1 line cut off")
 
 
-def test_a_whole_last_line_without_its_end_counts(path: Path) -> None:
+def test_a_last_line_without_a_line_end_counts(path: Path) -> None:
     page = page_of(path, "".join(LINES[:2]).rstrip("\n"))
     assert (page.total.messages, page.torn) == (2, 0)
 
 
-def test_blank_lines_are_none(path: Path) -> None:
+def test_blank_lines_are_ignored(path: Path) -> None:
     page = page_of(path, "\n" + LINES[0] + "\n\n" + LINES[1])
     assert (page.total.messages, page.torn) == (2, 0)
 
@@ -150,13 +150,12 @@ def test_blank_lines_are_none(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("before", ["", '{"time":"2026\n'])
-def test_what_is_no_line_of_a_ledger_is_named_where_no_message_was_before(bad: str, before: str, path: Path) -> None:
-    with pytest.raises(LedgerError) as caught:
+def test_an_unreadable_line_is_an_error_unless_a_message_precedes_it(bad: str, before: str, path: Path) -> None:
+    with pytest.raises(LedgerError, match=f", line {2 if before else 1}: .*not a line"):
         page_of(path, before.encode() + bad.encode("latin-1") + LINES[0].encode())
-    assert str(caught.value) == f"{path}, line {2 if before else 1}: is not a line of an egress ledger"
     page = page_of(path, LINES[0].encode() + bad.encode("latin-1") + LINES[1].encode())
     assert (page.total.messages, page.total.bytes, page.torn, page.unreadable) == (2, 4000, 0, 1)
-    assert page.lines()[-1] == "1 line cannot be read, and not counted"
+    assert page.lines()[-1].startswith("1 line unreadable")
 
 
 def test_a_server_cannot_hide_messages_by_their_round(path: Path) -> None:
@@ -170,17 +169,17 @@ def test_blank_lines_count_in_the_number_of_a_line(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{"time":"2026'])
-def test_a_file_without_a_message_is_no_page(content: bytes, path: Path) -> None:
-    with pytest.raises(LedgerError, match=r": holds no message$"):
+def test_a_file_without_a_message_is_a_ledger_error(content: bytes, path: Path) -> None:
+    with pytest.raises(LedgerError, match="no message"):
         page_of(path, content)
 
 
-def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"egress-a\.jsonl: cannot be read \(No such file or directory\)$"):
+def test_a_file_that_cannot_be_read_is_a_ledger_error(path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"egress-a\.jsonl: .*\(No such file or directory\)$"):
         summarise(path)
     os.mkfifo(path)
     for other in (path, path.parent, Path("/dev/zero")):
-        with pytest.raises(LedgerError, match=r": is not a regular file$"):
+        with pytest.raises(LedgerError, match="regular file"):
             summarise(other)
 
 
