@@ -428,7 +428,7 @@ def test_the_same_task_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("agreement", "pattern"),
     [
-        (READMISSION.agreement, "readmission.*heart-disease"),
+        (READMISSION.agreement, "task is readmission.*heart-disease"),
         ({**HEART_DISEASE.agreement, "column age": "age in days"}, "column age .*in days"),
         ({name: text for name, text in HEART_DISEASE.agreement.items() if name != "column age"}, "column age .*not"),
     ],

@@ -38,7 +38,7 @@ class AcceptedReply(Generic[Content]):
 class ReplyCollector:
     """Sends messages over a transport and returns the valid replies.
 
-    Invalid and missing replies are counted and logged; per hospital, a warning is repeated only for a new reason.
+    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes.
 
     Args:
         timeout: seconds that hospitals have for a reply.
