@@ -21,7 +21,7 @@ from tests.support.checkpoints import checkpoint_of, parts_of, save_and_die, sav
 
 pytestmark = pytest.mark.slow
 
-KILLS = 50
+KILLS = 30
 
 BEGINNING = """
 import subprocess, sys

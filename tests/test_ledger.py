@@ -543,7 +543,7 @@ print(Hospital(sys.argv[2], Ledger(Path(sys.argv[3]), "a")).end())
 def test_everything_sent_before_kill_9_is_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     with wired() as (grid, wire, announcements):
-        for lives in range(1, 4):
+        for lives in range(1, 3):
             command = [sys.executable, "-c", LIGHT_HOSPITAL, str(PROJECT), wire.address, str(ledger.path)]
             with process(command, log=log) as hospital:
                 wait_until(lambda count=lives: announcements.count("a joined") == count, 60)  # type: ignore[misc]
@@ -555,8 +555,8 @@ def test_everything_sent_before_kill_9_is_in_the_ledger(ledger: Ledger, tmp_path
             wait_until(lambda count=lives: announcements.count("a left") == count)  # type: ignore[misc]
     lines = read_lines(ledger.path)  # none is cut off
     sent = [digest(content) for content in wire.sent_by("a")]
-    assert len(sent) > 60
+    assert len(sent) > 30
     assert {*sent} <= {line["sha256"] for line in lines}
     recorded = iter(line["sha256"] for line in lines)
     assert all(sha256 in recorded for sha256 in sent)  # in the same order
-    assert len({line["records"][2]["sha256"] for line in lines if line["kind"] == "join"}) == 3
+    assert len({line["records"][2]["sha256"] for line in lines if line["kind"] == "join"}) == 2

@@ -1,10 +1,14 @@
 """The final model is saved by a separate process, or by the server's own where that one fails."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import zipfile
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,13 +118,18 @@ def test_a_separate_process_saves_the_same_model(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_ends_the_separate_process_with_1_and_is_an_error_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "gone" / "model.keras"
+    request = saved_model.write_request(path, TRAIN_CONFIG, WEIGHTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(request)))
+        patched.setattr(signal, "signal", lambda *_: None)
+        patched.setattr(os, "_exit", sys.exit)  # this process goes on
+        with pytest.raises(SystemExit) as ended:
+            saved_model.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == ""
     with pytest.raises(StorageError, match="gone"):
-        save_final_model(path, TRAIN_CONFIG, WEIGHTS)
-    monkeypatch.delitem(sys.modules, "keras")
-    saver = run_folder.ModelSaver()
-    saver.prepare()
-    monkeypatch.undo()
-    with pytest.raises(StorageError, match="gone"):
-        saver.save(path, TRAIN_CONFIG, WEIGHTS)
+        run_folder.ModelSaver().save(path, TRAIN_CONFIG, WEIGHTS)
