@@ -1,4 +1,4 @@
-"""`client.py` for a test: it saves each of its updates unencrypted, and evaluates slowly.
+"""`client.py` that saves every update that it makes unencrypted, for a test, and evaluates slowly.
 
 `python -m tests.support.recording_client FOLDER [client.py's flags]`
 """
