@@ -15,6 +15,7 @@ from federated_health import files
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
+from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import read_description
 from federated_health.report import run_page, saved_model
 from federated_health.report.page import Page, write_report
@@ -52,7 +53,14 @@ def run_in(out: Path, *, rounds: int | None = None, force: bool = False) -> None
         folder.finish(federated_run, figures, stopped=stopped)
 
 
+@pytest.fixture(scope="module")
+def _keras() -> None:
+    """Loaded once in this process, so that no run starts another one that saves its model (see test_model_saver.py)."""
+    load_keras()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_keras")
 @pytest.mark.parametrize(("stopped", "threshold"), [(False, CHOSEN), (True, 0.5)])
 def test_saved_files_hold_the_threshold_of_their_figures(tmp_path: Path, stopped: bool, threshold: float) -> None:
     run_in(tmp_path, rounds=3 if stopped else None)
@@ -64,6 +72,7 @@ def test_saved_files_hold_the_threshold_of_their_figures(tmp_path: Path, stopped
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_keras")
 def test_a_report_is_of_the_run_s_own_model_and_force_replaces_it(tmp_path: Path) -> None:
     run_in(tmp_path)
     assert names_in(tmp_path) == ALL
@@ -80,6 +89,7 @@ def test_a_report_is_of_the_run_s_own_model_and_force_replaces_it(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_keras")
 def test_figures_and_model_are_saved_although_the_report_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
