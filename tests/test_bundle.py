@@ -1,4 +1,4 @@
-"""What `flwr build` packs: the app, and nothing of what lies beside it in a hospital's checkout."""
+"""The bundle of `flwr build` holds the app, and no other file of a hospital's checkout."""
 
 import shutil
 import tomllib
@@ -45,7 +45,7 @@ PLANTED = (
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The project as `git clone` gives it, without what a clone has no need of here."""
+    """The files of the project that a clone would have."""
     folder = tmp_path / "checkout"
     everywhere = shutil.ignore_patterns("__pycache__", ".*_cache")
     at_the_top = {".venv", ".git", "runs", "data", ".hypothesis"}
@@ -58,12 +58,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def build(checkout: Path) -> zipfile.ZipFile:
-    """What `flwr build` and `flwr run` make of a checkout."""
+    """The bundle that `flwr build` and `flwr run` make of a checkout."""
     return zipfile.ZipFile(BytesIO(build_fab_from_disk(checkout)))
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_the_bundle_is_the_app_whatever_lies_beside_it(checkout: Path, ignored: bool) -> None:
+def test_the_bundle_holds_the_app_and_no_other_file_of_the_checkout(checkout: Path, ignored: bool) -> None:
     package = {str(path.relative_to(checkout)) for path in checkout.glob("federated_health/**/*.py")}
     if not ignored:
         (checkout / ".gitignore").unlink()  # as in an archive that somebody sent

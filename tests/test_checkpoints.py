@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved is loaded; what is torn or altered is noticed, and the one before it is there."""
+"""Checkpoints: a saved one is loaded intact; a damaged one is noticed, and the one before it is loaded."""
 
 import errno
 import hashlib
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from federated_health.data.tasks import HEART_DISEASE, READMISSION
-from federated_health.errors import CheckpointError, RunError
+from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import (
     CheckpointFolder,
     DamagedCheckpointError,
@@ -42,11 +42,11 @@ def saved_in(path: Path, *numbers: int) -> CheckpointFolder:
 
 
 def names_in(path: Path) -> list[str]:
-    return sorted(one.name for one in path.iterdir())
+    return sorted(file.name for file in path.iterdir())
 
 
 def loads(path: Path, number: int) -> bool:
-    """Whether exactly the checkpoint of that round comes back."""
+    """Whether exactly the checkpoint of that round is loaded."""
     return parts_of(CheckpointFolder(path).load()) == parts_of(checkpoint_of(number))
 
 
@@ -54,10 +54,17 @@ def file_of(path: Path, number: int) -> Path:
     return path / f"round-{number:06}.checkpoint"
 
 
-# What is saved is loaded
+def assert_skipped(path: Path, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names this file alone, with the reason."""
+    (message,) = caplog.messages
+    assert message.startswith(f"{path} is skipped")
+    assert reason in message
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+# Saving and loading
+
+
+def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     saved_in(tmp_path / "run" / "checkpoints", 3)
     assert loads(tmp_path / "run" / "checkpoints", 3)
 
@@ -69,7 +76,7 @@ def test_the_newest_two_and_the_history_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [999_999, 2**31 - 1])
-def test_a_million_rounds_are_newer_than_fewer(tmp_path: Path, number: int) -> None:
+def test_rounds_of_seven_digits_are_newer_than_those_of_six(tmp_path: Path, number: int) -> None:
     folder = saved_in(tmp_path, 1)
     for later in (number, number + 1):
         folder.save(replace(checkpoint_of(1), round_number=later))
@@ -82,25 +89,25 @@ def test_a_run_of_no_round_yet_can_be_saved(tmp_path: Path) -> None:
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(empty)
 
 
-def test_a_run_goes_on_from_what_was_loaded(tmp_path: Path) -> None:
+def test_saving_continues_after_loading(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     for number in range(3, 6):
         folder = CheckpointFolder(tmp_path)
         assert folder.load().round_number == number - 1
         folder.save(checkpoint_of(number))
-        assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (number - 1, number)]
+        assert names_in(tmp_path)[1:] == [file_of(tmp_path, newest).name for newest in (number - 1, number)]
     assert loads(tmp_path, 5)
 
 
-def test_one_round_can_be_saved_twice(tmp_path: Path) -> None:
+def test_a_round_can_be_saved_twice(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1, 2, 2)
     again = checkpoint_of(2, problems={"waited": 1})
     folder.save(again)
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(again)
-    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (1, 2)]
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, number).name for number in (1, 2)]
 
 
-def test_what_is_saved_does_not_grow_with_the_rounds_and_nothing_is_written_twice(tmp_path: Path) -> None:
+def test_a_checkpoint_does_not_grow_with_the_rounds_and_the_history_is_only_appended_to(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 10)
     size, history = file_of(tmp_path, 10).stat().st_size, (tmp_path / "history.jsonl").stat().st_size
     marked = bytearray((tmp_path / "history.jsonl").read_bytes())
@@ -135,19 +142,19 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
     problems=st.dictionaries(st.text(max_size=5), JSON, max_size=4),
     scale=st.lists(FINITE, max_size=4).map(tuple),
 )
-def test_anything_comes_back_as_it_was(weights: Any, state: Any, problems: Any, scale: tuple[float, ...]) -> None:
+def test_any_content_is_read_as_written(weights: Any, state: Any, problems: Any, scale: tuple[float, ...]) -> None:
     normalisation = replace(checkpoint_of(1).normalisation, mean=scale, variance=scale)
-    given = checkpoint_of(
+    written = checkpoint_of(
         2, weights=weights, strategy_state=state, problems=problems, normalisation=normalisation, history=()
     )
 
-    got, position = read_checkpoint(write_checkpoint(given, POSITION))
+    read, position = read_checkpoint(write_checkpoint(written, POSITION))
 
-    assert parts_of(got) == parts_of(given)
+    assert parts_of(read) == parts_of(written)
     assert position == POSITION
 
 
-def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
+def test_the_files_have_the_documented_format(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     first, rest = file_of(tmp_path, 2).read_bytes().split(b"\n", 1)
     digest = hashlib.sha256(b"2\n" + rest).hexdigest()
@@ -155,11 +162,11 @@ def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
     line, blocks = rest.split(b"\n", 1)
     header = json.loads(line)
     stream, whole = io.BytesIO(blocks), checkpoint_of(2)
-    got = {name: np.load(stream, allow_pickle=False) for name in header["arrays"]}
+    arrays_by_name = {name: np.load(stream, allow_pickle=False) for name in header["arrays"]}
     assert stream.read() == b""
-    assert list(got) == ["weights/a/kernel", "weights/a", "strategy/v_t/a/kernel", "strategy/v_t/a", "sums"]
-    np.testing.assert_array_equal(got["weights/a/kernel"], whole.weights["a/kernel"], strict=True)
-    assert got["sums"][1, 2].tolist() == whole.registrations[1].sums.squares.tolist()
+    assert list(arrays_by_name) == ["weights/a/kernel", "weights/a", "strategy/v_t/a/kernel", "strategy/v_t/a", "sums"]
+    np.testing.assert_array_equal(arrays_by_name["weights/a/kernel"], whole.weights["a/kernel"], strict=True)
+    assert arrays_by_name["sums"][1, 2].tolist() == whole.registrations[1].sums.squares.tolist()
     history = (tmp_path / "history.jsonl").read_bytes()
     assert header["history"] == [2, len(history), hashlib.sha256(history).hexdigest()]
     assert json.loads(history.splitlines()[1]) == [
@@ -169,10 +176,10 @@ def test_a_file_is_what_its_description_says(tmp_path: Path) -> None:
     ]
 
 
-def test_objects_and_what_is_not_a_number_are_never_written(tmp_path: Path) -> None:
+def test_neither_objects_nor_nan_are_written(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1)
-    no_number = replace(checkpoint_of(2).history[1].federation, train_loss=float("nan"))
-    history = (checkpoint_of(1).history[0], replace(checkpoint_of(2).history[1], federation=no_number))
+    without_loss = replace(checkpoint_of(2).history[1].federation, train_loss=float("nan"))
+    history = (checkpoint_of(1).history[0], replace(checkpoint_of(2).history[1], federation=without_loss))
     for wrong in ({"history": history}, {"weights": {"a": np.array([{}])}}, {"problems": {"a": float("nan")}}):
         with pytest.raises(ValueError, match=r"allow_pickle|JSON"):
             folder.save(checkpoint_of(2, **wrong))
@@ -180,15 +187,15 @@ def test_objects_and_what_is_not_a_number_are_never_written(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("numbers", [range(1, 3), range(0), [1, 2, 4], [1, 2, 5, 4]])
-def test_a_history_that_is_another_is_a_mistake_of_ours(numbers: list[int], tmp_path: Path) -> None:
+def test_a_history_that_does_not_continue_the_saved_one_is_a_value_error(numbers: list[int], tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 3)
-    other = tuple(checkpoint_of(one).history[-1] for one in numbers)
+    other = tuple(checkpoint_of(number).history[-1] for number in numbers)
     with pytest.raises(ValueError, match="does not continue round 3"):
         folder.save(checkpoint_of(4, history=other))
     assert loads(tmp_path, 3)
 
 
-# What is damaged is noticed
+# Damage
 
 
 def with_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -198,18 +205,18 @@ def with_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda data: data[:-1], "it is cut off or altered"),
-        (lambda data: data[: len(data) // 2], "it is cut off or altered"),
-        (lambda data: data + b"\n", "it is cut off or altered"),
-        (lambda data: data[:20], "it is not a checkpoint"),
-        (lambda _: b"", "it is not a checkpoint"),
-        (lambda data: bytes(len(data)), "it is not a checkpoint"),
-        (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500), "it is not a checkpoint"),
-        (lambda data: data.replace(b"checkpoint 2 ", b"checkpoint 3 "), "it is cut off or altered"),
-        (lambda data: data.replace(b'"round_number": 3', b'"round_number": 4'), "it is cut off or altered"),
+        (lambda data: data[:-1], "cut off or altered"),
+        (lambda data: data[: len(data) // 2], "cut off or altered"),
+        (lambda data: data + b"\n", "cut off or altered"),
+        (lambda data: data[:20], "not a checkpoint"),
+        (lambda _: b"", "not a checkpoint"),
+        (lambda data: bytes(len(data)), "not a checkpoint"),
+        (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500), "not a checkpoint"),
+        (lambda data: data.replace(b"checkpoint 2 ", b"checkpoint 3 "), "cut off or altered"),
+        (lambda data: data.replace(b'"round_number": 3', b'"round_number": 4'), "cut off or altered"),
     ],
 )
-def test_of_a_damaged_one_the_log_says_why_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_skipped_with_a_reason_and_the_one_before_is_loaded(
     change: Callable[[bytes], bytes], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = saved_in(tmp_path, 1, 2, 3)
@@ -217,28 +224,28 @@ def test_of_a_damaged_one_the_log_says_why_and_the_one_before_is_used(
 
     folder = CheckpointFolder(tmp_path)
     with caplog.at_level(logging.WARNING):
-        got = folder.load()
+        loaded = folder.load()
 
-    assert parts_of(got) == parts_of(checkpoint_of(2))
-    assert caplog.messages == [f"{file_of(tmp_path, 3)} is skipped: {why}"]
+    assert parts_of(loaded) == parts_of(checkpoint_of(2))
+    assert_skipped(file_of(tmp_path, 3), why, caplog)
     another = checkpoint_of(3, problems={"again": True})
     folder.save(another)
     assert parts_of(CheckpointFolder(tmp_path).load()) == parts_of(another)
     assert names_in(tmp_path) == ["history.jsonl", "round-000002.checkpoint", "round-000003.checkpoint"]
 
 
-def test_a_folder_in_a_checkpoint_s_place_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_in_place_of_a_checkpoint_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved_in(tmp_path, 1)
     file_of(tmp_path, 2).mkdir()
     assert loads(tmp_path, 1)
-    assert caplog.messages == [f"{file_of(tmp_path, 2)} is skipped: it cannot be read (Is a directory)"]
+    assert_skipped(file_of(tmp_path, 2), "Is a directory", caplog)
 
 
-def test_a_file_under_another_round_s_name_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_under_another_round_s_name_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved_in(tmp_path, 1, 2)
     file_of(tmp_path, 1).rename(file_of(tmp_path, 3))
     assert loads(tmp_path, 2)
-    assert caplog.messages == [f"{file_of(tmp_path, 3)} is skipped: its round is not the one in its name"]
+    assert_skipped(file_of(tmp_path, 3), "file name", caplog)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +258,7 @@ def test_a_file_under_another_round_s_name_is_left_out(tmp_path: Path, caplog: p
         "round-\u0660\u0660\u0660\u0660\u0660\u0667.checkpoint",
     ],
 )
-def test_other_files_are_nobody_s_checkpoints_and_stay(name: str, tmp_path: Path) -> None:
+def test_other_files_are_neither_loaded_nor_removed(name: str, tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1, 2)
     (tmp_path / name).write_bytes(b"other")
     assert loads(tmp_path, 2)
@@ -259,24 +266,24 @@ def test_other_files_are_nobody_s_checkpoints_and_stay(name: str, tmp_path: Path
     assert (tmp_path / name).exists() is (name != ".checkpoint.partial")
 
 
-def test_where_none_is_whole_it_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_an_intact_checkpoint_is_an_error(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     for number in (1, 2):
         with_bytes(file_of(tmp_path, number), lambda data: data[:-1])
-    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}: holds no checkpoint that is whole$"):
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(tmp_path))}: .*no intact checkpoint"):
         CheckpointFolder(tmp_path).load()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
-def test_where_there_is_none_it_is_one_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r": holds no checkpoint$"):
+def test_a_folder_without_a_checkpoint_is_an_error_and_is_not_made(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         CheckpointFolder(tmp_path / name).load()
     assert names_in(tmp_path) == []
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A folder of two small checkpoints, of round 2 and 3."""
+    """A folder of two small checkpoints, of rounds 2 and 3."""
     folder = CheckpointFolder(tmp_path / "small")
     for number in (1, 2, 3):
         whole = checkpoint_of(number, settings={}, agreement={}, registrations=(), strategy_state={}, problems={})
@@ -284,29 +291,23 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
-def test_no_byte_of_a_checkpoint_can_change_unnoticed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL)
-    file = file_of(small, 3)
-    whole, before = file.read_bytes(), parts_of(replace(CheckpointFolder(small).load()))
-    for place in range(len(whole)):
+def test_a_change_of_any_byte_of_a_checkpoint_is_noticed(small: Path) -> None:
+    content = file_of(small, 3).read_bytes()
+    assert read_checkpoint(content)[0].weights["a"].tolist() == [3.0]
+    for place in range(len(content)):
         for flip in (1, 0x80, 0xFF):
-            file.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            got = CheckpointFolder(small).load()
-            assert (got.round_number, got.weights["a"].tolist(), len(got.history)) == (2, [2.0], 2)
-    file.write_bytes(whole)
-    assert parts_of(CheckpointFolder(small).load()) == before
+            with pytest.raises(DamagedCheckpointError):
+                read_checkpoint(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
 
 
-def test_no_length_of_a_checkpoint_but_its_own_is_read(small: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL)
-    file = file_of(small, 3)
-    whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        assert CheckpointFolder(small).load().round_number == 2
+def test_a_checkpoint_of_any_shorter_length_is_noticed(small: Path) -> None:
+    content = file_of(small, 3).read_bytes()
+    for length in range(len(content)):
+        with pytest.raises(DamagedCheckpointError):
+            read_checkpoint(content[:length])
 
 
-def test_no_byte_of_the_history_can_change_unnoticed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_of_any_byte_of_the_history_is_noticed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     file = small / "history.jsonl"
     whole = file.read_bytes()
@@ -314,14 +315,14 @@ def test_no_byte_of_the_history_can_change_unnoticed(small: Path, caplog: pytest
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         if place < shared:
-            with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
+            with pytest.raises(CheckpointError, match="no intact checkpoint"):
                 CheckpointFolder(small).load()
         else:
             assert CheckpointFolder(small).load().round_number == 2
 
 
 @pytest.mark.parametrize("tail", [b"", b"[", b"[3,{},[1,0.5,null]]\n", b"\xff" * 5000])
-def test_what_is_behind_the_history_of_a_checkpoint_is_cut_off(tail: bytes, tmp_path: Path) -> None:
+def test_bytes_after_the_history_of_a_checkpoint_are_removed(tail: bytes, tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     with_bytes(tmp_path / "history.jsonl", lambda data: data + tail)
 
@@ -333,42 +334,40 @@ def test_what_is_behind_the_history_of_a_checkpoint_is_cut_off(tail: bytes, tmp_
     assert loads(tmp_path, 3)
 
 
-def test_a_torn_last_line_costs_one_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_history_with_a_cut_off_last_line_costs_one_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved_in(tmp_path, 1, 2, 3)
     with_bytes(tmp_path / "history.jsonl", lambda data: data[:-7])
     assert loads(tmp_path, 2)
-    assert caplog.messages == [f"{file_of(tmp_path, 3)} is skipped: its history is cut off or altered"]
+    assert_skipped(file_of(tmp_path, 3), "its history is cut off or altered", caplog)
 
 
-def test_a_history_that_is_not_there_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_history_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = saved_in(tmp_path, 1)
     (tmp_path / "history.jsonl").unlink()
-    with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
         CheckpointFolder(tmp_path).load()
-    assert caplog.messages == [
-        f"{file_of(tmp_path, 1)} is skipped: history.jsonl cannot be read (No such file or directory)"
-    ]
-    with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
+    assert_skipped(file_of(tmp_path, 1), "history.jsonl cannot be read (No such file or directory)", caplog)
+    with pytest.raises(CheckpointError, match=r"round 2 .*\(No such file or directory\)$"):
         folder.save(checkpoint_of(2))
 
 
-def test_a_history_that_became_shorter_is_not_written_behind(tmp_path: Path) -> None:
+def test_nothing_is_appended_to_a_history_that_was_shortened(tmp_path: Path) -> None:
     folder = saved_in(tmp_path, 1, 2)
     with_bytes(tmp_path / "history.jsonl", lambda data: data[:-1])
-    with pytest.raises(CheckpointError, match=r"round 3 cannot be written \(history.jsonl was shortened\)$"):
+    with pytest.raises(CheckpointError, match=r"round 3 .*history.jsonl was shortened"):
         folder.save(checkpoint_of(3))
 
 
-def test_rounds_after_a_damaged_one_are_not_taken_for_the_new_future(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_of_a_later_round_is_removed_by_the_next_save(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     file_of(tmp_path, 9).write_bytes(b"torn")
     folder = CheckpointFolder(tmp_path)
     folder.load()
     folder.save(checkpoint_of(3))
-    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (2, 3)]
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, number).name for number in (2, 3)]
 
 
-# Who may go on with it
+# Versions, tasks and settings
 
 
 def signed(body: bytes, version: bytes = b"2") -> bytes:
@@ -379,21 +378,20 @@ def signed(body: bytes, version: bytes = b"2") -> bytes:
 def test_another_version_s_checkpoint_is_refused_and_not_skipped(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     file_of(tmp_path, 2).write_bytes(signed(b"something new", b"3"))
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError, match=f"{file_of(tmp_path, 2).name}: .*expected version 2, got 3"):
         CheckpointFolder(tmp_path).load()
-    assert str(told.value).startswith(f"{file_of(tmp_path, 2)}: checkpoint format: expected version 2, got 3")
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}\n", b"[]\n", b"1", b"null\n", b"\xff\n", b'{"arrays": ["sums"]}\n', b'{"arrays": [1]}\nx', b"[" * 9999],
 )
-def test_a_body_that_only_its_hash_is_right_of_is_damaged(body: bytes) -> None:
+def test_an_unreadable_body_with_the_right_hash_is_damaged(body: bytes) -> None:
     with pytest.raises(DamagedCheckpointError, match=r"^it cannot be read \([A-Za-z]+\)$"):
         read_checkpoint(signed(body))
 
 
-def test_objects_are_never_read() -> None:
+def test_pickled_objects_are_never_read() -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{}]), allow_pickle=True)
     lines = write_checkpoint(checkpoint_of(1, registrations=()), POSITION).split(b"\n", 2)
@@ -409,7 +407,7 @@ def test_objects_are_never_read() -> None:
         read_checkpoint(signed(body + stream.getvalue()))
 
 
-def test_what_follows_the_last_array_is_damage() -> None:
+def test_bytes_after_the_last_array_are_damage() -> None:
     body = write_checkpoint(checkpoint_of(1), POSITION).split(b"\n", 1)[1]
     assert read_checkpoint(signed(body))[1] == POSITION
     with pytest.raises(DamagedCheckpointError):
@@ -417,40 +415,33 @@ def test_what_follows_the_last_array_is_damage() -> None:
 
 
 @given(data=st.binary(max_size=200), version=st.sampled_from([b"2", b"3", b"", b"\xff"]), whole=st.booleans())
-def test_any_bytes_are_a_checkpoint_or_an_error_of_ours(data: bytes, version: bytes, whole: bool) -> None:
+def test_arbitrary_bytes_raise_only_checkpoint_errors(data: bytes, version: bytes, whole: bool) -> None:
     with pytest.raises((DamagedCheckpointError, CheckpointError)):
         read_checkpoint(signed(data, version) if whole else data)
 
 
-def test_the_same_task_goes_on() -> None:
+def test_the_same_task_is_accepted() -> None:
     for task in (HEART_DISEASE, READMISSION):
         checkpoint_of(1, agreement=dict(task.agreement)).check_task(task)
 
 
 @pytest.mark.parametrize(
-    ("agreement", "words"),
+    ("agreement", "pattern"),
     [
-        (READMISSION.agreement, "the checkpoint's task is readmission; the server's is heart-disease"),
-        (
-            {**HEART_DISEASE.agreement, "column age": "age in days"},
-            f"the checkpoint's column age is age in days; the server's is {HEART_DISEASE.agreement['column age']}",
-        ),
-        (
-            {name: words for name, words in HEART_DISEASE.agreement.items() if name != "column age"},
-            f"the checkpoint's column age is not declared; the server's is {HEART_DISEASE.agreement['column age']}",
-        ),
+        (READMISSION.agreement, "task is readmission.*heart-disease"),
+        ({**HEART_DISEASE.agreement, "column age": "age in days"}, "column age .*in days"),
+        ({name: text for name, text in HEART_DISEASE.agreement.items() if name != "column age"}, "column age .*not"),
     ],
 )
-def test_another_task_or_schema_is_refused(agreement: dict[str, str], words: str) -> None:
-    with pytest.raises(CheckpointError) as told:
+def test_another_task_or_agreement_is_refused(agreement: dict[str, str], pattern: str) -> None:
+    with pytest.raises(CheckpointError, match=f"checkpoint's {pattern}"):
         checkpoint_of(1, agreement=agreement).check_task(HEART_DISEASE)
-    assert str(told.value) == words
 
 
 DEFAULTS = Settings().to_config()
 
 
-def test_settings_that_agree_or_do_not_matter_are_accepted() -> None:
+def test_settings_that_agree_or_may_change_are_accepted() -> None:
     check_settings(DEFAULTS, DEFAULTS)
     check_settings(DEFAULTS, {})
     check_settings(DEFAULTS, {"rounds": 30, "seed": 42})
@@ -474,36 +465,33 @@ def test_settings_that_agree_or_do_not_matter_are_accepted() -> None:
 
 
 def test_every_setting_that_differs_is_named_with_both_values() -> None:
-    with pytest.raises(CheckpointError) as told:
+    pattern = 'model: expected "mlp", got "logistic"; appraisal: expected true, got false; seed: expected 42, got 7$'
+    with pytest.raises(CheckpointError, match=pattern):
         check_settings(DEFAULTS, {**DEFAULTS, "seed": 7, "model": "logistic", "appraisal": False, "wait": 1.0})
-    assert str(told.value) == (
-        "a run resumes with the settings that it began with: "
-        'model is "mlp" and not "logistic"; appraisal is true and not false; seed is 42 and not 7'
-    )
 
 
-def test_every_setting_that_a_result_depends_on_is_compared() -> None:
+def test_every_setting_on_which_results_depend_is_compared() -> None:
     free = {"min-hospitals", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose"}
     for name in set(DEFAULTS) - free - {"data"}:
-        with pytest.raises(CheckpointError, match=f": {name} is .* and not "):
+        with pytest.raises(CheckpointError, match=f": {name}: expected .*, got "):
             check_settings(DEFAULTS, {name: "other"})
 
 
-def test_a_setting_that_was_not_known_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"sparsity is not set and not 0\.5$"):
+def test_a_setting_that_the_checkpoint_does_not_have_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"sparsity: expected none, got 0\.5$"):
         check_settings(DEFAULTS, {"sparsity": 0.5})
 
 
-# A run that is over, and one that begins anew
+# The end of a run, and a new run
 
 
-def test_what_is_removed_is_gone_and_what_is_somebody_s_stays(tmp_path: Path) -> None:
+def test_removing_checkpoints_leaves_other_files(tmp_path: Path) -> None:
     folder = saved_in(tmp_path / "a", 1, 2, 3)
     (tmp_path / "a" / ".checkpoint.partial").touch()
     folder.remove()
     assert names_in(tmp_path) == []
     folder.remove()
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint$"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         folder.load()
     saved_in(tmp_path / "b", 1)
     (tmp_path / "b" / "notes.txt").touch()
@@ -511,7 +499,7 @@ def test_what_is_removed_is_gone_and_what_is_somebody_s_stays(tmp_path: Path) ->
     assert names_in(tmp_path / "b") == ["notes.txt"]
 
 
-def test_after_its_end_a_folder_can_be_saved_in_again(tmp_path: Path) -> None:
+def test_a_folder_can_be_saved_in_after_its_removal(tmp_path: Path) -> None:
     folder = saved_in(tmp_path / "a", 5)
     folder.remove()
     folder.save(checkpoint_of(1))
@@ -519,7 +507,7 @@ def test_after_its_end_a_folder_can_be_saved_in_again(tmp_path: Path) -> None:
     assert names_in(tmp_path / "a") == ["history.jsonl", "round-000001.checkpoint"]
 
 
-def test_a_removal_that_is_cut_off_leaves_the_newest_or_none(
+def test_an_interrupted_removal_leaves_the_newest_checkpoint_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
@@ -543,14 +531,14 @@ def test_a_removal_that_is_cut_off_leaves_the_newest_or_none(
             assert names_in(path) == ["history.jsonl"]
 
 
-def test_a_run_that_begins_anew_removes_what_was_there(tmp_path: Path) -> None:
+def test_a_new_run_removes_earlier_checkpoints(tmp_path: Path) -> None:
     saved_in(tmp_path, 7, 8)
     saved_in(tmp_path, 1)
     assert names_in(tmp_path) == ["history.jsonl", "round-000001.checkpoint"]
     assert loads(tmp_path, 1)
 
 
-# What cannot be written
+# Failures to write
 
 
 def full() -> OSError:
@@ -558,7 +546,7 @@ def full() -> OSError:
 
 
 class FullAtClose(io.FileIO):
-    """A file whose disk is full, which the system says when it is closed."""
+    """A file on a full disk, which the system reports when the file is closed."""
 
     def close(self) -> None:
         was_open = not self.closed
@@ -568,19 +556,19 @@ class FullAtClose(io.FileIO):
 
 
 class FullAtWrite(io.FileIO):
-    """A file of which half fits."""
+    """A file on a disk that has room for half of its content."""
 
-    _written = False
+    is_full = False
 
     def write(self, data: Any, /) -> int:
-        if self._written:
+        if self.is_full:
             raise full()
-        self._written = True
+        self.is_full = True
         return super().write(bytes(data)[: len(data) // 2])
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
-    """The call of that number, from 1, finds the disk full; a write leaves half of its bytes."""
+    """Make the call of that number, from 1, find the disk full."""
     real, calls = getattr(owner, name), iter(range(1, 100))
 
     def fake(*arguments: Any, **keywords: Any) -> Any:
@@ -619,19 +607,17 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_is_intact(
+def test_a_full_disk_is_an_error_and_leaves_the_last_checkpoint_intact(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved_in(tmp_path, 1, 2)
     with monkeypatch.context() as patch:
         FAULTS[fault](patch)
-        with pytest.raises(CheckpointError) as told:
+        with pytest.raises(CheckpointError, match=r"round 3 .*\(No space left on device\)"):
             folder.save(checkpoint_of(3))
 
-    assert isinstance(told.value, RunError)
-    assert str(told.value) == f"{tmp_path}: the checkpoint of round 3 cannot be written (No space left on device)"
     assert ".checkpoint.partial" not in names_in(tmp_path)
-    # Where only the folder could not be put on disk, the new one is whole, too.
+    # Where only the folder could not be put on disk, the new checkpoint is intact, too.
     assert loads(tmp_path, 3 if fault == "fsync of the folder" else 2)
     folder.save(checkpoint_of(3))
     folder.save(checkpoint_of(4))
@@ -640,7 +626,7 @@ def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_is_intact(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_full_disk_at_the_first_checkpoint_is_one_line(
+def test_a_full_disk_at_the_first_checkpoint_is_an_error(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
@@ -648,32 +634,32 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line(
         patch.setattr("federated_health.server.checkpoint.sync_folder", lambda _: os.fsync(0))
         patch.setattr(os, "fsync", lambda _: None)
         FAULTS[fault](patch)
-        with pytest.raises(CheckpointError, match="the checkpoint of round 1 cannot be written"):
+        with pytest.raises(CheckpointError, match="round 1 cannot be written"):
             folder.save(checkpoint_of(1))
     folder.save(checkpoint_of(1))
     assert loads(tmp_path / "checkpoints", 1)
 
 
-def test_an_old_one_that_cannot_be_removed_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_checkpoint_is_removed_later_if_not_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved_in(tmp_path, 1, 2)
-    unlink, refused = Path.unlink, []
+    unlink, refusals = Path.unlink, []
 
     def refuse_old(self: Path, missing_ok: bool = False) -> None:
         if self == file_of(tmp_path, 1):
-            refused.append(self)
+            refusals.append(self)
             raise full()
         unlink(self, missing_ok)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse_old)
         folder.save(checkpoint_of(3))
-    assert refused == [file_of(tmp_path, 1)]
+    assert refusals == [file_of(tmp_path, 1)]
     assert loads(tmp_path, 3)
     folder.save(checkpoint_of(4))
-    assert names_in(tmp_path)[1:] == [file_of(tmp_path, one).name for one in (3, 4)]
+    assert names_in(tmp_path)[1:] == [file_of(tmp_path, number).name for number in (3, 4)]
 
 
-def test_ctrl_c_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, real = saved_in(tmp_path, 1), os.fsync
     calls = iter(range(1, 9))
 
@@ -690,7 +676,7 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert loads(tmp_path, 1)
 
 
-def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("mine")
     folder = CheckpointFolder(tmp_path / "checkpoints")
     for act in (lambda: folder.save(checkpoint_of(1)), folder.load, folder.remove):
@@ -699,13 +685,13 @@ def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints").read_text() == "mine"
 
 
-def test_a_file_where_the_run_should_be_is_one_line(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_run_s_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(CheckpointError, match=r"\(Not a directory\)$"):
         CheckpointFolder(tmp_path / "run" / "checkpoints").save(checkpoint_of(1))
 
 
-def test_a_folder_that_vanished_is_one_line_and_is_not_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_away_is_an_error_and_is_not_made_again(tmp_path: Path) -> None:
     folder = saved_in(tmp_path / "run", 1)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=r"round 2 cannot be written \(No such file or directory\)$"):
@@ -714,8 +700,8 @@ def test_a_folder_that_vanished_is_one_line_and_is_not_made_again(tmp_path: Path
     assert loads(tmp_path / "elsewhere", 1)
 
 
-def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order that a power cut may stop at any point: history, file, name, folder, and only then the old one goes."""
+def test_a_checkpoint_is_on_disk_before_the_old_one_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may stop this order at any point."""
     folder, events, real = saved_in(tmp_path, 1, 2), [], os.fsync
     replace_file, unlink = Path.replace, Path.unlink
 
@@ -745,7 +731,7 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     ]
 
 
-def test_a_new_folder_is_on_disk_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_folder_is_synchronised_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced, real = [], os.fsync
 
     def fsync(file: int) -> None:

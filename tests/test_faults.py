@@ -24,7 +24,7 @@ from federated_health.settings import Settings
 from federated_health.transport import backoff
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import ReplyFutures, hospital_context
-from tests.test_plain_run import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
+from tests.support.light_hospitals import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]
 """Called with a hospital's name and the kind of a message before it is answered; may raise."""
@@ -320,7 +320,7 @@ def test_an_outsized_update_is_rejected_and_counted() -> None:
     next(federated_run.rounds())
     assert shift_of(federated_run) == pytest.approx((30 * 0.1 + 10 * 0.2) / 40, abs=1e-5)
     (reason,) = federated_run.problems.rejected["c"]
-    assert "30 times the median" in reason
+    assert "30 times" in reason
     assert federated_run.problems.to_json()["rejected"] == {"c": {reason: 1}}
 
 

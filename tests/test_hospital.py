@@ -1,7 +1,6 @@
-"""A hospital's CSV as training and test patients."""
+"""A hospital's CSV as training rows and held-out rows."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,14 @@ def rows_of(hospital: Hospital) -> list[str]:
     return sorted(str(row.tolist()) for row in np.concatenate(sides))
 
 
+def contents_of(side: Patients) -> list[str]:
+    return sorted(
+        str([*values, label]) for values, label in zip(side.values.tolist(), side.labels.tolist(), strict=True)
+    )
+
+
 @pytest.mark.parametrize(("number", "train", "test"), [(1, 227, 76), (2, 220, 74), (3, 92, 31), (4, 150, 50)])
-def test_a_hospital_s_rows_are_those_of_its_file(hospitals_folder: Path, number: int, train: int, test: int) -> None:
+def test_a_hospital_has_the_rows_of_its_file(hospitals_folder: Path, number: int, train: int, test: int) -> None:
     path = hospitals_folder / f"client_{number}.csv"
     hospital = load(path)
 
@@ -47,17 +52,12 @@ def test_a_hospital_s_rows_are_those_of_its_file(hospitals_folder: Path, number:
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_the_identical_patients_of_the_real_hospitals_are_on_one_side(hospitals_folder: Path, number: int) -> None:
+def test_identical_rows_of_real_hospitals_stay_on_one_side_of_the_split(hospitals_folder: Path, number: int) -> None:
     for seed in range(10):
         hospital = load(hospitals_folder / f"client_{number}.csv", seed)
         rows = rows_of(hospital)
-        (twice,) = {row for row in rows if rows.count(row) == 2}
-        on_train = [str([*values, label]) for values, label in zip(*side_lists(hospital), strict=True)]
-        assert on_train.count(twice) in (0, 2)
-
-
-def side_lists(hospital: Hospital) -> tuple[list[list[float]], list[float]]:
-    return hospital.train.values.tolist(), hospital.train.labels.tolist()
+        (duplicate,) = {row for row in rows if rows.count(row) == 2}
+        assert contents_of(hospital.train).count(duplicate) in (0, 2)
 
 
 def test_a_hospital_is_read_and_split_once_per_process(hospitals_folder: Path) -> None:
@@ -67,21 +67,15 @@ def test_a_hospital_is_read_and_split_once_per_process(hospitals_folder: Path) -
     assert load(path) is not load(path, 43)
 
 
-def test_another_split_seed_holds_other_patients_out(hospitals_folder: Path) -> None:
+def test_another_split_seed_holds_out_other_rows(hospitals_folder: Path) -> None:
     path = hospitals_folder / "client_1.csv"
 
     assert not np.array_equal(load(path).test.values, load(path, 43).test.values, equal_nan=True)
     assert rows_of(load(path)) == rows_of(load(path, 43))
 
 
-def contents_of(side: Patients) -> list[str]:
-    return sorted(
-        str([*values, label]) for values, label in zip(side.values.tolist(), side.labels.tolist(), strict=True)
-    )
-
-
 @pytest.mark.parametrize("number", range(1, 5))
-def test_the_order_of_a_real_file_moves_no_patient(tmp_path: Path, hospitals_folder: Path, number: int) -> None:
+def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path, hospitals_folder: Path, number: int) -> None:
     header, *rows = (hospitals_folder / f"client_{number}.csv").read_text().splitlines()
     before = load(hospitals_folder / f"client_{number}.csv")
 
@@ -96,9 +90,7 @@ def test_the_order_of_a_real_file_moves_no_patient(tmp_path: Path, hospitals_fol
 @pytest.mark.parametrize(
     ("diseased", "train", "test"), [(0, 6, 2), (1, 6, 2), (2, 5, 3), (3, 6, 2), (4, 6, 2), (6, 5, 3), (8, 6, 2)]
 )
-def test_the_smallest_file_that_can_be_split_has_eight_different_patients(
-    tmp_path: Path, diseased: int, train: int, test: int
-) -> None:
+def test_eight_different_rows_can_be_split(tmp_path: Path, diseased: int, train: int, test: int) -> None:
     rows = [row(40 + i, disease=int(i < diseased)) for i in range(8)]
 
     hospital = load(write(tmp_path, HEADER, *rows))
@@ -106,7 +98,7 @@ def test_the_smallest_file_that_can_be_split_has_eight_different_patients(
     assert (len(hospital.train), len(hospital.test)) == (train, test)
 
 
-def test_a_file_of_seven_different_patients_is_refused_however_often_they_stand_in_it(tmp_path: Path) -> None:
+def test_seven_different_rows_are_refused_however_often_they_are_repeated(tmp_path: Path) -> None:
     patients = [*range(40, 47), *range(40, 47)]
     rows = [*(row(age) for age in patients), *(row(age, disease=0) for age in range(40, 47))]
     notes = [f"{cells},{i}" for i, cells in enumerate(rows)]
@@ -116,21 +108,12 @@ def test_a_file_of_seven_different_patients_is_refused_however_often_they_stand_
         load(path)
 
 
-def spoil_label(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(disease=table["disease"].replace("1", "2"))
-
-
-def spoil_age(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(age="-" + table["age"])
-
-
-@pytest.mark.parametrize("spoil", [spoil_label, spoil_age])
-def test_a_real_file_with_invalid_cells_is_refused(
-    tmp_path: Path, patients: pd.DataFrame, spoil: Callable[[pd.DataFrame], pd.DataFrame]
+@pytest.mark.parametrize(("column", "cell"), [("disease", "2"), ("age", "-1")])
+def test_a_real_file_with_an_invalid_cell_is_refused(
+    tmp_path: Path, patients: pd.DataFrame, column: str, cell: str
 ) -> None:
-    spoil(patients).to_csv(tmp_path / "patients.csv", index=False)
+    patients.loc[2, column] = cell
+    patients.to_csv(tmp_path / "patients.csv", index=False)
 
-    with pytest.raises(
-        DataError, match=r"patients\.csv: column (age|disease), row \d+: expected .* more invalid cells"
-    ):
+    with pytest.raises(DataError, match=rf"patients\.csv: column {column}, row 3: "):
         load(tmp_path / "patients.csv")

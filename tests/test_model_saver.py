@@ -1,10 +1,15 @@
-"""The final model, saved by a process of its own or by this one."""
+"""The final model is saved by a separate process, or by the server's own where that one fails."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import zipfile
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +23,10 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model
 from federated_health.report.saved_model import save_final_model
 from federated_health.server import run_folder
-from tests.support.scripts import PROJECT
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
-TOLD = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     task=HEART_DISEASE.name,
     schema=HEART_DISEASE.schema_hash,
     model="mlp",
@@ -39,55 +43,73 @@ TOLD = TrainConfig(
 )
 
 
-def test_an_order_arrives_as_it_was_given() -> None:
-    path, told, weights = saved_model.read_request(saved_model.write_request(Path("/a b/model.keras"), TOLD, WEIGHTS))
-    assert (path, told) == (Path("/a b/model.keras"), TOLD)
+def test_a_request_is_read_as_it_was_written() -> None:
+    request = saved_model.write_request(Path("/a b/model.keras"), TRAIN_CONFIG, WEIGHTS)
+    path, config, weights = saved_model.read_request(request)
+    assert (path, config) == (Path("/a b/model.keras"), TRAIN_CONFIG)
     assert list(weights) == list(WEIGHTS)
     assert all(np.array_equal(weights[name], array) for name, array in WEIGHTS.items())
     assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
 
 
-class Stopped:
-    """Another process, which fails."""
+class FailedProcess:
+    """A separate process that did not save the model."""
 
-    def __init__(self, code: int, told: bytes) -> None:
-        self.returncode, self.told = code, told
+    def __init__(self, code: int, output: bytes) -> None:
+        self.returncode, self.output = code, output
 
-    def communicate(self, _order: bytes) -> tuple[bytes, None]:
-        return self.told, None
+    def communicate(self, _request: bytes) -> tuple[bytes, None]:
+        return self.output, None
 
 
-@pytest.mark.parametrize("stopped", [Stopped(1, b""), Stopped(0, b""), Stopped(-9, b"saved")])
-def test_what_the_other_process_cannot_do_is_done_here(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[object] = []
-    monkeypatch.setattr(saved_model, "save_final_model", lambda *order: done.append(order))
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: stopped)
+@pytest.mark.parametrize("failed", [FailedProcess(1, b""), FailedProcess(0, b""), FailedProcess(-9, b"saved")])
+def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
+    failed: FailedProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(saved_model, "save_final_model", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: failed)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = run_folder.ModelSaver()
     saver.prepare()
-    saver.save(Path("model.keras"), TOLD, WEIGHTS)
-    assert done == [(Path("model.keras"), TOLD, WEIGHTS)]
+    saver.save(Path("model.keras"), TRAIN_CONFIG, WEIGHTS)
+    assert calls == [(Path("model.keras"), TRAIN_CONFIG, WEIGHTS)]
 
 
-def test_a_process_that_has_keras_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[object] = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
+def test_a_server_that_has_loaded_keras_starts_no_separate_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     monkeypatch.setitem(sys.modules, "keras", run_folder)
     run_folder.ModelSaver().prepare()
-    assert started == []
+
+
+def test_a_separate_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*_: object, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(["sleep", "60"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    saver = run_folder.ModelSaver()
+    saver.prepare()
+    saver.close()
+    (process,) = started
+    assert process.returncode is not None
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_final_model(tmp_path / "here.keras", TOLD, WEIGHTS)
+def test_a_separate_process_saves_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_final_model(tmp_path / "here.keras", TRAIN_CONFIG, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
-    monkeypatch.setattr(saved_model, "save_final_model", None)  # what would be called here
+    monkeypatch.setattr(saved_model, "save_final_model", None)  # so that this process cannot save it
     saver = run_folder.ModelSaver()
     saver.prepare()
-    saver.save(tmp_path / "there.keras", TOLD, WEIGHTS)
+    saver.save(tmp_path / "there.keras", TRAIN_CONFIG, WEIGHTS)
     monkeypatch.undo()
-    here, there = (load_model(tmp_path / f"{name}.keras") for name in ("here", "there"))
-    assert all(np.array_equal(one, other) for one, other in zip(here.get_weights(), there.get_weights(), strict=True))
+    here, there = (load_model(tmp_path / f"{name}.keras").get_weights() for name in ("here", "there"))
+    assert all(np.array_equal(array, other) for array, other in zip(here, there, strict=True))
     configs = [
         json.loads(zipfile.ZipFile(tmp_path / f"{name}.keras").read("config.json")) for name in ("here", "there")
     ]
@@ -96,21 +118,18 @@ def test_a_process_of_its_own_saves_the_same_model(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_gone_is_named_in_words(tmp_path: Path) -> None:
-    order = saved_model.write_request(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
-    command = [sys.executable, "-m", "federated_health.report.saved_model"]
-    other = subprocess.run(command, input=order, capture_output=True, check=False, cwd=PROJECT)
-    assert (other.returncode, other.stdout) == (1, b"")
+def test_a_missing_folder_ends_the_separate_process_with_1_and_is_an_error_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gone" / "model.keras"
+    request = saved_model.write_request(path, TRAIN_CONFIG, WEIGHTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(request)))
+        patched.setattr(signal, "signal", lambda *_: None)
+        patched.setattr(os, "_exit", sys.exit)  # this process goes on
+        with pytest.raises(SystemExit) as ended:
+            saved_model.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == ""
     with pytest.raises(StorageError, match="gone"):
-        run_folder.ModelSaver().save(tmp_path / "gone" / "model.keras", TOLD, WEIGHTS)
-
-
-@pytest.mark.slow
-def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = run_folder.ModelSaver()
-    saver.prepare()
-    process = saver._process
-    assert process is not None
-    saver.close()
-    assert process.returncode is not None
+        run_folder.ModelSaver().save(path, TRAIN_CONFIG, WEIGHTS)

@@ -1,4 +1,4 @@
-"""Which kind of run the settings ask for, which transport it needs, and how large its replies are."""
+"""The kind of run that the settings ask for, the transport that it needs, and the size of its replies."""
 
 from dataclasses import replace
 

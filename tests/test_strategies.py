@@ -1,7 +1,9 @@
-"""Every strategy over rounds against NumPy, from its source's formulas; its arguments; how many hospitals it needs."""
+"""Every strategy over rounds against its source's formulas in NumPy; its state, its arguments, its number of hospitals.
+
+What reaches an average is tested in test_aggregation.py.
+"""
 
 import gc
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from tests.support.checkpoints import checkpoint_of
-from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates, weights_of
+from tests.support.updates import SHAPES, accept, reply, update_of, updates, weights_of
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 
@@ -51,62 +53,19 @@ def average(strategy: str, replies: list[Message]) -> Weights:
     accepted, _ = accept(replies)
     chosen = built(strategy)
     chosen.configure_train(1, weights_to_record(weights_of("start")), ConfigRecord(), grid_of([11]))
-    arrays, _ = chosen.aggregate_train(1, [one.message for one in accepted])
+    arrays, _ = chosen.aggregate_train(1, [valid.message for valid in accepted])
     assert arrays is not None
     return {name: arrays[name].numpy() for name in SHAPES}
 
 
-def mean(name: str, weighted_by: dict[str, float]) -> np.ndarray:
-    """In float64, by NumPy alone."""
-    stack = np.stack([weights_of(hospital)[name].astype(np.float64) for hospital in weighted_by])
-    return np.average(stack, axis=0, weights=list(weighted_by.values()))
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_fedavg_is_the_mean_weighted_by_training_rows(name: str) -> None:
-    averaged = average("fedavg", updates())[name]
-
-    np.testing.assert_allclose(averaged, mean(name, dict(ROWS)), rtol=0, atol=1e-6)
-    assert averaged.shape == SHAPES[name]
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_average_is_the_plain_mean_and_not_fedavg_s(name: str) -> None:
-    averaged = average("average", updates())[name]
-
-    np.testing.assert_allclose(averaged, mean(name, dict.fromkeys(ROWS, 1.0)), rtol=0, atol=1e-6)
-    assert np.abs(averaged - average("fedavg", updates())[name]).max() > 0.01
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_average_does_not_depend_on_who_answers_first(strategy: str) -> None:
-    reference = average(strategy, updates())
-
-    for order in itertools.permutations(range(len(NAMES))):
-        replies = updates()  # anew, since a reply is marked when it is accepted
-        averaged = average(strategy, [replies[i] for i in order])
-        assert all(averaged[name].tobytes() == reference[name].tobytes() for name in SHAPES)
-
-
-def test_what_is_rejected_does_not_reach_the_average() -> None:
-    poisoned = update_of("hungary")
-    poisoned["metrics"] = MetricRecord({"num-examples": 10**9, "train-loss": 0.5})  # not what it declared
-    replies = [reply(11, poisoned), *updates()[1:3], error_reply(14, "gone")]
-
-    averaged = average("fedavg", replies)
-
-    left = {name: float(ROWS[name]) for name in ("cleveland", "va-long-beach")}
-    np.testing.assert_allclose(averaged["logit/bias"], mean("logit/bias", left), rtol=0, atol=1e-6)
-
-
-def test_no_replies_give_no_average() -> None:
+def test_an_average_of_no_replies_is_none() -> None:
     assert accept([])[0] == []
     assert built("fedavg").aggregate_train(1, [])[0] is None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("key", "value"), [(EQUAL_WEIGHT, 1e9), (EQUAL_WEIGHT, 0.0), ("age-of-first-patient", 63.0)])
-def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
+def test_an_update_with_an_unexpected_metric_is_rejected_and_the_others_are_averaged(
     strategy: str, key: str, value: float
 ) -> None:
     replies = updates()
@@ -119,7 +78,7 @@ def test_a_hospital_that_adds_a_metric_is_rejected_and_does_not_stop_the_others(
     assert accept(updates()[1:])[1].rejected == {}
     accepted, problems = accept(replies[:1])
     assert accepted == []
-    assert problems.rejected == {"hungary": {"its metrics are not exactly: num-examples, train-loss": 1}}
+    assert list(problems.rejected) == ["hungary"]
 
 
 def evaluation(node: int, counts: Counts, **more: float) -> Message:
@@ -134,13 +93,13 @@ def read_evaluation(declared: Mapping[int, int], node: int, content: RecordDict)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
+def test_flower_s_aggregation_of_evaluations_sums_their_counts(strategy: str) -> None:
     large = Counts(true_positives=60, true_negatives=30, false_positives=10, loss_sum=40.0, squared_error_sum=12.5)
     small = Counts(false_negatives=10, loss_sum=30.0, squared_error_sum=7.5)
     replies = [evaluation(11, large), evaluation(12, small)]
     accepted, _ = accept(replies, partial(read_evaluation, {11: 100, 12: 10}))
 
-    metrics = built(strategy).aggregate_evaluate(1, [one.message for one in accepted])
+    metrics = built(strategy).aggregate_evaluate(1, [valid.message for valid in accepted])
 
     assert metrics is not None
     assert dict(metrics) == {
@@ -153,11 +112,11 @@ def test_evaluations_are_added_up_and_not_averaged(strategy: str) -> None:
     }
 
 
-def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() -> None:
+def test_an_evaluation_with_an_unexpected_metric_is_rejected_and_the_others_are_summed() -> None:
     replies = [evaluation(11, Counts(true_positives=5), roc_auc=0.5), evaluation(12, Counts(true_negatives=5))]
     accepted, problems = accept(replies, partial(read_evaluation, {11: 5, 12: 5}))
 
-    metrics = built("fedavg").aggregate_evaluate(1, [one.message for one in accepted])
+    metrics = built("fedavg").aggregate_evaluate(1, [valid.message for valid in accepted])
 
     assert list(problems.rejected) == ["hungary"]
     assert metrics is not None
@@ -166,15 +125,15 @@ def test_a_hospital_that_evaluates_more_than_asked_does_not_stop_the_others() ->
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("nodes", [[11], [11, 12, 13, 14]])
-def test_all_participants_and_nobody_else_are_asked(strategy: str, nodes: list[int]) -> None:
+def test_every_strategy_addresses_exactly_the_nodes_of_the_round(strategy: str, nodes: list[int]) -> None:
     content = update_of("cleveland")
     grid = grid_of(nodes)
     chosen = built(strategy)
 
     for configure in (chosen.configure_train, chosen.configure_evaluate):
-        asked = list(configure(3, content.array_records["arrays"], ConfigRecord({"seed": 42}), grid))
-        assert sorted(message.metadata.dst_node_id for message in asked) == nodes
-        for message in asked:
+        messages = list(configure(3, content.array_records["arrays"], ConfigRecord({"seed": 42}), grid))
+        assert sorted(message.metadata.dst_node_id for message in messages) == nodes
+        for message in messages:
             assert set(message.content.array_records) == {"arrays"}
             assert message.content.config_records["config"]["server-round"] == 3
 
@@ -219,11 +178,11 @@ def run_rounds(
     for number in range(1, rounds + 1):
         after = run_round(chosen, number, weights, hospitals, spread)
         moves, rows, losses = drawn(hospitals, number, spread)
-        yield flat(weights), np.stack([flat(one) for one in sent_after(weights, moves)]), rows, losses, flat(after)
+        yield flat(weights), np.stack([flat(update) for update in moved(weights, moves)]), rows, losses, flat(after)
         weights = after
 
 
-def sent_after(weights: Weights, moves: Exact) -> list[Weights]:
+def moved(weights: Weights, moves: Exact) -> list[Weights]:
     return [shaped(flat(weights) + move) for move in moves]
 
 
@@ -233,13 +192,13 @@ def run_round(chosen: Strategy, number: int, weights: Weights, hospitals: int = 
     configure(chosen, number, weights, nodes)
     moves, rows, losses = drawn(hospitals, number, spread)
     replies = [
-        reply(node, Update(weights=one, examples=int(count), loss=float(loss)).to_content())
-        for node, one, count, loss in zip(nodes, sent_after(weights, moves), rows, losses, strict=True)
+        reply(node, Update(weights=update, examples=int(count), loss=float(loss)).to_content())
+        for node, update, count, loss in zip(nodes, moved(weights, moves), rows, losses, strict=True)
     ]
     declared = dict(zip(nodes, rows, strict=True))
     accepted, problems = accept(replies, partial(read_update, declared), nodes)
     assert problems.rejected == {}
-    arrays, _ = chosen.aggregate_train(number, [one.message for one in accepted])
+    arrays, _ = chosen.aggregate_train(number, [valid.message for valid in accepted])
     assert arrays is not None
     assert list(arrays) == list(SHAPES)
     after = {name: arrays[name].numpy().astype(np.float32) for name in SHAPES}
@@ -367,70 +326,61 @@ def median(_weights: Exact, updates: Exact, *_: object) -> Any:
         ("qfedavg", "q=2", 4, q_fair(2.0, 0.05)),
     ],
 )
-def test_three_rounds_are_those_of_the_formulas(strategy: str, text: str, hospitals: int, step: Step) -> None:
+def test_three_rounds_equal_the_published_formulas(strategy: str, text: str, hospitals: int, step: Step) -> None:
     assert hospitals >= STRATEGIES[strategy].min_hospitals(read_arguments(strategy, text))
-    for number, (weights, sent, rows, losses, after) in enumerate(run_rounds(strategy, text, hospitals), start=1):
-        expected = step(weights, sent, rows, losses, number)
+    for number, (weights, vectors, rows, losses, after) in enumerate(run_rounds(strategy, text, hospitals), start=1):
+        expected = step(weights, vectors, rows, losses, number)
         np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
-        assert np.abs(after - weights).max() > 1e-4  # it went somewhere
+        assert np.abs(after - weights).max() > 1e-4  # the weights moved
 
 
 @pytest.mark.parametrize("strategy", ["krum", "multikrum", "bulyan"])
-def test_updates_that_hardly_differ_are_told_apart(strategy: str) -> None:
+def test_krum_distinguishes_updates_that_hardly_differ(strategy: str) -> None:
     """Moves of 0.0002 of weights of 2: in float32 |x|^2 + |y|^2 - 2xy would be rounding error."""
     text = "num-malicious-nodes=1"
     step = {"krum": krum(1), "multikrum": krum(1, 3), "bulyan": bulyan(1)}[strategy]
-    for weights, sent, rows, losses, after in run_rounds(strategy, text, 9, rounds=5, spread=2e-4):
-        expected = step(weights, sent, rows, losses, 1)
+    for weights, vectors, rows, losses, after in run_rounds(strategy, text, 9, rounds=5, spread=2e-4):
+        expected = step(weights, vectors, rows, losses, 1)
         np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_no_round_collects_the_garbage_of_the_process(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With TensorFlow in it that takes a good part of a second, for every reply."""
-    collected: list[int] = []
-    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+def test_no_round_runs_a_garbage_collection(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorFlow in the process, each takes a good part of a second, for every reply."""
+    collections: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(1))
 
     assert len(list(run_rounds(strategy, "", 4))) == 3
 
-    assert collected == []
+    assert collections == []
 
 
 @pytest.mark.parametrize("strategy", ["fedmedian", "trimmed", "krum", "multikrum", "bulyan"])
 @pytest.mark.parametrize("lie", [1e30, -1e37, 40.0])
-def test_one_liar_of_seven_does_not_move_the_weights_beyond_the_others(strategy: str, lie: float) -> None:
+def test_one_hostile_update_of_seven_moves_no_weight_beyond_the_others(strategy: str, lie: float) -> None:
     names = {100 + i: f"hospital-{i}" for i in range(7)}
     honest = {node: weights_of(name) for node, name in names.items() if node != 103}
-    sent = {**honest, 103: {name: np.full(shape, lie, np.float32) for name, shape in SHAPES.items()}}
+    updates = {**honest, 103: {name: np.full(shape, lie, np.float32) for name, shape in SHAPES.items()}}
     replies = [
         reply(node, Update(weights=weights, examples=10**6 if node == 103 else 50, loss=0.5).to_content())
-        for node, weights in sent.items()
+        for node, weights in updates.items()
     ]
     declared = {**dict.fromkeys(names, 50), 103: 10**6}
     accepted, _ = accept(replies, partial(read_update, declared), names)
-    liars = "num-malicious-nodes=1" if "krum" in strategy or strategy == "bulyan" else ""
+    text = "num-malicious-nodes=1" if "krum" in strategy or strategy == "bulyan" else ""
 
-    arrays, _ = built(strategy, liars).aggregate_train(1, [one.message for one in accepted])
+    arrays, _ = built(strategy, text).aggregate_train(1, [valid.message for valid in accepted])
 
     assert arrays is not None
     for name in SHAPES:
         stack = np.stack([weights[name] for weights in honest.values()])
-        got = arrays[name].numpy()
-        assert ((got >= stack.min(axis=0) - 1e-6) & (got <= stack.max(axis=0) + 1e-6)).all()
+        average = arrays[name].numpy()
+        assert ((average >= stack.min(axis=0) - 1e-6) & (average <= stack.max(axis=0) + 1e-6)).all()
 
 
-def test_fedprox_tells_hospitals_its_mu() -> None:
-    config = ConfigRecord()
-    weights = weights_to_record(weights_of("start"))
+# The state of a strategy
 
-    asked = list(built("fedprox", "proximal-mu=0.25").configure_train(1, weights, config, grid_of([7])))
-
-    assert asked[0].content.config_records["config"]["proximal-mu"] == 0.25
-
-
-# What a strategy remembers
-
-LIVELY = [
+VARIANTS = [
     *[(name, "") for name in STRATEGIES],
     ("fedavgm", "server-momentum=0.9,server-learning-rate=0.7"),
     ("fedavgm", "server-momentum=0,server-learning-rate=0.7"),
@@ -446,70 +396,70 @@ def bits(weights: Weights) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in weights.items()}
 
 
-def go_on(chosen: Strategy, weights: Weights, numbers: Iterable[int]) -> Weights:
+def run_more(chosen: Strategy, weights: Weights, numbers: Iterable[int]) -> Weights:
     for number in numbers:
         weights = run_round(chosen, number, weights)
     return weights
 
 
-def go_on_anew(strategy: str, text: str, middle: Weights, state: State, without: str = "") -> Weights:
-    """Rounds 4 to 6 of a new strategy that is told what the one of rounds 1 to 3 remembered, but for an attribute."""
+def run_restored(strategy: str, text: str, middle: Weights, state: State, without: str = "") -> Weights:
+    """Rounds 4 to 6 of a new strategy with the state after rounds 1 to 3, except for one attribute."""
     again = built(strategy, text)
     attributes = {name: form for name, form in STATE_ATTRIBUTES.get(strategy, {}).items() if name != without}
     remaining = {name: array for name, array in state.items() if name.partition("/")[0] != without}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(strategies, "STATE_ATTRIBUTES", {strategy: attributes})
         write_state(strategy, again, remaining, SHAPES)
-    return go_on(again, middle, range(4, 7))
+    return run_more(again, middle, range(4, 7))
 
 
-@pytest.mark.parametrize(("strategy", "text"), LIVELY)
-def test_six_rounds_are_three_and_three_of_a_new_strategy_from_a_checkpoint(
+@pytest.mark.parametrize(("strategy", "text"), VARIANTS)
+def test_six_rounds_equal_three_and_three_of_a_new_strategy_from_a_checkpoint(
     strategy: str, text: str, tmp_path: Path
 ) -> None:
     first = built(strategy, text)
-    middle = go_on(first, weights_of("start"), range(1, 4))
+    middle = run_more(first, weights_of("start"), range(1, 4))
     given = checkpoint_of(3, weights=middle, strategy_state=read_state(strategy, first, SHAPES))
     CheckpointFolder(tmp_path / "checkpoints").save(given)
     saved = CheckpointFolder(tmp_path / "checkpoints").load()
 
-    after = go_on_anew(strategy, text, saved.weights, saved.strategy_state)
+    after = run_restored(strategy, text, saved.weights, saved.strategy_state)
 
-    assert bits(after) == bits(go_on(first, middle, range(4, 7)))
-    assert bits(after) == bits(go_on(built(strategy, text), weights_of("start"), range(1, 7)))
+    assert bits(after) == bits(run_more(first, middle, range(4, 7)))
+    assert bits(after) == bits(run_more(built(strategy, text), weights_of("start"), range(1, 7)))
 
 
 @pytest.mark.parametrize(
     ("strategy", "attribute"),
     [(name, attribute) for name, attributes in STATE_ATTRIBUTES.items() for attribute in attributes],
 )
-def test_nothing_that_is_declared_as_remembered_can_be_forgotten(strategy: str, attribute: str) -> None:
+def test_later_rounds_depend_on_every_attribute_of_the_state(strategy: str, attribute: str) -> None:
     first = built(strategy)
-    middle = go_on(first, weights_of("start"), range(1, 4))
+    middle = run_more(first, weights_of("start"), range(1, 4))
     state = read_state(strategy, first, SHAPES)
 
-    assert bits(go_on_anew(strategy, "", middle, state, without=attribute)) != bits(
-        go_on_anew(strategy, "", middle, state)
+    assert bits(run_restored(strategy, "", middle, state, without=attribute)) != bits(
+        run_restored(strategy, "", middle, state)
     )
 
 
-@pytest.mark.parametrize(("strategy", "text"), LIVELY)
-def test_whatever_else_a_round_leaves_in_a_strategy_is_known(strategy: str, text: str) -> None:
-    """Another release of Flower may remember more."""
+@pytest.mark.parametrize(("strategy", "text"), VARIANTS)
+def test_a_round_changes_no_attribute_of_a_strategy_beyond_its_state(strategy: str, text: str) -> None:
+    """Another release of Flower may keep more."""
     chosen = built(strategy, text)
     before = {name: id(value) for name, value in vars(chosen).items()}
-    go_on(chosen, weights_of("start"), range(1, 3))
+    run_more(chosen, weights_of("start"), range(1, 3))
 
-    left = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
+    changed = {name for name, value in vars(chosen).items() if id(value) != before.get(name)}
 
     # configure_train sets it anew, or it is the round's weights (fedavgm); fedadagrad's m_t is erased by a beta-1 of 0.
-    assert left <= {"current_arrays", *STATE_ATTRIBUTES.get(strategy, ())} | (
+    assert changed <= {"current_arrays", *STATE_ATTRIBUTES.get(strategy, ())} | (
         {"m_t"} if strategy == "fedadagrad" else set()
     )
 
 
-@pytest.mark.parametrize(("strategy", "text"), LIVELY)
-def test_a_round_that_is_begun_again_changes_nothing(strategy: str, text: str) -> None:
+@pytest.mark.parametrize(("strategy", "text"), VARIANTS)
+def test_a_repeated_round_leaves_no_trace(strategy: str, text: str) -> None:
     plain, repeated = built(strategy, text), built(strategy, text)
     weights = again = weights_of("start")
     for number in range(1, 7):
@@ -520,17 +470,17 @@ def test_a_round_that_is_begun_again_changes_nothing(strategy: str, text: str) -
         assert bits(again) == bits(weights)
 
 
-def test_a_strategy_that_has_seen_no_round_remembers_nothing() -> None:
+def test_the_state_of_a_new_strategy_is_empty() -> None:
     for name in STRATEGIES:
         new = built(name)
         assert read_state(name, new, SHAPES) == {}
         write_state(name, new, {}, SHAPES)
-        assert bits(go_on(new, weights_of("start"), range(1, 3))) == bits(
-            go_on(built(name), weights_of("start"), range(1, 3))
+        assert bits(run_more(new, weights_of("start"), range(1, 3))) == bits(
+            run_more(built(name), weights_of("start"), range(1, 3))
         )
 
 
-def test_what_is_remembered_is_named_after_attribute_and_weights() -> None:
+def test_arrays_of_the_state_are_named_after_attribute_and_weights() -> None:
     expected = {
         "fedavgm": ["momentum_vector/hidden/kernel", "momentum_vector/logit/bias"],
         "fedadam": ["m_t/hidden/kernel", "m_t/logit/bias", "v_t/hidden/kernel", "v_t/logit/bias"],
@@ -539,14 +489,14 @@ def test_what_is_remembered_is_named_after_attribute_and_weights() -> None:
     }
     for name in STRATEGIES:
         chosen = built(name)
-        go_on(chosen, weights_of("start"), [1])
+        run_more(chosen, weights_of("start"), [1])
         assert sorted(read_state(name, chosen, SHAPES)) == expected.get(name, [])
 
 
 @pytest.mark.parametrize("strategy", STATE_ATTRIBUTES)
-def test_what_was_read_is_a_copy(strategy: str) -> None:
+def test_the_state_that_is_read_is_a_copy(strategy: str) -> None:
     chosen = built(strategy)
-    middle = go_on(chosen, weights_of("start"), [1])
+    middle = run_more(chosen, weights_of("start"), [1])
     state = read_state(strategy, chosen, SHAPES)
     before = {name: array.copy() for name, array in state.items()}
     again = built(strategy)
@@ -555,16 +505,16 @@ def test_what_was_read_is_a_copy(strategy: str) -> None:
     for array in state.values():
         array += 1.0
 
-    later = go_on(chosen, middle, [2])
-    assert bits(go_on(again, middle, [2])) == bits(later)
+    later = run_more(chosen, middle, [2])
+    assert bits(run_more(again, middle, [2])) == bits(later)
     third = built(strategy)
     write_state(strategy, third, before, SHAPES)
-    assert bits(go_on(third, middle, [2])) == bits(later)
+    assert bits(run_more(third, middle, [2])) == bits(later)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("state", ["another attribute", "lacks one", "another shape", "one too many"])
-def test_what_another_strategy_remembers_is_refused_and_not_written(strategy: str, state: str) -> None:
+def test_the_state_of_another_strategy_is_refused_and_not_written(strategy: str, state: str) -> None:
     new = built(strategy)
     right: dict[str, npt.NDArray[Any]] = {
         f"{name}/{weights}": np.zeros(shape)
@@ -579,7 +529,7 @@ def test_what_another_strategy_remembers_is_refused_and_not_written(strategy: st
         "one too many": one_too_many,
     }[state]
 
-    with pytest.raises(CheckpointError, match="not of this strategy and network"):
+    with pytest.raises(CheckpointError, match=f"not fit {strategy}"):
         write_state(strategy, new, wrong, SHAPES)
 
     assert read_state(strategy, new, SHAPES) == {}
@@ -588,7 +538,7 @@ def test_what_another_strategy_remembers_is_refused_and_not_written(strategy: st
 # Arguments
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_arguments_that_are_not_given_have_their_defaults() -> None:
     defaults = read_arguments("fedadam", "")
 
     assert list(defaults) == ["eta", "beta-1", "beta-2", "tau"]
@@ -598,49 +548,46 @@ def test_what_is_not_given_has_its_default() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_what_is_written_is_read_again(strategy: str) -> None:
+def test_written_arguments_are_read_again(strategy: str) -> None:
     arguments = read_arguments(strategy, "")
 
     assert read_arguments(strategy, write_arguments(arguments)) == arguments
 
 
 @pytest.mark.parametrize(
-    ("strategy", "text", "words"),
+    ("strategy", "text", "pattern"),
     [
-        ("fedavg", "eta=1", "fedavg has no parameters, got 'eta=1'"),
-        ("fedmedian", "x", "fedmedian has no parameters, got 'x'"),
-        ("fedprox", "mu=1", "fedprox has no 'mu'; known are: proximal-mu"),
-        ("fedadam", "eta_l=1", "fedadam has no 'eta_l'; known are: eta, beta-1, beta-2, tau"),
-        ("fedprox", "proximal-mu", "expected NAME=VALUE between commas, got 'proximal-mu'"),
-        ("fedadam", "eta=1,", "expected NAME=VALUE between commas, got ''"),
-        ("fedadam", "eta=1,eta=1", "eta is given twice"),
-        ("fedprox", "proximal-mu=", "proximal-mu: expected a number of at least 0, got ''"),
-        ("fedprox", "proximal-mu=-0.1", "proximal-mu: expected a number of at least 0, got '-0.1'"),
-        ("fedprox", "proximal-mu=nan", "proximal-mu: expected a number of at least 0, got 'nan'"),
-        ("fedprox", "proximal-mu=inf", "proximal-mu: expected a number of at least 0, got 'inf'"),
-        ("fedprox", "proximal-mu=1=2", "proximal-mu: expected a number of at least 0, got '1=2'"),
-        ("fedadam", "eta=0", "eta: expected a number above 0, got '0'"),
-        ("fedadam", "tau=0", "tau: expected a number above 0, got '0'"),
-        ("fedadam", "beta-1=1", "beta-1: expected a number of at least 0 and below 1, got '1'"),
-        ("trimmed", "beta=0.5", "beta: expected a number of at least 0.001 and below 0.5, got '0.5'"),
-        ("trimmed", "beta=0", "beta: expected a number of at least 0.001 and below 0.5, got '0'"),
-        ("krum", "num-malicious-nodes=1.0", "num-malicious-nodes: expected a whole number of at least 0, got '1.0'"),
-        ("multikrum", "num-nodes-to-select=0", "num-nodes-to-select: expected a whole number of at least 1, got '0'"),
-        ("krum", f"num-malicious-nodes={10**20}", f"expected a whole number of at least 0, got '{10**20}'"),
-        ("qfedavg", "q=many", "q: expected a number of at least 0, got 'many'"),
+        ("fedavg", "eta=1", "fedavg has no parameters.*'eta=1'"),
+        ("fedmedian", "x", "fedmedian has no parameters.*'x'"),
+        ("fedprox", "mu=1", "fedprox has no 'mu'.*proximal-mu"),
+        ("fedadam", "eta_l=1", "fedadam has no 'eta_l'.*eta, beta-1, beta-2, tau"),
+        ("fedprox", "proximal-mu", "NAME=VALUE.*got 'proximal-mu'"),
+        ("fedadam", "eta=1,", "NAME=VALUE.*got ''"),
+        ("fedadam", "eta=1,eta=1", "eta.*twice"),
+        ("fedprox", "proximal-mu=", "proximal-mu: .*at least 0, got ''"),
+        ("fedprox", "proximal-mu=-0.1", "proximal-mu: .*at least 0, got '-0.1'"),
+        ("fedprox", "proximal-mu=nan", "proximal-mu: .*at least 0, got 'nan'"),
+        ("fedprox", "proximal-mu=inf", "proximal-mu: .*at least 0, got 'inf'"),
+        ("fedprox", "proximal-mu=1=2", "proximal-mu: .*at least 0, got '1=2'"),
+        ("fedadam", "eta=0", "eta: .*above 0, got '0'"),
+        ("fedadam", "tau=0", "tau: .*above 0, got '0'"),
+        ("fedadam", "beta-1=1", "beta-1: .*at least 0 and below 1, got '1'"),
+        ("trimmed", "beta=0.5", "beta: .*at least 0.001 and below 0.5, got '0.5'"),
+        ("trimmed", "beta=0", "beta: .*at least 0.001 and below 0.5, got '0'"),
+        ("krum", "num-malicious-nodes=1.0", "num-malicious-nodes: .*whole number of at least 0, got '1.0'"),
+        ("multikrum", "num-nodes-to-select=0", "num-nodes-to-select: .*whole number of at least 1, got '0'"),
+        ("krum", f"num-malicious-nodes={10**20}", f"num-malicious-nodes: .*whole number.* got '{10**20}'"),
+        ("qfedavg", "q=many", "q: .*at least 0, got 'many'"),
     ],
 )
-def test_arguments_that_are_wrong_are_told_in_one_line(strategy: str, text: str, words: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+def test_wrong_arguments_are_refused(strategy: str, text: str, pattern: str) -> None:
+    with pytest.raises(SettingsError, match=f"strategy-args: .*{pattern}"):
         read_arguments(strategy, text)
-
-    assert str(caught.value).startswith("strategy-args: ")
-    assert str(caught.value).endswith(words)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(text=st.text(alphabet="etaubq-num1209.,= proxil_mk", max_size=40))
-def test_any_text_is_arguments_or_an_error_of_ours(strategy: str, text: str) -> None:
+def test_any_text_gives_arguments_or_a_settings_error(strategy: str, text: str) -> None:
     try:
         arguments = read_arguments(strategy, text)
     except SettingsError:
@@ -671,20 +618,17 @@ def test_any_text_is_arguments_or_an_error_of_ours(strategy: str, text: str) -> 
         ("bulyan", "num-malicious-nodes=1", 7),
     ],
 )
-def test_one_hospital_less_than_needed_is_refused(strategy: str, text: str, least: int) -> None:
+def test_fewer_hospitals_than_a_strategy_needs_are_refused(strategy: str, text: str, least: int) -> None:
     arguments = read_arguments(strategy, text)
     check_strategy(strategy, arguments, least, 0.05)
 
-    with pytest.raises(SettingsError) as caught:
-        check_strategy(strategy, arguments, least - 1, 0.05)
-
     which = f"{strategy} with {write_arguments(arguments)}" if arguments else strategy
-    assert str(caught.value).startswith(f"hospitals: {which} needs at least {least} (")
-    assert str(caught.value).endswith(f"), got {least - 1}")
+    with pytest.raises(SettingsError, match=rf"hospitals: {which} .* {least} .* got {least - 1}$"):
+        check_strategy(strategy, arguments, least - 1, 0.05)
 
 
 @given(thousandths=st.integers(1, 499))
-def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -> None:
+def test_trimmed_needs_the_fewest_hospitals_of_which_it_trims_one(thousandths: int) -> None:
     beta = thousandths / 1000
     least = STRATEGIES["trimmed"].min_hospitals({"beta": beta})
 
@@ -693,17 +637,15 @@ def test_so_many_hospitals_are_the_fewest_of_whom_any_is_cut(thousandths: int) -
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_four_hospitals_and_three_of_them_are_enough_by_default(strategy: str) -> None:
-    """The default federation, of whom one may fail."""
+def test_three_hospitals_are_enough_for_every_strategy_by_default(strategy: str) -> None:
+    """The default federation has four, of which one may fail."""
     assert STRATEGIES[strategy].min_hospitals(read_arguments(strategy, "")) <= 3
 
 
 def test_a_proximal_term_that_overshoots_is_refused() -> None:
     check_strategy("fedprox", {"proximal-mu": 20.0}, 4, 0.05)
 
-    with pytest.raises(
-        SettingsError, match=r"^strategy-args: proximal-mu: expected at most 1 / learning-rate = 20, .*"
-    ):
+    with pytest.raises(SettingsError, match=r"proximal-mu: expected at most .* 20\b"):
         check_strategy("fedprox", {"proximal-mu": 20.5}, 4, 0.05)
 
 
@@ -712,7 +654,7 @@ def test_a_proximal_term_that_overshoots_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_ten_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str, hospitals_folder: Path) -> None:
+def test_rounds_of_the_four_hospitals_lower_the_training_loss(strategy: str, hospitals_folder: Path) -> None:
     names = ("cleveland", "hungary", "switzerland", "va-long-beach")
     contexts = {
         name: hospital_context(name, {"data": str(hospitals_folder / f"client_{number}.csv")})

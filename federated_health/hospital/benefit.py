@@ -1,6 +1,6 @@
 """The benefit of joining, as a hospital measures it at the end of a run.
 
-A hospital trains a model of its own rows alone, with the run's settings, and compares both models on its held-out rows.
+A hospital trains a model on its own rows alone, with the run's settings, and compares both models on its held-out rows.
 One split of one hospital is noisy; `python -m federated_health evidence` cross-validates where all rows may be in one
 place.
 """
@@ -24,7 +24,7 @@ Vector = npt.NDArray[np.float64]
 
 
 def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainConfig) -> Benefit:
-    """Compare the final weights with a model of this hospital's own rows."""
+    """Compare the final weights with a model trained on this hospital's own rows."""
     hospital, held_out = local.hospital, local.hospital.test
     seed = [train_config.seed, *hospital.name.encode()]
     own_roc_auc, roc_auc, difference = None, Interval(), Interval()
@@ -44,7 +44,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
 
 
 def describe_benefit(benefit: Benefit) -> str:
-    """The verdict and its figures, in a line."""
+    """The verdict and its figures, in one line."""
     difference = benefit.difference
     if difference.value is None:
         few = f"fewer than {MIN_CLASS_SIZE} held-out patients of one class"
@@ -57,9 +57,9 @@ def describe_benefit(benefit: Benefit) -> str:
 
 
 def score_alone(local: "LocalModel", train_config: TrainConfig) -> npt.NDArray[np.float32]:
-    """Log-odds of the held-out rows by a model of the training rows alone: a federation of one hospital.
+    """Log-odds of the held-out rows by a model of this hospital's training rows alone: a federation of one hospital.
 
-    The model has the rows' own normalisation, and as many rounds as the run.
+    The model has the rows' own normalisation, and is trained for as many rounds as the run.
     """
     hospital = local.hospital
     task = hospital.task

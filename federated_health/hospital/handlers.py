@@ -55,7 +55,7 @@ Handler = Callable[[Message, Context], Any]
 """Answers a message with one of the contents in `messages`."""
 
 ENCRYPTED_RUN = "encryption"
-"""Record of a hospital's own state during an encrypted run."""
+"""Name of the record with a hospital's own state during an encrypted run."""
 
 
 class InMemoryHospital(Context):
@@ -102,7 +102,7 @@ def _refuse_unencrypted(message: Message, context: Context) -> None:
 
 
 def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | None:
-    """`privacy`, where the message, the hospital or what it agreed to asks for differential privacy."""
+    """The `privacy` package if the message, the hospital or its agreed plan asks for differential privacy."""
     is_private = ALLOWED_EPSILON in context.node_config or AGREED_PLAN in context.state
     return privacy.load() if is_private or has_privacy_plan(config) else None
 
@@ -127,11 +127,11 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     except DataError as error:
         if ALLOWED_EPSILON not in context.node_config:
             raise
-        raise DataError(str(error)) from None  # the reason names a column, and no budget accounts for that
+        raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
 
 
 def budget_of(context: Context) -> "PrivacyBudget":
-    """What all runs have spent of the privacy of this hospital's training rows."""
+    """The privacy budget of this hospital's training rows, which all runs spend from."""
     if isinstance(context, InMemoryHospital):
         context.budget = context.budget or privacy.load().budget.PrivacyBudget()
         return context.budget
@@ -190,7 +190,7 @@ def register(message: Message, context: Context) -> Registration:
 def train(message: Message, context: Context) -> Update:
     """Train a round's local epochs, or its noisy steps under differential privacy.
 
-    The weights in the message are the average of the round before; where the server asks, they are evaluated first.
+    The weights in the message are the average of the round before. If the server asks for it, they are evaluated first.
     """
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
@@ -229,7 +229,7 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
 def evaluate_final(message: Message, context: Context) -> Evaluation:
     """Outcome counts, ROC-AUC and microaggregated scores of the held-out rows under the final weights.
 
-    The final weights and this hospital's own figures are kept in its context, which stays at the hospital.
+    The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
     config, local, weights = open_message(message, context)
     labels, log_odds = local.hospital.test.labels, local.score(weights)
@@ -270,7 +270,7 @@ def _microaggregate_classes(log_odds: npt.NDArray[Any], labels: npt.NDArray[Any]
 
 
 def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
-    """The final model as `evaluate_final` kept it; None before the end of a run."""
+    """The final model, as `evaluate_final` saved it in the context; None before the end of a run."""
     if CONFIG not in context.state:
         return None
     config = TrainConfig.from_record(context.state.config_records[CONFIG])

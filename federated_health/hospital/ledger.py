@@ -2,16 +2,16 @@
 
 `egress-NAME.jsonl` stands in the folder of the hospital's CSV and only grows. Each line is a JSON object:
 
-- `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for that which
-  says why a hospital may not join) and `round` (null where the server's message names none);
-- `bytes` and `sha256` of the whole: of a reply exactly as it is handed to gRPC, of metadata as lines `key: value`;
-- `records`: each array, metric, config value, metadata value or error that is in it, with `record`, `name`, `shape`,
+- `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for the
+  metadata that says why a hospital may not join) and `round` (null where the server's message names none);
+- `bytes` and `sha256` of the whole: a reply exactly as gRPC gets it, metadata as lines `key: value`;
+- `records`: each array, metric, config value, metadata value or error in it, with `record`, `name`, `shape`,
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
   each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
 
-It holds no value. But a guess of a small count can be checked by its hash, so the ledger stays at the hospital.
+The ledger holds no values. But a guess of a small count can be checked by its hash, so it stays at the hospital.
 
-A line says what was handed over, whether or not it arrived. It does not list what every connection shows: addresses,
+A line says what gRPC got, whether or not it arrived. It does not list what every connection shows: addresses,
 the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's version and the
 system.
 """
@@ -51,8 +51,8 @@ class Ledger:
     """Appends to a hospital's ledger; opens it anew for every line, so that a file that was moved away is begun anew.
 
     A line is one write, so that two processes may share a file (with a blank line where one saw half of the other's).
-    It is synchronised with the disk (0.2 to 3 ms): it outlasts kill -9 and, if the disk is honest,
-    a power cut. A new file can be read by its owner only.
+    It is synchronised with the disk (0.2 to 3 ms): it survives kill -9 and, if the disk flushes its cache, a power cut.
+    Only its owner can read a new file.
     """
 
     def __init__(self, path: Path, hospital: str) -> None:
@@ -74,7 +74,7 @@ class Ledger:
 
         Args:
             envelope: Flower's metadata of the reply, as it stands in the content.
-            content: the whole, as gRPC gets it.
+            content: the whole reply, as gRPC gets it.
         """
         items = [*describe(reply), _item("envelope", "metadata", (), "protobuf", envelope)]
         self._append(reply.metadata.message_type, _round_of(message), content, items)
@@ -95,15 +95,15 @@ class Ledger:
                 file.seek(0)
                 first, *_ = file.read(PAGE).lstrip(b"\0\n").splitlines() or [b""]
                 if not begins_line(first):
-                    raise LedgerError(f"{self.path}: is not an egress ledger, and is not added to: move it elsewhere")
+                    raise LedgerError(f"{self.path}: is not an egress ledger, and nothing was added: move it elsewhere")
                 append(file, b"\n" * _is_torn(file) + line)
         except OSError as error:
-            reason = f"cannot be written to ({error.strerror}); what cannot be recorded does not leave"
+            reason = f"cannot be written to ({error.strerror}); nothing is sent that cannot be recorded"
             raise LedgerError(f"{self.path}: {reason}") from None
 
 
 def begins_line(content: bytes) -> bool:
-    """Whether a ledger's line begins so, or was cut off so: then it may be shorter, and have zeros at its end."""
+    """Whether this begins a ledger's line, perhaps one that was cut off: shorter, or with zeros at its end."""
     content = content.rstrip(b"\0")
     return content[: len(OPENING)] == OPENING[: len(content)]
 
@@ -137,8 +137,8 @@ def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: b
 
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:
-    """Shape and dtype as NumPy's own header in the bytes says them; as Flower says them where there is none."""
-    if array.data.startswith(header := array_header(tuple(array.shape))):  # of weights: parsing it would take long
+    """Shape and dtype from NumPy's own header in the bytes; as Flower states them where there is none."""
+    if array.data.startswith(header := array_header(tuple(array.shape))):  # as all weights do; parsing takes long
         return _item(record, name, tuple(array.shape), "float32", memoryview(array.data)[len(header) :])
     buffer = BytesIO(array.data)
     try:
@@ -150,7 +150,7 @@ def _item_of_array(record: str, name: str, array: Array) -> Item:
 
 
 def _item_of(record: str, name: str, value: Any) -> Item:
-    """An array, a number, text, bytes, or a list of one of the latter; several texts stand on lines of their own."""
+    """Entry for an array, a number, text, bytes, or a list of such; several texts are joined by line ends."""
     if isinstance(value, Array):
         return _item_of_array(record, name, value)
     if type(value) is float:

@@ -1,4 +1,4 @@
-"""What a hospital's egress ledger says, as a page: totals, errors that were sent, and a table per kind of message."""
+"""A hospital's egress ledger as a page: totals, errors that were sent, and a table per kind of message."""
 
 import json
 import stat
@@ -26,17 +26,17 @@ NEVER = (
     "the CSV, its hash, any path or file name",
     "this file: it holds no value, but a guess of a small count can be checked by its hash",
 )
-"""For none of these is there a message (see `messages`)."""
+"""No message holds any of these (see `messages`)."""
 
 
 @dataclass
 class Total:
-    """Messages of one kind, or of all.
+    """Totals over messages of one kind, or over all.
 
     Attributes:
         errors: number of messages that say why there is no reply.
-        rounds: to which the messages belong.
-        values: record and name of a value -> its row of the table, in which a form is a set so far.
+        rounds: numbers of the rounds to which the messages belong.
+        values: record and name of a value -> its row of the table, with shapes and dtypes still as sets.
     """
 
     messages: int = 0
@@ -76,14 +76,14 @@ class Total:
 
 @dataclass
 class Summary:
-    """The sums of a ledger.
+    """Totals of a ledger.
 
     Attributes:
-        hospitals: whose it is; several where files were put together.
+        hospitals: names in the ledger; several where files were put together.
         times: the first and the last.
-        kinds: in the order in which they first left.
+        kinds: total per kind, in the order in which they were first sent.
         torn: number of lines that were cut off, as by a power cut.
-        unreadable: number of lines after the first message that are not a ledger's.
+        unreadable: number of lines after the first message that are not lines of a ledger.
     """
 
     path: Path
@@ -118,9 +118,9 @@ class Summary:
             f"errors sent instead of a reply: {', '.join(errors) or 'none'}",
         ]
         if self.torn:
-            lines.append(f"{number_of(self.torn, 'line')} cut off, as by a power cut or a full disk, and not counted")
+            lines.append(f"{number_of(self.torn, 'line')} cut off (power cut or full disk), not counted")
         if self.unreadable:
-            lines.append(f"{number_of(self.unreadable, 'line')} cannot be read, and not counted")
+            lines.append(f"{number_of(self.unreadable, 'line')} unreadable, not counted")
         return lines
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -132,7 +132,7 @@ def summarise(path: Path) -> Summary:
     """Read a ledger line by line, whatever its size.
 
     Raises:
-        LedgerError: it cannot be read, or what comes before its first message is not a ledger's; names the line.
+        LedgerError: it cannot be read, or a line before its first message is not a ledger's; names the line.
     """
     summary = Summary(path)
     try:
@@ -149,7 +149,7 @@ def summarise(path: Path) -> Summary:
                     continue
                 if entry is not None:
                     summary.add(entry)
-                elif line != b"\n":  # which two processes that share a ledger may leave
+                elif line != b"\n":  # two processes that share a ledger may leave one
                     summary.torn += 1
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror})") from None
@@ -159,7 +159,7 @@ def summarise(path: Path) -> Summary:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A message, with its time as a datetime; None for a line that was cut off or is blank; otherwise ValueError."""
+    """A message, with its time as a datetime; None for a line that was cut off or is blank; ValueError for others."""
     content = line.strip(b"\0\n")  # a power cut may leave zeros
     try:
         entry = json.loads(content)

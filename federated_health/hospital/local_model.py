@@ -1,4 +1,4 @@
-"""One hospital's rows as features, and the compiled work on them. Knows no Flower."""
+"""One hospital's rows as features, with compiled training and scoring. Imports no Flower."""
 
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """One hospital's rows as features, and the compiled work on them. Weights come and go with every call.
+    """One hospital's rows as features, with compiled training and scoring. Weights are passed with every call.
 
     Args:
         model: one of `networks.MODELS`.
@@ -88,11 +88,11 @@ class LocalModel:
 
 @lru_cache(maxsize=1)
 def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
-    """Encoder that hospitals in one process share, one after the other."""
+    """Encoder, which hospitals in one process share."""
     return build_encoder(task, normalisation)
 
 
 @cache
 def _trainer_of(task: Task, model: str) -> LocalTrainer:
-    """One compilation per process and architecture, for every round and hospital."""
+    """Trainer, compiled once per process and architecture, for every round and hospital."""
     return LocalTrainer(build_head(task, model))

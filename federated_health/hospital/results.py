@@ -16,7 +16,7 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     """Write model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
 
     Returns:
-        The names of the files, between commas.
+        The names of the files, separated by commas.
 
     Raises:
         RunError: a file cannot be written.

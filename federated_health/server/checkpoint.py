@@ -1,11 +1,11 @@
 """Checkpoints: everything that a run needs to resume, as files in a folder.
 
 The folder holds the newest two checkpoints, and one file with every completed round. At any moment, after kill -9 too,
-the newest whole checkpoint can be loaded; a torn one costs one round.
+the newest intact checkpoint can be loaded; a damaged one costs one round.
 
-A checkpoint begins with a line of a magic word, the format's version and the SHA-256 of version and content; all
-versions share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. Of
-the rounds it holds only the position in their file.
+The first line of a checkpoint holds a magic word, the format's version, and the SHA-256 of version and content; all
+versions share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. The
+rounds themselves are in the history file; a checkpoint holds its position there.
 """
 
 import hashlib
@@ -45,13 +45,13 @@ State = Mapping[str, npt.NDArray[Any]]
 """Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
 MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
-"""Settings that may differ when a run resumes."""
+"""Names of settings that may differ when a run resumes."""
 
 _WEIGHTS, _STATE, _SUMS = "weights/", "strategy/", "sums"
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint, or its history, is not as it was written; the message says how."""
+    """A checkpoint, or its history, is not as it was written; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Checkpoint:
 def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> None:
     """Raise CheckpointError if a given setting or flag differs from the checkpoint's, apart from MAY_CHANGE."""
     differing = [
-        f"{name} is {json.dumps(saved[name]) if name in saved else 'not set'} and not {json.dumps(value)}"
+        f"{name}: expected {json.dumps(saved[name]) if name in saved else 'none'}, got {json.dumps(value)}"
         for name, value in given.items()
         if name not in MAY_CHANGE and saved.get(name) != value
     ]
@@ -191,14 +191,14 @@ def _digest(version: bytes, body: bytes) -> bytes:
 class CheckpointFolder:
     """The newest two checkpoints of one run, and a history file of a line per round; for one process at a time.
 
-    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there. The
-    cost of saving does not depend on the number of rounds.
+    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there.
+    Saving takes as long after many rounds as after few.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kept: list[Path] = []
-        # The end of the history file, as far as it belongs to a checkpoint, the hash up to there, and the last round.
+        self._newest: list[Path] = []
+        # Where the newest checkpoint's history ends in its file, the hash up to there, and the last round.
         self._end, self._hash = Position(0, 0, ""), hashlib.sha256()
         self._last_round: tuple[Round, ...] = ()
 
@@ -211,7 +211,7 @@ class CheckpointFolder:
         """
         path = self.path / f"round-{checkpoint.round_number:06}.checkpoint"
         try:
-            if not self._kept:  # a new run
+            if not self._newest:  # a new run
                 self.path.mkdir(parents=True, exist_ok=True)
                 sync_folder(self.path.parent)
                 self._end, self._hash, self._last_round = Position(0, 0, ""), hashlib.sha256(), ()
@@ -221,14 +221,14 @@ class CheckpointFolder:
             raise CheckpointError(
                 f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({_why(error)})"
             ) from None
-        self._kept = [path, *(kept for kept in self._kept if kept != path)][:2]
+        self._newest = [path, *(other for other in self._newest if other != path)][:2]
         with suppress(OSError):  # the next save removes it
             for other in self._files():
-                if other not in self._kept:
+                if other not in self._newest:
                     other.unlink()
 
     def load(self) -> Checkpoint:
-        """The newest whole checkpoint, after which `save` continues; damaged ones are named in the log.
+        """The newest intact checkpoint, after which `save` continues; the log names damaged ones.
 
         Raises:
             CheckpointError: there is none, or the newest has another format version.
@@ -241,7 +241,7 @@ class CheckpointFolder:
             try:
                 checkpoint, position = read_checkpoint(path.read_bytes())
                 if checkpoint.round_number != _number_in(path):
-                    raise DamagedCheckpointError("its round is not the one in its name")
+                    raise DamagedCheckpointError("its round is not the one in its file name")
                 rounds = self._read(position)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
@@ -251,14 +251,14 @@ class CheckpointFolder:
                 what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
                 logger.warning("%s is skipped: %s cannot be read (%s)", path, what, _why(error))
             else:
-                self._kept = [path]
+                self._newest = [path]
                 return replace(checkpoint, history=rounds)
-        raise CheckpointError(f"{self.path}: holds no checkpoint{' that is whole' if files else ''}")
+        raise CheckpointError(f"{self.path}: holds no {'intact ' if files else ''}checkpoint")
 
     def _append(self, history: Sequence[Round]) -> Position:
         """Add the new rounds to the history file; they are on disk when this returns.
 
-        What is behind the last position belongs to no checkpoint, and is cut off.
+        Bytes after the last position belong to no checkpoint, and are removed.
         """
         rounds, size = self._end.rounds, self._end.size
         if tuple(history[max(rounds - 1, 0) : rounds]) != self._last_round:
@@ -289,7 +289,7 @@ class CheckpointFolder:
         return rounds
 
     def is_empty(self) -> bool:
-        """Whether there is no readable checkpoint file, whole or damaged."""
+        """Whether there is no readable checkpoint file, intact or damaged."""
         try:
             return not self._files()
         except OSError:
@@ -304,7 +304,7 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path}: cannot be removed ({_why(error)})") from None
         with suppress(OSError):  # it is not there, or holds other files
             self.path.rmdir()
-        self._kept = []
+        self._newest = []
 
     def _files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""

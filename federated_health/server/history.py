@@ -15,7 +15,7 @@ from federated_health.ml.rounds import HospitalRound, Round
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, Counts]) -> Round:
-    """Figures of a round from its updates, at least one, and the held-out counts that arrived, each by hospital."""
+    """Figures of a round from its updates (at least one) and the held-out counts that arrived, each by hospital."""
     hospitals = {
         name: HospitalRound(
             train_examples=updates[name].examples if name in updates else 0,
@@ -88,13 +88,13 @@ def summarise_benefits(
 
 
 MAX_REASONS = 20
-"""Largest number of different reasons kept for a hospital, which words some of them itself."""
+"""Largest number of different reasons kept per hospital, since a hospital writes some of them itself."""
 
 OTHER_REASONS = "other reasons"
 
 
 class ProblemLog:
-    """Counts of problems.
+    """Counts of problems during a run.
 
     Attributes:
         rejected: number of replies that were rejected, by hospital and reason.
@@ -137,10 +137,12 @@ class ProblemLog:
             ]
             lines.append(f"{name}: {'; '.join(part for part in parts if part)}")
         if self.repeated_rounds:
-            lines.append(_number(self.repeated_rounds, "round was repeated", "times a round was repeated"))
+            attempts = _number(self.repeated_rounds, "attempt at a round", "attempts at a round")
+            lines.append(f"{attempts} had too few updates")
         if self.resumed_after:
-            finished = ", ".join(map(str, self.resumed_after))
-            lines.append(f"the server was interrupted, and the run resumed after round {finished}")
+            noun = "rounds" if len(self.resumed_after) > 1 else "round"
+            completed = ", ".join(map(str, self.resumed_after))
+            lines.append(f"the server was interrupted, and the run resumed after {noun} {completed}")
         return lines
 
     def restore(self, content: Mapping[str, Any]) -> None:

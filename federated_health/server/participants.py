@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.1
-"""Seconds between two looks at who is connected."""
+"""Seconds between two checks of which hospitals are connected."""
 
 RETRY_INTERVAL = 1.0
-"""Seconds before a process is asked again to register, after its connection broke."""
+"""Seconds until a process whose connection broke is asked again to register."""
 
 
 @dataclass
 class _Node:
-    """What is known of a node whose process has not ended."""
+    """State of a node whose process has not ended."""
 
     process: str = ""  # token of the process, where the transport tells processes apart
     registration_number: int = 0  # among all registrations of the run
     request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
-    next_request: float = 0.0  # time from which on it may be asked to register
+    next_request: float = 0.0  # earliest time at which it may be asked to register
     has_answered: bool = False  # since it connected, also with a reply that was rejected
-    namesake: int | None = None  # node that has the name with which this one was rejected
+    namesake: int | None = None  # node that already has the name under which this one registered
 
 
 class Participants:
@@ -50,7 +50,7 @@ class Participants:
 
     Attributes:
         registrations: registration of every hospital that has taken part since the run began, by name.
-        privacy: differential privacy that the run promises, sent with the request to register.
+        privacy: differential privacy that the run promises; sent with the request to register.
         has_begun: whether the run has begun: a hospital that reconnects must have the rows that it registered with.
     """
 
@@ -78,7 +78,7 @@ class Participants:
         return self._nodes[node].registration_number
 
     def present(self) -> list[int]:
-        """Nodes that are connected and have registered, in the order of their ids; new ones are asked to register."""
+        """Nodes that are connected and have registered, in the order of their ids; asks new ones to register."""
         connected = sorted(self._transport.get_node_ids())
         self._register(connected)
         return [node for node in connected if node in self._names]
@@ -181,8 +181,8 @@ class Participants:
     def _register(self, connected: list[int]) -> None:
         """Ask new nodes to register, and read the replies that have arrived.
 
-        Each process is asked once while it is connected, and again if the connection broke before it could answer. A
-        late reply is reported and still counts.
+        Each process is asked once while it is connected, and again if its connection broke before it answered. A late
+        reply is counted as a problem, and is accepted all the same.
         """
         self._forget_ended(connected)
         now, timeout = time.monotonic(), self._settings.round_timeout
@@ -195,7 +195,7 @@ class Participants:
             return
         replies = list(self._transport.pull_messages(pending))
         for reply in replies:
-            # Flower's own grids answer under their own node id where a reply is lost.
+            # Flower's own grids report a lost reply under their own node id.
             known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
             known.request = None
             known.has_answered = known.has_answered or not is_unavailable(reply)
@@ -209,7 +209,7 @@ class Participants:
                 self._collector.reject(name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
-        """Forget nodes whose process is a new one, which may have other rows and must register again.
+        """Forget nodes with a new process, which may have other rows and must register again.
 
         A node that was away is forgotten, too, where the transport does not tell processes apart.
         """
@@ -247,7 +247,7 @@ class Participants:
         if namesake is not None:
             # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
             self._nodes[node].namesake = namesake
-            self._collector.reject(name, "a second hospital of this name")
+            self._collector.reject(name, "another connected hospital has its name")
         elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
             self._collector.reject(name, "its rows are not those that it registered when the run began")
         else:

@@ -61,8 +61,8 @@ class PlainRun(FederatedRun):
     def rounds(self) -> Iterator[Round]:
         """Iterate over the rounds (see `FederatedRun.rounds`).
 
-        The message that starts the training of a round also has the weights of the round before evaluated, so that a
-        round is one message per hospital. The last round is evaluated apart. Under differential privacy every round is,
+        A train message also asks for an evaluation of the weights of the round before, so that a round is one message
+        per hospital. The last round has an evaluate message of its own. Under differential privacy every round has,
         since a resumed run would otherwise spend the budget of two rounds again.
         """
         config = self.train_config()
@@ -87,7 +87,7 @@ class PlainRun(FederatedRun):
     def _train(
         self, config: TrainConfig, averaged: "_AveragedRound | None", nodes: list[int]
     ) -> list[AcceptedReply[Update]]:
-        """One attempt at a round: configure, send, and validate the updates.
+        """One attempt at a round: send the weights, and validate the updates.
 
         Args:
             averaged: the round before, where its weights are not evaluated yet; receives their held-out counts.
@@ -149,7 +149,7 @@ class PlainRun(FederatedRun):
         try:
             evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
             benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
-        except BaseException:  # Ctrl-C too: the figures that remain, of the last round, were counted at 0.5
+        except BaseException:  # Ctrl-C too: the figures that remain are the last round's, counted at 0.5
             self.threshold = DEFAULT_THRESHOLD
             raise
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
@@ -201,7 +201,7 @@ class PlainRun(FederatedRun):
 
 @dataclass
 class _AveragedRound:
-    """A round whose new weights are being evaluated, the updates of which they are the average, and held-out counts."""
+    """A round whose new weights are being evaluated: its updates, their average, and the held-out counts so far."""
 
     number: int
     updates: list[AcceptedReply[Update]]

@@ -38,7 +38,7 @@ class AcceptedReply(Generic[Content]):
 class ReplyCollector:
     """Sends messages over a transport and returns the valid replies.
 
-    Invalid and missing replies are counted and logged; of one hospital again only when the reason changes.
+    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes.
 
     Args:
         timeout: seconds that hospitals have for a reply.
@@ -74,7 +74,8 @@ class ReplyCollector:
     ) -> list[AcceptedReply[Content]]:
         """The valid replies, ordered by hospital, so that sums do not depend on who answered first.
 
-        Each gets the server's own EQUAL_WEIGHT, so that no hospital can weigh itself. Others are counted and logged.
+        Each gets the server's own EQUAL_WEIGHT, so that no hospital can choose its weight. Invalid replies are counted
+        and logged.
 
         Args:
             names: hospital names by node id, besides those that the transport knows.
@@ -107,7 +108,7 @@ class ReplyCollector:
         norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in updates}
         outsized = find_outsized(norms, factor)
         for name in outsized:
-            self.reject(name, f"its update moves the weights more than {factor:g} times the median")
+            self.reject(name, f"its update moves the weights more than {factor:g} times as far as the median update")
         return [reply for reply in updates if reply.hospital not in outsized]
 
     def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
@@ -119,11 +120,11 @@ class ReplyCollector:
 
 
 def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
-    """The hospitals whose updates are out of all proportion, by the L2 norms of update minus round weights.
+    """Hospitals whose updates are outsized, by the L2 norms of update minus round weights.
 
-    An update is outsized where its norm is more than `factor` times the median norm of the round (of two middle ones
-    the lower). It is found as long as fewer than half of the updates are outsized. With two updates, or a factor
-    of 0, all pass. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
+    An update is outsized if its norm is more than `factor` times the median norm of the round (of two middle ones the
+    lower). It is found as long as fewer than half of the updates are outsized. With two updates, or a factor of 0, all
+    pass. The ratio was at most 9 among honest hospitals whose numbers of rows differ two-hundredfold.
     """
     if len(norms) < 3 or not factor:
         return set()
@@ -132,11 +133,11 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
-    """Flower's hook for evaluation metrics: adds counts up, where Flower's default would average averages."""
+    """Flower's hook for evaluation metrics: sums the counts, where Flower's default would average averages."""
     metrics = [content.metric_records[METRICS] for content in contents]
     return MetricRecord({key: sum(cast(float, record[key]) for record in metrics) for key in COUNTS})
 
 
 def drop_metrics(_contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
-    """Flower's hook for the metrics of updates: none, since the run reads them itself."""
+    """Flower's hook for the metrics of updates: returns none, since the run reads them itself."""
     return MetricRecord()

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REJOIN_SECONDS = 10.0
-"""Time that a resumed run waits for hospitals beyond those that it needs: twice their longest reconnection delay."""
+"""Seconds that a resumed run waits for more hospitals than it needs: twice their longest reconnection delay."""
 
 MAX_ATTEMPTS = 3
-"""Number of times that a hospital is sent the same message at the end of a run."""
+"""Largest number of times that a hospital gets the same message at the end of a run."""
 
 
 class FederatedRun(ABC):
@@ -101,7 +101,7 @@ class FederatedRun(ABC):
         """Wait for the hospitals and prepare the first round.
 
         A resumed run waits for as many hospitals as a round needs, then briefly for the others. `announce` is called
-        with lines that say who is awaited and how many are connected.
+        with lines that say which hospitals are awaited and how many are connected.
 
         Raises:
             RunError: too few hospitals joined within the settings' `wait`, or too few can take part.

@@ -30,9 +30,9 @@ _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 class RunFolder:
     """Where a run's results and checkpoints go.
 
-    Use it as a context, in which no other server can use the folder. A run that ends before its first round is
-    completed leaves nothing. An earlier run's checkpoints are removed when the new run begins, and its results when the
-    first round is completed.
+    As a context manager it locks the folder against other servers. A run that ends before its first round is completed
+    leaves no files. An earlier run's checkpoints are removed when the new run begins, and its results when the first
+    round is completed.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
@@ -50,7 +50,7 @@ class RunFolder:
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
-        self._has_no_round = False  # a new run that has begun, and not completed a round
+        self._has_no_round = False  # whether a new run has begun without completing a round
         self._model_saver = ModelSaver()
         self._lock = ExitStack()
         if self.checkpoint is not None:
@@ -114,11 +114,11 @@ class RunFolder:
     def finish(self, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write metrics.json, model.keras and report.html, in this order; a completed run needs no checkpoints.
 
-        A run whose weights the server cannot read has metrics.json only. Such a run cannot resume once it was stopped,
-        since its key is gone with the hospitals' processes.
+        A run whose weights the server cannot read has metrics.json only. Once stopped, such a run cannot resume, since
+        its key ends with the hospitals' processes.
 
         Raises:
-            RunError: a file could not be made or written; those before it are written.
+            RunError: a file could not be made or written; the files before it are written.
         """
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
@@ -172,7 +172,7 @@ def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> 
 
 
 def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings with which a run resumes: its own, apart from given ones that may change.
+    """The settings with which a run resumes: its own, except for given ones that may change.
 
     Raises:
         RunError: see `read_checkpoint`; or a given setting, on which results depend, differs from the run's.
@@ -213,8 +213,8 @@ class ModelSaver:
         process, self._process = self._process, None
         if process is not None:
             with suppress(OSError):
-                answer, _ = process.communicate(saved_model.write_request(path.absolute(), config, weights))
-                if process.returncode == 0 and answer == saved_model.SAVED:
+                output, _ = process.communicate(saved_model.write_request(path.absolute(), config, weights))
+                if process.returncode == 0 and output == saved_model.SAVED:
                     return
         saved_model.save_final_model(path, config, weights)
 

@@ -1,6 +1,6 @@
 """Flower's strategies, made by name, and the state that they keep from one round to the next.
 
-Some of Flower's classes are subclassed here, each with the reason: a correction, or less time per round.
+Some of Flower's classes are subclassed here, to correct them or to save time per round; each says why.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -149,7 +149,7 @@ def make_strategy(settings: Settings) -> flower.Strategy:
 
 
 def read_state(name: str, strategy: flower.Strategy, weight_names: Collection[str]) -> State:
-    """A copy of what a strategy keeps; empty before its first round. The names of the weights are in their order."""
+    """A copy of a strategy's state; empty before its first round. `weight_names` are in the order of the weights."""
     state: dict[str, npt.NDArray[Any]] = {}
     for attribute, form in STATE_ATTRIBUTES.get(name, {}).items():
         value = getattr(strategy, attribute)
@@ -168,7 +168,7 @@ def write_state(name: str, strategy: flower.Strategy, state: State, shapes: Mapp
     attributes = STATE_ATTRIBUTES.get(name, {})
     expected = {f"{attribute}/{weight}": shape for attribute in attributes for weight, shape in shapes.items()}
     if state and {key: array.shape for key, array in state.items()} != expected:
-        raise CheckpointError("the strategy's state is not of this strategy and network")
+        raise CheckpointError(f"the strategy's state in the checkpoint does not fit {name} and this network")
     for attribute, form in attributes.items() if state else ():
         arrays = {weight: np.array(state[f"{attribute}/{weight}"]) for weight in shapes}
         setattr(strategy, attribute, arrays if form is dict else list(arrays.values()))

@@ -9,7 +9,7 @@ import pytest
 from federated_health.cli import demo
 from federated_health.cli.demo import run_demo
 from federated_health.errors import RunError
-from tests.support.scripts import script_command
+from federated_health.processes import command
 
 pytestmark = pytest.mark.slow
 

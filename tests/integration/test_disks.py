@@ -22,9 +22,9 @@ from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
 from tests.support.forks import Fork, forked_call
+from tests.support.light_hospitals import app_of, three_with_scores
 from tests.support.mounts import run_script_in_mounts
 from tests.support.wire import UNWRITTEN
-from tests.test_plain_run import app_of, three_with_scores
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""Checkpoints that depend on their round alone, and how to compare two of them."""
+"""Checkpoints whose content depends only on their round, their comparison, and processes that save them."""
 
 import os
 from collections.abc import Callable
@@ -62,13 +62,13 @@ def round_of(number: int) -> Round:
 
 
 def parts_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields in a form to compare with ==: arrays as their types, shapes and bytes, in their order."""
+    """The fields, comparable with ==: arrays as their types, shapes and bytes, in their order."""
     parts = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     parts["weights"] = [(name, plain(array)) for name, array in checkpoint.weights.items()]
     parts["strategy_state"] = [(name, plain(array)) for name, array in checkpoint.strategy_state.items()]
     parts["registrations"] = [
-        (one.name, one.train_examples, one.test_examples, *map(plain, vars(one.sums).values()))
-        for one in checkpoint.registrations
+        (entry.name, entry.train_examples, entry.test_examples, *map(plain, vars(entry.sums).values()))
+        for entry in checkpoint.registrations
     ]
     return parts
 
@@ -78,7 +78,7 @@ def plain(array: np.ndarray) -> tuple[Any, ...]:
 
 
 def save_without_end(path: Path, saved: Connection) -> None:
-    """Resume the run of a folder, or begin one, and send each round number once it is saved; for its own process."""
+    """Resume the run of a folder, or begin one, and send each round number once it is saved; in its own process."""
     folder, number = CheckpointFolder(path), 0
     with suppress(CheckpointError):
         number = folder.load().round_number
@@ -89,7 +89,7 @@ def save_without_end(path: Path, saved: Connection) -> None:
 
 
 def save_and_die(path: Path, step: int, saved: Connection) -> None:
-    """The same, but the process ends, as if killed, before call `step` (from 0) of those that change the disk."""
+    """`save_without_end` in a process that dies before call `step` (from 0) of those that change the disk."""
     calls = iter(range(10**6))
 
     def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
