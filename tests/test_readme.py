@@ -141,7 +141,7 @@ def test_messages_are_quoted_as_the_program_words_them() -> None:
     """The fixed parts of each message in the table stand in the program."""
     said = words_of_the_program()
     rows = section_of("docs/operating.md", "A message, and what to do").splitlines()
-    cells = [row.split("|")[2] for row in rows if row.startswith(("| client |", "| server |"))]
+    cells = [row.split("|")[2] for row in rows if row.startswith(("| client", "| server"))]
     quoted = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
     assert len(quoted) > 25
     for message in quoted:
