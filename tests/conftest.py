@@ -7,6 +7,8 @@ whose tests take longest: where several workers share the tests (`make test`), n
 import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ from tests.support.scripts import PROJECT as PROJECT  # other tests import it fr
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+    from tests.support.script_calls import Run, Show
 
 # The same examples every time, and none fails because a machine is slow.
 settings.register_profile("project", derandomize=True, deadline=None)
@@ -74,6 +78,44 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
     os.chdir(tmp_path)
     yield tmp_path
     os.chdir(before)
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "Show":
+    """Runs a script with arguments in a folder of its own; returns its exit code, stdout and stderr."""
+    import utils
+    from tests.support.script_calls import SCRIPTS
+
+    assert in_folder.is_dir()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
+
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            utils.run_script(SCRIPTS[name])
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def run(show: "Show") -> "Run":
+    """Runs a script with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
+
+    def call(name: str, *arguments: object) -> tuple[int, str]:
+        code, _, said = show(name, *arguments)
+        return code, said
+
+    return call
+
+
+@pytest.fixture
+def tls(in_folder: Path) -> dict[str, Path]:
+    """TLS folders of a server, and of the hospitals a and cleveland."""
+    from federated_health.security.authority import make_demo_identities
+
+    own, hospitals = make_demo_identities(in_folder / "tls", ("a", "cleveland"))
+    return {"server": own, **hospitals}
 
 
 @pytest.fixture
