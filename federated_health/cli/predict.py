@@ -25,14 +25,16 @@ EXAMPLES = (
 def main() -> None:
     """Parse the flags, read the patients, score them, and write them with their risk."""
     parser = parsing.CommandParser(
-        "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
-        "risk reaches the model's threshold.",
+        "Scores the patients of a CSV with a saved model. Adds two columns: risk, a probability, and prediction, 1 if "
+        "the risk reaches the model's threshold and 0 otherwise.",
         examples=EXAMPLES,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.keras that server.py or client.py saved")
-    patients = "CSV with the columns of the model's task, raw values; cells may be empty, other columns pass through"
+    patients = (
+        "CSV with the columns of the model's task, in their units; cells may be empty, and other columns are kept"
+    )
     parser.add_argument("patients", type=Path, metavar="PATIENTS", help=patients)
-    out = "write the CSV with its new columns here (default: standard output)"
+    out = "file for the CSV with the new columns (default: standard output)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=out)
     flags = parser.parse_args()
     description = read_description(flags.model)
@@ -41,11 +43,11 @@ def main() -> None:
         raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
     threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
-        raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
+        raise DataError(f"{flags.model}: threshold: expected a number from 0 to 1, got {threshold!r}")
     table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:
-            raise DataError(f"{flags.patients}: already has a column {name}")
+            raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
     risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
