@@ -87,7 +87,7 @@ class Settings:
     )
     strategy_args: str = _of_averaging(
         "",
-        "parameters of --strategy: NAME=VALUE, separated by commas; if not given, "
+        "parameters of --strategy: NAME=VALUE, separated by commas; defaults: "
         + "; ".join(
             f"{name}: {write_arguments(read_arguments(name, ''))}"
             for name, declared in STRATEGIES.items()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-    from tests.support.script_calls import Run, Show
+    from tests.support.script_calls import RunScript
 
 # The same examples every time, and none fails because a machine is slow.
 settings.register_profile("project", derandomize=True, deadline=None)
@@ -81,30 +81,19 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "Show":
-    """Runs a script with arguments in a folder of its own; returns its exit code, stdout and stderr."""
+def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "RunScript":
+    """Runs a script with arguments, in this process and in a folder of its own."""
     import utils
-    from tests.support.script_calls import SCRIPTS
+    from tests.support.script_calls import SCRIPTS, ScriptResult
 
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
-    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+    def call(name: str, *arguments: object) -> ScriptResult:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             utils.run_script(SCRIPTS[name])
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def run(show: "Show") -> "Run":
-    """Runs a script with arguments in a folder of its own; returns its exit code and what it wrote to stderr."""
-
-    def call(name: str, *arguments: object) -> tuple[int, str]:
-        code, _, said = show(name, *arguments)
-        return code, said
+        return ScriptResult(int(ended.value.code or 0), *capsys.readouterr())
 
     return call
 

@@ -10,7 +10,7 @@ from federated_health.cli.console import interrupts_deferred
 from federated_health.errors import DataError
 
 
-def test_an_error_of_ours_is_one_line_even_if_its_words_are_not(
+def test_a_user_error_of_two_lines_is_printed_as_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
@@ -23,7 +23,9 @@ def test_an_error_of_ours_is_one_line_even_if_its_words_are_not(
     assert capsys.readouterr().err == "error: first second\n"
 
 
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_one_line_and_exits_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -34,7 +36,7 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_ctrl_c_while_a_result_is_saved_is_heard_afterwards() -> None:
+def test_signals_during_a_deferred_block_are_raised_after_it() -> None:
     done = []
 
     def save() -> None:
@@ -49,7 +51,7 @@ def test_ctrl_c_while_a_result_is_saved_is_heard_afterwards() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_defect_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 

@@ -1,5 +1,6 @@
-"""server.py as a user meets it: refused settings, runs that cannot start or resume, and its tables."""
+"""server.py as a user meets it: invalid settings, runs that cannot start or resume, and its tables."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -13,31 +14,31 @@ from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
-from tests.support.script_calls import Run, assert_one_line
+from tests.support.script_calls import RunScript, assert_one_line
 
 
-def test_a_server_whose_list_of_revoked_ones_is_spoiled_does_not_start(run: Run, tls: dict[str, Path]) -> None:
+def test_a_server_does_not_start_with_a_malformed_revocation_list(run_script: RunScript, tls: dict[str, Path]) -> None:
     (tls["server"] / "revoked.pem").write_bytes(b"garbage")
-    result = run("server.py", "--tls", tls["server"], "--address", f"127.0.0.1:{free_port()}")
+    result = run_script("server.py", "--tls", tls["server"], "--address", f"127.0.0.1:{free_port()}")
     assert_one_line(result, "revoked.pem: is not a list of revoked certificates")
 
 
-def test_server_whose_port_is_taken(run: Run) -> None:
+def test_a_port_in_use_is_rejected(run_script: RunScript) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert_one_line(run("server.py", "--address", address), address, "cannot be listened on")
+        assert_one_line(run_script("server.py", "--address", address), address, "cannot be listened on")
 
 
-def test_server_does_not_overwrite_a_run(run: Run) -> None:
+def test_a_finished_run_is_not_overwritten(run_script: RunScript) -> None:
     Path("old").mkdir()
     Path("old/metrics.json").write_text("{}")
-    result = run("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "old", "--wait", 0.1)
+    result = run_script("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "old", "--wait", 0.1)
     assert_one_line(result, "old: holds a run already (metrics.json)", "--force")
     assert Path("old/metrics.json").read_text() == "{}"
 
 
-def test_server_without_hospitals_ends_after_the_wait_and_leaves_nothing(run: Run) -> None:
-    result = run("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "runs/new", "--wait", 0.1)
+def test_a_server_without_hospitals_ends_after_the_wait_and_leaves_no_folder(run_script: RunScript) -> None:
+    result = run_script("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "runs/new", "--wait", 0.1)
     assert_one_line(result, "0 of 4 hospitals were connected", "--wait")
     assert not Path("runs/new").exists()
 
@@ -53,20 +54,17 @@ def test_server_without_hospitals_ends_after_the_wait_and_leaves_nothing(run: Ru
         (["--address", "here"], "expected HOST:PORT"),
     ],
 )
-def test_server_with_a_setting_that_cannot_be(flags: list[object], words: str, run: Run) -> None:
-    code, said = run("server.py", *flags)
-    assert code != 0
-    assert words in said
-    assert "Traceback" not in said
+def test_an_invalid_setting_is_rejected(flags: list[object], words: str, run_script: RunScript) -> None:
+    assert_one_line(run_script("server.py", *flags), words)
 
 
-def test_what_joining_gave_fits_a_terminal_of_80_columns(
+def test_the_benefit_table_fits_a_terminal_of_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     difference = {"value": 0.0004, "low": -0.0754, "high": 0.0731}
-    one = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
-    cli_server._print_benefit({"va-long-beach": {**one, "roc_auc": {"value": 0.7443}}})
+    benefit = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
+    cli_server.print_benefit({"va-long-beach": {**benefit, "roc_auc": {"value": 0.7443}}})
     lines = capsys.readouterr().out.splitlines()
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert row in lines
@@ -77,7 +75,7 @@ NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(8
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "words"),
+    ("flags", "code", "pattern"),
     [
         (["--min-hospitals", 5], 2, "min-hospitals: expected at most --hospitals 4, got 5"),
         (["--min-hospitals", -1], 2, "min-hospitals: expected at least 0, got -1"),
@@ -85,40 +83,40 @@ NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(8
         (["--round-timeout", 0], 2, "round-timeout: expected more than 0, got 0.0"),
         (["--round-timeout", "nan"], 2, "round-timeout: expected more than 0, got nan"),
         (["--wait", "inf"], 2, "wait: expected at most 10,000,000, got inf"),
-        (["--dp-delta", 1e-3, "--dp-steps", 1], 2, "dp-delta, dp-steps: nothing is private without --dp-epsilon"),
-        (["--encrypt"], 2, "tls: --encrypt needs it: hospitals pass their key on by their certificates"),
+        (["--dp-delta", 1e-3, "--dp-steps", 1], 2, "dp-delta, dp-steps: .*--dp-epsilon"),
+        (["--encrypt"], 2, "encrypt: needs --tls"),
         (["--encrypt", "--hospitals", 2], 2, "hospitals: expected at least 3 with --encrypt"),
-        (["--encrypt", "--strategy", "krum"], 2, "strategy: krum has to read every update, which --encrypt prevents"),
+        (["--encrypt", "--strategy", "krum"], 2, "strategy: expected one of fedavg,.* with --encrypt, got krum"),
         (["--max-update-norm", -1], 2, "max-update-norm: expected at least 0, got -1.0"),
         (["--max-update-norm", 0.5], 2, "max-update-norm: expected 0 or at least 1, got 0.5"),
-        (["--out", "a" * 300], 1, "cannot be written to (File name too long)"),
-        (["--out", "file"], 1, "file: cannot be written to (File exists)"),
-        (["--out", "file/run"], 1, "file/run: cannot be written to (Not a directory)"),
+        (["--out", "a" * 300], 1, r"cannot be written to \(File name too long\)"),
+        (["--out", "file"], 1, r"file: cannot be written to \(File exists\)"),
+        (["--out", "file/run"], 1, r"file/run: cannot be written to \(Not a directory\)"),
         (
             ["--out", "cut"],
             1,
-            "cut: holds a run already (checkpoints); --resume continues it, --force overwrites it",
+            r"cut: holds a run already \(checkpoints\).*--resume.*--force",
         ),
         (["--resume", "none"], 1, "none: holds no checkpoint"),
         (["--resume", "a" * 300], 1, "holds no checkpoint"),
-        (["--resume", "file"], 1, "file/checkpoints: cannot be read (Not a directory)"),
+        (["--resume", "file"], 1, r"file/checkpoints: cannot be read \(Not a directory\)"),
         (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
-        (["--resume", "over"], 1, "over: the run is over; there is nothing to resume"),
-        (["--resume", "encrypted"], 1, "encrypted: the run is over; there is nothing to resume"),
+        (["--resume", "over"], 1, "over: .*nothing to resume"),
+        (["--resume", "encrypted"], 1, "encrypted: .*nothing to resume"),
         (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
         (["--resume", "torn"], 1, "torn/checkpoints: holds no checkpoint that is whole"),
-        (["--resume", "cut", "--seed", 7], 1, "it began with: seed is 42 and not 7"),
+        (["--resume", "cut", "--seed", 7], 1, "seed is 42 and not 7"),
         (["--resume", "cut", "--task", "readmission"], 1, 'task is "heart-disease" and not "readmission"'),
         (["--resume", "cut", "--rounds", 31, "--l2", 1], 1, "rounds is 30 and not 31; l2 is 0.003 and not 1.0"),
-        (["--resume", "cut", "--out", "other"], 2, "out: a resumed run writes to its own folder"),
+        (["--resume", "cut", "--out", "other"], 2, "out: expected .*--resume"),
         (["--resume", "cut", "--min-hospitals", 9], 2, "min-hospitals: expected at most --hospitals 4, got 9"),
         (["--resume", "cut", "--force"], 1, "waiting for hospitals: 0 of 3 hospitals were connected"),
         (["--resume", "cut", "--out", "./cut/", "--seed", 42], 1, "0 of 3 hospitals were connected"),
         (["--resume", "cut", "--min-hospitals", 4], 1, "0 of 4 hospitals were connected"),
     ],
 )
-def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
-    flags: list[object], code: int, words: str, run: Run
+def test_a_run_that_cannot_start_or_resume_fails_in_one_line_and_changes_nothing(
+    flags: list[object], code: int, pattern: str, run_script: RunScript
 ) -> None:
     Path("file").touch()
     for name in ("empty", "over", "encrypted", "study", "torn/checkpoints"):
@@ -132,9 +130,9 @@ def test_a_run_that_cannot_begin_or_go_on_is_one_line_and_changes_nothing(
     federated_run.normalisation = NORMALISATION
     CheckpointFolder(Path("cut/checkpoints")).save(federated_run.checkpoint())
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
-    result = run(
-        "server.py", "--address", f"127.0.0.1:{free_port()}", "--wait", 0.1, *flags
-    )  # the last of a flag counts
-    assert_one_line(result, words)
-    assert result[0] == code
+    defaults = ("--address", f"127.0.0.1:{free_port()}", "--wait", 0.1)  # a flag that is given twice has its last value
+    result = run_script("server.py", *defaults, *flags)
+    assert_one_line(result)
+    assert re.search(pattern, result.error)
+    assert result.code == code
     assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before

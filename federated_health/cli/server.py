@@ -156,7 +156,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
     try:
         if run.weights is not None:
             _print_figures(figures, run.threshold)
-            _print_benefit(figures.get("joining", {}))
+            print_benefit(figures.get("joining", {}))
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
@@ -181,7 +181,7 @@ def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
     console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 
-def _print_benefit(joining: Mapping[str, Any]) -> None:
+def print_benefit(joining: Mapping[str, Any]) -> None:
     """Print what each hospital gains by joining."""
     rows = {
         name: {

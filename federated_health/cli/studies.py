@@ -90,7 +90,7 @@ def audit() -> None:
     group.add_argument("--force", action="store_true", help=help_text)
     _add_count(group, "--jobs", f"number of parallel processes {PER_CORE}", os.cpu_count())
     help_text = (
-        "shadow runs per privacy setting: each trains on a random half of the rows, and the others help to attack it"
+        "shadow runs per privacy setting: each trains on a random half of the rows, and the others help attack it"
     )
     help_text += f" (even, at least {audit_study.MIN_HALF_RUNS}; default: %(default)s)"
     _add_count(group, "--shadows", help_text, 32)
@@ -98,7 +98,7 @@ def audit() -> None:
         "runs on all rows per privacy setting, to measure how good the model is (at least 1; default: %(default)s)"
     )
     _add_count(group, "--wholes", help_text, 5)
-    help_text = "updates per size, from which the attack reconstructs rows (at least 1; default: %(default)s)"
+    help_text = "updates to reconstruct rows from, per number of rows in an update (at least 1; default: %(default)s)"
     _add_count(group, "--draws", help_text, 3)
     group.add_argument(
         "--epsilons",

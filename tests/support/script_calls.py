@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,22 +21,32 @@ SCRIPTS = {
 }
 
 
-Run = Callable[..., tuple[int, str]]
+class ScriptResult(NamedTuple):
+    """How a script ended: its exit code, and what it wrote to stdout and stderr."""
+
+    code: int
+    output: str
+    error: str
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended with code 0 and wrote nothing to stderr."""
+        return (self.code, self.error) == (0, "")
 
 
-Show = Callable[..., tuple[int, str, str]]
+RunScript = Callable[..., ScriptResult]
 
 
-def assert_one_line(result: tuple[int, str], *parts: str) -> None:
-    code, said = result
-    assert code not in (0, None)
-    assert said.count("\n") == 1, said
-    assert "Traceback" not in said
+def assert_one_line(result: ScriptResult, *parts: str) -> None:
+    """A script failed with one line, which contains all parts."""
+    assert result.code != 0
+    assert result.error.count("\n") == 1, result.error
+    assert "Traceback" not in result.error
     for part in parts:
-        assert part in said
+        assert part in result.error
 
 
-def write(table: pd.DataFrame, name: str = "mine.csv") -> Path:
+def write_csv(table: pd.DataFrame, name: str = "mine.csv") -> Path:
     path = Path(name)
     table.to_csv(path, index=False)
     return path
