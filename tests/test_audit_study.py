@@ -72,7 +72,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--shadows 4", 2, "shadows: expected an even number from 6, got 4"),
         ("--shadows 7", 2, "shadows: expected an even number from 6, got 7"),
         ("--shadows some", 2, "argument --shadows: expected a whole number from 1, got 'some'"),
-        ("--epsilons 1,-2", 2, "argument --epsilons: expected numbers above 0 between commas"),
+        ("--epsilons 1,-2", 2, "argument --epsilons: expected numbers above 0"),
         ("--epsilons 1,2,1", 2, "epsilons: expected different values, got 1, 2, 1"),
         ("--epsilons 1e6", 2, "dp-epsilon"),
         ("--dp-delta 0.0045", 2, "dp-delta: expected less than 1/227, one over the training rows, got 0.0045"),
