@@ -1,4 +1,4 @@
-"""`python -m federated_health certificates`: from an authority to a renewal, and one line per mistake."""
+"""The subcommand `certificates`: from an authority to a renewal, and its errors."""
 
 import signal
 import sys
@@ -22,12 +22,12 @@ Certificates = Callable[[str], tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
-    """Runs the subcommand as it is typed in a folder of its own; returns its exit code, stdout and stderr."""
+    """Runs `certificates` with its flags as one text, in a folder of its own; returns exit code, stdout and stderr."""
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
 
-    def call(typed: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *typed.split()])
+    def call(flags: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *flags.split()])
         with pytest.raises(SystemExit) as ended:
             utils.run_script(cli.main)
         return int(ended.value.code or 0), *capsys.readouterr()
@@ -36,13 +36,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_
 
 
 @pytest.fixture
-def well(run: Certificates) -> Callable[[str], str]:
-    """Runs what is in order; returns what it prints."""
+def succeed(run: Certificates) -> Callable[[str], str]:
+    """Runs `certificates`, which must succeed; returns its output."""
 
-    def call(typed: str) -> str:
-        code, printed, said = run(typed)
-        assert (code, said) == (0, "")
-        return printed
+    def call(flags: str) -> str:
+        code, output, error = run(flags)
+        assert (code, error) == (0, "")
+        return output
 
     return call
 
@@ -51,13 +51,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_from_a_new_authority_to_renewal_and_revocation(well: Callable[[str], str], run: Certificates) -> None:
-    assert "created Federated Health in ca" in well("init --authority ca")
-    asked = well("request --tls hospital --name cleveland")
-    assert "hospital/key.pem, which stays here" in asked
-    well("request --tls server --server --host fl.example.org --host 192.0.2.7")
-    signed = well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
-    well("sign server/request.pem --authority ca --days 30")
+def test_from_a_new_authority_to_renewal_and_revocation(succeed: Callable[[str], str], run: Certificates) -> None:
+    assert "created Federated Health in ca" in succeed("init --authority ca")
+    requested = succeed("request --tls hospital --name cleveland")
+    assert "hospital/key.pem, which stays here" in requested
+    succeed("request --tls server --server --host fl.example.org --host 192.0.2.7")
+    signed = succeed("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    succeed("sign server/request.pem --authority ca --days 30")
     (answer,) = Path("ca/issued").glob("fl.example.org-*.pem")
     Path("server/certificate.pem").write_bytes(answer.read_bytes())
 
@@ -69,51 +69,59 @@ def test_from_a_new_authority_to_renewal_and_revocation(well: Callable[[str], st
     assert (there.certificate.not_valid_after_utc - there.certificate.not_valid_before_utc).days == 30
     shown = f"fingerprint  {certificates.fingerprint(certificates.public_key_of(identity.certificate))}"
     above = certificates.fingerprint(certificates.public_key_of(identity.authority))
-    for printed in (asked, signed, well("show hospital"), well("show ca"), well("show hospital/request.pem")):
-        assert shown in printed
+    for output in (
+        requested,
+        signed,
+        succeed("show hospital"),
+        succeed("show ca"),
+        succeed("show hospital/request.pem"),
+    ):
+        assert shown in output
     assert above in signed
-    assert above in well("show hospital")
-    assert "365 days left" in well("show hospital")
-    assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in well("show server")
-    assert "revoked      not known here, without revoked.pem" in well("show hospital")
-    assert well("show ca/revoked.pem").endswith("\n  no certificate\n")
-    assert well("show hospital/key.pem") == f"private key\n  {shown}\n"
-    both = well("show hospital/certificate.pem")
+    assert above in succeed("show hospital")
+    assert "365 days left" in succeed("show hospital")
+    assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in succeed("show server")
+    assert "revoked      unknown" in succeed("show hospital")
+    assert succeed("show ca/revoked.pem").endswith("\n  no certificate\n")
+    assert succeed("show hospital/key.pem") == f"private key\n  {shown}\n"
+    both = succeed("show hospital/certificate.pem")
     assert both.index("hospital cleveland") < both.index("authority Federated Health")
 
     before = Path("hospital/key.pem").read_bytes()
-    well("renew --tls hospital")
-    well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    succeed("renew --tls hospital")
+    succeed("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
     renewed = load_identity(Path("hospital"), Role.HOSPITAL)
     assert renewed.certificate.serial_number != identity.certificate.serial_number
     assert Path("hospital/key.pem").read_bytes() == before
 
-    assert "revoked hospital cleveland: 2 certificates" in well("revoke cleveland --authority ca")
+    assert "revoked hospital cleveland: 2 certificates" in succeed("revoke cleveland --authority ca")
     listed = x509.load_pem_x509_crl(Path("ca/revoked.pem").read_bytes())
-    assert {one.serial_number for one in listed} == {one.certificate.serial_number for one in (identity, renewed)}
-    assert well("show ca").count("revoked      on ") == 2
-    assert f"serial {renewed.certificate.serial_number:040x} on " in well("show ca/revoked.pem")
+    assert {entry.serial_number for entry in listed} == {
+        issued.certificate.serial_number for issued in (identity, renewed)
+    }
+    assert succeed("show ca").count("revoked      on ") == 2
+    assert f"serial {renewed.certificate.serial_number:040x} on " in succeed("show ca/revoked.pem")
     Path("hospital/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
-    code, printed, said = run("show hospital")
-    assert (code, printed.splitlines()[0]) == (1, "hospital cleveland")
-    assert said.startswith("error: hospital: the hospital's certificate was revoked on ")
+    code, output, error = run("show hospital")
+    assert (code, output.splitlines()[0]) == (1, "hospital cleveland")
+    assert error.startswith("error: hospital: the hospital's certificate was revoked on ")
     Path("server/revoked.pem").write_bytes(Path("ca/revoked.pem").read_bytes())
-    assert "revoked      no\n" in well("show server")
+    assert "revoked      no\n" in succeed("show server")
 
-    well("request --tls hospital --name cleveland --force")
+    succeed("request --tls hospital --name cleveland --force")
     Path("hospital/revoked.pem").unlink()
-    code, _, said = run("show hospital")
-    assert (code, "is for another key than key.pem" in said) == (1, True)
-    well("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
-    well("show hospital")
+    code, _, error = run("show hospital")
+    assert (code, "is for another key than key.pem" in error) == (1, True)
+    succeed("sign hospital/request.pem --authority ca --out hospital/certificate.pem")
+    succeed("show hospital")
 
 
 def test_show_of_an_unanswered_request_is_an_error(run: Certificates) -> None:
     run("request --tls hospital --name cleveland")
-    code, printed, said = run("show hospital")
+    code, output, error = run("show hospital")
     assert code == 1
-    assert printed.startswith("request of hospital cleveland\n")
-    assert said == "error: hospital/certificate.pem: does not exist yet: the request was not answered\n"
+    assert output.startswith("request of hospital cleveland\n")
+    assert error.startswith("error: hospital/certificate.pem: does not exist yet")
 
 
 @pytest.fixture
@@ -148,7 +156,7 @@ def prepared(run: Certificates) -> None:
 
 @pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize(
-    ("typed", "code", "words"),
+    ("flags", "code", "words"),
     [
         ("", 2, "the following arguments are required: SUBCOMMAND"),
         ("sing a/request.pem", 2, "invalid choice: 'sing'"),
@@ -162,7 +170,7 @@ def prepared(run: Certificates) -> None:
         ("request --tls new --name b --server", 2, "argument --server: not allowed with argument --name"),
         ("request --tls new --name B", 1, "a hospital's name is lower-case letters, digits and hyphens, got 'B'"),
         ("request --tls new --name federation", 1, "the name federation is reserved: it stands for all hospitals"),
-        ("request --tls new --name b --host c", 1, "--host: goes with --server"),
+        ("request --tls new --name b --host c", 1, "--host: needs --server"),
         ("request --tls new --server --host c:80", 1, "host 'c:80': expected a DNS name or an address"),
         ("request --tls new --server --host 0.0.0.0", 1, "hospitals cannot call this address"),
         ("request --tls a --name a", 1, "a/key.pem: exists already; renew keeps it, --force replaces it"),
@@ -195,28 +203,29 @@ def prepared(run: Certificates) -> None:
         ("show open/key.pem", 1, "open/key.pem: others on this machine may read this key"),
     ],
 )
-def test_each_mistake_is_one_line_and_changes_nothing(
-    run: Certificates, in_folder: Path, typed: str, code: int, words: str
+def test_an_error_is_one_line_and_changes_nothing(
+    run: Certificates, in_folder: Path, flags: str, code: int, words: str
 ) -> None:
     before = contents(in_folder)
-    ended, _, said = run(typed)
-    assert ended == code
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert words in said
+    exit_code, _, error = run(flags)
+    assert exit_code == code
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
     assert contents(in_folder) == before
     assert not Path("new").exists()
 
 
 def test_a_certificate_that_cannot_be_written_elsewhere_is_kept_by_the_authority(
-    run: Certificates, well: Callable[[str], str]
+    run: Certificates, succeed: Callable[[str], str]
 ) -> None:
-    well("init --authority ca")
-    well("request --tls a --name a")
-    code, _, said = run("sign a/request.pem --authority ca --out none/c.pem")
-    (kept,) = Path("ca/issued").glob("a-*.pem")
-    words = "none/c.pem: cannot be written (No such file or directory); hospital a was signed: see"
-    assert (code, said) == (1, f"error: {words} {kept}\n")
+    succeed("init --authority ca")
+    succeed("request --tls a --name a")
+    code, _, error = run("sign a/request.pem --authority ca --out none/c.pem")
+    (issued,) = Path("ca/issued").glob("a-*.pem")
+    assert code == 1
+    assert "none/c.pem: cannot be written" in error
+    assert str(issued) in error
 
 
 @pytest.mark.parametrize(
@@ -230,25 +239,24 @@ def test_a_certificate_that_cannot_be_written_elsewhere_is_kept_by_the_authority
     ],
 )
 def test_show_counts_the_days_left_that_have_begun(
-    start: timedelta, end: timedelta, words: str, well: Callable[[str], str]
+    start: timedelta, end: timedelta, words: str, succeed: Callable[[str], str]
 ) -> None:
     certificate = Signer().sign(hospital("a"), issuing.make_key(), (now() + start, now() + end))
     Path("a.pem").write_bytes(issuing.pem(certificate))
-    assert f"UTC: {words}" in well("show a.pem")
+    assert f"UTC: {words}" in succeed("show a.pem")
 
 
-def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(well: Callable[[str], str]) -> None:
+def test_a_tls_folder_with_an_authority_s_certificate_is_shown_as_its_party_s(succeed: Callable[[str], str]) -> None:
     """As `superlink` leaves it."""
     folder, _ = make_demo_identities(Path("tls"), ())
     (folder / "authority.pem").write_bytes(Path("tls/authority/authority.pem").read_bytes())
-    assert well(f"show {folder}").startswith("server localhost\n")
+    assert succeed(f"show {folder}").startswith("server localhost\n")
 
 
-def test_help_explains_keys_and_lifetimes(well: Callable[[str], str]) -> None:
-    words = " ".join(well("--help").split())
-    assert "An authority lasts 10 years, a certificate one year" in words
-    assert "five minutes before" in words
-    assert "revoke, request --force" in words
-    for verb in ("init", "request", "sign", "revoke", "renew", "show"):
-        assert verb in words
-        well(f"{verb} --help")
+def test_help_names_lifetimes_and_subcommands(succeed: Callable[[str], str]) -> None:
+    words = " ".join(succeed("--help").split())
+    for lifetime in ("10 years", "1 year", "5 minutes before"):
+        assert lifetime in words
+    for subcommand in ("init", "request", "sign", "revoke", "renew", "show"):
+        assert subcommand in words
+        succeed(f"{subcommand} --help")
