@@ -148,12 +148,19 @@ def run_client(app: App) -> None:
         parser.error("argument --tls: expected a folder, got ''")
     identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
     if flags.data and not flags.name:
-        flags.name = identity.name if identity else "unnamed" if flags.check else None
+        flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, flags.task, DEFAULT_TASK)
     if flags.check:
         _check(hospital)
     else:
         _join(app, flags, hospital, identity)
+
+
+def _default_name(identity: "Identity | None", *, is_check: bool) -> str | None:
+    """The name of a hospital with its own CSV but without --name; None if it needs one."""
+    if identity is not None:
+        return identity.name
+    return "unnamed" if is_check else None  # a check sends nothing
 
 
 def _print_page(page: Any) -> None:

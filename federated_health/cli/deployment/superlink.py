@@ -30,7 +30,7 @@ from federated_health.transport.channels import split_address
 
 DESCRIPTION = (
     "Starts Flower's SuperLink with this server's certificate. It admits the nodes of hospitals whose certificates the "
-    "same authority signed, and `flwr run . NAME` starts a run on it. Results go below the folder where it was started."
+    "same authority signed, and `flwr run . NAME` starts a run. Results are written below the current folder."
 )
 
 EXAMPLES = (
