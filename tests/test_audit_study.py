@@ -78,7 +78,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *parts: str) -> None
         ("--dp-delta 0.0045", 2, "dp-delta: expected less than 1/227, one over the training rows, got 0.0045"),
         ("--jobs 0", 2, "argument --jobs: expected a whole number from 1, got '0'"),
         ("--rounds 0", 2, "rounds: expected at least 1, got 0"),
-        ("--strategy qfedavg --epsilons 1", 2, "qfedavg: needs each hospital's training loss"),
+        ("--strategy qfedavg --epsilons 1", 2, "strategy: qfedavg needs"),
         ("--dp-epsilon 1", 2, "unrecognized arguments: --dp-epsilon 1"),
         ("--data nowhere", 1, "nowhere/manifest.json: is not there; run: python create_dataset.py"),
     ],

@@ -58,11 +58,10 @@ def evidence() -> None:
     help_text = "replace another study, or a run, in --out (default: refuse)"
     study.add_argument("--force", action="store_true", help=help_text)
     _add_count(study, "--jobs", f"number of parallel processes; results do not depend on it {PER_CORE}", os.cpu_count())
-    help_text = "number of folds: parts of each hospital's rows, each held out once (at least 2; default: %(default)s)"
+    help_text = "parts of each hospital's rows, each held out once (at least 2; default: %(default)s)"
     _add_count(study, "--folds", help_text, 5)
-    _add_count(
-        study, "--repeats", "number of cross-validations, each with new folds (at least 1; default: %(default)s)", 5
-    )
+    help_text = "number of cross-validations, each with new folds (at least 1; default: %(default)s)"
+    _add_count(study, "--repeats", help_text, 5)
     study.add_argument(
         "--strategies",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
@@ -89,14 +88,10 @@ def audit() -> None:
     help_text = "replace the report of a run in --out (default: refuse)"
     group.add_argument("--force", action="store_true", help=help_text)
     _add_count(group, "--jobs", f"number of parallel processes {PER_CORE}", os.cpu_count())
-    help_text = (
-        "shadow runs per privacy setting: each trains on a random half of the rows, and the others help attack it"
-    )
+    help_text = "shadow runs per privacy setting, each on a random half of the rows; each is attacked with the others"
     help_text += f" (even, at least {audit_study.MIN_HALF_RUNS}; default: %(default)s)"
     _add_count(group, "--shadows", help_text, 32)
-    help_text = (
-        "runs on all rows per privacy setting, to measure how good the model is (at least 1; default: %(default)s)"
-    )
+    help_text = "runs on all rows per privacy setting, to measure the model (at least 1; default: %(default)s)"
     _add_count(group, "--wholes", help_text, 5)
     help_text = "updates to reconstruct rows from, per number of rows in an update (at least 1; default: %(default)s)"
     _add_count(group, "--draws", help_text, 3)
