@@ -62,13 +62,15 @@ def test_from_a_new_authority_to_renewal_and_revocation(succeed: Callable[[str],
     Path("server/certificate.pem").write_bytes(answer.read_bytes())
 
     identity = load_identity(Path("hospital"), Role.HOSPITAL)
-    there = load_identity(Path("server"), Role.SERVER)
+    server_identity = load_identity(Path("server"), Role.SERVER)
     assert identity.name == "cleveland"
-    assert there.party == server(["fl.example.org", "192.0.2.7"])
-    assert identity.authority == there.authority
-    assert (there.certificate.not_valid_after_utc - there.certificate.not_valid_before_utc).days == 30
-    shown = f"fingerprint  {certificates.fingerprint(certificates.public_key_of(identity.certificate))}"
-    above = certificates.fingerprint(certificates.public_key_of(identity.authority))
+    assert server_identity.party == server(["fl.example.org", "192.0.2.7"])
+    assert identity.authority == server_identity.authority
+    assert (
+        server_identity.certificate.not_valid_after_utc - server_identity.certificate.not_valid_before_utc
+    ).days == 30
+    fingerprint_line = f"fingerprint  {certificates.fingerprint(certificates.public_key_of(identity.certificate))}"
+    authority_fingerprint = certificates.fingerprint(certificates.public_key_of(identity.authority))
     for output in (
         requested,
         signed,
@@ -76,16 +78,16 @@ def test_from_a_new_authority_to_renewal_and_revocation(succeed: Callable[[str],
         succeed("show ca"),
         succeed("show hospital/request.pem"),
     ):
-        assert shown in output
-    assert above in signed
-    assert above in succeed("show hospital")
+        assert fingerprint_line in output
+    assert authority_fingerprint in signed
+    assert authority_fingerprint in succeed("show hospital")
     assert "365 days left" in succeed("show hospital")
     assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in succeed("show server")
     assert "revoked      unknown" in succeed("show hospital")
     assert succeed("show ca/revoked.pem").endswith("\n  no certificate\n")
-    assert succeed("show hospital/key.pem") == f"private key\n  {shown}\n"
-    both = succeed("show hospital/certificate.pem")
-    assert both.index("hospital cleveland") < both.index("authority Federated Health")
+    assert succeed("show hospital/key.pem") == f"private key\n  {fingerprint_line}\n"
+    chain = succeed("show hospital/certificate.pem")
+    assert chain.index("hospital cleveland") < chain.index("authority Federated Health")
 
     before = Path("hospital/key.pem").read_bytes()
     succeed("renew --tls hospital")

@@ -89,9 +89,9 @@ def test_a_client_takes_its_name_from_its_certificate(
     run_script: RunScript, hospitals_folder: Path, tls: dict[str, Path]
 ) -> None:
     address = f"127.0.0.1:{free_port()}"
-    own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"], "--server", address, "--wait", "0.1"]
+    flags = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"], "--server", address, "--wait", "0.1"]
     for name in ([], ["--name", "a"]):
-        result = run_script("client.py", *own, *name)
+        result = run_script("client.py", *flags, *name)
         assert result.code == 1
         assert " a: 227 patients to train on" in result.output
         assert_one_line(result, address, "no server within 0.1 s", "Connection refused")
@@ -107,8 +107,8 @@ def test_a_name_other_than_the_certificate_s_is_rejected(
     assert_one_line(
         run_script("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address), "name is not cleveland"
     )
-    own = ("client.py", "--hospital", 1, "--tls", tls["cleveland"], "--server", address, "--wait", "0.1")
-    assert_one_line(run_script(*own), "no server within 0.1 s")
+    flags = ("client.py", "--hospital", 1, "--tls", tls["cleveland"], "--server", address, "--wait", "0.1")
+    assert_one_line(run_script(*flags), "no server within 0.1 s")
 
 
 def test_an_unfit_hospital_tells_the_server_the_reason_without_values(
@@ -144,8 +144,8 @@ def test_the_reason_for_an_unreadable_file_is_sent_without_its_path(run_script: 
 
 
 def test_an_unfit_hospital_does_not_wait_for_the_server(run_script: RunScript, patients: pd.DataFrame) -> None:
-    own = ("--data", write_csv(patients.head(7)), "--name", "mine")
-    result = run_script("client.py", *own, "--server", f"127.0.0.1:{free_port()}", "--wait", 10_000_000)
+    flags = ("--data", write_csv(patients.head(7)), "--name", "mine")
+    result = run_script("client.py", *flags, "--server", f"127.0.0.1:{free_port()}", "--wait", 10_000_000)
     assert_one_line(result, "has 7 different patients", "at least 8")
 
 
@@ -209,8 +209,8 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
     train_config = replace(TRAIN_CONFIG, threshold=0.25)
     monkeypatch.setattr(cli_client, "join_run", evaluate_finally)
     monkeypatch.setattr(results, "save_final_model", save)
-    own = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "out")
-    result = run_script("client.py", *own, "--server", f"127.0.0.1:{free_port()}")
+    flags = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "out")
+    result = run_script("client.py", *flags, "--server", f"127.0.0.1:{free_port()}")
     assert models == [(Path("out/model.keras"), sorted(initial_weights(HEART_DISEASE, "logistic", 3)))]
     assert " mine    0.812" in result.output
     assert "a risk of at least 0.25." in result.output

@@ -16,7 +16,7 @@ from tests.support.script_calls import RunScript, assert_one_line, rows_of, writ
 
 
 @pytest.fixture
-def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def unused_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An address to which nobody may connect, by gRPC or otherwise."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -31,9 +31,9 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             listener.accept()
 
 
-def test_a_check_shows_rows_missing_values_and_the_verdict(run_script: RunScript, unheard: str) -> None:
+def test_a_check_shows_rows_missing_values_and_the_verdict(run_script: RunScript, unused_address: str) -> None:
     run_script("create_dataset.py")
-    result = run_script("client.py", "--hospital", 3, "--check", "--server", unheard)
+    result = run_script("client.py", "--hospital", 3, "--check", "--server", unused_address)
     assert result.succeeded
     for words in ("data/client_3.csv", "heart-disease", "123 patients", "115 with disease = 1", "8 with disease = 0"):
         assert words in result.output.splitlines()[1]
@@ -48,21 +48,21 @@ def test_a_check_shows_rows_missing_values_and_the_verdict(run_script: RunScript
     assert ["one class of disease is rare" in findings, "chol is missing in every row" in findings] == [True, True]
 
 
-def test_a_check_of_a_file_needs_no_name(run_script: RunScript, unheard: str, hospitals_folder: Path) -> None:
+def test_a_check_of_a_file_needs_no_name(run_script: RunScript, unused_address: str, hospitals_folder: Path) -> None:
     data = hospitals_folder / "client_1.csv"
-    result = run_script("client.py", "--data", data, "--check", "--server", unheard)
+    result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
     assert result.succeeded
     assert result.output.rstrip().endswith("This hospital may join.")
-    named = run_script("client.py", "--data", data, "--name", "mine", "--check", "--server", unheard)
+    named = run_script("client.py", "--data", data, "--name", "mine", "--check", "--server", unused_address)
     assert named == result
 
 
 def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
-    run_script: RunScript, unheard: str, patients: pd.DataFrame
+    run_script: RunScript, unused_address: str, patients: pd.DataFrame
 ) -> None:
     patients.loc[6:8, "age"] = "sixty-seven"
     patients.loc[9, "chol"] = "0"
-    result = run_script("client.py", "--data", write_csv(patients), "--check", "--server", unheard)
+    result = run_script("client.py", "--data", write_csv(patients), "--check", "--server", unused_address)
     assert result.code == 1
     assert_one_line(result, "mine.csv: column age, row 7", "expected a number from 0 to 120", "got text", "2 more")
     assert "sixty" not in result.output
@@ -73,18 +73,18 @@ def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
     assert "rows 7, 8, 9" in findings
 
 
-def test_a_check_of_too_few_patients_fails(run_script: RunScript, unheard: str, patients: pd.DataFrame) -> None:
-    result = run_script("client.py", "--data", write_csv(patients.head(7)), "--check", "--server", unheard)
+def test_a_check_of_too_few_patients_fails(run_script: RunScript, unused_address: str, patients: pd.DataFrame) -> None:
+    result = run_script("client.py", "--data", write_csv(patients.head(7)), "--check", "--server", unused_address)
     assert_one_line(result, "mine.csv: has 7 different patients", "at least 8")
     assert "This hospital may not join: it has fewer than 8" in result.output
 
 
 def test_a_check_of_an_unreadable_table_shows_no_page(
-    run_script: RunScript, unheard: str, patients: pd.DataFrame
+    run_script: RunScript, unused_address: str, patients: pd.DataFrame
 ) -> None:
     path = write_csv(patients.drop(columns="chol"))
     for data, words in ((path, "lacks the column chol"), ("none.csv", "cannot be read")):
-        result = run_script("client.py", "--data", data, "--check", "--server", unheard)
+        result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
         assert_one_line(result, words)
         assert result.output == ""
 
@@ -96,20 +96,20 @@ def write_readmission() -> Path:
     return Path("data/client_1.csv")
 
 
-def test_a_check_takes_the_task_from_the_manifest_or_the_flag(run_script: RunScript, unheard: str) -> None:
+def test_a_check_takes_the_task_from_the_manifest_or_the_flag(run_script: RunScript, unused_address: str) -> None:
     path = write_readmission()
-    result = run_script("client.py", "--hospital", 1, "--check", "--server", unheard)
+    result = run_script("client.py", "--hospital", 1, "--check", "--server", unused_address)
     assert result.succeeded
     assert "for the task readmission: 480 patients" in result.output
     assert "hba1c" in rows_of(result.output)
-    flagged = run_script("client.py", "--data", path, "--task", "readmission", "--check", "--server", unheard)
+    flagged = run_script("client.py", "--data", path, "--task", "readmission", "--check", "--server", unused_address)
     assert flagged == result
 
 
-def test_a_check_for_another_task_names_the_missing_columns(run_script: RunScript, unheard: str) -> None:
+def test_a_check_for_another_task_names_the_missing_columns(run_script: RunScript, unused_address: str) -> None:
     path = write_readmission()
-    for own in (("--hospital", 1, "--task", "heart-disease"), ("--data", path)):
-        result = run_script("client.py", *own, "--check", "--server", unheard)
+    for flags in (("--hospital", 1, "--task", "heart-disease"), ("--data", path)):
+        result = run_script("client.py", *flags, "--check", "--server", unused_address)
         assert_one_line(result, "lacks the columns cp, trestbps, chol")
         assert result.output == ""
 

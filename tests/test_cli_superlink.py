@@ -181,14 +181,14 @@ def test_a_path_with_a_quote_is_rejected(path: str) -> None:
 
 
 def test_a_rejected_path_leaves_no_key_behind(tls: Path, tmp_path: Path) -> None:
-    own = tmp_path / "it's"
-    shutil.copytree(tls / "hospitals" / "hungary", own)
-    (own / "supernode.key").unlink(missing_ok=True)
+    folder = tmp_path / "it's"
+    shutil.copytree(tls / "hospitals" / "hungary", folder)
+    (folder / "supernode.key").unlink(missing_ok=True)
 
     with pytest.raises(RunError, match="expected no quote"):
-        node_command_of(own, tmp_path / "any.csv")
+        node_command_of(folder, tmp_path / "any.csv")
 
-    assert not (own / "supernode.key").exists()
+    assert not (folder / "supernode.key").exists()
 
 
 def test_one_port_for_both_addresses_is_rejected(tls: Path) -> None:
@@ -226,16 +226,16 @@ def test_a_port_out_of_range_is_rejected(number: str, capsys: pytest.CaptureFixt
 
 
 def test_an_error_before_the_start_is_one_line(tls: Path, hospitals_folder: Path, tmp_path: Path) -> None:
-    own, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
+    folder, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
     malformed = tmp_path / "malformed.csv"
     malformed.write_text("age,sex\n1,2\n")
     port = free_port()
     for words, expected in (
-        (("supernode", "--tls", own, "--data", tmp_path / "none.csv"), "none.csv: "),
-        (("supernode", "--tls", own, "--data", malformed), "malformed.csv"),
+        (("supernode", "--tls", folder, "--data", tmp_path / "none.csv"), "none.csv: "),
+        (("supernode", "--tls", folder, "--data", malformed), "malformed.csv"),
         (("supernode", "--tls", tls / "server", "--data", data), "expected a hospital's"),
-        (("supernode", "--tls", own, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
-        (("superlink", "--tls", own, "--hospitals", own / "certificate.pem"), "expected a server's"),
+        (("supernode", "--tls", folder, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
+        (("superlink", "--tls", folder, "--hospitals", folder / "certificate.pem"), "expected a server's"),
         (("superlink", "--tls", tls / "server", "--hospitals", tmp_path / "none.pem"), "none.pem: cannot be read"),
         (
             (

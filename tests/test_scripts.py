@@ -25,8 +25,8 @@ def test_an_unknown_flag_is_rejected(name: str, run_script: RunScript) -> None:
 def test_an_address_beyond_loopback_needs_tls(
     name: str, flag: str, run_script: RunScript, hospitals_folder: Path
 ) -> None:
-    own = ["--data", hospitals_folder / "client_1.csv", "--name", "mine"] if name == "client.py" else []
-    assert_one_line(run_script(name, *own, flag, "192.0.2.1:8080"), "is not loopback", "--insecure")
+    hospital = ["--data", hospitals_folder / "client_1.csv", "--name", "mine"] if name == "client.py" else []
+    assert_one_line(run_script(name, *hospital, flag, "192.0.2.1:8080"), "is not loopback", "--insecure")
 
 
 def test_with_tls_an_address_beyond_loopback_is_allowed(
@@ -34,8 +34,8 @@ def test_with_tls_an_address_beyond_loopback_is_allowed(
 ) -> None:
     addresses: list[str] = []
     monkeypatch.setattr(cli_client, "join_run", lambda *_, address, **__: addresses.append(address))
-    own = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"]]
-    assert run_script("client.py", *own, "--server", "192.0.2.1:8080").code == 0
+    hospital = ["--data", hospitals_folder / "client_1.csv", "--tls", tls["a"]]
+    assert run_script("client.py", *hospital, "--server", "192.0.2.1:8080").code == 0
     assert addresses == ["192.0.2.1:8080"]
     result = run_script("server.py", "--tls", tls["server"], "--address", "192.0.2.1:8080")
     assert_one_line(result, "192.0.2.1:8080", "cannot be listened on")
@@ -53,5 +53,5 @@ def test_with_tls_an_address_beyond_loopback_is_allowed(
 def test_a_tls_folder_of_another_role_or_none_is_rejected(
     name: str, party: str, words: str, run_script: RunScript, hospitals_folder: Path, tls: dict[str, Path]
 ) -> None:
-    own = ["--data", hospitals_folder / "client_1.csv"] if name == "client.py" else []
-    assert_one_line(run_script(name, *own, "--tls", tls.get(party, Path("none"))), words)
+    hospital = ["--data", hospitals_folder / "client_1.csv"] if name == "client.py" else []
+    assert_one_line(run_script(name, *hospital, "--tls", tls.get(party, Path("none"))), words)
