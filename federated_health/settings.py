@@ -196,9 +196,7 @@ class Settings:
         if 0 < self.dp_epsilon < limits.MIN_EPSILON:
             raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
-            raise SettingsError(
-                f"strategy: {self.strategy} needs the hospitals' training losses, which --dp-epsilon withholds"
-            )
+            raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
         if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
             raise SettingsError(
                 f"dp-steps: expected at most {limits.MAX_STEPS} over all rounds, including --dp-spare-rounds"

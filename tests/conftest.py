@@ -7,8 +7,6 @@ whose tests take longest: where several workers share the tests (`make test`), n
 import federated_health  # noqa: F401  # isort: skip  # first, for what the package says to gRPC
 
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +81,9 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "RunScript":
     """Runs a script with arguments, in this process and in a folder of its own."""
+    import signal
+    import sys
+
     import utils
     from tests.support.script_calls import SCRIPTS, ScriptResult
 

@@ -26,7 +26,7 @@ def test_a_missing_csv_is_named(run_script: RunScript) -> None:
 
 
 def test_a_hospital_by_number_needs_a_manifest(run_script: RunScript) -> None:
-    assert_one_line(run_script("client.py", "--hospital", 1), "manifest.json", "python create_dataset.py")
+    assert_one_line(run_script("client.py", "--hospital", 1), "manifest.json")
 
 
 def test_a_number_beyond_the_manifest_is_rejected(run_script: RunScript) -> None:
@@ -93,7 +93,7 @@ def test_a_client_takes_its_name_from_its_certificate(
     for name in ([], ["--name", "a"]):
         result = run_script("client.py", *flags, *name)
         assert result.code == 1
-        assert " a: 227 patients to train on" in result.output
+        assert " a: 227 " in result.output
         assert_one_line(result, address, "no server within 0.1 s", "Connection refused")
 
 
@@ -101,11 +101,13 @@ def test_a_name_other_than_the_certificate_s_is_rejected(
     run_script: RunScript, hospitals_folder: Path, tls: dict[str, Path]
 ) -> None:
     result = run_script("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "b", "--tls", tls["a"])
-    assert_one_line(result, "certificate.pem", "hospital a", "name is not b")
+    assert_one_line(result, "certificate.pem: is for hospital a", "name")
     run_script("create_dataset.py")
     address = f"127.0.0.1:{free_port()}"
     assert_one_line(
-        run_script("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address), "name is not cleveland"
+        run_script("client.py", "--hospital", 1, "--tls", tls["a"], "--server", address),
+        "is for hospital a",
+        "cleveland",
     )
     flags = ("client.py", "--hospital", 1, "--tls", tls["cleveland"], "--server", address, "--wait", "0.1")
     assert_one_line(run_script(*flags), "no server within 0.1 s")
@@ -124,7 +126,8 @@ def test_an_unfit_hospital_tells_the_server_the_reason_without_values(
     assert (result.code, result.output) == (1, "")
     (line,) = lines
     assert line.startswith("refused mine: ")
-    assert "its column age holds what is not a number from 0 to 120" in line
+    assert "its column age" in line
+    assert "a number from 0 to 120" in line
     assert "sixty" not in line
 
 
@@ -146,7 +149,7 @@ def test_the_reason_for_an_unreadable_file_is_sent_without_its_path(run_script: 
 def test_an_unfit_hospital_does_not_wait_for_the_server(run_script: RunScript, patients: pd.DataFrame) -> None:
     flags = ("--data", write_csv(patients.head(7)), "--name", "mine")
     result = run_script("client.py", *flags, "--server", f"127.0.0.1:{free_port()}", "--wait", 10_000_000)
-    assert_one_line(result, "has 7 different patients", "at least 8")
+    assert_one_line(result, "mine.csv: ", "at least 8", "different patients")
 
 
 def test_show_egress_prints_the_ledger_beside_the_csv(run_script: RunScript, patients: pd.DataFrame) -> None:

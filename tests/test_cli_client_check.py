@@ -75,7 +75,7 @@ def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
 
 def test_a_check_of_too_few_patients_fails(run_script: RunScript, unused_address: str, patients: pd.DataFrame) -> None:
     result = run_script("client.py", "--data", write_csv(patients.head(7)), "--check", "--server", unused_address)
-    assert_one_line(result, "mine.csv: has 7 different patients", "at least 8")
+    assert_one_line(result, "mine.csv: ", "7", "at least 8", "different patients")
     assert "This hospital may not join: it has fewer than 8" in result.output
 
 

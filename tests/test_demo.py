@@ -1,4 +1,4 @@
-"""The demo checks its settings before it writes anything."""
+"""What a demo refuses, before it makes anything."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from federated_health.errors import SettingsError
         ("--dp-epsilon 0.001", "dp-epsilon: expected 0 or at least 0.01"),
     ],
 )
-def test_invalid_settings_are_rejected_before_a_folder_is_made(
+def test_what_the_server_would_refuse_is_refused_before_there_is_a_folder(
     flags: str, words: str, in_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["federated_health", "demo", "--out", "demo", *flags.split()])
@@ -29,5 +29,5 @@ def test_invalid_settings_are_rejected_before_a_folder_is_made(
     assert list(in_folder.iterdir()) == []
 
 
-def test_the_scenario_has_as_many_hospitals_as_its_source(uci: Source) -> None:
+def test_a_scenario_says_how_many_hospitals_there_are(uci: Source) -> None:
     assert SCENARIOS["heart-disease"].hospitals == len(set(uci.table["hospital"]))

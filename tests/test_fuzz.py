@@ -1,6 +1,6 @@
 """Whatever a file holds, a script succeeds or ends with one line that quotes no cell, and leaves nothing half done.
 
-Scripts are called in this process, as in `tests/support/script_calls.py`. Another script is a line in `TARGETS`.
+Scripts are called in this process, as in `test_scripts`. Another script is a line in `TARGETS`.
 """
 
 import contextlib

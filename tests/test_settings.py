@@ -200,7 +200,7 @@ def test_a_norm_limit_below_the_median_is_rejected(defaults: dict[str, Value]) -
         ({"dp-clip": 1e7}, "dp-clip: expected at most 1,000,000, got 10000000.0"),
         ({"dp-sampling-rate": 1.1}, "dp-sampling-rate: expected at most 1, got 1.1"),
         ({"dp-steps": 10_000}, "dp-steps: expected at most 100000"),
-        ({"strategy": "qfedavg"}, "strategy: qfedavg .*--dp-epsilon"),
+        ({"strategy": "qfedavg"}, "qfedavg: .*--dp-epsilon"),
         ({"strategy": "fedprox", "strategy-args": "proximal-mu=1"}, "at most 1 / learning-rate = 0.333333"),
     ],
 )

@@ -81,7 +81,7 @@ epsilon = _number(float, "a number above 0 and at most 1000", lambda value: 0 < 
 seed = _number(int, "a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 count = _number(int, "a whole number from 1", lambda value: 1 <= value < 2**31)
 port = _number(int, "a whole number from 1 to 65535", lambda value: 1 <= value < 2**16)
-_ratio = _number(float, "numbers above 0 separated by commas, such as 8,4,2,1", lambda value: 0 < value < float("inf"))
+_ratio = _number(float, "numbers above 0 between commas, such as 8,4,2,1", lambda value: 0 < value < float("inf"))
 
 
 def numbers(text: str) -> tuple[float, ...]:

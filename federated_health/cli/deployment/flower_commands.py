@@ -38,7 +38,7 @@ def executable(name: str) -> str:
     for path in (SCRIPTS / name, SCRIPTS / f"{name}.exe"):
         if path.exists():
             return str(path)
-    raise RunError(f"{SCRIPTS / name}: is not installed; install requirements.txt for this Python")
+    raise RunError(f"{SCRIPTS / name}: is not installed: pip install flwr, with this Python")
 
 
 def shell_line(command: Sequence[str]) -> str:
