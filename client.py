@@ -27,13 +27,13 @@ def register(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the weights of the message on this hospital's rows, and return the new ones."""
+    """Train the received weights on this hospital's rows, and return the new ones."""
     return handlers.reply(handlers.train, message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the weights of the message on the held-out rows."""
+    """Evaluate the received weights on the held-out rows."""
     return handlers.reply(handlers.evaluate, message, context)
 
 

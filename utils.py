@@ -1,4 +1,4 @@
-"""Helpers that the scripts share: how a script runs and ends, with one line where the user can fix what is wrong."""
+"""Helpers that the scripts share: they run a script, and print an error that the user can fix as one line."""
 
 from federated_health.cli.console import run_process, run_script
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from federated_health.errors import RunError
 
 PATIENCE = 30.0
-"""Seconds that a process gets to end by itself."""
+"""Seconds that a process has to end by itself."""
 
 
 def command(subcommand: str, *arguments: object) -> list[str]:
@@ -37,11 +37,11 @@ def process(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that does not outlive the block: asked to end, given some time, then killed.
 
-    It has a process group of its own, so that Ctrl-C reaches it through `interrupt` and no other way; or else it
-    shares this one's, so that a signal to the group reaches both.
-
     Args:
-        log: gets what it prints; otherwise it writes where this process does.
+        log: file for its output; without it, the output goes where this process's output goes.
+        folder: its working directory.
+        own_group: whether it has its own process group, so that Ctrl-C reaches it only through `interrupt`; otherwise
+            a signal to this process's group reaches both.
 
     Raises:
         RunError: the log cannot be written.
@@ -69,9 +69,9 @@ def process(
 
 
 def interrupt(running: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Pass Ctrl-C on to all of them at once, and wait until they have ended; kill those that take too long.
+    """Ask all processes to end, and wait for them; kill those that take too long.
 
-    It sends SIGTERM, which the scripts handle like SIGINT: a process that a shell script started in the background
+    They get SIGTERM, which the scripts handle like Ctrl-C: a process that a shell script started in the background
     ignores SIGINT.
     """
     for child in running:

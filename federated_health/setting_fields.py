@@ -1,4 +1,4 @@
-"""What a setting may be: its type, default, range, group and help text."""
+"""Declaration of a setting: its type, default, range, group and help text."""
 
 from dataclasses import Field, field
 from typing import Any
@@ -8,7 +8,7 @@ from federated_health.errors import SettingsError
 Value = str | int | float | bool
 
 DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
-"""Defaults that a hospital's command has, too: it loads no other settings of a server."""
+"""Defaults that client.py shares; it loads no other settings of the server."""
 
 LARGEST = 2**31 - 1
 """Largest value of an integer setting."""
@@ -18,13 +18,13 @@ MAX_WAIT = 1e7
 
 MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
 MIN_DELTA = 1e-12
-"""Below it the accountant's own rounding errors matter."""
+"""Smallest delta; below it, the accountant's rounding errors matter."""
 
 MIN_CLIP, MAX_CLIP = 1e-6, 1e6
-"""Far from where floating-point noise of this size underflows or overflows."""
+"""Range of the clipping norm; noise of this size is far from underflow and overflow."""
 
 MAX_STEPS = 100_000
-"""Largest number of steps of a run, over all rounds."""
+"""Largest number of training steps of a private run, over all rounds."""
 
 MIN_RATE = 1e-6
 """Smallest sampling rate: one patient of a million."""
@@ -68,13 +68,13 @@ def flag_of(setting: "Field[Any]") -> str:
 
 
 def coerce(setting: "Field[Any]", value: Value) -> Value:
-    """A value, as a float where it is an integer for a float setting, such as TOML's `wait = 300`."""
+    """The value; an integer for a float setting, such as TOML's `wait = 300`, becomes a float."""
     is_whole = setting.type is float and type(value) is int and abs(value) <= LARGEST
     return float(value) if is_whole else value
 
 
 def check(setting: "Field[Any]", value: object) -> None:
-    """Raise SettingsError if a value is of another type than a setting, or out of its range."""
+    """Raise SettingsError if a value has the wrong type for a setting, or is out of its range."""
     name, rules = flag_of(setting), setting.metadata
     if type(value) is not setting.type:
         raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 OPERATIONAL = frozenset(
     {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
 )
-"""Settings, with dashes, of where and how a run is carried out; no result depends on them."""
+"""Settings, spelled with dashes, of where and how a run is carried out; no result depends on them."""
 
 MIN_ENCRYPTED_HOSPITALS = 3
-"""Smallest number of hospitals in a sum that each of them decrypts: of two, each could subtract its own part."""
+"""Smallest number of hospitals in a sum that each of them decrypts: with two, each could subtract its own part."""
 
 _of_run = partial(setting, "the run")
 _of_training = partial(setting, "training at the hospitals")
@@ -53,25 +53,24 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
-    task: str = _of_run(DEFAULT_TASK, "what is predicted; every hospital must have the same", choices=tuple(TASKS))
+    task: str = _of_run(DEFAULT_TASK, "what to predict; the same at every hospital", choices=tuple(TASKS))
     hospitals: int = _of_run(4, "hospitals to wait for before the first round", unit="N", minimum=1)
     min_hospitals: int = _of_run(
         0,
-        "updates that a round needs: with fewer it is repeated and not averaged; 0 for more than half of --hospitals",
+        "updates that a round needs; with fewer, the round is repeated; 0 means more than half of --hospitals",
         unit="N",
         minimum=0,
     )
     rounds: int = _of_run(
-        30, "rounds; in each the hospitals train, and the server averages their weights", unit="N", minimum=1
+        30,
+        "number of rounds; in each, the hospitals train and the server averages their weights",
+        unit="N",
+        minimum=1,
     )
-    local_epochs: int = _of_training(
-        5, "passes over its own training rows that a hospital makes in a round", unit="N", minimum=1
-    )
-    batch_size: int = _of_training(
-        32, "rows in one step of local training; 0 takes all rows in one step", unit="ROWS", minimum=0
-    )
+    local_epochs: int = _of_training(5, "passes over a hospital's training rows per round", unit="N", minimum=1)
+    batch_size: int = _of_training(32, "rows per training step; 0 means all rows of a hospital", unit="ROWS", minimum=0)
     learning_rate: float = _of_training(
-        0.05, "size of a step of local training (stochastic gradient descent)", unit="RATE", above=0
+        0.05, "learning rate of local training (stochastic gradient descent)", unit="RATE", above=0
     )
     l2: float = _of_training(
         0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
@@ -81,14 +80,14 @@ class Settings:
     )
     strategy: str = _of_averaging(
         "fedavg",
-        "how the hospitals' weights become one: fedavg weighs a hospital by its rows, average counts all the same, and "
-        "docs/settings.md says what the others do",
+        "how the server combines the hospitals' weights: fedavg weighs each hospital by its rows, average weighs all "
+        "the same; docs/settings.md explains the others",
         choices=tuple(STRATEGIES),
         unit="NAME",
     )
     strategy_args: str = _of_averaging(
         "",
-        "parameters of --strategy, NAME=VALUE between commas; those not given have their defaults: "
+        "parameters of --strategy: NAME=VALUE, separated by commas; defaults: "
         + "; ".join(
             f"{name}: {write_arguments(read_arguments(name, ''))}"
             for name, declared in STRATEGIES.items()
@@ -97,64 +96,65 @@ class Settings:
         unit="ARGS",
     )
     appraisal: bool = _of_run(
-        True, "at the end each hospital reports what it gains by joining, and how much each column matters"
+        True, "at the end, each hospital reports what it gains by joining and how much each column matters"
     )
     seed: int = _of_run(
         42,
-        "seed of initial weights and batches: the same seed gives the same model; hospitals' splits ignore it",
+        "seed of the initial weights and batches: the same seed gives the same model; hospitals' splits ignore it",
         unit="SEED",
         minimum=0,
     )
     max_update_norm: float = _of_averaging(
         30.0,
-        "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none, otherwise "
+        "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none; otherwise "
         "at least 1",
         unit="TIMES",
         minimum=0,
     )
     encrypt: bool = _of_privacy(
         False,
-        "the server adds encrypted updates, and only the hospitals can decrypt the sums; needs --tls and 3 hospitals",
+        "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 hospitals",
     )
     dp_epsilon: float = _of_privacy(
         0.0,
-        "differential privacy of every training patient over the whole run; smaller is more private and noisier; 0 for "
-        f"none, otherwise at least {limits.MIN_EPSILON:g}",
+        "differential privacy: epsilon of each training patient over the whole run; smaller is more private and "
+        f"noisier; 0 means none; otherwise at least {limits.MIN_EPSILON:g}",
         unit="EPSILON",
         minimum=0,
         maximum=limits.MAX_EPSILON,
     )
     dp_delta: float = _of_privacy(
         1e-5,
-        "probability with which --dp-epsilon may not hold; must be below 1 / a hospital's training rows",
+        "with differential privacy: probability that the bound epsilon fails; must be below 1 / a hospital's training "
+        "rows",
         unit="DELTA",
         minimum=limits.MIN_DELTA,
         maximum=0.5,
     )
     dp_clip: float = _of_privacy(
         0.25,
-        "with --dp-epsilon: L2 norm to which each patient's gradient is clipped",
+        "with differential privacy: L2 norm to which each patient's gradient is clipped",
         unit="NORM",
         minimum=limits.MIN_CLIP,
         maximum=limits.MAX_CLIP,
     )
     dp_sampling_rate: float = _of_privacy(
         0.5,
-        "with --dp-epsilon: probability of each patient to be in a step",
+        "with differential privacy: probability that a training step includes a given patient",
         unit="CHANCE",
         minimum=limits.MIN_RATE,
         maximum=1,
     )
     dp_steps: int = _of_privacy(
-        1, "with --dp-epsilon: steps of local training in a round, in place of --local-epochs", unit="N", minimum=1
+        1, "with differential privacy: training steps per round, instead of --local-epochs", unit="N", minimum=1
     )
     dp_learning_rate: float = _of_privacy(
-        3.0, "with --dp-epsilon: size of these steps, in place of --learning-rate", unit="RATE", above=0
+        3.0, "with differential privacy: learning rate, instead of --learning-rate", unit="RATE", above=0
     )
     dp_spare_rounds: int = _of_privacy(
-        2, "with --dp-epsilon: rounds that may be repeated within the same epsilon", unit="N", minimum=0
+        2, "with differential privacy: rounds that may be repeated; epsilon covers them, too", unit="N", minimum=0
     )
-    address: str = _of_connection(DEFAULT_ADDRESS, "where the server listens", unit="HOST:PORT")
+    address: str = _of_connection(DEFAULT_ADDRESS, "address on which the server listens", unit="HOST:PORT")
     tls: str = _of_connection(
         "",
         "folder of the server's key and certificate, which `python -m federated_health certificates` makes; without it "
@@ -163,7 +163,7 @@ class Settings:
     )
     wait: float = _of_connection(
         DEFAULT_WAIT,
-        "seconds to wait for hospitals, at the start and whenever a round lacks some; then the run ends",
+        "seconds to wait for hospitals, at the start and whenever a round has too few; then the run ends",
         unit="SECONDS",
         above=0,
         maximum=limits.MAX_WAIT,
@@ -171,18 +171,18 @@ class Settings:
     round_timeout: float = _of_connection(
         600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
     )
-    out: str = _of_results("", "folder of the run's results; without it runs/ and the date", unit="DIR")
+    out: str = _of_results("", "folder for the run's results; if not given, runs/ with the date and time", unit="DIR")
     resume: str = _of_results(
-        "", "folder of an interrupted run, which resumes after its last completed round", unit="DIR"
+        "", "resume the interrupted run in this folder, after its last completed round", unit="DIR"
     )
     force: bool = _of_results(False, "overwrite the results of an earlier run in --out")
-    insecure: bool = _of_connection(False, "allow an --address beyond this machine without --tls")
+    insecure: bool = _of_connection(False, "allow an --address that other machines can reach, without --tls")
     verbose: bool = _of_results(False, "show debug messages, and the logs of Flower and TensorFlow")
     data: str = _of_results(DEFAULT_DATA, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            check(one, getattr(self, one.name))
+        for field in fields(self):
+            check(field, getattr(self, field.name))
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
@@ -201,28 +201,30 @@ class Settings:
             load_privacy_plan()  # a missing library ends the run here, before anything is written
         if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
             raise SettingsError(
-                f"dp-steps: expected at most {limits.MAX_STEPS} in all rounds together, spare ones included"
+                f"dp-steps: expected at most {limits.MAX_STEPS} over all rounds, including --dp-spare-rounds"
             )
         if self.resume and self.out and Path(self.out) != Path(self.resume):
-            raise SettingsError("out: a resumed run writes to its own folder")
+            raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
 
     def _check_encryption(self) -> None:
         minimum = MIN_ENCRYPTED_HOSPITALS
         for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or minimum)):
             if number < minimum:
-                why = "of a sum of two each learns the other's update"
-                raise SettingsError(f"{name}: expected at least {minimum} with --encrypt: {why}, got {number}")
+                why = "from a sum of two, each hospital learns the other's update"
+                raise SettingsError(f"{name}: expected at least {minimum} with --encrypt, got {number}: {why}")
         if not STRATEGIES[self.strategy].is_mean:
             means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
             raise SettingsError(
-                f"strategy: {self.strategy} has to read every update, which --encrypt prevents; not so: {means}"
+                f"strategy: expected one of {means} with --encrypt, got {self.strategy}, which reads single updates"
             )
 
     def check_given(self, flags: Iterable[str]) -> None:
-        """Raise SettingsError for flags of differential privacy that do nothing for lack of --dp-epsilon."""
+        """Raise SettingsError for flags of differential privacy without --dp-epsilon, where they have no effect."""
         of_privacy = [flag for flag in flags if flag.startswith("dp-") and flag != "dp-epsilon"]
         if of_privacy and not self.dp_epsilon:
-            raise SettingsError(f"{', '.join(of_privacy)}: nothing is private without --dp-epsilon, which is 0")
+            raise SettingsError(
+                f"{', '.join(of_privacy)}: no effect without differential privacy; set --dp-epsilon above 0"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value]) -> Self:
@@ -242,7 +244,7 @@ class Settings:
         return read_arguments(self.strategy, self.strategy_args)
 
     def privacy_plan(self, run: str) -> "PrivacyPlan | None":
-        """The privacy plan of a run of this identifier; None without differential privacy."""
+        """The privacy plan of the run with this identifier; None without differential privacy."""
         if not self.dp_epsilon:
             return None
         names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "learning_rate")
@@ -254,7 +256,7 @@ class Settings:
 
     @property
     def min_updates(self) -> int:
-        """Smallest number of updates of a round, for the settings and the strategy."""
+        """Smallest number of updates that a round needs, by the settings and the strategy."""
         minimum = self.min_hospitals or self.hospitals // 2 + 1
         return max(minimum, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
 
@@ -264,7 +266,7 @@ class Settings:
         if self.min_updates == self._strategy_minimum > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].min_reason}"
         if self.encrypt and self.min_updates == MIN_ENCRYPTED_HOSPITALS:
-            return "--encrypt: of a sum of two each learns the other's update"
+            return "--encrypt: from a sum of two, each hospital learns the other's update"
         return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
 
     @cached_property
@@ -273,4 +275,4 @@ class Settings:
 
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""
-        return {flag_of(one): getattr(self, one.name) for one in fields(self)}
+        return {flag_of(field): getattr(self, field.name) for field in fields(self)}

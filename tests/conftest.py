@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
+    from tests.support.script_calls import RunScript
+
 # The same examples every time, and none fails because a machine is slow.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")
@@ -88,6 +90,36 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
     os.chdir(tmp_path)
     yield tmp_path
     os.chdir(before)
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "RunScript":
+    """Runs a script with arguments, in this process and in a folder of its own."""
+    import signal
+    import sys
+
+    import utils
+    from tests.support.script_calls import SCRIPTS, ScriptResult
+
+    assert in_folder.is_dir()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
+
+    def call(name: str, *arguments: object) -> ScriptResult:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            utils.run_script(SCRIPTS[name])
+        return ScriptResult(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def tls(in_folder: Path) -> dict[str, Path]:
+    """TLS folders of a server, and of the hospitals a and cleveland."""
+    from federated_health.security.authority import make_demo_identities
+
+    own, hospitals = make_demo_identities(in_folder / "tls", ("a", "cleveland"))
+    return {"server": own, **hospitals}
 
 
 @pytest.fixture

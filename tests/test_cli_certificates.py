@@ -84,7 +84,7 @@ def test_from_a_new_authority_to_renewal_and_revocation(succeed: Callable[[str],
     assert above in succeed("show hospital")
     assert "365 days left" in succeed("show hospital")
     assert "hosts        fl.example.org, 192.0.2.7, localhost, 127.0.0.1, ::1" in succeed("show server")
-    assert "revoked      not known here, without revoked.pem" in succeed("show hospital")
+    assert "revoked      unknown" in succeed("show hospital")
     assert succeed("show ca/revoked.pem").endswith("\n  no certificate\n")
     assert succeed("show hospital/key.pem") == f"private key\n  {shown}\n"
     both = succeed("show hospital/certificate.pem")
@@ -181,9 +181,9 @@ def prepared(mistakes: Path, in_folder: Path) -> None:
         ("request --tls new --name b --server", 2, "argument --server: not allowed with argument --name"),
         ("request --tls new --name B", 1, "lower-case letters, digits and hyphens, got 'B'"),
         ("request --tls new --name federation", 1, "the name federation is reserved: it stands for all hospitals"),
-        ("request --tls new --name b --host c", 1, "--host: goes with --server"),
+        ("request --tls new --name b --host c", 1, "--host: needs --server"),
         ("request --tls new --server --host c:80", 1, "host 'c:80': expected a DNS name or an address"),
-        ("request --tls new --server --host 0.0.0.0", 1, "host 0.0.0.0: expected"),
+        ("request --tls new --server --host 0.0.0.0", 1, "host 0.0.0.0: "),
         ("request --tls a --name a", 1, "a/key.pem: exists already; renew keeps it, --force replaces it"),
         ("request --tls garbage --name a", 1, "garbage: cannot be written to (File exists)"),
         ("sign none.pem --authority ca", 1, "none.pem: cannot be read (No such file or directory)"),

@@ -1,4 +1,7 @@
-"""--help explains every flag, in a group and with its default; its examples are commands that the parsers accept."""
+"""--help explains every flag, with its group and default; its examples are commands that the parsers accept.
+
+argparse has no public access to the flags and groups of a parser, so these tests read its private attributes.
+"""
 
 import argparse
 import re
@@ -19,9 +22,9 @@ def examples_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All flags and arguments but --help, --version and subcommands."""
-    apart = argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction
-    return [action for action in parser._actions if not isinstance(action, apart)]
+    """All flags and arguments, except --help, --version and subcommands."""
+    excluded = argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction
+    return [action for action in parser._actions if not isinstance(action, excluded)]
 
 
 def test_every_script_and_subcommand_has_a_parser() -> None:
@@ -50,7 +53,7 @@ def test_every_flag_has_a_help_text_and_a_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_the_default_in_the_help_text_is_the_real_one(name: str) -> None:
+def test_the_help_text_shows_the_default_of_the_parser(name: str) -> None:
     project = Settings().to_config()
     for action in flags_of(PARSERS[name]):
         shown = re.search(r"default: ([^;)]*)\)", (action.help or "") % {"default": action.default})
@@ -65,16 +68,16 @@ def test_the_default_in_the_help_text_is_the_real_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["server.py", "client.py", "create_dataset.py", f"{COMMAND} evidence"])
-def test_many_flags_are_in_groups(name: str) -> None:
+def test_every_flag_of_a_long_help_is_in_a_group(name: str) -> None:
     parser = PARSERS[name]
-    apart = {action.dest for group in parser._action_groups[:2] for action in group._group_actions}
-    assert apart == {"help"}
+    ungrouped = {action.dest for group in parser._action_groups[:2] for action in group._group_actions}
+    assert ungrouped == {"help"}
     assert len(parser._action_groups) >= 5 - ("create" in name)
     assert all(group._group_actions for group in parser._action_groups[2:])
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_help_text_ends_with_two_or_more_examples(name: str) -> None:
+def test_every_help_has_examples(name: str) -> None:
     examples = examples_of(PARSERS[name])
     assert len(examples) >= (1 if name.endswith(("revoke", "renew")) else 2)
     assert all(example.startswith(f"python {name}" if name in SCRIPTS else name) for example in examples)
@@ -89,7 +92,7 @@ def test_an_example_is_accepted_by_its_parser(example: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines, _, _ = PARSERS[name].format_help().partition("Examples:\n")  # a command stands in one line, to be copied
     assert [line for line in lines.splitlines() if len(line) > 80] == []
@@ -100,7 +103,7 @@ def test_a_flag_cannot_be_abbreviated(name: str) -> None:
     assert not PARSERS[name].allow_abbrev
 
 
-def test_a_paragraph_is_filled_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paragraphs_are_wrapped_and_commands_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     flags = "--rounds 3 " * 6
     text = parsing.CommandParser("word " * 20, prog="server.py", examples=[flags]).format_help()

@@ -1,4 +1,4 @@
-"""One frozen set of settings: what pyproject.toml says is valid, and what is not valid is told by name."""
+"""Settings of a run: the defaults of pyproject.toml are valid, and an error names the setting that is not."""
 
 import math
 import re
@@ -20,7 +20,8 @@ def defaults() -> dict[str, Value]:
     return Settings().to_config()
 
 
-def refusal(config: dict[str, Value]) -> str:
+def error_of(config: dict[str, Value]) -> str:
+    """Message of the error that a config raises."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_config(config)
     return str(caught.value)
@@ -43,14 +44,12 @@ def test_to_config_is_the_inverse_of_from_config(defaults: dict[str, Value]) -> 
     assert Settings.from_config(loaded.to_config()) == loaded
 
 
-def test_unknown_settings_are_refused_and_the_known_ones_listed(defaults: dict[str, Value]) -> None:
-    message = refusal({**defaults, "epochs": 3, "bach-size": 3})
+@pytest.mark.parametrize("names", [("bach-size", "epochs"), ("batch_size",)])
+def test_unknown_settings_are_named_beside_the_known_ones(defaults: dict[str, Value], names: tuple[str, ...]) -> None:
+    unknown, known = error_of({**defaults, **dict.fromkeys(names, 3)}).split(";")
 
-    assert message.startswith("unknown setting bach-size, epochs; known are: task, hospitals, min-hospitals, rounds, ")
-
-
-def test_a_setting_with_an_underscore_is_unknown(defaults: dict[str, Value]) -> None:
-    assert refusal({**defaults, "batch_size": 3}).startswith("unknown setting batch_size;")
+    assert unknown.endswith(f" {', '.join(names)}")
+    assert known.endswith(f": {', '.join(defaults)}")
 
 
 @pytest.mark.parametrize(
@@ -70,10 +69,10 @@ def test_a_setting_with_an_underscore_is_unknown(defaults: dict[str, Value]) -> 
         ("task", 1, "text"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused(
+def test_a_value_of_the_wrong_type_is_rejected(
     defaults: dict[str, Value], name: str, value: Value, expected: str
 ) -> None:
-    assert refusal({**defaults, name: value}) == f"{name}: expected {expected}, got {value!r}"
+    assert error_of({**defaults, name: value}) == f"{name}: expected {expected}, got {value!r}"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,8 @@ def test_a_value_of_the_wrong_type_is_refused(
         ("seed", 10**400, "at most 2147483647"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused(defaults: dict[str, Value], name: str, value: Value, expected: str) -> None:
-    assert refusal({**defaults, name: value}).startswith(f"{name}: expected {expected}, got ")
+def test_a_value_out_of_range_is_rejected(defaults: dict[str, Value], name: str, value: Value, expected: str) -> None:
+    assert error_of({**defaults, name: value}).startswith(f"{name}: expected {expected}, got ")
 
 
 @pytest.mark.parametrize(
@@ -115,10 +114,10 @@ def test_a_value_out_of_bounds_is_refused(defaults: dict[str, Value], name: str,
         ("strategy", "fedsgd", "fedavg, average, fedprox"),
     ],
 )
-def test_a_value_that_is_not_among_the_choices_is_refused(
+def test_a_value_that_is_not_among_the_choices_is_rejected(
     defaults: dict[str, Value], name: str, value: str, choices: str
 ) -> None:
-    message = refusal({**defaults, name: value})
+    message = error_of({**defaults, name: value})
 
     assert message.startswith(f"{name}: expected one of {choices}")
     assert message.endswith(f", got {value!r}")
@@ -142,7 +141,7 @@ def test_the_bounds_themselves_are_allowed(defaults: dict[str, Value], name: str
     assert Settings.from_config({**defaults, name: value}).to_config()[name] == value
 
 
-def test_a_whole_number_may_be_given_where_a_number_is_meant(defaults: dict[str, Value]) -> None:
+def test_a_whole_number_is_accepted_for_a_number(defaults: dict[str, Value]) -> None:
     loaded = Settings.from_config({**defaults, "wait": 300, "l2": 0})
 
     assert (loaded.wait, loaded.l2) == (300.0, 0.0)
@@ -150,39 +149,49 @@ def test_a_whole_number_may_be_given_where_a_number_is_meant(defaults: dict[str,
 
 
 @pytest.mark.parametrize("value", [2**31, 10**400, -(10**400)])
-def test_a_whole_number_that_is_too_large_for_a_number_is_refused(defaults: dict[str, Value], value: int) -> None:
-    assert refusal({**defaults, "wait": value}) == f"wait: expected a number, got {value!r}"
+def test_a_whole_number_beyond_the_range_of_numbers_is_rejected(defaults: dict[str, Value], value: int) -> None:
+    assert error_of({**defaults, "wait": value}) == f"wait: expected a number, got {value!r}"
 
 
-def test_arguments_of_the_strategy_are_read_and_checked(defaults: dict[str, Value]) -> None:
+def test_strategy_arguments_are_read(defaults: dict[str, Value]) -> None:
     loaded = Settings.from_config({**defaults, "strategy": "fedadam", "strategy-args": "eta=0.05,tau=0.01"})
 
     assert loaded.strategy_arguments["eta"] == 0.05
     assert list(loaded.strategy_arguments) == ["eta", "beta-1", "beta-2", "tau"]
     assert loaded.to_config()["strategy-args"] == "eta=0.05,tau=0.01"
-    message = refusal({**defaults, "strategy": "fedadam", "strategy-args": "mu=0.05"})
-    assert message == "strategy-args: fedadam has no 'mu'; known are: eta, beta-1, beta-2, tau"
-    assert refusal({**defaults, "strategy-args": "eta=1"}) == "strategy-args: fedavg has no parameters, got 'eta=1'"
-
-
-def test_too_few_hospitals_for_the_strategy_are_told(defaults: dict[str, Value]) -> None:
-    krum: dict[str, Value] = {**defaults, "strategy": "krum", "strategy-args": "num-malicious-nodes=1"}
-
-    assert Settings.from_config({**krum, "hospitals": 5}).hospitals == 5
-    assert refusal(krum) == (
-        "hospitals: krum with num-malicious-nodes=1 needs at least 5 "
-        "(2 * num-malicious-nodes + 3, as its proof requires), got 4"
-    )
-
-
-def test_a_factor_that_would_refuse_the_median_itself_is_refused(defaults: dict[str, Value]) -> None:
-    for factor in (0.0, 1.0, 30.0):
-        assert Settings.from_config({**defaults, "max-update-norm": factor}).max_update_norm == factor
-    assert refusal({**defaults, "max-update-norm": 0.5}) == "max-update-norm: expected 0 or at least 1, got 0.5"
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "pattern"),
+    [
+        (
+            {"strategy": "fedadam", "strategy-args": "mu=0.05"},
+            "strategy-args: fedadam .*'mu'.*eta, beta-1, beta-2, tau",
+        ),
+        ({"strategy-args": "eta=1"}, "strategy-args: fedavg .*'eta=1'"),
+    ],
+)
+def test_unknown_strategy_arguments_are_rejected(
+    defaults: dict[str, Value], changes: dict[str, Value], pattern: str
+) -> None:
+    assert re.match(pattern, error_of({**defaults, **changes}))
+
+
+def test_a_strategy_needs_its_smallest_number_of_hospitals(defaults: dict[str, Value]) -> None:
+    krum: dict[str, Value] = {**defaults, "strategy": "krum", "strategy-args": "num-malicious-nodes=1"}
+
+    assert Settings.from_config({**krum, "hospitals": 5}).hospitals == 5
+    assert re.match("hospitals: krum with num-malicious-nodes=1 .*at least 5.*got 4", error_of(krum))
+
+
+def test_a_norm_limit_below_the_median_is_rejected(defaults: dict[str, Value]) -> None:
+    for factor in (0.0, 1.0, 30.0):
+        assert Settings.from_config({**defaults, "max-update-norm": factor}).max_update_norm == factor
+    assert error_of({**defaults, "max-update-norm": 0.5}) == "max-update-norm: expected 0 or at least 1, got 0.5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
     [
         ({"dp-epsilon": 0.001}, "dp-epsilon: expected 0 or at least 0.01, got 0.001"),
         ({"dp-epsilon": 101.0}, "dp-epsilon: expected at most 100, got 101.0"),
@@ -190,20 +199,19 @@ def test_a_factor_that_would_refuse_the_median_itself_is_refused(defaults: dict[
         ({"dp-clip": 0.0}, "dp-clip: expected at least 1e-06, got 0.0"),
         ({"dp-clip": 1e7}, "dp-clip: expected at most 1,000,000, got 10000000.0"),
         ({"dp-sampling-rate": 1.1}, "dp-sampling-rate: expected at most 1, got 1.1"),
-        ({"dp-steps": 10_000}, "dp-steps: expected at most 100000 in all rounds together, spare ones included"),
-        ({"strategy": "qfedavg"}, "qfedavg: needs each hospital's training loss, which --dp-epsilon withholds"),
+        ({"dp-steps": 10_000}, "dp-steps: expected at most 100000"),
+        ({"strategy": "qfedavg"}, "qfedavg: .*--dp-epsilon"),
         ({"strategy": "fedprox", "strategy-args": "proximal-mu=1"}, "at most 1 / learning-rate = 0.333333"),
     ],
 )
-def test_a_promise_that_cannot_be_kept_is_refused(
-    defaults: dict[str, Value], changes: dict[str, Value], words: str
+def test_an_invalid_setting_of_differential_privacy_is_rejected(
+    defaults: dict[str, Value], changes: dict[str, Value], pattern: str
 ) -> None:
     Settings.from_config({**defaults, "dp-epsilon": 2.0})
-    with pytest.raises(SettingsError, match=re.escape(words)):
-        Settings.from_config({**defaults, "dp-epsilon": 2.0, **changes})
+    assert re.search(pattern, error_of({**defaults, "dp-epsilon": 2.0, **changes}))
 
 
-def test_what_is_promised_is_that_of_the_settings_with_spare_rounds(defaults: dict[str, Value]) -> None:
+def test_the_privacy_plan_includes_spare_rounds(defaults: dict[str, Value]) -> None:
     changes = {"dp-epsilon": 2.0, "dp-delta": 1e-6, "rounds": 7, "dp-spare-rounds": 3, "dp-steps": 2}
     plan = Settings.from_config({**defaults, **changes}).privacy_plan("0123456789abcdef")
     assert plan is not None
@@ -213,33 +221,31 @@ def test_what_is_promised_is_that_of_the_settings_with_spare_rounds(defaults: di
     assert Settings.from_config(defaults).privacy_plan("0123456789abcdef") is None
 
 
-def test_as_many_updates_may_be_needed_as_there_are_hospitals_and_no_more(defaults: dict[str, Value]) -> None:
+def test_min_hospitals_is_at_most_the_number_of_hospitals(defaults: dict[str, Value]) -> None:
     assert Settings.from_config({**defaults, "min-hospitals": 4}).min_updates == 4
-    words = "min-hospitals: expected at most --hospitals 4, got 5"
-    assert refusal({**defaults, "min-hospitals": 5}) == words
-    assert refusal({**defaults, "min-hospitals": -1}) == "min-hospitals: expected at least 0, got -1"
+    assert error_of({**defaults, "min-hospitals": 5}) == "min-hospitals: expected at most --hospitals 4, got 5"
+    assert error_of({**defaults, "min-hospitals": -1}) == "min-hospitals: expected at least 0, got -1"
 
 
-def test_why_so_many_updates_are_needed_is_told(defaults: dict[str, Value]) -> None:
+def test_the_reason_for_the_smallest_number_of_updates_names_the_setting(defaults: dict[str, Value]) -> None:
     def reason(**given: Value) -> str:
         return Settings.from_config(
             {**defaults, **{name.replace("_", "-"): value for name, value in given.items()}}
         ).min_reason
 
-    assert reason() == "more than half of --hospitals; see --min-hospitals"
+    assert reason().startswith("more than half of --hospitals")
     assert reason(min_hospitals=2) == reason(min_hospitals=1) == "--min-hospitals"
     assert reason(hospitals=5, strategy="krum", strategy_args="num-malicious-nodes=1").startswith("krum: ")
     assert reason(hospitals=6, min_hospitals=6, strategy="krum") == "--min-hospitals"
 
 
-def test_a_run_that_is_resumed_stays_in_its_folder(defaults: dict[str, Value]) -> None:
+def test_a_resumed_run_keeps_its_folder(defaults: dict[str, Value]) -> None:
     for out in ("", "runs/a", "./runs/a/"):
         assert Settings.from_config({**defaults, "resume": "runs/a", "out": out}).resume == "runs/a"
-    words = "out: a resumed run writes to its own folder"
-    assert refusal({**defaults, "resume": "runs/a", "out": "runs/b"}) == words
+    assert re.match("out: expected .*--resume", error_of({**defaults, "resume": "runs/a", "out": "runs/b"}))
 
 
-def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Value]) -> None:
+def test_settings_are_frozen_and_keyword_only(defaults: dict[str, Value]) -> None:
     loaded = Settings.from_config(defaults)
 
     with pytest.raises(FrozenInstanceError):
@@ -249,12 +255,12 @@ def test_settings_cannot_be_changed_or_given_by_position(defaults: dict[str, Val
         build("heart-disease", 4, 30)
 
 
-def test_flower_gets_the_same_defaults() -> None:
+def test_pyproject_has_the_same_defaults() -> None:
     app = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
 
     assert app["config"] == Settings().to_config()
     assert all(type(value) is type(Settings().to_config()[name]) for name, value in app["config"].items())
 
 
-def test_a_setting_that_a_config_does_not_name_has_its_default() -> None:
+def test_a_setting_missing_from_a_config_has_its_default() -> None:
     assert Settings.from_config({"rounds": 3}) == Settings(rounds=3)

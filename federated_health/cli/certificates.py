@@ -1,4 +1,4 @@
-"""The subcommands of `certificates`."""
+"""The subcommands of `certificates`: init, request, sign, revoke, renew and show."""
 
 import argparse
 from datetime import UTC, datetime, timedelta
@@ -19,10 +19,10 @@ from federated_health.security.authority import Authority
 from federated_health.security.parties import Party, hospital, server
 
 DESCRIPTION = (
-    "Makes the certificates of a federation: an authority signs the server and every hospital, whose keys are made on "
-    "their own machines and stay there. Keys: ECDSA P-256, readable by their owner only. An authority lasts 10 years, "
-    "a certificate one year, unless --days says otherwise, and no certificate outlives its authority; each is valid "
-    "from five minutes before it was made, for clocks that are slow."
+    "Makes the keys and certificates of a federation. The server and each hospital make a key on their own machine, "
+    "where it stays; an authority signs their certificates. Keys are ECDSA P-256, and only their owner can read them. "
+    "An authority is valid for 10 years and a certificate for 1 year, unless --days says otherwise; no certificate "
+    "outlives its authority. Validity begins 5 minutes before the signature, for clocks that are slow."
 )
 
 
@@ -41,21 +41,23 @@ def make_parser() -> parsing.CommandParser:
 
     examples = '--authority authority --name "Heart federation"', "--authority authority --days 1825"
     init = add("init", _init, "create a federation's authority", examples)
-    _add_authority(init, "the authority's folder, a new one")
+    _add_authority(init, "folder to create for the authority")
     help_text = "name of the authority (default: %(default)s)"
     init.add_argument("--name", default="Federated Health", metavar="NAME", help=help_text)
     _add_days(init, issuing.AUTHORITY_DAYS)
 
     examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
-    help_text = "at a hospital or the server: make a key, and a request to be signed"
+    help_text = "at a hospital or the server: make a key and a request for a certificate"
     request = add("request", _request, help_text, examples)
-    request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of the key; it stays here")
+    request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder for the key, which stays there")
     party = request.add_mutually_exclusive_group(required=True)
-    help_text = "the hospital's: lower-case letters, digits and hyphens (default: none, which takes --server)"
+    help_text = "name of the hospital: lower-case letters, digits and hyphens (default: none; then give --server)"
     party.add_argument("--name", metavar="NAME", help=help_text)
-    party.add_argument("--server", action="store_true", help="for the server, not a hospital (default: no)")
-    help_text = "with --server: name or address where hospitals reach it; may be repeated"
-    help_text += " (default: loopback, always in)"
+    party.add_argument(
+        "--server", action="store_true", help="make the request for the server, not for a hospital (default: no)"
+    )
+    help_text = "with --server: host name or IP address where hospitals reach it; may be repeated"
+    help_text += " (default: loopback, which is always included)"
     request.add_argument("--host", action="append", default=[], metavar="HOST", help=help_text)
     request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
 
@@ -63,24 +65,24 @@ def make_parser() -> parsing.CommandParser:
         "cleveland-tls/request.pem --authority authority",
         "request.pem --authority authority --out answer.pem --days 90",
     )
-    sign = add("sign", _sign, "at the authority: answer a request with a certificate", examples)
+    sign = add("sign", _sign, "at the authority: sign a request, which makes a certificate", examples)
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
     _add_authority(sign, "the authority's folder")
-    help_text = "also write the answer here (default: in the authority's folder alone)"
+    help_text = "also write the certificate to this file (default: only to the authority's folder)"
     sign.add_argument("--out", type=Path, metavar="FILE", help=help_text)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
-    help_text = "at the authority: revoke the certificates of a name"
+    help_text = "at the authority: revoke all certificates of a hospital or the server"
     revoke = add("revoke", _revoke, help_text, ["cleveland --authority authority"])
-    revoke.add_argument("name", metavar="NAME", help="the name of a hospital or of the server, as show prints it")
+    revoke.add_argument("name", metavar="NAME", help="name of the hospital or the server, as show prints it")
     _add_authority(revoke, "the authority's folder")
 
-    help_text = "a new request for the same key and name; for a new key: revoke, request --force"
+    help_text = "make a new request for the same key and name; for a new key: revoke, request --force"
     renew = add("renew", _renew, help_text, ["--tls cleveland-tls"])
     renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
 
     examples = "cleveland-tls", "cleveland-tls/request.pem"
-    show = add("show", _show, "show a certificate's party, validity and key", examples)
+    show = add("show", _show, "show whose a certificate is, its validity and its key", examples)
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
     return parser
 
@@ -96,7 +98,7 @@ def _add_authority(parser: Any, help_text: str) -> None:
 
 
 def _add_days(parser: Any, default: int) -> None:
-    help_text = "days that it is valid (1 to 36,500; default: %(default)s)"
+    help_text = "days of validity (1 to 36,500; default: %(default)s)"
     parser.add_argument("--days", type=parsing.whole, default=default, metavar="N", help=help_text)
 
 
@@ -109,7 +111,7 @@ def _init(flags: argparse.Namespace) -> None:
 
 def _request(flags: argparse.Namespace) -> None:
     if flags.host and not flags.server:
-        raise CertificateError("--host: goes with --server; a hospital accepts no connections")
+        raise CertificateError("--host: needs --server; a hospital accepts no connections")
     party = server(flags.host) if flags.server else hospital(flags.name)
     path = identity.request_identity(flags.tls, party, force=flags.force)
     _print_request(f"wrote {flags.tls / identity.KEY}, which stays here, and {path}", path, is_new=True)
@@ -137,7 +139,7 @@ def _sign(flags: argparse.Namespace) -> None:
     ]
     print_lines(f"signed {issued.party}", lines)
     if signer.certificate.not_valid_after_utc <= issued.certificate.not_valid_after_utc:
-        print_lines("it ends together with its authority, which ends soon", [])
+        print_lines("it expires together with its authority", [])
 
 
 def _revoke(flags: argparse.Namespace) -> None:
@@ -162,10 +164,12 @@ def _show(flags: argparse.Namespace) -> None:
 
 
 def _show_identity(folder: Path) -> None:
-    """Print what is in a TLS folder; then, as an error, what is wrong with it."""
+    """Print what is in a TLS folder; CertificateError, after that, if it cannot be used."""
     if not (folder / identity.CERTIFICATE).exists() and (folder / identity.REQUEST).exists():
         _show_file(folder / identity.REQUEST)
-        raise CertificateError(f"{folder / identity.CERTIFICATE}: does not exist yet: the request was not answered")
+        raise CertificateError(
+            f"{folder / identity.CERTIFICATE}: does not exist yet; save the authority's answer to the request there"
+        )
     own = identity.read_identity(folder)
     lines = [
         *_describe_hosts(own.party),
@@ -175,7 +179,9 @@ def _show_identity(folder: Path) -> None:
     try:
         own.check_validity()
         Admission(own)
-        state = "no" if (folder / identity.REVOKED).exists() else f"not known here, without {identity.REVOKED}"
+        state = (
+            "no" if (folder / identity.REVOKED).exists() else f"unknown, since this folder has no {identity.REVOKED}"
+        )
         lines.append(f"revoked      {state}")
     finally:
         _print_certificate(own.certificate, *lines)

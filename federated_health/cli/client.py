@@ -1,4 +1,4 @@
-"""The command `client.py`: shows, checks, or joins a run with a ClientApp."""
+"""The command `client.py`: joins a run with a ClientApp, checks a CSV, or shows what was sent and spent."""
 
 import argparse
 import logging
@@ -46,66 +46,73 @@ EXAMPLES = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
-    description = "One hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
+    description = (
+        "Runs one hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row."
+    )
     parser = parsing.CommandParser(description, examples=EXAMPLES)
 
     own = parser.add_argument_group("which hospital this is")
-    help_text = f"the N-th hospital that create_dataset.py wrote: {DEFAULT_DATA}/client_N.csv"
-    help_text += " (from 1; default: none, which takes --data)"
+    help_text = f"take {DEFAULT_DATA}/client_N.csv, which create_dataset.py wrote"
+    help_text += " (from 1; default: none; then give --data)"
     own.add_argument("--hospital", type=parsing.whole, metavar="N", help=help_text)
-    help_text = "this hospital's own CSV, with --name or --tls (default: none)"
+    help_text = "this hospital's own CSV; needs --name or --tls (default: none)"
     own.add_argument("--data", type=Path, metavar="FILE", help=help_text)
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
-    help_text += " (default: of --hospital the data's; with --tls the certificate's)"
+    help_text += " (default: with --hospital the name in the manifest, with --tls the name in the certificate)"
     own.add_argument("--name", metavar="NAME", help=help_text)
-    help_text = f"what is predicted; must be the server's (default: of --hospital the data's, else {DEFAULT_TASK})"
+    help_text = "what to predict; the same as at the server (default: with --hospital the task in the manifest, "
+    help_text += f"else {DEFAULT_TASK})"
     own.add_argument("--task", choices=tuple(TASKS), help=help_text)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
-    help_text = "where the server listens (default: %(default)s)"
+    help_text = "address of the server (default: %(default)s)"
     connection.add_argument("--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
-    help_text = "how long to wait for a server that cannot be reached"
+    help_text = "seconds to keep trying while the server cannot be reached"
     help_text += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     help_text = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
     help_text += "without it messages are not encrypted and peers are not authenticated (default: none)"
     connection.add_argument("--tls", metavar="DIR", help=help_text)
-    help_text = "allow a --server beyond this machine without --tls (default: no)"
+    help_text = "allow a --server on another machine without --tls (default: no)"
     connection.add_argument("--insecure", action="store_true", help=help_text)
 
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "keep a log here, and at the end the final model and this hospital's report (default: keep none)"
+    help_text = (
+        "folder for a log and, at the end, the final model and this hospital's report (default: save none of them)"
+    )
     results.add_argument("--out", type=Path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
 
     inspection = parser.add_argument_group("inspect and exit")
-    help_text = "show the content of the CSV and whether the hospital may join; nothing is sent (default: no)"
+    help_text = "show what is in the CSV and whether the hospital may join; nothing is sent (default: no)"
     inspection.add_argument("--check", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
-    help_text = "show what a ledger says has left a hospital (default: none)"
+    help_text = "show what was sent, from the egress ledger beside the CSV: egress-NAME.jsonl (default: none)"
     shown.add_argument("--show-egress", type=Path, metavar="FILE", help=help_text)
-    help_text = "show what a privacy account holds (default: none)"
+    help_text = "show the epsilon spent, from the privacy account beside the CSV: privacy-NAME.jsonl (default: none)"
     shown.add_argument("--show-privacy", type=Path, metavar="FILE", help=help_text)
     return parser
 
 
 def add_split_seed(group: Any) -> None:
-    """Add the seed of a hospital's test split, which a Flower SuperNode takes, too."""
-    help_text = "seed of the split into training and test rows; the server cannot set it (from 0; default: %(default)s)"
+    """Add the seed of a hospital's split; `supernode` has the same flag."""
+    help_text = (
+        "seed of the split into training and held-out rows; the server cannot set it (from 0; default: %(default)s)"
+    )
     group.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=help_text)
 
 
 def add_privacy(parser: Any) -> None:
-    """Add a hospital's conditions for joining a run, which a Flower SuperNode takes, too."""
+    """Add a hospital's conditions for joining a run; `supernode` has the same flags."""
     group = parser.add_argument_group("privacy")
-    help_text = "total epsilon that all runs together may ever spend; the hospital then joins no run without "
+    help_text = "total epsilon that all runs together may spend; if given, the hospital joins only runs with "
     help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
-    help_text = "join encrypted runs only, see server.py --encrypt (default: any run)"
+    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
     group.add_argument("--encrypted-only", action="store_true", help=help_text)
 
 
@@ -118,7 +125,7 @@ def check_libraries(flags: argparse.Namespace) -> None:
 
 
 def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:
-    """A hospital's node config, from its name, its files and the flags that a Flower SuperNode takes, too."""
+    """A hospital's node config, from its name, its files and the flags that `supernode` has, too."""
     config: dict[str, Value] = {"data": str(data), "name": name, "tls": str(tls or ""), "split-seed": flags.split_seed}
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
@@ -128,12 +135,12 @@ def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | No
 
 
 def main() -> None:
-    """The installed command: it answers the same messages as client.py's app."""
+    """The installed command; it answers the same messages as the app of client.py."""
     run_client(handlers.answer)
 
 
 def run_client(app: App) -> None:
-    """Parse the flags, and show, check or join."""
+    """Parse the flags; then show a ledger or an account, check the CSV, or join a run."""
     parser = make_parser()
     flags = parser.parse_args()
     if flags.show_egress is not None:
@@ -149,12 +156,19 @@ def run_client(app: App) -> None:
         parser.error("argument --tls: expected a folder, got ''")
     identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
     if flags.data and not flags.name:
-        flags.name = identity.name if identity else "unnamed" if flags.check else None
+        flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, flags.task, DEFAULT_TASK)
     if flags.check:
         _check(hospital)
     else:
         _join(app, flags, hospital, identity)
+
+
+def _default_name(identity: "Identity | None", *, is_check: bool) -> str | None:
+    """The name of a hospital with its own CSV but without --name; None if it needs one."""
+    if identity is not None:
+        return identity.name
+    return "unnamed" if is_check else None  # a check sends nothing
 
 
 def _print_page(page: Any) -> None:
@@ -211,7 +225,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
 
 
 def _show_and_save(context: Context, out: Path | None) -> None:
-    """Show this hospital's figures of the final model, if there is one, and save it if there is a folder for it."""
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
     if (model := handlers.final_model(context)) is None:
         return
     config, weights = model

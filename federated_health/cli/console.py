@@ -1,4 +1,4 @@
-"""A command and its terminal: lines with the time, progress, tables, logging, exit codes and signals."""
+"""The terminal of a command: lines with the time, progress, tables, logging, exit codes and signals."""
 
 import logging
 import os
@@ -87,7 +87,7 @@ def difference(interval: Mapping[str, float | None]) -> str:
 def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
     """Print a table with a row per name and a column per figure; whole numbers as they are, others with three decimals.
 
-    Of more than MAX_ROWS rows the first ones are shown.
+    If there are more than MAX_ROWS rows, only the first ones are shown.
     """
     hidden = max(0, len(figures) - MAX_ROWS)
     figures = dict(list(figures.items())[:MAX_ROWS])
@@ -112,9 +112,9 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a command's `main`, and end with one line and an exit code where the user can fix what is wrong.
+    """Run a command's `main` and end the process; an error that the user can fix is printed as one line.
 
-    An exception with an `exit_code` is the user's to fix; Ctrl-C and SIGTERM end with 130; a closed pipe is no error.
+    Such an exception has an `exit_code`. Ctrl-C and SIGTERM end with 130. A closed pipe is no error.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
@@ -148,7 +148,7 @@ def run_process(main: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM to the end of the block, such as while results are saved."""
+    """Defer Ctrl-C and SIGTERM to the end of the block, for example while results are saved."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
@@ -170,10 +170,10 @@ def print_error(line: str, code: int) -> NoReturn:
 
 
 def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
-    """Show the package's log as lines with the time, and libraries' logs from warnings on, unless verbose.
+    """Show the package's log as lines with the time, and only warnings of libraries unless verbose.
 
     Args:
-        file: a log that gets every message of the package, too.
+        file: a log file that also receives every message of the package.
     """
     logger = logging.getLogger("federated_health")
     logger.setLevel(logging.DEBUG if verbose or file else logging.INFO)

@@ -33,32 +33,32 @@ def parse() -> argparse.Namespace:
         "--source",
         default="uci",
         metavar="SOURCE",
-        help="uci (920 patients of four hospitals, which come with the project), readmission (generated), or the path "
-        "of a CSV, a zip, or a folder of UCI's processed.*.data (default: %(default)s)",
+        help="uci (920 patients of 4 hospitals, included here), readmission (generated patients), or the path "
+        "of a CSV, a zip, or a folder with UCI's processed.*.data (default: %(default)s)",
     )
     source.add_argument(
         "--patients",
         type=parsing.count,
         metavar="N",
-        help=f"patients to generate, with --source {GENERATED} (2 to 10,000,000; default: {DEFAULT_PATIENTS})",
+        help=f"with --source {GENERATED}: patients to generate (2 to 10,000,000; default: {DEFAULT_PATIENTS})",
     )
     source.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="leave out rows that break a rule of the task, and count them (default: refuse such a file)",
+        help="drop and count rows of a file that break a rule of the task (default: refuse such a file)",
     )
     division = parser.add_argument_group("partition")
     division.add_argument(
         "--by",
         choices=KINDS,
-        help="hospital (as in the data), iid (shuffled, equal sizes), dirichlet (skewed labels and sizes) or size "
-        "(sizes in --ratios) (default: hospital, or iid where the data names no hospital)",
+        help="how to divide the rows: hospital (as in the data), iid (shuffled, equal sizes), dirichlet (skewed labels "
+        "and sizes) or size (sizes by --ratios) (default: hospital, or iid if the data names no hospital)",
     )
     division.add_argument(
         "--hospitals",
         type=parsing.count,
         metavar="N",
-        help=f"their number, with --by iid or dirichlet (1 to {MAX_HOSPITALS}; default: {Settings.hospitals})",
+        help=f"with --by iid or dirichlet: number of hospitals (1 to {MAX_HOSPITALS}; default: {Settings.hospitals})",
     )
     division.add_argument(
         "--alpha",
@@ -81,19 +81,19 @@ def parse() -> argparse.Namespace:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_DATA), metavar="DIR", help="folder of the CSVs (default: %(default)s)"
+        "--out", type=Path, default=Path(DEFAULT_DATA), metavar="DIR", help="folder for the CSVs (default: %(default)s)"
     )
-    output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}, patients per hospital (default: no)")
+    output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}: patients per hospital (default: no)")
     output.add_argument(
-        "--force", action="store_true", help="overwrite files of another origin, or changed ones (default: refuse)"
+        "--force", action="store_true", help="overwrite files of another origin and changed files (default: refuse)"
     )
     flags = parser.parse_args()
     if flags.source in ("uci", GENERATED) and flags.drop_invalid:
-        parser.error("--drop-invalid goes with a file")
+        parser.error(f"--drop-invalid: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
-        parser.error(f"--patients goes with --source {GENERATED}")
+        parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
-        parser.error(f"--source: expected uci, {GENERATED}, or a file, zip or folder; there is no {flags.source}")
+        parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
     return flags
 
 
@@ -116,7 +116,7 @@ def make_partition(flags: argparse.Namespace, by: str) -> Partition:
 def main() -> None:
     """Read the source, partition it and write the hospitals' CSVs."""
     flags = parse()
-    partition = make_partition(flags, flags.by) if flags.by else None  # refuses wrong flags before anything is read
+    partition = make_partition(flags, flags.by) if flags.by else None  # wrong flags fail before the source is read
     source = read(flags)
     partition = partition or make_partition(flags, "hospital" if source.has_hospitals else "iid")
     hospitals = divide(source, partition)
@@ -137,6 +137,6 @@ def main() -> None:
     noun = "hospital" if len(figures) == 1 else "hospitals"
     print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
     if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
-        have = "has" if small == 1 else "have"
-        print_lines(f"{small} of them {have} fewer than {MIN_PATIENTS} patients, and may not join", [])
+        have = "hospital has" if small == 1 else "hospitals have"
+        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} patients and may not join", [])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

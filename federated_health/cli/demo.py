@@ -33,11 +33,11 @@ POLL_INTERVAL = 0.1
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a demo shows.
+    """The federation of a demo.
 
     Attributes:
-        source: as `create-dataset` knows it.
-        strategy: as `server` knows it.
+        source: value of --source of `create-dataset`.
+        strategy: value of --strategy of `server`.
         hospitals: number of hospitals in the source.
     """
 
@@ -56,19 +56,19 @@ EXAMPLES = ("", "--task readmission --rounds 10", "--encrypt --dp-epsilon 2")
 
 
 def main() -> None:
-    """The command: parse the flags, and run the demo."""
-    description = "A server and its hospitals, as processes on this machine, train one model over mutual TLS."
+    """The command `demo`: parse the flags, and run the demo."""
+    description = "Runs a server and its hospitals as processes on this machine; they train one model over mutual TLS."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    help_text = "what is predicted (default: %(default)s)"
+    help_text = "what to predict (default: %(default)s)"
     parser.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
-    help_text = "folder of all files; an earlier demo in it is overwritten"
-    help_text += f" (default: runs/demo, or runs/demo-TASK where the task is not {DEFAULT_TASK})"
+    help_text = "folder for all files; an earlier demo in it is overwritten"
+    help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=help_text)
-    help_text = "rounds of training and averaging (at least 1; default: the server's)"
+    help_text = f"rounds of training and averaging (at least 1; default: {Settings.rounds})"
     parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
-    help_text = "with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
+    help_text = "train with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
     parser.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)
-    help_text = "the server averages ciphertexts that it cannot decrypt (default: no)"
+    help_text = "encrypt updates: the server sums ciphertexts that it cannot decrypt (default: no)"
     parser.add_argument("--encrypt", action="store_true", help=help_text)
     flags = parser.parse_args()
     out = flags.out or Path("runs/demo" if flags.task == DEFAULT_TASK else f"runs/demo-{flags.task}")
@@ -85,7 +85,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     Args:
         task: one of SCENARIOS.
         settings: further settings of the server, by flag.
-        encrypt: whether the server averages ciphertexts that it cannot decrypt; a hospital then has the results.
+        encrypt: whether the server sums ciphertexts that it cannot decrypt; the results are then at the hospitals.
 
     Raises:
         SettingsError, MissingLibraryError: the server would not start with these settings; nothing is written.
@@ -99,7 +99,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:
         raise RunError(f"create-dataset failed with code {code}")
-    for account in data.glob("privacy-*.jsonl"):  # of what an earlier demo spent; a hospital's own is never removed
+    for account in data.glob("privacy-*.jsonl"):  # from an earlier demo; nothing else ever removes a privacy account
         account.unlink()
     manifest = read_manifest(data)
     files = {entry["name"]: data / entry["file"] for entry in manifest["hospitals"]}
@@ -108,8 +108,8 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     logs = {name: out / "hospitals" / name / "console.log" for name in files}
     print(f"\nA server and {len(files)} hospitals start as separate processes. The output of each hospital is in")
     print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.")
-    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: otherwise each")
-    print("is made on its owner's machine and stays there.\n", flush=True)
+    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: in real use")
+    print("each key is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
         serve = command("server", *flags, "--force", *(["--encrypt"] if encrypt else []))
@@ -137,7 +137,7 @@ def _as_flags(flags: Mapping[str, object]) -> list[object]:
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """The federation's figure beside the best one that any model can expect on the same held-out patients."""
+    """The federation's ROC-AUC beside the best that any model can expect on the same held-out patients."""
     records = generate_patients(source["generated_patients"], source["generator_seed"])
     best, reached = roc_auc(*held_out_probability(records)), figures["roc_auc"]
     if best is None or reached is None:

@@ -7,22 +7,22 @@ from federated_health import __version__
 from federated_health.cli import parsing
 
 SUBCOMMANDS = {
-    "server": ("server:main", "the server of a run: gathers hospitals, averages their weights, saves one model"),
-    "client": ("client:main", "one hospital: trains on its own CSV, and sends weights, sums and counts"),
+    "server": ("server:main", "run the server: gather hospitals, average their weights, save one model"),
+    "client": ("client:main", "run one hospital: train on its own CSV, send weights, sums and counts"),
     "create-dataset": ("create_dataset:main", "turn a data set into one CSV per hospital"),
     "predict": ("predict:main", "score patients with a saved model"),
-    "demo": ("demo:main", "a server and its hospitals as processes on this machine"),
+    "demo": ("demo:main", "run a server and its hospitals on this machine"),
     "evidence": (
         "studies:evidence",
-        "is joining worth it? own, federated, pooled and left-out models, cross-validated",
+        "measure the benefit of joining by cross-validation",
     ),
-    "audit": ("studies:audit", "attacks on models and updates, with and without privacy"),
-    "certificates": ("certificates:main", "mutual TLS: create an authority, make keys, sign, revoke, renew and show"),
+    "audit": ("studies:audit", "attack models and updates, with and without protection"),
+    "certificates": ("certificates:main", "make the keys and certificates for mutual TLS"),
     "superlink": (
         "deployment.superlink:main",
-        "Flower's server for long-lived nodes, with this project's certificates",
+        "start Flower's SuperLink, a server for many runs, with this project's certificates",
     ),
-    "supernode": ("deployment.supernode:main", "a hospital as a node of Flower's own deployment"),
+    "supernode": ("deployment.supernode:main", "start Flower's SuperNode for one hospital"),
 }
 """Subcommand -> the function that carries it out, and its help text."""
 
@@ -45,6 +45,6 @@ def main() -> None:
     """Run the subcommand that the first argument names, which parses the other arguments."""
     parser = make_parser()
     name = parser.parse_args(sys.argv[1:2]).subcommand
-    sys.argv = [f"{parser.prog} {name}", *sys.argv[2:]]  # its parser takes its name from here
+    sys.argv = [f"{parser.prog} {name}", *sys.argv[2:]]  # argparse takes the command's name from here
     module, function = SUBCOMMANDS[name][0].split(":")
     getattr(import_module(f"federated_health.cli.{module}"), function)()

@@ -1,4 +1,4 @@
-"""The parser of every command: types of its flags, and a flag for every setting."""
+"""The parser class of all commands, types for flags, and a flag for every setting."""
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ Command = Callable[[argparse.Namespace], None]
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Fills paragraphs to the terminal's width, and leaves indented lines, which are commands, as they are."""
+    """Wraps paragraphs at the terminal's width, but not indented lines: they are commands."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines = text.splitlines()
@@ -47,24 +47,21 @@ class CommandParser(argparse.ArgumentParser):
         print_error(f"error: {message}; see {self.prog} --help", 2)
 
 
-def add_subcommand(
-    subcommands: Any, name: str, run: Command | None, help: str, examples: Iterable[str], description: str = ""
-) -> Any:
-    """Add a subcommand; without a description, its help text is one.
+def add_subcommand(subcommands: Any, name: str, run: Command, help: str, examples: Iterable[str]) -> Any:
+    """Add a subcommand, whose help text is also its description.
 
     Args:
-        run: what it does with its flags, as which it is among them; None where it has subcommands of its own.
-        examples: flags that its --help shows behind its name.
+        run: function that carries it out; the parsed flags hold it as `run`.
+        examples: flags of commands that its --help shows below the flags.
     """
-    description = description or f"{help[0].upper()}{help[1:]}."
-    subcommand = subcommands.add_parser(name, help=help, description=description)
+    subcommand = subcommands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     subcommand.show_examples(examples)
     subcommand.set_defaults(run=run)
     return subcommand
 
 
 def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:
-    """A type of a flag for argparse: a number that is allowed, whose rule an error message gives."""
+    """A flag's type for argparse: reads a number, and rejects what is not allowed with the rule as the message."""
 
     def read(text: str) -> Number:
         with suppress(ValueError):
@@ -77,7 +74,7 @@ def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number]
 
 whole = _number(int, "a whole number", lambda _: True)
 number = _number(float, "a number", lambda _: True)
-"""Numbers whose range is checked elsewhere."""
+"""Numbers whose range is checked elsewhere, such as by `Settings`."""
 
 seconds = _number(float, f"a number above 0 and at most {plain(MAX_WAIT)}", lambda value: 0 < value <= MAX_WAIT)
 epsilon = _number(float, "a number above 0 and at most 1000", lambda value: 0 < value <= 1000)
@@ -88,23 +85,23 @@ _ratio = _number(float, "numbers above 0 between commas, such as 8,4,2,1", lambd
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Numbers above 0 between commas, for argparse."""
+    """Numbers above 0 separated by commas, for argparse."""
     return tuple(_ratio(part) for part in text.split(","))
 
 
 _readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
-"""Readers of a setting's value by its type. `Settings` checks ranges, also for Flower's run config."""
+"""Readers of a setting's value by its type; `Settings` checks the range, also of Flower's run config."""
 
 
 def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
-    """Parsed values under their flags' own names, with dashes, as settings and the run config have them."""
+    """Parsed values by flag, spelled with dashes as in the settings and the run config."""
     return {name.replace("_", "-"): value for name, value in vars(flags).items()}
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_out: Collection[str]) -> None:
     """Add a flag for every field of a settings dataclass, with its default and its metadata: group, help text, range.
 
-    Only flags that the user gives are among the parsed values.
+    The parsed values hold only the flags that the user gave.
     """
     groups: dict[str, Any] = {}
     for setting in fields(settings):

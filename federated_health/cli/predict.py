@@ -1,5 +1,6 @@
 """The command `predict.py`: scores the patients of a CSV with a saved model."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from federated_health.cli import parsing
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.tasks import get_task
+from federated_health.data.tasks import Task, get_task
 from federated_health.errors import DataError
 from federated_health.files import write_text
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
@@ -22,30 +23,42 @@ EXAMPLES = (
 )
 
 
-def main() -> None:
-    """Parse the flags, read the patients, score them, and write them with their risk."""
+def parse() -> argparse.Namespace:
+    """Parse the flags."""
     parser = parsing.CommandParser(
-        "Scores patients with a saved model: adds to a CSV the column risk, a probability, and prediction, 1 where the "
-        "risk reaches the model's threshold.",
+        "Scores the patients of a CSV with a saved model. Adds two columns: risk, a probability, and prediction, 1 if "
+        "the risk reaches the model's threshold and 0 otherwise.",
         examples=EXAMPLES,
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.keras that server.py or client.py saved")
-    patients = "CSV with the columns of the model's task, raw values; cells may be empty, other columns pass through"
-    parser.add_argument("patients", type=Path, metavar="PATIENTS", help=patients)
-    out = "write the CSV with its new columns here (default: standard output)"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
-    flags = parser.parse_args()
-    description = read_description(flags.model)
+    help_text = "a model.keras that server.py or client.py saved"
+    parser.add_argument("model", type=Path, metavar="MODEL", help=help_text)
+    help_text = "CSV with the columns and units of the model's task; cells may be empty, and other columns are kept"
+    parser.add_argument("patients", type=Path, metavar="PATIENTS", help=help_text)
+    help_text = "file for the CSV with the new columns (default: standard output)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=help_text)
+    return parser.parse_args()
+
+
+def read_task(model: Path) -> tuple[Task, float]:
+    """The task and the threshold of a saved model; DataError if they are not valid here."""
+    description = read_description(model)
     task = get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
-        raise DataError(f"{flags.model}: was trained for another declaration of the task {task.name}")
+        raise DataError(f"{model}: was trained for another declaration of the task {task.name}")
     threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
-        raise DataError(f"{flags.model}: its threshold is not between 0 and 1")
+        raise DataError(f"{model}: threshold: expected a number from 0 to 1, got {threshold!r}")
+    return task, threshold
+
+
+def main() -> None:
+    """Read the patients, score them, and write them with their risk."""
+    flags = parse()
+    task, threshold = read_task(flags.model)
     table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:
-            raise DataError(f"{flags.patients}: already has a column {name}")
+            raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
     risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))

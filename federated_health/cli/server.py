@@ -1,4 +1,4 @@
-"""The command `server.py`: its flags, what it prints, and how it serves a ServerApp over gRPC streams."""
+"""The command `server.py`: its flags, its output, and a ServerApp over gRPC streams."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -43,8 +43,9 @@ AUC_NOTE = (
 )
 
 BENEFIT_NOTE = (
-    "own: a model of the hospital's own rows alone. Difference: federated minus own, with its 95 % bootstrap interval "
-    f"over the held-out patients. * fewer than {SMALL_CLASS} of them are of one class: too noisy to interpret."
+    "own: a model trained on the hospital's own rows alone. Difference: federated minus own, with a 95 % bootstrap "
+    f"interval over the held-out patients. * fewer than {SMALL_CLASS} held-out patients of one class: too noisy to "
+    "interpret."
 )
 
 
@@ -57,12 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """The installed command: the same run as server.py's."""
+    """The installed command; it runs the same as server.py."""
     serve(federate)
 
 
 def federate(grid: Grid, context: Context) -> None:
-    """One run over any grid, with the settings of a run config."""
+    """One run over any grid, with the settings of the run config."""
     settings = Settings.from_config(context.run_config)
     with start_run(grid, settings, make_strategy(settings)) as (run, record):
         for completed in run.rounds():
@@ -82,7 +83,7 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
     limit = max_reply_bytes(settings.task_declaration, settings.model)
     if settings.encrypt:
         if identity is None:
-            raise SettingsError("tls: --encrypt needs it: hospitals pass their key on by their certificates")
+            raise SettingsError("encrypt: needs --tls: hospitals share their key with peers that a certificate names")
         limit = encryption.max_reply_bytes(settings.task_declaration, settings.model)
     check_room(settings.hospitals)
     agreement = settings.task_declaration.agreement
@@ -124,7 +125,7 @@ def start_run(
 
 
 def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
-    """The figures of the last completed round of a run that an error or Ctrl-C ended; without one, raises the error."""
+    """The last completed round's figures, after an error or Ctrl-C; without a completed round, raises the error."""
     if run.last_round is None:
         raise error
     reason = f" ({error})" if isinstance(error, RunError) else ""
@@ -138,7 +139,7 @@ def save_results(
     """Print the figures and save the run; Ctrl-C and a closed terminal do not interrupt it.
 
     Args:
-        stopped_by: what ended the run before its last round; raised again once the results are saved.
+        stopped_by: what ended the run before its last round; raised again after the results are saved.
     """
     try:
         with console.interrupts_deferred():
@@ -155,7 +156,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
     try:
         if run.weights is not None:
             _print_figures(figures, run.threshold)
-            _print_benefit(figures.get("joining", {}))
+            print_benefit(figures.get("joining", {}))
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
@@ -180,7 +181,7 @@ def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
     console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 
-def _print_benefit(joining: Mapping[str, Any]) -> None:
+def print_benefit(joining: Mapping[str, Any]) -> None:
     """Print what each hospital gains by joining."""
     rows = {
         name: {

@@ -19,7 +19,10 @@ from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
 from federated_health.studies.benefit import benefit_study
 
-EVIDENCE_DESCRIPTION = "Is joining worth it? Own, federated, pooled and left-out models, compared by cross-validation."
+EVIDENCE_DESCRIPTION = (
+    "Measures the benefit of joining: compares own, federated, pooled and leave-one-hospital-out models by "
+    "cross-validation."
+)
 EVIDENCE_EXAMPLES = (
     "",
     "--strategies fedavg,fedprox,fedyogi",
@@ -27,7 +30,8 @@ EVIDENCE_EXAMPLES = (
 )
 
 AUDIT_DESCRIPTION = (
-    "Attacks models and updates: who was trained on, and what is recorded of them, with and without privacy."
+    "Attacks models and updates, with and without differential privacy and encryption. Measures whether an attacker "
+    "can tell which patients were trained on, and can reconstruct their rows."
 )
 AUDIT_EXAMPLES = ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit")
 
@@ -36,38 +40,39 @@ NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Setting
 NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
 """Settings without a flag: the study itself sets them, or does not use them."""
 
-AUC_NOTE = "all: over all patients together; optimistic where hospitals differ in how many are positive."
+AUC_NOTE = "all: over all patients together; too high where the share of positive patients differs between hospitals."
 BENEFIT_NOTE = (
-    "gains or loses: the whole interval is on one side of 0. Intervals are a bootstrap over patients, given the fitted "
-    f"models.\n* fewer than {SMALL_CLASS} patients of a class: the figures are too noisy to interpret."
+    "gains or loses: the whole interval is on one side of 0. Intervals are from a bootstrap over patients, given the "
+    f"fitted models.\n* fewer than {SMALL_CLASS} patients of one class: too noisy to interpret."
 )
 PER_CORE = "(at least 1; default: one per core, %(default)s here)"
-ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself holds its update, so there is nothing to attack."
+ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself can read its update, so there is nothing to attack."
 
 
 def evidence() -> None:
     """The command `evidence`: run or resume a study of the benefit of joining, and print its results."""
     parser = parsing.CommandParser(EVIDENCE_DESCRIPTION, examples=EVIDENCE_EXAMPLES)
     study = parser.add_argument_group("the study")
-    help_text = "folder of the results; a study that was interrupted is resumed"
+    help_text = "folder for the results; an interrupted study in it is resumed"
     _add_folders(study, out=Path("runs/evidence"), out_help=help_text)
-    help_text = "start anew if --out holds another study, or a run (default: refuse)"
+    help_text = "replace another study, or a run, in --out (default: refuse)"
     study.add_argument("--force", action="store_true", help=help_text)
-    _add_count(study, "--jobs", f"processes at a time; no result depends on it {PER_CORE}", os.cpu_count())
-    help_text = "parts of every hospital's rows, each held out once (at least 2; default: %(default)s)"
+    _add_count(study, "--jobs", f"number of parallel processes; results do not depend on it {PER_CORE}", os.cpu_count())
+    help_text = "parts of each hospital's rows, each held out once (at least 2; default: %(default)s)"
     _add_count(study, "--folds", help_text, 5)
-    _add_count(study, "--repeats", "times that the folds are drawn anew (at least 1; default: %(default)s)", 5)
+    help_text = "number of cross-validations, each with new folds (at least 1; default: %(default)s)"
+    _add_count(study, "--repeats", help_text, 5)
     study.add_argument(
         "--strategies",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
         metavar="A,B,...",
-        help="compare these on the same folds; --strategy-args are the first one's (default: --strategy alone)",
+        help="strategies to compare on the same folds; --strategy-args is for the first (default: --strategy alone)",
     )
     study.add_argument(
         "--tune",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="choose every model's number of rounds, up to --rounds, inside its own training rows (default: yes)",
+        help="choose each model's number of rounds, up to --rounds, within its training rows (default: yes)",
     )
     parsing.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
     flags = parser.parse_args()
@@ -79,22 +84,23 @@ def audit() -> None:
     """The command `audit`: run an audit, and print its results."""
     parser = parsing.CommandParser(AUDIT_DESCRIPTION, examples=AUDIT_EXAMPLES)
     group = parser.add_argument_group("the audit")
-    _add_folders(group, out=Path("runs/audit"), out_help="folder of the results")
-    help_text = "replace the report if --out holds a run (default: refuse)"
+    _add_folders(group, out=Path("runs/audit"), out_help="folder for the results")
+    help_text = "replace the report of a run in --out (default: refuse)"
     group.add_argument("--force", action="store_true", help=help_text)
-    _add_count(group, "--jobs", f"processes at a time {PER_CORE}", os.cpu_count())
-    help_text = "runs on random halves under each setting, each attacked with the others (default: %(default)s)"
+    _add_count(group, "--jobs", f"number of parallel processes {PER_CORE}", os.cpu_count())
+    help_text = "shadow runs per privacy setting, each on a random half of the rows; each is attacked with the others"
+    help_text += f" (even, at least {audit_study.MIN_HALF_RUNS}; default: %(default)s)"
     _add_count(group, "--shadows", help_text, 32)
-    help_text = "runs on all rows under each setting, to measure how good the model is (default: %(default)s)"
+    help_text = "runs on all rows per privacy setting, to measure the model (at least 1; default: %(default)s)"
     _add_count(group, "--wholes", help_text, 5)
-    help_text = "updates of each size that are inverted, to rebuild rows from them (default: %(default)s)"
+    help_text = "updates to reconstruct rows from, per number of rows in an update (at least 1; default: %(default)s)"
     _add_count(group, "--draws", help_text, 3)
     group.add_argument(
         "--epsilons",
         type=parsing.numbers,
         default=(1.0, 2.0, 4.0, 8.0),
         metavar="A,B,...",
-        help="privacy budgets to attack, besides plain and encrypted runs (default: 1,2,4,8)",
+        help="epsilons of the private runs to attack, besides plain and encrypted runs (default: 1,2,4,8)",
     )
     parsing.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
@@ -114,7 +120,7 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
 
 
 def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
-    """Run a study, whose arguments have the names of its own flags, and show how many of what it counts are done."""
+    """Run a study, whose arguments have the names of its own flags, and show its progress in units of `noun`."""
     given = parsing.by_flag(flags)
     settings = {name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL if name in given}
     with _progress(noun) as show:
@@ -143,7 +149,7 @@ def _progress(noun: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_evidence(figures: Mapping[str, Any]) -> None:
-    """ROC-AUC of every model, the benefit for each hospital, and the other metrics as means over hospitals."""
+    """Print each model's ROC-AUC, each hospital's benefit, and the other metrics as means over hospitals."""
     rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
     aucs = {
         name: {model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()}
@@ -174,14 +180,16 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
 
 
 def _print_audit(figures: Mapping[str, Any]) -> None:
-    """How good the models are, how strong the attacks on them, and what is rebuilt from an update."""
+    """Print how good the models are, how strong the attacks on them, and what is reconstructed from an update."""
     aucs = {
         name: {"all rows": entry["whole"]["roc_auc"], "half of them, attacked": entry["attacked"]["roc_auc"]}
         for name, entry in figures.items()
     }
     print_figures("ROC-AUC of the models, over all held-out patients", aucs)
     print_figures("ROC-AUC of attacks, 95 % interval", strength_rows(figures, "roc_auc"), ATTACK_NOTE)
-    print_figures("The attack on a single final model, mean 95 % interval", one_model_rows(figures))
-    print_figures("Training patients found at 1 % false positives", strength_rows(figures, "true_positive_rate"))
+    print_figures("Attack on a single final model, mean 95 % interval", one_model_rows(figures))
+    print_figures(
+        "Share of training patients found at 1 % false positives", strength_rows(figures, "true_positive_rate")
+    )
     if next(iter(figures.values()))["inversion"]:
-        print_figures("Columns rebuilt from an update, by its number of rows", inversion_rows(figures))
+        print_figures("Columns reconstructed from an update, by its number of rows", inversion_rows(figures))

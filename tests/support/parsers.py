@@ -17,7 +17,7 @@ class _InterceptedError(Exception):
 
 
 def parser_of(command: Callable[[], None], name: str) -> argparse.ArgumentParser:
-    """The parser with which a command parses its flags; nothing else of the command runs."""
+    """The parser of a command's flags; the command itself does not run."""
     parsers: list[argparse.ArgumentParser] = []
 
     def parse_args(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
@@ -26,7 +26,7 @@ def parser_of(command: Callable[[], None], name: str) -> argparse.ArgumentParser
 
     with (
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args),
-        mock.patch.object(sys, "argv", [name]),  # from which argparse takes the name
+        mock.patch.object(sys, "argv", [name]),  # argparse takes the name from here
     ):
         try:
             command()
@@ -36,7 +36,7 @@ def parser_of(command: Callable[[], None], name: str) -> argparse.ArgumentParser
 
 
 def all_parsers() -> dict[str, argparse.ArgumentParser]:
-    """Parsers by command, with its subcommand if it has them."""
+    """Parsers by command, including those of subcommands."""
     parsers = {COMMAND: parser_of(main.main, COMMAND)}
     for name, (target, _) in main.SUBCOMMANDS.items():
         module, function = target.split(":")
@@ -51,5 +51,5 @@ def _with_subcommands(name: str, parser: argparse.ArgumentParser) -> Iterator[tu
     yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for subcommand, its_parser in action.choices.items():
-                yield from _with_subcommands(f"{name} {subcommand}", its_parser)
+            for subcommand, subparser in action.choices.items():
+                yield from _with_subcommands(f"{name} {subcommand}", subparser)

@@ -29,8 +29,8 @@ from federated_health.security.parties import Role
 from federated_health.transport.channels import split_address
 
 DESCRIPTION = (
-    "Starts Flower's SuperLink with this server's certificate, admits the nodes of the hospitals whose certificates "
-    "its authority signed, and tells `flwr run . NAME` where it is. A run's folder is below where this is started."
+    "Starts Flower's SuperLink with this server's certificate. It admits the nodes of hospitals whose certificates the "
+    "same authority signed, and `flwr run . NAME` starts a run. Results are written below the current folder."
 )
 
 EXAMPLES = (
@@ -39,21 +39,21 @@ EXAMPLES = (
 )
 
 START_SECONDS = 60.0
-"""Time for a SuperLink to start."""
+"""Longest time for a SuperLink to start."""
 
 PUBLIC_KEYS = "supernodes"
 """In the server's TLS folder: hospitals' public keys as `flwr supernode register` reads them."""
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Refuse a name that Flower reserves (RunError), and an address that is malformed or taken (AddressError)."""
+    """Raise RunError for a name that Flower reserves, AddressError for an address that is malformed or taken."""
     if flags.name in ("default", "local", "supergrid") or not flags.name.replace("-", "").isalnum():  # Flower's own
         raise RunError(
-            f"--name {flags.name!r}: expected letters, digits and hyphens, and none of default, local, supergrid"
+            f"--name: expected letters, digits and hyphens, but not default, local or supergrid, got {flags.name!r}"
         )
     host, port = split_address(flags.address)
     if port == flags.control_port:
-        raise AddressError(f"{flags.address}: has the port of --control-port, too; each needs its own")
+        raise AddressError(f"{flags.address}: expected another port than --control-port, got {port} for both")
     check_free(host, port)
     check_free("127.0.0.1", flags.control_port)
 
@@ -61,8 +61,8 @@ def check_flags(flags: argparse.Namespace) -> None:
 def link_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
     """Flower's command for a SuperLink that hospitals reach over TLS and only keys of registered hospitals may use.
 
-    The port for starting runs is on loopback: Flower asks for no key there, and a caller can send any code to every
-    hospital.
+    The port for starting runs is on loopback, because Flower requires no key there: whoever connects can send any code
+    to every hospital.
     """
     folder = identity.folder.absolute()
     return [
@@ -80,7 +80,7 @@ def link_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
 
 
 def wait_until_up(running: "subprocess.Popen[bytes]", identity: Identity, control_port: int) -> None:
-    """Wait until the SuperLink answers; RunError if it ends, or does not answer in time."""
+    """Wait until the SuperLink answers; RunError if it ends or does not answer in time."""
     context = ssl.create_default_context(cadata=identity.authority_bytes.decode())
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))  # a proxy would not reach loopback
     deadline = time.monotonic() + START_SECONDS
@@ -94,14 +94,14 @@ def wait_until_up(running: "subprocess.Popen[bytes]", identity: Identity, contro
 
 
 def register(name: str, certificate: x509.Certificate, folder: Path, link: str) -> None:
-    """Admit a hospital's node by the key of its certificate, which goes into a folder in the form that Flower reads."""
+    """Register a hospital at the SuperLink by its certificate's key, which is written to a file that Flower reads."""
     path = folder / f"{name}.pub"
     write_bytes(path, public_key_line(certificate), PUBLIC)
     command = [flower_commands.executable("flwr"), "supernode", "register", str(path), link, "--name", name]
     done = subprocess.run(command, env=flower_commands.environment(), check=False, capture_output=True, text=True)
     if done.returncode:
         output = " ".join((done.stdout + done.stderr).split())
-        raise RunError(f"{name}: its node cannot be registered: {output[-300:]}")
+        raise RunError(f"{name}: cannot be registered at the SuperLink: {output[-300:]}")
 
 
 def public_key_line(certificate: x509.Certificate) -> bytes:
@@ -113,7 +113,11 @@ def public_key_line(certificate: x509.Certificate) -> bytes:
 def write_connection(name: str, address: str, authority: Path) -> Path:
     """Add a SuperLink to Flower's configuration, so that `flwr run . NAME` finds it; replaces one of that name.
 
-    Returns the configuration's file, or raises RunError if it cannot be read or written.
+    Returns:
+        The configuration's file.
+
+    Raises:
+        RunError: the file cannot be read or written.
     """
     # Internals of Flower: imported here, so that another version of it can break this subcommand only.
     from flwr.cli.flower_config import init_flwr_config, write_superlink_connection  # noqa: PLC0415  # slow, and needed by one command
@@ -137,7 +141,7 @@ def write_connection(name: str, address: str, authority: Path) -> Path:
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse a port in use: gRPC would share it, and hospitals would reach one of the two servers at random."""
+    """Raise AddressError if a port is in use; gRPC would share it, and hospitals would reach either server."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -171,7 +175,7 @@ def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x
         if earlier is None or earlier.not_valid_before_utc <= certificate.not_valid_before_utc:
             hospitals[party.name] = certificate
     if not hospitals:
-        raise CertificateError("--hospitals: holds no hospital's certificate that is valid now")
+        raise CertificateError("--hospitals: expected a hospital's certificate that is valid now, got none")
     return hospitals
 
 
@@ -181,20 +185,20 @@ def make_parser() -> parsing.CommandParser:
     participants = parser.add_argument_group("participants")
     help_text = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
     participants.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
-    help_text = "certificates of the hospitals to admit, or a folder of them, such as the authority's issued/"
+    help_text = "certificates of the hospitals to admit, or folders of them, such as the authority's issued/"
     participants.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=help_text)
     connection = parser.add_argument_group("connection")
-    help_text = "where hospitals' nodes call; 0.0.0.0:9092 to be reached from other machines (default: %(default)s)"
+    help_text = "address for hospitals' nodes; 0.0.0.0:9092 accepts other machines (default: %(default)s)"
     connection.add_argument("--address", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
-    help_text = "port of this machine alone, where `flwr run` calls (1 to 65535; default: %(default)s)"
+    help_text = "port for `flwr run`, from this machine only (1 to 65535; default: %(default)s)"
     connection.add_argument("--control-port", type=parsing.port, default=8000, metavar="PORT", help=help_text)
-    help_text = "connection name for `flwr run . NAME` (default: %(default)s)"
+    help_text = "name of the connection in `flwr run . NAME` (default: %(default)s)"
     connection.add_argument("--name", default="hospitals", metavar="NAME", help=help_text)
     return parser
 
 
 def main() -> None:
-    """The command `superlink`."""
+    """The command `superlink`: parse the flags, and run a SuperLink."""
     run(make_parser().parse_args())
 
 

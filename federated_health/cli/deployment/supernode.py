@@ -26,8 +26,8 @@ from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
 
 DESCRIPTION = (
-    "Checks this hospital's CSV, and starts Flower's SuperNode with it: the node authenticates with the key of the "
-    "hospital's TLS folder, and starts a process for every message."
+    "Checks this hospital's CSV, and keeps Flower's SuperNode running with it, for one run after another. The node "
+    "authenticates with the key in the hospital's TLS folder."
 )
 
 EXAMPLES = (
@@ -36,13 +36,13 @@ EXAMPLES = (
 )
 
 NODE_KEY = "supernode.key"
-"""In a hospital's TLS folder: its key.pem in OpenSSH's form, the only one that a SuperNode reads."""
+"""File in a hospital's TLS folder: its key.pem in OpenSSH's form, the only one that a SuperNode reads."""
 
 MIN_DELAY, MAX_DELAY = 2.0, 30.0
-"""Seconds between two attempts; each delay is twice the one before."""
+"""Smallest and largest delay between two attempts, in seconds; each is twice the one before."""
 
 ADMITTED_SECONDS = 30.0
-"""A node that ran longer had been admitted."""
+"""Seconds after which a running node counts as admitted."""
 
 
 def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
@@ -66,18 +66,18 @@ def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
 
 
 def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:
-    """Run a SuperNode until this process is stopped, and start it again whenever it ends.
+    """Run a SuperNode until this process is stopped, and restart it whenever it ends.
 
-    Flower's own ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
+    Flower's node ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
     SuperLink was restarted, and for up to a minute after a node was killed, while the SuperLink still counts the
     earlier process as present. Its exit code does not tell these apart, and may be 0.
 
     Args:
-        make_command: makes Flower's command, anew for every start.
-        wait: seconds for which the SuperLink may be away or not admit the hospital, anew after each admission.
+        make_command: makes Flower's command for each start.
+        wait: seconds to wait until the SuperLink admits the hospital; they start again after each admission.
 
     Raises:
-        JoinError: it took longer, or waiting does not help.
+        JoinError: the SuperLink did not admit the hospital in time, or waiting does not help.
         RunError: Flower rejects the command.
     """
     deadline, delay = time.monotonic() + wait, MIN_DELAY
@@ -86,18 +86,18 @@ def keep_running(make_command: Callable[[], Sequence[str]], address: str, identi
         start = time.monotonic()
         with process(make_command(), env=flower_commands.environment(), own_group=False) as running:
             code = running.wait()
-        if code == 2:  # of a command that rejects its flags
-            raise RunError("flower-supernode does not take its flags; its output is above")
+        if code == 2:  # the command rejects its flags
+            raise RunError("flower-supernode rejects its flags; its output is above")
         now = time.monotonic()
         if now - start > ADMITTED_SECONDS:
             deadline, delay = now + wait, MIN_DELAY
         if (left := deadline - now) <= 0:
             raise JoinError(
-                f"{address}: the SuperLink has not let {identity.name} in within {wait:g} s; is its certificate among "
-                "--hospitals there, and is no other node running with its key?"
+                f"{address}: the SuperLink did not admit {identity.name} within {wait:g} s; check that its certificate "
+                "is among --hospitals there, and that no other node runs with its key"
             )
-        reason = f"{identity.name} is not registered there, or its earlier node is not given up yet"
-        say(f"flower-supernode ended, mostly because {reason}; trying again for {left:.0f} s")
+        reason = f"{identity.name} is not registered at the SuperLink yet, or its earlier node still counts as present"
+        say(f"flower-supernode ended; usually {reason}; trying again for {left:.0f} s")
         time.sleep(min(delay, left))
         delay = min(2 * delay, MAX_DELAY)
 
@@ -115,19 +115,19 @@ def _wait_for_superlink(address: str, identity: Identity, deadline: float, wait:
 
 
 def make_parser() -> parsing.CommandParser:
-    """The parser of `supernode`; those that client.py has, too, have the same help."""
+    """The parser of `supernode`; flags that client.py has, too, have the same help texts."""
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     hospital = parser.add_argument_group("which hospital this is")
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
-    help_text = "what is predicted; the CSV is checked against it (default: %(default)s)"
+    help_text = "what to predict; the CSV must have its columns (default: %(default)s)"
     hospital.add_argument("--task", choices=tuple(TASKS), default=DEFAULT_TASK, help=help_text)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
-    help_text = "folder of this hospital's key and certificate, from which it takes its name"
+    help_text = "folder of this hospital's key and certificate, which names the hospital"
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
-    help_text = "where the SuperLink listens for nodes (default: %(default)s)"
+    help_text = "address of the SuperLink (default: %(default)s)"
     connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
-    help_text = "seconds to wait for the SuperLink, and to be let in, anew each time"
+    help_text = "seconds to wait until the SuperLink admits this hospital, at the start and after each loss"
     help_text += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     add_privacy(parser)
@@ -135,7 +135,7 @@ def make_parser() -> parsing.CommandParser:
 
 
 def main() -> None:
-    """The command `supernode`."""
+    """The command `supernode`: parse the flags, and run a SuperNode."""
     run(make_parser().parse_args())
 
 

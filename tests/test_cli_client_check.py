@@ -1,0 +1,131 @@
+"""client.py --check: shows what is in a CSV, and opens no connection."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pandas as pd
+import pytest
+
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.source import generate_readmission
+from tests.support.script_calls import RunScript, assert_one_line, rows_of, write_csv
+
+
+@pytest.fixture
+def unused_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address to which nobody may connect, by gRPC or otherwise."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a check opens no connection")
+
+    monkeypatch.setattr(grpc, "insecure_channel", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_a_check_shows_rows_missing_values_and_the_verdict(run_script: RunScript, unused_address: str) -> None:
+    run_script("create_dataset.py")
+    result = run_script("client.py", "--hospital", 3, "--check", "--server", unused_address)
+    assert result.succeeded
+    for words in ("data/client_3.csv", "heart-disease", "123 patients", "115 with disease = 1", "8 with disease = 0"):
+        assert words in result.output.splitlines()[1]
+    rows = rows_of(result.output)
+    assert [rows[name] for name in ("age", "chol", "trestbps", "disease")] == [
+        ["0", "0"],
+        ["123", "100"],
+        ["2", "2"],
+        ["0", "0"],
+    ]
+    _, _, findings = result.output.partition("This hospital may join.\n")
+    assert ["one class of disease is rare" in findings, "chol is missing in every row" in findings] == [True, True]
+
+
+def test_a_check_of_a_file_needs_no_name(run_script: RunScript, unused_address: str, hospitals_folder: Path) -> None:
+    data = hospitals_folder / "client_1.csv"
+    result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
+    assert result.succeeded
+    assert result.output.rstrip().endswith("This hospital may join.")
+    named = run_script("client.py", "--data", data, "--name", "mine", "--check", "--server", unused_address)
+    assert named == result
+
+
+def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
+    run_script: RunScript, unused_address: str, patients: pd.DataFrame
+) -> None:
+    patients.loc[6:8, "age"] = "sixty-seven"
+    patients.loc[9, "chol"] = "0"
+    result = run_script("client.py", "--data", write_csv(patients), "--check", "--server", unused_address)
+    assert result.code == 1
+    assert_one_line(result, "mine.csv: column age, row 7", "expected a number from 0 to 120", "got text", "2 more")
+    assert "sixty" not in result.output
+    assert rows_of(result.output)["age"] == ["0", "0", "3"]
+    assert rows_of(result.output)["chol"] == ["1", "<1", "1"]
+    _, _, findings = result.output.partition("This hospital may not join: its column age ")
+    assert "a number from 0 to 120 (years), or empty" in findings
+    assert "rows 7, 8, 9" in findings
+
+
+def test_a_check_of_too_few_patients_fails(run_script: RunScript, unused_address: str, patients: pd.DataFrame) -> None:
+    result = run_script("client.py", "--data", write_csv(patients.head(7)), "--check", "--server", unused_address)
+    assert_one_line(result, "mine.csv: ", "7", "at least 8", "different patients")
+    assert "This hospital may not join: it has fewer than 8" in result.output
+
+
+def test_a_check_of_an_unreadable_table_shows_no_page(
+    run_script: RunScript, unused_address: str, patients: pd.DataFrame
+) -> None:
+    path = write_csv(patients.drop(columns="chol"))
+    for data, words in ((path, "lacks the column chol"), ("none.csv", "cannot be read")):
+        result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
+        assert_one_line(result, words)
+        assert result.output == ""
+
+
+def write_readmission() -> Path:
+    partition = Partition(by="hospital", seed=1)
+    source = generate_readmission(800, seed=1)
+    write_hospitals(Path("data"), source, divide(source, partition), partition=partition.describe())
+    return Path("data/client_1.csv")
+
+
+def test_a_check_takes_the_task_from_the_manifest_or_the_flag(run_script: RunScript, unused_address: str) -> None:
+    path = write_readmission()
+    result = run_script("client.py", "--hospital", 1, "--check", "--server", unused_address)
+    assert result.succeeded
+    assert "for the task readmission: 480 patients" in result.output
+    assert "hba1c" in rows_of(result.output)
+    flagged = run_script("client.py", "--data", path, "--task", "readmission", "--check", "--server", unused_address)
+    assert flagged == result
+
+
+def test_a_check_for_another_task_names_the_missing_columns(run_script: RunScript, unused_address: str) -> None:
+    path = write_readmission()
+    for flags in (("--hospital", 1, "--task", "heart-disease"), ("--data", path)):
+        result = run_script("client.py", *flags, "--check", "--server", unused_address)
+        assert_one_line(result, "lacks the columns cp, trestbps, chol")
+        assert result.output == ""
+
+
+@pytest.mark.parametrize("task", [None, "measles"])
+def test_a_manifest_without_a_known_task_is_rejected(run_script: RunScript, task: str | None) -> None:
+    write_readmission()
+    manifest = json.loads(Path("data/manifest.json").read_text())
+    del manifest["task"]
+    Path("data/manifest.json").write_text(json.dumps(manifest | ({"task": task} if task else {})))
+    words = "task: expected one of" if task else "is not a manifest that create_dataset.py wrote"
+    assert_one_line(run_script("client.py", "--hospital", 1, "--check"), words)
+
+
+@pytest.mark.parametrize("flags", [[], ["--hospital", 1, "--data", "a.csv"], ["--name", "a"]])
+def test_a_check_needs_a_number_or_a_file(flags: list[object], run_script: RunScript) -> None:
+    result = run_script("client.py", "--check", *flags)
+    assert result.code == 2
+    assert "expected either --hospital N, or --data PATH and --name NAME" in result.error

@@ -1,0 +1,307 @@
+"""create_dataset.py as a user meets it: what it writes, prints and refuses."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.support.script_calls import RunScript, assert_one_line
+
+HEART_CSV = """age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease
+63,1,1,145,233,1,2,150,0,2.3,3,0,6,0
+67,1,4,160,286,0,2,108,1,1.5,2,3,3,1
+37,1,3,130,250,0,0,187,0,3.5,3,0,3,0
+41,0,2,130,204,0,2,172,0,1.4,1,0,3,0
+"""
+
+
+def manifest_of(folder: str = "data") -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(Path(folder, "manifest.json").read_text())
+    return manifest
+
+
+def hospitals_of(folder: str = "data") -> list[tuple[str, int]]:
+    return [(entry["name"], entry["rows"]) for entry in manifest_of(folder)["hospitals"]]
+
+
+@pytest.fixture
+def create(run_script: RunScript) -> RunScript:
+    """Runs create_dataset.py with its flags as one text."""
+    return lambda flags="": run_script("create_dataset.py", *flags.split())
+
+
+def test_uci_gives_4_hospitals_in_order(create: RunScript) -> None:
+    Path("data").mkdir()
+    assert create("--seed 7").succeeded
+    manifest = manifest_of()
+    assert [(entry["file"], entry["name"], entry["rows"]) for entry in manifest["hospitals"]] == [
+        ("client_1.csv", "cleveland", 303),
+        ("client_2.csv", "hungary", 294),
+        ("client_3.csv", "switzerland", 123),
+        ("client_4.csv", "va-long-beach", 200),
+    ]
+    assert manifest["partition"] == {"by": "hospital", "seed": 7}
+    assert create().succeeded  # its own files may be written anew
+
+
+def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript) -> None:
+    Path("data").mkdir()
+    Path("data/client_9.csv").write_text("mine\n")
+    assert_one_line(create(), "client_9.csv", "--force")
+    assert [path.name for path in Path("data").iterdir()] == ["client_9.csv"]
+    assert create("--force").succeeded
+    assert not Path("data/client_9.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "pattern"),
+    [
+        ("--by random", 2, "--by: invalid choice: 'random'"),
+        ("--by size", 2, "--ratios: .*--by size"),
+        ("--by size --hospitals 3", 2, "--ratios: .*--by size"),
+        ("--by size --ratios 2,1 --hospitals 3", 2, "--hospitals: expected 2.*got 3"),
+        ("--by size --ratios 2,0", 2, "--ratios: expected numbers above 0.*got '0'"),
+        ("--by size --ratios 2,nan", 2, "--ratios: expected numbers above 0.*got 'nan'"),
+        ("--by size --ratios 1e999,1", 2, "--ratios: expected numbers above 0.*got '1e999'"),
+        ("--by size --ratios 2,", 2, "--ratios: expected numbers above 0.*got ''"),
+        ("--by size --ratios 2;1", 2, "--ratios: expected numbers above 0.*got '2;1'"),
+        ("--by size --ratios 2,1 --alpha 1", 2, "--alpha: .*--by dirichlet"),
+        ("--by size --ratios 1e-300,1", 1, "--ratios: .*920 patients"),
+        ("--by size --ratios 10000,1", 1, "--ratios: .*920 patients"),
+        ("--ratios 2,1", 2, "--ratios: .*--by size"),
+        ("--alpha 1", 2, "--alpha: .*--by dirichlet"),
+        ("--by iid --alpha 1", 2, "--alpha: .*--by dirichlet"),
+        ("--by dirichlet --ratios 2,1", 2, "--ratios: .*--by size"),
+        ("--by dirichlet --alpha 0", 2, "--alpha: expected 0.001 to .*got 0"),
+        ("--by dirichlet --alpha=-1", 2, "--alpha: expected 0.001 to .*got -1"),
+        ("--by dirichlet --alpha nan", 2, "--alpha: expected 0.001 to .*got nan"),
+        ("--by dirichlet --alpha inf", 2, "--alpha: expected 0.001 to .*got inf"),
+        ("--by dirichlet --alpha half", 2, "--alpha: expected a number, got 'half'"),
+        ("--by dirichlet --hospitals 60 --alpha 0.001", 1, "--alpha 0.001: .*100 draws"),
+        ("--hospitals 3", 1, "--hospitals: expected 4.*got 3"),
+        ("--by hospital --hospitals 5", 1, "--hospitals: expected 4.*got 5"),
+        ("--by iid --hospitals 921", 1, r"--hospitals: expected at most .*\(920\), got 921"),
+        ("--by iid --hospitals 1001", 2, "--hospitals: expected 1 to 1000, got 1001"),
+        ("--by iid --hospitals 2147483647", 2, "--hospitals: expected 1 to 1000, got 2147483647"),
+        ("--by iid --hospitals 2147483648", 2, "--hospitals: expected a whole number from 1, got '2147483648'"),
+        ("--by iid --hospitals 0", 2, "--hospitals: expected a whole number from 1, got '0'"),
+        ("--by iid --hospitals=-4", 2, "--hospitals: expected a whole number from 1, got '-4'"),
+        ("--by iid --hospitals four", 2, "--hospitals: expected a whole number from 1, got 'four'"),
+        ("--seed=-1", 2, "--seed: expected a whole number from 0 to 2147483647, got '-1'"),
+        ("--seed 2147483648", 2, "--seed: expected a whole number from 0 to 2147483647, got '2147483648'"),
+        ("--drop-invalid", 2, "--drop-invalid: expected a file.*got uci"),
+        ("--source readmission --drop-invalid", 2, "--drop-invalid: expected a file.*got readmission"),
+        ("--patients 10", 2, "--patients: expected --source readmission, got uci"),
+        ("--source uci --patients 10", 2, "--patients: expected --source readmission, got uci"),
+        ("--source heart.csv --patients 10", 2, "--patients: expected --source readmission, got heart.csv"),
+        ("--source readmission --patients 0", 2, "--patients: expected a whole number from 1, got '0'"),
+        ("--source readmission --patients 1", 2, "--patients: expected 2 to 10000000, got 1"),
+        ("--source readmission --patients 10000001", 2, "--patients: expected 2 to 10000000, got 10000001"),
+        ("--source readmission --patients 3 --by iid", 1, r"--hospitals: expected at most .*\(3\), got 4"),
+        ("--source nowhere.csv", 2, "--source: expected uci, readmission, .*got 'nowhere.csv'"),
+        ("--source UCI", 2, "--source: expected uci, readmission, .*got 'UCI'"),
+        (f"--source {'a' * 300}.csv", 2, "--source: expected .*got 'aaaa"),
+        (f"--source {'a/' * 3000}", 2, "--source: expected .*got 'a/a/"),
+        ("--source .", 1, "expected processed.cleveland.data"),
+        ("--source /dev/null", 1, "/dev/null: is empty"),
+        ("--source heart.csv --by hospital", 1, "--by hospital: "),
+        ("--source heart.csv --hospitals 5", 1, r"--hospitals: expected at most .*\(4\), got 5"),
+        ("--out heart.csv", 1, r"heart.csv: .*\(File exists\)"),
+        ("--out heart.csv/data", 1, r"heart.csv/data: .*\(Not a directory\)"),
+        (f"--out {'a' * 300}", 1, r"a: .*\(File name too long\)"),
+        ("uci", 2, "unrecognized arguments: uci"),
+        ("--hosp 4", 2, "unrecognized arguments: --hosp 4"),
+    ],
+)
+def test_an_invalid_flag_is_rejected_in_one_line_and_nothing_is_written(
+    create: RunScript, in_folder: Path, flags: str, code: int, pattern: str
+) -> None:
+    Path("heart.csv").write_text(HEART_CSV)
+
+    result = create(flags)
+
+    assert_one_line(result)
+    assert (result.code, result.output) == (code, "")
+    assert re.search(f"^error: .*{pattern}", result.error)
+    assert [path.name for path in in_folder.rglob("*")] == ["heart.csv"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "partition", "sizes"),
+    [
+        ("--by iid", {"by": "iid", "hospitals": 4}, [230] * 4),
+        ("--by iid --hospitals 3", {"by": "iid", "hospitals": 3}, [307, 307, 306]),
+        ("--by size --ratios 8,4,2,1", {"by": "size", "ratios": [8, 4, 2, 1]}, [491, 245, 123, 61]),
+        ("--by size --ratios 2,1 --hospitals 2", {"by": "size", "hospitals": 2, "ratios": [2, 1]}, [613, 307]),
+        ("--by dirichlet", {"by": "dirichlet", "hospitals": 4, "alpha": 0.5}, None),
+        ("--by dirichlet --hospitals 2 --alpha 3", {"by": "dirichlet", "hospitals": 2, "alpha": 3.0}, None),
+        ("--by hospital", {"by": "hospital"}, [303, 294, 123, 200]),
+        ("--hospitals 4", {"by": "hospital", "hospitals": 4}, [303, 294, 123, 200]),
+        ("--by iid --hospitals 1", {"by": "iid", "hospitals": 1}, [920]),
+    ],
+)
+def test_a_partition_has_the_sizes_and_the_manifest_entry_of_its_flags(
+    create: RunScript, flags: str, partition: dict[str, object], sizes: list[int] | None
+) -> None:
+    assert create(f"{flags} --seed 7").succeeded
+
+    assert manifest_of()["partition"] == {"seed": 7, **partition}
+    rows = [len(pd.read_csv(f"data/client_{number}.csv")) for number in range(1, len(hospitals_of()) + 1)]
+    assert rows == [rows for _, rows in hospitals_of()]
+    assert sum(rows) == 920
+    assert sizes is None or rows == sizes
+    names = ["cleveland", "hungary", "switzerland", "va-long-beach"]
+    if partition["by"] != "hospital":
+        names = [f"hospital-{number}" for number in range(1, len(rows) + 1)]
+    assert [name for name, _ in hospitals_of()] == names
+
+
+@pytest.mark.parametrize("by", ["iid", "dirichlet --alpha 2", "size --ratios 3,2,1", "hospital"])
+@pytest.mark.parametrize("source", ["uci", "readmission --patients 300"])
+def test_the_same_seed_writes_the_same_bytes(create: RunScript, source: str, by: str) -> None:
+    for seed, folder in ((7, "first"), (7, "second"), (8, "other")):
+        assert create(f"--source {source} --by {by} --seed {seed} --out {folder}").succeeded
+
+    first, second, other = (
+        {path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("first", "second", "other")
+    )
+    assert first == second
+    assert {"client_1.csv", "client_2.csv", "manifest.json"} <= set(first)
+    assert (first["client_1.csv"] == other["client_1.csv"]) is (source == "uci" and by == "hospital")
+
+
+def test_example_patients_have_the_columns_of_the_task(create: RunScript) -> None:
+    example = Path("data/example_patients.csv")
+    create()
+    assert "chol" in example.read_text()
+    create("--source readmission")
+    assert "hba1c" in example.read_text()
+
+
+def test_another_file_named_example_patients_is_not_overwritten(create: RunScript) -> None:
+    own = Path("data/example_patients.csv")
+    own.parent.mkdir()
+    own.write_text("somebody's")
+    assert create().succeeded
+    assert own.read_text() == "somebody's"
+
+
+def test_the_table_shows_each_hospital_s_patients_and_labels(create: RunScript) -> None:
+    result = create("--by size --ratios 915,5")
+
+    assert result.succeeded
+    lines = [line.split() for line in result.output.splitlines()]
+    assert "920 patients\n" in result.output
+    assert "num is disease: 0 -> 0, 1 -> 1, 2 -> 1, " in result.output
+    assert ["heart-disease:", "2", "hospitals,", "by", "size"] in lines
+    ill, healthy = (manifest_of()["hospitals"][0]["labels"][label] for label in ("1", "0"))
+    assert ["client_1.csv", "hospital-1", "915", str(ill), str(healthy)] in lines
+    assert ill + healthy == 915
+    assert "1 hospital has fewer than 8 patients" in result.output
+    assert result.output.endswith("wrote data/manifest.json\n")
+
+
+def test_the_table_shows_at_most_200_hospitals(create: RunScript) -> None:
+    result = create("--by iid --hospitals 920")
+
+    assert result.succeeded
+    assert result.output.count("client_") == 200
+    assert "... and 720 more\n" in result.output
+    assert "920 hospitals have fewer than 8 patients" in result.output
+    assert len(list(Path("data").glob("client_*.csv"))) == 920
+    assert hospitals_of()[::919] == [("hospital-001", 1), ("hospital-920", 1)]
+
+
+@pytest.mark.parametrize("folder", ["[red]x", "[/b]", "a:smile:b", "ü", "a%sb"])
+def test_a_folder_s_name_is_printed_without_markup(create: RunScript, folder: str) -> None:
+    result = create(f"--out {folder}")
+
+    assert result.succeeded
+    assert result.output.endswith(f"wrote {folder}/manifest.json\n")
+
+
+def test_a_chart_is_drawn_only_with_plot(create: RunScript) -> None:
+    result = create("--plot")
+
+    assert result.succeeded
+    assert result.output.endswith("wrote data/manifest.json and partition.png\n")
+    assert Path("data/partition.png").read_bytes().startswith(b"\x89PNG")
+    assert create().output.endswith("wrote data/manifest.json\n")
+    assert not Path("data/partition.png").exists()
+
+
+def test_a_file_without_hospitals_is_divided_iid(create: RunScript) -> None:
+    Path("heart.csv").write_text(HEART_CSV)
+    result = create("--source heart.csv")
+
+    assert result.succeeded
+    assert "heart-disease: 4 patients\n" in result.output
+    assert manifest_of()["source"]["name"] == "file"
+    assert list(manifest_of()["source"]["files"]) == ["heart.csv"]
+    assert manifest_of()["partition"] == {"by": "iid", "seed": 42, "hospitals": 4}
+    assert hospitals_of() == [(f"hospital-{number}", 1) for number in range(1, 5)]
+    assert create("--source heart.csv --hospitals 2").succeeded
+    assert hospitals_of() == [("hospital-1", 2), ("hospital-2", 2)]
+
+
+def test_a_file_with_hospitals_is_divided_by_hospital(create: RunScript) -> None:
+    header, *rows = HEART_CSV.splitlines()
+    named = [f"{name},{row}" for name, row in zip(("North", "South 2", "North", "North"), rows, strict=True)]
+    Path("heart.csv").write_text("\n".join([f"hospital,{header}", *named]))
+
+    assert create("--source heart.csv").succeeded
+    assert hospitals_of() == [("north", 3), ("south-2", 1)]
+    assert manifest_of()["partition"] == {"by": "hospital", "seed": 42}
+    assert list(pd.read_csv("data/client_1.csv")["age"]) == [63, 37, 41]
+
+
+def test_a_zip_is_read(create: RunScript) -> None:
+    with zipfile.ZipFile("archive.zip", "w") as archive:
+        archive.writestr("heart.csv", HEART_CSV)
+
+    assert create("--source archive.zip --hospitals 1").succeeded
+    assert hospitals_of() == [("hospital-1", 4)]
+
+
+def test_a_folder_of_uci_files_is_read(create: RunScript) -> None:
+    Path("uci").mkdir()  # the plain name uci means the included data set
+    rows = HEART_CSV.splitlines()[1:]
+    Path("uci/processed.cleveland.data").write_text("\n".join(rows[:3]))
+    Path("uci/processed.va.data").write_text(rows[3])
+
+    assert create("--source ./uci").succeeded
+    assert hospitals_of() == [("cleveland", 3), ("va-long-beach", 1)]
+
+
+def test_invalid_rows_are_dropped_only_with_drop_invalid_and_counted(create: RunScript) -> None:
+    Path("heart.csv").write_text(HEART_CSV.replace("63,1,1", "630.25,1,1").replace("41,0,2", "41,0,X"))
+
+    result = create("--source heart.csv --hospitals 1")
+    assert (result.code, result.output) == (1, "")
+    assert_one_line(result, "heart.csv: column age, row 1", "expected", "2 of 4 rows")
+    assert "630.25" not in result.error
+    assert not Path("data").exists()
+
+    result = create("--source heart.csv --hospitals 1 --drop-invalid")
+    assert result.succeeded
+    assert "  rows that break a rule: 2 dropped\n" in result.output
+    assert hospitals_of() == [("hospital-1", 2)]
+    assert manifest_of()["source"]["dropped"]["rows that break a rule"] == 2
+
+
+@pytest.mark.parametrize(("flags", "rows"), [("", 4000), ("--patients 50", 50), ("--patients 2", 2)])
+def test_readmission_generates_the_requested_number_of_patients(create: RunScript, flags: str, rows: int) -> None:
+    result = create(f"--source readmission {flags} --seed 3")
+
+    assert result.succeeded
+    source = manifest_of()["source"]
+    assert (source["generated_patients"], source["generator_seed"]) == (rows, 3)
+    assert f": {rows} patients\n" in result.output
+    assert re.search(rf"Bayes-optimal ROC-AUC.*: {source['expected_bayes_optimal_roc_auc']}\n", result.output)
+    assert sum(count for _, count in hospitals_of()) == rows
+    assert [name for name, _ in hospitals_of()] == ["university", "community"]
+    assert manifest_of()["task"] == "readmission"

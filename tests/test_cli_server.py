@@ -1,0 +1,138 @@
+"""server.py as a user meets it: invalid settings, runs that cannot start or resume, and its tables."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from flwr.clientapp import ClientApp
+
+from federated_health.cli import server as cli_server
+from federated_health.ml.normalisation import Normalisation
+from federated_health.processes import free_port
+from federated_health.server.checkpoint import CheckpointFolder
+from federated_health.server.plain_run import PlainRun
+from federated_health.settings import Settings
+from federated_health.transport.in_process import InProcessTransport
+from tests.support.script_calls import RunScript, assert_one_line
+
+
+def test_a_server_does_not_start_with_a_malformed_revocation_list(run_script: RunScript, tls: dict[str, Path]) -> None:
+    (tls["server"] / "revoked.pem").write_bytes(b"garbage")
+    result = run_script("server.py", "--tls", tls["server"], "--address", f"127.0.0.1:{free_port()}")
+    assert_one_line(result, "revoked.pem: is not a list of revoked certificates")
+
+
+def test_a_port_in_use_is_rejected(run_script: RunScript) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_one_line(run_script("server.py", "--address", address), address, "cannot be listened on")
+
+
+def test_a_finished_run_is_not_overwritten(run_script: RunScript) -> None:
+    Path("old").mkdir()
+    Path("old/metrics.json").write_text("{}")
+    result = run_script("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "old", "--wait", 0.1)
+    assert_one_line(result, "old: holds a run already (metrics.json)", "--force")
+    assert Path("old/metrics.json").read_text() == "{}"
+
+
+def test_a_server_without_hospitals_ends_after_the_wait_and_leaves_no_folder(run_script: RunScript) -> None:
+    result = run_script("server.py", "--address", f"127.0.0.1:{free_port()}", "--out", "runs/new", "--wait", 0.1)
+    assert_one_line(result, "0 of 4 hospitals were connected", "--wait")
+    assert not Path("runs/new").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--rounds", 0], "rounds: expected at least 1"),
+        (["--rounds", "ten"], "--rounds: expected a whole number, got 'ten'"),
+        (["--learning-rate", -1], "learning-rate: expected more than 0"),
+        (["--learning-rate", "nan"], "learning-rate: expected more than 0"),
+        (["--model", "forest"], "invalid choice"),
+        (["--address", "here"], "expected HOST:PORT"),
+    ],
+)
+def test_an_invalid_setting_is_rejected(flags: list[object], words: str, run_script: RunScript) -> None:
+    assert_one_line(run_script("server.py", *flags), words)
+
+
+def test_the_benefit_table_fits_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    difference = {"value": 0.0004, "low": -0.0754, "high": 0.0731}
+    benefit = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
+    cli_server.print_benefit({"va-long-beach": {**benefit, "roc_auc": {"value": 0.7443}}})
+    lines = capsys.readouterr().out.splitlines()
+    row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
+    assert row in lines
+    assert max(map(len, lines)) <= 80
+
+
+NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "pattern"),
+    [
+        (["--min-hospitals", 5], 2, "min-hospitals: expected at most --hospitals 4, got 5"),
+        (["--min-hospitals", -1], 2, "min-hospitals: expected at least 0, got -1"),
+        (["--min-hospitals", "all"], 2, "--min-hospitals: expected a whole number, got 'all'"),
+        (["--round-timeout", 0], 2, "round-timeout: expected more than 0, got 0.0"),
+        (["--round-timeout", "nan"], 2, "round-timeout: expected more than 0, got nan"),
+        (["--wait", "inf"], 2, "wait: expected at most 10,000,000, got inf"),
+        (["--dp-delta", 1e-3, "--dp-steps", 1], 2, "dp-delta, dp-steps: .*--dp-epsilon"),
+        (["--encrypt"], 2, "encrypt: needs --tls"),
+        (["--encrypt", "--hospitals", 2], 2, "hospitals: expected at least 3 with --encrypt"),
+        (["--encrypt", "--strategy", "krum"], 2, "strategy: expected one of fedavg,.* with --encrypt, got krum"),
+        (["--max-update-norm", -1], 2, "max-update-norm: expected at least 0, got -1.0"),
+        (["--max-update-norm", 0.5], 2, "max-update-norm: expected 0 or at least 1, got 0.5"),
+        (["--out", "a" * 300], 1, r"cannot be written to \(File name too long\)"),
+        (["--out", "file"], 1, r"file: cannot be written to \(File exists\)"),
+        (["--out", "file/run"], 1, r"file/run: cannot be written to \(Not a directory\)"),
+        (
+            ["--out", "cut"],
+            1,
+            r"cut: holds a run already \(checkpoints\).*--resume.*--force",
+        ),
+        (["--resume", "none"], 1, "none: holds no checkpoint"),
+        (["--resume", "a" * 300], 1, "holds no checkpoint"),
+        (["--resume", "file"], 1, r"file/checkpoints: cannot be read \(Not a directory\)"),
+        (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
+        (["--resume", "over"], 1, "over: .*nothing to resume"),
+        (["--resume", "encrypted"], 1, "encrypted: .*nothing to resume"),
+        (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
+        (["--resume", "torn"], 1, "torn/checkpoints: holds no .*checkpoint"),
+        (["--resume", "cut", "--seed", 7], 1, "seed.* 42.* 7"),
+        (["--resume", "cut", "--task", "readmission"], 1, 'task.* "heart-disease".* "readmission"'),
+        (["--resume", "cut", "--rounds", 31, "--l2", 1], 1, "rounds.* 30.* 31.* l2.* 0.003.* 1.0"),
+        (["--resume", "cut", "--out", "other"], 2, "out: expected .*--resume"),
+        (["--resume", "cut", "--min-hospitals", 9], 2, "min-hospitals: expected at most --hospitals 4, got 9"),
+        (["--resume", "cut", "--force"], 1, "waiting for hospitals: 0 of 3 hospitals were connected"),
+        (["--resume", "cut", "--out", "./cut/", "--seed", 42], 1, "0 of 3 hospitals were connected"),
+        (["--resume", "cut", "--min-hospitals", 4], 1, "0 of 4 hospitals were connected"),
+    ],
+)
+def test_a_run_that_cannot_start_or_resume_fails_in_one_line_and_changes_nothing(
+    flags: list[object], code: int, pattern: str, run_script: RunScript
+) -> None:
+    Path("file").touch()
+    for name in ("empty", "over", "encrypted", "study", "torn/checkpoints"):
+        Path(name).mkdir(parents=True)
+    Path("over/model.keras").touch()
+    Path("encrypted/metrics.json").touch()
+    Path("study/evidence.json").touch()
+    Path("study/report.html").touch()
+    Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")
+    federated_run = PlainRun(InProcessTransport(ClientApp(), {}), Settings())
+    federated_run.normalisation = NORMALISATION
+    CheckpointFolder(Path("cut/checkpoints")).save(federated_run.checkpoint())
+    before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+    defaults = ("--address", f"127.0.0.1:{free_port()}", "--wait", 0.1)  # a flag that is given twice has its last value
+    result = run_script("server.py", *defaults, *flags)
+    assert_one_line(result)
+    assert re.search(pattern, result.error)
+    assert result.code == code
+    assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before
