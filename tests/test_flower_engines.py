@@ -191,7 +191,7 @@ def test_a_missing_folder_is_named_in_full(settings: Settings, in_folder: Path) 
         wrap_engine(Simulation(4)).check(replace(settings, data="data"))
 
     assert str(in_folder / "data" / "manifest.json") in str(refusal.value)
-    assert "create_dataset.py" in str(refusal.value)
+    assert "create-dataset" in str(refusal.value)
     assert "--run-config" in str(refusal.value)
 
 
