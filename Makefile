@@ -62,14 +62,14 @@ chaos: .venv/installed-dev
 	$(BIN)/python -m pytest $(HOSTILE)
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist *.egg-info
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=python3.13"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(INSTALL) --requirement requirements.txt
 	@touch $@
 

@@ -101,7 +101,7 @@ def check_installed(module: str, feature: str, library: str, extra: str) -> None
     except ModuleNotFoundError:
         is_installed = False
     if not is_installed:
-        remedy = f"pip install 'federated-health[{extra}]'"
+        remedy = f"install it with `pip install {library.lower()}`, or with the package's extra {extra!r}"
         raise MissingLibraryError(
-            f"{feature}: needs {library}, which is not installed: {remedy}", reason=f"it has no {library}"
+            f"{feature}: needs {library}, which is not installed; {remedy}", reason=f"it has no {library}"
         )

@@ -14,8 +14,11 @@ PATIENCE = 30.0
 
 
 def command(subcommand: str, *arguments: object) -> list[str]:
-    """The command line of a subcommand, with this Python."""
-    return [sys.executable, "-m", "federated_health", subcommand, *map(str, arguments)]
+    """The command line of a subcommand: this Python, this copy of the package, and no module of the current folder."""
+    folder = str(Path(__file__).resolve().parents[1])
+    start = f"import sys; sys.path[:0] = [path for path in [{folder!r}] if path not in sys.path]"
+    start += "; from federated_health.__main__ import main; main()"
+    return [sys.executable, "-P", "-c", start, subcommand, *map(str, arguments)]
 
 
 def free_port() -> int:

@@ -1,13 +1,18 @@
 """How a script ends: one line and an exit code, Ctrl-C, and a traceback for a defect."""
 
 import os
+import shlex
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import utils
 from federated_health.cli.console import interrupts_deferred
 from federated_health.errors import DataError
+from tests.support.scripts import PROJECT
 
 
 def test_a_user_error_of_two_lines_is_printed_as_one(
@@ -58,3 +63,35 @@ def test_an_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
         utils.run_script(fail)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from federated_health.cli.console import run_process, say
+
+def main():
+    say("one")
+    say("two")
+    Path(sys.argv[1]).touch()
+
+run_process(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", ["| true", ">&-"], ids=["its reader has ended", "it is closed"])
+def test_a_script_continues_without_its_output(redirection: str, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-c", SCRIPT, str(tmp_path / "done")])
+
+    ended = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {{ sleep 0.2; {command}; }} {redirection}"],
+        cwd=PROJECT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "done").exists()

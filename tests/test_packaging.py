@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -30,16 +31,27 @@ def requirements(name: str) -> dict[str, Requirement]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel that is built without a network, from a copy of the checkout."""
+    """A wheel that is built without a network, from a copy of the checkout in which other files lie about."""
+    pytest.importorskip("pip")  # which environments of uv do not have
     if Version(version("setuptools")) < Version("77"):
         pytest.skip("setuptools of requirements-dev.txt is not installed")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", *(path.name for path in PROJECT.glob("*.py"))):
+    for name in (
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        *(path.name for path in PROJECT.glob("*.py")),
+    ):
         shutil.copy(PROJECT / name, source)
     for name in ("federated_health", "requirements", "tests"):
         shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for stray in ("federated_health_old/__init__.py", "federated_health/data/tmp/mine.py"):
+        (source / stray).parent.mkdir()
+        (source / stray).touch()
+    (source / "federated_health" / "data" / "examples" / "real_patients.csv").touch()
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True)
     return next(folder.glob("*.whl"))
@@ -60,9 +72,9 @@ def test_a_wheel_contains_the_package_and_nothing_beside_it(names: list[str]) ->
 
 @pytest.mark.slow
 def test_a_wheel_contains_the_data_and_says_that_it_is_typed(names: list[str]) -> None:
-    examples = {path.name for path in (PROJECT / "federated_health" / "data" / "examples").glob("*.csv")}
-    assert "heart_disease.csv" in examples
-    assert {f"federated_health/data/examples/{name}" for name in examples} < {*names}
+    tables = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "federated_health").rglob("*.csv")}
+    assert len(tables) == 3
+    assert {name for name in names if name.endswith(".csv")} == tables
     assert "federated_health/py.typed" in names
 
 
@@ -116,6 +128,17 @@ def test_the_version_is_the_same_in_every_file(file: str, pattern: str) -> None:
     stated = re.findall(pattern, (PROJECT / file).read_text(), re.MULTILINE)
     assert stated
     assert stated[0] == federated_health.__version__
+
+
+@pytest.mark.slow
+def test_a_source_distribution_contains_what_the_tests_need(wheel: Path) -> None:
+    source, folder = wheel.parent / "source", wheel.parent / "sdist"
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    helpers = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "tests").rglob("*.py")}
+    assert helpers | {"server.py", "utils.py", "requirements/runtime.txt"} <= names
 
 
 def test_every_pin_is_within_the_package_s_range() -> None:

@@ -22,7 +22,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from federated_health.ml.rounds import Round
 
-console = Console(highlight=False, emoji=False)
+
+class _Console(Console):
+    """Goes on without output when its reader is gone, such as `head`: a run does not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(highlight=False, emoji=False)
 
 MAX_ROWS = 200
 """Largest number of rows that a table shows."""
@@ -142,7 +151,8 @@ def run_process(main: Callable[[], None]) -> NoReturn:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # its reader is gone, or it is closed
-                stream.flush()
+                if stream is not None:  # it was closed at the start
+                    stream.flush()
         os._exit(end.code if isinstance(end.code, int) else 0)
 
 

@@ -109,7 +109,7 @@ def read_description(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, KeyError, ValueError):
         description = None
     if not isinstance(description, dict):
-        raise DataError(f"{path}: is not a model that server.py saved")
+        raise DataError(f"{path}: is not a model that a run saved")
     return description
 
 

@@ -57,6 +57,7 @@ def _results(
         return
     # Spawned: a process that has imported TensorFlow or started Flower's threads cannot be forked safely.
     spawn = multiprocessing.get_context("spawn")
+    os.environ["PYTHONSAFEPATH"] = "1"  # a worker starts without the modules of the current folder
     worker_end, own_end = spawn.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (worker_end,))
     try:

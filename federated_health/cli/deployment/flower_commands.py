@@ -3,7 +3,9 @@
 import json
 import os
 import shlex
+import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,11 +36,11 @@ def environment() -> dict[str, str]:
 
 
 def executable(name: str) -> str:
-    """Path of one of Flower's commands, of the same installation as this Python; RunError if it is not installed."""
-    for path in (SCRIPTS / name, SCRIPTS / f"{name}.exe"):
-        if path.exists():
-            return str(path)
-    raise RunError(f"{SCRIPTS / name}: is not installed: pip install flwr, with this Python")
+    """Path of one of Flower's commands, preferably of this Python's installation; RunError if there is none."""
+    folders = [SCRIPTS, sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+    if path := shutil.which(name, path=os.pathsep.join(map(str, folders))):
+        return path
+    raise RunError(f"{name}: is not installed beside {sys.executable}, nor on the PATH: pip install flwr")
 
 
 def shell_line(command: Sequence[str]) -> str:
