@@ -8,7 +8,7 @@ import pytest
 from federated_health.cli import main as cli
 from federated_health.cli.demo import SCENARIOS
 from federated_health.data.sources.source import Source
-from federated_health.errors import SettingsError
+from federated_health.errors import RunError, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,16 @@ def test_settings_that_the_server_would_reject_are_rejected_before_anything_is_w
     with pytest.raises(SettingsError, match=words):
         cli.main()
     assert list(in_folder.iterdir()) == []
+
+
+def test_a_demo_does_not_overwrite_files_of_another_origin(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = in_folder / "data" / "privacy-cleveland.jsonl"
+    account.parent.mkdir()
+    account.write_text("spent")
+    monkeypatch.setattr(sys, "argv", ["federated-health", "demo", "--out", "."])
+    with pytest.raises(RunError, match="another --out"):
+        cli.main()
+    assert [path for path in in_folder.rglob("*") if path.is_file()] == [account]
 
 
 def test_a_scenario_declares_the_number_of_hospitals_in_its_source(uci: Source) -> None:

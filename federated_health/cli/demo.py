@@ -30,6 +30,9 @@ from federated_health.settings import Settings
 
 POLL_INTERVAL = 0.1
 
+MARK = "demo.txt"
+"""File that marks a demo's folder."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -89,13 +92,14 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
 
     Raises:
         SettingsError, MissingLibraryError: the server would not start with these settings; nothing is written.
-        RunError: a process failed; a hospital's last line is in the message.
+        RunError: the folder holds files of another origin, or a process failed; a hospital's last line is in the message.
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
     Settings.from_config({**shared, "encrypt": encrypt, **settings})
     if encrypt:
         encryption.load("messages")  # reports a missing library before anything is written
+    _begin(out)
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:
         raise RunError(f"create-dataset failed with code {code}")
@@ -130,6 +134,18 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     predict = [sys.executable, "-m", "federated_health", "predict", results / MODEL, data / EXAMPLE_PATIENTS]
     report = f", the report in {results / REPORT}" if encrypt else ""
     print(f"Everything is in {out}/{report}. Score new patients:\n  {shlex.join(map(str, predict))}")
+
+
+def _begin(out: Path) -> None:
+    """Mark a new folder as a demo's; RunError if it holds files of another origin, which a demo would overwrite."""
+    mark = out / MARK
+    try:
+        if out.exists() and not mark.exists() and any(out.iterdir()):
+            raise RunError(f"{out}: holds files that no demo wrote; name another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        mark.write_text("federated-health demo overwrites the files in this folder.\n")
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written to ({error.strerror})") from None
 
 
 def _as_flags(flags: Mapping[str, object]) -> list[object]:
