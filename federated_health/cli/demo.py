@@ -92,7 +92,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
 
     Raises:
         SettingsError, MissingLibraryError: the server would not start with these settings; nothing is written.
-        RunError: the folder holds files of another origin, or a process failed; a hospital's last line is in the message.
+        RunError: `out` holds files of another origin, or a process failed; a hospital's last line is in the message.
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
