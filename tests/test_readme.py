@@ -87,7 +87,7 @@ def test_the_strategies_are_all_there_with_their_parameters() -> None:
 
 
 def test_every_kind_of_partition_is_there() -> None:
-    assert list(table_under("docs/own-data.md", "Any split")) == list(KINDS)
+    assert list(table_under("docs/own-data.md", "Any partition")) == list(KINDS)
 
 
 def without_chance(text: str) -> str:
@@ -133,7 +133,7 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
             assert anchor in anchors_of(target.read_text()), link
 
 
-VARYING = r"\.\.\.|;|\d+|NAME|\bX\b|\bhospital\b|\bcolumn\b|\bprotocol\b|\bcertificate\b|a stranger"
+VARYING = r"\.\.\.|;|\d+|NAME|\bX\b|\bhospital\b|\bcolumn\b|\bprotocol\b|\bcertificate\b|an unknown peer"
 """What a message fills in."""
 
 
