@@ -73,7 +73,7 @@ class Site:
         return host, int(port)
 
     def refusals(self) -> list[str]:
-        return [line for line in self.announcements if line.startswith(("refused", "disconnected"))]
+        return [line for line in self.announcements if line.startswith(("rejected", "disconnected"))]
 
 
 @pytest.fixture
