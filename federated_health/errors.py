@@ -80,7 +80,7 @@ class LedgerError(UserError):
 class PrivacyError(UserError):
     """The privacy budget that training would spend cannot be recorded, so the hospital does not train."""
 
-    default_reason: str | None = "its privacy budget cannot be used"
+    default_reason: str | None = "its privacy account cannot be read or written"
 
 
 class BudgetError(PrivacyError):

@@ -24,7 +24,7 @@ MIN_CLIP, MAX_CLIP = 1e-6, 1e6
 """Range of the clipping norm; noise of this size is far from underflow and overflow."""
 
 MAX_STEPS = 100_000
-"""Largest number of training steps of a private run, over all rounds."""
+"""Largest number of training steps of a run with differential privacy, over all rounds."""
 
 MIN_RATE = 1e-6
 """Smallest sampling rate: one patient of a million."""
@@ -40,6 +40,8 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    allowed: str = "",
+    shown: str = "",
 ) -> Any:
     """A dataclass field for a setting, with its default, and with its constraints as metadata.
 
@@ -47,10 +49,13 @@ def setting(
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
         minimum, above: inclusive or exclusive lower bound.
         maximum: inclusive upper bound.
+        allowed: text of the range, instead of that of the bounds.
+        shown: text of the default, instead of its value.
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
     high = f"at most {plain(maximum)}" if maximum is not None else ""
-    description = {"group": group, "help": help, "unit": unit, "range": ", ".join(part for part in (low, high) if part)}
+    allowed = allowed or ", ".join(part for part in (low, high) if part)
+    description = {"group": group, "help": help, "unit": unit, "range": allowed, "shown": shown}
     return field(
         default=default,
         metadata={**description, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices},

@@ -94,6 +94,7 @@ class Settings:
             if declared.parameters
         ),
         unit="ARGS",
+        shown="those of the strategy",
     )
     appraisal: bool = _of_run(
         True, "at the end, each hospital reports what it gains by joining and how much each column matters"
@@ -106,22 +107,24 @@ class Settings:
     )
     max_update_norm: float = _of_averaging(
         30.0,
-        "reject an update whose norm is more than this multiple of the round's median norm; 0 rejects none; otherwise "
-        "at least 1",
+        "reject an update whose norm is more than this multiple of the round's median norm",
         unit="TIMES",
         minimum=0,
+        allowed="0 = off, else at least 1",
     )
     encrypt: bool = _of_privacy(
         False,
-        "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 hospitals",
+        "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 "
+        "hospitals; the hospitals write the results, with client.py --out",
     )
     dp_epsilon: float = _of_privacy(
         0.0,
         "differential privacy: epsilon of each training patient over the whole run; smaller is more private and "
-        f"noisier; 0 means none; otherwise at least {limits.MIN_EPSILON:g}",
+        "noisier",
         unit="EPSILON",
         minimum=0,
         maximum=limits.MAX_EPSILON,
+        allowed=f"0 = off, else {limits.MIN_EPSILON:g} to {limits.MAX_EPSILON:g}",
     )
     dp_delta: float = _of_privacy(
         1e-5,
@@ -171,7 +174,7 @@ class Settings:
     round_timeout: float = _of_connection(
         600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
     )
-    out: str = _of_results("", "folder for the run's results; if not given, runs/ with the date and time", unit="DIR")
+    out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(
         "", "resume the interrupted run in this folder, after its last completed round", unit="DIR"
     )

@@ -4,7 +4,7 @@ import re
 from functools import cache
 
 from federated_health import __version__
-from federated_health.ml.privacy_plan import PROMISE
+from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.report.formatting import NOT_DEFINED
 from federated_health.report.page import Caution, Page, Picture, Table, render
 from federated_health.studies.audit.audit_page import (
@@ -90,7 +90,7 @@ def test_every_attack_and_hospital_has_a_row() -> None:
 
 def test_the_page_states_the_guarantee_its_limits_and_the_version() -> None:
     html = render(page())
-    assert PROMISE in html
+    assert GUARANTEE in html
     assert "1 % is 0 patients" in html
     assert __version__ in html[html.index("<footer>") :]
 

@@ -44,7 +44,7 @@ def study() -> Study:
 
 def test_the_summary_counts_verdicts_and_names_the_label() -> None:
     page = usual_page()
-    assert page.title == "Is joining worth it? heart-disease"
+    assert page.title == "Benefit of joining: heart-disease"
     assert page.lead.startswith(list_verdicts(Verdict))
     assert "104 patients" in page.lead
     assert HEART_DISEASE.label.meaning in page.lead

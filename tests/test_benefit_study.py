@@ -196,7 +196,7 @@ def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -
         "few": "cannot be said",
     }
     assert written["study"]["strategies"] == ["fedavg"]
-    assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
+    assert "Benefit of joining" in (tmp_path / "report.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
 
 
@@ -208,7 +208,7 @@ def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_
     run(made_up, tmp_path)
     (tmp_path / JOURNAL).unlink()
     run(made_up, tmp_path)
-    assert "Is joining worth it?" in (tmp_path / "report.html").read_text()
+    assert "Benefit of joining" in (tmp_path / "report.html").read_text()
 
 
 def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_an_invalid_hospital_name_is_rejected(name: str, run_script: RunScript, 
 def test_a_client_needs_either_a_number_or_a_file_with_a_name(flags: list[object], run_script: RunScript) -> None:
     result = run_script("client.py", *flags)
     assert result.code == 2
-    assert "expected either --hospital N, or --data PATH and --name NAME" in result.error
+    assert "expected --hospital N, or --data FILE" in result.error
 
 
 def test_a_client_gives_up_after_the_wait(run_script: RunScript, hospitals_folder: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_unfit_hospital_tells_the_server_the_reason_without_values(
     assert_one_line(result, "mine.csv: column age, row 7", "expected a number from 0 to 120", "got text")
     assert (result.code, result.output) == (1, "")
     (line,) = lines
-    assert line.startswith("refused mine: ")
+    assert line.startswith("rejected mine: ")
     assert "its column age" in line
     assert "a number from 0 to 120" in line
     assert "sixty" not in line
@@ -142,7 +142,7 @@ def test_the_reason_for_an_unreadable_file_is_sent_without_its_path(run_script: 
             run_script("client.py", "--data", "secret-path.csv", "--name", "mine", "--server", address), "secret"
         )
     (line,) = lines
-    assert line.startswith("refused mine: ")
+    assert line.startswith("rejected mine: ")
     assert "secret" not in line
 
 

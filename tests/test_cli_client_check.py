@@ -44,7 +44,7 @@ def test_a_check_shows_rows_missing_values_and_the_verdict(run_script: RunScript
         ["2", "2"],
         ["0", "0"],
     ]
-    _, _, findings = result.output.partition("This hospital may join.\n")
+    _, _, findings = result.output.partition("this hospital can join.\n")
     assert ["one class of disease is rare" in findings, "chol is missing in every row" in findings] == [True, True]
 
 
@@ -52,7 +52,7 @@ def test_a_check_of_a_file_needs_no_name(run_script: RunScript, unused_address: 
     data = hospitals_folder / "client_1.csv"
     result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
     assert result.succeeded
-    assert result.output.rstrip().endswith("This hospital may join.")
+    assert result.output.rstrip().endswith("this hospital can join.")
     named = run_script("client.py", "--data", data, "--name", "mine", "--check", "--server", unused_address)
     assert named == result
 
@@ -68,7 +68,7 @@ def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
     assert "sixty" not in result.output
     assert rows_of(result.output)["age"] == ["0", "0", "3"]
     assert rows_of(result.output)["chol"] == ["1", "<1", "1"]
-    _, _, findings = result.output.partition("This hospital may not join: its column age ")
+    _, _, findings = result.output.partition("Data check failed: its column age ")
     assert "a number from 0 to 120 (years), or empty" in findings
     assert "rows 7, 8, 9" in findings
 
@@ -76,7 +76,7 @@ def test_a_check_of_an_invalid_file_shows_the_page_and_fails(
 def test_a_check_of_too_few_patients_fails(run_script: RunScript, unused_address: str, patients: pd.DataFrame) -> None:
     result = run_script("client.py", "--data", write_csv(patients.head(7)), "--check", "--server", unused_address)
     assert_one_line(result, "mine.csv: ", "7", "at least 8", "different patients")
-    assert "This hospital may not join: it has fewer than 8" in result.output
+    assert "Data check failed: it has fewer than 8" in result.output
 
 
 def test_a_check_of_an_unreadable_table_shows_no_page(
@@ -128,4 +128,4 @@ def test_a_manifest_without_a_known_task_is_rejected(run_script: RunScript, task
 def test_a_check_needs_a_number_or_a_file(flags: list[object], run_script: RunScript) -> None:
     result = run_script("client.py", "--check", *flags)
     assert result.code == 2
-    assert "expected either --hospital N, or --data PATH and --name NAME" in result.error
+    assert "expected --hospital N, or --data FILE" in result.error

@@ -26,7 +26,7 @@ def test_a_server_does_not_start_with_a_malformed_revocation_list(run_script: Ru
 def test_a_port_in_use_is_rejected(run_script: RunScript) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert_one_line(run_script("server.py", "--address", address), address, "cannot be listened on")
+        assert_one_line(run_script("server.py", "--address", address), address, "cannot open this port")
 
 
 def test_a_finished_run_is_not_overwritten(run_script: RunScript) -> None:

@@ -26,7 +26,7 @@ WARNINGS = {
     "one class": r"(\w+) is ([01]) in every row: the AUC is undefined",
     "repeats": r"(\d+) rows? .* equal to .* in every column",
     "missing": r"(\w+) is missing in every row",
-    "constant": r"(\w+) is the same in every row",
+    "constant": r"(\w+) has one value in all rows",
     "zeros": r"(\w+) is 0 in (\d+) rows?\b",
     "unit": r"(\w+) looks like (.+); the task's unit is (.+)",
     "below": r"the median of (\w+) is below .*\((.+)\)",
@@ -136,7 +136,7 @@ def test_title_and_table_hold_rows_labels_counts_and_percentages(tmp_path: Path,
 
     assert all(words in quality.title for words in (f"{tmp_path}/patients.csv", "heart-disease", "303 patients"))
     assert labels_of(quality) == {1: 139, 0: 164}
-    assert "may not join" in quality.verdict
+    assert "check failed" in quality.verdict
     table = quality.table()
     assert list(table) == [*HEART_DISEASE.column_names, "disease"]
     assert table["chol"] == {"missing": 101, "missing %": "33", "recorded as 0": 50, "invalid": 1}
@@ -497,7 +497,7 @@ def test_eight_different_patients_are_needed(tmp_path: Path, patients: pd.DataFr
 
     quality = check(table, tmp_path)
 
-    assert ("may join" in quality.verdict) is may_join
+    assert ("can join" in quality.verdict) is may_join
     if may_join:
         quality.raise_obstacle()
         return
@@ -587,7 +587,7 @@ def test_no_invalid_cell_is_quoted(tmp_path: Path, patients: pd.DataFrame, colum
 
     for part in ("Brz", "84713", "90625"):
         assert part not in text_of(quality)
-    assert ("may join" in quality.verdict) is (column == "note")
+    assert ("can join" in quality.verdict) is (column == "note")
     assert (f"its column {column} " in quality.verdict) is (column != "note")
 
 

@@ -182,7 +182,7 @@ def test_hospitals_too_small_to_join_are_not_waited_for(uci: Source, settings: S
 
     transport = wrap_engine(Simulation(40))
     transport.check(replace(settings, data=str(tmp_path), hospitals=fit))
-    with pytest.raises(SettingsError, match=f"{40 - fit} .*8 patients.* hospitals={fit}$"):
+    with pytest.raises(SettingsError, match=f"{40 - fit} .*8 rows.* hospitals={fit}$"):
         transport.check(replace(settings, data=str(tmp_path), hospitals=40))
 
 

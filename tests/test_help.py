@@ -6,10 +6,12 @@ argparse has no public access to the flags and groups of a parser, so these test
 import argparse
 import re
 import shlex
+from dataclasses import fields
 
 import pytest
 
 from federated_health.cli import parsing
+from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings
 from tests.support.parsers import COMMAND, SCRIPTS, all_parsers
 
@@ -55,13 +57,15 @@ def test_every_flag_has_a_help_text_and_a_default(name: str) -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_the_help_text_shows_the_default_of_the_parser(name: str) -> None:
     project = Settings().to_config()
+    in_words = {flag_of(setting): setting.metadata["shown"] for setting in fields(Settings)}
     for action in flags_of(PARSERS[name]):
         shown = re.search(r"default: ([^;)]*)\)", (action.help or "") % {"default": action.default})
         if action.default is argparse.SUPPRESS:
-            value = project[action.option_strings[0].removeprefix("--")]
+            flag = action.option_strings[0].removeprefix("--")
+            value = project[flag]
             assert shown is not None
             expected = ("no", "yes")[value] if isinstance(value, bool) else "none" if value == "" else str(value)
-            assert shown[1] == expected
+            assert shown[1] == (in_words[flag] or expected)
         elif action.default not in (None, False, True, [], (1.0, 2.0, 4.0, 8.0)):
             assert shown is not None, action.dest
             assert shown[1].removesuffix(" here").endswith(str(action.default)), action.dest

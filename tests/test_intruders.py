@@ -73,7 +73,7 @@ class Site:
         return host, int(port)
 
     def refusals(self) -> list[str]:
-        return [line for line in self.announcements if line.startswith(("refused", "disconnected"))]
+        return [line for line in self.announcements if line.startswith(("rejected", "disconnected"))]
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_certificate_of_another_party_is_refused_and_announced_once_with_its_a
         code, details = knock(site, name, pair=pair, chain=chain)
         assert code == grpc.StatusCode.PERMISSION_DENIED
         assert words in details
-    assert site.refusals() == [f"refused {name or 'a stranger'}: {details} (from 127.0.0.1)"]
+    assert site.refusals() == [f"rejected {name or 'an unknown peer'}: {details} (from 127.0.0.1)"]
 
 
 def test_a_second_connection_under_a_connected_name_is_refused_despite_the_right_certificate(
@@ -282,7 +282,7 @@ def test_a_second_connection_under_a_connected_name_is_refused_despite_the_right
 def test_a_report_in_another_hospital_s_name_is_refused(site: Site) -> None:
     report_unfit("a", site.address, AGREEMENT, "its CSV is gone", UNWRITTEN, tls=site.federation.hospitals["b"])
     (refusal,) = site.refusals()
-    assert refusal.startswith("refused a: ")
+    assert refusal.startswith("rejected a: ")
     assert "is for hospital b" in refusal
 
 

@@ -309,7 +309,7 @@ def test_scores_of_more_rows_than_a_hospital_registered_do_not_move_the_threshol
     figures = run.run()
     assert run.threshold == CHOSEN
     (reason,) = run.problems.rejected["c"]
-    assert "cells hold more than the training rows" in reason
+    assert "score groups hold more than the training rows" in reason
     assert list(figures["hospitals"]) == ["a", "b", "c"]
 
 

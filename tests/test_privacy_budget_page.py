@@ -10,7 +10,7 @@ import pytest
 
 from federated_health.cli import console
 from federated_health.errors import PrivacyError
-from federated_health.ml.privacy_plan import ACCOUNTANT, PROMISE, PrivacyPlan
+from federated_health.ml.privacy_plan import ACCOUNTANT, GUARANTEE, PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 from federated_health.privacy.budget_page import BudgetPage, read_page
 from federated_health.privacy.spending import RoundSpend, write_line
@@ -40,7 +40,7 @@ def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
     assert str(path) in page.title
     period, promise, spent, accountant, *_ = page.lines()
     assert "2026-11-20 05:00:00 to 2026-11-22 05:00:00 UTC" in period
-    assert PROMISE in promise
+    assert GUARANTEE in promise
     assert f"epsilon {total:.4g} at delta 1e-06, in 3 rounds of 2 runs" in spent
     assert ACCOUNTANT in accountant
     assert page.tables() == {

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord
 
 from federated_health.messages.content import read_privacy_plan
 from federated_health.messages.records import MalformedMessageError
-from federated_health.ml.privacy_plan import PROMISE, PrivacyPlan
+from federated_health.ml.privacy_plan import GUARANTEE, PrivacyPlan
 from federated_health.privacy.accounting import calibrate
 
 PLAN = PrivacyPlan(
@@ -148,7 +148,7 @@ def test_the_entry_of_metrics_json() -> None:
         "steps": 4,
         "noise_multiplier": 0,
         "rounds": 8,
-        "promise": PROMISE,
+        "promise": GUARANTEE,
         "accountant": "",
         "neighbours": "add or remove one training row",
     }

@@ -15,7 +15,7 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.tasks import HEART_DISEASE
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts, Verdict
-from federated_health.ml.privacy_plan import PROMISE
+from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.report import page as page_module
 from federated_health.report import run_charts, run_page, sections
 from federated_health.report.formatting import MAX_ROWS, list_verdicts
@@ -46,7 +46,7 @@ DASH = "\N{EN DASH}"
 
 ALL_SECTIONS = [
     "Participants",
-    "Was joining worth it?",
+    "Benefit of joining",
     "How good the model is",
     "Learning curves",
     "ROC curves",
@@ -128,7 +128,7 @@ def test_problems_are_listed_and_beyond_a_limit_counted() -> None:
 
 
 def test_cards_show_verdict_tone_and_figures() -> None:
-    (cards,) = blocks(section(usual_page(), "Was joining worth it?"), Cards)
+    (cards,) = blocks(section(usual_page(), "Benefit of joining"), Cards)
     assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
         ("a", "gains", "good"),
         ("b", "loses", "bad"),
@@ -144,7 +144,7 @@ def test_cards_show_verdict_tone_and_figures() -> None:
 
 
 def test_a_hospital_without_an_interval_keeps_its_row_in_pictures() -> None:
-    (alt,) = alts(usual_page(), "Was joining worth it?")
+    (alt,) = alts(usual_page(), "Benefit of joining")
     assert alt.endswith(f"; c {DASH}.")
     (picture,) = blocks(section(usual_page(), "How good the model is"), Picture)
     assert "not defined" in "".join(re.findall(r">([^<]*)<", picture.svg))
@@ -152,7 +152,7 @@ def test_a_hospital_without_an_interval_keeps_its_row_in_pictures() -> None:
 
 def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
     page = page_of({"a": Replies(final=evaluation(tp=10, fn=0, tn=5, fp=5))})
-    (cards,) = blocks(section(page, "Was joining worth it?"), Cards)
+    (cards,) = blocks(section(page, "Benefit of joining"), Cards)
     assert "Fewer than" not in cards.items[0].text
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert "Fewer than" not in table.note
@@ -233,13 +233,13 @@ def test_settings_versions_and_hashes_are_shown_without_operational_settings() -
 def test_a_run_without_benefits_has_no_verdicts() -> None:
     hospitals = {name: replace(replies, benefit=None) for name, replies in three().items()}
     page = page_of(hospitals, appraisal=False)
-    absent = {"Was joining worth it?", "Which columns matter most"}
+    absent = {"Benefit of joining", "Which columns matter most"}
     assert titles(page) == [title for title in ALL_SECTIONS if title not in absent]
     assert "not known" in blocks(section(page, "Participants"), str)[0]
     assert len(alts(page, "Data of each hospital")) == 1  # no table of missing values
     (bullets,) = blocks(section(page, "What each hospital sent"), list)
     assert not any("benefit of joining" in item for item in bullets)
-    assert "Was joining worth it" not in page.lead
+    assert "Benefit of joining" not in page.lead
 
 
 def test_a_private_run_states_its_guarantee_and_why_the_benefit_is_not_known() -> None:
@@ -249,7 +249,7 @@ def test_a_private_run_states_its_guarantee_and_why_the_benefit_is_not_known() -
     assert "not known: differential privacy" in text
     (promise,) = blocks(section(page, "Differential privacy"), str)
     assert "(8, 1e-05)-differential privacy" in promise
-    assert PROMISE in promise
+    assert GUARANTEE in promise
     (bullets,) = blocks(section(page, "Differential privacy"), list)
     assert bullets[0].startswith("1 step per round")
     assert "probability 0.5" in bullets[0]
@@ -324,7 +324,7 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert rows(table)["a"][4] == rows(table)["federation"][4] == rows(table)["hospital mean"][4] == DASH
     assert not {"ROC curves", "Calibration"} & set(titles(page))
-    assert not blocks(section(page, "Was joining worth it?"), Picture)  # there is no interval to draw
+    assert not blocks(section(page, "Benefit of joining"), Picture)  # there is no interval to draw
     assert render(page)
 
 
@@ -340,7 +340,7 @@ def test_a_page_of_1000_hospitals_shows_the_first_of_them_and_stays_small() -> N
         assert "960 more" in table.note
         assert len([row for row in table.rows if row[0].startswith("hospital-")]) == 40
     assert rows(table)["federation"][0] == "0.750"
-    joining = section(page, "Was joining worth it?")
+    joining = section(page, "Benefit of joining")
     assert len(blocks(joining, Cards)[0].items) == 40
     assert any("960 more hospitals" in text for text in blocks(joining, str))
     assert "989 more hospitals" in blocks(section(page, "ROC curves"), str)[0]

@@ -129,7 +129,7 @@ def test_a_hospital_restarted_after_a_power_cut_waits_until_the_server_notices()
         assert answer_of(grid.send_and_receive([question("a", 4)], timeout=5)[0]) == ("a", 4)
         first, refusal, *changes = announcements
         assert (first, *changes) == ("a joined", "a left", "a joined")
-        assert refusal.startswith("refused a: ")
+        assert refusal.startswith("rejected a: ")
         taken, joined = restarted.announcements
         assert "connected already; trying again for 11 s" in taken  # twice the keepalive and 10 s
         assert joined.startswith("joined")
@@ -199,7 +199,7 @@ def test_a_refusal_is_announced_again_after_the_hospital_has_joined() -> None:
         wait_until(lambda: announcements[-1] == "a left")
         report_unfit("a", address, AGREEMENT, "no", UNWRITTEN)
         assert announcements[-1] == announcements[0]
-        assert announcements[0].startswith("refused a: ")
+        assert announcements[0].startswith("rejected a: ")
 
 
 def test_a_silent_server_is_announced_before_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -515,7 +515,7 @@ def test_the_number_of_connected_hospitals_is_limited(monkeypatch: pytest.Monkey
         with RawHospital("c", address) as third:
             assert third.end() is grpc.StatusCode.UNAVAILABLE  # after which a hospital tries again
         (refusal,) = announcements[2:]
-        assert refusal.startswith("refused c: 2 hospitals")
+        assert refusal.startswith("rejected c: 2 hospitals")
     assert [hospital.end() for hospital in first] == [None, None]
 
 
@@ -526,7 +526,7 @@ def test_a_limited_number_of_refusals_is_announced_and_each_once(monkeypatch: py
         for name in ("a", "b", "a", "b", "c", "d", "e", "a"):
             with RawHospital(name, address, unfit="no") as raw:
                 assert raw.end() is grpc.StatusCode.FAILED_PRECONDITION
-        assert [line.split(":")[0] for line in announcements] == ["refused a", "refused b", "refused c"]
+        assert [line.split(":")[0] for line in announcements] == ["rejected a", "rejected b", "rejected c"]
 
 
 def test_large_replies_of_several_hospitals_at_once_arrive_unchanged() -> None:

@@ -225,7 +225,7 @@ def test_a_hospital_with_another_agreement_is_refused_with_the_difference_at_bot
         difference = find_difference({**AGREEMENT, term: "other"}, AGREEMENT)
         assert isinstance(error, JoinError)
         assert str(error) == f"{address}: {difference}"
-        assert announcements == [f"refused a: {difference} (from 127.0.0.1)"]
+        assert announcements == [f"rejected a: {difference} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 
@@ -249,7 +249,7 @@ def test_a_second_hospital_under_a_connected_name_is_refused_and_the_first_stays
         assert "a is connected already" in str(error)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
     assert first.end() is None
-    assert announcements[1].startswith("refused a: ")
+    assert announcements[1].startswith("rejected a: ")
 
 
 @pytest.mark.parametrize("name", ["", "federation", "Upper", "with space", "a" * 64, "[red]a[/red]", "-a"])
@@ -440,7 +440,7 @@ def test_only_the_transport_and_superlink_import_flowers_internals() -> None:
 
 report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds a value that is not a number from 0 to 120 (years), or empty"
-REFUSAL = f"refused a: its data check failed: {REASON} (from 127.0.0.1)"
+REFUSAL = f"rejected a: its data check failed: {REASON} (from 127.0.0.1)"
 
 
 def test_a_report_ends_only_after_the_server_has_refused_the_hospital(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +483,7 @@ def test_a_report_under_a_connected_name_does_not_affect_the_connected_hospital(
         report_unfit("a", address, AGREEMENT, REASON)
         assert answer_of(grid.send_and_receive([question("a", 3)], timeout=5)[0]) == ("a", 3)
         assert announcements[0] == "a joined"
-        assert announcements[1:] == ["refused a: a hospital called a is connected already (from 127.0.0.1)"]
+        assert announcements[1:] == ["rejected a: a hospital called a is connected already (from 127.0.0.1)"]
     assert hospital.end() is None
 
 
@@ -570,7 +570,7 @@ def test_a_reported_reason_is_announced_as_a_short_line(reason: str, shown: str)
         code, details = refusal_of(address, unfit=reason)
         assert code == StatusCode.FAILED_PRECONDITION
         assert details.partition("failed:")[2].strip() == shown
-        assert announcements == [f"refused a: {details} (from 127.0.0.1)"]
+        assert announcements == [f"rejected a: {details} (from 127.0.0.1)"]
         assert grid.get_node_ids() == []
 
 

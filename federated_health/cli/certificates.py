@@ -40,14 +40,14 @@ def make_parser() -> parsing.CommandParser:
     add = partial(parsing.add_subcommand, subcommands)
 
     examples = '--authority authority --name "Heart federation"', "--authority authority --days 1825"
-    init = add("init", _init, "create a federation's authority", examples)
+    init = add("init", _init, "creates a federation's authority", examples)
     _add_authority(init, "folder to create for the authority")
     help_text = "name of the authority (default: %(default)s)"
     init.add_argument("--name", default="Federated Health", metavar="NAME", help=help_text)
     _add_days(init, issuing.AUTHORITY_DAYS)
 
     examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
-    help_text = "at a hospital or the server: make a key and a request for a certificate"
+    help_text = "at a hospital or the server: makes a key and a request for a certificate"
     request = add("request", _request, help_text, examples)
     request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder for the key, which stays there")
     party = request.add_mutually_exclusive_group(required=True)
@@ -59,30 +59,30 @@ def make_parser() -> parsing.CommandParser:
     help_text = "with --server: host name or IP address where hospitals reach it; may be repeated"
     help_text += " (default: loopback, which is always included)"
     request.add_argument("--host", action="append", default=[], metavar="HOST", help=help_text)
-    request.add_argument("--force", action="store_true", help="replace an existing key (default: refuse)")
+    request.add_argument("--force", action="store_true", help="replace an existing key (default: stop with an error)")
 
     examples = (
         "cleveland-tls/request.pem --authority authority",
         "request.pem --authority authority --out answer.pem --days 90",
     )
-    sign = add("sign", _sign, "at the authority: sign a request, which makes a certificate", examples)
+    sign = add("sign", _sign, "at the authority: signs a request, which makes a certificate", examples)
     sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
     _add_authority(sign, "the authority's folder")
     help_text = "also write the certificate to this file (default: only to the authority's folder)"
     sign.add_argument("--out", type=Path, metavar="FILE", help=help_text)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
-    help_text = "at the authority: revoke all certificates of a hospital or the server"
+    help_text = "at the authority: revokes all certificates of a hospital or the server"
     revoke = add("revoke", _revoke, help_text, ["cleveland --authority authority"])
     revoke.add_argument("name", metavar="NAME", help="name of the hospital or the server, as show prints it")
     _add_authority(revoke, "the authority's folder")
 
-    help_text = "make a new request for the same key and name; for a new key: revoke, request --force"
+    help_text = "makes a new request for the same key and name; for a new key: revoke, request --force, sign"
     renew = add("renew", _renew, help_text, ["--tls cleveland-tls"])
     renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
 
     examples = "cleveland-tls", "cleveland-tls/request.pem"
-    show = add("show", _show, "show whose a certificate is, its validity and its key", examples)
+    show = add("show", _show, "shows whose a certificate is, its validity and its key", examples)
     show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
     return parser
 
@@ -134,8 +134,8 @@ def _sign(flags: argparse.Namespace) -> None:
         *_describe_certificate(issued.certificate),
         f"authority    {certificates.fingerprint(certificates.public_key_of(signer.certificate))}",
         "Compare both fingerprints with the other side, by phone, before you send.",
-        f"Send {flags.out or issued.path}, which is no secret: it is saved there as {identity.CERTIFICATE}, "
-        f"beside {identity.KEY}.",
+        f"Send {flags.out or issued.path} to its owner (not secret), who saves it as {identity.CERTIFICATE} "
+        f"in the folder of {identity.KEY}.",
     ]
     print_lines(f"signed {issued.party}", lines)
     if signer.certificate.not_valid_after_utc <= issued.certificate.not_valid_after_utc:

@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = f"take {DEFAULT_DATA}/client_N.csv, which create_dataset.py wrote"
     help_text += " (from 1; default: none; then give --data)"
     own.add_argument("--hospital", type=parsing.whole, metavar="N", help=help_text)
-    help_text = "this hospital's own CSV; needs --name or --tls (default: none)"
+    help_text = "this hospital's own CSV; needs --name or --tls, except with --check (default: none)"
     own.add_argument("--data", type=Path, metavar="FILE", help=help_text)
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
     help_text += " (default: with --hospital the name in the manifest, with --tls the name in the certificate)"
@@ -80,15 +80,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = (
-        "folder for a log and, at the end, the final model and this hospital's report (default: save none of them)"
-    )
+    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
+    help_text += "report (default: save none of them)"
     results.add_argument("--out", type=Path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
 
     inspection = parser.add_argument_group("inspect and exit")
-    help_text = "show what is in the CSV and whether the hospital may join; nothing is sent (default: no)"
+    help_text = "show what is in the CSV and whether the hospital can join; nothing is sent (default: no)"
     inspection.add_argument("--check", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
     help_text = "show what was sent, from the egress ledger beside the CSV: egress-NAME.jsonl (default: none)"
@@ -179,7 +178,7 @@ def _print_page(page: Any) -> None:
 
 
 def _check(hospital: OwnHospital) -> None:
-    """Show what is in a hospital's CSV; DataError if the hospital may not join."""
+    """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
     check = check_data(hospital.data, hospital.task)
     print_figures(check.title, check.table())
     print_lines(check.verdict, check.findings())

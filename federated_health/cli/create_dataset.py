@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     source.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop and count rows of a file that break a rule of the task (default: refuse such a file)",
+        help="drop and count rows of a file that break a rule of the task (default: stop with an error)",
     )
     division = parser.add_argument_group("partition")
     division.add_argument(
@@ -85,7 +85,9 @@ def parse() -> argparse.Namespace:
     )
     output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}: patients per hospital (default: no)")
     output.add_argument(
-        "--force", action="store_true", help="overwrite files of another origin and changed files (default: refuse)"
+        "--force",
+        action="store_true",
+        help="overwrite files of another origin and changed files (default: stop with an error)",
     )
     flags = parser.parse_args()
     if flags.source in ("uci", GENERATED) and flags.drop_invalid:
@@ -138,5 +140,5 @@ def main() -> None:
     print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
     if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
         have = "hospital has" if small == 1 else "hospitals have"
-        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} patients and may not join", [])
+        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} rows and cannot join", [])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

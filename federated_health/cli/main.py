@@ -7,22 +7,22 @@ from federated_health import __version__
 from federated_health.cli import parsing
 
 SUBCOMMANDS = {
-    "server": ("server:main", "run the server: gather hospitals, average their weights, save one model"),
-    "client": ("client:main", "run one hospital: train on its own CSV, send weights, sums and counts"),
-    "create-dataset": ("create_dataset:main", "turn a data set into one CSV per hospital"),
-    "predict": ("predict:main", "score patients with a saved model"),
-    "demo": ("demo:main", "run a server and its hospitals on this machine"),
+    "server": ("server:main", "runs the server: gathers hospitals, averages their weights, saves one model"),
+    "client": ("client:main", "runs one hospital: trains on its own CSV, sends weights, sums and counts"),
+    "create-dataset": ("create_dataset:main", "turns a data set into one CSV per hospital"),
+    "predict": ("predict:main", "scores patients with a saved model"),
+    "demo": ("demo:main", "runs a server and its hospitals on this machine"),
     "evidence": (
         "studies:evidence",
-        "measure the benefit of joining by cross-validation",
+        "measures the benefit of joining by cross-validation",
     ),
-    "audit": ("studies:audit", "attack models and updates, with and without protection"),
-    "certificates": ("certificates:main", "make the keys and certificates for mutual TLS"),
+    "audit": ("studies:audit", "attacks models and updates, with and without protection"),
+    "certificates": ("certificates:main", "makes the keys and certificates for mutual TLS"),
     "superlink": (
         "deployment.superlink:main",
-        "start Flower's SuperLink, a server for many runs, with this project's certificates",
+        "starts Flower's SuperLink, a server for many runs, with this project's certificates",
     ),
-    "supernode": ("deployment.supernode:main", "start Flower's SuperNode for one hospital"),
+    "supernode": ("deployment.supernode:main", "starts Flower's SuperNode for one hospital"),
 }
 """Subcommand -> the function that carries it out, and its help text."""
 

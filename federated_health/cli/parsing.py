@@ -111,7 +111,8 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_
         default, rules = setting.default, setting.metadata
         title = rules["group"]
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        shown = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
+        value = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
+        shown = rules["shown"] or value
         listed = f"one of {', '.join(rules['choices'])}" if rules["choices"] and rules["unit"] else rules["range"]
         text = f"{rules['help']} ({'; '.join(part for part in (listed, f'default: {shown}') if part)})"
         keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}

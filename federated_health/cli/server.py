@@ -175,7 +175,7 @@ def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
     federation = dict(figures["federation"] or {})
     mean = federation.pop("mean_roc_auc", None)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training rows"
+    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     note = f"Predicted positive: a risk of at least {threshold}{chosen}."
     note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
     console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
@@ -188,7 +188,7 @@ def print_benefit(joining: Mapping[str, Any]) -> None:
             "own": benefit["own_roc_auc"],
             "federated": benefit["roc_auc"]["value"],
             "difference": console.difference(benefit["difference"]),
-            "joining": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
+            "verdict": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
         }
         for name, benefit in joining.items()
     }

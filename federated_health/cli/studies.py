@@ -55,7 +55,7 @@ def evidence() -> None:
     study = parser.add_argument_group("the study")
     help_text = "folder for the results; an interrupted study in it is resumed"
     _add_folders(study, out=Path("runs/evidence"), out_help=help_text)
-    help_text = "replace another study, or a run, in --out (default: refuse)"
+    help_text = "replace another study, or a run, in --out (default: stop with an error)"
     study.add_argument("--force", action="store_true", help=help_text)
     _add_count(study, "--jobs", f"number of parallel processes; results do not depend on it {PER_CORE}", os.cpu_count())
     help_text = "parts of each hospital's rows, each held out once (at least 2; default: %(default)s)"
@@ -76,7 +76,7 @@ def evidence() -> None:
     )
     parsing.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
     flags = parser.parse_args()
-    _print_evidence(_run(benefit_study.run, flags, "model"))
+    _print_evidence(_run(benefit_study.run, flags, "models"))
     say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
 
 
@@ -85,7 +85,7 @@ def audit() -> None:
     parser = parsing.CommandParser(AUDIT_DESCRIPTION, examples=AUDIT_EXAMPLES)
     group = parser.add_argument_group("the audit")
     _add_folders(group, out=Path("runs/audit"), out_help="folder for the results")
-    help_text = "replace the report of a run in --out (default: refuse)"
+    help_text = "replace the report of a run in --out (default: stop with an error)"
     group.add_argument("--force", action="store_true", help=help_text)
     _add_count(group, "--jobs", f"number of parallel processes {PER_CORE}", os.cpu_count())
     help_text = "shadow runs per privacy setting, each on a random half of the rows; each is attacked with the others"
@@ -100,11 +100,12 @@ def audit() -> None:
         type=parsing.numbers,
         default=(1.0, 2.0, 4.0, 8.0),
         metavar="A,B,...",
-        help="epsilons of the private runs to attack, besides plain and encrypted runs (default: 1,2,4,8)",
+        help="epsilons of the runs with differential privacy, attacked besides plain and encrypted runs "
+        "(default: 1,2,4,8)",
     )
     parsing.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
-    _print_audit(_run(audit_study.run, flags, "federation")["privacies"])
+    _print_audit(_run(audit_study.run, flags, "runs")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
 
 
@@ -160,7 +161,7 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
         name: {
             "patients": entry.get("patients", ""),
             "federated - own": difference(entry["differences"]["federated_minus_own"]),
-            "joining": verdict_text(entry.get("verdict", "")) + (" *" if entry.get("small") else ""),
+            "verdict": verdict_text(entry.get("verdict", "")) + (" *" if entry.get("small") else ""),
         }
         for name, entry in rows.items()
     }

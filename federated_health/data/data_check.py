@@ -1,6 +1,6 @@
-"""Checks one hospital's CSV: what it holds, whether the hospital may join, and what its data team should review.
+"""Checks one hospital's CSV: what it holds, whether the hospital can join, and what its data team should review.
 
-The result stays at the hospital. The server learns only whether the hospital may join and, if not, the reason, which
+The result stays at the hospital. The server learns only whether the hospital can join and, if not, the reason, which
 holds no value.
 """
 
@@ -19,11 +19,11 @@ from federated_health.errors import DataError
 
 MIN_PATIENTS = 8
 """Smallest number of different patients: 5 or more are then training rows, below which no sum over them may be sent,
-and 1 of each class that has 2 or more is a test row."""
+and 1 of each class that has 2 or more is held out."""
 
 FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
-"""Below these numbers a warning says that the hospital's own figures are too noisy: of 20 patients, 5 are test rows."""
+"""Below these numbers a warning says that the hospital's own figures are too noisy: of 20 patients, 5 are held out."""
 
 MAX_LISTED_ROWS = 5
 """Largest number of invalid rows that are listed per column."""
@@ -38,7 +38,7 @@ class DataCheck:
 
     Attributes:
         cells: cells of the task's columns and the label.
-        obstacle: why the hospital may not join; None if it may. Its `reason` is sent to the server.
+        obstacle: why the hospital cannot join; None if it can. Its `reason` is sent to the server.
         warnings: what the data team should review, without values.
     """
 
@@ -64,8 +64,10 @@ class DataCheck:
 
     @property
     def verdict(self) -> str:
-        """Whether the hospital may join."""
-        return f"This hospital may {f'not join: {self.obstacle.reason}' if self.obstacle else 'join'}."
+        """Whether the hospital can join."""
+        if self.obstacle is not None:
+            return f"Data check failed: {self.obstacle.reason}."
+        return "Data check passed: this hospital can join."
 
     def raise_obstacle(self) -> None:
         """Raise the obstacle, if there is one."""
@@ -155,7 +157,7 @@ def _warn_about_columns(task: Task, cells: CheckedCells) -> Iterator[str]:
         if numbers.isna().all() and not cells.is_text[column.name].any():
             yield f"{column.name} is missing in every row"
         elif len(valid) > 1 and valid.nunique() == 1:
-            yield f"{column.name} is the same in every row that has it"
+            yield f"{column.name} has one value in all rows where it is not missing"
         if isinstance(column, Measurement):
             yield from _warn_about_measurement(column, numbers.dropna())
 

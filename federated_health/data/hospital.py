@@ -1,4 +1,4 @@
-"""One hospital's patients, read from its CSV, checked, and split into training and test rows."""
+"""One hospital's patients, read from its CSV, checked, and split into training and held-out rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Hospital:
 
 @lru_cache(maxsize=1024)
 def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospital:
-    """Read, check and split a hospital's CSV; a DataError if the hospital may not join.
+    """Read, check and split a hospital's CSV; a DataError if the hospital cannot join.
 
     Repeated calls in one process return the same object.
     """

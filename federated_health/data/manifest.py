@@ -69,7 +69,7 @@ def find_own_hospital(
         data, name = find_hospital(folder, number)
         task = task or read_manifest(folder)["task"]
     elif number is not None or data is None or name is None:
-        raise SettingsError("expected either --hospital N, or --data PATH and --name NAME; see --help")
+        raise SettingsError("expected --hospital N, or --data FILE with --name NAME or --tls DIR; see --help")
     if not is_hospital_name(name):
         raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, and not {FEDERATION!r}")
     return OwnHospital(data, name, get_task(task or default_task))

@@ -1,4 +1,4 @@
-"""Splits a hospital's rows into training and test rows, or into folds, by a keyed hash of their content."""
+"""Splits a hospital's rows into training and held-out rows, or into folds, by a keyed hash of their content."""
 
 from hashlib import blake2b
 
@@ -14,7 +14,7 @@ Positions = npt.NDArray[np.intp]
 
 
 def split_rows(numbers: pd.DataFrame, label: str, seed: int) -> tuple[Positions, Positions]:
-    """Positions of training and of test rows of a hospital, each ascending.
+    """Positions of training and of held-out rows of a hospital, each ascending.
 
     A quarter of the patients of each class is held out for testing, at least one of a class with two or more. A keyed
     hash of a row's content decides which. So the order of the file changes nothing, and a new patient moves at most

@@ -1,8 +1,9 @@
 """Encrypted averaging: the server sums ciphertexts that it cannot decrypt, and only the hospitals hold the key.
 
-It protects from a server, and its operator, that follow the protocol and are curious. Hospitals make a key of the CKKS
-scheme, encrypt what they send, and decrypt the sums that the server sends back. All of them hold the same key: a
-hospital that passes it, or a ciphertext, to the server's operator reveals every hospital's updates.
+It protects from an honest-but-curious server and operator: they follow the protocol, but try to learn from what they
+see. Hospitals make a key of the CKKS scheme, encrypt what they send, and decrypt the sums that the server sends back.
+All of them hold the same key: a hospital that passes it, or a ciphertext, to the server's operator reveals every
+hospital's updates.
 
 A plain run loads nothing but this module. May import `server`, `hospital` and everything below; these two reach it
 through the functions here only.

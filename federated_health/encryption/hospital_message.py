@@ -109,7 +109,7 @@ class WeightsMessage(EncryptedMessage):
 
     Raises:
         EncryptionError: the hospital has no key or no normalisation, or the weights cannot be used.
-        BudgetError: it promises another privacy than the hospital joined with.
+        BudgetError: its privacy plan is not the one with which the hospital joined.
     """
 
     def __init__(self, message: Message, context: Context, *, is_final: bool = False) -> None:

@@ -157,7 +157,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
 
     Raises:
         MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
-        BudgetError: it promises another privacy than the hospital joined with.
+        BudgetError: its privacy plan is not the one with which the hospital joined.
         DataError, JoinError: see `hospital_of`.
     """
     record = message.content.config_records[CONFIG]
@@ -169,7 +169,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
 
 
 def register(message: Message, context: Context) -> Registration:
-    """Name, row counts, and sums for the normalisation, unless they are withheld or the run is private."""
+    """Name, row counts, and, unless withheld, sums for the normalisation; differential privacy withholds them."""
     hospital = hospital_of(message, context)
     config = message.content.config_records[CONFIG]
     plan = None

@@ -24,7 +24,7 @@ MAX_FORMS = 3
 NEVER = (
     "a patient's row or a cell of it, one patient's score, the number of a row",
     "the CSV, its hash, any path or file name",
-    "this file: it holds no value, but a guess of a small count can be checked by its hash",
+    "this file. Keep it at the hospital: its hashes can confirm a guessed small count",
 )
 """No message holds any of these (see `messages`)."""
 
@@ -104,7 +104,7 @@ class Summary:
     @property
     def title(self) -> str:
         """The page's first line."""
-        return f"What left {printable(', '.join(sorted(self.hospitals)))}, by {self.path}"
+        return f"What left {printable(', '.join(sorted(self.hospitals)))}, according to {self.path}"
 
     def lines(self) -> list[str]:
         """Times, totals and errors."""

@@ -278,7 +278,7 @@ class Evaluation:
         cells = {key: records.read_cells(metrics, key) for key in patients if key in metrics}
         for key, cells_of_class in cells.items():
             if cells_of_class.size and cells_of_class[:, 0].sum() != patients[key]:
-                raise MalformedMessageError(f"its cells of {key} do not add up to its patients of that class")
+                raise MalformedMessageError(f"its score groups of {key} do not add up to its patients of that class")
         return cls(counts=counts, roc_auc=auc, **cells)
 
 
@@ -299,5 +299,5 @@ class TrainingScores:
         metrics = records.read_metrics(content, {"positives", "negatives"})
         positives, negatives = records.read_cells(metrics, "positives"), records.read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
-            raise MalformedMessageError("its cells hold more than the training rows that it registered")
+            raise MalformedMessageError("its score groups hold more than the training rows that it registered")
         return cls(positives=positives, negatives=negatives)

@@ -115,10 +115,10 @@ def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
     """Microaggregated scores (see `metrics.microaggregate`), [cells, 3], of at least MIN_CELL_SIZE patients each."""
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
-        raise MalformedMessageError(f"its cells of {key} are not at most {MAX_CELLS} groups of 3 finite numbers")
+        raise MalformedMessageError(f"its score groups of {key} are not at most {MAX_CELLS} triples of finite numbers")
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
-        raise MalformedMessageError(f"its cells of {key} are too small or have a negative deviation")
+        raise MalformedMessageError(f"its score groups of {key} are too small or have a negative deviation")
     return cells
 
 

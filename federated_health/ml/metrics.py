@@ -31,7 +31,7 @@ MAX_LOSS = 28.0
 """Upper bound of one patient's loss, in nats: at least -log(MIN_PROBABILITY)."""
 
 SMALL_CLASS = 10
-"""Smallest class of patients whose AUC is not marked: with fewer, one patient moves it by a tenth or more."""
+"""Smallest class size at which an AUC is shown without the mark *; below it, one patient moves it by 0.1 or more."""
 
 MIN_CLASS_SIZE = 5
 """Smallest class of patients for which there is a verdict: of fewer, a bootstrap gives intervals that are too narrow.

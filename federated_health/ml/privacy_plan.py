@@ -1,4 +1,4 @@
-"""The promise of a run with differential privacy to its training patients; other runs do not load this module.
+"""The differential-privacy guarantee of a run to its training patients; other runs do not load this module.
 
 The server sends the plan with its first message; each hospital validates and remembers it.
 """
@@ -21,7 +21,7 @@ from federated_health.setting_fields import (
     MIN_RATE,
 )
 
-PROMISE = (
+GUARANTEE = (
     "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
     "is public; held-out patients are not protected by it"
 )
@@ -110,7 +110,12 @@ class PrivacyPlan:
         """The entry `privacy` of metrics.json."""
         names = ("epsilon", "delta", "clip", "sampling_rate", "steps", "noise_multiplier", "rounds")
         figures = {name: getattr(self, name) for name in names}
-        return {**figures, "promise": PROMISE, "accountant": ACCOUNTANT, "neighbours": "add or remove one training row"}
+        return {
+            **figures,
+            "promise": GUARANTEE,
+            "accountant": ACCOUNTANT,
+            "neighbours": "add or remove one training row",
+        }
 
 
 def _key(name: str) -> str:

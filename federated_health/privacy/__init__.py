@@ -1,6 +1,6 @@
 """Patient-level differential privacy at a hospital: accounting, budget, noise, and what a server may ask.
 
-A run without differential privacy loads nothing but this module. What a run promises is declared in `ml.privacy_plan`.
+A run without differential privacy loads nothing but this module. A run's guarantee is declared in `ml.privacy_plan`.
 May import `security` and everything below.
 """
 

@@ -120,7 +120,7 @@ class PrivacyBudget:
             allowed_epsilon: over all runs; None for the epsilon of the first run's plan.
 
         Raises:
-            BudgetError: delta is not below 1 / rows (publishing one row in full would satisfy such a promise); a new
+            BudgetError: delta is not below 1 / rows (publishing one row in full would satisfy such a guarantee); a new
                 run does not fit into the budget with all its rounds; or a known run has no round left.
             PrivacyError: the file cannot be read.
         """
@@ -165,7 +165,7 @@ class PrivacyBudget:
         if self._rounds_left >= needed:
             return
         if planned <= 0:
-            raise BudgetError(f"all {plan.rounds} rounds that run {plan.run} may spend have been spent")
+            raise BudgetError(f"run {plan.run} has used all its {plan.rounds} rounds, spare rounds included")
         spent, total = (self._spent.epsilon_at(delta, RoundSpend.of(plan).times(rounds)) for rounds in (0, planned))
         raise BudgetError(
             f"{self.path or 'this budget'}: epsilon {spent:.4g} of {limit:.4g} is spent (at delta {delta:g}), and the "
@@ -235,7 +235,7 @@ class PrivacyBudget:
         """
         size = os.fstat(file.fileno()).st_size
         if size < self._bytes_read:
-            raise PrivacyError(f"{self.path}: has lost lines that it held; put back the earlier file")
+            raise PrivacyError(f"{self.path}: has fewer lines than before; restore the earlier file")
         file.seek(self._bytes_read)
         lines = file.read(size - self._bytes_read).splitlines(keepends=True)
         spent, end = [], self._bytes_read
@@ -249,7 +249,7 @@ class PrivacyBudget:
                 file.seek(0)
                 line_number = file.read(end).count(b"\n") + 1
                 raise PrivacyError(
-                    f"{self.path}, line {line_number}: is not a line of a privacy account; put back the file as it "
+                    f"{self.path}, line {line_number}: is not a line of a privacy account; restore the file as it "
                     "was, since without it the privacy spent is not known"
                 ) from None
             end += len(line)

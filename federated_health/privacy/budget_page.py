@@ -1,11 +1,11 @@
-"""The page that shows a hospital's privacy account: the promise, the total, one row per run."""
+"""The page that shows a hospital's privacy account: the guarantee, the total, one row per run."""
 
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.errors import PrivacyError
-from federated_health.ml.privacy_plan import ACCOUNTANT, PROMISE
+from federated_health.ml.privacy_plan import ACCOUNTANT, GUARANTEE
 from federated_health.privacy.budget import BudgetSummary, PrivacyBudget, RunSummary
 from federated_health.report.formatting import number_of
 
@@ -20,15 +20,15 @@ class BudgetPage:
     @property
     def title(self) -> str:
         """Title of the page."""
-        return f"Privacy spent on the training rows, by {self.path}"
+        return f"Privacy spent on the training rows, according to {self.path}"
 
     def lines(self) -> list[str]:
-        """The promise, and what all runs spent together."""
+        """The guarantee, and what all runs spent together."""
         runs = self.summary.runs.values()
         first, last = min(run.first for run in runs), max(run.last for run in runs)
         return [
             f"from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC",
-            f"promised: {PROMISE}",
+            f"guarantee: per training row; {GUARANTEE}",
             f"spent by all runs: epsilon {self.summary.epsilon:.4g} at delta {self.summary.delta:g}, "
             f"in {number_of(self.summary.rounds, 'round')} of {number_of(len(runs), 'run')}",
             f"accountant: {ACCOUNTANT}",

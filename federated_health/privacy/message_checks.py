@@ -49,7 +49,7 @@ def check_plan(context: Context, plan: PrivacyPlan | None) -> None:
 
 
 def refuse_unaccounted(plan: PrivacyPlan | None, purpose: str) -> None:
-    """Refuse, with a BudgetError, a message in a private run whose answer depends on training rows."""
+    """Raise BudgetError in a run with differential privacy, for a message whose answer depends on training rows."""
     if plan is not None:
         raise BudgetError(f"{purpose}: it reads training rows, and no privacy budget accounts for it")
 

@@ -105,7 +105,7 @@ def write_report(path: Path, make: Callable[[], Page]) -> None:
     """Write a page.
 
     Raises:
-        RunError: the page could not be made, and all other results are saved; or it could not be written.
+        RunError: the page could not be made or written; all other results are saved.
     """
     try:
         text = render(make())
@@ -114,5 +114,5 @@ def write_report(path: Path, make: Callable[[], Page]) -> None:
         frames = traceback.extract_tb(error.__traceback__)
         logger.debug("".join(traceback.format_list(frames)))
         what = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        raise RunError(f"{path}: could not be made ({what}); everything else is saved") from error
+        raise RunError(f"{path}: could not be written ({what}); all other results are saved") from error
     write_text(path, text)

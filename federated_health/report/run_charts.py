@@ -21,8 +21,8 @@ from federated_health.report.run_summary import RunSummary
 Array = npt.NDArray[np.float64]
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as averages over cells of at least {MIN_CELL_SIZE} patients of one class. The "
-    "curves spread these patients evenly within their cell. A class with fewer patients is left out."
+    f"Scores leave a hospital only as averages over groups of at least {MIN_CELL_SIZE} patients of one class. The "
+    "curves spread these patients evenly within their group. A class with fewer patients is left out."
 )
 _FROM_BINS = (
     "Encrypted scores were added up over all hospitals, in bins of log-odds. The curves place patients in the middle "
@@ -61,7 +61,7 @@ def learning_curves(run: RunSummary) -> Iterator[Section]:
 
 
 def curves_of_run(run: RunSummary) -> Iterator[Section]:
-    """ROC and calibration curves of released cells; nothing if no hospital released both classes."""
+    """ROC and calibration curves of released score groups; nothing if no hospital released both classes."""
     scores = {name: _log_odds(evaluation) for name, evaluation in run.evaluations.items()}
     has_both = {name: part for name, part in scores.items() if all(map(len, part))}
     panels, more = sections.first_panels(has_both)
@@ -87,7 +87,7 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
         f"observed {', '.join(map(percent_of, curve.observed))}"
         for name, curve in calibrations.items()
     )
-    caption = f"Held-out patients, from the same {'bins' if run.encrypted else 'cells'}."
+    caption = f"Held-out patients, from the same {'bins' if run.encrypted else 'groups'}."
     alt = f"Mean predicted risk and observed share of each bin of patients. {bins}."
     yield sections.calibration_section(calibrations, caption, alt)
 
@@ -113,7 +113,7 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
 
 
 def holdings_of_run(run: RunSummary) -> Iterator[Section]:
-    """Class balance and missing cells of every hospital, as far as they were released."""
+    """Class balance and missing values of every hospital, as far as they were released."""
     task = get_task(run.config.task)
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
     if not counts:

@@ -85,7 +85,7 @@ def _lead(run: RunSummary) -> str:
         qualifier = ", with differential privacy"
     lead = f"Estimates the risk of: {get_task(run.config.task).label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
-        lead += f" Was joining worth it? {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
+        lead += f" Benefit of joining: {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
     return lead
 
 
@@ -131,7 +131,7 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
             "python -m federated_health evidence tests models on every patient, several times."
         ),
     ]
-    yield Section("Was joining worth it?", blocks)
+    yield Section("Benefit of joining", blocks)
 
 
 def _intervals(
@@ -188,9 +188,9 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
     plan = run.config.privacy
     if plan is None:
         return
-    promise = (
+    guarantee = (
         f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy for its training "
-        f"patients, over the whole run: {load_privacy_plan().PROMISE}."
+        f"patients, over the whole run: {load_privacy_plan().GUARANTEE}."
     )
     items = [
         f"{number_of(plan.steps, 'step')} per round: in each step a patient takes part with probability "
@@ -203,7 +203,7 @@ def _privacy(run: RunSummary) -> Iterator[Section]:
     ]
     items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
     exact = Caution("Figures on held-out patients are exact: differential privacy does not protect these patients.")
-    yield Section("Differential privacy", [promise, items, exact])
+    yield Section("Differential privacy", [guarantee, items, exact])
 
 
 def _sent_by_hospitals(run: RunSummary) -> Section:
@@ -233,8 +233,8 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
             "numbers of held-out patients predicted correctly and wrongly in either class, and the sums of their "
             "losses.",
             f"At the end: the same counts, its ROC-AUC, and its scores of {'' if private else 'training and of '}"
-            f"held-out patients as cells of at least {MIN_CELL_SIZE} patients of a class, each with their number, and "
-            "mean and deviation of the scores.",
+            f"held-out patients as score groups of at least {MIN_CELL_SIZE} patients of a class, each with their "
+            "number, and mean and deviation of the scores.",
         ]
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(

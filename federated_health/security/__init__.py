@@ -1,4 +1,4 @@
-"""Certificates, who is admitted, and why a connection failed.
+"""Certificates, admission of peers, and diagnosis of failed connections.
 
 A hospital or a server makes its key on its own machine, and the key stays there. A signing request travels one way and
 a certificate the other, and neither is secret. A certificate states its party's role: a hospital's is valid only for

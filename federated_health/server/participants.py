@@ -50,7 +50,7 @@ class Participants:
 
     Attributes:
         registrations: registration of every hospital that has taken part since the run began, by name.
-        privacy: differential privacy that the run promises; sent with the request to register.
+        privacy: differential-privacy guarantee of the run; sent with the request to register.
         has_begun: whether the run has begun: a hospital that reconnects must have the rows that it registered with.
     """
 
@@ -167,7 +167,7 @@ class Participants:
         absent = self._without(updates)
         self._collector.problems.absent.update(absent)
         if absent != self._absent_last_round:
-            which = f"without {', '.join(absent)}" if absent else "no hospital is absent"
+            which = f"without {', '.join(absent)}" if absent else "all hospitals are back"
             logger.warning("round %d: %s", number, which)
         self._absent_last_round = absent
 

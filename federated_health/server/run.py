@@ -72,7 +72,7 @@ class FederatedRun(ABC):
 
     @property
     def privacy(self) -> "PrivacyPlan | None":
-        """Differential privacy that the run promises its training patients; None without."""
+        """Differential-privacy guarantee to the run's training patients; None without."""
         return self.settings.privacy_plan(self.run_id)
 
     @property

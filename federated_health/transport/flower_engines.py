@@ -86,7 +86,7 @@ class SimulationTransport(EngineTransport):
         hospitals, nodes = len(manifest["hospitals"]), len(list(self.get_node_ids()))
         small = sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"])
         if nodes != hospitals or settings.hospitals > hospitals - small:
-            excluded = f", {small} of them with fewer than {MIN_PATIENTS} patients, which may not join" if small else ""
+            excluded = f", {small} of them with fewer than {MIN_PATIENTS} rows, which cannot join" if small else ""
             raise SettingsError(
                 f"{folder} holds {hospitals} hospitals{excluded}; the simulation has {nodes} nodes, and hospitals is "
                 f"{settings.hospitals}: use --federation-config num-supernodes={hospitals} "

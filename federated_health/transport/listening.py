@@ -132,4 +132,4 @@ def listen(server: grpc.aio.Server, address: str, tls: "Identity | None" = None)
         reason = OBSTACLES.get(error.errno or 0) or error.strerror or PORT_TAKEN
     except RuntimeError:  # raised by gRPC where another server was faster
         pass
-    raise AddressError(f"address {address}: cannot be listened on: {reason}")
+    raise AddressError(f"address {address}: the server cannot open this port: {reason}")

@@ -1,4 +1,4 @@
-"""The server's side of the streams: accepts or refuses hospitals, and carries messages to them.
+"""The server's side of the streams: accepts or rejects hospitals, and carries messages to them.
 
 All streams share one event loop in one thread.
 """
@@ -43,11 +43,11 @@ SETTLING_SECONDS = 0.05
 """Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 MAX_REFUSALS = 1000
-"""Largest number of different refusals announced until a hospital joins, so that a stranger cannot fill the log."""
+"""Largest number of different rejections announced until a hospital joins: unknown peers must not fill the log."""
 
 
 class _Servicer:
-    """Accepts or refuses hospitals, and reads their streams."""
+    """Accepts or rejects hospitals, and reads their streams."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class _Servicer:
         self._max_message_bytes = max_message_bytes
         self._security = security.load() if tls is not None else None
         self._admission = self._security.admission.Admission(tls, on_change) if self._security else None
-        self._announced: set[str] = set()  # refusals since a hospital last joined
+        self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
@@ -74,7 +74,7 @@ class _Servicer:
         stream = Stream(name, metadata.get("process", ""), context, self.problems, self._max_message_bytes)
         refusal = None
         if self._security and self._admission:
-            # The certificate is checked first: a stranger must learn neither the agreement nor who is connected.
+            # The certificate is checked first: an unknown peer must learn neither the agreement nor who is connected.
             certificate = self._security.certificates.peer_certificate(context.auth_context())
             role = self._security.parties.Role.HOSPITAL
             if rejection := self._admission.rejection_reason(certificate, role, name):
@@ -82,7 +82,7 @@ class _Servicer:
             stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
         if refusal := refusal or self._refuse(name, metadata):
             code, reason = refusal
-            await self._abort(context, code, reason, f"refused {printable(name, 63) or 'a stranger'}: {reason}")
+            await self._abort(context, code, reason, f"rejected {printable(name, 63) or 'an unknown peer'}: {reason}")
         node = node_id_of(name)
         previous = self.streams.get(node)
         self.streams[node] = stream
@@ -114,7 +114,7 @@ class _Servicer:
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
     ) -> None:
-        """End a call, and announce it once: a refused caller may retry every second."""
+        """End a call, and announce it once: a rejected caller may retry every second."""
         family, _, address = unquote(str(context.peer())).partition(":")
         # The port is left out, since it differs in every call.
         caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
@@ -125,7 +125,7 @@ class _Servicer:
         await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
-        """Status and reason with which a hospital is refused; None if it may join."""
+        """Status and reason with which a hospital is rejected; None if it may join."""
         if not is_hospital_name(name):
             return grpc.StatusCode.INVALID_ARGUMENT, "hospital name: expected lower-case letters, digits and hyphens"
         connected = self.streams.get(node_id_of(name))
@@ -217,7 +217,7 @@ def serve_streams(
     Args:
         address: HOST:PORT.
         agreement: what a hospital must agree to when it joins, such as task and schema, by name.
-        on_change: called in another thread with one line per hospital that joins, leaves, is refused or disconnected.
+        on_change: called in another thread with one line per hospital that joins, leaves, is rejected or disconnected.
         max_message_bytes: size limit of a hospital's message. A larger message is a problem and not a reply; one of
             more than twice the limit ends the hospital's stream.
         tls: the server's identity. Every hospital then needs a certificate of the same authority; whether it is expired

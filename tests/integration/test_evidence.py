@@ -152,7 +152,7 @@ def test_a_resumed_study_trains_the_remaining_models(stopped: Stopped, output: s
     assert len(lines) == 1 + FITS
     assert f"model {len(stopped.journal) - 1}/{FITS}" in output
     assert f"model {FITS}/{FITS}" in output
-    assert "model 0/" not in output
+    assert "models 0/" not in output
 
 
 def test_files_hold_every_figure_and_the_page_fetches_nothing(stopped: Stopped, output: str) -> None:
@@ -181,7 +181,7 @@ def test_files_hold_every_figure_and_the_page_fetches_nothing(stopped: Stopped, 
 
 
 def test_the_console_shows_tables_without_log_lines(output: str) -> None:
-    for title in ("ROC-AUC", "joining", "strategies"):
+    for title in ("ROC-AUC", "verdict", "strategies"):
         assert title in output
     assert "Traceback" not in output
     assert "INFO" not in output

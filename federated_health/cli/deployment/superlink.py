@@ -145,7 +145,7 @@ def check_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise AddressError(f"{host}:{port}: cannot be listened on ({error.strerror})") from None
+        raise AddressError(f"{host}:{port}: the SuperLink cannot open this port ({error.strerror})") from None
 
 
 def accepted_hospitals(identity: Identity, paths: Iterable[Path]) -> dict[str, x509.Certificate]:

@@ -127,7 +127,7 @@ def make_parser() -> parsing.CommandParser:
     connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
     help_text = "address of the SuperLink (default: %(default)s)"
     connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
-    help_text = "seconds to wait until the SuperLink admits this hospital, at the start and after each loss"
+    help_text = "seconds to wait until the SuperLink admits this hospital, at the start and after each lost connection"
     help_text += " (above 0, at most 10,000,000; default: %(default)s)"
     connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     add_privacy(parser)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from federated_health.ml.metrics import Interval
-from federated_health.ml.privacy_plan import PROMISE
+from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.report import formatting, sections
 from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.tradeoff import Panel, draw_tradeoff
@@ -250,7 +250,7 @@ def _method(plan: AuditPlan) -> Section:
         "Geiping et al. 2020); for a single patient, the exact solution (Phong et al. 2018).",
         "Intervals are a bootstrap over patients, given the trained models: a patient is drawn together with the "
         "figures of every run.",
-        f"Differential privacy: {PROMISE}.",
+        f"Differential privacy: {GUARANTEE}.",
         "An attack that fails does not prove that none succeeds; the guarantee of differential privacy holds for every "
         "attack.",
     ]

@@ -60,7 +60,7 @@ def benefit_page(
         **hashes,
     }
     return Page(
-        title=f"Is joining worth it? {cohort.task.name}",
+        title=f"Benefit of joining: {cohort.task.name}",
         lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
         f"{formatting.number_of(figures['all']['patients'], 'patient')}; the models estimate the risk of this: "
         f"{cohort.task.label.meaning}.",
@@ -244,7 +244,7 @@ def _decisions(scores: Scores) -> Section:
 
 
 def _holdings(cohort: Cohort) -> Section:
-    """Label balance and missing cells of every hospital."""
+    """Label balance and missing values of every hospital."""
     columns = list(cohort.task.column_names)
     labels = {name: cohort.labels(name) for name in cohort.tables}
     return sections.holdings_section(

@@ -79,7 +79,7 @@ class EvaluationProtocol:
 
     Attributes:
         folds, repeats: of stratified cross-validation. Repeat r splits the rows and trains with the settings' seed + r.
-        strategies: strategies of federated models; the first one decides whether joining is worth it.
+        strategies: strategies of federated models; the benefit of joining is that of the first one.
         tune: whether each model's number of rounds, at most the settings', is chosen by cross-validation within its
             training rows. The settings' rounds were chosen for runs of several hospitals.
     """
