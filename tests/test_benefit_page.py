@@ -53,7 +53,7 @@ def test_the_summary_counts_verdicts_and_names_the_label() -> None:
 def test_a_page_with_strategies_has_all_sections() -> None:
     page = usual_page()
     assert titles(page) == [
-        "The answer, hospital by hospital",
+        "Benefit per hospital",
         "How good the models are",
         "Strategies",
         "ROC curves",
@@ -69,7 +69,7 @@ def test_a_page_with_strategies_has_all_sections() -> None:
 
 
 def test_cards_have_the_verdicts_of_evidence_json(study: Study) -> None:
-    (cards,) = blocks(section(study.page, "The answer, hospital by hospital"), Cards)
+    (cards,) = blocks(section(study.page, "Benefit per hospital"), Cards)
     verdicts = {name: str(entry["verdict"]) for name, entry in study.figures["hospitals"].items()}
     assert {card.name: card.verdict for card in cards.items} == {
         name: verdict_text(verdict) for name, verdict in verdicts.items()
@@ -85,7 +85,7 @@ def test_cards_have_the_verdicts_of_evidence_json(study: Study) -> None:
 
 
 def test_the_alternative_text_lists_all_differences() -> None:
-    (picture,) = blocks(section(usual_page(), "The answer, hospital by hospital"), Picture)
+    (picture,) = blocks(section(usual_page(), "Benefit per hospital"), Picture)
     same = "+0.000 (+0.000 to +0.000)"
     assert (
         f"gaining: minus own only +1.000 (+1.000 to +1.000), minus without it {same}, minus pooled {same};"
@@ -150,7 +150,7 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
     assert rows(blocks(section(study.page, "How good the models are"), Table)[0])["b"] == (DASH,) * 4
     roc = section(study.page, "ROC curves")
     assert blocks(roc, str)[0].endswith("of one class: b.")
-    cards = blocks(section(study.page, "The answer, hospital by hospital"), Cards)[0].items
+    cards = blocks(section(study.page, "Benefit per hospital"), Cards)[0].items
     assert cards[1].verdict == "too few patients to tell"
     assert cards[1].text.startswith("20 patients, 20 positive. ")
     assert render(study.page)

@@ -126,7 +126,7 @@ def _verdicts(figures: Figures) -> Section:
         alt=f"{caption} {alt}.",
         caption=f"{caption} Right of 0 the federated model is better.",
     )
-    return Section("The answer, hospital by hospital", [*blocks, picture, sections.VERDICT_RULE])
+    return Section("Benefit per hospital", [*blocks, picture, sections.VERDICT_RULE])
 
 
 def _models(figures: Figures) -> Section:
