@@ -128,7 +128,7 @@ def test_a_round_with_enough_updates_continues_without_the_others_and_logs_each_
     assert federated_run.problems.to_json()["absent"] == {"c": 2}
     assert federated_run.problems.repeated_rounds == 0
     lines = [record.getMessage() for record in caplog.records]
-    assert [line[:8] for line in lines if re.match(r"round \d: (without|no)", line)] == ["round 2:", "round 4:"]
+    assert [line[:8] for line in lines if re.match(r"round \d: (without|all)", line)] == ["round 2:", "round 4:"]
 
 
 def test_by_default_a_round_needs_more_than_half_of_the_hospitals() -> None:

@@ -1,6 +1,8 @@
 """Tasks in this process and in worker processes; test_benefit_journal.py kills and stops workers."""
 
+import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,10 @@ def test_two_processes_give_the_same_results_and_errors() -> None:
     assert results_of([1, 2, 3], jobs=2) == {1: 0.25, 2: 0.5, 3: 0.75}
     with pytest.raises(RunError, match=r"^-2: .*below 0"):
         results_of([-2, -2], jobs=2)
+
+
+@pytest.mark.slow
+def test_worker_processes_import_no_module_of_the_current_folder(in_folder: Path) -> None:
+    (in_folder / "types.py").write_text("raise ImportError('a module of the current folder')")
+    assert results_of([1, 2, 3], jobs=2) == {1: 0.25, 2: 0.5, 3: 0.75}
+    assert "PYTHONSAFEPATH" not in os.environ  # which other child processes would inherit

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -57,11 +57,11 @@ def _results(
         return
     # Spawned: a process that has imported TensorFlow or started Flower's threads cannot be forked safely.
     spawn = multiprocessing.get_context("spawn")
-    os.environ["PYTHONSAFEPATH"] = "1"  # a worker starts without the modules of the current folder
     worker_end, own_end = spawn.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (worker_end,))
     try:
-        futures = {pool.submit(_call, function, task): task for task in tasks}
+        with _safe_path():  # submitting starts the workers
+            futures = {pool.submit(_call, function, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
@@ -70,6 +70,18 @@ def _results(
         own_end.close()
         pool.shutdown(cancel_futures=True)
         worker_end.close()
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes that start in the block import no module of the current folder, which may have a standard name."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 def _call(function: Callable[[Task], Result], task: Task) -> Result:

@@ -150,8 +150,8 @@ def test_a_resumed_study_trains_the_remaining_models(stopped: Stopped, output: s
     lines = (stopped.out / JOURNAL).read_text().splitlines()
     assert lines[: len(stopped.journal)] == stopped.journal
     assert len(lines) == 1 + FITS
-    assert f"model {len(stopped.journal) - 1}/{FITS}" in output
-    assert f"model {FITS}/{FITS}" in output
+    assert f"models {len(stopped.journal) - 1}/{FITS}" in output
+    assert f"models {FITS}/{FITS}" in output
     assert "models 0/" not in output
 
 
@@ -188,8 +188,8 @@ def test_the_console_shows_tables_without_log_lines(output: str) -> None:
 
 
 def test_a_completed_study_trains_nothing_again_and_gives_the_same_bytes(stopped: Stopped, output: str) -> None:
-    assert f"model {FITS}/{FITS}" in output
+    assert f"models {FITS}/{FITS}" in output
     before = {path.name: path.read_bytes() for path in stopped.out.iterdir()}
-    progress = re.findall(r"model \d+/\d+", run_again(stopped))
-    assert set(progress) == {f"model {FITS}/{FITS}"}
+    progress = re.findall(r"models \d+/\d+", run_again(stopped))
+    assert set(progress) == {f"models {FITS}/{FITS}"}
     assert {path.name: path.read_bytes() for path in stopped.out.iterdir()} == before
