@@ -96,11 +96,7 @@ def check_installed(module: str, feature: str, library: str, extra: str) -> None
         module: name of the library's module.
         extra: name of the distribution's extra that installs it.
     """
-    try:
-        is_installed = find_spec(module) is not None
-    except ModuleNotFoundError:
-        is_installed = False
-    if not is_installed:
+    if find_spec(module) is None:
         remedy = f"install it with `pip install {library.lower()}`, or with the package's extra {extra!r}"
         raise MissingLibraryError(
             f"{feature}: needs {library}, which is not installed; {remedy}", reason=f"it has no {library}"

@@ -190,6 +190,11 @@ def test_another_file_named_example_patients_is_not_overwritten(create: RunScrip
     assert own.read_text() == "somebody's"
 
 
+def test_example_patients_that_cannot_be_written_are_one_error(create: RunScript) -> None:
+    Path("data/example_patients.csv").mkdir(parents=True)
+    assert_one_line(create(), "example_patients.csv: cannot be written (Is a directory)")
+
+
 def test_the_table_shows_each_hospital_s_patients_and_labels(create: RunScript) -> None:
     result = create("--by size --ratios 915,5")
 

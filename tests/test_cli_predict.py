@@ -71,3 +71,18 @@ def test_a_threshold_outside_0_to_1_is_rejected(run_script: RunScript, threshold
         archive.writestr("federated_health.json", json.dumps(description))
     result = run_script("predict.py", "model.keras", "none.csv")
     assert_one_line(result, "model.keras: threshold: expected a number from 0 to 1")
+
+
+def test_a_model_of_other_columns_is_rejected(run_script: RunScript) -> None:
+    with zipfile.ZipFile("model.keras", "w") as archive:
+        archive.writestr("federated_health.json", json.dumps({"task": "heart-disease", "schema": "0" * 64}))
+    assert_one_line(run_script("predict.py", "model.keras", "none.csv"), "model.keras: ", "heart-disease")
+
+
+@pytest.mark.slow
+def test_the_patients_are_not_overwritten_by_their_risks(run_script: RunScript, patients: pd.DataFrame) -> None:
+    save_some_model(Path("model.keras"), threshold=0.4)
+    path = write_csv(patients.drop(columns="disease"))
+    before = path.read_bytes()
+    assert_one_line(run_script("predict.py", "model.keras", path, "--out", f"./{path}"), "is the input file", "--out")
+    assert path.read_bytes() == before
