@@ -144,7 +144,7 @@ def _item_of_array(record: str, name: str, array: Array) -> Item:
     try:
         np.lib.format.read_magic(buffer)
         shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except ValueError:
+    except Exception:  # NumPy's parser raises many types, and others from Python 3.12 on
         return _item(record, name, tuple(array.shape), array.dtype, array.data)
     return _item(record, name, shape, dtype.name, memoryview(array.data)[buffer.tell() :])
 
