@@ -28,9 +28,10 @@ test: .venv/installed-dev
 test-fast: .venv/installed-dev
 	$(BIN)/python $(PYTEST) -m "not slow"
 
+# Without the test that limits the size of every file, coverage's own included.
 coverage: .venv/installed-dev
 	rm -f .coverage*
-	$(BIN)/coverage run $(PYTEST)
+	$(BIN)/coverage run $(PYTEST) --deselect tests/test_checkpoint_crashes.py::test_a_limit_on_file_sizes_leaves_the_last_checkpoint_intact
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
