@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
 
-from federated_health.cli.deployment import superlink, supernode
-from federated_health.cli.deployment.flower_commands import environment, format_config, shell_line
+from federated_health.cli.deployment import flower_commands, superlink, supernode
+from federated_health.cli.deployment.flower_commands import environment, executable, format_config, shell_line
 from federated_health.cli.deployment.superlink import (
     accepted_hospitals,
     check_flags,
@@ -248,3 +248,22 @@ def test_an_error_before_the_start_is_one_line(tls: Path, hospitals_folder: Path
         message = error_of(*words)
         assert expected in message
         assert "\n" not in message
+
+
+def test_flower_s_commands_are_found_beside_python_or_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, on_path = (tmp_path / folder / "flower-superlink" for folder in ("beside", "on-path"))
+    for program in (beside, on_path):
+        program.parent.mkdir()
+        program.touch(0o755)
+    monkeypatch.setattr(flower_commands, "SCRIPTS", beside.parent)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(on_path.parent))
+
+    assert executable("flower-superlink") == str(beside)
+    beside.unlink()
+    assert executable("flower-superlink") == str(on_path)
+    on_path.unlink()
+    with pytest.raises(RunError, match="flower-superlink: is not installed"):
+        executable("flower-superlink")
