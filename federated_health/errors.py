@@ -89,13 +89,16 @@ class BudgetError(PrivacyError):
     default_reason = None
 
 
-def check_installed(module: str, feature: str, library: str, extra: str) -> None:
-    """Raise MissingLibraryError if a feature's library is not installed; does not import it.
+OPTIONAL_LIBRARIES = {
+    "tenseal": ("encryption", "TenSEAL", "encryption"),
+    "dp_accounting": ("differential privacy", "dp-accounting", "privacy"),
+}
+"""Module -> the feature that needs it, its library, and the package's extra that installs it."""
 
-    Args:
-        module: name of the library's module.
-        extra: name of the distribution's extra that installs it.
-    """
+
+def check_installed(module: str) -> None:
+    """Raise MissingLibraryError if an optional library's module cannot be found; does not import it."""
+    feature, library, extra = OPTIONAL_LIBRARIES[module]
     if find_spec(module) is None:
         remedy = f"install it with `pip install {library.lower()}`, or with the package's extra {extra!r}"
         raise MissingLibraryError(

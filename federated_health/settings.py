@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import setting_fields as limits
 from federated_health.data.tasks import DEFAULT_TASK, TASKS, Task, get_task
-from federated_health.errors import SettingsError
+from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
@@ -200,12 +200,15 @@ class Settings:
             raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
-        if self.dp_epsilon:
-            load_privacy_plan()  # a missing library ends the run here, before anything is written
         if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
             raise SettingsError(
                 f"dp-steps: expected at most {limits.MAX_STEPS} over all rounds, including --dp-spare-rounds"
             )
+        # A missing library ends the run here, before anything is written.
+        if self.dp_epsilon:
+            check_installed("dp_accounting")
+        if self.encrypt:
+            check_installed("tenseal")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
 

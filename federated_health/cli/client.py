@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 
-from federated_health import encryption, privacy
+from federated_health import privacy
 from federated_health.cli import parsing
 from federated_health.cli.console import configure_logging, print_figures, print_lines
 from federated_health.data.data_check import check_data
@@ -16,7 +16,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import DEFAULT_TASK, TASKS
-from federated_health.errors import DataError, LedgerError
+from federated_health.errors import DataError, LedgerError, check_installed
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
@@ -118,9 +118,9 @@ def add_privacy(parser: Any) -> None:
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
-        privacy.load()
+        check_installed("dp_accounting")
     if flags.encrypted_only:
-        encryption.load("messages")
+        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:

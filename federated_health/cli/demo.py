@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health import encryption
 from federated_health.cli import parsing
 from federated_health.data.dataset_folder import EXAMPLE_PATIENTS
 from federated_health.data.manifest import read_manifest
@@ -97,8 +96,6 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
     Settings.from_config({**shared, "encrypt": encrypt, **settings})
-    if encrypt:
-        encryption.load("messages")  # reports a missing library before anything is written
     _begin(out)
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:

@@ -12,10 +12,7 @@ SUBCOMMANDS = {
     "create-dataset": ("create_dataset:main", "turns a data set into one CSV per hospital"),
     "predict": ("predict:main", "scores patients with a saved model"),
     "demo": ("demo:main", "runs a server and its hospitals on this machine"),
-    "evidence": (
-        "studies:evidence",
-        "measures the benefit of joining by cross-validation",
-    ),
+    "evidence": ("studies:evidence", "measures the benefit of joining by cross-validation"),
     "audit": ("studies:audit", "attacks models and updates, with and without protection"),
     "certificates": ("certificates:main", "makes the keys and certificates for mutual TLS"),
     "superlink": (

@@ -74,19 +74,18 @@ def write_hospitals(
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
 
 
-def write_example_patients(folder: Path, task: str) -> Path | None:
+def write_example_patients(folder: Path, task: str) -> None:
     """Write a task's example patients, unless there are none, or the folder has a file of that name of another origin.
 
-    Returns the file that was written; a DataError if the folder cannot be written to.
+    A DataError if the folder cannot be written to.
     """
     examples, path = find_example_patients(task), folder / EXAMPLE_PATIENTS
     try:
         if not examples or (path.exists() and path.read_bytes() not in _all_example_patients()):
-            return None
+            return
         write_bytes(path, examples.read_bytes(), PUBLIC)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    return path
 
 
 def _all_example_patients() -> list[bytes]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def load(name: str) -> ModuleType:
     """A module of this folder; MissingLibraryError if TenSEAL is not installed."""
-    check_installed("tenseal", "encryption", library="TenSEAL", extra="encryption")
+    check_installed("tenseal")
     return import_module(f"{__name__}.{name}")
 
 

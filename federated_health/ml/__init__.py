@@ -14,7 +14,7 @@ def load_privacy_plan() -> ModuleType:
     Raises:
         MissingLibraryError: dp-accounting is not installed; the noise of a plan cannot be computed without it.
     """
-    check_installed("dp_accounting", "differential privacy", library="dp-accounting", extra="privacy")
+    check_installed("dp_accounting")
     from federated_health.ml import privacy_plan  # noqa: PLC0415  # optional feature
 
     return privacy_plan
