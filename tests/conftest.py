@@ -94,12 +94,12 @@ def in_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> "RunScript":
-    """Runs a script with arguments, in this process and in a folder of its own."""
+    """Runs a script, or `federated-health`, with arguments, in this process and in a folder of its own."""
     import signal
     import sys
 
     import utils
-    from tests.support.script_calls import SCRIPTS, ScriptResult
+    from tests.support.script_calls import COMMANDS, ScriptResult
 
     assert in_folder.is_dir()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
@@ -107,7 +107,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     def call(name: str, *arguments: object) -> ScriptResult:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            utils.run_script(SCRIPTS[name])
+            utils.run_script(COMMANDS[name])
         return ScriptResult(int(ended.value.code or 0), *capsys.readouterr())
 
     return call

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -12,8 +10,6 @@ from typing import Any
 
 import pytest
 
-import utils
-from federated_health.cli import main as cli
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
@@ -22,24 +18,15 @@ from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.support.audits import LEAKS, Audit
+from tests.support.script_calls import RunScript, assert_refused
 
-Subcommand = Callable[..., tuple[int, str, str]]
 EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if name != "plain")
 
 
 @pytest.fixture
-def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Subcommand:
-    """Runs the subcommand with arguments in a folder of its own; returns its exit code, stdout and stderr."""
-    assert in_folder.is_dir()
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["federated_health", "audit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            utils.run_script(cli.main)
-        return int(exit_.value.code or 0), *capsys.readouterr()
-
-    return call
+def audit(run_script: RunScript) -> RunScript:
+    """Runs the subcommand with arguments in a folder of its own."""
+    return partial(run_script, "federated-health", "audit")
 
 
 @pytest.fixture
@@ -65,16 +52,6 @@ def pickled(value: Any) -> Any:
     return ForkingPickler.loads(ForkingPickler.dumps(value))
 
 
-def assert_refused(result: tuple[int, str, str], code: int, *words: str) -> None:
-    """One line on stderr that holds all of these words, and nothing on stdout."""
-    exit_code, output, errors = result
-    assert (exit_code, output) == (code, "")
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1, errors
-    for word in words:
-        assert word in errors
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
@@ -93,7 +70,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *words: str) -> None
     ],
 )
 def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
-    audit: Subcommand, plans: list[AuditPlan], hospitals_folder: Path, flags: str, code: int, words: list[str]
+    audit: RunScript, plans: list[AuditPlan], hospitals_folder: Path, flags: str, code: int, words: list[str]
 ) -> None:
     data = [] if "--data" in flags else ["--data", hospitals_folder]
     assert_refused(audit(*data, *flags.split()), code, *words)
@@ -102,7 +79,7 @@ def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
 
 
 def test_a_hospital_that_is_too_small_to_join_a_run_is_refused(
-    audit: Subcommand, uci: Source, plans: list[AuditPlan]
+    audit: RunScript, uci: Source, plans: list[AuditPlan]
 ) -> None:
     partition = Partition(by="iid", hospitals=3, seed=1)
     write_hospitals(Path("data"), uci, divide(uci, partition), partition=partition.describe())
@@ -113,7 +90,7 @@ def test_a_hospital_that_is_too_small_to_join_a_run_is_refused(
 
 
 def test_a_hospital_with_too_few_training_rows_to_halve_is_refused(
-    audit: Subcommand, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_study, "MIN_ROWS", 100)
     assert_refused(audit("--data", hospitals_folder), 1, "client_3.csv", "at least 100", "got 92")
@@ -121,7 +98,7 @@ def test_a_hospital_with_too_few_training_rows_to_halve_is_refused(
 
 
 def test_the_report_of_a_run_is_replaced_with_force_only(
-    audit: Subcommand, hospitals_folder: Path, plans: list[AuditPlan]
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan]
 ) -> None:
     Path("run").mkdir()
     Path("run", "metrics.json").write_text("{}")
@@ -135,7 +112,7 @@ def test_the_report_of_a_run_is_replaced_with_force_only(
     assert audit("--data", hospitals_folder, "--out", "run", "--shadows", 6, "--epsilons", 8)[0] == 0  # its own
 
 
-def test_flags_become_the_plan(audit: Subcommand, hospitals_folder: Path, plans: list[AuditPlan]) -> None:
+def test_flags_become_the_plan(audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan]) -> None:
     flags = "--shadows 6 --wholes 1 --draws 2 --epsilons 1,8 --rounds 3 --dp-clip 2 --l2 0 --seed 5"
     assert audit("--data", hospitals_folder, *flags.split())[0] == 0
     (plan,) = plans
@@ -150,7 +127,7 @@ def test_flags_become_the_plan(audit: Subcommand, hospitals_folder: Path, plans:
 
 
 def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
-    audit: Subcommand, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     epsilons = ",".join(f"{epsilon:g}" for epsilon in EPSILONS)
@@ -173,7 +150,7 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
 
 
 def test_an_audit_with_a_failed_run_writes_nothing(
-    audit: Subcommand, hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch
+    audit: RunScript, hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RunError("epsilon 1: training diverged")

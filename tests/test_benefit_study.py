@@ -1,41 +1,27 @@
 """`python -m federated_health evidence`: the requests that it refuses, and the files that it writes."""
 
 import json
-import signal
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import utils
-from federated_health.cli import main as cli
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.journal import JOURNAL
+from tests.support.script_calls import RunScript, assert_refused
 from tests.support.studies import Study, study_of
 from tests.test_benefit_page import LABELS, score
 
-Evidence = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def evidence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Evidence:
-    """Runs the subcommand in a folder of its own; returns its exit code, stdout and stderr."""
-    assert in_folder.is_dir()
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["federated_health", "evidence", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            utils.run_script(cli.main)
-        return int(exit_.value.code or 0), *capsys.readouterr()
-
-    return call
+def evidence(run_script: RunScript) -> RunScript:
+    """Runs the subcommand with arguments in a folder of its own."""
+    return partial(run_script, "federated-health", "evidence")
 
 
 @pytest.fixture
@@ -44,16 +30,6 @@ def never_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was trained")
 
     monkeypatch.setattr(benefit_study, "run_fits", refuse)
-
-
-def assert_refused(result: tuple[int, str, str], code: int, *words: str) -> None:
-    """One line on stderr that holds all of these words, and nothing on stdout."""
-    exit_code, output, errors = result
-    assert (exit_code, output) == (code, "")
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1, errors
-    for word in words:
-        assert word in errors
 
 
 # Refused requests
@@ -84,7 +60,7 @@ def assert_refused(result: tuple[int, str, str], code: int, *words: str) -> None
     ],
 )
 def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
-    evidence: Evidence, hospitals_folder: Path, flags: str, code: int, words: list[str]
+    evidence: RunScript, hospitals_folder: Path, flags: str, code: int, words: list[str]
 ) -> None:
     data = [] if "--data" in flags else ["--data", hospitals_folder]
     assert_refused(evidence(*data, *flags.split()), code, *words)
@@ -101,7 +77,7 @@ def three_hospitals(uci: Source, in_folder: Path) -> Path:
 @pytest.mark.usefixtures("never_fitted")
 @pytest.mark.parametrize("strategies", ["krum", "fedmedian,fedavg"])
 def test_a_strategy_that_needs_more_hospitals_is_refused_before_anything_is_written(
-    evidence: Evidence, three_hospitals: Path, strategies: str
+    evidence: RunScript, three_hospitals: Path, strategies: str
 ) -> None:
     result = evidence("--data", three_hospitals, "--strategies", strategies)
     assert_refused(result, 2, "hospitals", strategies.split(",")[0], "at least 3", "without hospital-1")
@@ -109,7 +85,7 @@ def test_a_strategy_that_needs_more_hospitals_is_refused_before_anything_is_writ
 
 
 @pytest.mark.usefixtures("never_fitted")
-def test_equal_rows_count_once_since_they_share_a_fold(evidence: Evidence, three_hospitals: Path) -> None:
+def test_equal_rows_count_once_since_they_share_a_fold(evidence: RunScript, three_hospitals: Path) -> None:
     path = three_hospitals / "client_2.csv"
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([head, *lines[:9], *[lines[0]] * 50]))
@@ -118,7 +94,7 @@ def test_equal_rows_count_once_since_they_share_a_fold(evidence: Evidence, three
 
 
 @pytest.mark.usefixtures("never_fitted")
-def test_another_study_is_not_overwritten_without_force(evidence: Evidence, hospitals_folder: Path) -> None:
+def test_another_study_is_not_overwritten_without_force(evidence: RunScript, hospitals_folder: Path) -> None:
     Path("old").mkdir()
     Path("old", JOURNAL).write_text('{"version": "another"}\n{"a fit": 1}\n')
     result = evidence("--data", hospitals_folder, "--out", "old")
@@ -127,7 +103,7 @@ def test_another_study_is_not_overwritten_without_force(evidence: Evidence, hosp
 
 
 @pytest.mark.usefixtures("never_fitted")
-def test_force_keeps_the_old_study_if_the_request_is_refused(evidence: Evidence, hospitals_folder: Path) -> None:
+def test_force_keeps_the_old_study_if_the_request_is_refused(evidence: RunScript, hospitals_folder: Path) -> None:
     Path("old").mkdir()
     Path("old", JOURNAL).write_text('{"version": "another"}\n')
     result = evidence("--data", hospitals_folder, "--out", "old", "--force", "--strategies", "fedavg,forest")
@@ -137,14 +113,14 @@ def test_force_keeps_the_old_study_if_the_request_is_refused(evidence: Evidence,
 
 @pytest.mark.usefixtures("never_fitted")
 @pytest.mark.parametrize("out", ["file", "file/study"])
-def test_an_out_that_cannot_be_a_folder_is_refused(evidence: Evidence, hospitals_folder: Path, out: str) -> None:
+def test_an_out_that_cannot_be_a_folder_is_refused(evidence: RunScript, hospitals_folder: Path, out: str) -> None:
     Path("file").write_text("mine")
     assert_refused(evidence("--data", hospitals_folder, "--out", out), 1, f"{out}: ", "written")
     assert Path("file").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("never_fitted")
-def test_the_report_of_a_run_is_not_replaced_without_force(evidence: Evidence, hospitals_folder: Path) -> None:
+def test_the_report_of_a_run_is_not_replaced_without_force(evidence: RunScript, hospitals_folder: Path) -> None:
     Path("run").mkdir()
     Path("run", "metrics.json").write_text("{}")
     Path("run", "report.html").write_text("a run's")
@@ -246,7 +222,7 @@ def test_a_report_that_cannot_be_made_loses_no_figure_and_shows_no_value(
 
 
 def test_the_console_shows_the_saved_figures(
-    made_up: Study, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+    made_up: Study, evidence: RunScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, output, errors = evidence("--out", "study", "--folds", 2, "--repeats", 1, "--no-tune")

@@ -1,8 +1,6 @@
 """`python -m federated_health certificates`: from a new authority to a renewal, and one line per mistake."""
 
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,30 +8,20 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-import utils
-from federated_health.cli import main as cli
 from federated_health.security import certificates, issuing
 from federated_health.security.authority import Authority, make_demo_identities
 from federated_health.security.identity import load_identity, request_identity
 from federated_health.security.parties import Party, Role, hospital, server
 from tests.support.identities import Signer, expired, not_yet, now, write_identity
+from tests.support.script_calls import RunScript
 
 Certificates = Callable[[str], tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_folder: Path) -> Certificates:
+def run(run_script: RunScript) -> Certificates:
     """Runs a subcommand as typed, in a folder of its own; returns its exit code, stdout and stderr."""
-    assert in_folder.is_dir()
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test runner's own handlers stay
-
-    def call(arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["federated_health", "certificates", *arguments.split()])
-        with pytest.raises(SystemExit) as ended:
-            utils.run_script(cli.main)
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
+    return lambda arguments: run_script("federated-health", "certificates", *arguments.split())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pandas as pd
 import client
 import server
 from federated_health.cli import client as cli_client
-from federated_health.cli import create_dataset, predict
+from federated_health.cli import create_dataset, main, predict
 from federated_health.cli import server as cli_server
 
 SCRIPTS = {
@@ -19,6 +19,8 @@ SCRIPTS = {
     "create_dataset.py": create_dataset.main,
     "predict.py": predict.main,
 }
+
+COMMANDS = {**SCRIPTS, "federated-health": main.main}
 
 
 class ScriptResult(NamedTuple):
@@ -44,6 +46,13 @@ def assert_one_line(result: ScriptResult, *parts: str) -> None:
     assert "Traceback" not in result.error
     for part in parts:
         assert part in result.error
+
+
+def assert_refused(result: ScriptResult, code: int, *words: str) -> None:
+    """A script failed with this code, one line that holds all of these words, and no output."""
+    assert (result.code, result.output) == (code, "")
+    assert result.error.startswith("error: ")
+    assert_one_line(result, *words)
 
 
 def write_csv(table: pd.DataFrame, name: str = "mine.csv") -> Path:
