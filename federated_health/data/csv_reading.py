@@ -22,6 +22,15 @@ MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 """Cells that mean "missing", in lower case."""
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """How a CSV is written: one character between cells, the encoding, and one character around cells."""
+
+    separator: str = ","
+    encoding: str = "utf-8-sig"
+    quote: str = '"'
+
+
 @dataclass(frozen=True, eq=False)
 class CheckedCells:
     """Cells of a table as numbers, and which of them break the rules of their columns.
@@ -81,7 +90,9 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) -> pd.DataFrame:
+def parse_csv(
+    content: bytes, name: str, header: Sequence[str] | None = None, *, dialect: Dialect = Dialect()  # noqa: B008
+) -> pd.DataFrame:
     """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
 
     Args:
@@ -89,8 +100,9 @@ def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) ->
         header: column names, for a file without a header.
     """
     try:
-        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
-        rows = [row for row in csv.reader(lines, strict=True) if row]
+        lines = io.StringIO(content.decode(dialect.encoding), newline="")
+        reader = csv.reader(lines, strict=True, delimiter=dialect.separator, quotechar=dialect.quote)
+        rows = [row for row in reader if row]
     except UnicodeDecodeError:
         raise _file_error(name, "is not UTF-8 text", "; save it as CSV UTF-8") from None
     except csv.Error:
@@ -99,7 +111,7 @@ def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) ->
         raise _file_error(name, "is empty")
     if header is None:
         header, *rows = rows
-        if len(header) == 1 and re.search("[;\t|]", header[0]):
+        if len(header) == 1 and dialect.separator == "," and re.search("[;\t|]", header[0]):
             raise _file_error(name, "is not separated by commas")
         if any(_is_number(column) for column in header):  # probably a patient, whom no message may quote
             raise _file_error(name, "has no header", ": its first line holds numbers, not column names")
