@@ -91,7 +91,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_csv(
-    content: bytes, name: str, header: Sequence[str] | None = None, *, dialect: Dialect = Dialect()  # noqa: B008
+    content: bytes,
+    name: str,
+    header: Sequence[str] | None = None,
+    *,
+    dialect: Dialect = Dialect(),
 ) -> pd.DataFrame:
     """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
 
