@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import setting_fields as limits
-from federated_health.data.tasks import DEFAULT_TASK, TASKS, Task, get_task
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task
+from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS

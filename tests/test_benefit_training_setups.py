@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
 from federated_health.hospital import handlers
 from federated_health.ml.metrics import Counts

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import (
     CheckpointFolder,

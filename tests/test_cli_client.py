@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Context, MetricRecord
 
 from federated_health.cli import client as cli_client
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import JoinError
 from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig

@@ -12,7 +12,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from sklearn import metrics as reference
 
 from federated_health.data.hospital import Hospital
-from federated_health.data.tasks import HEART_DISEASE, write_agreement
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import hospital_of

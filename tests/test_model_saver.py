@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.keras_models import load_model, read_description

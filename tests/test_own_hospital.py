@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.data.manifest import OwnHospital, find_own_hospital
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, SettingsError
 from tests.support.scripts import PROJECT
 

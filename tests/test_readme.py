@@ -12,7 +12,8 @@ import pytest
 from federated_health.cli import main as cli
 from federated_health.data.columns import Category, Measurement
 from federated_health.data.partitions import KINDS
-from federated_health.data.tasks import TASKS, Task
+from federated_health.data.task_files import TASKS
+from federated_health.data.tasks import Task
 from federated_health.ml.strategies import STRATEGIES, read_arguments
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import SettingsError
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings

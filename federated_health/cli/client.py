@@ -15,7 +15,7 @@ from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import DEFAULT_TASK, TASKS
+from federated_health.data.task_files import DEFAULT_TASK, TASKS
 from federated_health.errors import DataError, LedgerError, check_installed
 from federated_health.files import make_folder
 from federated_health.hospital import handlers

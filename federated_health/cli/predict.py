@@ -8,7 +8,8 @@ import numpy as np
 
 from federated_health.cli import parsing
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.tasks import Task, get_task
+from federated_health.data.task_files import get_task
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.files import write_text
 from federated_health.ml.keras_models import load_model, predict_risk, read_description

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.tasks import Task, get_task
+from federated_health.data.task_files import get_task
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import FEDERATION, is_hospital_name
 

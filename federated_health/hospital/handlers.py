@@ -17,7 +17,8 @@ from federated_health import encryption, privacy
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import find_difference, get_task, read_agreement
+from federated_health.data.task_files import get_task
+from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.messages.content import (
     ARRAYS,

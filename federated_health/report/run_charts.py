@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.tasks import get_task
+from federated_health.data.task_files import get_task
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve

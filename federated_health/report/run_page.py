@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.tasks import get_task
+from federated_health.data.task_files import get_task
 from federated_health.files import hash_file
 from federated_health.messages.content import TrainConfig
 from federated_health.ml import load_privacy_plan

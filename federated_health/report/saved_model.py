@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 
 from federated_health import __version__
-from federated_health.data.tasks import get_task
+from federated_health.data.task_files import get_task
 from federated_health.errors import RunError, StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from federated_health.data.hospital import Hospital
 from federated_health.data.manifest import read_manifest
-from federated_health.data.tasks import Task, get_task
+from federated_health.data.task_files import get_task
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers

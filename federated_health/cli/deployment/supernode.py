@@ -14,7 +14,7 @@ from federated_health.cli.client import add_privacy, add_split_seed, check_libra
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
-from federated_health.data.tasks import DEFAULT_TASK, TASKS, get_task
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.processes import free_port, process
