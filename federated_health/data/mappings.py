@@ -195,7 +195,8 @@ class _Application:
         cells = self._headers.cells(mapping.source, self._name)
         if column is None:
             positions, distinct = pd.factorize(cells)
-            return _categorical(positions, [str(cell).strip() for cell in distinct])
+            names = [str(cell).strip() for cell in distinct]
+            return _categorical(positions, ["" if self._is_missing(normal_cell(name)) else name for name in names])
         positions, normal = _distinct_normal(cells)
         if mapping.codes is not None:
             return _categorical(positions, self._recode(normal, mapping.codes))
@@ -254,13 +255,19 @@ class _Application:
     def _dates(self, header: HeaderCell, date_format: str) -> tuple[Days, npt.NDArray[np.bool_]]:
         """Day of each row, NaT if it is missing or not a date, and where it is not a date."""
         positions, cells = _distinct_normal(self._headers.cells(header, self._name))
-        pattern = date_pattern(date_format)
         missing = np.array([cell in self._marks for cell in cells])
-        written = pd.Series([cell if pattern.fullmatch(cell) else None for cell in cells], dtype=object)
-        lower = re.sub("%.|.", lambda part: part[0] if part[0][0] == "%" else part[0].lower(), date_format)
-        parsed = pd.to_datetime(written, format=lower, errors="coerce").to_numpy().astype("datetime64[D]")
-        parsed[missing] = np.datetime64("NaT")
-        return parsed[positions], (np.isnat(parsed) & ~missing)[positions]
+        days = parse_dates(cells, date_format)
+        days[missing] = np.datetime64("NaT")
+        return days[positions], (np.isnat(days) & ~missing)[positions]
+
+
+def parse_dates(cells: Sequence[str], date_format: str) -> Days:
+    """Day of each cell, which is in lower case; NaT if it is not a date in the format. The time of day is dropped."""
+    pattern = date_pattern(date_format)
+    written = pd.Series([cell if pattern.fullmatch(cell) else None for cell in cells], dtype=object)
+    lower = re.sub("%.|.", lambda part: part[0] if part[0][0] == "%" else part[0].lower(), date_format)
+    parsed = pd.to_datetime(written, format=lower, errors="coerce")
+    return parsed.to_numpy().astype("datetime64[D]")
 
 
 def completed_years(start: Days, end: Days) -> npt.NDArray[np.float64]:

@@ -1,0 +1,111 @@
+"""What words in headers and code tables mean, in the languages of hospitals that are likely to use a draft.
+
+For the draft of a mapping only. Each line of CONCEPTS is one concept; a word of four or more letters also stands for
+words that begin with it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+
+from federated_health.data.columns import Column
+
+CONCEPTS: Mapping[str, str] = {
+    "age": "age alter lebensalter edad eta leeftijd ans",
+    "sex": "sex gender geschlecht geschl sexe sexo genre sesso geslacht",
+    "birth": "birth birthdate dob geb gebdat geburt naissance ddn nacimiento nascita naiss",
+    "admission": "admission admit admdt aufn aufndat aufnahme entree hospitalisation ingreso ricovero adm",
+    "discharge": "discharge disch entl entldat entlass sortie alta dimissione dis",
+    "death": "death died dead deceased mortality verstorben tod todes exitus deces decede fallecido muerte",
+    "stay": "stay los verweildauer liegedauer liegetage sejour duree estancia",
+    "patient": "patient pat patid patnr pid ipp mrn patienten",
+    "glucose": "glucose gluc blutzucker bz glukose glycemie glucemia",
+    "cholesterol": "cholesterol cholesterin chol colesterol",
+    "systolic": "systolic systol sbp sys rrsys pas trestbps blutdruck tension",
+    "diastolic": "diastolic diastol dbp dia rrdia pad",
+    "heart rate": "hr puls pulse herzfrequenz herzfreq hf thalach",
+    "weight": "weight wt gewicht poids peso gew",
+    "height": "height groesse grosse koerpergroesse taille talla",
+    "bmi": "bmi imc",
+    "temperature": "temperature temp temperatur",
+    "creatinine": "creatinine crea krea kreatinin",
+    "hba1c": "hba1c a1c hba",
+    "smoking": "smoker smoking smoke raucher rauchen nikotin fumeur tabac tabagisme fumador",
+    "diabetes": "diabetes diabetic diabete diabetiker dm",
+    "insulin": "insulin insuline insulina",
+    "diagnoses": "diagnoses diagnosis diagnosen diagnose diagnostics diagnostic dx",
+    "medications": "medications medication medikamente medikament medicaments drugs",
+    "readmission": "readmitted readmission wiederaufnahme rehospitalisation rehosp readmis readmission",
+}
+
+CIRCUMSTANCES = frozenset({"birth", "admission", "discharge", "patient"})
+"""Concepts that a column's meaning often mentions without being about them: *blood pressure on admission*."""
+
+CODE_WORDS: Mapping[str, frozenset[str]] = {
+    "female": frozenset({"female", "f", "w", "weiblich", "frau", "woman", "femme", "feminin", "mujer", "femenino"}),
+    "male": frozenset({"male", "m", "mannlich", "maennlich", "mann", "man", "homme", "h", "masculin", "hombre"}),
+    "yes": frozenset({"yes", "y", "ja", "j", "oui", "o", "si", "true", "wahr", "vrai", "positive", "positiv"}),
+    "no": frozenset({"no", "n", "nein", "non", "false", "falsch", "faux", "negative", "negativ", "none"}),
+}
+"""What a code means -> words for it, folded."""
+
+
+def fold(text: str) -> str:
+    """Lower-case letters and digits of a text, without accents, with single spaces for everything else."""
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
+    return " ".join(re.findall("[a-z0-9]+", plain))
+
+
+def split_unit(header: str) -> tuple[str, str | None]:
+    """A header without the unit in brackets at its end, and this unit."""
+    found = re.fullmatch(r"(.*?)\s*[(\[]([^()\[\]]{1,20})[)\]]", header)
+    return (found[1], found[2].strip()) if found else (header, None)
+
+
+def concepts_of(text: str) -> frozenset[str]:
+    """The concepts of which a text has a word."""
+    # camelCase and PatID count as two words, and so do letters before digits
+    words = {*fold(text).split(), *fold(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)).split()}
+    return frozenset(concept for concept, known in CONCEPTS.items() if any(_is_word(w, known) for w in words))
+
+
+def _is_word(word: str, known: str) -> bool:
+    stems = known.split()
+    return word in stems or any(len(stem) >= 4 and word.startswith(stem) for stem in stems)
+
+
+def likeness(column: Column, header: str) -> tuple[float, str]:
+    """How well a header fits a column, from 0 to 1, and why; from 0.9 on it is the same name or means the same."""
+    name, _ = split_unit(header)
+    folded, own, meaning = fold(name), fold(column.name), fold(column.meaning)
+    if not folded:
+        return 0, ""
+    if folded.replace(" ", "") == own.replace(" ", ""):
+        return 1, "same name"
+    if folded == meaning:
+        return 0.95, "the task's words"
+    said = concepts_of(name)
+    if said and said in (concepts_of(column.name), concepts_of(column.meaning) - CIRCUMSTANCES):
+        return 0.9, f"means {' and '.join(sorted(said))}"
+    words, task_words = set(folded.split()), {*own.split(), *meaning.split()}
+    common = {word for word in words & task_words if len(word) > 3}
+    ratio = SequenceMatcher(None, folded.replace(" ", ""), own.replace(" ", "")).ratio()
+    if said & (concepts_of(column.name) | concepts_of(column.meaning)) or common:
+        return 0.6, "some of the same words"
+    if ratio >= 0.75:
+        return ratio * 0.8, "a similar name"
+    return 0, ""
+
+
+def meaning_of_cell(cell: str, meanings: Mapping[int, str]) -> int | None:
+    """The task's code that a code word means; None if that is not clear."""
+    folded = fold(cell)
+    for code, meaning in meanings.items():
+        if folded and folded == fold(meaning):
+            return code
+    for words in CODE_WORDS.values():
+        fitting = [code for code, meaning in meanings.items() if fold(meaning) in words]
+        if folded in words and len(fitting) == 1:
+            return fitting[0]
+    return None
