@@ -159,7 +159,7 @@ class Mapping:
         return f"column {self.title(name)}, row {row}: expected {self.rule(column)}"
 
     def headers(self) -> dict[str, list[str]]:
-        """Column of the task -> the export's columns of which it is made; none for one that the export does not have."""
+        """Column of the task -> the export's columns of which it is made; none for an absent one."""
         return {name: [header.name for header in column.headers] for name, column in self.content.columns.items()}
 
     def describe_columns(self) -> list[str]:
