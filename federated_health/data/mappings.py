@@ -158,10 +158,6 @@ class Mapping:
         [column] = [column for column in self.task.labelled_columns if column.name == name]
         return f"column {self.title(name)}, row {row}: expected {self.rule(column)}"
 
-    def headers(self) -> dict[str, list[str]]:
-        """Column of the task -> the export's columns of which it is made; none for an absent one."""
-        return {name: [header.name for header in column.headers] for name, column in self.content.columns.items()}
-
     def describe_columns(self) -> list[str]:
         """What becomes of the export's columns, one line per column of the task."""
         lines = []

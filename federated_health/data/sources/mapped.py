@@ -50,7 +50,7 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
         files={path.name: hash_file(path), mapping.path.name: mapping.sha256},
         mapped=[mapping.describe(), *mapping.describe_columns(), *zeros],
         dropped={"rows that break a rule": int(invalid_rows.sum())},
-        facts={"mapping": {"file": mapping.path.name, "sha256": mapping.sha256, "columns": mapping.headers()}},
+        facts={"mapping": {"file": mapping.path.name, "sha256": mapping.sha256}},
         table=table,
     )
 
