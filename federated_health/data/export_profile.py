@@ -22,7 +22,8 @@ from federated_health.data.mapping_files import FileFormat, date_pattern, normal
 from federated_health.data.mappings import is_workbook_or_parquet, parse_dates
 from federated_health.errors import DataError
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = ("\t", ";", "|", ",")
+"""Separators, the least likely within a cell first: it is taken if two divide a file alike."""
 
 MISSING_WORDS = frozenset(
     {

@@ -1,7 +1,7 @@
 """What words in headers and code tables mean, in the languages of hospitals that are likely to use a draft.
 
 For the draft of a mapping only. Each line of CONCEPTS is one concept; a word of four or more letters also stands for
-words that begin with it.
+words that begin with it, and one of five or more for words that end in it, such as German compounds.
 """
 
 import re
@@ -115,7 +115,9 @@ def concepts_of(text: str) -> frozenset[str]:
 
 def _is_word(word: str, known: str) -> bool:
     stems = known.split()
-    return word in stems or any(len(stem) >= 4 and word.startswith(stem) for stem in stems)
+    return word in stems or any(
+        (len(stem) >= 4 and word.startswith(stem)) or (len(stem) >= 5 and word.endswith(stem)) for stem in stems
+    )
 
 
 def likeness(column: Column, header: str) -> tuple[float, str]:

@@ -126,10 +126,9 @@ class _Drafter:
         """The export's column that is each column of the task, where that is sure."""
         ranked = []
         for column in self._task.labelled_columns:
-            scores = sorted(((likeness(column, c.header)[0], i) for i, c in enumerate(self._others)), reverse=True)
-            best = [(score, i) for score, i in scores if score >= SURE and _fits(column, self._others[i])]
-            if best and (len(best) == 1 or best[0][0] > best[1][0]):
-                ranked.append((best[0][0], column.name, self._others[best[0][1]]))
+            sure = [c for c in self._others if likeness(column, c.header)[0] >= SURE and _fits(column, c)]
+            if len(sure) == 1:  # of two, even of one with the same name, a person chooses
+                ranked.append((likeness(column, sure[0].header)[0], column.name, sure[0]))
         matches: dict[str, ExportColumn | None] = dict.fromkeys(c.name for c in self._task.labelled_columns)
         for _, name, found in sorted(ranked, key=lambda entry: -entry[0]):
             if found not in matches.values():
