@@ -43,9 +43,8 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="mapping file that states how a file writes the columns of --task or --task-file (default: none)",
     )
-    task = source.add_mutually_exclusive_group()
-    task.add_argument("--task", choices=tuple(TASKS), help="with --mapping: the task (default: none)")
-    task.add_argument(
+    source.add_argument("--task", choices=tuple(TASKS), help="with --mapping: the task (default: none)")
+    source.add_argument(
         "--task-file", type=Path, metavar="FILE", help="with --mapping: task file of your own (default: none)"
     )
     source.add_argument(
@@ -108,8 +107,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
-    has_task = flags.task is not None or flags.task_file is not None
-    if (flags.mapping is not None) != has_task:
+    tasks = sum(task is not None for task in (flags.task, flags.task_file))
+    if tasks != (0 if flags.mapping is None else 1):
         parser.error("expected --mapping FILE together with --task NAME or --task-file FILE")
     if flags.mapping is not None and flags.source in ("uci", GENERATED):
         parser.error(f"--mapping: expected a file as --source, got {flags.source}")
