@@ -76,7 +76,7 @@ class DataCheck:
 
     def table(self) -> dict[str, dict[str, object]]:
         """Counts of rows for the console, one entry per column of the CSV."""
-        missing = (self.numbers.isna() & ~self.cells.invalid).sum()
+        missing = (self.numbers.isna() & ~self.cells.invalid[self.numbers.columns]).sum()
         invalid = self.cells.invalid.sum()
         return {
             name: {
@@ -96,19 +96,21 @@ class DataCheck:
             if self.cells.invalid[column.name].any()
         ]
         names = [
-            name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
+            name
+            for name in self.cells.text.columns
+            if csv_reading.looks_like_name(name) and name not in self.cells.invalid
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
         return [*invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
 
 
-def check_data(path: Path, task: Task) -> DataCheck:
+def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.read_cells(path, task.labelled_columns)
+    cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     different = len(cells.numbers.drop_duplicates(list(task.column_names)))
     if obstacle is None and different < MIN_PATIENTS:

@@ -64,13 +64,16 @@ class Hospital:
 
 
 @lru_cache(maxsize=1024)
-def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospital:
+def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: Path | None = None) -> Hospital:
     """Read, check and split a hospital's CSV; a DataError if the hospital cannot join.
 
     Repeated calls in one process return the same object.
+
+    Args:
+        mapping: file that says how the CSV's columns and codes become the task's; None if the CSV has the task's own.
     """
-    check = check_data(path, task)
+    check = check_data(path, task, mapping)
     check.raise_obstacle()
     patients = Patients.from_table(check.numbers, task)
-    train, test = split_rows(check.numbers, task.label.name, split_seed)
+    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients)
     return Hospital(name=name, task=task, train=patients.take(train), test=patients.take(test), warnings=check.warnings)
