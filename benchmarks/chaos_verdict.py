@@ -12,7 +12,7 @@ import numpy as np
 from chaos_hospital import light_app
 from chaos_trials import Trial
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
 from federated_health.ml.networks import Weights, weight_shapes, weights_hash
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS

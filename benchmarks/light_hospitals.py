@@ -24,7 +24,8 @@ from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
-from federated_health.data.tasks import HEART_DISEASE, write_agreement
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import write_agreement
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.metrics import Counts

@@ -20,7 +20,7 @@ from google.protobuf.message import Message as AnyProto
 from hypothesis import strategies as st
 from light_hospitals import ROWS  # and finds the project
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.metrics import Counts, Interval

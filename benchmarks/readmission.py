@@ -25,7 +25,7 @@ from federated_health.data.partitions import Partition
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients, held_out_probability
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import READMISSION
+from federated_health.data.task_files import READMISSION
 from federated_health.hospital.local_model import LocalModel
 from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import initial_weights

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from light_federation import light_processes, settings_for
 from measuring import memory_of
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import RunFolder

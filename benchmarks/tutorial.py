@@ -23,7 +23,7 @@ from flwr.server.strategy import FedAvg
 
 from federated_health.data.hospital import load_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.networks import HIDDEN_UNITS

@@ -5,7 +5,8 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.tasks import HEART_DISEASE, Task
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.studies.audit.inversion import (

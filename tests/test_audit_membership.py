@@ -198,7 +198,7 @@ def test_too_few_shadows_are_refused() -> None:
 
 def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> Array:
     """Log-odds of all rows after training on the first half of them."""
-    from federated_health.data.tasks import HEART_DISEASE
+    from federated_health.data.task_files import HEART_DISEASE
     from federated_health.ml.keras_models import build_head
     from federated_health.ml.networks import initial_weights
     from federated_health.ml.training import LocalTrainer, batch_order
@@ -217,7 +217,7 @@ def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> 
 @pytest.mark.parametrize("epochs", [0, 400])
 def test_losses_reveal_the_members_of_an_overfitted_model_and_not_of_an_untrained_one(epochs: int) -> None:
     """Of 20 patients whose labels no column explains, a model can only memorise the labels."""
-    from federated_health.data.tasks import HEART_DISEASE
+    from federated_health.data.task_files import HEART_DISEASE
 
     generator = np.random.default_rng(8)
     scores = []

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import ARRAYS
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.networks import Weights, initial_weights

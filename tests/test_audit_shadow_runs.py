@@ -9,7 +9,7 @@ import pytest
 from client import app
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import ATTACKS

@@ -14,7 +14,8 @@ from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients, load_hospital
-from federated_health.data.tasks import HEART_DISEASE, Task
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
 from federated_health.hospital.handlers import InMemoryHospital

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from federated_health import __version__
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.metrics import Verdict, verdict_text
 from federated_health.report.formatting import list_verdicts
 from federated_health.report.page import Cards, Page, Picture, Table, render

@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 
 from federated_health.data.hospital import load_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import initial_weights, weight_shapes, weights_hash

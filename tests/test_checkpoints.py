@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import (
     CheckpointFolder,
@@ -471,7 +471,7 @@ def test_every_setting_that_differs_is_named_with_both_values() -> None:
 
 
 def test_every_setting_on_which_results_depend_is_compared() -> None:
-    free = {"min-hospitals", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose"}
+    free = {"min-hospitals", "task-file", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose"}
     for name in set(DEFAULTS) - free - {"data"}:
         with pytest.raises(CheckpointError, match=f": {name}: expected .*, got "):
             check_settings(DEFAULTS, {name: "other"})

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 
 HEADER = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease"

@@ -15,7 +15,8 @@ from federated_health.data.csv_reading import read_patients
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.sources.source import generate_readmission
-from federated_health.data.tasks import HEART_DISEASE, READMISSION, Task
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]

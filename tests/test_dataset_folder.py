@@ -14,7 +14,7 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.manifest import find_hospital, read_manifest
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 
 

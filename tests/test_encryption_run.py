@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.encryption import messages
 from federated_health.encryption.ckks import SLOTS, SecretKey, load_key
 from federated_health.encryption.hospital_result import remembered_result

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from federated_health.data.tasks import HEART_DISEASE, TASKS
+from federated_health.data.task_files import HEART_DISEASE, TASKS
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS
 from federated_health.encryption.vectors import BINS, FinalSums

@@ -26,7 +26,7 @@ from federated_health.cli.client import run_client
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
-from federated_health.data.tasks import READMISSION, get_task
+from federated_health.data.task_files import READMISSION, get_task
 from federated_health.names import is_hospital_name
 
 SECRET = "Zqxj"

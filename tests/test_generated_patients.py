@@ -31,7 +31,7 @@ from federated_health.data.sources.patient_model import (
     tablets_share,
     true_risk,
 )
-from federated_health.data.tasks import READMISSION
+from federated_health.data.task_files import READMISSION
 
 UNIVERSITY, COMMUNITY = "university", "community"
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from federated_health.data.hospital import Hospital, Patients, load_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 
 HEADER = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease"

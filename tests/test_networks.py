@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.tasks import HEART_DISEASE, Task
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import (

@@ -17,7 +17,7 @@ from federated_health.cli import demo
 from federated_health.cli.client import run_client
 from federated_health.cli.server import serve
 from federated_health.data.hospital import load_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.encryption import messages
 from federated_health.errors import MissingLibraryError
 from federated_health.hospital.handlers import InMemoryHospital

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.partitions import KINDS, Partition, divide
 from federated_health.data.sources.source import Source
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
 

@@ -13,7 +13,8 @@ from flwr.app import Context, Message, RecordDict
 
 import client
 from federated_health.data.hospital import Hospital, load_hospital
-from federated_health.data.tasks import HEART_DISEASE, write_agreement
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital, budget_of

@@ -12,7 +12,7 @@ import pytest
 import client
 from federated_health import __version__
 from federated_health.data.manifest import find_hospital
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import Counts, Verdict
 from federated_health.ml.privacy_plan import GUARANTEE

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federated_health import __version__
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
 from federated_health.ml.metrics import Interval, Verdict
 from federated_health.report.formatting import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from federated_health import encryption
-from federated_health.data.tasks import TASKS
+from federated_health.data.task_files import TASKS
 from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError

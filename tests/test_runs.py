@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from federated_health import files
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.backend import load_keras

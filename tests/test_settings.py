@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import SettingsError
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
@@ -108,7 +108,6 @@ def test_a_value_out_of_range_is_rejected(defaults: dict[str, Value], name: str,
 @pytest.mark.parametrize(
     ("name", "value", "choices"),
     [
-        ("task", "heart", "heart-disease"),
         ("model", "MLP", "mlp, logistic"),
         ("model", "", "mlp, logistic"),
         ("strategy", "fedsgd", "fedavg, average, fedprox"),

@@ -21,7 +21,7 @@ from federated_health.data.columns import Category
 from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS, Layout
 from federated_health.data.sources.source import Source, generate_readmission, read_source
-from federated_health.data.tasks import HEART_DISEASE, READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError
 from tests.conftest import PROJECT
 

@@ -18,7 +18,7 @@ from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.hospital import handlers
 from federated_health.ml.networks import weights_hash
 from federated_health.server.plain_run import PlainRun

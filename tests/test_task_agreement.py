@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federated_health.data.tasks import HEART_DISEASE, READMISSION, find_difference, read_agreement, write_agreement
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.tasks import find_difference, read_agreement, write_agreement
 
 agreement = st.dictionaries(st.text(), st.text())
 

@@ -12,7 +12,8 @@ import pytest
 
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, load_hospital
-from federated_health.data.tasks import HEART_DISEASE, Task
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.keras_models import build_encoder, build_head, encode
 from federated_health.ml.networks import MODELS, Weights, initial_weights, weight_shapes

@@ -7,11 +7,17 @@ number of features, which `ml.keras_models.build_encoder` makes. `docs/extending
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
+
+
+def write_number(number: float) -> str:
+    """A number in full precision, without trailing zeros."""
+    return f"{number:.15g}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class Measurement(Column):
         zero_is_missing: a recorded 0 means "not measured" and is read as missing.
         typical_median: lowest and highest median, in `unit`, that a hospital usually has; the data check warns outside.
         other_units: unit that files use by mistake -> factor and summand that convert it to `unit`, for the data check.
+        scale: mean and standard deviation, in `unit`, of the normalisation under differential privacy; see
+            `public_scale`.
+        association: "positive" or "negative" if patients with the label 1 usually have higher or lower values, for the
+            data check.
     """
 
     unit: str
@@ -54,17 +64,31 @@ class Measurement(Column):
     zero_is_missing: bool = False
     typical_median: tuple[float, float] | None = None
     other_units: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    scale: tuple[float, float] | None = None
+    association: Literal["positive", "negative"] | None = None
 
     feature_width = 2  # scaled value and missing flag
 
     @property
     def rule(self) -> str:
-        return f"a number from {self.low:g} to {self.high:g} ({self.unit}), or empty"
+        return f"a number from {write_number(self.low)} to {write_number(self.high)} ({self.unit}), or empty"
 
     @property
     def summary(self) -> str:
         zero = ", 0 is missing" if self.zero_is_missing else ""
-        return f"{self.meaning}: {self.low:g} to {self.high:g} {self.unit}{zero}"
+        return f"{self.meaning}: {write_number(self.low)} to {write_number(self.high)} {self.unit}{zero}"
+
+    @property
+    def public_scale(self) -> tuple[float, float]:
+        """Mean and standard deviation from the declaration, which depend on no patient.
+
+        `scale` if it is declared. Otherwise the middle of the range in which hospitals' medians typically lie, and half
+        of its width; without such a range, the middle and a sixth of the plausible range.
+        """
+        if self.scale is not None:
+            return self.scale
+        low, high = self.typical_median or (self.low, self.high)
+        return (low + high) / 2, (high - low) / (2 if self.typical_median else 6)
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         return np.isnan(numbers) | (self.low <= numbers) & (numbers <= self.high)
@@ -76,6 +100,9 @@ class Category(Column):
 
     codes: Mapping[int, str]
     """Code -> its meaning."""
+
+    risk_codes: tuple[int, ...] = ()
+    """Codes whose patients have the label 1 more often than others, for the data check."""
 
     @property
     def feature_width(self) -> int:

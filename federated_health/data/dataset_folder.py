@@ -17,11 +17,12 @@ from federated_health.data.examples import find_example_patients
 from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
-from federated_health.data.tasks import TASKS
+from federated_health.data.task_files import TASKS
+from federated_health.data.task_writing import write_task
 from federated_health.errors import DataError
 from federated_health.files import PUBLIC, hash_file, write_bytes
 
-PICTURE = "partition.png"
+PICTURE, TASK_FILE_NAME = "partition.png", "task.toml"
 
 EXAMPLE_PATIENTS = "example_patients.csv"
 """Made-up patients to be scored with `predict`; not part of the data set, so not in the manifest."""
@@ -63,6 +64,9 @@ def write_hospitals(
                 "partition": dict(partition),
                 "hospitals": entries,
             }
+            if TASKS.get(source.task.name) is not source.task:
+                (partial / TASK_FILE_NAME).write_text(write_task(source.task))
+                manifest["task_file"] = {"file": TASK_FILE_NAME, "sha256": hash_file(partial / TASK_FILE_NAME)}
             if plot:
                 draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", entries)
                 manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
@@ -125,7 +129,12 @@ def _find_old_files(folder: Path, source: Source, *, plot: bool, force: bool) ->
         hashes = listed_hashes(read_manifest(folder))
     except DataError:
         hashes = {}
-    others = (PICTURE, MANIFEST) if plot or PICTURE in hashes else (MANIFEST,)
+    has_own_task = TASKS.get(source.task.name) is not source.task
+    others = [
+        *([PICTURE] if plot or PICTURE in hashes else []),
+        *([TASK_FILE_NAME] if has_own_task or TASK_FILE_NAME in hashes else []),
+        MANIFEST,
+    ]
     files += [folder / name for name in others if (folder / name).exists()]
     for file in files:
         if file.is_dir():

@@ -57,17 +57,11 @@ def withheld_sums(measurements: int) -> ColumnSums:
 
 
 def public_normalisation(measurements: Iterable[Measurement]) -> Normalisation:
-    """A normalisation from the task's declarations, which depends on no patient.
-
-    The mean is the middle of the range in which hospitals' medians typically lie, and the standard deviation half of
-    its width; without such a range, the middle and a sixth of the plausible range.
-    """
-    centres, spreads = [], []
-    for measurement in measurements:
-        low, high = measurement.typical_median or (measurement.low, measurement.high)
-        centres.append((low + high) / 2)
-        spreads.append((high - low) / (2 if measurement.typical_median else 6))
-    return Normalisation(mean=tuple(centres), variance=tuple(spread**2 for spread in spreads))
+    """A normalisation from the task's declarations, which depends on no patient (see `Measurement.public_scale`)."""
+    scales = [measurement.public_scale for measurement in measurements]
+    return Normalisation(
+        mean=tuple(mean for mean, _ in scales), variance=tuple(deviation**2 for _, deviation in scales)
+    )
 
 
 def merge_sums(parts: Iterable[ColumnSums]) -> ColumnSums:

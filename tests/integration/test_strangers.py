@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.processes import free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import audit_figures
 from federated_health.studies.audit.shadow_runs import (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.metrics import probability
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort

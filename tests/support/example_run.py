@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.clientapp import ClientApp
 
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.metrics import Counts, Interval

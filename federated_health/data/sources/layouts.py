@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federated_health.data.columns import Column, Label
-from federated_health.data.tasks import HEART_DISEASE, TASKS, Task
+from federated_health.data.task_files import HEART_DISEASE, TASKS
+from federated_health.data.tasks import Task
 
 HOSPITAL_COLUMN = "hospital"
 

@@ -16,7 +16,7 @@ from federated_health.data import csv_reading, reading_errors
 from federated_health.data.columns import Category
 from federated_health.data.sources import layouts
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, Layout
-from federated_health.data.tasks import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024

@@ -16,7 +16,8 @@ from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
 from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
-from federated_health.data.tasks import READMISSION, Task
+from federated_health.data.task_files import READMISSION
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file
 from federated_health.names import hospital_name_from

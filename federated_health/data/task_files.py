@@ -1,0 +1,182 @@
+"""Task files: a prediction task declared in TOML. heart-disease and readmission come with the package.
+
+`docs/task-files.md` explains every key. An error names the file and the line.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.tasks import Task
+from federated_health.data.toml_reading import TomlTable, is_text, read_toml
+from federated_health.errors import DataError, SettingsError
+from federated_health.names import is_hospital_name
+
+DEFAULT_TASK = "heart-disease"
+
+TASK_FILE = "task-file"
+"""Key of a node's config and of a run's: path of a task file; empty or absent for a task of the package."""
+
+MAX_COLUMNS, MAX_CODES = 1000, 100
+
+RESERVED = ("hospital", "risk", "prediction")
+"""Columns with a meaning of their own in sources and in the output of `predict`."""
+
+
+def read_task_file(path: Path) -> Task:
+    """The task that a file declares; the same object for the same content. DataError if it is not a task file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse_task(content, str(path))
+
+
+@lru_cache(maxsize=64)
+def parse_task(content: bytes, file: str) -> Task:
+    """The task that a task file declares.
+
+    Args:
+        file: name of the file, for errors.
+
+    Raises:
+        DataError: the content is not a valid task file.
+    """
+    top = read_toml(content, file)
+    expected = "lower-case letters, digits and hyphens"
+    name = top.take("name", expected, lambda value: isinstance(value, str) and is_hospital_name(value))
+    label = _take_label(top)
+    patient = top.take_table("patient", required=False)
+    patient_column = _take_column_name(patient) if patient else None
+    if patient:
+        patient.end("column")
+    tables = top.take_table("columns")
+    assert tables is not None
+    columns = tuple(_take_column(tables, key) for key in tables.names())
+    if not 1 <= len(columns) <= MAX_COLUMNS:
+        raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
+    top.end("name, label, patient, columns")
+    for reserved, key in ((label.name, "label"), (patient_column, "patient")):
+        if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
+            raise top.error(f"{reserved} is also another column", key, "column")
+    return Task(name=name, columns=columns, label=label, patient=patient_column)
+
+
+def _take_label(top: TomlTable) -> Label:
+    table = top.take_table("label")
+    assert table is not None
+    label = Label(_take_column_name(table), table.take_text("meaning"))
+    table.end("column, meaning")
+    return label
+
+
+def _take_column_name(table: TomlTable) -> str:
+    name: str = table.take("column", "a column's name: letters, digits and _, first a letter", _is_column_name)
+    return name
+
+
+def _take_column(tables: TomlTable, name: str) -> Measurement | Category:
+    if not _is_column_name(name):
+        raise tables.error("expected a column's name: letters, digits and _, first a letter", name)
+    table = tables.take_table(name)
+    assert table is not None
+    if "codes" in table.names():
+        return _take_category(table, name)
+    return _take_measurement(table, name)
+
+
+def _take_category(table: TomlTable, name: str) -> Category:
+    meaning = table.take_text("meaning")
+    expected = f'2 to {MAX_CODES} whole numbers with their meanings, such as {{ 0 = "no", 1 = "yes" }}'
+    codes = table.take("codes", expected, _are_codes)
+    codes = {int(code): text for code, text in codes.items()}
+    expected = f"some of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
+    is_subset = lambda value: isinstance(value, list) and set(value) < set(codes)  # noqa: E731
+    risk_codes = table.take("risk_codes", expected, is_subset, [])
+    table.end("meaning, codes, risk_codes")
+    return Category(name, meaning, codes, tuple(risk_codes))
+
+
+def _take_measurement(table: TomlTable, name: str) -> Measurement:
+    meaning, unit = table.take_text("meaning"), table.take_text("unit")
+    low, high = table.take("range", "two numbers, the lower one first, such as [0, 120]", _is_range)
+    zero_is_missing = table.take("zero_is_missing", "true or false", lambda value: isinstance(value, bool), False)
+    median = table.take(
+        "typical_median",
+        f"two numbers within {low:g} and {high:g}",
+        lambda v: _is_range(v) and low <= v[0] and v[1] <= high,
+        [],
+    )
+    scale = table.take(
+        "scale", "mean and standard deviation, such as [60, 30]", lambda v: _are_numbers(v) and v[1] > 0, []
+    )
+    association = table.take(
+        "association", '"positive" or "negative"', lambda value: value in ("positive", "negative"), ""
+    )
+    units = table.take_table("other_units", required=False)
+    measurement = Measurement(
+        name,
+        meaning,
+        unit,
+        low=low,
+        high=high,
+        zero_is_missing=zero_is_missing,
+        typical_median=tuple(median) or None,
+        other_units={} if units is None else {key: _take_unit(units, key) for key in units.names()},
+        scale=tuple(scale) or None,
+        association=association or None,
+    )
+    table.end("meaning, unit, range, zero_is_missing, typical_median, other_units, scale, association, or codes")
+    return measurement
+
+
+def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
+    """Factor and summand that convert a unit."""
+    table = units.take_table(unit)
+    assert table is not None
+    factor = table.take("factor", "a number other than 0", lambda value: _is_number(value) and value != 0)
+    offset = table.take("offset", "a number", _is_number, 0)
+    table.end("factor, offset")
+    return factor, offset
+
+
+def _is_column_name(value: object) -> bool:
+    is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,59}", value) is not None
+    return is_name and value not in RESERVED
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_range(value: Any) -> bool:
+    return _are_numbers(value) and value[0] < value[1]
+
+
+def _are_codes(value: Any) -> bool:
+    is_table = isinstance(value, dict) and 2 <= len(value) <= MAX_CODES
+    return is_table and all(re.fullmatch(r"-?\d{1,6}", code) and is_text(text) for code, text in value.items())
+
+
+_SHIPPED = Path(__file__).parent / "shipped_tasks"
+
+HEART_DISEASE = read_task_file(_SHIPPED / "heart-disease.toml")
+READMISSION = read_task_file(_SHIPPED / "readmission.toml")
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION)}
+"""The tasks that come with the package, by name."""
+
+
+def get_task(name: str) -> Task:
+    """The task with a name that comes with the package; a SettingsError if there is none."""
+    if name not in TASKS:
+        raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
+    return TASKS[name]

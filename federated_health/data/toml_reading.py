@@ -1,0 +1,123 @@
+"""Reads TOML files that people write: each key once, and errors that name the file and the line."""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from federated_health.errors import DataError
+
+MAX_BYTES = 2**18
+"""Largest size of a TOML file."""
+
+PLACEHOLDER = "?"
+"""Text that a draft leaves for a person to replace."""
+
+
+class TomlTable:
+    """A table of a TOML file, from which each key is read once.
+
+    Args:
+        file: the file's name, for errors.
+        text: the whole file.
+        table: the table's content.
+        path: keys from the top of the file to this table.
+    """
+
+    def __init__(self, file: str, text: str, table: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+        self._file, self._text, self._path = file, text, path
+        self._left = dict(table)
+
+    def take(self, key: str, expected: str, allows: Callable[[Any], bool], default: Any = None) -> Any:
+        """The value of a key, or the default if there is one; a DataError if the value is not as expected."""
+        if key not in self._left:
+            if default is None:
+                raise self.error(f"lacks {key}: expected {expected}")
+            return default
+        value = self._left.pop(key)
+        if value == PLACEHOLDER:
+            raise self.error(f"expected {expected}, got {PLACEHOLDER!r}, which a draft leaves for you to replace", key)
+        if not allows(value):
+            raise self.error(f"expected {expected}, got {value!r}", key)
+        return value
+
+    def take_text(self, key: str, default: str | None = None) -> str:
+        """One line of text that is not empty."""
+        text: str = self.take(key, "text in one line", is_text, default)
+        return text
+
+    def take_table(self, key: str, *, required: bool = True) -> "TomlTable | None":
+        """A table within this one."""
+        if key not in self._left and not required:
+            return None
+        content = self.take(key, "a table", lambda value: isinstance(value, dict))
+        return TomlTable(self._file, self._text, content, (*self._path, key))
+
+    def names(self) -> list[str]:
+        """Keys that have not been taken, in the file's order."""
+        return list(self._left)
+
+    def end(self, known: str) -> None:
+        """Raise a DataError for a key that has not been taken."""
+        if self._left:
+            key = next(iter(self._left))
+            raise self.error(f"unknown key; known are: {known}", key)
+
+    def error(self, problem: str, *keys: str) -> DataError:
+        """An error about this table, or about one of its keys."""
+        path = (*self._path, *keys)
+        number = find_line(self._text, path)
+        where = f", line {number}" if number else ""
+        return DataError(f"{self._file}{where}: {'.'.join(path)}{': ' if path else ''}{problem}")
+
+
+def read_toml(content: bytes, file: str) -> TomlTable:
+    """The top of a TOML file; a DataError if it is too large or not TOML in UTF-8."""
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{file}: expected at most {MAX_BYTES:,} bytes, got {len(content):,}")
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        return TomlTable(file, text, tomllib.loads(text))
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
+        problem, line = found.groups() if found else (str(error), None)
+        raise DataError(f"{file}{f', line {line}' if line else ''}: is not valid TOML: {problem}") from None
+    except RecursionError:
+        raise DataError(f"{file}: is not valid TOML: nested too deeply") from None
+
+
+def find_line(text: str, path: tuple[str, ...]) -> int | None:
+    """Number of the line, from 1, that sets a key of a TOML text, or that opens its table; None if there is none.
+
+    For a key within an inline table, or one that is not there, it is the line of the nearest table around it.
+    """
+    table: tuple[str, ...] = ()
+    found, length = None, 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            keys = table = _keys_of(line.split("#")[0]) or table
+        else:
+            keys = (*table, *_keys_of(line.partition("=")[0] + "= 0"))
+        if length < len(keys) <= len(path) and keys == path[: len(keys)]:
+            found, length = number, len(keys)
+    return found
+
+
+def _keys_of(line: str) -> tuple[str, ...]:
+    """Keys of a line of TOML, from the outermost; empty if it is no line of its own."""
+    try:
+        content: Any = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys = []
+    while isinstance(content, dict) and content:
+        key, content = next(iter(content.items()))
+        keys.append(key)
+    return tuple(keys)
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text in one line, neither empty nor the placeholder."""
+    return isinstance(value, str) and value.strip() not in ("", PLACEHOLDER) and value.isprintable()
