@@ -111,7 +111,7 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
         labelled, mapping: see `read_patients`.
     """
     columns = task.labelled_columns if labelled else task.columns
-    patient = _patient_column(task) if labelled else None
+    patient = task.patient if labelled else None
     names = [*(column.name for column in columns), *([patient] if patient else [])]
     if mapping is None:
         text = read_table(path, names=names)
@@ -125,10 +125,6 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
         raise reading_errors.missing_columns(path, text, names, task)
     refuse_repeated_or_empty(str(path), text, names)
     return check_cells(text, columns, patient=patient)
-
-
-def _patient_column(task: Task) -> str | None:
-    return getattr(task, "patient", None)
 
 
 def read_table(path: Path, dialect: Dialect = COMMAS, names: Collection[str] = ()) -> pd.DataFrame:

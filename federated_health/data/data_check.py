@@ -90,10 +90,11 @@ class DataCheck:
 
     def findings(self) -> list[str]:
         """Invalid columns, warnings and ignored columns, one line each."""
+        rules = {column.name: column.rule for column in self.task.labelled_columns}
         invalid = [
-            f"{column.name} must be {column.rule}; see {_list_rows(self.cells.invalid[column.name])}"
-            for column in self.task.labelled_columns
-            if self.cells.invalid[column.name].any()
+            f"{name} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
+            for name, rows in self.cells.invalid.items()
+            if rows.any()
         ]
         names = [
             name
@@ -112,7 +113,10 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
     """
     cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
-    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    if cells.patients is None:
+        different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    else:
+        different = len(np.unique(cells.patients))
     if obstacle is None and different < MIN_PATIENTS:
         obstacle = DataError(
             f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",

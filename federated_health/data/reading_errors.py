@@ -24,7 +24,8 @@ from federated_health.data.csv_reading import (
     looks_like_name,
     read_bytes,
 )
-from federated_health.data.tasks import TASKS, Task
+from federated_health.data.task_files import TASKS
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
 SAVE_AS_CSV = "; open it and save it as CSV UTF-8 (comma separated)"
