@@ -111,14 +111,13 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
         labelled, mapping: see `read_patients`.
     """
     columns = task.labelled_columns if labelled else task.columns
+    if mapping is not None:
+        from federated_health.data import mappings  # noqa: PLC0415  # most files need none
+
+        return mappings.read_cells(path, task, mapping, columns)
     patient = task.patient if labelled else None
     names = [*(column.name for column in columns), *([patient] if patient else [])]
-    if mapping is None:
-        text = read_table(path, names=names)
-    else:
-        from federated_health.data.mappings import read_mapping  # noqa: PLC0415  # most files need none
-
-        text = read_mapping(mapping, task).read(path)
+    text = read_table(path, task)
     if not set(names) <= set(text.columns):
         from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
 
@@ -127,9 +126,9 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
     return check_cells(text, columns, patient=patient)
 
 
-def read_table(path: Path, dialect: Dialect = COMMAS, names: Collection[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) -> pd.DataFrame:
     """The table in a text file, which may be packed with gzip; see `parse_csv`."""
-    return parse_csv(read_bytes(path), str(path), dialect=dialect, names=names)
+    return parse_csv(read_bytes(path), str(path), dialect=dialect, task=task)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -160,7 +159,7 @@ def parse_csv(
     header: Sequence[str] | None = None,
     *,
     dialect: Dialect = COMMAS,
-    names: Collection[str] = (),
+    task: Task | None = None,
 ) -> pd.DataFrame:
     """Parse a text table; every cell stays text.
 
@@ -171,18 +170,19 @@ def parse_csv(
     Args:
         name: name of the file in a DataError, which never quotes a row.
         header: column names, for a file without a header.
-        names: columns that are looked for: a first line with one of them is a header, even if it also has numbers.
+        task: the task that the table is for: a first line with one of its columns is a header, even if it also has
+            numbers.
     """
     try:
-        return _parse(content, name, header, dialect, names)
+        return _parse(content, name, header, dialect, task)
     except (DataError, UnicodeError, csv.Error) as error:
         from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
 
-        raise reading_errors.explain(content, name, dialect, error) from None
+        raise reading_errors.explain(content, name, dialect, error, task) from None
 
 
 def _parse(
-    content: bytes, name: str, header: Sequence[str] | None, dialect: Dialect, names: Collection[str]
+    content: bytes, name: str, header: Sequence[str] | None, dialect: Dialect, task: Task | None
 ) -> pd.DataFrame:
     rows = _split_cells(content, dialect)
     is_first = header is None
@@ -194,7 +194,8 @@ def _parse(
     columns = _read_columns(rows, len(header), name)
     table = pd.DataFrame(dict(enumerate(columns)))
     table.columns = pd.Index(header, dtype=str)
-    if is_first and any(map(is_number, header)) and set(names).isdisjoint(header):
+    known = [column.name for column in task.labelled_columns] if task else []
+    if is_first and any(map(is_number, header)) and set(known).isdisjoint(header):
         from federated_health.data.reading_errors import looks_like_patient  # noqa: PLC0415  # see `parse_csv`
 
         if looks_like_patient(table):

@@ -50,6 +50,9 @@ SIGNATURES = {
 }
 """First bytes of a file that is no text table -> what it is, and the fix."""
 
+MAPPABLE = {"is an Excel workbook (xlsx)": (".xlsx",), "is a Parquet file": (".parquet",)}
+"""Kinds of files that a mapping reads, under these suffixes."""
+
 TEXT_KINDS = {
     r"<!doctype html|<html|<head|<body|<table": ("is an HTML page", SAVE_AS_CSV),
     r"<\?xml": ("is an XML file", EXPORT_AS_CSV),
@@ -63,8 +66,8 @@ TEXT_KINDS = {
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 
-SAMPLE_LINES = 50
-"""Lines at the beginning of a file from which its separator is recognised."""
+SAMPLE_LINES, SAMPLE_CHARACTERS = 50, 2**20
+"""Beginning of a file from which its separator and its header are recognised."""
 
 WIDE_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -74,33 +77,40 @@ WIDE_ENCODINGS = {
 }
 
 
-def explain(content: bytes, name: str, dialect: Dialect, error: Exception) -> DataError:
+def explain(content: bytes, name: str, dialect: Dialect, error: Exception, task: Task | None) -> DataError:
     """The likely cause of an error in parsing a file, for its user; the error itself if there is no better one."""
-    if cause := find_cause(content, name, dialect):
+    if cause := find_cause(content, name, dialect, task):
         return cause
     if isinstance(error, DataError):
         return error
     return file_error(name, "is not a well-formed CSV", ": a quote is not closed or misplaced, or a cell is too long")
 
 
-def find_cause(content: bytes, name: str, dialect: Dialect) -> DataError | None:
+def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
     """Why a file is no table in this dialect, if its content tells."""
     if kind := _kind_of_bytes(content):
-        return file_error(name, *kind)
-    if encoding := _wide_encoding(content, dialect):
-        return file_error(name, "is not UTF-8 text", f", but {encoding}; save it as CSV UTF-8{_mapping_hint(name)}")
+        problem, fix = kind
+        is_mappable = Path(name).suffix.lower() in MAPPABLE.get(problem, ())
+        return file_error(name, problem, fix + (f", or {_mapping_hint(name, task)}" if is_mappable else ""))
+    is_default = dialect.encoding == COMMAS.encoding
+    problem = f"is not {'UTF-8' if is_default else dialect.encoding} text"
+    fix = (
+        f"; save it as CSV UTF-8, or {_mapping_hint(name, task)}" if is_default else "; correct the mapping's encoding"
+    )
+    if is_default and (encoding := _wide_encoding(content)):
+        return file_error(name, problem, f", but {encoding}{fix}")
+    if is_default and b"\0" in content:
+        return file_error(name, "is not a text file", EXPORT_AS_CSV)
     try:
         text = content.decode(dialect.encoding).removeprefix("\ufeff").lstrip()
     except UnicodeError:
-        expected = "UTF-8" if dialect.encoding == COMMAS.encoding else dialect.encoding
-        hint = f"; save it as CSV UTF-8{_mapping_hint(name)}"
-        return file_error(name, f"is not {expected} text", f", but probably Windows-1252, Latin-1 or Mac Roman{hint}")
+        return file_error(
+            name, problem, f", but probably Windows-1252, Latin-1 or Mac Roman{fix}" if is_default else fix
+        )
     for pattern, kind in TEXT_KINDS.items():
         if re.match(pattern, text, re.IGNORECASE):
             return file_error(name, *kind)
-    if "\0" in text:
-        return file_error(name, "is not a text file", EXPORT_AS_CSV)
-    return _cause_in_lines(text, name, dialect)
+    return _cause_in_lines(text, name, dialect, task)
 
 
 def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
@@ -120,10 +130,8 @@ def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
     return "is a zip archive", UNPACK
 
 
-def _wide_encoding(content: bytes, dialect: Dialect) -> str | None:
-    """UTF-16 or UTF-32, if a file is so and the dialect is not."""
-    if dialect.encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-        return None
+def _wide_encoding(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, if a file is so."""
     for mark, encoding in WIDE_ENCODINGS.items():  # the mark of UTF-16 also begins that of UTF-32
         if content.startswith(mark):
             return encoding
@@ -131,41 +139,44 @@ def _wide_encoding(content: bytes, dialect: Dialect) -> str | None:
     return "UTF-16" if len(sample) > 1 and sample.count(0) > len(sample) / 3 else None
 
 
-def _cause_in_lines(text: str, name: str, dialect: Dialect) -> DataError | None:
+def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
     """Why a text is no table in this dialect: another separator, quoted lines, or rows that end with a separator."""
-    lines = [line for line in islice(io.StringIO(text), SAMPLE_LINES) if line.strip()]
+    lines = [
+        line.rstrip("\r\n") for line in islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES) if line.strip()
+    ]
+    expected, mark = separator_name(dialect.separator), ""
+    if lines and (first := re.fullmatch(r'"?sep=(.)"?', lines[0])):
+        mark, lines = " (its line sep= is Excel's)", lines[1:]
     if not lines:
         return None
-    if first := re.match(r'"?sep=(.)"?\s*$', lines[0]):
-        named = f"begins with Excel's line sep={first[1]}"
-        if first[1] == dialect.separator:
-            return None
-        return file_error(name, f"{named}: it is not separated by {separator_name(dialect.separator)}", _resave(name))
     if separator := _other_separator(lines, dialect):
-        problem, but = (
-            f"is not separated by {separator_name(dialect.separator)}",
-            f", but by {separator_name(separator)}",
-        )
-        first_cells = _split(lines[0], separator)
-        if sum(map(is_number, first_cells)) * 2 >= len(first_cells):
-            fix = f"; separate its cells by {separator_name(dialect.separator)} and add a first line with column names"
-            return file_error(name, problem, f"{but}, and has no header{fix}")
-        return file_error(name, problem, f"{but}{_resave(name)}")
+        problem, found = f"is not separated by {expected}", f", but by {separator_name(separator)}{mark}"
+        cells = _split(lines[0], separator)
+        if 2 * sum(map(is_number, cells)) >= len(cells):
+            fix = f"; separate its cells by {expected} and add a first line with the column names"
+            return file_error(name, problem, f"{found}, and it has no header{fix}")
+        if separator == " ":
+            return file_error(name, problem, f"{found}; separate its cells by {expected}")
+        fix = f"; save it as CSV UTF-8 (comma separated), or {_mapping_hint(name, task)}"
+        return file_error(name, problem, found + (fix if dialect == COMMAS else "; correct the mapping's separator"))
     rows = _parse_sample(lines, dialect)
-    if len(rows[0]) == 1 and dialect.separator in rows[0][0]:
+    width = len(rows[0])
+    if width == 1 and dialect.separator in rows[0][0]:
         if len(rows) > 1 and all(len(row) == 1 for row in rows):
             return file_error(name, "has each line in quotes, as one cell", "; remove the quotes around the lines")
         return file_error(name, "has its header in quotes, as one cell", "; remove the quotes around the first line")
-    width = len(rows[0])
     if len(rows) > 1 and all(len(row) > width and not any(row[width:]) for row in rows[1:]):
-        extra, given = dialect.separator * (len(rows[1]) - width), separator_name(dialect.separator)
-        fix = f"; end the header with {extra!r}, too: expected {width} cells per row, got {len(rows[1])}"
-        return file_error(name, f"has {given} at the end of its rows, but not of its header", fix)
+        extra = dialect.separator * (len(rows[1]) - width)
+        fix = f": expected {width} cells per row, got {len(rows[1])}; end the first line with {extra!r}, too"
+        return file_error(name, f"has {expected} at the end of its rows, but not of its header", fix)
     return None
 
 
 def _other_separator(lines: Sequence[str], dialect: Dialect) -> str | None:
-    """The character that splits all lines into the same number of cells, more than the dialect's own does."""
+    """The character that splits all lines into the same number of cells, more than the dialect's own does.
+
+    A first line of one cell is enough: then the character that splits it into the most cells.
+    """
     own = len(_split(lines[0], dialect.separator))
     widths = {
         separator: {len(_split(line, separator)) for line in lines}
@@ -173,11 +184,14 @@ def _other_separator(lines: Sequence[str], dialect: Dialect) -> str | None:
         if separator != dialect.separator and (separator != " " or own == 1)  # names may hold spaces
     }
     found = {separator: min(width) for separator, width in widths.items() if len(width) == 1 and min(width) > own}
+    if own == 1 and not found:
+        found = {separator: len(_split(lines[0], separator)) for separator in SEPARATORS if separator in lines[0]}
+        found = {separator: width for separator, width in found.items() if width > 1 and separator in ";\t|,"}
     return max(found, key=lambda separator: found[separator], default=None)
 
 
 def _split(line: str, separator: str) -> list[str]:
-    return line.split() if separator == " " else line.split(separator)
+    return line.split() if separator == " " else next(csv.reader([line], delimiter=separator), [])
 
 
 def _parse_sample(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
@@ -196,18 +210,26 @@ def _until_error(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def missing_columns(path: Path, text: pd.DataFrame, names: Sequence[str], task: Task) -> DataError:
     """The error of a table without some of these columns of a task."""
-    if cause := find_cause(read_bytes(path), str(path), COMMAS):
+    content, name = read_bytes(path), str(path)
+    if cause := find_cause(content, name, COMMAS, task):
         return cause
     header = list(text.columns)
-    missing = [name for name in names if name not in header]
-    others = [name for name in header if name and name not in names]
+    missing = [column for column in names if column not in header]
     problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
+    if line := _find_header(content.decode(COMMAS.encoding), names):
+        return file_error(name, problem, f" in its first line; its header is in line {line}: delete the lines above it")
     hint = case_hint(header, missing)
     if layout := _layout_title(header, task):
-        hint += f"; this is {layout}, which create_dataset.py --source reads"
-    if len(others) >= len(missing):
-        hint += f"; if they have other names{_mapping_hint(str(path), task)}"
-    return file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
+        hint += f"; it looks like {layout}, which create_dataset.py --source reads"
+    elif len([column for column in header if column and column not in names]) >= len(missing):
+        hint += f"; if it has them under other names, {_mapping_hint(name, task)}"
+    return file_error(name, problem, f"; its header is: {describe_header(text, names)}{hint}")
+
+
+def _find_header(text: str, names: Collection[str]) -> int | None:
+    """Number of the first line with all of these columns, from 1, if it is among the first lines."""
+    lines = enumerate(islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES), start=1)
+    return next((line for line, cells in lines if set(names) <= {cell.strip() for cell in _split(cells, ",")}), None)
 
 
 def _layout_title(header: Collection[str], task: Task) -> str | None:
@@ -234,10 +256,11 @@ def looks_like_patient(text: pd.DataFrame) -> bool:
 
 
 def case_hint(header: Collection[str], missing: Collection[str]) -> str:
-    """Hint that names the missing columns that a header has in another case; else empty."""
+    """Hint that names missing columns that a header has in another case; else empty."""
     lower = {name.lower(): name for name in header}
-    found = [f"{lower[name.lower()]} instead of {name}" for name in missing if name.lower() in lower]
-    return f" (it has {', '.join(found)}: upper and lower case matter)" if found else ""
+    found = [f"{lower[name.lower()]} is not {name}" for name in missing if name.lower() in lower]
+    more = f", and {len(found) - 2} more" if len(found) > 2 else ""
+    return f" (upper and lower case matter: {', '.join(found[:2])}{more})" if found else ""
 
 
 def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
@@ -252,7 +275,10 @@ def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
         and pd.to_numeric(distinct_cells(text.iloc[:, position])[1], errors="coerce").notna().any()
         for position, name in enumerate(text.columns)
     )
-    return ", ".join(names) if has_known or is_above_numbers else "a first line that does not look like a header"
+    if not has_known and not is_above_numbers:
+        return "a first line that does not look like a header"
+    others = len(text.columns) - len(names)
+    return ", ".join([*names, *([f"and {others} more"] if others else [])])
 
 
 def separator_name(separator: str) -> str:
@@ -260,14 +286,8 @@ def separator_name(separator: str) -> str:
     return SEPARATORS.get(separator, repr(separator))
 
 
-def _resave(name: str) -> str:
-    return f"; save it as CSV UTF-8 (comma separated){_mapping_hint(name)}"
-
-
-def _mapping_hint(name: str, task: Task | None = None) -> str:
-    """How to read a file by a mapping; empty for a file inside an archive."""
-    if not Path(name).is_file():
-        return ""
+def _mapping_hint(name: str, task: Task | None) -> str:
+    """How to read a file by a mapping."""
     flag = "--task TASK" if task is None else f"--task {task.name}" if task.name in TASKS else "--task-file FILE"
     command = f"python -m federated_health mapping draft {shlex.quote(name)} {flag} > mapping.toml"
-    return f", or read it with a mapping: {command}, then --mapping mapping.toml"
+    return f"read it with a mapping: {command}, then --mapping mapping.toml"
