@@ -17,7 +17,14 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.columns import Column, Label, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, CheckedCells, Dialect, check_cells, distinct_cells
+from federated_health.data.csv_reading import (
+    MISSING_MARKS,
+    PATIENT_RULE,
+    CheckedCells,
+    Dialect,
+    check_cells,
+    distinct_cells,
+)
 from federated_health.data.mapping_files import (
     ColumnMapping,
     DatePair,
@@ -50,7 +57,8 @@ def read_mapping(path: Path, task: Task) -> "Mapping":
 def read_cells(path: Path, task: Task, mapping: Path, columns: Sequence[Column]) -> CheckedCells:
     """Cells of an export under the task's column names, checked; see `Mapping.apply` for the errors."""
     applied = read_mapping(mapping, task)
-    return replace(check_cells(applied.read(path, columns), columns), mapping=applied)
+    patient = task.patient if len(columns) == len(task.labelled_columns) else None
+    return replace(check_cells(applied.read(path, columns), columns, patient=patient), mapping=applied)
 
 
 def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,9 +141,12 @@ class Mapping:
         headers = " to ".join(header.name for header in self.content.columns[name].headers)
         return f"{headers} ({name})" if headers not in ("", name) else name
 
-    def rule(self, column: Column) -> str:
+    def rule(self, name: str) -> str:
         """What a cell of the export may hold, for messages."""
-        mapping = self.content.columns[column.name]
+        column = next((column for column in self.task.labelled_columns if column.name == name), None)
+        if column is None:
+            return PATIENT_RULE
+        mapping = self.content.columns[name]
         if mapping.codes is not None:
             cells = ", ".join(cell or "empty" for cell in mapping.codes)
             return f"one of {cells}" + ("" if isinstance(column, Label) else ", or missing")
@@ -148,15 +159,10 @@ class Mapping:
             return f"{column.rule}, once multiplied by {mapping.factor:g} and increased by {mapping.offset:g}"
         return column.rule
 
-    def requirement(self, column: Column) -> str:
-        """Name of a column and what its cells must be, in the export's terms."""
-        return f"{self.title(column.name)} must be {self.rule(column)}"
-
     def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]") -> str:
         """Column and row (1 is the first below the header) of an invalid cell, and its rule, in the export's terms."""
         row = int(invalid.to_numpy().argmax()) + 1
-        [column] = [column for column in self.task.labelled_columns if column.name == name]
-        return f"column {self.title(name)}, row {row}: expected {self.rule(column)}"
+        return f"column {self.title(name)}, row {row}: expected {self.rule(name)}"
 
     def describe_columns(self) -> list[str]:
         """What becomes of the export's columns, one line per column of the task."""
@@ -209,9 +215,11 @@ class _Headers:
         return self._export.iloc[:, positions[number - 1]]
 
     def _error_about(self, header: HeaderCell, name: str, times: int) -> DataError:
+        from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
+
         known = [header.name for column in self._mapping.content.columns.values() for header in column.headers]
-        got = csv_reading.describe_header(self._export.set_axis(self._names, axis="columns"), known)
-        hint = csv_reading.case_hint(self._names, [header.name]) if not times else ""
+        got = reading_errors.describe_header(self._export.set_axis(self._names, axis="columns"), known)
+        hint = reading_errors.case_hint(self._names, [header.name]) if not times else ""
         often = f" {header.occurrence} times" if times else ""
         return DataError(
             f"{self._path}: lacks the column {header.name}{often}, which {self._mapping.path} names for {name}; its "
