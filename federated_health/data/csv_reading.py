@@ -131,8 +131,17 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
     return check_cells(text, columns, patient=patient)
 
 
+def is_table_file(path: Path) -> bool:
+    """Whether a file's name says that it is an Excel workbook or a Parquet file, rather than a text table."""
+    return path.suffix.lower() in (".xlsx", ".parquet")
+
+
 def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) -> pd.DataFrame:
-    """The table in a text file, which may be packed with gzip; see `parse_csv`."""
+    """The table in a text file, which may be packed with gzip (see `parse_csv`), in a workbook or a Parquet file."""
+    if is_table_file(path):
+        from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # text tables need none
+
+        return read_table_file(path)
     return parse_csv(read_bytes(path), str(path), dialect=dialect, task=task)
 
 

@@ -91,7 +91,7 @@ class DataCheck:
     def findings(self) -> list[str]:
         """Invalid columns, warnings and ignored columns, one line each."""
         rules = {column.name: column.rule for column in self.task.labelled_columns}
-        titles, mapped = {name: str(name) for name in self.cells.invalid}, []
+        titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
         if (mapping := self.cells.mapping) is not None:
             rules = {name: mapping.rule(name) for name in titles}
             titles, mapped = {name: mapping.title(name) for name in titles}, [mapping.describe()]

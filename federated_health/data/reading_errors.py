@@ -21,6 +21,7 @@ from federated_health.data.csv_reading import (
     distinct_cells,
     file_error,
     is_number,
+    is_table_file,
     looks_like_name,
     read_bytes,
 )
@@ -210,8 +211,8 @@ def _until_error(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def missing_columns(path: Path, text: pd.DataFrame, names: Sequence[str], task: Task) -> DataError:
     """The error of a table without some of these columns of a task."""
-    content, name = read_bytes(path), str(path)
-    if cause := find_cause(content, name, COMMAS, task):
+    content, name = b"" if is_table_file(path) else read_bytes(path), str(path)
+    if content and (cause := find_cause(content, name, COMMAS, task)):
         return cause
     header = list(text.columns)
     missing = [column for column in names if column not in header]
