@@ -268,10 +268,12 @@ class _Application:
 
     def _plain_number(self, cell: str) -> str:
         """A cell's number with a decimal point, "" for missing, or INVALID."""
-        if self._is_missing(cell):
+        if cell in self._marks:
             return ""
         number = self._file.plain_number(cell)
-        return INVALID if number is None else number
+        if number is None:
+            return INVALID
+        return "" if self._mark_numbers and float(number) in self._mark_numbers else number
 
     def _is_missing(self, cell: str) -> bool:
         if cell in self._marks:
@@ -348,7 +350,7 @@ def _number(days: Days, unit: str) -> npt.NDArray[np.float64]:
 def _distinct_normal(cells: "pd.Series[str]") -> tuple[Positions, list[str]]:
     """Position of each row's cell among the distinct cells, and these as they are compared."""
     positions, distinct = distinct_cells(cells)
-    return positions, [normal_cell(cell) for cell in distinct]
+    return positions, [cell if cell.isascii() else normal_cell(cell) for cell in distinct]
 
 
 def _categorical(positions: Positions, cells: list[str]) -> pd.Categorical:
