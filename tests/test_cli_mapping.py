@@ -152,10 +152,22 @@ def test_invalid_rows_are_dropped_if_asked_but_none_for_its_label(
     assert run_script(*arguments, "--drop-invalid").succeeded
     assert json.loads(Path("new/manifest.json").read_text())["source"]["rows"] == {"read": 303, "kept": 302}
 
-    export.write_text(text.replace("gesund", "Zzyzx", 1))
+    export.write_text(text.replace(";145;", ";Zzyzx;", 1).replace("gesund", "Zzyzx", 1))
     refused = run_script(*arguments, "--drop-invalid", "--force")
     assert_refused(refused, 1, "Disease (é) (disease), row 1")
     assert "Zzyzx" not in refused.error
+
+
+def test_created_hospitals_hold_running_numbers_of_patients_and_no_identifiers(run_script: RunScript) -> None:
+    export, mapping = (EXAMPLE / "riverside" / name for name in ("export.csv", "mapping.toml"))
+    flags = ["--mapping", mapping, "--task-file", EXAMPLE / "stroke.toml", "--by", "iid", "--hospitals", 1]
+
+    assert run_script("create_dataset.py", "--source", export, *flags, "--out", "new").succeeded
+
+    numbers = pd.read_csv("new/client_1.csv")["patient_id"]
+    identifiers = pd.read_csv(export)["mrn"]
+    assert set(numbers) == set(range(1, identifiers.nunique() + 1))
+    assert sorted(numbers.value_counts()) == sorted(identifiers.value_counts())
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,9 @@ def test_a_file_of_another_kind_is_called_what_it_is(path: Path, content: str | 
     assert kind in str(refusal(path, content))
 
 
-def test_a_workbook_under_its_own_suffix_can_also_be_read_with_a_mapping(tmp_path: Path) -> None:
-    workbook = zip_of("xl/workbook.xml")
-
-    assert "--mapping" in str(refusal(tmp_path / "patients.xlsx", workbook))
-    assert "--mapping" not in str(refusal(tmp_path / "patients.csv", workbook))  # a mapping goes by the suffix
+def test_a_workbook_or_parquet_file_needs_its_own_suffix(tmp_path: Path) -> None:
+    assert "end in .xlsx" in str(refusal(tmp_path / "patients.csv", zip_of("xl/workbook.xml")))
+    assert "end in .parquet" in str(refusal(tmp_path / "patients.csv", b"PAR1"))
 
 
 def test_the_fix_for_an_arff_file_works(path: Path) -> None:

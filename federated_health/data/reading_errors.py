@@ -37,7 +37,7 @@ SIGNATURES = {
     b"\xd0\xcf\x11\xe0": ("is an Excel workbook (xls)", SAVE_AS_CSV),
     b"%PDF": ("is a PDF document", EXPORT_AS_CSV),
     b"{\\rtf": ("is a text document (RTF)", EXPORT_AS_CSV),
-    b"PAR1": ("is a Parquet file", EXPORT_AS_CSV),
+    b"PAR1": ("is a Parquet file", "; let its name end in .parquet"),
     b"$FL2": ("is an SPSS file", EXPORT_AS_CSV),
     b"$FL3": ("is an SPSS file", EXPORT_AS_CSV),
     b"<stata_dta>": ("is a Stata file", EXPORT_AS_CSV),
@@ -50,9 +50,6 @@ SIGNATURES = {
     b"Rar!": ("is a RAR archive", UNPACK),
 }
 """First bytes of a file that is no text table -> what it is, and the fix."""
-
-MAPPABLE = {"is an Excel workbook (xlsx)": (".xlsx",), "is a Parquet file": (".parquet",)}
-"""Kinds of files that a mapping reads, under these suffixes."""
 
 TEXT_KINDS = {
     r"<!doctype html|<html|<head|<body|<table": ("is an HTML page", SAVE_AS_CSV),
@@ -90,9 +87,7 @@ def explain(content: bytes, name: str, dialect: Dialect, error: Exception, task:
 def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
     """Why a file is no table in this dialect, if its content tells."""
     if kind := _kind_of_bytes(content):
-        problem, fix = kind
-        is_mappable = Path(name).suffix.lower() in MAPPABLE.get(problem, ())
-        return file_error(name, problem, fix + (f", or {_mapping_hint(name, task)}" if is_mappable else ""))
+        return file_error(name, *kind)
     is_default = dialect.encoding == COMMAS.encoding
     problem = f"is not {'UTF-8' if is_default else dialect.encoding} text"
     fix = (
@@ -127,7 +122,7 @@ def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
     except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
         return "is a damaged zip archive or workbook", ""
     if any(member.startswith("xl/workbook") for member in members):
-        return "is an Excel workbook (xlsx)", SAVE_AS_CSV
+        return "is an Excel workbook (xlsx)", "; let its name end in .xlsx"
     if b"opendocument" in kind:
         return "is an OpenDocument file (ods)", SAVE_AS_CSV
     return "is a zip archive", UNPACK
