@@ -452,3 +452,55 @@ def test_no_cell_of_any_column_is_in_a_draft_or_its_error(tmp_path: Path, dialec
             csv.writer(file, delimiter=separator).writerows([header, *spoiled])
 
         assert "zzyzx" not in draft_mapping(path, STROKE).text.lower()
+
+
+def test_a_word_that_usually_means_missing_may_be_a_code(tmp_path: Path) -> None:
+    stage = Category("stage", "stage", {0: "none", 1: "first", 9: "unknown"})
+    table = pd.DataFrame({"stage": ["none", "first", "unknown", "NA"] * 6, "died": ["y", "n"] * 12})
+    other = Category("stage", "stage", {0: "absent", 1: "first"})
+
+    codes = tomllib.loads(draft_of(tmp_path, table, task_of(stage)))["columns"]["stage"]["codes"]
+    assert codes == {"none": 0, "first": 1, "unknown": 9, "na": "missing"}
+    codes = tomllib.loads(draft_of(tmp_path, table, task_of(other)))["columns"]["stage"]["codes"]
+    assert codes == {"none": "?", "first": 1, "unknown": "missing", "na": "missing"}
+
+
+def test_empty_and_unknown_labels_are_left_to_a_person(tmp_path: Path) -> None:
+    table = pd.DataFrame({"smoking": ["never", "now"] * 9, "died": ["yes", "", "unknown"] * 6})
+
+    codes = tomllib.loads(draft_of(tmp_path, table, task_of(SMOKING)))["columns"]["died"]["codes"]
+
+    assert codes == {"yes": "?", "": "?", "unknown": "?"}
+
+
+def test_which_date_an_age_is_on_is_asked_if_the_task_does_not_say(tmp_path: Path) -> None:
+    age = Measurement("age", "age", "years", low=0, high=120)
+    table = stays()[["birth", "admission", "discharge", "died"]]
+
+    column = tomllib.loads(draft_of(tmp_path, table, task_of(age)))["columns"]["age"]
+
+    assert (column["from"], column["to"]) == ("birth", "?")
+
+
+def test_dates_are_named_for_another_duration(tmp_path: Path) -> None:
+    wait = Measurement("wait", "time from symptoms to admission", "days", low=0, high=120)
+
+    text = draft_of(tmp_path, stays()[["birth", "admission", "discharge", "died"]], task_of(wait))
+
+    assert tomllib.loads(text)["columns"]["wait"]["column"] == "?"
+    assert 'two of the dates "birth", "admission", "discharge"' in text
+
+
+def test_the_sheets_of_a_workbook_are_named(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "Export"
+    for row in [["smoking", "died"], *[["never", "y"], ["now", "n"]] * 6]:
+        book.active.append(row)
+    book.create_sheet("Notes")
+    book.save(tmp_path / "export.xlsx")
+
+    text = draft_mapping(tmp_path / "export.xlsx", task_of(SMOKING)).text
+
+    assert tomllib.loads(text)["file"] == {"sheet": "Export", "decimal": "."}
+    assert '"Notes"' in text

@@ -129,10 +129,18 @@ def test_a_code_table_goes_before_the_marks_for_missing(tmp_path: Path) -> None:
         '[columns.smoking]\ncolumn = "Bemerkung"\ncodes = { "none" = 0, "" = 1, "k.A." = 2, "-99" = "missing" }',
     )
 
-    rows = [with_cell("Bemerkung", cell) for cell in ("None", "", "k.A.", "-99,0", "NA")]
+    rows = [with_cell("Bemerkung", cell) for cell in ("None", "", "k.A.", "-99,0")]
     numbers = numbers_of(tmp_path, *rows, mapping=mapping)["smoking"]
 
-    np.testing.assert_array_equal(numbers, [0, 1, 2, np.nan, np.nan])
+    np.testing.assert_array_equal(numbers, [0, 1, 2, np.nan])
+
+
+@pytest.mark.parametrize("cell", ["none", "NA", "?", "null"])
+def test_beside_a_code_table_only_stated_words_and_empty_cells_are_missing(tmp_path: Path, cell: str) -> None:
+    assert "Geschlecht (sex), row 1" in str(refusal(tmp_path, with_cell("Geschlecht", cell)))
+    assert np.isnan(numbers_of(tmp_path, with_cell("Geschlecht", ""))["sex"].iloc[0])
+    stated = GERMAN.replace('missing = ["k.A.", "-99"]', f'missing = ["{cell}", "k.A.", "-99"]')
+    assert np.isnan(numbers_of(tmp_path, with_cell("Geschlecht", cell), mapping=stated)["sex"].iloc[0])
 
 
 def test_codes_are_compared_as_numbers_if_they_are_numbers(tmp_path: Path) -> None:
@@ -252,8 +260,8 @@ def test_two_hospitals_may_be_told_apart_and_patients_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("column", "cell", "title", "rule"),
     [
-        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or missing"),
-        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or missing"),
+        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
+        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
         ("BZ (mmol/l)", "5.5", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "1.2345", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "5,5 mmol", "BZ (mmol/l) (glucose)", "converted from mmol/l"),

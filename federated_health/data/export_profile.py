@@ -55,8 +55,9 @@ class ExportColumn:
     Attributes:
         header: its header, as headers are compared.
         occurrence: which of the columns with this header it is, from 1; None if there is only one.
-        cells: its distinct cells, as cells are compared, without those that mean missing.
+        cells: its distinct cells, as cells are compared, without those that usually mean missing.
         counts: rows with each of these cells.
+        missing: the distinct cells that usually mean missing, which may be "".
         format: how the file writes numbers.
     """
 
@@ -64,7 +65,7 @@ class ExportColumn:
     occurrence: int | None
     cells: tuple[str, ...]
     counts: npt.NDArray[np.int64]
-    missing_words: tuple[str, ...]
+    missing: tuple[str, ...]
     format: FileFormat
 
     @cached_property
@@ -114,14 +115,14 @@ class Export:
     """An export's columns, and how the file is written.
 
     Attributes:
-        is_text: whether it is a CSV rather than a workbook or a Parquet file.
+        sheets: names of a workbook's sheets; the first one was read.
         decimal_is_sure: whether the cells leave no doubt about the decimal mark.
     """
 
     rows: int
     columns: Sequence[ExportColumn]
     format: FileFormat
-    is_text: bool
+    sheets: tuple[str, ...]
     decimal_is_sure: bool
 
 
@@ -133,17 +134,17 @@ def profile_export(path: Path) -> Export:
         MissingLibraryError: the library that reads such a file is not installed.
     """
     file_format = FileFormat()
-    is_text = not csv_reading.is_table_file(path)
-    if is_text:
+    sheets: tuple[str, ...] = ()
+    if not csv_reading.is_table_file(path):
         content = csv_reading.read_bytes(path)
         encoding = find_encoding(content)
         separator = find_separator(content.decode(encoding), str(path))
         file_format = replace(file_format, encoding=encoding, separator=separator)
         table = csv_reading.parse_csv(content, str(path), dialect=Dialect(separator=separator, encoding=encoding))
     else:
-        from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # exports in CSV need none
+        from federated_health.data.table_files import read_table_file, sheet_names  # noqa: PLC0415  # CSVs need none
 
-        table = read_table_file(path)
+        table, sheets = read_table_file(path), sheet_names(path)
     headers = [normal_header(str(name)) for name in table.columns]
     cells = [_count_cells(table.iloc[:, position]) for position in range(len(headers))]
     _refuse_patients_as_header(headers, [distinct for distinct, _ in cells], str(path))
@@ -153,10 +154,10 @@ def profile_export(path: Path) -> Export:
     for position, (header, (distinct, counts)) in enumerate(zip(headers, cells, strict=True)):
         occurrence = headers[: position + 1].count(header) if headers.count(header) > 1 else None
         is_missing = np.array([cell in MISSING_MARKS or cell in MISSING_WORDS for cell in distinct], dtype=bool)
-        kept = tuple(cell for cell, missing in zip(distinct, is_missing, strict=True) if not missing)
-        words = tuple(cell for cell in distinct if cell in MISSING_WORDS)
-        columns.append(ExportColumn(header, occurrence, kept, counts[~is_missing], words, file_format))
-    return Export(len(table), columns, file_format, is_text, is_sure)
+        kept = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if not is_mark)
+        missing = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if is_mark)
+        columns.append(ExportColumn(header, occurrence, kept, counts[~is_missing], missing, file_format))
+    return Export(len(table), columns, file_format, sheets, is_sure)
 
 
 def find_encoding(content: bytes) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from federated_health.data.columns import Category, Column, Label, Mask, Measurement
+from federated_health.data.csv_reading import MISSING_MARKS, is_table_file
 from federated_health.data.export_profile import (
     DATE_FORMATS,
     MISSING_NUMBERS,
@@ -22,6 +23,7 @@ from federated_health.data.header_words import concepts_of, fold, likeness, mean
 from federated_health.data.mapping_files import DATE_UNITS, MISSING, FileFormat, date_pattern
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
+from federated_health.names import printable
 
 MIN_ROWS = 5
 """Smallest number of rows with a code word that is shown."""
@@ -65,13 +67,13 @@ def draft_mapping(path: Path, task: Task) -> Draft:
         DataError, MissingLibraryError: see `profile_export`.
     """
     export = profile_export(path)
-    drafter = _Drafter(export, task)
+    drafter = _Drafter(export, task, is_text=not is_table_file(path))
     sections = [(f"[columns.{name}]  # {what}", lines) for name, what, lines in drafter.columns()]
     sections.insert(0, ("[file]", list(drafter.file())))
     blocks = ["\n".join([title, *map(str, lines)]) for title, lines in sections]
     open_lines = sum(PLACEHOLDER in line.value for _, lines in sections for line in lines)
     head = [
-        f"# Draft of a mapping from {path.name} to the columns of the task {task.name}.",
+        f"# Draft of a mapping from {printable(path.name)} to the columns of the task {task.name}.",
         f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: also what seems sure may be wrong.",
         f'task = "{task.name}"',
     ]
@@ -83,8 +85,8 @@ def draft_mapping(path: Path, task: Task) -> Draft:
 class _Drafter:
     """Matches the columns of an export with those of a task."""
 
-    def __init__(self, export: Export, task: Task) -> None:
-        self._export, self._task = export, task
+    def __init__(self, export: Export, task: Task, *, is_text: bool) -> None:
+        self._export, self._task, self._is_text = export, task, is_text
         self.used: list[ExportColumn] = []
         self._dates = [column for column in export.columns if column.date_formats]
         self._others = [column for column in export.columns if not column.date_formats]
@@ -93,7 +95,10 @@ class _Drafter:
     def file(self) -> Iterator[_Line]:
         """The lines of [file]; after `columns`, which finds marks for missing."""
         file = self._export.format
-        if self._export.is_text:
+        if len(self._export.sheets) > 1:
+            names = ", ".join(map(_quoted, self._export.sheets))
+            yield _Line("sheet", _quoted(self._export.sheets[0]), f"check: the first of {names}")
+        if self._is_text:
             yield _Line("separator", _quoted(file.separator), "sure: it divides every row alike")
             encoding = file.encoding.removesuffix("-sig")
             sure = "sure" if encoding != "cp1252" else "check: it is not UTF-8; are accents in the headers right?"
@@ -104,7 +109,7 @@ class _Drafter:
             yield _Line("decimal", UNKNOWN, 'check: numbers are written in more than one way; "." or ","')
         if file.thousands:
             yield _Line("thousands", _quoted(file.thousands), "sure: by the numbers in the file")
-        words = sorted({word for column in self.used for word in column.missing_words})
+        words = sorted({word for column in self.used for word in column.missing} - MISSING_MARKS)
         if words:
             yield _Line("missing", _array(words), "check: do these mean missing? Besides empty, ?, NA, null and None")
         if self._date_format:
@@ -155,6 +160,9 @@ class _Drafter:
         shown = [_header(found) for found in candidates if _is_shown(found.header)]
         absent = "" if isinstance(column, Label) else "; or instead absent = true"
         comment = f"check: {' or '.join(shown)}?{absent}" if shown else f"not found: name the column{absent}"
+        if isinstance(column, Measurement) and column.unit in DATE_UNITS and len(self._dates) > 1:
+            names = ", ".join(_header(found) for found in self._dates if _is_shown(found.header))
+            comment += f"; or from and to, two of the dates {names}"
         yield _Line("column", UNKNOWN, comment)
         if isinstance(column, Measurement):
             yield _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset")
@@ -192,7 +200,7 @@ class _Drafter:
 
     def _code_line(self, column: Column, found: ExportColumn, *, is_open: bool = False) -> _Line:
         """The code table of a column; with `is_open`, all its codes are left to a person."""
-        words = _code_words(found)
+        words, is_label = _code_words(found), isinstance(column, Label)
         shown = sorted((word for word, rows in words if rows >= MIN_ROWS), key=_by_number)
         rarer = len(words) - len(shown)
         more = f"; and {rarer} rarer value{'s' * (rarer > 1)}" if rarer else ""
@@ -200,12 +208,11 @@ class _Drafter:
             reason = f"more than {MAX_WORDS} different values" if shown else "no value is frequent enough to be shown"
             return _Line("codes", UNKNOWN, f'check: {reason}; write {{ "..." = code }} for each; {_rule(column)}')
         codes = {word: UNKNOWN if is_open else self._code(column, word) for word in shown}
-        is_sure = UNKNOWN not in codes.values() and not rarer
         order = "" if is_open or not isinstance(column, Category) else _by_order(column, shown)
-        if not isinstance(column, Label):
-            codes |= {word: _quoted(MISSING) for word in sorted(found.missing_words)}
+        codes |= {word: self._code_of_mark(column, word) for word in sorted(found.missing) if word or is_label}
+        is_sure = UNKNOWN not in codes.values() and not rarer
         entries = ", ".join(f"{_quoted(word)} = {code}" for word, code in codes.items())
-        if isinstance(column, Label):
+        if is_label:
             comment = f"check: which mean 1 ({column.meaning}), and which 0?{more}"
         else:
             sure = "sure: 0 and 1 as for no and yes" if set(codes) <= {"0", "1"} else "sure: the words say so"
@@ -222,21 +229,28 @@ class _Drafter:
             code = int(word)
         return UNKNOWN if code is None else str(code)
 
+    def _code_of_mark(self, column: Column, word: str) -> str:
+        """The code of a cell that usually means missing; the task may have one for it, and a label is never missing."""
+        code = self._code(column, word)
+        is_missing = code == UNKNOWN and not isinstance(column, Label) and word != "none"  # which may be a finding
+        return _quoted(MISSING) if is_missing else code
+
     def _date_lines(self, column: Measurement) -> Iterator[_Line]:
         """Two dates whose difference the column is; none if there is no such pair by the headers."""
         if column.unit not in DATE_UNITS or len(self._dates) < 2:
             return
-        said = concepts_of(column.name) | concepts_of(column.meaning)
-        if "age" in said:
+        about = concepts_of(column.name) | concepts_of(column.meaning)
+        if "age" in about:
             start, end = "birth", "admission"
-        elif "stay" in said or "discharge" in said or "admission" in said:
+        elif about == {"stay"}:
             start, end = "admission", "discharge"
         else:
             return
         for key, concept in (("from", start), ("to", end)):
             fitting = [found for found in self._dates if concepts_of(found.header) == {concept}]
-            names = ", ".join(_header(found) for found in fitting or self._dates if _is_shown(found.header))
-            if len(fitting) == 1:
+            names = " or ".join(_header(found) for found in fitting or self._dates if _is_shown(found.header))
+            is_stated = concept in about or "stay" in about or key == "from" or len(self._dates) == 2
+            if len(fitting) == 1 and is_stated:  # an age may also be that on another date
                 self.used.append(fitting[0])
                 yield _Line(key, _header(fitting[0]), f"sure: the date of {concept}")
                 if (line := self._format_line(key, fitting[0])) is not None:

@@ -152,7 +152,7 @@ class Mapping:
         mapping = self.content.columns[name]
         if mapping.codes is not None:
             cells = ", ".join(cell or "empty" for cell in mapping.codes)
-            return f"one of {cells}" + ("" if isinstance(column, Label) else ", or missing")
+            return f"one of {cells}" + ("" if isinstance(column, Label) else ", or a mark for missing")
         if mapping.dates is not None:
             formats = " and ".join(dict.fromkeys((mapping.dates.start_format, mapping.dates.end_format)))
             return f"dates as {formats}, with {column.rule} between them"
@@ -231,7 +231,8 @@ class _Application:
 
     def __init__(self, file: FileFormat, mapping: ColumnMapping, headers: _Headers, name: str) -> None:
         self._file, self._mapping, self._headers, self._name = file, mapping, headers, name
-        self._marks = file.missing | mapping.missing | MISSING_MARKS
+        # A code table states all words: "none" may be a code rather than a mark for missing.
+        self._marks = file.missing | mapping.missing | (MISSING_MARKS if mapping.codes is None else {""})
         self._mark_numbers = {number for mark in self._marks if (number := file.number(mark)) is not None}
 
     def cells(self, column: Column | None) -> pd.Categorical:

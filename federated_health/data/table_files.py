@@ -48,6 +48,17 @@ def read_table_file(path: Path, *, sheet: str = "", decimal: str = ".") -> pd.Da
     return table.set_axis(pd.Index(header, dtype=str), axis="columns")
 
 
+def sheet_names(path: Path) -> tuple[str, ...]:
+    """Names of the sheets of a workbook that can be read; empty for a Parquet file."""
+    if path.suffix.lower() != ".xlsx":
+        return ()
+    import openpyxl  # noqa: PLC0415  # an optional library
+
+    book = openpyxl.load_workbook(path, read_only=True)
+    book.close()
+    return tuple(book.sheetnames)
+
+
 def _read_workbook(path: Path, sheet: str) -> Table:
     """Header, and cells of each column, of a sheet; rows and columns without any cell are left out at the end."""
     check_installed("openpyxl")
