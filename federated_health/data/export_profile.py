@@ -18,7 +18,7 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.csv_reading import MISSING_MARKS, Dialect, distinct_cells
-from federated_health.data.mapping_files import FileFormat, date_pattern, normal_cell, normal_header
+from federated_health.data.mapping_rules import FileFormat, date_pattern, normal_cell, normal_header
 from federated_health.data.mappings import parse_dates
 from federated_health.errors import DataError
 

@@ -20,7 +20,7 @@ from federated_health.data.export_profile import (
     profile_export,
 )
 from federated_health.data.header_words import concepts_of, fold, likeness, meaning_of_cell, names_unit, split_unit
-from federated_health.data.mapping_files import DATE_UNITS, MISSING, FileFormat, date_pattern
+from federated_health.data.mapping_rules import DATE_UNITS, MISSING, FileFormat, date_pattern
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
 from federated_health.names import printable

@@ -3,153 +3,27 @@
 `docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
 """
 
-import re
-import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from math import isfinite
 from typing import Any
 
 from federated_health.data.columns import Category, Column, Label, Measurement
+from federated_health.data.mapping_rules import (
+    DATE_UNITS,
+    HOSPITAL_COLUMN,
+    MISSING,
+    THOUSANDS,
+    ColumnMapping,
+    DatePair,
+    FileFormat,
+    HeaderCell,
+    MappingFile,
+    is_date_format,
+    normal_cell,
+    normal_header,
+)
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import TomlTable, is_text, read_toml
 from federated_health.errors import DataError
-
-MISSING = "missing"
-"""What a code table writes for a cell that means missing."""
-
-HOSPITAL_COLUMN = "hospital"
-"""Optional column of a mapping: the hospital of a row, for create_dataset.py."""
-
-DATE_UNITS = ("years", "days")
-"""What the time between two dates is counted in: completed years, or whole days."""
-
-_THOUSANDS = (".", ",", "'", "\u2019", " ")
-_SPACES = "\u00a0\u202f"
-"""No-break spaces, which exports write between thousands; a mapping's " " stands for them, too."""
-
-_NAME = r"[^\W\d_]+"
-_DATE_PARTS = {"Y": r"\d{4}", "b": _NAME, "B": _NAME, "p": "[ap]m", "f": r"\d{1,6}"}
-_DATE_PARTS |= dict.fromkeys("mdHIMS", r"\d\d?")
-"""Directives of a date format -> the text that they stand for; years have four digits."""
-
-
-@dataclass(frozen=True)
-class HeaderCell:
-    """A column of an export by its header, and which one if several have that header, counted from 1."""
-
-    name: str
-    occurrence: int | None = None
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """How an export is written. Separator, quote and encoding are those of a CSV; `sheet` is that of a workbook.
-
-    Attributes:
-        encoding: name of a codec of Python's.
-        thousands: character between groups of three digits; empty for none.
-        missing: marks for missing besides the usual ones, as `normal_cell` writes them.
-        date_format: how dates are written, in the directives of strptime; empty if not stated.
-        sheet: name of the sheet; empty for the first.
-    """
-
-    separator: str = ","
-    quote: str = '"'
-    encoding: str = "utf-8-sig"
-    decimal: str = "."
-    thousands: str = ""
-    missing: frozenset[str] = frozenset()
-    date_format: str = ""
-    sheet: str = ""
-
-    @cached_property
-    def _number(self) -> re.Pattern[str]:
-        digits, point = r"\d+", re.escape(self.decimal)
-        if self.thousands:
-            digits = rf"(?:\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|\d+)"
-        return re.compile(rf"[+-]?(?:{digits}(?:{point}\d*)?|{point}\d+)(?:e[+-]?\d+)?")
-
-    @property
-    def has_plain_numbers(self) -> bool:
-        """Whether numbers are written with a decimal point and nothing between thousands."""
-        return self.decimal == "." and not self.thousands
-
-    def plain_number(self, cell: str) -> str | None:
-        """A number's text with a decimal point and nothing between thousands; None if the cell is not a number."""
-        if self.thousands == " ":
-            cell = cell.translate(dict.fromkeys(map(ord, _SPACES), " "))
-        if self._number.fullmatch(cell) is None:
-            return None
-        return cell.replace(self.thousands, "").replace(self.decimal, ".")
-
-    def number(self, cell: str) -> float | None:
-        """A cell's number; None if it is not one."""
-        text = self.plain_number(cell)
-        return None if text is None else float(text)
-
-
-@dataclass(frozen=True)
-class DatePair:
-    """Two columns of dates, and their formats, whose difference in `unit` is a measurement."""
-
-    start: HeaderCell
-    end: HeaderCell
-    start_format: str
-    end_format: str
-    unit: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnMapping:
-    """How an export writes one column of a task.
-
-    Attributes:
-        source: the export's column; None for a pair of dates, and for a column that the export does not have.
-        dates: the pair of dates from which the column is computed.
-        codes: cell, as `normal_cell` writes it -> the task's code as text, "" for missing; None if cells are not coded.
-        missing: marks for missing, as `normal_cell` writes them, besides the file's.
-        unit: the export's unit, for messages; empty if it is the task's.
-        factor, offset: number * factor + offset is in the task's unit.
-    """
-
-    source: HeaderCell | None = None
-    dates: DatePair | None = None
-    codes: Mapping[str, str] | None = None
-    missing: frozenset[str] = frozenset()
-    unit: str = ""
-    factor: float = 1
-    offset: float = 0
-
-    @property
-    def is_absent(self) -> bool:
-        return self.source is None and self.dates is None
-
-    @property
-    def headers(self) -> tuple[HeaderCell, ...]:
-        """The export's columns that are read."""
-        if self.dates is not None:
-            return (self.dates.start, self.dates.end)
-        return () if self.source is None else (self.source,)
-
-
-@dataclass(frozen=True)
-class MappingFile:
-    """What a mapping file states: the format of the file, and each column of the task."""
-
-    format: FileFormat
-    columns: Mapping[str, ColumnMapping] = field(default_factory=dict)
-
-
-def normal_cell(text: str) -> str:
-    """A cell as cells are compared: trimmed, in lower case, accents composed."""
-    return unicodedata.normalize("NFC", text.strip().lower())
-
-
-def normal_header(text: str) -> str:
-    """A header cell as headers are compared: accents composed, and one space for spaces and line breaks."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
@@ -207,8 +81,8 @@ def _take_format(table: TomlTable) -> FileFormat:
     decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
     thousands = table.take(
         "thousands",
-        f"one of {' '.join(_THOUSANDS)}or a space, and not {decimal}, which is the decimal mark",
-        lambda value: value in _THOUSANDS and value != decimal,
+        f"one of {' '.join(THOUSANDS)}or a space, and not {decimal}, which is the decimal mark",
+        lambda value: value in THOUSANDS and value != decimal,
         FileFormat.thousands,
     )
     missing = table.take("missing", _MARKS, _are_marks, [])
@@ -366,32 +240,6 @@ class _ColumnReader:
         if not codes:
             raise self._table.error("expected at least one cell and its code", "codes")
         return codes
-
-
-def date_pattern(date_format: str) -> re.Pattern[str]:
-    """What a date in a format looks like. Numbers that follow each other without a separator have all their digits."""
-    pattern = ""
-    parts = re.findall(r"%.|[^%]+", date_format)
-    for position, part in enumerate(parts):
-        if part[0] != "%":
-            pattern += re.escape(part.lower())
-            continue
-        neighbours = (parts[position - 1] if position else "", parts[position + 1] if position + 1 < len(parts) else "")
-        is_joined = any(neighbour.startswith("%") for neighbour in neighbours)
-        text = _DATE_PARTS[part[1]]
-        pattern += text.replace("?", "") if is_joined else text
-    return re.compile(pattern)
-
-
-def is_date_format(value: object) -> bool:
-    """Whether a value is a date format that this project reads: a year of four digits, a month and a day."""
-    if not (isinstance(value, str) and value.isprintable()):
-        return False
-    directives = re.findall("%(.)", value)
-    months = [directive for directive in directives if directive in "mbB"]
-    is_known = all(directive in _DATE_PARTS for directive in directives) and value[-1:] != "%"
-    is_once = len(set(directives)) == len(directives)
-    return is_known and is_once and len(months) == 1 and "Y" in directives and "d" in directives
 
 
 def _is_character(value: object) -> bool:

@@ -26,7 +26,8 @@ from federated_health.data.csv_reading import (
     check_cells,
     distinct_cells,
 )
-from federated_health.data.mapping_files import (
+from federated_health.data.mapping_files import parse_mapping
+from federated_health.data.mapping_rules import (
     HOSPITAL_COLUMN,
     ColumnMapping,
     DatePair,
@@ -36,7 +37,6 @@ from federated_health.data.mapping_files import (
     date_pattern,
     normal_cell,
     normal_header,
-    parse_mapping,
 )
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
