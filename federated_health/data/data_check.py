@@ -91,8 +91,12 @@ class DataCheck:
     def findings(self) -> list[str]:
         """Invalid columns, warnings and ignored columns, one line each."""
         rules = {column.name: column.rule for column in self.task.labelled_columns}
+        titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
+        if (mapping := self.cells.mapping) is not None:
+            rules = {name: mapping.rule(name) for name in titles}
+            titles, mapped = {name: mapping.title(name) for name in titles}, [mapping.describe()]
         invalid = [
-            f"{name} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
+            f"{titles[str(name)]} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
             for name, rows in self.cells.invalid.items()
             if rows.any()
         ]
@@ -102,7 +106,7 @@ class DataCheck:
             if csv_reading.looks_like_name(name) and name not in self.cells.invalid
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
-        return [*invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
+        return [*mapped, *invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
 
 
 def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
