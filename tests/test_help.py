@@ -90,7 +90,7 @@ def test_every_help_has_examples(name: str) -> None:
 
 @pytest.mark.parametrize("example", sorted({example for parser in PARSERS.values() for example in examples_of(parser)}))
 def test_an_example_is_accepted_by_its_parser(example: str) -> None:
-    name, *arguments = shlex.split(example.removeprefix("python "))
+    name, *arguments = shlex.split(example.removeprefix("python ").partition(" > ")[0])
     if name == COMMAND:
         name = f"{name} {arguments.pop(0)}"
     assert vars(PARSERS[name].parse_args(arguments))
