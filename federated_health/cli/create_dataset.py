@@ -10,6 +10,7 @@ from federated_health.data.dataset_folder import PICTURE, write_example_patients
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
+from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.files import path_exists
 from federated_health.setting_fields import DEFAULT_DATA
 from federated_health.settings import Settings
@@ -35,6 +36,17 @@ def parse() -> argparse.Namespace:
         metavar="SOURCE",
         help="uci (920 patients of 4 hospitals, included here), readmission (generated patients), or the path "
         "of a CSV, a zip, or a folder with UCI's processed.*.data (default: %(default)s)",
+    )
+    source.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="mapping file that states how a file writes the columns of --task or --task-file (default: none)",
+    )
+    task = source.add_mutually_exclusive_group()
+    task.add_argument("--task", choices=tuple(TASKS), help="with --mapping: the task (default: none)")
+    task.add_argument(
+        "--task-file", type=Path, metavar="FILE", help="with --mapping: task file of your own (default: none)"
     )
     source.add_argument(
         "--patients",
@@ -96,6 +108,11 @@ def parse() -> argparse.Namespace:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
+    has_task = flags.task is not None or flags.task_file is not None
+    if (flags.mapping is not None) != has_task:
+        parser.error("expected --mapping FILE together with --task NAME or --task-file FILE")
+    if flags.mapping is not None and flags.source in ("uci", GENERATED):
+        parser.error(f"--mapping: expected a file as --source, got {flags.source}")
     return flags
 
 
@@ -105,6 +122,12 @@ def read(flags: argparse.Namespace) -> Source:
         return read_uci()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
+    if flags.mapping is not None:
+        from federated_health.data.mappings import read_mapping  # noqa: PLC0415  # other sources need none
+        from federated_health.data.sources.mapped import read_mapped  # noqa: PLC0415  # other sources need none
+
+        task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task)
+        return read_mapped(Path(flags.source), read_mapping(flags.mapping, task), drop_invalid=flags.drop_invalid)
     return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ import pandas as pd
 from federated_health.data.columns import Column, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
+
+if TYPE_CHECKING:
+    from federated_health.data import mappings
 
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 """Cells that mean "missing", in lower case."""
@@ -41,6 +45,7 @@ class CheckedCells:
         is_text: where a cell is neither a number nor a mark for missing.
         invalid: where a cell breaks the rule of its column; includes `is_text`.
         zeros: column -> rows with a 0 that means missing.
+        mapping: the mapping that made the table, under whose names messages describe cells.
     """
 
     text: pd.DataFrame
@@ -48,9 +53,12 @@ class CheckedCells:
     is_text: pd.DataFrame
     invalid: pd.DataFrame
     zeros: Mapping[str, int]
+    mapping: "mappings.Mapping | None" = None
 
 
-def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_patients(
+    path: Path, task: Task, *, labelled: bool, mapping: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of a CSV as text, and float64 columns of the task, NaN for missing, with the same index.
 
     Columns that the task does not know are ignored.
@@ -62,14 +70,19 @@ def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFra
         DataError: names the file and, where possible, the column, the row and the rule; never a value.
     """
     columns = task.labelled_columns if labelled else task.columns
-    cells = read_cells(path, columns)
+    cells = read_cells(path, task, labelled=labelled, mapping=mapping)
     if error := find_invalid_cell(path, columns, cells):
         raise error
     return cells.text, cells.numbers
 
 
-def read_cells(path: Path, columns: Sequence[Column]) -> CheckedCells:
+def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path | None = None) -> CheckedCells:
     """Cells of a CSV; a DataError unless it has at least one patient and each of the columns once."""
+    columns = task.labelled_columns if labelled else task.columns
+    if mapping is not None:
+        from federated_health.data import mappings  # noqa: PLC0415  # most files need none
+
+        return mappings.read_cells(path, task, mapping, columns)
     text = parse_csv(read_bytes(path), str(path))
     header, names = list(text.columns), [column.name for column in columns]
     if missing := [name for name in names if name not in header]:
@@ -173,7 +186,10 @@ def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells
     name, rule = invalid[0].name, invalid[0].rule
     others = int(cells.invalid.to_numpy().sum()) - 1
     more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
-    first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    if cells.mapping is None:
+        first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    else:
+        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
     return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
 
 

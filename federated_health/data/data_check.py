@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.columns import Measurement
+from federated_health.data.columns import Column, Measurement
 from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
@@ -88,10 +88,15 @@ class DataCheck:
             for name, zeros in self.cells.zeros.items()
         }
 
+    def _requirement(self, column: Column) -> str:
+        """Name of a column and what its cells must be, in the export's terms if a mapping was applied."""
+        mapping = self.cells.mapping
+        return f"{column.name} must be {column.rule}" if mapping is None else mapping.requirement(column)
+
     def findings(self) -> list[str]:
         """Invalid columns, warnings and ignored columns, one line each."""
         invalid = [
-            f"{column.name} must be {column.rule}; see {_list_rows(self.cells.invalid[column.name])}"
+            f"{self._requirement(column)}; see {_list_rows(self.cells.invalid[column.name])}"
             for column in self.task.labelled_columns
             if self.cells.invalid[column.name].any()
         ]
@@ -99,16 +104,17 @@ class DataCheck:
             name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
-        return [*invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
+        mapped = [] if self.cells.mapping is None else [self.cells.mapping.describe()]
+        return [*mapped, *invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
 
 
-def check_data(path: Path, task: Task) -> DataCheck:
+def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.read_cells(path, task.labelled_columns)
+    cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     different = len(cells.numbers.drop_duplicates(list(task.column_names)))
     if obstacle is None and different < MIN_PATIENTS:

@@ -7,7 +7,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ from federated_health.data.mapping_files import FileFormat, date_pattern, normal
 from federated_health.data.mappings import is_workbook_or_parquet, parse_dates
 from federated_health.errors import DataError
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = ("\t", ";", "|", ",")
+"""Separators, the least likely within a cell first: it is taken if two divide a file alike."""
 
 MISSING_WORDS = frozenset(
     {
@@ -145,8 +146,8 @@ def profile_export(path: Path) -> Export:
 
         table = read_table_file(path)
     headers = [normal_header(str(name)) for name in table.columns]
-    _refuse_patients_as_header(headers, str(path))
     cells = [_count_cells(table.iloc[:, position]) for position in range(len(headers))]
+    _refuse_patients_as_header(headers, [distinct for distinct, _ in cells], str(path))
     decimal, thousands, is_sure = find_decimal_mark(cell for distinct, _ in cells for cell in distinct[:MAX_EXAMINED])
     file_format = replace(file_format, decimal=decimal, thousands=thousands)
     columns = []
@@ -222,9 +223,10 @@ def _count_cells(cells: "pd.Series[str]") -> tuple[tuple[str, ...], npt.NDArray[
     return tuple(unique), counts.astype(np.int64)
 
 
-def _refuse_patients_as_header(headers: Sequence[str], name: str) -> None:
-    """Raise a DataError if the first line holds a number or a date, as that of a file without a header does."""
-    for header in headers:
-        is_number = FileFormat().number(header) is not None or FileFormat(decimal=",").number(header) is not None
-        if is_number or any(date_pattern(date_format).fullmatch(header.lower()) for date_format in DATE_FORMATS):
-            raise DataError(f"{name}: has no header: its first line holds numbers or dates; add a line with the names")
+def _refuse_patients_as_header(headers: Sequence[str], cells: Sequence[Collection[str]], name: str) -> None:
+    """Raise a DataError if the first line is a patient: a number, a date, or a cell that its column has, too."""
+    for header, distinct in zip(headers, cells, strict=True):
+        is_number = any(FileFormat(decimal=mark).number(header) is not None for mark in ".,")
+        is_date = any(date_pattern(date_format).fullmatch(header.lower()) for date_format in DATE_FORMATS)
+        if is_number or is_date or (header and normal_cell(header) in distinct):
+            raise DataError(f"{name}: has no header: its first line looks like a patient; add a line with column names")

@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from federated_health.data.columns import Category, Column, Label, Mask, Measurement
-from federated_health.data.csv_reading import looks_like_name
 from federated_health.data.export_profile import (
     DATE_FORMATS,
     MISSING_NUMBERS,
-    MISSING_WORDS,
     Export,
     ExportColumn,
     profile_export,
 )
-from federated_health.data.header_words import concepts_of, fold, likeness, meaning_of_cell, split_unit
+from federated_health.data.header_words import concepts_of, fold, likeness, meaning_of_cell, names_unit, split_unit
 from federated_health.data.mapping_files import DATE_UNITS, MISSING, FileFormat, date_pattern
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
@@ -74,10 +72,10 @@ def draft_mapping(path: Path, task: Task) -> Draft:
     open_lines = sum(PLACEHOLDER in line.value for _, lines in sections for line in lines)
     head = [
         f"# Draft of a mapping from {path.name} to the columns of the task {task.name}.",
-        f'# Replace each {UNKNOWN} ({open_lines} lines), and review the lines marked "check". A sure line may be wrong, too.',
+        f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: also what seems sure may be wrong.",
         f'task = "{task.name}"',
     ]
-    unused = [column.header for column in export.columns if column not in drafter.used and looks_like_name(column.header)]
+    unused = [column.header for column in export.columns if column not in drafter.used and _is_shown(column.header)]
     tail = [f"# Not used: {', '.join(dict.fromkeys(unused))}"] if unused else []
     return Draft("\n\n".join(["\n".join(head), *blocks, *tail]) + "\n", open_lines)
 
@@ -91,7 +89,6 @@ class _Drafter:
         self._dates = [column for column in export.columns if column.date_formats]
         self._others = [column for column in export.columns if not column.date_formats]
         self._date_format = self._common_date_format()
-        self._marks: set[str] = set()
 
     def file(self) -> Iterator[_Line]:
         """The lines of [file]; after `columns`, which finds marks for missing."""
@@ -107,7 +104,7 @@ class _Drafter:
             yield _Line("decimal", UNKNOWN, 'check: numbers are written in more than one way; "." or ","')
         if file.thousands:
             yield _Line("thousands", _quoted(file.thousands), "sure: by the numbers in the file")
-        words = sorted({word for column in self.used for word in column.missing_words if _is_frequent_mark(word)})
+        words = sorted({word for column in self.used for word in column.missing_words})
         if words:
             yield _Line("missing", _array(words), "check: do these mean missing? Besides empty, ?, NA, null and None")
         if self._date_format:
@@ -129,10 +126,9 @@ class _Drafter:
         """The export's column that is each column of the task, where that is sure."""
         ranked = []
         for column in self._task.labelled_columns:
-            scores = sorted(((likeness(column, c.header)[0], i) for i, c in enumerate(self._others)), reverse=True)
-            best = [(score, i) for score, i in scores if score >= SURE and _fits(column, self._others[i])]
-            if best and (len(best) == 1 or best[0][0] > best[1][0]):
-                ranked.append((best[0][0], column.name, self._others[best[0][1]]))
+            sure = [c for c in self._others if likeness(column, c.header)[0] >= SURE and _fits(column, c)]
+            if len(sure) == 1:  # of two, even of one with the same name, a person chooses
+                ranked.append((likeness(column, sure[0].header)[0], column.name, sure[0]))
         matches: dict[str, ExportColumn | None] = dict.fromkeys(c.name for c in self._task.labelled_columns)
         for _, name, found in sorted(ranked, key=lambda entry: -entry[0]):
             if found not in matches.values():
@@ -140,48 +136,52 @@ class _Drafter:
         return matches
 
     def _column(self, column: Column, found: ExportColumn | None) -> Iterator[_Line]:
-        if found is None:
-            dates = list(self._date_lines(column)) if isinstance(column, Measurement) else []
-            yield from dates or [_Line("column", UNKNOWN, self._candidates(column))]
-            if not dates and isinstance(column, Label):
-                yield _Line("codes", f'{{ "?" = {UNKNOWN} }}', f"check: what means 1 ({column.meaning}), and what 0")
-            return
-        yield _Line("column", _header(found), f"sure: {likeness(column, found.header)[1]}")
-        if isinstance(column, Measurement):
-            yield self._unit_line(column, found)
-            if numbers := self._doubtful_numbers(column, found):
-                yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
+        if found is not None:
+            yield _Line("column", _header(found), f"sure: {likeness(column, found.header)[1]}")
+            yield from (
+                self._unit_lines(column, found) if isinstance(column, Measurement) else [self._code_line(column, found)]
+            )
+        elif isinstance(column, Measurement) and (dates := list(self._date_lines(column))):
+            yield from dates
         else:
-            yield from self._code_lines(column, found)
+            yield from self._open_lines(column)
 
-    def _candidates(self, column: Column) -> str:
-        """A comment that names the export's columns that may be this one."""
+    def _open_lines(self, column: Column) -> Iterator[_Line]:
+        """Lines for a column of the task that no column of the export certainly is; all of them are open."""
         free = [found for found in self._others if found not in self.used]
-        named = sorted(
-            ((likeness(column, found.header)[0] + 0.1 * _fits(column, found), i) for i, found in enumerate(free)),
-            reverse=True,
-        )
-        likely = [free[i].header for score, i in named if score >= LIKELY][:MAX_CANDIDATES]
-        if not likely and not isinstance(column, Label):
-            likely = [free[i].header for _, i in named if _fits(column, free[i])][:MAX_CANDIDATES]
-        shown = [_quoted(header) for header in likely if looks_like_name(header)]
-        absent = "" if isinstance(column, Label) else ", or absent = true"
-        return f"check: {' or '.join(shown)}{absent}?" if shown else f"not found: name the column{absent}"
+        scores = {found: likeness(column, found.header)[0] for found in free}
+        likely = sorted((found for found in free if scores[found] >= LIKELY), key=lambda found: -scores[found])
+        candidates = (likely or [found for found in free if _fits(column, found)])[:MAX_CANDIDATES]
+        shown = [_header(found) for found in candidates if _is_shown(found.header)]
+        absent = "" if isinstance(column, Label) else "; or instead absent = true"
+        comment = f"check: {' or '.join(shown)}?{absent}" if shown else f"not found: name the column{absent}"
+        yield _Line("column", UNKNOWN, comment)
+        if isinstance(column, Measurement):
+            yield _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset")
+        elif len(likely) == 1:
+            yield self._code_line(column, likely[0], is_open=True)
+        else:
+            yield _Line("codes", UNKNOWN, f'check: {{ "..." = code }} for each value; {_rule(column)}')
+
+    def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
+        yield self._unit_line(column, found)
+        if numbers := _doubtful_numbers(found):
+            yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
         units = {column.unit: (1.0, 0.0), **column.other_units}
-        said = split_unit(found.header)[1]
-        named = [unit for unit in units if said is not None and _plain_unit(unit) == _plain_unit(said)]
+        named = [unit for unit in units if names_unit(found.header, unit)]
         fitting = [unit for unit in units if self._fits_unit(column, found, units[unit])]
-        listed = ", ".join(_quoted(unit) for unit in units)
+        said = split_unit(found.header)[1]
         if named and (not fitting or named[0] in fitting):
             return _Line("unit", _quoted(named[0]), "sure: the header says so")
         if said is not None and not named:
-            return _Line("unit", UNKNOWN, f"check: is {_quoted(said)} one of {listed}? If not, write factor and offset")
-        if fitting == [column.unit]:
-            return _Line("unit", _quoted(column.unit), "sure: the values fit no other unit")
-        fit = f"; the values fit {' or '.join(map(_quoted, fitting))}" if fitting else "; the values fit none of them"
-        return _Line("unit", UNKNOWN, f"check: {listed}, or write factor and offset{fit}")
+            comment = f"check: is {_quoted(said)} {_units(column)}? If not, write factor and offset"
+            return _Line("unit", UNKNOWN, comment)
+        if fitting == [column.unit] and column.typical_median is not None:
+            return _Line("unit", _quoted(column.unit), "sure: the values are usual in this unit, and in no other")
+        fit = f"; the values fit {' or '.join(map(_quoted, fitting))}" if fitting else "; the values fit none of these"
+        return _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset{fit}")
 
     def _fits_unit(self, column: Measurement, found: ExportColumn, unit: tuple[float, float]) -> bool:
         factor, offset = unit
@@ -190,38 +190,27 @@ class _Drafter:
         low, high = column.typical_median or (column.low, column.high)
         return bool(low <= median <= high) and _in_range_share(column, found, factor, offset) >= FITTING
 
-    def _doubtful_numbers(self, column: Measurement, found: ExportColumn) -> list[str]:
-        """Numbers that may mean missing: usual for that, in several rows, and far from the other cells."""
-        doubtful = []
-        for number in MISSING_NUMBERS:
-            others = found.numbers[~np.isnan(found.numbers) & ~np.isin(found.numbers, MISSING_NUMBERS)]
-            is_far = others.size > 0 and not others.min() <= number <= others.max()
-            if found.rows_with(number) >= MIN_ROWS and is_far:
-                doubtful.append(str(number))
-        return doubtful
-
-    def _code_lines(self, column: Column, found: ExportColumn) -> Iterator[_Line]:
+    def _code_line(self, column: Column, found: ExportColumn, *, is_open: bool = False) -> _Line:
+        """The code table of a column; with `is_open`, all its codes are left to a person."""
         words = _code_words(found)
-        shown = {word for word, rows in words if rows >= MIN_ROWS}
+        shown = sorted((word for word, rows in words if rows >= MIN_ROWS), key=_by_number)
         rarer = len(words) - len(shown)
         more = f"; and {rarer} rarer value{'s' * (rarer > 1)}" if rarer else ""
         if not shown or len(shown) > MAX_WORDS:
             reason = f"more than {MAX_WORDS} different values" if shown else "no value is frequent enough to be shown"
-            yield _Line("codes", UNKNOWN, f"check: {reason}; write {{ \"...\" = code }} for each")
-            return
-        codes = {word: self._code(column, word) for word in sorted(shown, key=_by_number)}
-        if isinstance(column, Label):
-            entries = ", ".join(f"{_quoted(word)} = {UNKNOWN}" for word in codes)
-            yield _Line("codes", f"{{ {entries} }}", f"check: which mean 1 ({column.meaning}), which 0?{more}")
-            return
-        codes |= {word: _quoted(MISSING) for word in sorted(set(found.missing_words) & MISSING_WORDS)}
+            return _Line("codes", UNKNOWN, f'check: {reason}; write {{ "..." = code }} for each; {_rule(column)}')
+        codes = {word: UNKNOWN if is_open else self._code(column, word) for word in shown}
+        is_sure = UNKNOWN not in codes.values() and not rarer
+        order = "" if is_open or not isinstance(column, Category) else _by_order(column, shown)
+        if not isinstance(column, Label):
+            codes |= {word: _quoted(MISSING) for word in sorted(found.missing_words)}
         entries = ", ".join(f"{_quoted(word)} = {code}" for word, code in codes.items())
-        if UNKNOWN in codes.values():
-            proposal = _by_order(column, list(shown)) if isinstance(column, Category) else ""
-            yield _Line("codes", f"{{ {entries} }}", f"check: {_rule(column)}, or {_quoted(MISSING)}{proposal}{more}")
+        if isinstance(column, Label):
+            comment = f"check: which mean 1 ({column.meaning}), and which 0?{more}"
         else:
-            sure = "sure: the words say so" if not rarer else "check: complete it for the rarer values"
-            yield _Line("codes", f"{{ {entries} }}", f"{sure}{more}")
+            sure = "sure: 0 and 1 as for no and yes" if set(codes) <= {"0", "1"} else "sure: the words say so"
+            comment = sure if is_sure else f'check: {_rule(column)}, or "{MISSING}"{order}{more}'
+        return _Line("codes", f"{{ {entries} }}", comment)
 
     def _code(self, column: Column, word: str) -> str:
         """The task's code that a word means, as TOML; the placeholder if that is not clear."""
@@ -246,10 +235,10 @@ class _Drafter:
             return
         for key, concept in (("from", start), ("to", end)):
             fitting = [found for found in self._dates if concepts_of(found.header) == {concept}]
-            names = ", ".join(_header(found) for found in fitting or self._dates if looks_like_name(found.header))
+            names = ", ".join(_header(found) for found in fitting or self._dates if _is_shown(found.header))
             if len(fitting) == 1:
                 self.used.append(fitting[0])
-                yield _Line(key, _header(fitting[0]), f"sure: means {concept}")
+                yield _Line(key, _header(fitting[0]), f"sure: the date of {concept}")
                 if (line := self._format_line(key, fitting[0])) is not None:
                     yield line
             else:
@@ -288,6 +277,18 @@ class _Drafter:
         return _Line("column", UNKNOWN, comment)
 
 
+def _doubtful_numbers(found: ExportColumn) -> list[str]:
+    """Numbers that may mean missing: usual for that, in several rows, and beyond all other cells."""
+    is_usual = np.isin(found.numbers, MISSING_NUMBERS)
+    others = found.numbers[~np.isnan(found.numbers) & ~is_usual]
+    beyond = [number for number in MISSING_NUMBERS if others.size and not others.min() <= number <= others.max()]
+    return [str(number) for number in beyond if found.rows_with(number) >= MIN_ROWS]
+
+
+def _units(column: Measurement) -> str:
+    return " or ".join(map(_quoted, [column.unit, *column.other_units]))
+
+
 def _fits(column: Column, found: ExportColumn) -> bool:
     """Whether a column's cells may be those of the task's column."""
     if not len(found.cells):
@@ -312,17 +313,15 @@ def _in_range_share(column: Measurement, found: ExportColumn, factor: float, off
 
 
 def _code_words(found: ExportColumn) -> list[tuple[str, int]]:
-    """Cells that may be codes, with their rows; dates and long numbers and texts count, but as one row, are not shown."""
-    return [(cell, int(rows) if _may_be_shown(cell) else 1) for cell, rows in zip(found.cells, found.counts, strict=True)]
+    """Cells that may be codes, with their rows; of dates, long numbers and long texts one row counts."""
+    return [
+        (cell, int(rows) if _may_be_shown(cell) else 1) for cell, rows in zip(found.cells, found.counts, strict=True)
+    ]
 
 
 def _may_be_shown(cell: str) -> bool:
     is_long = len(cell) > 40 or sum(character.isdigit() for character in cell) > 4
     return not is_long and not any(date_pattern(date_format).fullmatch(cell) for date_format in DATE_FORMATS)
-
-
-def _is_frequent_mark(word: str) -> bool:
-    return word in MISSING_WORDS
 
 
 def _by_number(word: str) -> tuple[float, str]:
@@ -342,8 +341,9 @@ def _rule(column: Column) -> str:
     return column.rule.removesuffix(", or empty").removeprefix("one of ")
 
 
-def _plain_unit(unit: str) -> str:
-    return fold(unit.replace("µ", "u").replace("μ", "u").replace("/", " per ").replace("%", "percent")).replace(" ", "")
+def _is_shown(header: str) -> bool:
+    """Whether a header is short, and without the digits of an identifier or a date."""
+    return 0 < len(header) <= 60 and sum(character.isdigit() for character in header) <= 4
 
 
 def _header(found: ExportColumn) -> str:

@@ -7,7 +7,7 @@ holds a cell of the export.
 import re
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.columns import Column, Label, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, Dialect, distinct_cells
+from federated_health.data.csv_reading import MISSING_MARKS, CheckedCells, Dialect, check_cells, distinct_cells
 from federated_health.data.mapping_files import (
     ColumnMapping,
     DatePair,
@@ -45,6 +45,26 @@ def read_mapping(path: Path, task: Task) -> "Mapping":
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     return Mapping(path, sha256(content).hexdigest(), task, parse_mapping(content, str(path), task))
+
+
+def read_cells(path: Path, task: Task, mapping: Path, columns: Sequence[Column]) -> CheckedCells:
+    """Cells of an export under the task's column names, checked; see `Mapping.apply` for the errors."""
+    applied = read_mapping(mapping, task)
+    return replace(check_cells(applied.read(path, columns), columns), mapping=applied)
+
+
+def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """An export without labels as it is, and float64 columns of the task, NaN for missing, with the same index.
+
+    Raises:
+        DataError: a cell is invalid; see also `Mapping.apply`.
+    """
+    applied = read_mapping(mapping, task)
+    export = applied.read_export(path)
+    cells = check_cells(applied.apply(export, path, task.columns), task.columns)
+    if error := csv_reading.find_invalid_cell(path, task.columns, replace(cells, mapping=applied)):
+        raise error
+    return export, cells.numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +147,29 @@ class Mapping:
         if (mapping.factor, mapping.offset) != (1, 0):
             return f"{column.rule}, once multiplied by {mapping.factor:g} and increased by {mapping.offset:g}"
         return column.rule
+
+    def requirement(self, column: Column) -> str:
+        """Name of a column and what its cells must be, in the export's terms."""
+        return f"{self.title(column.name)} must be {self.rule(column)}"
+
+    def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]") -> str:
+        """Column and row (1 is the first below the header) of an invalid cell, and its rule, in the export's terms."""
+        row = int(invalid.to_numpy().argmax()) + 1
+        [column] = [column for column in self.task.labelled_columns if column.name == name]
+        return f"column {self.title(name)}, row {row}: expected {self.rule(column)}"
+
+    def describe_columns(self) -> list[str]:
+        """What becomes of the export's columns, one line per column of the task."""
+        lines = []
+        for name, column in self.content.columns.items():
+            parts = [f"in {column.dates.unit}"] if column.dates else []
+            parts += [f"from {column.unit}"] if column.unit else []
+            if not column.unit and (column.factor, column.offset) != (1, 0):
+                parts.append(f"times {column.factor:g} plus {column.offset:g}")
+            parts += [f"{cell or 'empty'} -> {code or 'missing'}" for cell, code in (column.codes or {}).items()]
+            origin = " to ".join(header.name for header in column.headers) or "not in the export"
+            lines.append(f"{name}: {origin}" + (f" ({', '.join(parts)})" if parts else ""))
+        return lines
 
     def describe(self) -> str:
         """The file, its hash and what it maps, in one line, for a log or a manifest."""

@@ -82,7 +82,7 @@ def _text_column(cells: "list[Any] | pd.Series[Any]", decimal: str) -> pd.Catego
         positions, distinct = np.arange(len(cells)), cells
     else:
         positions, uniques = pd.factorize(cells)  # -1 for missing: the last one of `texts`
-        distinct = [*uniques, None]
+        distinct = [*(uniques.to_numpy() if cells.dtype == np.float32 else uniques), None]  # with its own precision
     with_time = any(isinstance(cell, datetime.datetime) and cell.time() != datetime.time() for cell in distinct)
     texts = [_write_cell(cell, decimal, with_time=with_time) for cell in distinct]
     codes, categories = pd.factorize(np.array(texts, dtype=object))
@@ -97,10 +97,7 @@ def _write_cell(cell: Any, decimal: str, *, with_time: bool) -> str:
         case bool() | np.bool_():
             return "true" if cell else "false"
         case float() | np.floating():
-            text = (
-                f"{cell:.15g}" if float(f"{cell:.15g}") == cell or isinstance(cell, np.float32) else repr(float(cell))
-            )
-            return "" if np.isnan(cell) else text.replace(".", decimal)
+            return "" if np.isnan(cell) else str(cell).removesuffix(".0").replace(".", decimal)
         case datetime.datetime():
             return "" if pd.isna(cell) else cell.strftime("%Y-%m-%d %H:%M:%S" if with_time else "%Y-%m-%d")
         case _:
