@@ -429,3 +429,48 @@ def test_a_file_that_is_no_table_is_refused(content: bytes) -> None:
 def test_a_draft_is_the_same_for_rows_in_another_order() -> None:
     table = random_table()
     assert draft(write(table)) == draft(write(table.sample(frac=1, random_state=1)))
+
+
+def test_numbers_and_words_share_a_list_of_codes(in_folder: Path) -> None:
+    table = random_table()
+    table["ward"] = ["0"] * 80 + ["1"] * 60 + ["2 or more"] * 50 + ["1.5"] * 10
+    write(table.sample(frac=1, random_state=1), in_folder / "export.csv")
+    _, columns = draft(in_folder / "export.csv")
+    assert columns["ward"]["codes"] == {"0": "?", "1": "?", "2": "1.5", "3": "2 or more"}
+
+
+CELLS = (
+    *(
+        'a"b',
+        "c\\d",
+        "é",
+        "漢字",
+        "\x07",
+        "1,5",
+        "1.5",
+        "-3",
+        "1e400",
+        "nan",
+        "inf",
+        "k.A.",
+        "?",
+        "2024-01-05",
+        "12:30",
+    ),
+    *("0", "1", "9", "999", "-1", "1.000,5", "True", "", "#no", "[x]", '"?"', "1e-320", "9" * 20, "0x10", "²", "½"),
+)
+
+
+def test_tables_of_odd_cells_give_a_valid_draft(in_folder: Path) -> None:
+    valid = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        rows = int(generator.choice([30, 120]))
+        table = pd.DataFrame({f"x{i}": generator.choice(CELLS[i : i + 1 + seed % 9], rows) for i in range(len(CELLS))})
+        table["died"] = generator.choice(["ja", "nein"], rows)
+        if table["died"].nunique() < 2:
+            continue
+        text, _ = draft(write(table, in_folder / "export.csv", sep=";"))
+        assert fill(text).columns
+        valid += 1
+    assert valid > 50

@@ -67,6 +67,9 @@ _SHORT_UNITS = frozenset({"g", "m", "l", "ml", "h", "min", "s", "d", "a", "y", "
 """Further units that are recognised in brackets only."""
 
 
+_CODE = re.compile(r"-?\d{1,6}")
+"""A number that a task file allows as a code."""
+
 MAX_FILLED = 12
 """Largest distance between the lowest and the highest code shown up to which the codes between them are filled in."""
 
@@ -220,8 +223,8 @@ class _Drafter:
     def _category(self, column: ExportColumn) -> Iterator[str]:
         counted = count_values(column)
         shown = [value for value, rows in counted.items() if _may_be_shown(value, rows)]
-        numbers = sorted(int(value) for value in shown if column.format.number(value) is not None)
-        words = sorted((value for value in shown if column.format.number(value) is None), key=_no_first)
+        numbers = sorted(int(value) for value in shown if _CODE.fullmatch(value))
+        words = sorted((value for value in shown if not _CODE.fullmatch(value)), key=_no_first)
         if len(shown) < len(counted):
             yield f"# check: values in fewer than {MIN_ROWS} rows are not shown; complete the codes"
             if numbers and numbers[-1] - numbers[0] <= MAX_FILLED:
