@@ -36,13 +36,14 @@ def test_every_script_and_subcommand_has_a_parser() -> None:
         *(f"{COMMAND} {script.removesuffix('.py').replace('_', '-')}" for script in SCRIPTS),
         *(
             f"{COMMAND} {subcommand}"
-            for subcommand in ("demo", "evidence", "audit", "certificates", "superlink", "supernode", "task")
+            for subcommand in ("demo", "evidence", "audit", "certificates", "mapping", "superlink", "supernode", "task")
         ),
         *(f"{COMMAND} task {subcommand}" for subcommand in ("draft", "check", "show")),
         *(
             f"{COMMAND} certificates {subcommand}"
             for subcommand in ("init", "sign", "revoke", "request", "renew", "show")
         ),
+        f"{COMMAND} mapping draft",
     }
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.mappings import read_mapping
+from federated_health.data.sources.source import Source
 from federated_health.data.table_files import read_table_file
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, MissingLibraryError
 from tests.support.exports import GERMAN, STROKE, write_mapping
 
@@ -167,3 +169,21 @@ def test_a_mapping_is_applied_to_it(tmp_path: Path, suffix: str) -> None:
     expected = [[69, 1, 5.5 * 18.016, 37.2, 5, np.nan, 0], [69, 0, np.nan, np.nan, np.nan, np.nan, 1]]
     np.testing.assert_array_equal(numbers.to_numpy(), expected)
     assert read_mapping(mapping, STROKE).read_export(export).shape == table.shape
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_without_a_mapping_it_is_read_if_it_has_the_tasks_own_columns(tmp_path: Path, uci: Source, suffix: str) -> None:
+    table = uci.table.drop(columns="hospital").head(40)
+    path = tmp_path / f"patients{suffix}"
+    if suffix == ".xlsx":
+        write_workbook(
+            path, ("Export", [list(table.columns), *table.astype(object).where(table.notna(), None).values.tolist()])
+        )
+    else:
+        write_parquet(path, table)
+
+    numbers = read_patients(path, HEART_DISEASE, labelled=True)[1]
+
+    pd.testing.assert_frame_equal(numbers, table.astype(float), check_exact=True)
+    with pytest.raises(DataError, match="lacks the columns"):
+        read_patients(path, READMISSION, labelled=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.columns import Column, Measurement
+from federated_health.data.columns import Measurement
 from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
@@ -76,7 +76,7 @@ class DataCheck:
 
     def table(self) -> dict[str, dict[str, object]]:
         """Counts of rows for the console, one entry per column of the CSV."""
-        missing = (self.numbers.isna() & ~self.cells.invalid).sum()
+        missing = (self.numbers.isna() & ~self.cells.invalid[self.numbers.columns]).sum()
         invalid = self.cells.invalid.sum()
         return {
             name: {
@@ -88,23 +88,24 @@ class DataCheck:
             for name, zeros in self.cells.zeros.items()
         }
 
-    def _requirement(self, column: Column) -> str:
-        """Name of a column and what its cells must be, in the export's terms if a mapping was applied."""
-        mapping = self.cells.mapping
-        return f"{column.name} must be {column.rule}" if mapping is None else mapping.requirement(column)
-
     def findings(self) -> list[str]:
         """Invalid columns, warnings and ignored columns, one line each."""
+        rules = {column.name: column.rule for column in self.task.labelled_columns}
+        titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
+        if (mapping := self.cells.mapping) is not None:
+            rules = {name: mapping.rule(name) for name in titles}
+            titles, mapped = {name: mapping.title(name) for name in titles}, [mapping.describe()]
         invalid = [
-            f"{self._requirement(column)}; see {_list_rows(self.cells.invalid[column.name])}"
-            for column in self.task.labelled_columns
-            if self.cells.invalid[column.name].any()
+            f"{titles[str(name)]} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
+            for name, rows in self.cells.invalid.items()
+            if rows.any()
         ]
         names = [
-            name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
+            name
+            for name in self.cells.text.columns
+            if csv_reading.looks_like_name(name) and name not in self.cells.invalid
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
-        mapped = [] if self.cells.mapping is None else [self.cells.mapping.describe()]
         return [*mapped, *invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
 
 
@@ -116,7 +117,10 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
     """
     cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
-    different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    if cells.patients is None:
+        different = len(cells.numbers.drop_duplicates(list(task.column_names)))
+    else:
+        different = len(np.unique(cells.patients))
     if obstacle is None and different < MIN_PATIENTS:
         obstacle = DataError(
             f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",

@@ -19,7 +19,7 @@ import pandas as pd
 from federated_health.data import csv_reading
 from federated_health.data.csv_reading import MISSING_MARKS, Dialect, distinct_cells
 from federated_health.data.mapping_files import FileFormat, date_pattern, normal_cell, normal_header
-from federated_health.data.mappings import is_workbook_or_parquet, parse_dates
+from federated_health.data.mappings import parse_dates
 from federated_health.errors import DataError
 
 SEPARATORS = ("\t", ";", "|", ",")
@@ -134,7 +134,7 @@ def profile_export(path: Path) -> Export:
         MissingLibraryError: the library that reads such a file is not installed.
     """
     file_format = FileFormat()
-    is_text = not is_workbook_or_parquet(path)
+    is_text = not csv_reading.is_table_file(path)
     if is_text:
         content = csv_reading.read_bytes(path)
         encoding = find_encoding(content)

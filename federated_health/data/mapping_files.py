@@ -169,9 +169,9 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
     assert tables is not None
     declared: dict[str, Column | None] = {column.name: column for column in task.labelled_columns}
     required = [*declared]
-    if patient := _patient_of(task):
-        declared[patient] = None
-        required.append(patient)
+    if task.patient is not None:
+        declared[task.patient] = None
+        required.append(task.patient)
     declared.setdefault(HOSPITAL_COLUMN, None)
     names = tables.names()
     for name in names:
@@ -185,12 +185,6 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
         )
     top.end("task, file, columns")
     return MappingFile(file_format, columns)
-
-
-def _patient_of(task: Task) -> str | None:
-    """The task's column that identifies patients."""
-    patient: str | None = getattr(task, "patient", None)
-    return patient
 
 
 def _last_line(content: bytes) -> int:
@@ -272,7 +266,7 @@ class _ColumnReader:
             case Label():
                 return ("column", "codes")
             case _:
-                return ("column", "absent")
+                return ("column",)
 
     def _read_absent(self, given: list[str]) -> ColumnMapping:
         self._table.take("absent", "true, if the export does not have this column", lambda value: value is True)

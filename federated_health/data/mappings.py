@@ -17,8 +17,17 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.columns import Column, Label, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, CheckedCells, Dialect, check_cells, distinct_cells
+from federated_health.data.csv_reading import (
+    MISSING_MARKS,
+    PATIENT_RULE,
+    CheckedCells,
+    Dialect,
+    Positions,
+    check_cells,
+    distinct_cells,
+)
 from federated_health.data.mapping_files import (
+    HOSPITAL_COLUMN,
     ColumnMapping,
     DatePair,
     FileFormat,
@@ -50,7 +59,8 @@ def read_mapping(path: Path, task: Task) -> "Mapping":
 def read_cells(path: Path, task: Task, mapping: Path, columns: Sequence[Column]) -> CheckedCells:
     """Cells of an export under the task's column names, checked; see `Mapping.apply` for the errors."""
     applied = read_mapping(mapping, task)
-    return replace(check_cells(applied.read(path, columns), columns), mapping=applied)
+    patient = task.patient if task.label in columns else None  # new patients need none
+    return replace(check_cells(applied.read(path, columns), columns, patient=patient), mapping=applied)
 
 
 def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -92,7 +102,7 @@ class Mapping:
             MissingLibraryError: the library that reads such a file is not installed.
         """
         file = self.content.format
-        if is_workbook_or_parquet(path):
+        if csv_reading.is_table_file(path):
             from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # exports in CSV need none
 
             return read_table_file(path, sheet=file.sheet, decimal=file.decimal)
@@ -100,12 +110,13 @@ class Mapping:
         return csv_reading.parse_csv(csv_reading.read_bytes(path), str(path), dialect=dialect)
 
     def apply(self, export: pd.DataFrame, path: Path, columns: Sequence[Column] | None = None) -> pd.DataFrame:
-        """The task's columns of an export, with the columns of patients and hospitals if the mapping states them.
+        """The task's columns of an export, and those of patients and hospitals if the mapping states them.
 
         Args:
             export: text table under the export's headers; a header may occur more than once.
             path: the export, for errors.
-            columns: those of the task to make; by default all, and the label.
+            columns: those of the task to make; by default all, and the label, with which those of patients and
+                hospitals come.
 
         Returns:
             A categorical text table: codes and numbers as the task writes them, "" for missing, INVALID for a cell that
@@ -117,25 +128,28 @@ class Mapping:
         columns = self.task.labelled_columns if columns is None else columns
         if export.empty:
             raise DataError(f"{path}: has no patients, only a header", reason="its file has no patients")
-        names = [column.name for column in columns]
-        names += [name for name in self.content.columns if name not in {c.name for c in self.task.labelled_columns}]
+        made: dict[str, Column | None] = {column.name: column for column in columns}
+        if self.task.label in columns:
+            made |= {name: None for name in self.content.columns if name in (self.task.patient, HOSPITAL_COLUMN)}
         headers = _Headers(export, path, self)
-        declared = {column.name: column for column in columns}
-        mapped = {
-            name: _Application(self.content.format, mapping, headers, name).cells(declared.get(name))
-            for name, mapping in self.content.columns.items()
-            if name in names and not (mapping.is_absent and name not in declared)
-        }
-        return pd.DataFrame({name: mapped[name] for name in names if name in mapped}, copy=False)
+        return pd.DataFrame(
+            {
+                name: _Application(self.content.format, self.content.columns[name], headers, name).cells(column)
+                for name, column in made.items()
+            }
+        )
 
     def title(self, name: str) -> str:
         """A column for messages: its header in the export, and its name in the task."""
         headers = " to ".join(header.name for header in self.content.columns[name].headers)
         return f"{headers} ({name})" if headers not in ("", name) else name
 
-    def rule(self, column: Column) -> str:
+    def rule(self, name: str) -> str:
         """What a cell of the export may hold, for messages."""
-        mapping = self.content.columns[column.name]
+        column = next((column for column in self.task.labelled_columns if column.name == name), None)
+        if column is None:
+            return PATIENT_RULE
+        mapping = self.content.columns[name]
         if mapping.codes is not None:
             cells = ", ".join(cell or "empty" for cell in mapping.codes)
             return f"one of {cells}" + ("" if isinstance(column, Label) else ", or missing")
@@ -148,15 +162,10 @@ class Mapping:
             return f"{column.rule}, once multiplied by {mapping.factor:g} and increased by {mapping.offset:g}"
         return column.rule
 
-    def requirement(self, column: Column) -> str:
-        """Name of a column and what its cells must be, in the export's terms."""
-        return f"{self.title(column.name)} must be {self.rule(column)}"
-
     def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]") -> str:
         """Column and row (1 is the first below the header) of an invalid cell, and its rule, in the export's terms."""
         row = int(invalid.to_numpy().argmax()) + 1
-        [column] = [column for column in self.task.labelled_columns if column.name == name]
-        return f"column {self.title(name)}, row {row}: expected {self.rule(column)}"
+        return f"column {self.title(name)}, row {row}: expected {self.rule(name)}"
 
     def describe_columns(self) -> list[str]:
         """What becomes of the export's columns, one line per column of the task."""
@@ -177,11 +186,6 @@ class Mapping:
         number = len(self.content.columns) - len(absent)
         lacking = f"; not in the export: {', '.join(absent)}" if absent else ""
         return f"mapping {self.path.name} (SHA-256 {self.sha256}) applied to {number} columns{lacking}"
-
-
-def is_workbook_or_parquet(path: Path) -> bool:
-    """Whether a file's name says that it is an Excel workbook or a Parquet file, rather than a CSV."""
-    return path.suffix.lower() in (".xlsx", ".parquet")
 
 
 class _Headers:
@@ -209,9 +213,11 @@ class _Headers:
         return self._export.iloc[:, positions[number - 1]]
 
     def _error_about(self, header: HeaderCell, name: str, times: int) -> DataError:
+        from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
+
         known = [header.name for column in self._mapping.content.columns.values() for header in column.headers]
-        got = csv_reading.describe_header(self._export.set_axis(self._names, axis="columns"), known)
-        hint = csv_reading.case_hint(self._names, [header.name]) if not times else ""
+        got = reading_errors.describe_header(self._export.set_axis(self._names, axis="columns"), known)
+        hint = reading_errors.case_hint(self._names, [header.name]) if not times else ""
         often = f" {header.occurrence} times" if times else ""
         return DataError(
             f"{self._path}: lacks the column {header.name}{often}, which {self._mapping.path} names for {name}; its "
@@ -237,9 +243,9 @@ class _Application:
             return _categorical(np.zeros(len(self._headers), dtype=np.intp), [""])
         cells = self._headers.cells(mapping.source, self._name)
         if column is None:
-            positions, distinct = pd.factorize(cells)
+            rows, distinct = pd.factorize(cells)
             names = [str(cell).strip() for cell in distinct]
-            return _categorical(positions, ["" if self._is_missing(normal_cell(name)) else name for name in names])
+            return _categorical(rows, ["" if self._is_missing(normal_cell(name)) else name for name in names])
         positions, normal = _distinct_normal(cells)
         if mapping.codes is not None:
             return _categorical(positions, self._recode(normal, mapping.codes))
@@ -262,10 +268,12 @@ class _Application:
 
     def _plain_number(self, cell: str) -> str:
         """A cell's number with a decimal point, "" for missing, or INVALID."""
-        if self._is_missing(cell):
+        if cell in self._marks:
             return ""
         number = self._file.plain_number(cell)
-        return INVALID if number is None else number
+        if number is None:
+            return INVALID
+        return "" if self._mark_numbers and float(number) in self._mark_numbers else number
 
     def _is_missing(self, cell: str) -> bool:
         if cell in self._marks:
@@ -339,13 +347,13 @@ def _number(days: Days, unit: str) -> npt.NDArray[np.float64]:
     return np.where(np.isnat(counted), np.nan, counted.astype(np.int64))
 
 
-def _distinct_normal(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], list[str]]:
+def _distinct_normal(cells: "pd.Series[str]") -> tuple[Positions, list[str]]:
     """Position of each row's cell among the distinct cells, and these as they are compared."""
     positions, distinct = distinct_cells(cells)
-    return positions, [normal_cell(cell) for cell in distinct]
+    return positions, [cell if cell.isascii() else normal_cell(cell) for cell in distinct]
 
 
-def _categorical(positions: npt.NDArray[np.intp], cells: list[str]) -> pd.Categorical:
+def _categorical(positions: Positions, cells: list[str]) -> pd.Categorical:
     """A text column from the position of each row's cell among cells, of which some may be equal."""
     codes, categories = pd.factorize(np.array(cells, dtype=object))
     return pd.Categorical.from_codes(codes[positions], pd.Index(categories, dtype=str))

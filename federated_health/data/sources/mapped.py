@@ -27,15 +27,16 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
     """
     task = mapping.task
     text = mapping.read(path)
-    cells = replace(csv_reading.check_cells(text, task.labelled_columns), mapping=mapping)
+    cells = replace(csv_reading.check_cells(text, task.labelled_columns, patient=task.patient), mapping=mapping)
     invalid_rows = cells.invalid.any(axis=1)
     if invalid_rows.any() and (not drop_invalid or cells.invalid[task.label.name].any()):
-        refused = [task.label] if drop_invalid else [*task.labelled_columns]
-        invalid = cells.invalid[[column.name for column in refused]]
-        error = csv_reading.find_invalid_cell(path, refused, replace(cells, invalid=invalid))
+        refused = cells.invalid[[task.label.name]] if drop_invalid else cells.invalid
+        error = csv_reading.find_invalid_cell(path, task.labelled_columns, replace(cells, invalid=refused))
         assert error is not None
         raise error
     table = cells.numbers
+    if task.patient is not None and cells.patients is not None:
+        table[task.patient] = pd.factorize(cells.patients)[0] + 1  # running numbers instead of identifiers
     if HOSPITAL_COLUMN in text.columns:
         table.insert(0, HOSPITAL_COLUMN, _read_hospitals(path, text[HOSPITAL_COLUMN], mapping.title(HOSPITAL_COLUMN)))
     table = table[~invalid_rows].reset_index(drop=True).astype({task.label.name: "int64"})
