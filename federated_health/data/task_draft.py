@@ -184,10 +184,10 @@ class _Drafter:
         """What a column can be, given its header, the label and the columns before it."""
         if column.occurrence is not None:
             return Kind("unused", "several columns have this header")
-        if not column.header or fold(column.header) == "hospital":
-            return Kind(
-                "unused", "no input: it has no name" if not column.header else "the hospital of a row is no input"
-            )
+        if not column.header:
+            return Kind("unused", "an input needs a name")
+        if fold(column.header) == "hospital":
+            return Kind("unused", "the hospital of a row is no input")
         kind = find_kind(column, len(self._export.table))
         if kind.role == "patient" and has_patient:
             return Kind("unused", "an identifier, as the one above")
