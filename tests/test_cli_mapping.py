@@ -1,6 +1,7 @@
 """--mapping at each script, and `federated-health mapping draft`: from an export to a check, hospitals and scores."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.data.mapping_files import parse_mapping
 from federated_health.data.mappings import read_mapping
 from federated_health.data.task_files import HEART_DISEASE, read_task_file
+from federated_health.errors import DataError
 from federated_health.files import hash_file
 from federated_health.hospital import handlers
 from federated_health.names import node_id_of
@@ -253,3 +256,40 @@ def test_a_plain_check_loads_nothing_of_mappings(hospitals_folder: Path) -> None
     )
 
     assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+
+
+def test_the_documented_example_does_what_is_written(run_script: RunScript) -> None:
+    shutil.copytree(EXAMPLE, Path("examples/own_question"))
+    page = (PROJECT / "docs" / "own-data.md").read_text("utf-8")
+    section = page.split("## Your own export\n", 1)[1].split("\n### ", 1)[0]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    [draft, check] = [text.split() for kind, text in blocks if kind == "sh"]
+    [told, title] = [text for kind, text in blocks if kind == ""]
+    [shown] = [text for kind, text in blocks if kind == "toml"]
+    assert (draft[:3], draft[-2:]) == (["python", "-m", "federated_health"], [">", "mapping.toml"])
+
+    drafted = run_script("federated-health", *draft[3:-2])
+    checked = run_script(*check[1:])
+
+    assert drafted.error == told
+    assert all(f"{part}\n" in drafted.output for part in shown.strip().split("\n\n"))
+    assert checked.succeeded
+    assert checked.output.lstrip().startswith(title)
+
+
+def test_every_key_is_documented() -> None:
+    page = (PROJECT / "docs" / "own-data.md").read_text("utf-8")
+    section = page.split("### Keys of a mapping file\n", 1)[1].split("\n## ", 1)[0]
+    documented = {
+        key for row in section.splitlines() if row.startswith("|") for key in row.split("|")[2].strip().split(", ")
+    }
+
+    with pytest.raises(DataError) as of_the_file:
+        parse_mapping(b'task = "heart-disease"\n[file]\nx = 1\n[columns]\n', "mapping.toml", HEART_DISEASE)
+    known = set(str(of_the_file.value).rpartition(": ")[2].split(", "))
+    for name in ("age", "sex"):
+        with pytest.raises(DataError) as of_a_column:
+            parse_mapping(f'task = "heart-disease"\n[columns.{name}]\nx = 1\n'.encode(), "mapping.toml", HEART_DISEASE)
+        known |= set(str(of_a_column.value).rpartition(": ")[2].split(", "))
+
+    assert documented - {"key", "---", "task"} == known

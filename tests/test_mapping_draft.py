@@ -438,3 +438,17 @@ def test_a_draft_survives_any_text_in_headers_and_cells(tmp_path: Path) -> None:
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows([headers, *[row for row in cells for _ in range(6)]])
         with suppress(DataError):  # a header that looks like a patient
             assert tomllib.loads(draft_mapping(path, STROKE).text)["task"] == "stroke"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_cell_of_any_column_is_in_a_draft_or_its_error(tmp_path: Path, dialect: str) -> None:
+    make, separator, encoding, _ = DIALECTS[dialect]
+    with write(tmp_path, make, separator, encoding).open(encoding=encoding, newline="") as file:
+        header, *rows = list(csv.reader(file, delimiter=separator))
+    for position in range(len(header)):
+        spoiled = [[*row[:position], f"Zzyzx{number}", *row[position + 1 :]] for number, row in enumerate(rows)]
+        path = tmp_path / "spoiled.csv"
+        with path.open("w", encoding=encoding, newline="") as file:
+            csv.writer(file, delimiter=separator).writerows([header, *spoiled])
+
+        assert "zzyzx" not in draft_mapping(path, STROKE).text.lower()

@@ -1,7 +1,9 @@
 """Applying mappings: an export becomes the task's columns, and nothing is applied that the mapping does not state."""
 
 import datetime
+import gzip
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,36 @@ def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
     mapping = GERMAN.replace("überlebt?", "u\u0308berlebt?").replace('"nein" = 1', '"ge\u0301storben" = 1')
 
     assert numbers_of(tmp_path, with_cell("überlebt?", "géstorben"), mapping=mapping)["died"].tolist() == [1]
+
+
+def test_a_packed_export_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv.gz"
+    path.write_bytes(gzip.compress(write_export(tmp_path, ROW).read_bytes()))
+
+    numbers = read_patients(path, STROKE, labelled=True, mapping=write_mapping(tmp_path))[1]
+
+    pd.testing.assert_frame_equal(numbers, numbers_of(tmp_path, ROW))
+
+
+def test_without_a_quote_each_character_counts(tmp_path: Path) -> None:
+    mapping = GERMAN.replace('separator = ";"', 'separator = ";"\nquote = ""')
+
+    assert numbers_of(tmp_path, with_cell("Bemerkung", '"12 Zoll'), mapping=mapping)["sex"].tolist() == [1]
+
+
+def test_patients_are_those_of_the_identifiers(tmp_path: Path) -> None:
+    task = replace(STROKE, patient="patient")
+    mapping = write_mapping(tmp_path, GERMAN + '\n[columns.patient]\ncolumn = "Bemerkung"\n')
+    rows = [with_cell("Bemerkung", cell) for cell in ("P7", "P8", " P7 ")]
+
+    patients = read_cells(write_export(tmp_path, *rows), task, mapping=mapping).patients
+    assert patients is not None
+    assert patients[0] == patients[2] != patients[1]
+    export = write_export(tmp_path, *rows, with_cell("Bemerkung", "-99"))
+    with pytest.raises(DataError, match=r"column Bemerkung \(patient\), row 4"):
+        read_patients(export, task, labelled=True, mapping=mapping)
+    with pytest.raises(DataError, match=r"\[columns.patient\]"):
+        read_cells(export, task, mapping=write_mapping(tmp_path))
 
 
 def test_headers_may_have_spaces_and_line_breaks(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,16 @@ def test_without_a_mapping_it_is_read_if_it_has_the_tasks_own_columns(tmp_path: 
     pd.testing.assert_frame_equal(numbers, table.astype(float), check_exact=True)
     with pytest.raises(DataError, match="lacks the columns"):
         read_patients(path, READMISSION, labelled=True)
+
+
+def test_a_formula_without_a_value_is_refused(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "a.xlsx", ("Export", [["a", "b"], [1, "=A2+1"]]))  # as programs write formulas
+
+    with pytest.raises(DataError, match="formulas"):
+        read_table_file(path)
+
+    computed = tmp_path / "computed.xlsx"
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(computed, "w") as after:
+        for name in before.namelist():
+            after.writestr(name, before.read(name).replace(b"<v></v>", b"<v>2</v>").replace(b"<v />", b"<v>2</v>"))
+    assert texts(read_table_file(computed)) == [["1", "2"]]

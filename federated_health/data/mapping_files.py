@@ -197,7 +197,12 @@ def _list_columns(names: list[str]) -> str:
 
 def _take_format(table: TomlTable) -> FileFormat:
     separator = table.take("separator", 'one character, such as ";" or "\\t"', _is_character, FileFormat.separator)
-    quote = table.take("quote", "one character, such as '\"'", _is_character, FileFormat.quote)
+    quote = table.take(
+        "quote",
+        "one character, such as '\"', or empty for none",
+        lambda v: v == "" or _is_character(v),
+        FileFormat.quote,
+    )
     encoding = table.take("encoding", 'an encoding such as "utf-8" or "cp1252"', _is_encoding, FileFormat.encoding)
     decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
     thousands = table.take(

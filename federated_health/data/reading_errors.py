@@ -103,14 +103,16 @@ def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -
     if is_default and b"\0" in content:
         return file_error(name, "is not a text file", EXPORT_AS_CSV)
     try:
-        text = content.decode(dialect.encoding).removeprefix("\ufeff").lstrip()
+        text = content.decode(dialect.encoding).removeprefix("\ufeff")
     except UnicodeError:
         return file_error(
             name, problem, f", but probably Windows-1252, Latin-1 or Mac Roman{fix}" if is_default else fix
         )
     for pattern, kind in TEXT_KINDS.items():
-        if re.match(pattern, text, re.IGNORECASE):
+        if re.match(rf"\s*({pattern})", text, re.IGNORECASE):
             return file_error(name, *kind)
+    if task and (line := _find_header(text, task.column_names, dialect)) > 1:
+        return file_error(name, "does not begin with its header", f": it is in line {line}; delete the lines above it")
     return _cause_in_lines(text, name, dialect, task)
 
 
@@ -140,13 +142,20 @@ def _wide_encoding(content: bytes) -> str | None:
     return "UTF-16" if len(sample) > 1 and sample.count(0) > len(sample) / 3 else None
 
 
+def _find_header(text: str, names: Collection[str], dialect: Dialect) -> int:
+    """Number of the first line with all of these columns, from 1, if it is among the first lines; else 0."""
+    lines = enumerate(islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES), start=1)
+    cells = ((number, {cell.strip() for cell in _split(line, dialect.separator)}) for number, line in lines)
+    return next((number for number, found in cells if set(names) <= found), 0)
+
+
 def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
     """Why a text is no table in this dialect: another separator, quoted lines, or rows that end with a separator."""
     lines = [
         line.rstrip("\r\n") for line in islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES) if line.strip()
     ]
     expected, mark = separator_name(dialect.separator), ""
-    if lines and (first := re.fullmatch(r'"?sep=(.)"?', lines[0])):
+    if lines and re.fullmatch(r'"?sep=(.)"?', lines[0]):
         mark, lines = " (its line sep= is Excel's)", lines[1:]
     if not lines:
         return None
@@ -192,7 +201,12 @@ def _other_separator(lines: Sequence[str], dialect: Dialect) -> str | None:
 
 
 def _split(line: str, separator: str) -> list[str]:
-    return line.split() if separator == " " else next(csv.reader([line], delimiter=separator), [])
+    if separator == " ":
+        return line.split()
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:  # a cell is too long
+        return line.split(separator)
 
 
 def _parse_sample(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
@@ -211,26 +225,18 @@ def _until_error(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def missing_columns(path: Path, text: pd.DataFrame, names: Sequence[str], task: Task) -> DataError:
     """The error of a table without some of these columns of a task."""
-    content, name = b"" if is_table_file(path) else read_bytes(path), str(path)
-    if content and (cause := find_cause(content, name, COMMAS, task)):
+    name = str(path)
+    if not is_table_file(path) and (cause := find_cause(read_bytes(path), name, COMMAS, task)):
         return cause
     header = list(text.columns)
     missing = [column for column in names if column not in header]
     problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
-    if line := _find_header(content.decode(COMMAS.encoding), names):
-        return file_error(name, problem, f" in its first line; its header is in line {line}: delete the lines above it")
     hint = case_hint(header, missing)
     if layout := _layout_title(header, task):
         hint += f"; it looks like {layout}, which create_dataset.py --source reads"
     elif len([column for column in header if column and column not in names]) >= len(missing):
         hint += f"; if it has them under other names, {_mapping_hint(name, task)}"
     return file_error(name, problem, f"; its header is: {describe_header(text, names)}{hint}")
-
-
-def _find_header(text: str, names: Collection[str]) -> int | None:
-    """Number of the first line with all of these columns, from 1, if it is among the first lines."""
-    lines = enumerate(islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES), start=1)
-    return next((line for line, cells in lines if set(names) <= {cell.strip() for cell in _split(cells, ",")}), None)
 
 
 def _layout_title(header: Collection[str], task: Task) -> str | None:

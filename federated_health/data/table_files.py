@@ -4,6 +4,8 @@ Loaded for such a file only; each kind needs an optional library.
 """
 
 import datetime
+import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ import numpy as np
 import pandas as pd
 
 from federated_health.errors import DataError, check_installed
+
+UNCOMPUTED = re.compile(rb"<f(?: [^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
+"""A cell with a formula and without a value in the XML of a sheet."""
+
+CHUNK_BYTES, MAX_CELL_BYTES = 2**20, 2**16
+"""Part of a sheet that is searched at a time, and the largest size of a cell at the border of two parts."""
 
 Table = tuple[list[str], Iterator["list[Any] | pd.Series[Any]"]]
 """A header, and the cells of each column."""
@@ -55,11 +63,31 @@ def _read_workbook(path: Path, sheet: str) -> Table:
         raise DataError(f"{path}: is not a readable Excel workbook", reason="its file is not readable") from None
     if sheet and sheet not in sheets:
         raise DataError(f"{path}: expected the sheet {sheet}, got {', '.join(sheets)}", reason="its file lacks a sheet")
+    if _has_formulas_without_values(path):
+        raise DataError(
+            f"{path}: has formulas without values; open it in Excel or LibreOffice and save it",
+            reason="its file has formulas without values",
+        )
     if not rows:
         raise DataError(f"{path}: is empty", reason="its file is empty")
     width = max(position for row in rows for position, cell in enumerate(row, start=1) if cell is not None)
     header, *rows = [[*row[:width], *[None] * (width - len(row))] for row in rows]
     return [_write_cell(cell, ".", with_time=True) for cell in header], ([row[i] for row in rows] for i in range(width))
+
+
+def _has_formulas_without_values(path: Path) -> bool:
+    """Whether a cell of the workbook has a formula, but no value: it would be read as missing."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.startswith("xl/worksheets/"):
+                continue
+            with archive.open(name) as file:
+                rest = b""
+                while chunk := file.read(CHUNK_BYTES):
+                    if UNCOMPUTED.search(rest + chunk):
+                        return True
+                    rest = (rest + chunk)[-MAX_CELL_BYTES:]
+    return False
 
 
 def _has_cell(row: Iterable[Any]) -> bool:
