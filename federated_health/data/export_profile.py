@@ -114,11 +114,12 @@ class Export:
     """An export's columns, and how the file is written.
 
     Attributes:
+        table: the export as a text table, with its columns in the same order.
         is_text: whether it is a CSV rather than a workbook or a Parquet file.
         decimal_is_sure: whether the cells leave no doubt about the decimal mark.
     """
 
-    rows: int
+    table: pd.DataFrame
     columns: Sequence[ExportColumn]
     format: FileFormat
     is_text: bool
@@ -156,7 +157,7 @@ def profile_export(path: Path) -> Export:
         kept = tuple(cell for cell, missing in zip(distinct, is_missing, strict=True) if not missing)
         words = tuple(cell for cell in distinct if cell in MISSING_WORDS)
         columns.append(ExportColumn(header, occurrence, kept, counts[~is_missing], words, file_format))
-    return Export(len(table), columns, file_format, is_text, is_sure)
+    return Export(table, columns, file_format, is_text, is_sure)
 
 
 def find_encoding(content: bytes) -> str:
