@@ -187,11 +187,12 @@ def main() -> None:
         flags.out, source, hospitals, partition={**partition.describe(), **facts}, plot=flags.plot, force=flags.force
     )
     write_example_patients(flags.out, source.task.name)
-    print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
+    noun = "rows" if source.task.patient else "patients"
+    print_lines(f"{source.title}: {len(source.table)} {noun}", source.remarks())
     label = source.task.label.name
     figures = {
         f"{entry['file']}  {entry['name']}": {
-            "patients": entry["rows"],
+            noun: entry["rows"],
             f"{label} = 1": entry["labels"]["1"],
             f"{label} = 0": entry["labels"]["0"],
         }

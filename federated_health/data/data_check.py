@@ -60,7 +60,9 @@ class DataCheck:
         counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
         if unlabelled := rows - sum(labels.values()):
             counts.append(f"{unlabelled} without a valid label")
-        return f"{self.path}, for the task {self.task.name}: {rows} patients, {', '.join(counts)}"
+        ids = self.cells.patients
+        patients = f"{rows} patients" if ids is None else f"{rows} rows of {len(np.unique(ids))} patients"
+        return f"{self.path}, for the task {self.task.name}: {patients}, {', '.join(counts)}"
 
     @property
     def verdict(self) -> str:
