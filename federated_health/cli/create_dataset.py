@@ -16,6 +16,9 @@ from federated_health.settings import Settings
 
 GENERATED = "readmission"
 
+MAX_PAIRS = 10
+"""Largest number of pairs of hospitals with equal rows that are listed."""
+
 EXAMPLES = (
     "",
     "--source heart.csv --by dirichlet --hospitals 5 --plot",
@@ -141,4 +144,10 @@ def main() -> None:
     if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
         have = "hospital has" if small == 1 else "hospitals have"
         print_lines(f"{small} {have} fewer than {MIN_PATIENTS} rows and cannot join", [])
+    if repeated := manifest.get("repeated_rows"):
+        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
+        hidden = len(lines) - MAX_PAIRS
+        more = [f"and {hidden} more pairs, in {MANIFEST}"] if hidden > 0 else []
+        title = "rows of one hospital are equal to rows of another in every column: are they the same patients?"
+        print_lines(title, [*lines[:MAX_PAIRS], *more])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from federated_health import __version__
@@ -18,6 +19,7 @@ from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifes
 from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import TASKS
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.files import PUBLIC, hash_file, write_bytes
 
@@ -63,6 +65,8 @@ def write_hospitals(
                 "partition": dict(partition),
                 "hospitals": entries,
             }
+            if repeated := count_repeated_rows(hospitals, source.task):
+                manifest["repeated_rows"] = repeated
             if plot:
                 draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", entries)
                 manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
@@ -72,6 +76,31 @@ def write_hospitals(
             return manifest
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> list[dict[str, Any]]:
+    """Pairs of hospitals that share rows, equal in all of the task's columns, and their number of different such rows.
+
+    The pairs with the most come first.
+    """
+    names = list(task.column_names)
+    hashes = [pd.util.hash_pandas_object(rows[names] + 0.0, index=False).unique() for rows in hospitals.values()]
+    owners = np.repeat(np.arange(len(hashes)), list(map(len, hashes)))
+    content = pd.factorize(np.concatenate(hashes))[0]
+    is_shared = np.bincount(content)[content] > 1
+    if not is_shared.any():
+        return []
+    from scipy.sparse import csr_array  # noqa: PLC0415  # slow to import, and rarely needed
+
+    has_row = csr_array((np.ones(is_shared.sum(), dtype=np.int64), (owners[is_shared], content[is_shared])))
+    shared = (has_row @ has_row.T).tocoo()
+    pairs = sorted(zip(-shared.data, *shared.coords, strict=True))
+    by_number = list(hospitals)
+    return [
+        {"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)}
+        for rows, one, other in pairs
+        if one < other
+    ]
 
 
 def write_example_patients(folder: Path, task: str) -> None:
