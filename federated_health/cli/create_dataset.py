@@ -6,7 +6,7 @@ from pathlib import Path
 from federated_health.cli import parsing
 from federated_health.cli.console import print_figures, print_lines
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import PICTURE, write_example_patients, write_hospitals
+from federated_health.data.dataset_folder import MAX_PAIRS, PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
@@ -15,9 +15,6 @@ from federated_health.setting_fields import DEFAULT_DATA
 from federated_health.settings import Settings
 
 GENERATED = "readmission"
-
-MAX_PAIRS = 10
-"""Largest number of pairs of hospitals with equal rows that are listed."""
 
 EXAMPLES = (
     "",
@@ -146,8 +143,6 @@ def main() -> None:
         print_lines(f"{small} {have} fewer than {MIN_PATIENTS} rows and cannot join", [])
     if repeated := manifest.get("repeated_rows"):
         lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
-        hidden = len(lines) - MAX_PAIRS
-        more = [f"and {hidden} more pairs, in {MANIFEST}"] if hidden > 0 else []
         title = "rows of one hospital are equal to rows of another in every column: are they the same patients?"
-        print_lines(title, [*lines[:MAX_PAIRS], *more])
+        print_lines(title, [*lines, *(["and perhaps more pairs"] if len(lines) == MAX_PAIRS else [])])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

@@ -51,6 +51,12 @@ MIN_ROWS_OF_CODES = 30
 PATIENT_ID = re.compile(r"(patient(en)?|pat|subject|person|pid|mrn)(id|no|nr|nbr|num|number|nummer|key|code)?s?")
 """Names of columns that identify patients, in lower case without punctuation."""
 
+MIN_ADJACENT = 6
+"""Smallest number of rows like the one before that look like stays."""
+
+MIN_VALUES = 10
+"""Smallest number of different ages, or of another column that tells patients apart."""
+
 PERSON_COLUMNS = frozenset({"age", "sex", "gender", "race", "ethnicity", "birth_year", "height"})
 """Columns of a task that rarely change from one stay of a patient to the next."""
 
@@ -295,28 +301,29 @@ def _warn_about_stays(task: Task, cells: CheckedCells) -> Iterator[str]:
                 f'both trained on and held out. Declare in the task file: [patient] column = "{name}"'
             )
             return
-    yield from _warn_about_adjacent_rows([name for name in task.column_names if name in PERSON_COLUMNS], cells.numbers)
+    names = [name for name in task.column_names if name in PERSON_COLUMNS]
+    yield from _warn_about_adjacent_rows(names, cells.numbers[names].mask(cells.invalid[names]))
 
 
 def _warn_about_adjacent_rows(names: list[str], numbers: pd.DataFrame) -> Iterator[str]:
     """Warn if adjacent rows agree in all of the columns at least five times as often as by chance.
 
-    Not of a sorted file: there, of two adjacent rows that differ, the second is nearly always larger, or smaller.
+    In a file that is sorted, or partly, equal rows lie among rows with about the same value. These do not count.
     """
-    table = numbers[names].to_numpy(dtype=np.float64)
-    if not names or len(table) < 2 * MIN_PATIENTS:
+    rows, varied = len(numbers), max(names, key=lambda name: numbers[name].nunique(), default="")
+    if not varied or numbers[varied].nunique() < MIN_VALUES:
         return
     people = numbers.groupby(names, dropna=False).ngroup().to_numpy()
-    times, rows = np.bincount(people).astype(np.float64), len(people)
+    times = np.bincount(people).astype(np.float64)
     chance = float((times * (times - 1)).sum()) / (rows * (rows - 1))
-    pairs = int((people[1:] == people[:-1]).sum())
-    steps = np.sign(np.diff(table, axis=0))
-    rising, falling = (steps > 0).sum(axis=0), (steps < 0).sum(axis=0)
-    varied = np.ptp(np.nan_to_num(table), axis=0) > 1
-    is_sorted = bool(((np.minimum(rising, falling) < 0.2 * (rising + falling)) & varied).any())
-    if pairs >= max(MIN_REPEATS, 0.1 * rows, 5 * chance * rows) and chance < 0.1 and not is_sorted:
+    starts = np.flatnonzero(np.diff(people, prepend=-1))
+    lengths, values = np.diff(starts, append=rows), numbers[varied].to_numpy(dtype=np.float64)[starts]
+    is_step = np.abs(np.diff(values)) > 0.3 * np.nanstd(values)
+    is_apart = np.append(True, is_step) & np.append(is_step, True)
+    repeats = int((lengths - 1)[is_apart].sum())
+    if repeats >= max(MIN_ADJACENT, 0.05 * rows, 5 * chance * rows):
         yield (
-            f"{pairs} rows have the same {' and '.join(names)} as the row before, far more than by chance: are they "
+            f"{repeats} rows have the same {' and '.join(names)} as the row before, far more than by chance: are they "
             "stays of the same patients? If so, export a column that identifies patients, and declare it in the task "
             'file: [patient] column = "..."'
         )

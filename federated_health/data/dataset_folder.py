@@ -25,6 +25,9 @@ from federated_health.files import PUBLIC, hash_file, write_bytes
 
 PICTURE = "partition.png"
 
+MAX_PAIRS = 20
+"""Largest number of pairs of hospitals with equal rows that the manifest lists."""
+
 EXAMPLE_PATIENTS = "example_patients.csv"
 """Made-up patients to be scored with `predict`; not part of the data set, so not in the manifest."""
 
@@ -81,7 +84,7 @@ def write_hospitals(
 def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> list[dict[str, Any]]:
     """Pairs of hospitals that share rows, equal in all of the task's columns, and their number of different such rows.
 
-    The pairs with the most come first.
+    At most MAX_PAIRS, those with the most rows first.
     """
     names = list(task.column_names)
     hashes = [pd.util.hash_pandas_object(rows[names] + 0.0, index=False).unique() for rows in hospitals.values()]
@@ -94,13 +97,9 @@ def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> li
 
     has_row = csr_array((np.ones(is_shared.sum(), dtype=np.int64), (owners[is_shared], content[is_shared])))
     shared = (has_row @ has_row.T).tocoo()
-    pairs = sorted(zip(-shared.data, *shared.coords, strict=True))
+    pairs = sorted(pair for pair in zip(-shared.data, *shared.coords, strict=True) if pair[1] < pair[2])[:MAX_PAIRS]
     by_number = list(hospitals)
-    return [
-        {"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)}
-        for rows, one, other in pairs
-        if one < other
-    ]
+    return [{"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)} for rows, one, other in pairs]
 
 
 def write_example_patients(folder: Path, task: str) -> None:
